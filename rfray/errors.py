@@ -1,0 +1,66 @@
+"""Every error that rfray raises on purpose; the message is all that a user needs to read.
+
+RfrayError                     exit 1   the work failed
+├── InputError                 exit 2   what was given can't be used; nothing was started
+│   ├── SweepError             exit 2   a sweep file, or a `--set`, says something that is not allowed
+│   ├── DataError              exit 2   the image folders can't be used
+│   ├── RunError               exit 2   a run folder is missing, changed, in use or damaged
+│   └── ClusterError           exit 2   the cluster lacks what the sweep asks for
+├── TrialError                 exit 1   one trial failed; the sweep goes on without it
+├── SweepFailed                exit 1   too many trials failed, or none is left to show
+└── Interrupted                exit 130 stopped by the user; the message names the command that goes on
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RfrayError(Exception):
+    """Base of all errors of rfray; `exit_code` is what the command ends with."""
+
+    exit_code = 1
+
+
+class InputError(RfrayError):
+    """What the user gave can't be used; raised before any work starts."""
+
+    exit_code = 2
+
+
+class SweepError(InputError):
+    """The sweep file (or a `--set`) breaks a rule; one line per problem, with file and line."""
+
+
+class DataError(InputError):
+    """The image folders can't be used as they are."""
+
+
+class RunError(InputError):
+    """A run folder is missing, belongs to another sweep, is in use or is damaged."""
+
+
+class ClusterError(InputError):
+    """The Ray cluster can't be reached or lacks what a trial asks for."""
+
+
+class TrialError(RfrayError):
+    """One trial can't go on; the message becomes its reason on the leaderboard."""
+
+
+class SweepFailed(RfrayError):
+    """More trials failed than `search.max_failed` allows, or no trial succeeded."""
+
+
+class Interrupted(RfrayError):
+    """The user stopped the command (Ctrl-C)."""
+
+    exit_code = 130
+
+
+def nearest_first(given: object, allowed: Iterable[str], limit: int = 12) -> str:
+    """Text that lists `allowed`, the names most like `given` first, at most `limit` of them."""
+    names = list(allowed)
+    close = difflib.get_close_matches(str(given), names, n=3, cutoff=0.6)
+    ordered = close + [name for name in names if name not in close]
+    listed = ", ".join(ordered[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
+    return f"{listed}; nearest: {close[0]}" if close else listed

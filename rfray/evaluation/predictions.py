@@ -1,0 +1,69 @@
+"""predictions-*.parquet <-> `Predictions`, the currency of the back half: ids, labels, p_fake."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rfray.errors import RunError
+from rfray.files import replacing
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one model (or ensemble) says of n images of one part."""
+
+    ids: np.ndarray
+    """(n,) str: path of each image below its data folder, every one once."""
+    labels: np.ndarray
+    """(n,) int8: 0 real, 1 fake."""
+    p_fake: np.ndarray
+    """(n,) float64 in [0, 1]: probability of fake."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the arrays differ in length or a probability is not within [0, 1]."""
+        if not len(self.ids) == len(self.labels) == len(self.p_fake):
+            raise ValueError(f"{len(self.ids)} ids, {len(self.labels)} labels and {len(self.p_fake)} probabilities")
+        if not np.all((self.p_fake >= 0) & (self.p_fake <= 1)):  # nan fails both
+            raise ValueError("probabilities must be numbers in [0, 1]")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def write_predictions(path: Path, predictions: Predictions, metadata: Mapping[str, str]) -> None:
+    """Writes the three columns; `metadata` says which weights and images they come from."""
+    table = pa.table(
+        {
+            "id": pa.array(predictions.ids.tolist(), pa.string()),
+            "label": pa.array(predictions.labels, pa.int8()),
+            "p_fake": pa.array(predictions.p_fake, pa.float64()),
+        }
+    ).replace_schema_metadata(dict(metadata))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Reads a predictions file. Raises RunError, naming the file, where it is missing or damaged."""
+    try:
+        table = pq.read_table(path, columns=["id", "label", "p_fake"])
+        return Predictions(
+            ids=np.array(table["id"].to_pylist(), dtype=np.str_),
+            labels=table["label"].to_numpy().astype(np.int8),
+            p_fake=table["p_fake"].to_numpy().astype(np.float64),
+        )
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise RunError(f"{path}: not a readable predictions file: {str(error).splitlines()[0]}") from error
+
+
+def predictions_metadata(path: Path) -> dict[str, str]:
+    """The metadata given to `write_predictions`, or nothing where there is no readable file."""
+    try:
+        raw = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return {}
+    return {key.decode(): value.decode() for key, value in raw.items()}

@@ -1,0 +1,200 @@
+"""Run folder <-> typed records: `RunDir` and `TrialDir` know the name of every file of a run; nobody else does."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
+
+from rfray.config import Strict, Sweep, Trial, differences, read_resolved_sweep, resolved_text
+from rfray.errors import RunError
+from rfray.files import replace_text, replacing
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class TrialStart(Strict):
+    """trial.json: what the trial was asked to be."""
+
+    id: str
+    number: int
+    """Position in the order in which the search proposed the trials, from 0."""
+    trial: Trial
+
+
+class TrialResult(Strict):
+    """result.json: how the trial ended. Written last, by the driver; a trial without it is not finished."""
+
+    id: str
+    status: Literal["ok", "failed"]
+    reason: str | None = None
+    """First line of the error of a failed trial."""
+    trial: Trial
+    """The setting at the best epoch (pbt changes it on the way)."""
+    metric: str
+    """Name of the select metric."""
+    score: float | None = None
+    """Best value of the select metric, in [0, 1]."""
+    best_epoch: int | None = None
+    """Epoch (from 1) that the weights and the select predictions come from."""
+    epochs: int
+    """Epochs that were trained."""
+    seconds: float
+    """Time spent in those epochs."""
+
+
+class TrialDir:
+    """runs/<name>/trials/<id>: the files of one trial."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+        self.start_file = path / "trial.json"
+        self.history_file = path / "history.csv"
+        self.weights_file = path / "best.safetensors"
+        self.state_file = path / "state.pt"
+        self.result_file = path / "result.json"
+        self.error_file = path / "error.txt"
+        self.tensorboard = path / "tensorboard"
+
+    def predictions_file(self, part: Literal["select", "report"]) -> Path:
+        """predictions-select.parquet or predictions-report.parquet."""
+        return self.path / f"predictions-{part}.parquet"
+
+    def start(self) -> TrialStart:
+        """trial.json. Raises RunError where it is missing or damaged."""
+        return _read(self.start_file, TrialStart)
+
+    def write_start(self, start: TrialStart) -> None:
+        """Writes trial.json."""
+        replace_text(self.start_file, start.model_dump_json(indent=1))
+
+    def result(self) -> TrialResult | None:
+        """result.json, or None while the trial is not finished. Raises RunError where it is damaged."""
+        return _read(self.result_file, TrialResult) if self.result_file.exists() else None
+
+    def write_result(self, result: TrialResult) -> None:
+        """Writes result.json."""
+        replace_text(self.result_file, result.model_dump_json(indent=1))
+
+    def history(self) -> pd.DataFrame:
+        """history.csv: one row an epoch; empty where there is none yet."""
+        return pd.read_csv(self.history_file) if self.history_file.exists() else pd.DataFrame()
+
+
+class RunDir:
+    """runs/<name>: the files of one sweep."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.name = self.path.name
+        self.sweep_file = self.path / "sweep.yaml"
+        self.catalog_file = self.path / "catalog.parquet"
+        self.unreadable_file = self.path / "unreadable.csv"
+        self.ledger_file = self.path / "ledger.jsonl"
+        self.lock_file = self.path / ".lock"
+        self.ray_folder = self.path / ".ray"
+        self.trials_folder = self.path / "trials"
+        self.ensemble_file = self.path / "ensemble" / "ensemble.json"
+        self.leaderboard_csv = self.path / "leaderboard.csv"
+        self.leaderboard_md = self.path / "leaderboard.md"
+        self.report_html = self.path / "report.html"
+        self.plots_folder = self.path / "plots"
+
+    def ensemble_predictions_file(self, name: str, part: Literal["select", "report"]) -> Path:
+        """ensemble/<name>-predictions-<part>.parquet."""
+        return self.ensemble_file.parent / f"{name}-predictions-{part}.parquet"
+
+    def sweep(self) -> Sweep:
+        """The resolved sweep.yaml. Raises RunError where this is no run folder."""
+        if not self.sweep_file.exists():
+            raise RunError(f"{self.path}: not a run folder (no sweep.yaml); `rfray tune SWEEP` makes one")
+        return read_resolved_sweep(self.sweep_file)
+
+    def claim(self, sweep: Sweep) -> None:
+        """Makes the folder this sweep's own. Raises RunError, naming what changed, where it is another sweep's."""
+        if self.sweep_file.exists():
+            changed = differences(self.sweep(), sweep)
+            if changed:
+                raise RunError(
+                    f"{self.path} holds a sweep of this name with other settings:\n  "
+                    + "\n  ".join(changed)
+                    + "\nChange `name`, choose another folder with --run, or start anew with --fresh "
+                    "(the old folder is moved aside)."
+                )
+        replace_text(self.sweep_file, resolved_text(sweep))
+
+    def move_aside(self) -> Path | None:
+        """Renames an existing run folder to <name>.<date>-<time>; returns the new path, None if there was none."""
+        if not self.path.exists():
+            return None
+        aside = self.path.with_name(f"{self.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        self.path.rename(aside)
+        return aside
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run folder for one command; the lock ends with the process. Raises RunError where it is held."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        holder = self.lock_file.with_suffix(".holder")
+        try:
+            with FileLock(self.lock_file, timeout=0):
+                replace_text(holder, _this_process())
+                yield
+        except Timeout:
+            by = holder.read_text() if holder.exists() else "another process"
+            raise RunError(f"{self.path} is in use by {by}; wait for it, or choose another folder with --run") from None
+
+    def trial(self, trial_id: str) -> TrialDir:
+        """The folder of the trial with this id."""
+        return TrialDir(self.trials_folder / trial_id)
+
+    def trials(self) -> list[TrialDir]:
+        """All trials that have a trial.json, in the order in which they were proposed."""
+        return [TrialDir(found.parent) for found in sorted(self.trials_folder.glob("*/trial.json"))]
+
+    def write_catalog(self, catalog: pd.DataFrame) -> None:
+        """Writes catalog.parquet."""
+        with replacing(self.catalog_file) as temporary:
+            catalog.to_parquet(temporary, index=False)
+
+    def read_catalog(self) -> pd.DataFrame:
+        """Reads catalog.parquet. Raises RunError where it is missing or damaged."""
+        try:
+            return pd.read_parquet(self.catalog_file)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.catalog_file}: {error}; `rfray tune` writes it") from None
+
+
+def newest_run(runs: Path = Path("runs")) -> RunDir:
+    """The run folder whose sweep was started last. Raises RunError where there is none."""
+    found = sorted(runs.glob("*/sweep.yaml"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise RunError(f"no run in {runs.absolute()}; `rfray tune SWEEP` makes one, or name its folder")
+    return RunDir(found[-1].parent)
+
+
+def _this_process() -> str:
+    import os
+    import socket
+
+    return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
+
+
+def _read(path: Path, record: type[Record]) -> Record:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return record.model_validate_json(text)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing") from None
+    except (ValidationError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} is damaged: {_first_line(error)}") from None
+
+
+def _first_line(error: Any) -> str:
+    return str(error).splitlines()[0]
