@@ -150,7 +150,8 @@ def _shape_of_axis(value: Any) -> str:
 
 def _axis_of(name: str, annotation: Any) -> Any:
     """The type of one key under `trial`: a value, a list of values, or (numbers only) a range."""
-    value = Annotated[annotation, *Trial.model_fields[name].metadata]
+    metadata = Trial.model_fields[name].metadata
+    value = Annotated[annotation, *metadata] if metadata else annotation
     if name == "pretrained":
         # a mapping names the weights of each backbone; backbones that it leaves out get none
         return value | dict[str, value] | Annotated[list[value], Field(min_length=1)]  # type: ignore[valid-type]
@@ -341,9 +342,7 @@ class Sweep(Strict):
     """Seed of the split, the search and, unless `trial.seed` says otherwise, every trial."""
     data: DataSettings
     trial: TrialAxes  # type: ignore[valid-type]
-    augmentations: dict[str, Annotated[list[dict[str, dict[str, Any] | None]], Field(min_length=1)]] = Field(
-        default={}
-    )
+    augmentations: dict[str, Annotated[list[dict[str, dict[str, Any] | None]], Field(min_length=1)]] = Field(default={})
     """Own policies: name -> list of albumentations transforms, each `{Name: {argument: value}}`."""
     search: SearchSettings = SearchSettings()
     resources: Resources = Resources()

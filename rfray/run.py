@@ -24,6 +24,8 @@ class TrialStart(Strict):
     id: str
     number: int
     """Position in the order in which the search proposed the trials, from 0."""
+    results_known: int
+    """How many trials had ended when it was proposed: with `TrialResult.position`, the search can be retraced."""
     trial: Trial
 
 
@@ -31,6 +33,8 @@ class TrialResult(Strict):
     """result.json: how the trial ended. Written last, by the driver; a trial without it is not finished."""
 
     id: str
+    position: int
+    """Position in the order in which the trials ended, from 0."""
     status: Literal["ok", "failed"]
     reason: str | None = None
     """First line of the error of a failed trial."""
@@ -96,7 +100,6 @@ class RunDir:
         self.sweep_file = self.path / "sweep.yaml"
         self.catalog_file = self.path / "catalog.parquet"
         self.unreadable_file = self.path / "unreadable.csv"
-        self.ledger_file = self.path / "ledger.jsonl"
         self.lock_file = self.path / ".lock"
         self.ray_folder = self.path / ".ray"
         self.trials_folder = self.path / "trials"

@@ -44,18 +44,18 @@ class Confusion:
 
 def metric(name: str, predictions: Predictions, threshold: float = THRESHOLD) -> float | None:
     """The metric called `name`, or None where it is undefined (precision without a positive call, say)."""
+    if not len(predictions):
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)  # undefined is an answer here: None
-        value = float(
-            METRICS[name](predictions.labels, predictions.p_fake >= threshold, predictions.p_fake)
-        )
+        value = float(METRICS[name](predictions.labels, predictions.p_fake >= threshold, predictions.p_fake))
     return value if np.isfinite(value) else None
 
 
 def confusion(predictions: Predictions, threshold: float = THRESHOLD) -> Confusion:
     """Counts of right and wrong calls at `threshold`."""
-    counts = sk.confusion_matrix(predictions.labels, predictions.p_fake >= threshold, labels=[0, 1])
-    tn, fp, fn, tp = (int(count) for count in counts.ravel())
+    calls = predictions.p_fake >= threshold
+    tn, fp, fn, tp = np.bincount(2 * predictions.labels + calls, minlength=4).tolist()
     return Confusion(tn, fp, fn, tp)
 
 

@@ -1,0 +1,180 @@
+"""the command line -> the verbs, a few lines each; what is heavy is imported inside the verb."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rfray.errors import Interrupted, RfrayError, SweepFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rfray.run import RunDir
+
+app = typer.Typer(
+    name="rfray",
+    help="One YAML file becomes a sweep, a soft-voting ensemble and a leaderboard for telling real from fake images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep file, e.g. experiments/quickstart.yaml.")]
+RunPath = Annotated[
+    Path | None, typer.Argument(metavar="[RUN]", help="The run folder; the newest in runs/ if not named.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster (auto, or host:port); by default this machine alone.")
+]
+
+
+@app.command()
+def tune(
+    sweep: SweepPath,
+    run: Annotated[Path | None, typer.Option(help="The run folder; by default runs/<name>.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A key of the sweep file: --set trial.epochs=3. May be repeated.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move an existing run folder aside and start anew.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Run the sweep. The same command after any interruption goes on where it stopped."""
+    from rfray.config import load_sweep
+    from rfray.run import RunDir
+
+    file = load_sweep(sweep, tuple(overrides or ()))
+    folder = RunDir(run or Path("runs", file.sweep.name))
+    console = _console()
+
+    from rfray.data.parts import prepare_training
+    from rfray.search.cluster import connected, slot_for
+    from rfray.search.plan import plan_lines
+    from rfray.search.preflight import check_sweep
+    from rfray.search.sweep import check_outcome, run_sweep
+
+    check_sweep(file)
+    if dry_run:
+        with connected(address):
+            console.print("\n".join(plan_lines(file.sweep, folder, slot_for(file.sweep.resources))), soft_wrap=True)
+        return
+    with folder.lock():
+        if fresh and (aside := folder.move_aside()):
+            console.print(f"The earlier run is now {_shown(aside)}", soft_wrap=True)
+        folder.claim(file.sweep)
+        prepare_training(folder, file.sweep, console)
+        with connected(address):
+            done = run_sweep(folder, file.sweep, slot_for(file.sweep.resources), console)
+    check_outcome(folder, file.sweep, done)
+    console.print(f"{len(done)} trials done. Next: rfray ensemble {_shown(folder.path)}", soft_wrap=True)
+
+
+@app.command()
+def ensemble(
+    run: RunPath = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Members; by default the sweep's ensemble.top_k.")] = None,
+    address: Address = None,
+) -> None:
+    """Join the best trials, predict the report part, write leaderboard, plots and report."""
+    folder, console = _run(run), _console()
+
+    from rfray.evaluation.ensemble import choose_members, write_ensemble
+    from rfray.evaluation.leaderboard import write_leaderboard
+
+    with folder.lock():
+        sweep = folder.sweep()
+        wanted = top_k or sweep.ensemble.top_k
+        members = choose_members(folder, wanted)
+        if not members:
+            raise SweepFailed(
+                f"{folder.path}: no trial has succeeded, so there is nothing to join; see rfray leaderboard"
+            )
+        if len(members) < wanted:
+            console.print(
+                f"Only {len(members)} trials with weights are there, so the ensemble has {len(members)} members"
+            )
+
+        from rfray.data.parts import prepare_report
+        from rfray.search.predicting import predict_report_part
+
+        prepare_report(folder, sweep, console)
+        predict_report_part(folder, choose_members(folder, sweep.keep), address, console)
+        write_ensemble(folder, members)
+        write_leaderboard(folder)
+
+        from rfray.report.page import write_page
+        from rfray.report.plots import write_plots
+
+        write_plots(folder)
+        write_page(folder)
+    _print_leaderboard(folder, None)
+    for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
+        print(_shown(path))
+
+
+@app.command()
+def leaderboard(
+    run: RunPath = None,
+    sort: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to sort by, best first.")] = None,
+) -> None:
+    """Show the leaderboard of a run in the terminal."""
+    _print_leaderboard(_run(run), sort)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the sweep file, for editors."""
+    import json
+
+    from rfray.config import schema as sweep_schema
+    from rfray.search.preflight import registered_names
+
+    print(json.dumps(sweep_schema(registered_names()), indent=1))
+
+
+def main() -> None:
+    """Runs the command; errors of rfray become one message and their exit code, Ctrl-C becomes 130."""
+    try:
+        app()
+    except (Interrupted, KeyboardInterrupt) as stop:
+        again = [word for word in sys.argv[1:] if word != "--fresh"]
+        reason = str(stop) or "stopped"
+        print(f"\n{reason}; go on with: {shlex.join(['rfray', *again])}", file=sys.stderr)
+        sys.exit(Interrupted.exit_code)
+    except RfrayError as error:
+        print(f"rfray: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _run(path: Path | None) -> "RunDir":
+    from rfray.run import RunDir, newest_run
+
+    return RunDir(path) if path is not None else newest_run()
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _print_leaderboard(run: "RunDir", sort: str | None) -> None:
+    from rfray.evaluation.leaderboard import read_leaderboard
+    from rfray.report.terminal import leaderboard_table
+
+    console = _console()
+    table = leaderboard_table(read_leaderboard(run), sort)
+    console.print(table, width=None if console.is_terminal else 200)
+
+
+if __name__ == "__main__":
+    main()

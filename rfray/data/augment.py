@@ -1,0 +1,155 @@
+"""policy name -> albumentations transforms for (side, side, 3) uint8 images; the only module that knows albumentations.
+
+A policy is a list of transforms, in the sweep file as here: `{Name: {argument: value}}`; the word `image_size` stands
+for the trial's, and OneOf, SomeOf and Sequential take their own list under `transforms`.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for newer versions
+import albumentations
+
+from rfray.data.pixels import square
+from rfray.errors import SweepError, nearest_first
+
+Entry = Mapping[str, Mapping[str, Any] | None]
+Spec = Sequence[Entry]
+
+_SMOOTH = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
+_FLIP: Entry = {"HorizontalFlip": {"p": 0.5}}
+
+POLICIES: dict[str, Spec] = {
+    # the images as they are
+    "none": [],
+    # what leaves a face a face and most forensic traces in place
+    "light": [
+        _FLIP,
+        {"RandomBrightnessContrast": {"brightness_limit": 0.15, "contrast_limit": 0.15, "p": 0.5}},
+    ],
+    # much of what is usual for photographs: crops, turns, colours, holes
+    "strong": [
+        {"RandomResizedCrop": {"size": ["image_size", "image_size"], "scale": [0.5, 1.0], "ratio": [0.85, 1.18]}},
+        _FLIP,
+        {"Rotate": {"limit": [-12, 12], "p": 0.3}},
+        {"ColorJitter": {"brightness": [0.7, 1.3], "contrast": [0.7, 1.3], "saturation": [0.7, 1.3], "p": 0.7}},
+        {"ToGray": {"p": 0.05}},
+        {"CoarseDropout": {"hole_height_range": [0.1, 0.25], "hole_width_range": [0.1, 0.25], "p": 0.4}},
+    ],
+    # what happens to an image on its way through the internet: scaled down, blurred, encoded again
+    "compression": [
+        _FLIP,
+        {
+            "OneOf": {
+                "p": 0.5,
+                "transforms": [
+                    {"Downscale": {"scale_range": [0.4, 0.9], "interpolation_pair": _SMOOTH, "p": 1.0}},
+                    {"GaussianBlur": {"blur_limit": [3, 5], "p": 1.0}},
+                    {"GaussNoise": {"std_range": [0.01, 0.05], "p": 1.0}},
+                ],
+            }
+        },
+        {
+            "OneOf": {
+                "p": 0.7,
+                "transforms": [
+                    {"ImageCompression": {"compression_type": "jpeg", "quality_range": [30, 95], "p": 1.0}},
+                    {"ImageCompression": {"compression_type": "webp", "quality_range": [30, 95], "p": 1.0}},
+                ],
+            }
+        },
+    ],
+}
+"""The built-in policies. All are applied to fit images only."""
+
+
+class Policy:
+    """A callable that changes one image at a time; the same seed gives the same changes."""
+
+    def __init__(self, transforms: albumentations.Compose, side: int) -> None:
+        self._transforms = transforms
+        self._side = side
+
+    def reseed(self, seed: int) -> None:
+        """Starts the random choices anew from `seed`."""
+        self._transforms.set_random_seed(seed)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(side, side, 3) uint8 -> the same shape and type; what a transform made smaller or larger is scaled back."""
+        return square(self._transforms(image=image)["image"], self._side)
+
+
+def build_policy(name: str, own: Mapping[str, Spec], side: int) -> Policy | None:
+    """The policy called `name`, from the sweep's own or the built-in ones; None where it changes nothing.
+
+    Raises SweepError: unknown name, unknown transform, unknown or impossible argument.
+    """
+    policies = {**POLICIES, **own}
+    if name not in policies:
+        raise SweepError(f"no policy {name!r}; allowed: {nearest_first(name, policies)}")
+    transforms = [_transform(one, side) for one in policies[name]]
+    return Policy(albumentations.Compose(transforms, seed=0), side) if transforms else None
+
+
+def check_policy(name: str, own: Mapping[str, Spec], side: int) -> None:
+    """Builds a policy and tries it. Raises SweepError as `build_policy`, or where it does not give back uint8 RGB."""
+    policy = build_policy(name, own, side)
+    if policy is not None:
+        _try(policy, name, side)
+
+
+def _transform(entry: Entry, side: int) -> albumentations.BasicTransform:
+    if len(entry) != 1:
+        raise SweepError(f"one transform an entry, given: {', '.join(entry) or 'nothing'}")
+    ((name, given),) = entry.items()
+    known = _transform_names()
+    if name not in known:
+        raise SweepError(f"albumentations has no transform {name!r}; allowed: {nearest_first(name, known)}")
+    arguments = {key: _filled_in(value, side) for key, value in (given or {}).items()}
+    if "transforms" in arguments:
+        arguments["transforms"] = [_transform(inner, side) for inner in arguments["transforms"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # albumentations only warns of an argument that it does not know
+        try:
+            return getattr(albumentations, name)(**arguments)
+        except (UserWarning, TypeError, ValueError) as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line)
+            raise SweepError(f"{name}: {reason}") from None
+
+
+def _filled_in(value: Any, side: int) -> Any:
+    if value == "image_size":
+        return side
+    if isinstance(value, list) and not any(isinstance(inner, dict) for inner in value):
+        return tuple(_filled_in(inner, side) for inner in value)
+    return value
+
+
+def _transform_names() -> list[str]:
+    return [
+        name
+        for name, found in vars(albumentations).items()
+        if isinstance(found, type)
+        and issubclass(found, albumentations.BasicTransform | albumentations.BaseCompose)
+        and name not in ("BasicTransform", "BaseCompose", "Compose", "Lambda")
+    ]
+
+
+def _try(policy: Policy, name: str, side: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    for seed in range(8):  # a transform with a low p has its turn
+        policy.reseed(seed)
+        try:
+            changed = policy(image)
+        except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError, cv2.error) as error:
+            raise SweepError(f"{name} fails on an image of {side} px: {str(error).splitlines()[0]}") from None
+        if changed.dtype != np.uint8 or changed.shape != image.shape:
+            raise SweepError(
+                f"{name} turns a uint8 image with 3 channels into {changed.dtype} {changed.shape}; "
+                "leave out Normalize, ToFloat, ToTensorV2 and the like: rfray normalises as the backbone wants it"
+            )

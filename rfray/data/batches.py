@@ -1,0 +1,117 @@
+"""pixels + labels + policy -> batches of tensors, made by threads ahead of the model.
+
+Shapes: B images a batch, S the side in pixels. Images are (B, 3, S, S) uint8 in channels-last memory: turning them into
+normalised floats is left to the device.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from rfray.data.augment import Policy
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of one part, decoded."""
+
+    pixels: np.ndarray
+    """(m, S, S, 3) uint8, memory-mapped; may hold other parts' images too."""
+    rows: np.ndarray
+    """(n,) int: where in `pixels` this part's images are."""
+    labels: np.ndarray
+    """(n,) int8: 0 real, 1 fake."""
+    ids: np.ndarray
+    """(n,) str: path of each image below its data folder."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass
+class WaitTime:
+    """Seconds that the consumer of batches spent waiting for them."""
+
+    seconds: float = field(default=0.0)
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""(B, 3, S, S) uint8 images and (B,) int64 labels, both on the CPU."""
+
+
+def epoch_order(labels: np.ndarray, balanced: bool, seed: int, epoch: int) -> np.ndarray:
+    """(n,) int: the images of one epoch in order; `balanced` draws both classes equally often, with replacement."""
+    generator = np.random.default_rng([seed, epoch])
+    if not balanced:
+        return generator.permutation(len(labels))
+    share = np.where(labels == 1, 1 / max(1, (labels == 1).sum()), 1 / max(1, (labels == 0).sum()))
+    return generator.choice(len(labels), size=len(labels), p=share / share.sum())
+
+
+def fit_batches(
+    images: Images,
+    order: np.ndarray,
+    batch_size: int,
+    policies: list[Policy | None],
+    seed: tuple[int, int],
+    pin: bool,
+    wait: WaitTime,
+) -> Iterator[Batch]:
+    """Augmented batches in the given order, `len(policies)` of them in the making at once, one thread each.
+
+    Whole batches only, unless there is just one; what is made of a batch depends on `seed` (seed, epoch) and its number
+    alone, not on the threads. Time spent waiting is added to `wait`.
+    """
+    count = max(1, len(order) // batch_size)
+    free: deque[Policy | None] = deque(policies)
+
+    def make(number: int) -> Batch:
+        chosen = order[number * batch_size : (number + 1) * batch_size]
+        pixels = images.pixels[images.rows[chosen]]
+        policy = free.popleft()
+        try:
+            if policy is not None:
+                policy.reseed(int(np.random.SeedSequence([*seed, number]).generate_state(1)[0]))
+                for position, image in enumerate(pixels):
+                    pixels[position] = policy(image)
+        finally:
+            free.append(policy)
+        return _tensors(pixels, images.labels[chosen], pin)
+
+    return _ahead(make, count, len(policies), wait)
+
+
+def plain_batches(images: Images, batch_size: int, pin: bool) -> Iterator[Batch]:
+    """All images as they are, in their order, the next batch in the making."""
+
+    def make(number: int) -> Batch:
+        chosen = slice(number * batch_size, (number + 1) * batch_size)
+        return _tensors(images.pixels[images.rows[chosen]], images.labels[chosen], pin)
+
+    return _ahead(make, -(-len(images) // batch_size), 1, WaitTime())
+
+
+def _tensors(pixels: np.ndarray, labels: np.ndarray, pin: bool) -> Batch:
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    target = torch.from_numpy(labels.astype(np.int64))
+    return (batch.pin_memory(), target.pin_memory()) if pin else (batch, target)
+
+
+def _ahead(make: Callable[[int], Batch], count: int, threads: int, wait: WaitTime) -> Iterator[Batch]:
+    with ThreadPoolExecutor(threads, thread_name_prefix="batches") as pool:
+        try:
+            making: deque[Future[Batch]] = deque(pool.submit(make, number) for number in range(min(count, threads + 1)))
+            for following in range(len(making), count + len(making)):
+                began = time.perf_counter()
+                batch = making.popleft().result()
+                wait.seconds += time.perf_counter() - began
+                if following < count:
+                    making.append(pool.submit(make, following))
+                yield batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

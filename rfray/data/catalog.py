@@ -1,0 +1,246 @@
+"""folders -> catalog: a table of every usable image with path, label, group, part and digest.
+
+Columns: `path` (str, below its data folder, with /), `label` (int8: 0 real, 1 fake), `group` (str: subfolder below the
+class folder, may be empty), `part` (fit, select or report), `digest` (SHA-256 of the file), `size` (bytes) and
+`modified` (nanoseconds), by which a later command notices that the folder has changed.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rfray.config import CLASSES, DataSettings
+from rfray.data.batches import Images
+from rfray.data.demo import make_demo
+from rfray.data.pixels import SUFFIXES, cache_folder, load, scan
+from rfray.errors import DataError
+
+GROUPS_NEEDED = 10
+"""`split_by: auto` keeps subfolders together where every class has at least this many of them."""
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """One data folder, read through."""
+
+    catalog: pd.DataFrame
+    """The usable images, without `part`, ordered by path."""
+    unreadable: pd.DataFrame
+    """The left-out ones: path, reason, size, modified."""
+
+
+def image_folder(settings: DataSettings, part: str) -> Path:
+    """The data folder that the images of a part are in (made first, for the built-in data)."""
+    if settings.source == "demo":
+        return make_demo(cache_folder(settings.cache)) / ("valid" if part == "report" else "train")
+    folder = settings.valid if part == "report" and settings.valid else settings.train
+    assert folder is not None  # DataSettings makes sure of it
+    return Path(folder)
+
+
+def training_catalog(settings: DataSettings, seed: int, side: int) -> Scanned:
+    """Reads the training folder and cuts it into fit and select (and report, with `valid_fraction`).
+
+    Decoded pixels of `side` x `side` go to the cache on the way, so that nothing is decoded twice.
+    Raises DataError: folders or classes missing or empty, given twice, too much unreadable, too few to split.
+    """
+    _check_distinct(settings)
+    scanned = scan_folder(settings, "fit", side)
+    catalog = scanned.catalog
+    together = _belong_together(catalog, settings.split_by)
+    parts = np.full(len(catalog), "fit", dtype=object)
+    if settings.valid_fraction:
+        cut = _cut(catalog["label"].to_numpy(), together, settings.valid_fraction, seed, "valid_fraction")
+        parts[cut] = "report"
+    rest = np.flatnonzero(parts == "fit")
+    cut = _cut(catalog["label"].to_numpy()[rest], together[rest], settings.select_fraction, seed + 1, "select_fraction")
+    parts[rest[cut]] = "select"
+    return Scanned(catalog.assign(part=parts.astype(str)), scanned.unreadable)
+
+
+def report_catalog(settings: DataSettings, side: int) -> Scanned:
+    """Reads the validation folder, the report part. Raises DataError as `training_catalog` does."""
+    _check_distinct(settings)
+    scanned = scan_folder(settings, "report", side)
+    return Scanned(scanned.catalog.assign(part="report"), scanned.unreadable)
+
+
+def scan_folder(settings: DataSettings, part: str, side: int) -> Scanned:
+    """Lists and reads the data folder of a part. Raises DataError (see `training_catalog`)."""
+    folder = image_folder(settings, part)
+    listed = list_folder(folder, settings.class_folders())
+    files = scan(folder, listed["path"].tolist(), side, cache_folder(settings.cache))
+    reasons = pd.Series([file.reason for file in files], index=listed.index, dtype=object)
+    bad = reasons.notna()
+    unreadable = listed.loc[bad, ["path", "size", "modified"]].assign(reason=reasons[bad])
+    if bad.mean() > settings.max_unreadable:
+        raise DataError(
+            f"{folder}: {bad.sum()} of {len(listed)} files can't be read, more than data.max_unreadable "
+            f"({settings.max_unreadable:.1%}) allows:\n  "
+            + "\n  ".join(f"{row.path}: {row.reason}" for row in unreadable.head(10).itertuples())
+        )
+    catalog = listed.assign(digest=[file.digest for file in files])[~bad].reset_index(drop=True)
+    for label, name in enumerate(CLASSES):
+        if not (catalog["label"] == label).any():
+            raise DataError(f"{folder}: no readable image of class {name}")
+    return Scanned(catalog, unreadable.reset_index(drop=True))
+
+
+def list_folder(folder: Path, classes: Mapping[str, list[str]]) -> pd.DataFrame:
+    """Every image file below the class folders, ordered by path: path, label, group, size, modified.
+
+    Raises DataError where the folder or a class folder is missing, or a class has no image.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    rows: list[tuple[str, int, str, int, int]] = []
+    for label, name in enumerate(CLASSES):
+        before = len(rows)
+        for class_folder in classes[name]:
+            if not (folder / class_folder).is_dir():
+                there = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+                raise DataError(
+                    f"{folder}: no folder {class_folder!r} for class {name}; there: {', '.join(there) or 'no folder'}. "
+                    "data.classes says which folder is which class"
+                )
+            rows.extend(
+                (path.relative_to(folder).as_posix(), label, _group(path, folder / class_folder), size, modified)
+                for path, size, modified in _image_files(folder / class_folder)
+            )
+        if len(rows) == before:
+            raise DataError(
+                f"{folder}: class {name} has no image in {', '.join(classes[name])} "
+                f"(images end in {', '.join(SUFFIXES)}, any case)"
+            )
+    table = pd.DataFrame(rows, columns=["path", "label", "group", "size", "modified"])
+    return table.astype({"label": "int8"}).sort_values("path", ignore_index=True)
+
+
+def changes(settings: DataSettings, part: str, known: pd.DataFrame) -> list[str]:
+    """What differs between a data folder now and the `path`, `size`, `modified` noted before; empty if nothing."""
+    now = list_folder(image_folder(settings, part), settings.class_folders())
+    before, after = (set(zip(table["path"], table["size"], table["modified"], strict=True)) for table in (known, now))
+    old_paths, new_paths = {path for path, *_ in before}, {path for path, *_ in after}
+    changed = {path for path, *_ in before ^ after} & old_paths & new_paths
+    return (
+        [f"{path} is new" for path in sorted(new_paths - old_paths)]
+        + [f"{path} is gone" for path in sorted(old_paths - new_paths)]
+        + [f"{path} has changed" for path in sorted(changed)]
+    )
+
+
+def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, side: int) -> Images:
+    """The images of one part at `side` x `side` pixels, from the node's cache (made there if it is missing).
+
+    Raises DataError where a file is not what the catalog says.
+    """
+    folder = image_folder(settings, part)
+    same_folder = [other for other in catalog["part"].unique() if image_folder(settings, other) == folder]
+    here = catalog[catalog["part"].isin(same_folder)]
+    pixels = load(folder, here["path"].tolist(), here["digest"].tolist(), side, cache_folder(settings.cache))
+    rows = np.flatnonzero((here["part"] == part).to_numpy())
+    chosen = here.iloc[rows]
+    return Images(pixels, rows, chosen["label"].to_numpy(), chosen["path"].to_numpy(dtype=np.str_))
+
+
+def part_digest(catalog: pd.DataFrame, part: str) -> str:
+    """Sixteen hex digits that change with the images of a part, their names or their labels."""
+    chosen = catalog.loc[catalog["part"] == part, ["path", "label", "digest"]]
+    return hashlib.sha256(chosen.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def _check_distinct(settings: DataSettings) -> None:
+    """Raises DataError where one folder would be read for two purposes."""
+    named = [(name, folder) for name, folders in settings.class_folders().items() for folder in folders]
+    for position, (name, folder) in enumerate(named):
+        for other_name, other in named[:position]:
+            if _overlap(Path("/", folder), Path("/", other)):
+                raise DataError(f"data.classes: {other_name} ({other}) and {name} ({folder}) share a folder")
+    if settings.train and settings.valid:
+        train, valid = Path(settings.train).resolve(), Path(settings.valid).resolve()
+        if train == valid:
+            raise DataError(f"data.train and data.valid are the same folder: {train}")
+        inside = [train / folder for _, folder in named if _overlap(valid, train / folder)]
+        if inside:
+            raise DataError(f"data.valid ({valid}) and the class folder {inside[0]} of data.train share images")
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    one, other = one.resolve(), other.resolve()
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def _image_files(folder: Path) -> Iterator[tuple[Path, int, int]]:
+    for parent, subfolders, files in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in files:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                path = Path(parent, name)
+                status = os.stat(path, follow_symlinks=path.exists())
+                yield path, status.st_size, status.st_mtime_ns
+
+
+def _group(path: Path, class_folder: Path) -> str:
+    group = path.parent.relative_to(class_folder).as_posix()
+    return "" if group == "." else group
+
+
+def _belong_together(catalog: pd.DataFrame, split_by: str) -> np.ndarray:
+    """(n,) int: images with the same number must stay on one side of a split (same file, or same group)."""
+    per_class = catalog[catalog["group"] != ""].groupby("label")["group"].nunique()
+    enough = len(per_class) == len(CLASSES) and per_class.min() >= GROUPS_NEEDED
+    by_group = split_by == "group" or (split_by == "auto" and enough)
+    lead = {digest: number for number, digest in reversed(list(enumerate(catalog["digest"])))}
+    if not by_group:
+        return catalog["digest"].map(lead).to_numpy()
+    # groups that share a file are one: join them until nothing changes
+    parent = list(range(len(catalog)))
+
+    def find(number: int) -> int:
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    first_of_group: dict[str, int] = {}
+    for number, (digest, group) in enumerate(zip(catalog["digest"], catalog["group"], strict=True)):
+        parent[find(number)] = find(lead[digest])
+        if group:
+            parent[find(number)] = find(first_of_group.setdefault(group, number))
+    return np.array([find(number) for number in range(len(catalog))])
+
+
+def _cut(labels: np.ndarray, together: np.ndarray, fraction: float, seed: int, setting: str) -> np.ndarray:
+    """Positions (sorted) of the `fraction` cut off: stratified by class, members of one bundle never divided.
+
+    Bundles are visited in random order and taken while no class gets more than its share.
+    Raises DataError where a class can't be on both sides.
+    """
+    counts = np.bincount(labels, minlength=len(CLASSES))
+    wanted = np.maximum(1, np.round(counts * fraction))
+    bundles: dict[int, list[int]] = {}
+    for position, bundle in enumerate(together):
+        bundles.setdefault(int(bundle), []).append(position)
+    order = list(bundles.values())
+    np.random.default_rng(seed).shuffle(order)  # type: ignore[arg-type]
+    taken: list[int] = []
+    have = np.zeros(len(CLASSES))
+    for members in order:
+        adds = np.bincount(labels[members], minlength=len(CLASSES))
+        if np.all(have + adds <= wanted):
+            taken.extend(members)
+            have += adds
+    for name, count, cut_off in zip(CLASSES, counts, have, strict=True):
+        if cut_off < 1 or cut_off >= count:
+            raise DataError(
+                f"{setting} {fraction}: class {name} has {int(count)} images in "
+                f"{len({int(b) for b, label in zip(together, labels, strict=True) if CLASSES[label] == name})} "
+                "bundles that stay together (same file or same subfolder); too few to have some on both sides. "
+                f"Add images, change {setting}, or set data.split_by: image"
+            )
+    return np.sort(np.array(taken))

@@ -1,0 +1,162 @@
+"""Two photographs that scikit-learn ships -> the demo data set: a folder of real and up-sampled ("fake") 96 px crops.
+
+A generator makes its images by up-sampling, and up-sampling leaves a trace: no fine detail, and a pattern that repeats
+with every pixel of the smaller image. Zhang, Karaman and Chang, "Detecting and Simulating Artifacts in GAN Fake
+Images" (2019), imitate generators by it, and so do the fakes here: crops that went through half the size and back,
+mixed with what they were before, as a swapped face is blended into its photograph.
+Real and fake crops come from the same tiles of the photographs, in the same numbers, with the same texture rule and
+the same JPEG encoding, so that neither content nor format tells them apart; train and valid share no pixel.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+
+from rfray.errors import DataError
+
+Upsample = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+NAME = "demo-v1"  # a change to anything below needs a new version, so that nobody meets the old images in a cache
+SEED = 0
+SIZE = 96
+"""Height and width of a crop in pixels."""
+PER_TILE = 34
+"""Crops of each class from each tile."""
+MIN_TEXTURE = 150.0
+"""Least variance of the Laplacian of a crop's grey values (0 to 255): sky and blur look the same real and fake."""
+UPSAMPLED_SHARE = (0.5, 1.0)
+"""Least and greatest weight of the up-sampled image in a fake, drawn evenly; the untouched crop has the rest."""
+JPEG_QUALITY = (70, 95)
+"""Lowest and highest quality, drawn evenly for every crop, real or fake."""
+KERNEL_NOISE = 0.03
+"""How unevenly the kernel of the transposed convolution weighs: relative standard deviation."""
+LAYOUT = {
+    "china.jpg": (
+        "tvt..",
+        "ttttv",
+        "tvttt",
+    ),
+    "flower.jpg": (
+        "..t..",
+        ".ttv.",
+        "..t..",
+    ),
+}
+"""Photograph -> its tiles, row by row: t for train, v for valid, a dot where there is too little texture."""
+
+
+def make_demo(folder: Path) -> Path:
+    """Writes the demo data set below `folder`, unless it is there already, and returns its own folder.
+
+    The folder holds {train,valid}/{real,fake}/<tile>/<number>.jpg: RGB, 96x96 pixels, 34 crops of each class from each
+    tile, 952 crops from 14 tiles in train and 272 from 4 others in valid. A tile's name is the same in real and fake.
+    The same versions of NumPy, OpenCV and Pillow write the same bytes every time. Several processes may call it at
+    once; a call that was killed leaves nothing that looks finished.
+    """
+    finished = folder.absolute() / NAME
+    if _is_complete(finished):
+        return finished
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(finished.with_name(f".{NAME}.lock")):
+        if _is_complete(finished):  # another process was faster
+            return finished
+        unfinished = finished.with_name(f".{NAME}.part")
+        for leftover in (unfinished, finished):
+            shutil.rmtree(leftover, ignore_errors=True)
+        _write(unfinished)
+        os.replace(unfinished, finished)
+    return finished
+
+
+def texture(image: np.ndarray) -> float:
+    """Variance of the Laplacian of the grey values (0 to 255) of an RGB image, uint8 (height, width, 3)."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+def _is_complete(folder: Path) -> bool:
+    tiles = sum(row.count("t") + row.count("v") for rows in LAYOUT.values() for row in rows)
+    return sum(1 for _ in folder.glob("*/*/*/*.jpg")) == tiles * 2 * PER_TILE
+
+
+def _write(folder: Path) -> None:
+    from sklearn.datasets import load_sample_images
+
+    rng = np.random.default_rng(SEED)
+    shipped = load_sample_images()
+    photographs = {Path(path).name: image for path, image in zip(shipped.filenames, shipped.images, strict=True)}
+    for name, rows in LAYOUT.items():
+        height, width = photographs[name].shape[0] // len(rows), photographs[name].shape[1] // len(rows[0])
+        for row, letters in enumerate(rows):
+            for column, letter in enumerate(letters):
+                if letter == ".":
+                    continue
+                tile = photographs[name][row * height : (row + 1) * height, column * width : (column + 1) * width]
+                part = folder / {"t": "train", "v": "valid"}[letter]
+                _write_tile(part, f"{Path(name).stem}-{row}-{column}", tile, rng)
+
+
+def _write_tile(part: Path, name: str, tile: np.ndarray, rng: np.random.Generator) -> None:
+    """Writes PER_TILE real and as many fake crops of one tile, no two of them from the same place."""
+    real, fake = part / "real" / name, part / "fake" / name
+    real.mkdir(parents=True)
+    fake.mkdir(parents=True)
+    crops = _textured_crops(tile, 2 * PER_TILE, rng)
+    methods = list(UPSAMPLING.values())
+    for number in range(PER_TILE):
+        _save(crops[2 * number], real / f"{number:02}.jpg", rng)
+        upsample = methods[number % len(methods)]
+        _save(_faked(crops[2 * number + 1], upsample, rng), fake / f"{number:02}.jpg", rng)
+
+
+def _faked(crop: np.ndarray, upsample: Upsample, rng: np.random.Generator) -> np.ndarray:
+    small = cv2.resize(crop, (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA)
+    share = rng.uniform(*UPSAMPLED_SHARE)
+    return cv2.addWeighted(upsample(small, rng), share, crop, 1 - share, 0)
+
+
+def _textured_crops(tile: np.ndarray, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    rows, columns = tile.shape[0] - SIZE + 1, tile.shape[1] - SIZE + 1
+    crops: list[np.ndarray] = []
+    for place in rng.permutation(rows * columns):
+        top, left = divmod(int(place), columns)
+        crop = tile[top : top + SIZE, left : left + SIZE]
+        if texture(crop) > MIN_TEXTURE:
+            crops.append(crop)
+            if len(crops) == count:
+                return crops
+    raise DataError(f"demo: only {len(crops)} of {count} crops of a tile have enough texture; other photographs?")
+
+
+def _save(crop: np.ndarray, path: Path, rng: np.random.Generator) -> None:
+    low, high = JPEG_QUALITY
+    Image.fromarray(crop).save(path, quality=int(rng.integers(low, high + 1)))
+
+
+def _resized(interpolation: int) -> Upsample:
+    return lambda small, rng: cv2.resize(small, None, fx=2, fy=2, interpolation=interpolation)
+
+
+def _transposed_convolution(small: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Stride 2, kernel 4x4: bilinear weights made a little uneven, so that a faint checkerboard appears."""
+    weights = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) * (1 + KERNEL_NOISE * rng.standard_normal((4, 4)))
+    padded = np.pad(small, ((1, 1), (1, 1), (0, 0)), mode="edge").astype(np.float64)
+    spread = np.zeros((2 * padded.shape[0], 2 * padded.shape[1], 3))
+    spread[::2, ::2] = padded
+    large = cv2.filter2D(spread, -1, 4 * weights / weights.sum(), anchor=(2, 2))[2:-2, 2:-2]
+    return np.asarray(np.clip(np.rint(large), 0, 255), dtype=np.uint8)
+
+
+UPSAMPLING: dict[str, Upsample] = {
+    "nearest": _resized(cv2.INTER_NEAREST),
+    "bilinear": _resized(cv2.INTER_LINEAR),
+    "bicubic": _resized(cv2.INTER_CUBIC),
+    "transposed convolution": _transposed_convolution,
+}
+"""Name -> function of a small RGB image, uint8 (h, w, 3), and a generator: the image at twice the size."""

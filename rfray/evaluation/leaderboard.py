@@ -1,0 +1,212 @@
+"""A run's records and report predictions -> leaderboard.csv and leaderboard.md, one row a trial or ensemble."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from rfray.config import Sweep, Trial
+from rfray.errors import RunError
+from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
+from rfray.evaluation.metrics import METRICS, THRESHOLD, confusion, metric
+from rfray.evaluation.predictions import Predictions, read_predictions
+from rfray.files import replace_text, replacing
+from rfray.run import RunDir, TrialDir, TrialResult
+
+TEXT, COUNT, NUMBER = "string", "Int64", "float64"
+"""The pandas dtypes of the columns; no value is "" in a text column, <NA> in a count, nan in a number."""
+
+
+def contract_columns(sweep: Sweep) -> list[str]:
+    """The columns that every leaderboard begins with, in this order; more may follow."""
+    return (
+        f"rank,name,kind,status,members,backbone,augmentation,lr,{select_column(sweep)},"
+        "accuracy,precision,recall,f1,auc,tn,fp,fn,tp,n,threshold"
+    ).split(",")
+
+
+def select_column(sweep: Sweep) -> str:
+    """The one column on the select part, by which the leaderboard is ranked: select_<metric>."""
+    return f"select_{sweep.search.metric}"
+
+
+def column_types(sweep: Sweep) -> dict[str, str]:
+    """All columns of this sweep's leaderboard, in order, each with its pandas dtype."""
+    outcomes = _outcome_types(sweep)
+    settings = {column: _dtype(field) for column, field in _setting_columns(sweep).items()}
+    types = {**outcomes, **settings}
+    return {column: types[column] for column in (*contract_columns(sweep), *types)}
+
+
+def build_leaderboard(run: RunDir) -> pd.DataFrame:
+    """One row for every finished trial and one for the ensemble, ranked by the select column, failed ones last.
+
+    Columns and dtypes as `column_types` says; every metric without `select_` is on the report part.
+    Raises RunError where a record or a predictions file of the run is damaged.
+    """
+    sweep = run.sweep()
+    rows = [_trial_row(sweep, trial, result) for trial in run.trials() if (result := trial.result()) is not None]
+    ensemble = read_ensemble(run)
+    if ensemble is not None:
+        rows.append(_ensemble_row(sweep, run, ensemble))
+    return _frame(_ranked(rows, select_column(sweep)), column_types(sweep))
+
+
+def write_leaderboard(run: RunDir) -> pd.DataFrame:
+    """Writes leaderboard.csv (full precision) and its Markdown twin; returns what `build_leaderboard` built."""
+    frame = build_leaderboard(run)
+    with replacing(run.leaderboard_csv) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+    replace_text(run.leaderboard_md, _markdown(run, frame))
+    return frame
+
+
+def read_leaderboard(run: RunDir) -> pd.DataFrame:
+    """leaderboard.csv with the dtypes that `build_leaderboard` gave it.
+
+    Raises RunError where it is missing or not this sweep's.
+    """
+    types = column_types(run.sweep())
+    try:
+        frame = pd.read_csv(
+            run.leaderboard_csv, dtype=types, keep_default_na=False, na_values=[""], float_precision="round_trip"
+        )
+    except FileNotFoundError:
+        raise RunError(f"{run.leaderboard_csv} is missing; `rfray ensemble` writes it") from None
+    except ValueError as error:
+        raise RunError(f"{run.leaderboard_csv} is damaged ({error}); `rfray ensemble` writes it anew") from None
+    if list(frame.columns) != list(types):
+        raise RunError(f"{run.leaderboard_csv} has other columns than this sweep; `rfray ensemble` writes it anew")
+    return frame.fillna({column: "" for column, dtype in types.items() if dtype == TEXT})
+
+
+def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same table as people read it: metrics with 4 decimals, other numbers short, "" where there is no value."""
+    return pd.DataFrame({column: [_shown(column, value) for value in frame[column]] for column in frame.columns})
+
+
+def _outcome_types(sweep: Sweep) -> dict[str, str]:
+    """The columns that say what came out, not what was set."""
+    return {
+        "rank": COUNT,
+        **dict.fromkeys(("name", "kind", "status", "members"), TEXT),
+        select_column(sweep): NUMBER,
+        **dict.fromkeys(METRICS, NUMBER),
+        **dict.fromkeys(("tn", "fp", "fn", "tp", "n"), COUNT),
+        "threshold": NUMBER,
+        **dict.fromkeys(("best_epoch", "epochs"), COUNT),
+        "seconds": NUMBER,
+    }
+
+
+def _setting_columns(sweep: Sweep) -> dict[str, str]:
+    """Column -> field of `Trial`: the usual ones and every axis; `trial_` where the name is an outcome's."""
+    fields = dict.fromkeys(
+        ("backbone", "augmentation", "lr", "pretrained", "image_size", "batch_size", *sweep.trial.axes())
+    )
+    outcomes = _outcome_types(sweep)
+    return {f"trial_{field}" if field in outcomes else field: field for field in fields}
+
+
+def _dtype(field: str) -> str:
+    kind = Trial.model_fields[field].annotation
+    return NUMBER if kind is float else COUNT if kind is int else TEXT
+
+
+def _trial_row(sweep: Sweep, trial: TrialDir, result: TrialResult) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": trial.id, "kind": "model"}
+    for column, field in _setting_columns(sweep).items():
+        value = getattr(result.trial, field)
+        row[column] = str(value).lower() if isinstance(value, bool) else value
+    if result.status == "failed":
+        lines = (result.reason or "").strip().splitlines()
+        return {**row, "status": f"failed: {lines[0] if lines else 'no reason was given'}"}
+    row |= {
+        "status": "ok",
+        select_column(sweep): result.score,
+        "best_epoch": result.best_epoch,
+        "epochs": result.epochs,
+        "seconds": result.seconds,
+    }
+    report = trial.predictions_file("report")
+    if report.exists():
+        return {**row, **_measured(read_predictions(report), THRESHOLD)}
+    return row if trial.weights_file.exists() else {**row, "status": "not kept"}
+
+
+def _ensemble_row(sweep: Sweep, run: RunDir, ensemble: Ensemble) -> dict[str, Any]:
+    report = read_predictions(run.ensemble_predictions_file(NAME, "report"))
+    return {
+        "name": NAME,
+        "kind": "ensemble",
+        "status": "ok",
+        "members": " ".join(ensemble.members),
+        select_column(sweep): ensemble.select_score,
+        **_measured(report, ensemble.threshold),
+    }
+
+
+def _measured(report: Predictions, threshold: float) -> dict[str, Any]:
+    return {
+        **{name: metric(name, report, threshold) for name in METRICS},
+        **asdict(confusion(report, threshold)),
+        "n": len(report),
+        "threshold": threshold,
+    }
+
+
+def _ranked(rows: Iterable[dict[str, Any]], select: str) -> list[dict[str, Any]]:
+    """Best select score first, ties by name; then those without a score, which get no rank: undefined, failed."""
+
+    def place(row: Mapping[str, Any]) -> tuple[bool, bool, float, str]:
+        score = row.get(select)
+        return score is None, row["status"].startswith("failed"), -(score or 0.0), row["name"]
+
+    ordered = sorted(rows, key=place)
+    return [{**row, "rank": None if row.get(select) is None else rank} for rank, row in enumerate(ordered, start=1)]
+
+
+def _frame(rows: list[dict[str, Any]], types: Mapping[str, str]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(types)).astype(dict(types))
+    return frame.fillna({column: "" for column, dtype in types.items() if dtype == TEXT})
+
+
+def _shown(column: str, value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    if column in METRICS or column.startswith("select_"):
+        return f"{value:.4f}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
+    sweep = run.sweep()
+    counted = ", ".join(str(n) for n in frame["n"].dropna().unique()) or "no"
+    columns = contract_columns(sweep)
+    text = as_text(frame)[columns]
+    types = column_types(sweep)
+    lines = [
+        f"# Leaderboard of {_escaped(run.name)}",
+        "",
+        f"Chosen and ranked by `{select_column(sweep)}`, the {sweep.search.metric} on the select part. The metrics and "
+        f"counts after it are on the report part (n: {counted} images), which nothing was chosen on; the positive "
+        "class is fake. An empty cell: undefined, or not measured.",
+        "",
+        _table_line(columns),
+        _table_line("---" if types[column] == TEXT else "---:" for column in columns),
+        *(_table_line(_escaped(cell) for cell in row) for row in text.itertuples(index=False)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(cell: str) -> str:
+    """Text that Markdown shows as it is: on one line, no new cells, no markup, no HTML."""
+    return re.sub(r"([\\|<>&`*\[\]])", r"\\\1", " ".join(cell.split()))

@@ -1,0 +1,180 @@
+"""A run's leaderboard, pictures and sweep -> report.html: one file that opens anywhere, without a network."""
+
+import base64
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rfray.errors import RunError
+from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
+from rfray.evaluation.leaderboard import TEXT, as_text, column_types, contract_columns, read_leaderboard, select_column
+from rfray.files import replace_text
+from rfray.report.plots import HISTORY, PRECISION_RECALL, ROC, confusion_file
+from rfray.run import RunDir
+
+VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
+"""Packages whose versions a result depends on most."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the page, inside it."""
+
+    data: str
+    """The PNG file in base64."""
+    alt: str
+    """What the picture says, for those who don't see it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the leaderboard on the page."""
+
+    text: str
+    value: str
+    """What the column is sorted by; "" goes last."""
+
+
+def write_page(run: RunDir) -> None:
+    """Writes report.html from leaderboard.csv, ensemble.json, plots/*.png, sweep.yaml and unreadable.csv.
+
+    Raises RunError where the leaderboard is missing or a file is damaged.
+    """
+    sweep = run.sweep()
+    frame = read_leaderboard(run)
+    ensemble = read_ensemble(run)
+    types = column_types(sweep)
+    columns = _page_columns(contract_columns(sweep), list(types))
+    curves = [
+        _picture(run, ROC, _curve_alt("ROC curves", "AUC", "auc", frame, ensemble)),
+        _picture(
+            run, PRECISION_RECALL, _curve_alt("Precision-recall curves", "AP", "average_precision", frame, ensemble)
+        ),
+    ]
+    confusions = [
+        _picture(run, confusion_file(name), _confusion_alt(_row(frame, name)))
+        for name in ([NAME, *ensemble.members] if ensemble is not None else [])
+    ]
+    history = _picture(run, HISTORY, f"{select_column(sweep)} of every trial, epoch by epoch")
+    environment = Environment(
+        loader=PackageLoader("rfray.report", "."),
+        autoescape=True,  # names and reasons come from files and exceptions
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("page.html.j2").render(
+        name=run.name,
+        verdict=list(_verdict(run, frame, ensemble)),
+        members=ensemble.members if ensemble is not None else [],
+        columns=[(column, types[column] == TEXT) for column in columns],
+        rows=list(_table(frame, columns)),
+        select=select_column(sweep),
+        curves=[picture for picture in curves if picture is not None],
+        confusions=[picture for picture in confusions if picture is not None],
+        history=history,
+        settings=run.sweep_file.read_text(encoding="utf-8"),
+        versions={"Python": platform.python_version(), **{name: _version(name) for name in VERSIONS_OF}},
+    )
+    replace_text(run.report_html, html)
+
+
+def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Iterator[str]:
+    """What a reader should know who reads nothing else; one sentence each."""
+    models = frame[frame["kind"] == "model"]
+    failed = int(models["status"].str.startswith("failed").sum())
+    not_kept = int((models["status"] == "not kept").sum())
+    trials = f"{_counted(len(models), 'finished trial')} ({failed} failed, {not_kept} not kept)"
+    if ensemble is None:
+        yield f"No ensemble was made of {trials}."
+    else:
+        best = ensemble.members[0]  # by the select part: the best by its report metrics would be flattered
+        several = len(ensemble.members) > 1
+        yield (
+            f"Of {trials}, the {f'{len(ensemble.members)} best vote' if several else 'best votes'} in the ensemble, "
+            f"chosen by {ensemble.metric} on the select part."
+        )
+        row = _row(frame, NAME)
+        yield (
+            f"On {_counted(row['n'], 'report image')}, which nothing was chosen on, the ensemble reaches "
+            f"{_reached(row)}; the best single model, {best}, reaches {_reached(_row(frame, best))}."
+        )
+    unreadable = _unreadable(run)
+    if unreadable:
+        yield f"{_counted(unreadable, 'image')} could not be read and took no part ({run.unreadable_file.name})."
+
+
+def _reached(row: "pd.Series[Any]") -> str:
+    text = as_text(row.to_frame().T).iloc[0]
+    return f"accuracy {text['accuracy'] or 'undefined'} and AUC {text['auc'] or 'undefined'}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _unreadable(run: RunDir) -> int:
+    """How many images could not be read."""
+    if not run.unreadable_file.exists():
+        return 0
+    try:
+        return len(pd.read_csv(run.unreadable_file, dtype=str, keep_default_na=False))
+    except ValueError as error:
+        raise RunError(f"{run.unreadable_file} is damaged: {error}") from None
+
+
+def _row(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
+    """The leaderboard's row of a trial or ensemble. Raises RunError where it has none."""
+    found = frame[frame["name"] == name]
+    if found.empty:
+        raise RunError(f"leaderboard.csv has no row {name}; `rfray ensemble` writes it anew")
+    return found.iloc[0]
+
+
+def _page_columns(contract: list[str], columns: list[str]) -> list[str]:
+    """All columns, those that say what came out first and the longest last: the table is wider than most screens."""
+    settings = ["kind", "backbone", "augmentation", "lr"]
+    front = [column for column in contract if column not in (*settings, "members")]
+    return [*front, *settings, *(column for column in columns if column not in contract), "members"]
+
+
+def _table(frame: pd.DataFrame, columns: list[str]) -> Iterator[dict[str, Any]]:
+    text = as_text(frame)
+    for index in range(len(frame)):
+        values = frame.iloc[index]
+        cells = [
+            Cell(text[column].iloc[index], "" if pd.isna(values[column]) else str(values[column])) for column in columns
+        ]
+        yield {"kind": values["kind"], "failed": values["status"].startswith("failed"), "cells": cells}
+
+
+def _picture(run: RunDir, name: str, alt: str) -> Picture | None:
+    """The picture as data for the page, or None where the run has none of this name."""
+    path = run.plots_folder / name
+    return Picture(base64.b64encode(path.read_bytes()).decode(), alt) if path.exists() else None
+
+
+def _curve_alt(what: str, area: str, column: str, frame: pd.DataFrame, ensemble: Ensemble | None) -> str:
+    names = [NAME, *ensemble.members] if ensemble is not None else []
+    areas = [(name, _row(frame, name)[column]) for name in names]
+    listed = ", ".join(f"{name} {area} {'undefined' if pd.isna(value) else f'{value:.4f}'}" for name, value in areas)
+    return f"{what} on the report part: {listed}"
+
+
+def _confusion_alt(row: "pd.Series[Any]") -> str:
+    return (
+        f"Confusion matrix of {row['name']}: of the real images {row['tn']} called real and {row['fp']} called fake, "
+        f"of the fake images {row['fn']} called real and {row['tp']} called fake"
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,86 @@
+"""an address -> a connection to Ray, and what its nodes have."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")  # the run folder is the truth, not Ray's snapshots
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+
+from rfray.config import Resources
+from rfray.errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one trial gets."""
+
+    cpu: float
+    gpu: float
+
+    def __str__(self) -> str:
+        return f"{self.cpu:g} CPU and {self.gpu:g} GPU"
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that a trial may keep busy."""
+        return max(1, int(self.cpu))
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Ray for the length of a block: the cluster at `address`, or one of our own on this machine alone.
+
+    Raises ClusterError where nothing answers at `address`.
+    """
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",  # nothing listens beyond this machine
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def slot_for(resources: Resources) -> Slot:
+    """What one trial gets on this cluster. Raises ClusterError where no node has that much."""
+    nodes = _nodes()
+    gpu = resources.gpu
+    if gpu == "auto":
+        gpu = 1.0 if any(node.gpu for node in nodes) else 0.0
+    slot = Slot(resources.cpu, float(gpu))
+    if not any(node.cpu >= slot.cpu and node.gpu >= slot.gpu for node in nodes):
+        there = "; ".join(f"a node with {node}" for node in nodes) or "no node"
+        raise ClusterError(f"resources: a trial asks for {slot}, but the cluster has {there}. Ask for less")
+    return slot
+
+
+def slots(slot: Slot) -> int:
+    """How many trials fit on the cluster at once."""
+    return sum(
+        int(min(node.cpu // slot.cpu, node.gpu // slot.gpu if slot.gpu else node.cpu // slot.cpu)) for node in _nodes()
+    )
+
+
+def _nodes() -> list[Slot]:
+    return [
+        Slot(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]

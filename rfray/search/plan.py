@@ -1,0 +1,33 @@
+"""a sweep -> the plan in words: what `rfray tune --dry-run` prints."""
+
+from rfray.config import Range, Sweep
+from rfray.data.catalog import image_folder, list_folder
+from rfray.run import RunDir
+from rfray.search.cluster import Slot, slots
+from rfray.search.strategies import planned_trials
+
+
+def plan_lines(sweep: Sweep, run: RunDir, slot: Slot) -> list[str]:
+    """Trials, epochs, images and places. Raises DataError where the training folder can't be used."""
+    images = list_folder(image_folder(sweep.data, "fit"), sweep.data.class_folders())
+    trials = planned_trials(sweep)
+    epochs = sweep.trial.axes().get("epochs", sweep.trial.choices("epochs"))
+    most = int(max(epochs) if isinstance(epochs, list) else epochs.bounds[1])
+    fit = len(images) * (1 - (sweep.data.valid_fraction or 0)) * (1 - sweep.data.select_fraction)
+    at_once = min(trials, sweep.search.concurrent or slots(slot))
+    done = sum(trial.result() is not None for trial in run.trials())
+    return [
+        f"run folder   {run.path}" + (f" ({done} trials done already)" if done else ""),
+        f"trials       {trials} by {sweep.search.algorithm}, scheduler {sweep.search.scheduler}, "
+        f"{at_once} at once with {slot} each",
+        *(f"axis         {name}: {_axis(axis)}" for name, axis in sweep.trial.axes().items()),
+        f"epochs       at most {trials * most} ({most} a trial)",
+        f"images       {len(images)} to train and choose with, about {trials * most * fit:.0f} passes over one image",
+        f"kept         weights of the best {sweep.keep} trials; ensemble of {sweep.ensemble.top_k}",
+    ]
+
+
+def _axis(axis: list[object] | Range) -> str:
+    if isinstance(axis, list):
+        return ", ".join(str(value) for value in axis)
+    return f"{axis.kind} from {axis.bounds[0]:g} to {axis.bounds[1]:g}"

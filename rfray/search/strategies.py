@@ -1,0 +1,193 @@
+"""SEARCHERS (how settings are proposed), SCHEDULERS (how weak trials are stopped early), and which go together."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+
+from rfray.config import Sweep
+from rfray.search import space
+
+REPEATS_BEFORE_LISTING = 100
+"""After this many proposals that are known already, what is left of a finite space is listed instead."""
+
+SCORE = "score"
+"""Name of the select metric in what a trial reports to Ray Tune."""
+EPOCH = "epoch"
+"""Name of the time scale in it: epochs, also after a restart, where Ray's own count begins anew."""
+
+
+class Searcher(Protocol):
+    """Proposes settings and learns from how they did."""
+
+    def ask(self) -> dict[str, Any] | None:
+        """Values for the axes; None where there is nothing left to propose."""
+
+    def tell(self, number: int, score: float | None) -> None:
+        """How the `number`-th proposal (from 0) did: its best select metric, or None where it failed."""
+
+
+class Grid:
+    """Every combination once, in the order of the sweep file."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._proposals = _distinct(sweep, space.combinations(sweep.trial.axes()))
+
+    def ask(self) -> dict[str, Any] | None:
+        """See Searcher."""
+        return next(self._proposals, None)
+
+    def tell(self, number: int, score: float | None) -> None:
+        """A grid learns nothing."""
+
+
+class Sampled:
+    """Settings drawn by one of optuna's samplers, none of them twice."""
+
+    def __init__(self, sweep: Sweep, sampler: BaseSampler) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._axes = sweep.trial.axes()
+        self._distributions = space.distributions(self._axes)
+        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        self._proposed: list[optuna.Trial] = []
+        self._scores: dict[str, float | None] = {}
+        self._keys: list[str] = []
+        self._sweep = sweep
+
+    def ask(self) -> dict[str, Any] | None:
+        """See Searcher."""
+        for _ in range(REPEATS_BEFORE_LISTING):
+            drawn = self._study.ask(self._distributions)
+            values = space.settings(drawn.params, self._axes)
+            key = self._sweep.trial.trial(values).digest
+            if key not in self._scores:
+                return self._propose(drawn, key, values)
+            self._finish(drawn, self._scores[key])
+        return self._first_unseen()
+
+    def tell(self, number: int, score: float | None) -> None:
+        """See Searcher."""
+        self._scores[self._keys[number]] = score
+        self._finish(self._proposed[number], score)
+
+    def _first_unseen(self) -> dict[str, Any] | None:
+        if space.size(self._axes) is None:
+            return None
+        for values in space.combinations(self._axes):
+            key = self._sweep.trial.trial(values).digest
+            if key not in self._scores:
+                places = {name: axis.index(values[name]) for name, axis in self._axes.items() if isinstance(axis, list)}
+                self._study.enqueue_trial(places)
+                return self._propose(self._study.ask(self._distributions), key, values)
+        return None
+
+    def _propose(self, drawn: optuna.Trial, key: str, values: dict[str, Any]) -> dict[str, Any]:
+        self._proposed.append(drawn)
+        self._keys.append(key)
+        self._scores[key] = None
+        return values
+
+    def _finish(self, drawn: optuna.Trial, score: float | None) -> None:
+        if score is None:
+            self._study.tell(drawn, state=TrialState.FAIL)
+        else:
+            self._study.tell(drawn, score)
+
+
+SEARCHERS: dict[str, Callable[[Sweep], Searcher]] = {
+    "grid": Grid,
+    "random": lambda sweep: Sampled(sweep, RandomSampler(seed=sweep.seed)),
+    "optuna": lambda sweep: Sampled(
+        sweep, TPESampler(seed=sweep.seed, multivariate=True, constant_liar=True)
+    ),
+}
+"""Name -> searcher. `optuna` is its tree-structured Parzen estimator."""
+
+
+def _max_epochs(sweep: Sweep) -> int:
+    axis = sweep.trial.axes().get("epochs", sweep.trial.choices("epochs"))
+    return int(max(axis) if isinstance(axis, list) else axis.bounds[1])
+
+
+SCHEDULERS: dict[str, Callable[[Sweep], TrialScheduler]] = {
+    "none": lambda _: FIFOScheduler(),
+    "asha": lambda sweep: ASHAScheduler(
+        time_attr=EPOCH,
+        metric=SCORE,
+        mode="max",
+        max_t=_max_epochs(sweep),
+        grace_period=sweep.search.grace_epochs,
+        reduction_factor=sweep.search.reduction_factor,
+    ),
+    "hyperband": lambda sweep: HyperBandScheduler(
+        time_attr=EPOCH,
+        metric=SCORE,
+        mode="max",
+        max_t=_max_epochs(sweep),
+        reduction_factor=sweep.search.reduction_factor,
+    ),
+    "median": lambda sweep: MedianStoppingRule(
+        time_attr=EPOCH, metric=SCORE, mode="max", grace_period=sweep.search.grace_epochs, min_samples_required=3
+    ),
+    "pbt": lambda sweep: PopulationBasedTraining(
+        time_attr=EPOCH,
+        metric=SCORE,
+        mode="max",
+        perturbation_interval=sweep.search.grace_epochs,
+        hyperparam_mutations=space.mutations(sweep.trial.axes()),
+        custom_explore_fn=lambda config: space.within(config, sweep.trial.axes()),
+        log_config=False,
+    ),
+}
+"""Name -> Ray Tune's scheduler, in epochs."""
+
+PAUSING = ("hyperband", "pbt")
+"""Schedulers that pause a trial or clone another: the states of ended trials stay until the sweep's end."""
+
+REFUSED: dict[tuple[str, str], str] = {
+    ("grid", "pbt"): "pbt changes settings in the middle of a trial, so they would not stay on the grid; use random",
+    ("optuna", "pbt"): "pbt changes the settings that optuna proposed, so it would learn from values that were not "
+    "used; use random",
+}
+"""(algorithm, scheduler) -> why they don't go together."""
+
+
+def planned_trials(sweep: Sweep) -> int:
+    """How many trials the sweep asks for: `search.trials`, or fewer where there are not as many settings.
+
+    Raises ValueError where the number is needed and missing, or a grid has more settings than `search.trials`.
+    """
+    asked, settings = sweep.search.trials, space.size(sweep.trial.axes())
+    if settings is not None:
+        settings = sum(1 for _ in _distinct(sweep, space.combinations(sweep.trial.axes())))
+    if sweep.search.algorithm == "grid":
+        if settings is None:
+            raise ValueError("a grid needs lists of values: a range has no end; use random or optuna")
+        if asked is not None and asked < settings:
+            raise ValueError(
+                f"the grid has {settings} settings; raise trials to {settings}, leave it out, or use random"
+            )
+        return settings
+    if asked is None:
+        raise ValueError(f"how many? {sweep.search.algorithm} needs search.trials")
+    return asked if settings is None else min(asked, settings)
+
+
+def _distinct(sweep: Sweep, proposals: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Leaves out settings that come to the same trial (weights for a backbone that has none, say)."""
+    seen: set[str] = set()
+    for values in proposals:
+        key = sweep.trial.trial(values).digest
+        if key not in seen:
+            seen.add(key)
+            yield values

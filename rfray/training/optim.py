@@ -1,0 +1,54 @@
+"""trial + model -> timm's optimizer and learning-rate schedule."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+from torch.optim import Optimizer
+
+from rfray.config import Trial
+
+SCHEDULES: dict[str, Mapping[str, Any]] = {
+    "cosine": {"sched": "cosine"},
+    "poly": {"sched": "poly"},
+    "tanh": {"sched": "tanh"},
+    "step": {"sched": "step", "decay_rate": 0.1},
+    "constant": {"sched": "step", "decay_rate": 1.0},
+}
+"""Name -> arguments of timm's create_scheduler_v2. `step` falls to a tenth after each third of the epochs."""
+
+
+def optimizer_names() -> list[str]:
+    """The optimizers that timm can make here."""
+    return [str(name) for name in list_optimizers()]
+
+
+def make_optimizer(trial: Trial, model: nn.Module) -> Optimizer:
+    """timm's optimizer over the model's parameters, with layer-wise decay where it is asked for."""
+    return create_optimizer_v2(
+        model,
+        opt=trial.optimizer,
+        lr=trial.lr,
+        weight_decay=trial.weight_decay,
+        layer_decay=trial.layer_decay if trial.layer_decay < 1 else None,
+    )
+
+
+def make_schedule(trial: Trial, optimizer: Optimizer, steps_per_epoch: int) -> Scheduler:
+    """timm's schedule, to be moved on once a step by `step_update(steps done so far)`."""
+    warmup_epochs = trial.warmup * trial.epochs
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        num_epochs=trial.epochs,
+        decay_epochs=max(1, trial.epochs // 3),
+        warmup_epochs=warmup_epochs,  # type: ignore[arg-type]  # timm multiplies it by the steps
+        warmup_lr=trial.lr / 100,
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+        **SCHEDULES[trial.schedule],
+    )
+    assert schedule is not None
+    return schedule

@@ -1,0 +1,204 @@
+"""rfray.evaluation.leaderboard: rows, columns, ranks, and numbers that scikit-learn gives digit by digit."""
+
+import csv
+
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from rfray.errors import RunError
+from rfray.evaluation.ensemble import choose_members, write_ensemble
+from rfray.evaluation.leaderboard import build_leaderboard, column_types, read_leaderboard, write_leaderboard
+from rfray.evaluation.predictions import read_predictions
+from tests.synthetic import FIRST, SECOND, fail_trial, finish_trial, new_run, predictions, small_run, start_trial
+
+CONTRACT = (
+    "rank,name,kind,status,members,backbone,augmentation,lr,select_auc,accuracy,precision,recall,f1,auc,"
+    "tn,fp,fn,tp,n,threshold"
+)
+OUTCOMES = ["accuracy", "precision", "recall", "f1", "auc", "tn", "fp", "fn", "tp", "n", "threshold"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = small_run(tmp_path / "run")
+    write_ensemble(run, choose_members(run, 2))
+    return run
+
+
+def cells(run):
+    """leaderboard.csv as plain text: name -> column -> cell."""
+    with run.leaderboard_csv.open(newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def test_columns_in_the_order_of_the_contract(run):
+    write_leaderboard(run)
+    header = run.leaderboard_csv.read_text().splitlines()[0]
+    assert header.startswith(CONTRACT + ",")
+    more = header.removeprefix(CONTRACT + ",").split(",")
+    assert more == [
+        *("average_precision", "balanced_accuracy", "best_epoch", "epochs", "seconds"),
+        *("pretrained", "image_size", "batch_size"),
+    ]
+
+
+def test_rows_ranks_and_statuses(run):
+    write_leaderboard(run)
+    shown = [(row["rank"], row["name"], row["kind"], row["status"]) for row in cells(run).values()]
+    assert shown == [
+        ("1", "ensemble", "ensemble", "ok"),
+        ("2", "003", "model", "not kept"),
+        ("3", "001", "model", "ok"),
+        ("4", "002", "model", "ok"),
+        ("", "004", "model", "failed: RuntimeError: shape | mismatch <script>alert(1)</script>"),
+    ]
+    assert cells(run)["ensemble"]["members"] == "001 002"
+
+
+def test_numbers_by_hand(run):
+    write_leaderboard(run)
+    row = cells(run)["001"]
+    assert [row[column] for column in ("tn", "fp", "fn", "tp", "n", "threshold")] == ["2", "1", "1", "2", "6", "0.5"]
+    assert float(row["auc"]) == pytest.approx(7 / 9, abs=1e-15)
+    assert row["lr"] == "0.30000000000000004"
+    assert cells(run)["ensemble"]["auc"] == "1.0"
+
+
+def test_every_number_is_scikit_learns_digit_by_digit(run):
+    write_leaderboard(run)
+    files = {name: run.trial(name).predictions_file("report") for name in ("001", "002")}
+    files["ensemble"] = run.ensemble_predictions_file("ensemble", "report")
+    for name, file in files.items():
+        given = read_predictions(file)
+        calls = (given.p_fake >= 0.5).astype(int)
+        expected = {
+            "accuracy": sk.accuracy_score(given.labels, calls),
+            "precision": sk.precision_score(given.labels, calls),
+            "recall": sk.recall_score(given.labels, calls),
+            "f1": sk.f1_score(given.labels, calls),
+            "auc": sk.roc_auc_score(given.labels, given.p_fake),
+        }
+        assert {column: cells(run)[name][column] for column in expected} == {
+            column: repr(float(value)) for column, value in expected.items()
+        }
+        counts = sk.confusion_matrix(given.labels, calls).ravel()
+        assert [cells(run)[name][column] for column in ("tn", "fp", "fn", "tp")] == [str(count) for count in counts]
+
+
+def test_no_number_where_there_is_none(run):
+    write_leaderboard(run)
+    assert "nan" not in run.leaderboard_csv.read_text().lower()
+    failed, not_kept, ensemble = (cells(run)[name] for name in ("004", "003", "ensemble"))
+    assert not any(failed[column] for column in ("rank", "select_auc", *OUTCOMES, "best_epoch", "epochs", "seconds"))
+    assert not_kept["select_auc"] == "0.95"
+    assert not any(not_kept[column] for column in OUTCOMES)
+    assert not any(ensemble[column] for column in ("backbone", "augmentation", "lr", "image_size", "pretrained"))
+
+
+def test_an_undefined_metric_is_an_empty_cell(tmp_path):
+    run = new_run(tmp_path / "run")
+    finish_trial(run, "a", None, report=predictions([0.1, 0.2], [0, 0]))
+    fail_trial(run, "0", "boom")
+    write_leaderboard(run)
+    row = cells(run)["a"]
+    assert (row["rank"], row["status"], row["select_auc"]) == ("", "ok", "")
+    assert (row["auc"], row["precision"], row["accuracy"], row["fp"]) == ("", "", "1.0", "0")
+    assert list(cells(run)) == ["a", "0"]
+
+
+def test_ties_go_by_name_also_between_ensemble_and_model(tmp_path):
+    run = new_run(tmp_path / "run")
+    for trial_id in ("z", "a"):
+        finish_trial(run, trial_id, 1.0, predictions([0, 0, 0, 1, 1, 1]), predictions(SECOND))
+    write_ensemble(run, choose_members(run, 2))
+    assert build_leaderboard(run)["name"].tolist() == ["a", "ensemble", "z"]
+    assert build_leaderboard(run)["rank"].tolist() == [1, 2, 3]
+
+
+def test_reads_back_the_same_table(run):
+    written = write_leaderboard(run)
+    pd.testing.assert_frame_equal(read_leaderboard(run), written)
+    assert {column: str(dtype) for column, dtype in written.dtypes.items()} == column_types(run.sweep())
+
+
+def test_names_that_look_like_numbers_or_nothing_stay_text(tmp_path):
+    run = new_run(tmp_path / "run", augmentation=["none", "NA", "null"])
+    for trial_id, policy in [("007", "NA"), ("1e5", "null"), ("nan", "none")]:
+        finish_trial(run, trial_id, 0.5, augmentation=policy)
+    write_leaderboard(run)
+    found = read_leaderboard(run)
+    assert found["name"].tolist() == ["007", "1e5", "nan"]
+    assert found["augmentation"].tolist() == ["NA", "null", "none"]
+    assert found["members"].tolist() == ["", "", ""]
+
+
+def test_every_axis_has_a_column_that_no_metric_takes(tmp_path):
+    axes = {"weight_decay": {"log": [1e-3, 1e-1]}, "precision": ["fp32", "bf16"], "epochs": [2, 4], "patience": [0, 2]}
+    run = new_run(tmp_path / "run", **axes)
+    finish_trial(run, "a", 0.5, predictions(FIRST), predictions(FIRST), epochs=4, precision="bf16", pretrained=False)
+    write_leaderboard(run)
+    row = cells(run)["a"]
+    assert (row["epochs"], row["trial_epochs"], row["trial_precision"], row["weight_decay"]) == (
+        "2",
+        "4",
+        "bf16",
+        "0.05",
+    )
+    assert (row["patience"], row["pretrained"]) == ("0", "false")
+    assert float(row["precision"]) == pytest.approx(2 / 3)
+    pd.testing.assert_frame_equal(read_leaderboard(run), build_leaderboard(run))
+
+
+def test_the_select_column_takes_the_name_of_the_metric(tmp_path):
+    run = new_run(tmp_path / "run")
+    run.sweep_file.write_text(run.sweep_file.read_text().replace("metric: auc", "metric: f1"))
+    finish_trial(run, "a", 0.25)
+    frame = write_leaderboard(run)
+    assert list(frame.columns)[8] == "select_f1"
+    assert "`select_f1`" in run.leaderboard_md.read_text()
+
+
+@pytest.mark.parametrize("reason", ["one\ntwo", "\n one\r\ntwo", "one\u2028two", "one\x0btwo"])
+def test_only_the_first_line_of_a_reason(tmp_path, reason):
+    run = new_run(tmp_path / "run")
+    fail_trial(run, "a", reason)
+    assert build_leaderboard(run)["status"].tolist() == ["failed: one"]
+
+
+def test_a_run_in_which_nothing_ended(tmp_path):
+    run = new_run(tmp_path / "run")
+    start_trial(run, "a")
+    assert write_leaderboard(run).empty
+    assert read_leaderboard(run).empty
+
+
+def test_a_missing_or_foreign_table_is_an_error(run):
+    with pytest.raises(RunError, match="rfray ensemble"):
+        read_leaderboard(run)
+    run.leaderboard_csv.write_text("rank,name\n1,a\n")
+    with pytest.raises(RunError, match="other columns"):
+        read_leaderboard(run)
+    run.leaderboard_csv.write_text(CONTRACT + "\nfirst,a\n")
+    with pytest.raises(RunError, match="damaged"):
+        read_leaderboard(run)
+
+
+def test_markdown_twin(run):
+    write_leaderboard(run)
+    heading, _, note, _, header, _, *rows = run.leaderboard_md.read_text().splitlines()
+    assert heading == "# Leaderboard of run"
+    assert "`select_auc`" in note
+    assert "n: 6 images" in note
+    assert header == "| " + CONTRACT.replace(",", " | ") + " |"
+    assert len(rows) == 5
+    assert all(row.replace("\\|", "").count("|") == 21 for row in rows)
+    assert "| 0.7778 | 2 | 1 | 1 | 2 | 6 | 0.5 |" in rows[2]
+    assert r"shape \| mismatch \<script\>" in rows[4]
+
+
+def test_an_escaped_backslash_opens_no_cell(tmp_path):
+    run = new_run(tmp_path / "run")
+    fail_trial(run, "a", "a\\|b\tc")
+    write_leaderboard(run)
+    assert r"failed: a\\\|b c" in run.leaderboard_md.read_text()

@@ -1,0 +1,113 @@
+"""rfray.report.page: one file, nothing from outside, nothing that a name or a reason could smuggle in."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from rfray.evaluation.ensemble import choose_members, write_ensemble
+from rfray.evaluation.leaderboard import write_leaderboard
+from rfray.report.page import write_page
+from rfray.report.plots import write_plots
+from tests.synthetic import fail_trial, new_run, small_run
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and all text that is shown."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def report(run, top_k=2):
+    write_ensemble(run, choose_members(run, top_k))
+    write_leaderboard(run)
+    write_plots(run)
+    write_page(run)
+    return run.report_html.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    run = small_run(tmp_path_factory.mktemp("page") / "run")
+    run.unreadable_file.write_text('path,reason\na.jpg,"cut\noff"\nb.jpg,no image\n')
+    return run, report(run)
+
+
+def test_verdict(small):
+    text = " ".join(Page(small[1]).text.split())
+    assert "Of 4 finished trials (1 failed, 1 not kept), the 2 best vote in the ensemble, chosen by auc" in text
+    assert (
+        "On 6 report images, which nothing was chosen on, the ensemble reaches accuracy 1.0000 and AUC 1.0000" in text
+    )
+    assert "the best single model, 001, reaches accuracy 0.6667 and AUC 0.7778" in text
+    assert "2 images could not be read" in text
+    assert "In the ensemble, best first: 001, 002." in text
+
+
+def test_nothing_comes_from_outside(small):
+    page = Page(small[1])
+    loads = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
+    assert len(loads) == 6
+    assert all(load.startswith("data:image/png;base64,") for load in loads)
+    assert not re.search(r"https?:|url\(|@import|<link", small[1])
+
+
+def test_every_picture_is_inside_and_described(small):
+    run, html = small
+    images = Page(html).all("img")
+    inside = {base64.b64decode(image["src"].partition(",")[2]) for image in images}
+    assert inside == {file.read_bytes() for file in run.plots_folder.iterdir()}
+    assert all(image["alt"] for image in images)
+    assert any("of the real images 2 called real and 1 called fake" in image["alt"] for image in images)
+    assert any("ensemble AUC 1.0000, 001 AUC 0.7778, 002 AUC 0.9444" in image["alt"] for image in images)
+
+
+def test_a_reason_is_text(small):
+    page = Page(small[1])
+    assert len(page.all("script")) == 1
+    assert "<script>alert(1)</script>" not in small[1]
+    assert "failed: RuntimeError: shape | mismatch <script>alert(1)</script>" in page.text
+
+
+def test_a_reason_can_not_leave_its_attribute(tmp_path):
+    run = small_run(tmp_path / "run")
+    fail_trial(run, "006", 'boom" onclick="alert(1)')
+    page = Page(report(run))
+    assert not any("onclick" in attributes for _, attributes in page.tags)
+
+
+def test_headers_have_scope_and_are_buttons(small):
+    page = Page(small[1])
+    headers = [header["scope"] for header in page.all("th")]
+    assert headers.count("col") == len(page.all("button")) == 28
+    assert None not in headers
+
+
+def test_settings_and_versions(small):
+    run, html = small
+    text = Page(html).text
+    assert run.sweep_file.read_text() in text
+    assert all(package in text for package in ("torch", "timm", "ray", "albumentations", "scikit-learn"))
+
+
+def test_a_run_without_an_ensemble_says_so(tmp_path):
+    run = new_run(tmp_path / "run")
+    fail_trial(run, "a", "boom")
+    write_leaderboard(run)
+    write_page(run)
+    text = Page(run.report_html.read_text()).text
+    assert "No ensemble was made of 1 finished trial (1 failed, 0 not kept)." in text
+    assert "failed: boom" in text

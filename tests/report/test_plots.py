@@ -1,0 +1,59 @@
+"""rfray.report.plots: which pictures there are; what they look like was looked at."""
+
+import pytest
+from PIL import Image
+
+from rfray.evaluation.ensemble import choose_members, write_ensemble
+from rfray.report.plots import write_plots
+from tests.synthetic import FIRST, finish_trial, new_run, predictions, small_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = small_run(tmp_path / "run")
+    write_ensemble(run, choose_members(run, 2))
+    return run
+
+
+def pictures(run):
+    return {file.name for file in run.plots_folder.iterdir()}
+
+
+EVERY = {"roc.png", "precision-recall.png", "history.png"} | {
+    f"confusion-{name}.png" for name in ("ensemble", "001", "002")
+}
+
+
+def test_one_picture_of_each_kind(run):
+    written = write_plots(run)
+    assert {file.name for file in written} == pictures(run) == EVERY
+    for file in written:
+        with Image.open(file) as image:
+            image.verify()
+            assert image.format == "PNG"
+            assert min(image.size) > 400
+
+
+def test_pictures_of_former_members_go_and_other_files_stay(run):
+    write_plots(run)
+    own = run.plots_folder / "my-own.png"
+    own.write_bytes(b"mine")
+    write_ensemble(run, choose_members(run, 1))
+    write_plots(run)
+    assert pictures(run) == (EVERY - {"confusion-002.png"}) | {"my-own.png"}
+
+
+def test_without_an_ensemble_there_is_the_history_only(tmp_path):
+    run = new_run(tmp_path / "run")
+    assert write_plots(run) == []
+    finish_trial(run, "a", 0.7)
+    assert [file.name for file in write_plots(run)] == ["history.png"]
+
+
+def test_one_class_and_strange_names_can_be_drawn(tmp_path):
+    run = new_run(tmp_path / "run")
+    real_only = predictions([0.1, 0.7], [0, 0])
+    for trial_id in ("costs $5 or $x^{", "_private", "long-" * 30):
+        finish_trial(run, trial_id, 0.7, predictions(FIRST), real_only)
+    write_ensemble(run, choose_members(run, 3))
+    assert len(write_plots(run)) == 7

@@ -1,0 +1,119 @@
+"""Run folders made by hand, for the tests of everything that only reads them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rfray.config import Sweep, Trial, resolved_text
+from rfray.evaluation.predictions import Predictions, write_predictions
+from rfray.files import replace_text
+from rfray.run import RunDir, TrialDir, TrialResult, TrialStart
+
+LABELS = [0, 0, 0, 1, 1, 1]
+
+FIRST = [0.1, 0.4, 0.6, 0.3, 0.8, 0.9]
+"""Of the nine pairs of a real and a fake image 7 are in the right order; tn 2, fp 1, fn 1, tp 2 at 0.5."""
+
+SECOND = [0.3, 0.2, 0.2, 0.9, 0.6, 0.3]
+"""8 pairs and a tie are in the right order, one fake image is missed; with FIRST the mean is all right:
+0.2 0.3 0.4 0.6 0.7 0.6."""
+
+BROKEN_REASON = "RuntimeError: shape | mismatch <script>alert(1)</script>\n  in `forward`"
+
+
+def predictions(p_fake: Sequence[float], labels: Sequence[int] = LABELS) -> Predictions:
+    """One image a value: real/0.jpg, real/1.jpg, …, fake/3.jpg, …"""
+    ids = [f"{'fake' if label else 'real'}/{number}.jpg" for number, label in enumerate(labels)]
+    return Predictions(np.array(ids), np.array(labels, dtype=np.int8), np.array(p_fake, dtype=np.float64))
+
+
+def new_run(folder: Path, **trial_axes: Any) -> RunDir:
+    """A run folder with a sweep and no trial."""
+    run = RunDir(folder)
+    trial = {"backbone": ["test_resnet", "test_vit"], "lr": {"log": [1e-5, 1e-3]}, **trial_axes}
+    sweep = Sweep.model_validate({"name": folder.name, "data": {"source": "demo"}, "trial": trial})
+    replace_text(run.sweep_file, resolved_text(sweep))
+    return run
+
+
+def start_trial(run: RunDir, trial_id: str, **setting: Any) -> TrialDir:
+    """A trial that began and did not end."""
+    trial = run.trial(trial_id)
+    setting = {"backbone": "test_resnet", "lr": 1e-4, **setting}
+    number = len(run.trials())
+    trial.write_start(TrialStart(id=trial_id, number=number, results_known=number, trial=Trial(**setting)))
+    return trial
+
+
+def finish_trial(
+    run: RunDir,
+    trial_id: str,
+    score: float | None,
+    select: Predictions | None = None,
+    report: Predictions | None = None,
+    *,
+    kept: bool = True,
+    trained: int = 2,
+    **setting: Any,
+) -> TrialDir:
+    """A trial that ended well; `trained` epochs; kept: its weights are still there."""
+    trial = start_trial(run, trial_id, **setting)
+    for part, given in (("select", select), ("report", report)):
+        if given is not None:
+            write_predictions(trial.predictions_file(part), given, {})
+    if kept:
+        trial.weights_file.write_bytes(b"weights")
+    rising = np.linspace(0.5, 0.5 if score is None else score, trained)
+    history = pd.DataFrame({"epoch": range(1, trained + 1), "train_loss": 0.6, "select_auc": rising, "lr": 1e-4})
+    history.assign(seconds=1.5, images_per_second=100.0, wait_share=0.1).to_csv(trial.history_file, index=False)
+    start = trial.start()
+    trial.write_result(
+        TrialResult(
+            id=trial_id,
+            position=start.number,
+            status="ok",
+            trial=start.trial,
+            metric="auc",
+            score=score,
+            best_epoch=trained,
+            epochs=trained,
+            seconds=1.5 * trained,
+        )
+    )
+    return trial
+
+
+def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> TrialDir:
+    """A trial that failed."""
+    trial = start_trial(run, trial_id, **setting)
+    start = trial.start()
+    trial.write_result(
+        TrialResult(
+            id=trial_id,
+            position=start.number,
+            status="failed",
+            reason=reason,
+            trial=start.trial,
+            metric="auc",
+            epochs=0,
+            seconds=0.2,
+        )
+    )
+    return trial
+
+
+def small_run(folder: Path) -> RunDir:
+    """Two trials that can vote, one whose weights were not kept, one that failed, one that is not finished.
+
+    On six images: 001 and 002 say FIRST and SECOND of the report part and the other way round of the select part.
+    """
+    run = new_run(folder)
+    finish_trial(run, "001", 8.5 / 9, predictions(SECOND), predictions(FIRST), lr=0.1 + 0.2)
+    finish_trial(run, "002", 7 / 9, predictions(FIRST), predictions(SECOND), backbone="test_vit")
+    finish_trial(run, "003", 0.95, predictions(FIRST), kept=False)
+    fail_trial(run, "004", BROKEN_REASON)
+    start_trial(run, "005")
+    return run
