@@ -99,11 +99,14 @@ def ensemble(
                 f"Only {len(members)} trials with weights are there, so the ensemble has {len(members)} members"
             )
 
-        from rfray.data.parts import prepare_report
-        from rfray.search.predicting import predict_report_part
+        from rfray.data.parts import prepare_report, without_report_predictions
 
         prepare_report(folder, sweep, console)
-        predict_report_part(folder, choose_members(folder, sweep.keep), address, console)
+        missing = without_report_predictions(folder, choose_members(folder, sweep.keep))
+        if missing:
+            from rfray.search.predicting import predict_report_part
+
+            predict_report_part(folder, missing, address, console)
         write_ensemble(folder, members)
         write_leaderboard(folder)
 
@@ -154,7 +157,10 @@ def main() -> None:
 def _console() -> "Console":
     from rich.console import Console
 
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # a log or a pipe has no width of its own
+    return console
 
 
 def _run(path: Path | None) -> "RunDir":
@@ -172,8 +178,7 @@ def _print_leaderboard(run: "RunDir", sort: str | None) -> None:
     from rfray.report.terminal import leaderboard_table
 
     console = _console()
-    table = leaderboard_table(read_leaderboard(run), sort)
-    console.print(table, width=None if console.is_terminal else 200)
+    console.print(leaderboard_table(read_leaderboard(run), sort, console.width))
 
 
 if __name__ == "__main__":

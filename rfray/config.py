@@ -155,7 +155,7 @@ def _axis_of(name: str, annotation: Any) -> Any:
     if name == "pretrained":
         # a mapping names the weights of each backbone; backbones that it leaves out get none
         return value | dict[str, value] | Annotated[list[value], Field(min_length=1)]  # type: ignore[valid-type]
-    shapes = Annotated[value, Tag("value")] | Annotated[list[value], Field(min_length=1), Tag("choice")]  # type: ignore[valid-type]
+    shapes: Any = Annotated[value, Tag("value")] | Annotated[list[value], Field(min_length=1), Tag("choice")]  # type: ignore[valid-type]
     if annotation in (int, float):
         shapes = shapes | Annotated[Range, Tag("range")]
     return Annotated[shapes, Discriminator(_shape_of_axis)]
@@ -341,7 +341,7 @@ class Sweep(Strict):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the split, the search and, unless `trial.seed` says otherwise, every trial."""
     data: DataSettings
-    trial: TrialAxes  # type: ignore[valid-type]
+    trial: TrialAxes
     augmentations: dict[str, Annotated[list[dict[str, dict[str, Any] | None]], Field(min_length=1)]] = Field(default={})
     """Own policies: name -> list of albumentations transforms, each `{Name: {argument: value}}`."""
     search: SearchSettings = SearchSettings()
@@ -519,28 +519,35 @@ def _absolute_weights(given: Any) -> Any:
     return given
 
 
+_SECTIONS: dict[KeyPath, type[Strict]] = {
+    (): Sweep,
+    ("data",): DataSettings,
+    ("trial",): Trial,
+    ("search",): SearchSettings,
+    ("resources",): Resources,
+    ("ensemble",): EnsembleSettings,
+}
+
+_TAGS = {"value", "choice", "range", "str", "bool", "float", "int"}
+"""Pydantic's own names for the members of a union; they are not keys."""
+
+
 def _explain(detail: ErrorDetails, places: Mapping[KeyPath, str], name: str) -> str:
-    tags = {"value", "choice", "range", "str", "bool", "float", "int"}
-    model: Any = Sweep
     key: KeyPath = ()
     for part in detail["loc"]:
-        if isinstance(part, str) and (part in tags or "[" in part) and (*key, part) not in places:
-            continue  # pydantic's own names for the members of a union
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field is not None else None if key else model
-        key = (*key, part)
+        is_tag = isinstance(part, str) and (part in _TAGS or "[" in part)
+        if not is_tag or (*key, part) in places:
+            key = (*key, part)
     if detail["type"] == "extra_forbidden":
-        parent = {(): Sweep, ("data",): DataSettings, ("trial",): Trial, ("search",): SearchSettings}.get(
-            key[:-1], {("resources",): Resources, ("ensemble",): EnsembleSettings}.get(key[:-1], Range)
-        )
-        return _problem(places, name, key, f"no such key; allowed: {nearest_first(key[-1], parent.model_fields, 30)}")
+        allowed = nearest_first(key[-1], _SECTIONS.get(key[:-1], Range).model_fields, 30)
+        return _problem(places, name, key, f"no such key; allowed: {allowed}")
     if detail["type"] == "missing":
         return _problem(places, name, key, "is missing")
-    allowed = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return _problem(places, name, key, detail["msg"].removeprefix("Value error, "))
+    allowed = detail["msg"].removeprefix("Input should be ")
     if detail["type"] == "union_tag_invalid":
         allowed = "a value or a list of values (a range only for numbers)"
-    if detail["type"] == "value_error":
-        return _problem(places, name, key, allowed)
     return _problem(places, name, key, f"given {_shown(detail['input'])}; allowed: {allowed}")
 
 

@@ -14,23 +14,7 @@ import numpy as np
 import torch
 
 from rfray.data.augment import Policy
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images of one part, decoded."""
-
-    pixels: np.ndarray
-    """(m, S, S, 3) uint8, memory-mapped; may hold other parts' images too."""
-    rows: np.ndarray
-    """(n,) int: where in `pixels` this part's images are."""
-    labels: np.ndarray
-    """(n,) int8: 0 real, 1 fake."""
-    ids: np.ndarray
-    """(n,) str: path of each image below its data folder."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
+from rfray.data.pixels import Images
 
 
 @dataclass

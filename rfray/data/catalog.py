@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from rfray.config import CLASSES, DataSettings
-from rfray.data.batches import Images
 from rfray.data.demo import make_demo
-from rfray.data.pixels import SUFFIXES, cache_folder, load, scan
+from rfray.data.pixels import SUFFIXES, Images, cache_folder, load, scan
 from rfray.errors import DataError
 
 GROUPS_NEEDED = 10
@@ -227,7 +226,7 @@ def _cut(labels: np.ndarray, together: np.ndarray, fraction: float, seed: int, s
     for position, bundle in enumerate(together):
         bundles.setdefault(int(bundle), []).append(position)
     order = list(bundles.values())
-    np.random.default_rng(seed).shuffle(order)  # type: ignore[arg-type]
+    np.random.default_rng(seed).shuffle(order)
     taken: list[int] = []
     have = np.zeros(len(CLASSES))
     for members in order:

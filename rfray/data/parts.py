@@ -1,13 +1,16 @@
 """sweep + folders -> a run's catalog.parquet: made by `rfray tune`, the report part added by `rfray ensemble`."""
 
+import hashlib
+
 import pandas as pd
 from rich.console import Console
 
 from rfray.config import Sweep
-from rfray.data.catalog import Scanned, changes, report_catalog, training_catalog
+from rfray.data.catalog import Scanned, changes, part_digest, report_catalog, training_catalog
 from rfray.errors import DataError, RunError
+from rfray.evaluation.predictions import predictions_metadata
 from rfray.files import replacing
-from rfray.run import RunDir
+from rfray.run import RunDir, TrialDir
 
 
 def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFrame:
@@ -27,10 +30,9 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     console.print(
         "Images: "
         + ", ".join(
-            f"{part} {counts.get((part, 0), 0)} real + {counts.get((part, 1), 0)} fake"
-            for part in ("fit", "select", "report")
-            if part in counts
-        )
+            f"{part} {counts.get((part, 0), 0)} real + {counts.get((part, 1), 0)} fake" for part in ("fit", "select")
+        ),
+        soft_wrap=True,
     )
     return catalog
 
@@ -57,6 +59,23 @@ def prepare_report(run: RunDir, sweep: Sweep, console: Console) -> None:
     scanned = report_catalog(sweep.data, first_side(sweep))
     _note_unreadable(run, scanned, "valid", console)
     run.write_catalog(pd.concat([catalog[catalog["part"] != "report"], scanned.catalog], ignore_index=True))
+
+
+def report_origin(trial: TrialDir, catalog: pd.DataFrame) -> dict[str, str]:
+    """Which weights and images the report predictions of a trial are made of: digests, kept in the file's metadata."""
+    with trial.weights_file.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"weights": weights, "images": part_digest(catalog, "report")}
+
+
+def without_report_predictions(run: RunDir, trials: list[TrialDir]) -> list[TrialDir]:
+    """The trials whose predictions of the report part are missing, or were made with other weights or images."""
+    catalog = run.read_catalog()
+    return [
+        trial
+        for trial in trials
+        if not report_origin(trial, catalog).items() <= predictions_metadata(trial.predictions_file("report")).items()
+    ]
 
 
 def first_side(sweep: Sweep) -> int:

@@ -7,25 +7,14 @@ from rich.text import Text
 from rfray.errors import InputError, nearest_first
 from rfray.evaluation.leaderboard import as_text
 
-COLUMNS = (
-    "rank",
-    "name",
-    "status",
-    "backbone",
-    "augmentation",
-    "lr",
-    "accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "auc",
-    "n",
-)
-"""What fits on a line, besides the select column."""
+WIDE = "rank name status backbone augmentation lr accuracy precision recall f1 auc n".split()
+NARROW = "rank name backbone accuracy auc n".split()
+"""What fits on a line of WIDE_FROM characters, or on a shorter one, besides the select column."""
+WIDE_FROM = 120
 
 
-def leaderboard_table(frame: pd.DataFrame, sort: str | None) -> Table:
-    """The leaderboard as a table, in its own order or by one column, highest value first (rank: lowest).
+def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Table:
+    """The leaderboard for `width` characters, in its own order or by one column, highest value first (rank: lowest).
 
     Raises InputError where there is no such column.
     """
@@ -34,11 +23,12 @@ def leaderboard_table(frame: pd.DataFrame, sort: str | None) -> Table:
             raise InputError(f"--sort {sort}: no such column; allowed: {nearest_first(sort, frame.columns, 40)}")
         numeric = pd.api.types.is_numeric_dtype(frame[sort])
         frame = frame.sort_values(sort, ascending=sort == "rank" or not numeric, na_position="last", kind="stable")
-    select = [column for column in frame.columns if column.startswith("select_")]
-    columns = [*COLUMNS[:6], *select[:1], *COLUMNS[6:]]
+    select = next(column for column in frame.columns if column.startswith("select_"))
+    columns = list(WIDE if width >= WIDE_FROM else NARROW)
+    columns.insert(columns.index("accuracy"), select)
     if sort is not None and sort not in columns:
         columns.append(sort)
-    table = Table(title=f"Leaderboard, ranked by {select[0]}" if sort is None else f"Leaderboard, sorted by {sort}")
+    table = Table(title=f"Leaderboard, ranked by {select}" if sort is None else f"Leaderboard, sorted by {sort}")
     for column in columns:
         table.add_column(column, justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left")
     for row in as_text(frame)[columns].itertuples(index=False):

@@ -107,9 +107,7 @@ class Sampled:
 SEARCHERS: dict[str, Callable[[Sweep], Searcher]] = {
     "grid": Grid,
     "random": lambda sweep: Sampled(sweep, RandomSampler(seed=sweep.seed)),
-    "optuna": lambda sweep: Sampled(
-        sweep, TPESampler(seed=sweep.seed, multivariate=True, constant_liar=True)
-    ),
+    "optuna": lambda sweep: Sampled(sweep, TPESampler(seed=sweep.seed, multivariate=True, constant_liar=True)),
 }
 """Name -> searcher. `optuna` is its tree-structured Parzen estimator."""
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rfray.config import Trial
-from rfray.data.batches import Images, plain_batches
+from rfray.data.batches import plain_batches
+from rfray.data.pixels import Images
 from rfray.errors import RunError
 from rfray.evaluation.predictions import Predictions
 from rfray.files import replacing

@@ -21,7 +21,8 @@ from torch import nn
 
 from rfray.config import Trial
 from rfray.data.augment import Policy, Spec, build_policy
-from rfray.data.batches import Images, WaitTime, epoch_order, fit_batches
+from rfray.data.batches import WaitTime, epoch_order, fit_batches
+from rfray.data.pixels import Images
 from rfray.errors import TrialError
 from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import Predictions, predictions_metadata, write_predictions

@@ -61,7 +61,7 @@ def build_model(trial: Trial, load_pretrained: bool = True) -> tuple[nn.Module, 
     except (RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
         raise TrialError(_why_not(trial, error)) from error
     data = resolve_model_data_config(model)
-    return model.to(memory_format=torch.channels_last), Normalisation(data["mean"], data["std"])  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last), Normalisation(data["mean"], data["std"])
 
 
 def check_weights(backbone: str, source: bool | str) -> None:

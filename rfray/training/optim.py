@@ -22,19 +22,21 @@ SCHEDULES: dict[str, Mapping[str, Any]] = {
 
 
 def optimizer_names() -> list[str]:
-    """The optimizers that timm can make here."""
-    return [str(name) for name in list_optimizers()]
+    """The optimizers that timm can make with torch alone and that step from a plain gradient."""
+    names = [str(name) for name in list_optimizers()]
+    return [name for name in names if not name.startswith(("bnb", "fused")) and name != "adahessian"]
 
 
 def make_optimizer(trial: Trial, model: nn.Module) -> Optimizer:
     """timm's optimizer over the model's parameters, with layer-wise decay where it is asked for."""
-    return create_optimizer_v2(
+    optimizer: Optimizer = create_optimizer_v2(
         model,
         opt=trial.optimizer,
         lr=trial.lr,
         weight_decay=trial.weight_decay,
         layer_decay=trial.layer_decay if trial.layer_decay < 1 else None,
     )
+    return optimizer
 
 
 def make_schedule(trial: Trial, optimizer: Optimizer, steps_per_epoch: int) -> Scheduler:
@@ -44,7 +46,7 @@ def make_schedule(trial: Trial, optimizer: Optimizer, steps_per_epoch: int) -> S
         optimizer,
         num_epochs=trial.epochs,
         decay_epochs=max(1, trial.epochs // 3),
-        warmup_epochs=warmup_epochs,  # type: ignore[arg-type]  # timm multiplies it by the steps
+        warmup_epochs=warmup_epochs,  # timm multiplies it by the steps
         warmup_lr=trial.lr / 100,
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,
