@@ -1,9 +1,12 @@
 """the command line -> the verbs, a few lines each; what is heavy is imported inside the verb."""
 
+import functools
 import shlex
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,7 +34,21 @@ Address = Annotated[
 ]
 
 
+def resumable(verb: Callable[..., None]) -> Callable[..., None]:
+    """Turns Ctrl-C in a verb into `Interrupted`, before typer makes an "Aborted" of it."""
+
+    @functools.wraps(verb)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            verb(*arguments, **options)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped") from None
+
+    return run
+
+
 @app.command()
+@resumable
 def tune(
     sweep: SweepPath,
     run: Annotated[Path | None, typer.Option(help="The run folder; by default runs/<name>.")] = None,
@@ -75,6 +92,7 @@ def tune(
 
 
 @app.command()
+@resumable
 def ensemble(
     run: RunPath = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Members; by default the sweep's ensemble.top_k.")] = None,
@@ -142,13 +160,13 @@ def schema() -> None:
 
 def main() -> None:
     """Runs the command; errors of rfray become one message and their exit code, Ctrl-C becomes 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
     try:
         app()
-    except (Interrupted, KeyboardInterrupt) as stop:
+    except Interrupted as stop:
         again = [word for word in sys.argv[1:] if word != "--fresh"]
-        reason = str(stop) or "stopped"
-        print(f"\n{reason}; go on with: {shlex.join(['rfray', *again])}", file=sys.stderr)
-        sys.exit(Interrupted.exit_code)
+        print(f"\nrfray: {stop}; go on with: {shlex.join(['rfray', *again])}", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except RfrayError as error:
         print(f"rfray: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

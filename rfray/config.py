@@ -1,19 +1,22 @@
 """sweep.yaml -> `Sweep` (strict, typed) and `Trial` (frozen): everything that one trial is.
 
 Names that live in a registry further up (backbones, policies, searchers, …) are plain text here;
-`rfray.search.preflight` holds them against their registries and reports through `SweepFile.error`.
+`rfray.search.preflight` holds them against their registries and reports through `SweepFile.not_allowed`.
 """
 
 import hashlib
 import io
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -24,7 +27,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
@@ -33,6 +36,8 @@ from rfray.errors import SweepError, nearest_first
 
 CLASSES = ("real", "fake")
 """Class names; the position is the label: 0 real, 1 fake (the positive class)."""
+
+SEEDS = range(2**32)
 
 KeyPath = tuple[str | int, ...]
 
@@ -92,7 +97,7 @@ class Trial(Strict):
     """auto: bf16 on a GPU that has it, else fp32."""
     patience: int = Field(default=0, ge=0)
     """Stop after this many epochs without a better select metric; 0 is off."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=SEEDS.start, lt=SEEDS.stop)
     """Seed of weights, batches and augmentation; the sweep's seed unless given."""
 
     @property
@@ -108,18 +113,25 @@ Bounds = tuple[float, float]
 class Range(Strict):
     """A span of numbers: `{log: [a, b]}`, `{uniform: [a, b]}` or `{int: [a, b]}`, both ends included."""
 
-    log: Bounds | None = Field(default=None, strict=False)
+    log: Bounds | None = None
     """Numbers whose logarithm is uniform."""
-    uniform: Bounds | None = Field(default=None, strict=False)
+    uniform: Bounds | None = None
     """Numbers, uniform."""
-    int: Bounds | None = Field(default=None, strict=False)
+    int: Bounds | None = None
     """Whole numbers, uniform."""
+
+    @field_validator("log", "uniform", "int", mode="before")
+    @classmethod
+    def _two_numbers(cls, given: Any) -> Any:
+        if isinstance(given, list | tuple) and [type(end) in (int, float) for end in given] == [True, True]:
+            return tuple(given)
+        raise ValueError("two numbers [a, b]")
 
     @model_validator(mode="after")
     def _one_kind_rising(self) -> Self:
         given = [kind for kind in ("log", "uniform", "int") if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise ValueError("exactly one of log, uniform, int with two numbers [a, b]")
+            raise ValueError("one of {log: [a, b]}, {uniform: [a, b]} and {int: [a, b]}")
         low, high = self.bounds
         if not low < high:
             raise ValueError("a range [a, b] with a < b")
@@ -144,43 +156,62 @@ class Range(Strict):
 
 def _shape_of_axis(value: Any) -> str:
     if isinstance(value, Range | dict):
-        return "range"
-    return "choice" if isinstance(value, list | tuple) else "value"
+        return "<mapping>"
+    return "<list>" if isinstance(value, list | tuple) else "<value>"
 
 
 def _axis_of(name: str, annotation: Any) -> Any:
     """The type of one key under `trial`: a value, a list of values, or (numbers only) a range."""
-    metadata = Trial.model_fields[name].metadata
-    value = Annotated[annotation, *metadata] if metadata else annotation
+    value: Any = Annotated[annotation, *Trial.model_fields[name].metadata, Tag("<value>")]
+    entry: Any = value
     if name == "pretrained":
         # a mapping names the weights of each backbone; backbones that it leaves out get none
-        return value | dict[str, value] | Annotated[list[value], Field(min_length=1)]  # type: ignore[valid-type]
-    shapes: Any = Annotated[value, Tag("value")] | Annotated[list[value], Field(min_length=1), Tag("choice")]  # type: ignore[valid-type]
+        value |= Annotated[dict[str, entry], Field(min_length=1), Tag("<mapping>")]
+        entry = Annotated[value, Discriminator(_shape_of_axis)]
+    shapes = value | Annotated[list[entry], Field(min_length=1), AfterValidator(_each_once), Tag("<list>")]
     if annotation in (int, float):
-        shapes = shapes | Annotated[Range, Tag("range")]
+        shapes |= Annotated[Range, AfterValidator(partial(_within_limits, name)), Tag("<mapping>")]
     return Annotated[shapes, Discriminator(_shape_of_axis)]
+
+
+def _each_once(values: list[Any]) -> list[Any]:
+    if len({repr(value) for value in values}) < len(values):
+        raise ValueError("every value once")
+    return values
+
+
+def _within_limits(name: str, axis: Range) -> Range:
+    if Trial.model_fields[name].annotation is int and axis.kind != "int":
+        raise ValueError("a range of whole numbers, {int: [a, b]}")
+    for end in axis.bounds:
+        setting: dict[str, Any] = {"backbone": "any", name: int(end) if axis.kind == "int" else end}
+        try:
+            Trial(**setting)
+        except ValidationError as error:
+            raise ValueError(f"a range in which every value is {_allowed(error.errors()[0])}") from None
+    return axis
 
 
 class _TrialAxes(Strict):
     """What one trial is. Every key may be a value, a list of values (a choice) or a range, and is then an axis."""
 
+    @field_validator("pretrained", check_fields=False)
+    @classmethod
+    def _absolute(cls, given: Any) -> Any:
+        return _absolute_paths(given)
+
     @model_validator(mode="after")
-    def _values_fit_their_field(self) -> Self:
-        for name, axis in self.axes().items():
-            if isinstance(axis, Range):
-                for end in axis.bounds:
-                    _check_value(name, int(end) if axis.kind == "int" else end)
-                if Trial.model_fields[name].annotation is int and axis.kind != "int":
-                    raise ValueError(f"{name} counts something: use {{int: [a, b]}}, not {axis.kind}")
-            elif len({repr(value) for value in axis}) < len(axis):
-                raise ValueError(f"{name} names the same value twice: {axis}")
-        weights = getattr(self, "pretrained")  # noqa: B009 (the field is added by create_model)
-        if isinstance(weights, dict):
-            unknown = set(weights) - set(self.choices("backbone"))
-            if unknown:
-                raise ValueError(
-                    f"pretrained names {sorted(unknown)}, which backbone ({self.choices('backbone')}) does not"
-                )
+    def _weights_are_for_its_backbones(self) -> Self:
+        backbones = self.choices("backbone")
+        problems: dict[KeyPath, tuple[object, str]] = {
+            (*place, name): (name, nearest_first(name, backbones))
+            for place, weights in self.written("pretrained")
+            if isinstance(weights, dict)
+            for name in weights
+            if name not in backbones
+        }
+        if problems:
+            raise _problems(problems)
         return self
 
     def given(self) -> dict[str, Any]:
@@ -196,15 +227,11 @@ class _TrialAxes(Strict):
         value = getattr(self, name)
         return list(value) if isinstance(value, list) else [value]
 
-    def weight_sources(self) -> dict[str, list[bool | str]]:
-        """Each backbone with what `pretrained` may be for it."""
-        return {
-            backbone: [
-                source.get(backbone, False) if isinstance(source, dict) else source
-                for source in self.choices("pretrained")
-            ]
-            for backbone in self.choices("backbone")
-        }
+    def written(self, name: str) -> Iterator[tuple[KeyPath, Any]]:
+        """The same values, each with its place: the key, and the position in a list."""
+        several = isinstance(getattr(self, name), list)
+        for position, value in enumerate(self.choices(name)):
+            yield ((name, position) if several else (name,)), value
 
     def trial(self, values: Mapping[str, Any]) -> Trial:
         """The trial with `values` on the axes and the sweep's own values elsewhere."""
@@ -213,13 +240,6 @@ class _TrialAxes(Strict):
         if isinstance(source, dict):
             settings["pretrained"] = source.get(settings["backbone"], False)
         return Trial(**settings)
-
-
-def _check_value(name: str, value: Any) -> None:
-    try:
-        Trial(**{"backbone": "any", name: value})
-    except ValidationError as error:
-        raise ValueError(f"{name}: {value!r} in a range; {error.errors()[0]['msg']}") from None
 
 
 TrialAxes = create_model(
@@ -263,21 +283,31 @@ class DataSettings(Strict):
 
     @field_validator("train", "valid", "cache")
     @classmethod
-    def _absolute(cls, path: str | None) -> str | None:
-        return None if path is None else _absolute_path(path)
+    def _absolute(cls, path: str | None) -> Any:
+        return _absolute_paths(path)
+
+    @field_validator("classes")
+    @classmethod
+    def _both(cls, classes: dict[str, Any]) -> dict[str, Any]:
+        if set(classes) != set(CLASSES):
+            raise ValueError("both real and fake")
+        return classes
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if set(self.classes) != set(CLASSES):
-            raise ValueError(f"classes needs exactly real and fake, given: {', '.join(self.classes) or 'nothing'}")
+        problems: dict[KeyPath, tuple[object, str]] = {}
         if self.source == "demo":
-            if self.train or self.valid or self.valid_fraction:
-                raise ValueError("source: demo brings its own images; leave out train, valid and valid_fraction")
-            return self
-        if self.train is None:
-            raise ValueError("train is missing: a folder with class folders inside (or source: demo)")
-        if (self.valid is None) == (self.valid_fraction is None):
-            raise ValueError("give either valid (a folder) or valid_fraction, the share of train to report on")
+            for key in ("train", "valid", "valid_fraction"):
+                if (given := getattr(self, key)) is not None:
+                    problems[(key,)] = given, "nothing, as the built-in data (source: demo) has its own images"
+        elif self.train is None:
+            problems[("train",)] = None, "a folder with one folder a class inside, or source: demo"
+        elif self.valid is None and self.valid_fraction is None:
+            problems[("valid",)] = None, "a folder; or valid_fraction, the share of train to report on"
+        elif self.valid is not None and self.valid_fraction is not None:
+            problems[("valid_fraction",)] = self.valid_fraction, "either valid or valid_fraction, not both"
+        if problems:
+            raise _problems(problems)
         return self
 
     def class_folders(self) -> dict[str, list[str]]:
@@ -338,15 +368,20 @@ class Sweep(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the run folder: runs/<name>."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=SEEDS.start, lt=SEEDS.stop)
     """Seed of the split, the search and, unless `trial.seed` says otherwise, every trial."""
     data: DataSettings
+    """Where the images are and how they are divided."""
     trial: TrialAxes
+    """What one trial is; every key may be a value, a list of values or a range."""
     augmentations: dict[str, Annotated[list[dict[str, dict[str, Any] | None]], Field(min_length=1)]] = Field(default={})
     """Own policies: name -> list of albumentations transforms, each `{Name: {argument: value}}`."""
     search: SearchSettings = SearchSettings()
+    """How trials are chosen, stopped and kept."""
     resources: Resources = Resources()
+    """What one trial gets."""
     ensemble: EnsembleSettings = EnsembleSettings()
+    """Which trials vote together."""
 
     @property
     def keep(self) -> int:
@@ -356,17 +391,17 @@ class Sweep(Strict):
     @model_validator(mode="before")
     @classmethod
     def _seed_reaches_the_trials(cls, raw: Any) -> Any:
-        if isinstance(raw, dict) and isinstance(raw.get("trial"), dict) and isinstance(raw.get("seed"), int):
-            return {**raw, "trial": {"seed": raw["seed"], **raw["trial"]}}
+        if isinstance(raw, dict) and isinstance(raw.get("trial"), dict):
+            seed = raw.get("seed")
+            if type(seed) is int and seed in SEEDS:  # a wrong one is one problem, not two
+                return {**raw, "trial": {"seed": seed, **raw["trial"]}}
         return raw
 
     @model_validator(mode="after")
     def _weights_for_the_ensemble_are_kept(self) -> Self:
-        if self.search.keep is not None and self.search.keep < self.ensemble.top_k:
-            raise ValueError(
-                f"search.keep ({self.search.keep}) must be at least ensemble.top_k ({self.ensemble.top_k}), "
-                "or the ensemble's weights would be gone"
-            )
+        if self.keep < self.ensemble.top_k:
+            allowed = f"at least ensemble.top_k ({self.ensemble.top_k}), or the ensemble's weights would be gone"
+            raise _problems({("search", "keep"): (self.keep, allowed)})
         return self
 
 
@@ -375,13 +410,16 @@ class SweepFile:
     """A sweep together with where each of its keys was written, for errors that are found later."""
 
     sweep: Sweep
-    path: Path
     places: Mapping[KeyPath, str]
-    """Key path -> `file:line`, or `--set key` for an override."""
+    """Key path -> `file:line`, or `--set key` for an override. The empty key path is the file as a whole."""
 
-    def error(self, key: KeyPath, given: object, allowed: str) -> SweepError:
-        """A `SweepError` that names file, line and key, what was given and what is allowed."""
-        return SweepError(_problem(self.places, str(self.path), key, f"given {_shown(given)}; allowed: {allowed}"))
+    def problem(self, key: KeyPath, text: str) -> str:
+        """The text with file, line and key before it."""
+        return _problem(self.places, key, text)
+
+    def not_allowed(self, key: KeyPath, given: object, allowed: str) -> str:
+        """File, line and key, what was given and what is allowed."""
+        return self.problem(key, f"given {_shown(given)}; allowed: {allowed}")
 
 
 def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
@@ -398,7 +436,10 @@ def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
     raw, places = _parse(text, str(path))
     for override in overrides:
         _apply(override, raw, places)
-    return SweepFile(_validate(raw, places, str(path)), path, places)
+    try:
+        return SweepFile(Sweep.model_validate(raw), places)
+    except ValidationError as error:
+        raise SweepError("\n".join(_explain(error, places))) from None
 
 
 def read_resolved_sweep(path: Path) -> Sweep:
@@ -446,8 +487,20 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _absolute_path(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+def _absolute_paths(given: Any) -> Any:
+    """Paths made absolute, in lists and mappings too; what is no text, and addresses, stay as they are.
+
+    Raises ValueError for an empty text.
+    """
+    if isinstance(given, list):
+        return [_absolute_paths(one) for one in given]
+    if isinstance(given, dict):
+        return {key: _absolute_paths(one) for key, one in given.items()}
+    if not isinstance(given, str) or "://" in given:
+        return given
+    if not given:
+        raise ValueError("a path")
+    return os.path.abspath(os.path.expanduser(given))
 
 
 def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
@@ -455,26 +508,38 @@ def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     try:
         tree = yaml.compose(io.StringIO(text))
         raw = yaml.load(io.StringIO(text))
+        places = {(): f"{name}:1", **_places(tree, name, ())}
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SweepError(f"{name}:{line}: not valid YAML: {error.problem}") from None
-    except (YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise SweepError(f"{name}: nested too deeply, or an alias inside what it stands for") from None
+    except (YAMLError, ValueError) as error:
         raise SweepError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(raw, dict):
-        raise SweepError(f"{name}:1: a sweep is a mapping of keys (name, data, trial, …), given: {_shown(raw)}")
-    return raw, {key: f"{name}:{line}" for key, line in _lines(tree, ())}
+        raise SweepError(f"{name}:1: given {_shown(raw)}; allowed: a sweep: the keys {', '.join(Sweep.model_fields)}")
+    return raw, places
 
 
-def _lines(node: Node, key: KeyPath) -> Iterator[tuple[KeyPath, int]]:
+def _places(node: Node | None, name: str, key: KeyPath) -> dict[KeyPath, str]:
+    """Where every key below `node` is written. Raises SweepError for a key that is not text."""
+    inner: list[tuple[str | int, Node, Node]] = []
     if isinstance(node, MappingNode):
-        for name, value in node.value:
-            inner = (*key, str(name.value))
-            yield inner, name.start_mark.line + 1
-            yield from _lines(value, inner)
+        inner = [(written.value, written, value) for written, value in node.value]
     elif isinstance(node, SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*key, index), value.start_mark.line + 1
-            yield from _lines(value, (*key, index))
+        inner = [(index, value, value) for index, value in enumerate(node.value)]
+    places: dict[KeyPath, str] = {}
+    for part, written, value in inner:
+        place = f"{name}:{written.start_mark.line + 1}"
+        if isinstance(node, MappingNode) and written.tag not in _KEY_TAGS:
+            text = part if isinstance(part, str) else "a list or mapping"
+            raise SweepError(_problem({(): place}, key, f"given {text} as a key; allowed: text (perhaps in quotes)"))
+        places[*key, part] = place
+        places |= _places(value, name, (*key, part))
+    return places
+
+
+_KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
 def _apply(override: str, raw: dict[str, Any], places: dict[KeyPath, str]) -> None:
@@ -483,7 +548,7 @@ def _apply(override: str, raw: dict[str, Any], places: dict[KeyPath, str]) -> No
         raise SweepError(f"--set {override}: expected key=value, for example --set trial.epochs=3")
     try:
         value = YAML(typ="safe", pure=True).load(io.StringIO(text))
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         raise SweepError(f"--set {override}: the value is not valid YAML: {str(error).splitlines()[0]}") from None
     *parents, last = name.split(".")
     target = raw
@@ -495,28 +560,19 @@ def _apply(override: str, raw: dict[str, Any], places: dict[KeyPath, str]) -> No
     key = tuple(name.split("."))
     for place in [place for place in places if place[: len(key)] == key]:
         del places[place]
-    places[key] = f"--set {name}"
+    for length in range(1, len(key) + 1):
+        places.setdefault(key[:length], f"--set {name}")
 
 
-def _validate(raw: dict[str, Any], places: Mapping[KeyPath, str], name: str) -> Sweep:
-    weights = raw.get("trial", {}).get("pretrained") if isinstance(raw.get("trial"), dict) else None
-    if weights is not None:
-        raw = {**raw, "trial": {**raw["trial"], "pretrained": _absolute_weights(weights)}}
-    try:
-        return Sweep.model_validate(raw)
-    except ValidationError as error:
-        problems = dict.fromkeys(_explain(detail, places, name) for detail in error.errors())
-        raise SweepError("\n".join(problems)) from None
-
-
-def _absolute_weights(given: Any) -> Any:
-    if isinstance(given, str):
-        return _absolute_path(given)
-    if isinstance(given, list):
-        return [_absolute_weights(one) for one in given]
-    if isinstance(given, dict):
-        return {backbone: _absolute_weights(one) for backbone, one in given.items()}
-    return given
+def _problems(found: Mapping[KeyPath, tuple[object, str]]) -> ValidationError:
+    """What a check of several keys raises: each key with what was given and what is allowed."""
+    return ValidationError.from_exception_data(
+        "sweep",
+        [
+            {"type": PydanticCustomError("value_error", "{allowed}", {"allowed": allowed}), "loc": key, "input": given}
+            for key, (given, allowed) in found.items()
+        ],
+    )
 
 
 _SECTIONS: dict[KeyPath, type[Strict]] = {
@@ -528,33 +584,77 @@ _SECTIONS: dict[KeyPath, type[Strict]] = {
     ("ensemble",): EnsembleSettings,
 }
 
-_TAGS = {"value", "choice", "range", "str", "bool", "float", "int"}
-"""Pydantic's own names for the members of a union; they are not keys."""
+_ALLOWED = {
+    "invalid_key": "text as a key",
+    "bool_type": "true, false",
+    "int_type": "a whole number, without a decimal point",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "list_type": "a list",
+    "dict_type": "keys with values (key: value)",
+    "model_type": "keys with values (key: value)",
+    "too_short": "at least one entry",
+    "string_pattern_mismatch": "letters, digits and . _ -, a letter or digit first",
+    "union_tag_invalid": "a value or a list of values (a range only for numbers)",
+}
+"""Pydantic's name of a problem -> what is allowed, where its own words are not a user's."""
 
 
-def _explain(detail: ErrorDetails, places: Mapping[KeyPath, str], name: str) -> str:
+def _explain(error: ValidationError, places: Mapping[KeyPath, str]) -> list[str]:
+    """One line a problem."""
+    found: dict[KeyPath, list[ErrorDetails]] = {}
+    for detail in error.errors():
+        found.setdefault(_key(detail, places), []).append(detail)
+    order = list(places)
+    return [
+        _problem(places, key, _explained(key, found[key]))
+        for key in sorted(found, key=lambda key: order.index(_written(key, places)))
+        # where a value may have one of several types, the one that was got into furthest is the one that was meant
+        if not any(other[: len(key)] == key for other in found if other != key)
+    ]
+
+
+def _key(detail: ErrorDetails, places: Mapping[KeyPath, str]) -> KeyPath:
+    """Where the problem is, without pydantic's names for the members of a union, which are not keys."""
     key: KeyPath = ()
     for part in detail["loc"]:
-        is_tag = isinstance(part, str) and (part in _TAGS or "[" in part)
+        is_tag = isinstance(part, str) and (part in ("str", "bool", "float") or "<" in part or "[" in part)
         if not is_tag or (*key, part) in places:
             key = (*key, part)
+    return key
+
+
+def _explained(key: KeyPath, details: list[ErrorDetails]) -> str:
+    detail = details[0]
+    section = _SECTIONS.get(key[:-1], Range)
     if detail["type"] == "extra_forbidden":
-        allowed = nearest_first(key[-1], _SECTIONS.get(key[:-1], Range).model_fields, 30)
-        return _problem(places, name, key, f"no such key; allowed: {allowed}")
+        return f"no such key; allowed: {nearest_first(key[-1], section.model_fields, 30)}"
+    if detail["loc"][-1] == "[key]":
+        return f"no such key; allowed: {_allowed(detail)}"
     if detail["type"] == "missing":
-        return _problem(places, name, key, "is missing")
-    if detail["type"] == "value_error":
-        return _problem(places, name, key, detail["msg"].removeprefix("Value error, "))
-    allowed = detail["msg"].removeprefix("Input should be ")
-    if detail["type"] == "union_tag_invalid":
-        allowed = "a value or a list of values (a range only for numbers)"
-    return _problem(places, name, key, f"given {_shown(detail['input'])}; allowed: {allowed}")
+        return f"is missing ({section.model_fields[str(key[-1])].description})"
+    return f"given {_shown(detail['input'])}; allowed: {' or '.join(map(_allowed, details))}"
 
 
-def _problem(places: Mapping[KeyPath, str], name: str, key: KeyPath, text: str) -> str:
+def _allowed(detail: ErrorDetails) -> str:
+    given = detail["input"]
+    if detail["type"] == "string_type":
+        return f'text, in quotes: "{given}"' if type(given) in (int, float) else "text"
+    if detail["type"] == "literal_error":
+        return str(detail["ctx"]["expected"]).replace("'", "")
+    own_words = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return _ALLOWED.get(detail["type"], own_words)
+
+
+def _problem(places: Mapping[KeyPath, str], key: KeyPath, text: str) -> str:
     shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
-    known = next((places[key[:length]] for length in range(len(key), 0, -1) if key[:length] in places), name)
-    return f"{known}: {shown}: {text}" if shown else f"{known}: {text}"
+    place = places[_written(key, places)]
+    return f"{place}: {shown}: {text}" if shown else f"{place}: {text}"
+
+
+def _written(key: KeyPath, places: Mapping[KeyPath, str]) -> KeyPath:
+    """The key itself, or the nearest one around it that is written down."""
+    return next(key[:length] for length in range(len(key), -1, -1) if key[:length] in places)
 
 
 def _shown(value: object) -> str:
@@ -562,5 +662,5 @@ def _shown(value: object) -> str:
         return "nothing"
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    text = json.dumps(value, default=str)
+    text = json.dumps(value, default=str, skipkeys=True, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."

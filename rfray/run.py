@@ -1,11 +1,12 @@
 """Run folder <-> typed records: `RunDir` and `TrialDir` know the name of every file of a run; nobody else does."""
 
-import json
+import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -100,7 +101,8 @@ class RunDir:
         self.sweep_file = self.path / "sweep.yaml"
         self.catalog_file = self.path / "catalog.parquet"
         self.unreadable_file = self.path / "unreadable.csv"
-        self.lock_file = self.path / ".lock"
+        # beside the folder, so that it stays in force when the folder is moved aside
+        self.lock_file = self.path.with_name(f".{self.name}.lock")
         self.ray_folder = self.path / ".ray"
         self.trials_folder = self.path / "trials"
         self.ensemble_file = self.path / "ensemble" / "ensemble.json"
@@ -143,15 +145,16 @@ class RunDir:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the run folder for one command; the lock ends with the process. Raises RunError where it is held."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock_file.parent.mkdir(parents=True, exist_ok=True)
         holder = self.lock_file.with_suffix(".holder")
         try:
-            with FileLock(self.lock_file, timeout=0):
-                replace_text(holder, _this_process())
-                yield
+            held = FileLock(self.lock_file, timeout=0).acquire()
         except Timeout:
             by = holder.read_text() if holder.exists() else "another process"
             raise RunError(f"{self.path} is in use by {by}; wait for it, or choose another folder with --run") from None
+        with held:
+            replace_text(holder, _this_process())
+            yield
 
     def trial(self, trial_id: str) -> TrialDir:
         """The folder of the trial with this id."""
@@ -183,21 +186,17 @@ def newest_run(runs: Path = Path("runs")) -> RunDir:
 
 
 def _this_process() -> str:
-    import os
-    import socket
-
     return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
 
 
 def _read(path: Path, record: type[Record]) -> Record:
     try:
-        text = path.read_text(encoding="utf-8")
-        return record.model_validate_json(text)
+        return record.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise RunError(f"{path} is missing") from None
-    except (ValidationError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"{path} is damaged: {_first_line(error)}") from None
-
-
-def _first_line(error: Any) -> str:
-    return str(error).splitlines()[0]
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise RunError(
+            f"{path} is damaged: {key}: {first['msg']}" if key else f"{path} is damaged: {first['msg']}"
+        ) from None

@@ -4,6 +4,7 @@ A policy is a list of transforms, in the sweep file as here: `{Name: {argument: 
 for the trial's, and OneOf, SomeOf and Sequential take their own list under `transforms`.
 """
 
+import inspect
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from pydantic import ValidationError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for newer versions
 import albumentations
@@ -22,6 +24,8 @@ Entry = Mapping[str, Mapping[str, Any] | None]
 Spec = Sequence[Entry]
 
 _SMOOTH = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
+_BASES = ("BasicTransform", "DualTransform", "ImageOnlyTransform", "Transform3D", "BaseCompose")
+_REFUSED = (*_BASES, "Compose", "ReplayCompose", "Lambda")
 _FLIP: Entry = {"HorizontalFlip": {"p": 0.5}}
 
 POLICIES: dict[str, Spec] = {
@@ -80,8 +84,17 @@ class Policy:
         self._transforms.set_random_seed(seed)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(side, side, 3) uint8 -> the same shape and type; what a transform made smaller or larger is scaled back."""
-        return square(self._transforms(image=image)["image"], self._side)
+        """(side, side, 3) uint8 -> the same shape and type; what a transform made smaller or larger is scaled back.
+
+        Raises SweepError where the transforms give anything but uint8 RGB.
+        """
+        changed = self._transforms(image=image)["image"]
+        if changed.dtype != np.uint8 or changed.shape[2:] != (3,):
+            raise SweepError(
+                f"a uint8 image with 3 channels is turned into {changed.dtype} {changed.shape}; "
+                "leave out Normalize, ToFloat, ToTensorV2 and the like: rfray normalises as the backbone wants it"
+            )
+        return square(changed, self._side)
 
 
 def build_policy(name: str, own: Mapping[str, Spec], side: int) -> Policy | None:
@@ -98,28 +111,50 @@ def build_policy(name: str, own: Mapping[str, Spec], side: int) -> Policy | None
 
 def check_policy(name: str, own: Mapping[str, Spec], side: int) -> None:
     """Builds a policy and tries it. Raises SweepError as `build_policy`, or where it does not give back uint8 RGB."""
-    policy = build_policy(name, own, side)
-    if policy is not None:
-        _try(policy, name, side)
+    if build_policy(name, own, side) is not None:
+        # whatever its probability, every transform has its turn now, not in the middle of a trial
+        certain = [_transform(one, side, {"p": 1.0}) for one in {**POLICIES, **own}[name]]
+        _try(Policy(albumentations.Compose(certain), side), name, side)
 
 
-def _transform(entry: Entry, side: int) -> albumentations.BasicTransform:
-    if len(entry) != 1:
-        raise SweepError(f"one transform an entry, given: {', '.join(entry) or 'nothing'}")
+def _transform(entry: Entry, side: int, instead: Mapping[str, Any] | None = None) -> albumentations.BasicTransform:
+    """One transform, or several in one; `instead` are arguments that win over the given ones."""
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        raise SweepError(f"an entry is one transform, {{Name: {{argument: value}}}}; given: {entry}")
     ((name, given),) = entry.items()
     known = _transform_names()
     if name not in known:
         raise SweepError(f"albumentations has no transform {name!r}; allowed: {nearest_first(name, known)}")
-    arguments = {key: _filled_in(value, side) for key, value in (given or {}).items()}
+    if not isinstance(given, Mapping | None):
+        raise SweepError(f"{name} takes {{argument: value}}; given: {given}")
+    takes = inspect.signature(getattr(albumentations, name)).parameters
+    for key in given or {}:
+        if key not in takes:
+            raise SweepError(f"{name} has no argument {key!r}; allowed: {nearest_first(key, takes)}")
+    arguments = {key: _filled_in(value, side) for key, value in {**(given or {}), **(instead or {})}.items()}
     if "transforms" in arguments:
-        arguments["transforms"] = [_transform(inner, side) for inner in arguments["transforms"]]
+        inside = arguments["transforms"]
+        if not isinstance(inside, list | tuple) or not inside:
+            raise SweepError(f"{name} takes a list of transforms; given: {inside}")
+        arguments["transforms"] = [_transform(inner, side, instead) for inner in inside]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # albumentations only warns of an argument that it does not know
+        # albumentations only warns of an argument that it does not know
+        warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid")
         try:
             return getattr(albumentations, name)(**arguments)
-        except (UserWarning, TypeError, ValueError) as error:
-            reason = " ".join(line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line)
-            raise SweepError(f"{name}: {reason}") from None
+        except Exception as error:  # whatever the library makes of arguments from a sweep file
+            raise SweepError(f"{name}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line, or, where albumentations hands on what pydantic found, the same in plain words."""
+    if isinstance(error.__cause__, ValidationError):
+        return "; ".join(
+            f"{detail['loc'][0]}: given {detail['input']}; allowed: "
+            + detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            for detail in error.__cause__.errors()
+        )
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _filled_in(value: Any, side: int) -> Any:
@@ -136,20 +171,17 @@ def _transform_names() -> list[str]:
         for name, found in vars(albumentations).items()
         if isinstance(found, type)
         and issubclass(found, albumentations.BasicTransform | albumentations.BaseCompose)
-        and name not in ("BasicTransform", "BaseCompose", "Compose", "Lambda")
+        and name not in _REFUSED
     ]
 
 
 def _try(policy: Policy, name: str, side: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    for seed in range(8):  # a transform with a low p has its turn
+    for seed in range(20):  # OneOf and SomeOf choose
         policy.reseed(seed)
         try:
-            changed = policy(image)
-        except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError, cv2.error) as error:
-            raise SweepError(f"{name} fails on an image of {side} px: {str(error).splitlines()[0]}") from None
-        if changed.dtype != np.uint8 or changed.shape != image.shape:
-            raise SweepError(
-                f"{name} turns a uint8 image with 3 channels into {changed.dtype} {changed.shape}; "
-                "leave out Normalize, ToFloat, ToTensorV2 and the like: rfray normalises as the backbone wants it"
-            )
+            policy(image)
+        except SweepError as error:
+            raise SweepError(f"{name}: {error}") from None
+        except Exception as error:  # it is a library's and a sweep file's code that is tried here
+            raise SweepError(f"{name} fails on an image of {side} px: {_reason(error)}") from None

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def scan_folder(settings: DataSettings, part: str, side: int) -> Scanned:
     if bad.mean() > settings.max_unreadable:
         raise DataError(
             f"{folder}: {bad.sum()} of {len(listed)} files can't be read, more than data.max_unreadable "
-            f"({settings.max_unreadable:.1%}) allows:\n  "
+            f"({100 * settings.max_unreadable:g} %) allows:\n  "
             + "\n  ".join(f"{row.path}: {row.reason}" for row in unreadable.head(10).itertuples())
         )
     catalog = listed.assign(digest=[file.digest for file in files])[~bad].reset_index(drop=True)
@@ -93,11 +94,13 @@ def scan_folder(settings: DataSettings, part: str, side: int) -> Scanned:
 def list_folder(folder: Path, classes: Mapping[str, list[str]]) -> pd.DataFrame:
     """Every image file below the class folders, ordered by path: path, label, group, size, modified.
 
-    Raises DataError where the folder or a class folder is missing, or a class has no image.
+    Linked folders are followed. Raises DataError where the folder or a class folder is missing, a class has no image,
+    a folder would be read twice, or a name is not UTF-8.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     rows: list[tuple[str, int, str, int, int]] = []
+    folders_read: dict[Path, str] = {}
     for label, name in enumerate(CLASSES):
         before = len(rows)
         for class_folder in classes[name]:
@@ -109,7 +112,7 @@ def list_folder(folder: Path, classes: Mapping[str, list[str]]) -> pd.DataFrame:
                 )
             rows.extend(
                 (path.relative_to(folder).as_posix(), label, _group(path, folder / class_folder), size, modified)
-                for path, size, modified in _image_files(folder / class_folder)
+                for path, size, modified in _image_files(folder / class_folder, name, folders_read)
             )
         if len(rows) == before:
             raise DataError(
@@ -154,34 +157,39 @@ def part_digest(catalog: pd.DataFrame, part: str) -> str:
 
 
 def _check_distinct(settings: DataSettings) -> None:
-    """Raises DataError where one folder would be read for two purposes."""
-    named = [(name, folder) for name, folders in settings.class_folders().items() for folder in folders]
-    for position, (name, folder) in enumerate(named):
-        for other_name, other in named[:position]:
-            if _overlap(Path("/", folder), Path("/", other)):
-                raise DataError(f"data.classes: {other_name} ({other}) and {name} ({folder}) share a folder")
+    """Raises DataError where the same images would be trained on and reported on."""
     if settings.train and settings.valid:
-        train, valid = Path(settings.train).resolve(), Path(settings.valid).resolve()
-        if train == valid:
-            raise DataError(f"data.train and data.valid are the same folder: {train}")
-        inside = [train / folder for _, folder in named if _overlap(valid, train / folder)]
-        if inside:
-            raise DataError(f"data.valid ({valid}) and the class folder {inside[0]} of data.train share images")
+        names = [name for names in settings.class_folders().values() for name in names]
+        for one, other in product(names, names):
+            train, valid = Path(settings.train, one).resolve(), Path(settings.valid, other).resolve()
+            if train.is_relative_to(valid) or valid.is_relative_to(train):
+                raise DataError(
+                    f"data.train ({settings.train}) and data.valid ({settings.valid}) share images: "
+                    f"{train} and {valid} are the same folder, or one is inside the other"
+                )
 
 
-def _overlap(one: Path, other: Path) -> bool:
-    one, other = one.resolve(), other.resolve()
-    return one.is_relative_to(other) or other.is_relative_to(one)
-
-
-def _image_files(folder: Path) -> Iterator[tuple[Path, int, int]]:
-    for parent, subfolders, files in os.walk(folder):
+def _image_files(folder: Path, class_name: str, folders_read: dict[Path, str]) -> Iterator[tuple[Path, int, int]]:
+    """Path, size and time of each image below a class folder; notes in `folders_read` which folders that were."""
+    for parent, subfolders, files in os.walk(folder, onerror=_not_listed, followlinks=True):
+        real, shown = Path(parent).resolve(), f"{parent} (class {class_name})"
+        if real in folders_read:
+            raise DataError(f"{shown} and {folders_read[real]} are the same folder; its images would be read twice")
+        folders_read[real] = shown
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in files:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 path = Path(parent, name)
                 status = os.stat(path, follow_symlinks=path.exists())
+                try:
+                    str(path).encode()
+                except UnicodeEncodeError:
+                    raise DataError(f"{str(path)!a}: this name is not UTF-8; rename it") from None
                 yield path, status.st_size, status.st_mtime_ns
+
+
+def _not_listed(error: OSError) -> None:
+    raise DataError(f"{error.filename}: {error.strerror}")
 
 
 def _group(path: Path, class_folder: Path) -> str:

@@ -33,6 +33,7 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
             f"{part} {counts.get((part, 0), 0)} real + {counts.get((part, 1), 0)} fake" for part in ("fit", "select")
         ),
         soft_wrap=True,
+        markup=False,
     )
     return catalog
 
@@ -51,11 +52,15 @@ def prepare_report(run: RunDir, sweep: Sweep, console: Console) -> None:
         try:
             changed = changes(sweep.data, "report", pd.concat([known, _unreadable(run, "valid")]))
         except DataError as error:
-            console.print(f"Going on with the report part as it was read before: {error}", soft_wrap=True)
+            console.print(f"Going on with the report part as it was read before: {error}", soft_wrap=True, markup=False)
             return
         if not changed:
             return
-        console.print(f"The report part has changed ({len(changed)} files, e.g. {changed[0]}); reading it again")
+        console.print(
+            f"The report part has changed ({len(changed)} files, e.g. {changed[0]}); reading it again",
+            soft_wrap=True,
+            markup=False,
+        )
     scanned = report_catalog(sweep.data, first_side(sweep))
     _note_unreadable(run, scanned, "valid", console)
     run.write_catalog(pd.concat([catalog[catalog["part"] != "report"], scanned.catalog], ignore_index=True))
@@ -103,7 +108,11 @@ def _note_unreadable(run: RunDir, scanned: Scanned, folder: str, console: Consol
         rows = pd.concat([others, found]) if len(others) else found
         rows[["path", "reason", "folder", "size", "modified"]].to_csv(temporary, index=False)
     if len(found):
-        console.print(f"Warning: {len(found)} files can't be read and are left out (see {run.unreadable_file}):")
+        console.print(
+            f"Warning: {len(found)} files can't be read and are left out (see {run.unreadable_file}):",
+            soft_wrap=True,
+            markup=False,
+        )
         for row in found.head(10).itertuples():
             console.print(f"  {row.path}: {row.reason}", soft_wrap=True, markup=False)
 

@@ -6,6 +6,7 @@ The file is plain uint8, (n, side, side, 3) in the order of the catalog; its nam
 import hashlib
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ MAX_PIXELS = 50_000_000
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit comes first, and says so in our words
 cv2.setNumThreads(1)  # images are decoded in parallel, not the pixels of one
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata, without saying in which file
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -74,11 +76,14 @@ def decode(data: bytes) -> np.ndarray:
 
     16-bit images lose their lower 8 bits. Raises UnreadableImageError (no image, truncated, over MAX_PIXELS).
     """
+    stream = io.BytesIO(data)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(stream, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UnreadableImageError(f"{width}x{height} is over {MAX_PIXELS // 1_000_000} megapixels")
+            if image.format == "JPEG" and data.find(b"\xff\xd9", stream.tell()) == -1:
+                raise UnreadableImageError("truncated JPEG (it has no end)")  # decoders take zeros for pixels
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
                 return _decode_plain_jpeg(data)
             return _to_rgb(ImageOps.exif_transpose(image))
@@ -152,9 +157,9 @@ def _decode_plain_jpeg(data: bytes) -> np.ndarray:
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # 16-bit grey: 65535 is white
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode == "F":  # floating-point TIFF: 1.0 is white
-        image = Image.fromarray((np.asarray(image).clip(0, 1) * 255).astype(np.uint8))
+        image = Image.fromarray((np.nan_to_num(np.asarray(image)).clip(0, 1) * 255).round().astype(np.uint8))
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

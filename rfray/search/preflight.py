@@ -1,14 +1,13 @@
 """a sweep -> nothing, or one error that says what can't work: all that can be known before the first trial."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 
-from rfray.config import KeyPath, SweepFile
-from rfray.data.augment import POLICIES, check_policy
+from rfray.config import Range, SweepFile
+from rfray.data.augment import POLICIES, Spec, check_policy
 from rfray.errors import SweepError, TrialError, nearest_first
 from rfray.evaluation.metrics import METRICS
 from rfray.search.space import MUTABLE
-from rfray.search.strategies import REFUSED, SCHEDULERS, SEARCHERS, planned_trials
+from rfray.search.strategies import REFUSED, SCHEDULERS, SEARCHERS, grid_size
 from rfray.training.model import backbone_names, check_weights
 from rfray.training.optim import SCHEDULES, optimizer_names
 
@@ -27,72 +26,89 @@ def registered_names() -> dict[str, list[str]]:
 
 
 def check_sweep(file: SweepFile) -> None:
-    """Names, policies, weights and combinations. Raises SweepError that names file, line and key."""
-    _check_names(file)
-    _check_policies(file)
-    _check_search(file)
-    _check_weights(file)
+    """Names, policies, weights and combinations. Raises SweepError, one line per problem, with file, line and key."""
+    # each group relies on what the one before it has found to be right
+    for checks in ((_names,), (_policies, _search), (_weights,)):
+        problems = dict.fromkeys(problem for check in checks for problem in check(file))
+        if problems:
+            raise SweepError("\n".join(problems))
 
 
-def _check_names(file: SweepFile) -> None:
-    names: Mapping[str, list[str]] = registered_names()
-    problems: list[str] = []
+def _names(file: SweepFile) -> Iterator[str]:
+    names = registered_names()
+    names["augmentation"] += [name for name in file.sweep.augmentations if name not in POLICIES]
     for key in ("backbone", "augmentation", "optimizer", "schedule"):
-        allowed = [*names[key], *file.sweep.augmentations] if key == "augmentation" else names[key]
-        known = set(allowed)
-        written = getattr(file.sweep.trial, key)
-        for position, value in enumerate(file.sweep.trial.choices(key)):
+        known = set(names[key])
+        for place, value in file.sweep.trial.written(key):
             if value not in known:
-                place: KeyPath = ("trial", key, position) if isinstance(written, list) else ("trial", key)
-                problems.append(str(file.error(place, value, nearest_first(value, allowed))))
+                yield file.not_allowed(("trial", *place), value, nearest_first(value, names[key]))
     for key in ("algorithm", "scheduler", "metric"):
         value = getattr(file.sweep.search, key)
         if value not in names[key]:
-            problems.append(str(file.error(("search", key), value, nearest_first(value, names[key]))))
-    if problems:
-        raise SweepError("\n".join(problems))
+            yield file.not_allowed(("search", key), value, nearest_first(value, names[key]))
 
 
-def _check_policies(file: SweepFile) -> None:
-    sweep = file.sweep
-    sizes = sweep.trial.choices("image_size") if "image_size" not in sweep.trial.axes() else [224]
-    axis = sweep.trial.axes().get("image_size")
-    if isinstance(axis, list):
-        sizes = axis
-    for name in {*sweep.augmentations, *sweep.trial.choices("augmentation")}:
-        for size in sizes:
-            try:
-                check_policy(name, sweep.augmentations, size)
-            except SweepError as error:
-                key: KeyPath = ("augmentations", name) if name in sweep.augmentations else ("trial", "augmentation")
-                raise file.error(key, name, str(error)) from None
+def _policies(file: SweepFile) -> Iterator[str]:
+    trial, own = file.sweep.trial, file.sweep.augmentations
+    size = trial.axes().get("image_size", trial.choices("image_size"))
+    sizes = size.bounds if isinstance(size, Range) else size
+    for place, name in trial.written("augmentation"):
+        if name not in own and (problem := _policy_problem(name, own, sizes)):
+            yield file.problem(("trial", *place), problem)
+    for name, entries in own.items():
+        problem = _policy_problem(name, own, sizes)
+        if problem:
+            alone = [_policy_problem(name, {name: [entry]}, sizes) for entry in entries]
+            found = [(position, text) for position, text in enumerate(alone) if text]
+            for position, text in found:
+                yield file.problem(("augmentations", name, position), text)
+            if not found:
+                yield file.problem(("augmentations", name), problem)
 
 
-def _check_search(file: SweepFile) -> None:
+def _policy_problem(name: str, own: Mapping[str, Spec], sizes: Sequence[float]) -> str | None:
+    for size in sizes:
+        try:
+            check_policy(name, own, int(size))
+        except SweepError as error:
+            return str(error)
+    return None
+
+
+def _search(file: SweepFile) -> Iterator[str]:
     sweep, search = file.sweep, file.sweep.search
+    axes = sweep.trial.axes()
+    ranges = {name: axis for name, axis in axes.items() if isinstance(axis, Range)}
     reason = REFUSED.get((search.algorithm, search.scheduler))
     if reason:
-        raise file.error(("search", "scheduler"), search.scheduler, f"not with {search.algorithm}: {reason}")
-    if search.scheduler == "pbt" and not set(MUTABLE) & set(sweep.trial.axes()):
-        raise file.error(("search", "scheduler"), "pbt", f"with at least one axis among {', '.join(MUTABLE)}")
-    epochs = sweep.trial.axes().get("epochs", sweep.trial.choices("epochs"))
+        others = ", ".join(name for name in SCHEDULERS if (search.algorithm, name) not in REFUSED)
+        yield file.not_allowed(("search", "scheduler"), search.scheduler, f"{others}; {reason}")
+    elif search.scheduler == "pbt" and not set(MUTABLE) & set(axes):
+        allowed = f"pbt only with a list or range for one of {', '.join(MUTABLE)}"
+        yield file.not_allowed(("search", "scheduler"), search.scheduler, allowed)
+    epochs = axes.get("epochs", sweep.trial.choices("epochs"))
     longest = max(epochs) if isinstance(epochs, list) else epochs.bounds[1]
     if search.scheduler != "none" and search.grace_epochs > longest:
-        raise file.error(("search", "grace_epochs"), search.grace_epochs, f"at most trial.epochs ({longest:g})")
-    try:
-        planned_trials(sweep)
-    except ValueError as error:
-        raise file.error(("search", "trials"), search.trials, str(error)) from None
+        yield file.not_allowed(("search", "grace_epochs"), search.grace_epochs, f"at most trial.epochs ({longest:g})")
+    if search.algorithm != "grid":
+        if search.trials is None:
+            allowed = f"how many; {search.algorithm} does not know by itself when it is done"
+            yield file.not_allowed(("search", "trials"), None, allowed)
+    elif ranges:
+        for name, axis in ranges.items():
+            allowed = "a list of values, as a range has no end for search.algorithm grid; or use random or optuna"
+            yield file.not_allowed(("trial", name), axis.model_dump(exclude_none=True), allowed)
+    elif search.trials is not None and search.trials < (settings := grid_size(sweep)):
+        allowed = f"at least {settings}, the settings of the grid; or leave it out, or use random"
+        yield file.not_allowed(("search", "trials"), search.trials, allowed)
 
 
-def _check_weights(file: SweepFile) -> None:
-    sweep = file.sweep
-    for backbone, sources in sweep.trial.weight_sources().items():
-        for source in sources:
-            if source is False:
-                continue
+def _weights(file: SweepFile) -> Iterator[str]:
+    trial = file.sweep.trial
+    for place, source in trial.written("pretrained"):
+        for backbone in trial.choices("backbone"):
+            named = isinstance(source, dict)
             try:
-                check_weights(backbone, source)
+                check_weights(backbone, source.get(backbone, False) if named else source)
             except TrialError as error:
-                shown = Path(source).name if isinstance(source, str) else source
-                raise file.error(("trial", "pretrained"), shown, str(error)) from None
+                yield file.problem(("trial", *place, *([backbone] if named else [])), str(error))

@@ -1,6 +1,8 @@
 """SEARCHERS (how settings are proposed), SCHEDULERS (how weak trials are stopped early), and which go together."""
 
+import itertools
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import optuna
@@ -112,6 +114,18 @@ SEARCHERS: dict[str, Callable[[Sweep], Searcher]] = {
 """Name -> searcher. `optuna` is its tree-structured Parzen estimator."""
 
 
+class Population(PopulationBasedTraining):
+    """Ray's population-based training over trials that a searcher proposed.
+
+    Ray refuses every searcher, since one that learns would learn from settings that have changed; REFUSED leaves only
+    the random one, which does not.
+    """
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Takes a trial into the population."""
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+
+
 def _max_epochs(sweep: Sweep) -> int:
     axis = sweep.trial.axes().get("epochs", sweep.trial.choices("epochs"))
     return int(max(axis) if isinstance(axis, list) else axis.bounds[1])
@@ -137,7 +151,7 @@ SCHEDULERS: dict[str, Callable[[Sweep], TrialScheduler]] = {
     "median": lambda sweep: MedianStoppingRule(
         time_attr=EPOCH, metric=SCORE, mode="max", grace_period=sweep.search.grace_epochs, min_samples_required=3
     ),
-    "pbt": lambda sweep: PopulationBasedTraining(
+    "pbt": lambda sweep: Population(
         time_attr=EPOCH,
         metric=SCORE,
         mode="max",
@@ -160,25 +174,18 @@ REFUSED: dict[tuple[str, str], str] = {
 """(algorithm, scheduler) -> why they don't go together."""
 
 
-def planned_trials(sweep: Sweep) -> int:
-    """How many trials the sweep asks for: `search.trials`, or fewer where there are not as many settings.
+def grid_size(sweep: Sweep) -> int:
+    """How many trials it takes to try every setting of a sweep without ranges."""
+    return sum(1 for _ in _distinct(sweep, space.combinations(sweep.trial.axes())))
 
-    Raises ValueError where the number is needed and missing, or a grid has more settings than `search.trials`.
-    """
-    asked, settings = sweep.search.trials, space.size(sweep.trial.axes())
-    if settings is not None:
-        settings = sum(1 for _ in _distinct(sweep, space.combinations(sweep.trial.axes())))
-    if sweep.search.algorithm == "grid":
-        if settings is None:
-            raise ValueError("a grid needs lists of values: a range has no end; use random or optuna")
-        if asked is not None and asked < settings:
-            raise ValueError(
-                f"the grid has {settings} settings; raise trials to {settings}, leave it out, or use random"
-            )
-        return settings
-    if asked is None:
-        raise ValueError(f"how many? {sweep.search.algorithm} needs search.trials")
-    return asked if settings is None else min(asked, settings)
+
+def planned_trials(sweep: Sweep) -> int:
+    """How many trials a checked sweep asks for: `search.trials`, or all settings where that is fewer or not given."""
+    asked, axes = sweep.search.trials, sweep.trial.axes()
+    if space.size(axes) is None:
+        assert asked is not None  # check_sweep refuses a sweep without end
+        return asked
+    return sum(1 for _ in itertools.islice(_distinct(sweep, space.combinations(axes)), asked))
 
 
 def _distinct(sweep: Sweep, proposals: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from ray.tune.search import Searcher as RaySearcher
 from rich.console import Console
 
 from rfray.config import Sweep
-from rfray.errors import Interrupted, RfrayError, SweepFailed
+from rfray.errors import RfrayError, SweepFailed
 from rfray.run import RunDir, TrialResult, TrialStart
 from rfray.search.cluster import Slot, slots
 from rfray.search.display import Display
@@ -75,6 +75,10 @@ class Proposals(RaySearcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see `save`."""
 
+    def __reduce__(self) -> tuple[type[RaySearcher], tuple[()]]:
+        """Pickles, for Ray's snapshot, as a searcher that knows nothing."""
+        return RaySearcher, ()
+
     def _new(self) -> TrialStart | None:
         values = self._searcher.ask()
         if values is None:
@@ -105,7 +109,7 @@ class Proposals(RaySearcher):
 def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, console: Console) -> list[TrialResult]:
     """Runs what is left of the sweep on the connected Ray cluster; the results of all trials, in the order they ended.
 
-    Raises Interrupted where the user stopped it, and RfrayError where Ray ended without running every trial.
+    Raises RfrayError where Ray ended without running every trial.
     """
     planned = planned_trials(sweep)
     earlier = results(run)
@@ -132,8 +136,6 @@ def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, console: Console) -> list[T
             display.close()
         shutil.rmtree(run.ray_folder, ignore_errors=True)
     done = results(run)
-    if len(done) < planned and any(trial.result() is None for trial in run.trials()):
-        raise Interrupted(f"stopped after {len(done)} of {planned} trials")
     if len(done) < planned:
         raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")
     tidy(run, sweep, sweep_ended=True)

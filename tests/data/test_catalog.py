@@ -1,0 +1,562 @@
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from rfray.config import DataSettings
+from rfray.data.catalog import (
+    changes,
+    image_folder,
+    list_folder,
+    load_images,
+    part_digest,
+    report_catalog,
+    training_catalog,
+)
+from rfray.errors import DataError
+
+SIDE = 16
+BOTH = {"real": ["real"], "fake": ["fake"]}
+
+
+def write_image(path: Path, number: int) -> None:
+    """A plain image; its colour is the number, so that no two are the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (12, 8), (number % 256, number // 256, 7)).save(path, "PNG")
+
+
+def write_images(folder: Path, count: int, first: int = 0) -> None:
+    """Writes 000.png, 001.png, …"""
+    for number in range(count):
+        write_image(folder / f"{number:03d}.png", first + number)
+
+
+def write_groups(folder: Path, groups: Sequence[str], each: int, first: int) -> None:
+    """Writes `each` images into a subfolder a group."""
+    for position, group in enumerate(groups):
+        write_images(folder / group, each, first + position * each)
+
+
+def settings(folder: Path, **more: object) -> DataSettings:
+    """Images in train (and valid) below a folder, pixels in cache beside them."""
+    given = {"train": str(folder / "train"), "cache": str(folder / "cache"), **more}
+    if "valid_fraction" not in given:
+        given.setdefault("valid", str(folder / "valid"))
+    return DataSettings.model_validate(given)
+
+
+def counts(catalog: pd.DataFrame) -> dict[tuple[str, int], int]:
+    return {(str(part), int(label)): int(n) for (part, label), n in catalog.groupby(["part", "label"]).size().items()}
+
+
+def parts_of(catalog: pd.DataFrame, column: str) -> pd.Series:
+    """How many parts the images with the same value are in."""
+    return catalog.groupby(column)["part"].nunique()
+
+
+# folders -> table
+
+
+def test_images_are_found_at_any_depth_and_with_any_case_of_ending(tmp_path: Path) -> None:
+    names = ["a.jpg", "b.JPEG", "c.Png", "one/d.webp", "one/two/e.BMP", "one/two/f.tif", "three/g.TIFF"]
+    for number, name in enumerate(names):
+        write_image(tmp_path / "real" / name, number)
+    write_image(tmp_path / "fake" / "x.png", 99)
+    found = list_folder(tmp_path, BOTH)
+    assert found["path"].tolist() == ["fake/x.png"] + [f"real/{name}" for name in names]
+    assert found["label"].tolist() == [1] + 7 * [0]
+    assert found["group"].tolist() == ["", "", "", "", "one", "one/two", "one/two", "three"]
+    status = (tmp_path / "real/one/d.webp").stat()
+    row = found.set_index("path").loc["real/one/d.webp"]
+    assert (row["size"], row["modified"]) == (status.st_size, status.st_mtime_ns)
+
+
+def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    for name in ("real/a.png", "fake/b.png", "real/.hidden.png", "real/.thumbnails/c.png", "fake/no_ending", "d.png"):
+        write_image(tmp_path / name, 0)
+    (tmp_path / "real/notes.txt").write_text("text")
+    (tmp_path / "real/Thumbs.db").write_bytes(b"")
+    write_image(tmp_path / "other/e.png", 0)
+    (tmp_path / "fake/folder.png").mkdir()
+    assert list_folder(tmp_path, BOTH)["path"].tolist() == ["fake/b.png", "real/a.png"]
+
+
+def test_a_class_may_have_several_folders(tmp_path: Path) -> None:
+    for name in ("photos/a.png", "gan/b.png", "diffusion/v1/c.png"):
+        write_image(tmp_path / name, 0)
+    found = list_folder(tmp_path, {"real": ["photos"], "fake": ["gan", "diffusion/v1"]})
+    assert dict(zip(found["path"], found["label"], strict=True)) == {
+        "diffusion/v1/c.png": 1,
+        "gan/b.png": 1,
+        "photos/a.png": 0,
+    }
+    assert (found["group"] == "").all()
+
+
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    write_image(tmp_path / "elsewhere/a.png", 0)
+    write_image(tmp_path / "train/fake/b.png", 1)
+    (tmp_path / "train/real").mkdir()
+    (tmp_path / "train/real/linked").symlink_to(tmp_path / "elsewhere")
+    found = list_folder(tmp_path / "train", BOTH)
+    assert found["path"].tolist() == ["fake/b.png", "real/linked/a.png"]
+    assert found["group"].tolist() == ["", "linked"]
+
+
+# what can't be used
+
+
+def two_classes(folder: Path, count: int = 10) -> None:
+    write_images(folder / "train/real", count)
+    write_images(folder / "train/fake", count, 500)
+
+
+def without_data_folder(folder: Path) -> DataSettings:
+    return settings(folder)
+
+
+def without_a_class_folder(folder: Path) -> DataSettings:
+    write_images(folder / "train/Real_faces", 3)
+    write_images(folder / "train/fake", 3, 500)
+    return settings(folder)
+
+
+def with_an_empty_class(folder: Path) -> DataSettings:
+    two_classes(folder)
+    (folder / "train/empty/below").mkdir(parents=True)
+    return settings(folder, classes={"real": "empty", "fake": "fake"})
+
+
+def with_only_texts_in_a_class(folder: Path) -> DataSettings:
+    two_classes(folder)
+    (folder / "train/texts").mkdir()
+    (folder / "train/texts/a.txt").write_text("a")
+    return settings(folder, classes={"real": "real", "fake": "texts"})
+
+
+def with_one_folder_for_both_classes(folder: Path) -> DataSettings:
+    two_classes(folder)
+    return settings(folder, classes={"real": "real", "fake": "real"})
+
+
+def with_a_folder_twice_in_a_class(folder: Path) -> DataSettings:
+    two_classes(folder)
+    return settings(folder, classes={"real": ["real", "./real"], "fake": "fake"})
+
+
+def with_nested_classes(folder: Path) -> DataSettings:
+    two_classes(folder)
+    write_images(folder / "train/real/made", 3, 900)
+    return settings(folder, classes={"real": "real", "fake": "real/made"})
+
+
+def with_the_data_folder_itself_as_a_class(folder: Path) -> DataSettings:
+    two_classes(folder)
+    return settings(folder, classes={"real": ".", "fake": "fake"})
+
+
+def with_linked_classes(folder: Path) -> DataSettings:
+    write_images(folder / "train/real", 10)
+    (folder / "train/fake").symlink_to(folder / "train/real")
+    return settings(folder)
+
+
+def with_a_linked_circle(folder: Path) -> DataSettings:
+    two_classes(folder)
+    (folder / "train/fake/again").symlink_to(folder / "train/fake")
+    return settings(folder)
+
+
+def with_valid_the_same_as_train(folder: Path) -> DataSettings:
+    two_classes(folder)
+    return settings(folder, valid=str(folder / "train/../train"))
+
+
+def with_valid_linked_to_train(folder: Path) -> DataSettings:
+    two_classes(folder)
+    (folder / "valid").symlink_to(folder / "train")
+    return settings(folder)
+
+
+def with_a_class_of_valid_linked_to_train(folder: Path) -> DataSettings:
+    two_classes(folder)
+    write_images(folder / "valid/real", 5, 900)
+    (folder / "valid/fake").symlink_to(folder / "train/fake")
+    return settings(folder)
+
+
+def with_valid_inside_a_class(folder: Path) -> DataSettings:
+    two_classes(folder)
+    write_images(folder / "train/real/valid/real", 5, 900)
+    write_images(folder / "train/real/valid/fake", 5, 950)
+    return settings(folder, valid=str(folder / "train/real/valid"))
+
+
+def with_one_image_a_class(folder: Path) -> DataSettings:
+    two_classes(folder, 1)
+    return settings(folder)
+
+
+def with_one_image_left_after_the_report_part(folder: Path) -> DataSettings:
+    two_classes(folder, 2)
+    return settings(folder, valid_fraction=0.3)
+
+
+def with_copies_of_one_image_in_a_class(folder: Path) -> DataSettings:
+    write_images(folder / "train/real", 10)
+    for number in range(10):
+        write_image(folder / f"train/fake/{number}.png", 500)
+    return settings(folder)
+
+
+def with_two_percent_unreadable(folder: Path) -> DataSettings:
+    two_classes(folder, 50)
+    (folder / "train/real/003.png").write_text("hello")
+    (folder / "train/fake/007.png").write_bytes(b"")
+    return settings(folder)
+
+
+def with_a_dangling_link(folder: Path) -> DataSettings:
+    two_classes(folder)
+    (folder / "train/real/link.png").symlink_to(folder / "nowhere.png")
+    return settings(folder)
+
+
+def with_nothing_readable_in_a_class(folder: Path) -> DataSettings:
+    write_images(folder / "train/real", 10)
+    (folder / "train/fake").mkdir()
+    (folder / "train/fake/a.png").write_text("hello")
+    return settings(folder, max_unreadable=0.5)
+
+
+def with_a_name_that_is_not_utf8(folder: Path) -> DataSettings:
+    two_classes(folder)
+    (folder / "train/real/000.png").rename(os.fsdecode(os.fsencode(folder / "train/real/") + b"/gr\xfc\xdfe.png"))
+    return settings(folder)
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        (without_data_folder, ["train: no such folder"]),
+        (without_a_class_folder, ["no folder 'real' for class real", "there: Real_faces, fake", "data.classes"]),
+        (with_an_empty_class, ["class real has no image in empty", ".jpg, .jpeg, .png, .webp, .bmp, .tif"]),
+        (with_only_texts_in_a_class, ["class fake has no image in texts"]),
+        (with_one_folder_for_both_classes, ["real (class fake) and", "real (class real) are the same folder"]),
+        (with_a_folder_twice_in_a_class, ["real (class real) are the same folder"]),
+        (with_nested_classes, ["real/made (class fake)", "real/made (class real) are the same folder"]),
+        (with_the_data_folder_itself_as_a_class, ["fake (class fake)", "fake (class real) are the same folder"]),
+        (with_linked_classes, ["fake (class fake) and", "real (class real) are the same folder"]),
+        (with_a_linked_circle, ["fake/again (class fake) and", "fake (class fake) are the same folder"]),
+        (with_valid_the_same_as_train, ["data.train", "data.valid", "share images", "train/real"]),
+        (with_valid_linked_to_train, ["data.train", "data.valid", "share images"]),
+        (with_a_class_of_valid_linked_to_train, ["data.train", "data.valid", "share images", "train/fake"]),
+        (with_valid_inside_a_class, ["data.train", "data.valid", "share images", "train/real/valid/real"]),
+        (with_one_image_a_class, ["select_fraction 0.15: class real has 1 images", "too few"]),
+        (with_one_image_left_after_the_report_part, ["select_fraction 0.15: class real has 1 images", "too few"]),
+        (with_copies_of_one_image_in_a_class, ["class fake has 10 images in 1 bundles", "same file"]),
+        (
+            with_two_percent_unreadable,
+            ["2 of 100 files", "data.max_unreadable (1 %)", "real/003.png: not an image", "fake/007.png: not an image"],
+        ),
+        (with_a_dangling_link, ["1 of 21 files", "real/link.png: No such file"]),
+        (with_nothing_readable_in_a_class, ["no readable image of class fake"]),
+        (with_a_name_that_is_not_utf8, ["gr\\udcfc\\udcdfe.png", "not UTF-8"]),
+    ],
+)
+def test_what_can_not_be_used_is_said(
+    tmp_path: Path, broken: Callable[[Path], DataSettings], expected: list[str]
+) -> None:
+    with pytest.raises(DataError) as raised:
+        training_catalog(broken(tmp_path), seed=0, side=SIDE)
+    for text in expected:
+        assert text in str(raised.value)
+    str(raised.value).encode()  # can be printed
+
+
+def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_classes(tmp_path)
+    write_images(tmp_path / "train/real/secret", 3)
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # tests may run as root, who may read everything
+    with pytest.raises(DataError, match="secret: Permission denied"):
+        training_catalog(settings(tmp_path), seed=0, side=SIDE)
+
+
+def test_the_report_folder_is_checked_as_the_training_folder_is(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    with pytest.raises(DataError, match="valid: no such folder"):
+        report_catalog(settings(tmp_path), SIDE)
+    write_images(tmp_path / "valid/real", 3, 900)
+    with pytest.raises(DataError, match="no folder 'fake' for class fake"):
+        report_catalog(settings(tmp_path), SIDE)
+    (tmp_path / "valid/fake").symlink_to(tmp_path / "train/fake")
+    with pytest.raises(DataError, match="share images"):
+        report_catalog(settings(tmp_path), SIDE)
+
+
+def test_one_percent_unreadable_is_left_out_and_listed(tmp_path: Path) -> None:
+    two_classes(tmp_path, 50)
+    bad = tmp_path / "train/fake/007.png"
+    bad.write_text("hello")
+    scanned = training_catalog(settings(tmp_path), seed=0, side=SIDE)
+    assert scanned.unreadable.to_dict("records") == [
+        {
+            "path": "fake/007.png",
+            "size": 5,
+            "modified": bad.stat().st_mtime_ns,
+            "reason": "not an image of a known format",
+        }
+    ]
+    assert len(scanned.catalog) == 99
+    assert "fake/007.png" not in set(scanned.catalog["path"])
+    assert counts(scanned.catalog) == {("fit", 0): 42, ("fit", 1): 42, ("select", 0): 8, ("select", 1): 7}
+
+
+# fit, select and report
+
+
+def test_the_split_is_stratified(tmp_path: Path) -> None:
+    write_images(tmp_path / "train/real", 100)
+    write_images(tmp_path / "train/fake", 50, 500)
+    catalog = training_catalog(settings(tmp_path), seed=0, side=SIDE).catalog
+    # 0.15 of 100 is 15; 0.15 of 50 is 7.5, rounded to the even 8
+    assert counts(catalog) == {("fit", 0): 85, ("fit", 1): 42, ("select", 0): 15, ("select", 1): 8}
+    assert catalog.columns.tolist() == ["path", "label", "group", "size", "modified", "digest", "part"]
+    assert catalog["path"].is_monotonic_increasing
+    path, digest = catalog.loc[77, ["path", "digest"]]
+    assert digest == hashlib.sha256((tmp_path / "train" / path).read_bytes()).hexdigest()
+
+
+def test_a_small_class_has_at_least_one_image_on_each_side(tmp_path: Path) -> None:
+    write_images(tmp_path / "train/real", 2)
+    write_images(tmp_path / "train/fake", 20, 500)
+    catalog = training_catalog(settings(tmp_path), seed=0, side=SIDE).catalog
+    assert counts(catalog) == {("fit", 0): 1, ("fit", 1): 17, ("select", 0): 1, ("select", 1): 3}
+
+
+def test_the_seed_decides_the_split(tmp_path: Path) -> None:
+    two_classes(tmp_path, 40)
+    first, again, other = (training_catalog(settings(tmp_path), seed, SIDE).catalog for seed in (0, 0, 1))
+    assert first.equals(again)
+    assert counts(first) == counts(other)
+    assert (first["part"] != other["part"]).any()
+
+
+def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        two_classes(tmp_path / place, 40)
+    here, there = (training_catalog(settings(tmp_path / place), 0, SIDE).catalog for place in ("here", "there"))
+    assert here["part"].equals(there["part"])
+
+
+def test_valid_fraction_cuts_the_report_part_out_of_the_training_folder(tmp_path: Path) -> None:
+    write_images(tmp_path / "train/real", 100)
+    write_images(tmp_path / "train/fake", 50, 500)
+    catalog = training_catalog(settings(tmp_path, valid_fraction=0.2), seed=0, side=SIDE).catalog
+    # 20 and 10 for the report; of the 80 and 40 that are left 0.15 for select: 12 and 6
+    assert counts(catalog) == {
+        ("fit", 0): 68,
+        ("fit", 1): 34,
+        ("report", 0): 20,
+        ("report", 1): 10,
+        ("select", 0): 12,
+        ("select", 1): 6,
+    }
+    assert catalog["path"].is_unique
+    assert len(catalog) == 150
+
+
+@pytest.mark.parametrize("split_by", ["image", "group", "auto"])
+def test_identical_files_stay_on_one_side(tmp_path: Path, split_by: str) -> None:
+    for number in range(30):  # each image twice in its class, and ten of them in the other class too
+        for copy in ("a", "b"):
+            write_image(tmp_path / f"train/real/{number}{copy}.png", number)
+            write_image(tmp_path / f"train/fake/{number}{copy}.png", number + (500 if number >= 10 else 0))
+    given = settings(tmp_path, split_by=split_by, select_fraction=0.4)
+    catalog = training_catalog(given, seed=3, side=SIDE).catalog
+    assert catalog["digest"].nunique() == 50
+    assert (parts_of(catalog, "digest") == 1).all()
+    both = catalog.groupby("digest").filter(lambda same: same["label"].nunique() == 2)
+    assert set(both["part"]) == {"fit", "select"}  # the images that are in both classes are divided, whole
+
+
+def test_groups_stay_on_one_side_where_there_are_enough(tmp_path: Path) -> None:
+    names = [f"person{number}" for number in range(10)]
+    write_groups(tmp_path / "train/real", names, 4, first=0)
+    write_groups(tmp_path / "train/fake", names, 4, first=500)
+    catalogs = {
+        split_by: training_catalog(settings(tmp_path, split_by=split_by, select_fraction=0.3), 0, SIDE).catalog
+        for split_by in ("auto", "group", "image")
+    }
+    assert (parts_of(catalogs["group"], "group") == 1).all()  # also across the classes: it is the same person
+    assert catalogs["auto"].equals(catalogs["group"])
+    assert parts_of(catalogs["image"], "group").max() == 2
+    assert counts(catalogs["group"]) == {("fit", 0): 28, ("fit", 1): 28, ("select", 0): 12, ("select", 1): 12}
+
+
+def test_auto_needs_ten_groups_in_every_class(tmp_path: Path) -> None:
+    write_groups(tmp_path / "train/real", [f"real{number}" for number in range(9)], 4, first=0)
+    write_groups(tmp_path / "train/fake", [f"fake{number}" for number in range(12)], 4, first=500)
+    given = [settings(tmp_path, split_by=split_by, select_fraction=0.3) for split_by in ("auto", "image", "group")]
+    auto, image, group = (training_catalog(one, 0, SIDE).catalog for one in given)
+    assert auto.equals(image)
+    assert parts_of(auto, "group").max() == 2
+    assert (parts_of(group, "group") == 1).all()
+
+
+def test_groups_that_share_a_file_stay_together(tmp_path: Path) -> None:
+    names = [f"g{number}" for number in range(12)]
+    write_groups(tmp_path / "train/real", names, 3, first=0)
+    write_groups(tmp_path / "train/fake", [f"f{number}" for number in range(12)], 3, first=500)
+    # a chain: g0 - g1 - g2 share files by pairs, and g2 shares one with f0
+    for one, other in (("real/g0", "real/g1"), ("real/g1", "real/g2"), ("real/g2", "fake/f0")):
+        (tmp_path / f"train/{other}/{one[-2:]}.png").write_bytes((tmp_path / f"train/{one}/000.png").read_bytes())
+    sides = set()
+    for seed in range(12):
+        catalog = training_catalog(settings(tmp_path, select_fraction=0.4), seed, SIDE).catalog
+        assert (parts_of(catalog, "group") == 1).all()
+        chain = catalog[catalog["group"].isin(["g0", "g1", "g2", "f0"])]
+        assert chain["part"].nunique() == 1
+        sides.add(chain["part"].iloc[0])
+    assert sides == {"fit", "select"}
+
+
+def test_groups_too_large_for_the_share_are_an_error_that_says_so(tmp_path: Path) -> None:
+    write_groups(tmp_path / "train/real", ["a", "b"], 10, first=0)
+    write_groups(tmp_path / "train/fake", ["c", "d"], 10, first=500)
+    with pytest.raises(DataError, match=r"class real has 20 images in 2 bundles that stay together.*split_by: image"):
+        training_catalog(settings(tmp_path, split_by="group"), seed=0, side=SIDE)
+
+
+def test_the_report_folder_becomes_the_report_part(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    write_images(tmp_path / "valid/real", 5, 900)
+    write_images(tmp_path / "valid/fake", 4, 950)
+    assert counts(report_catalog(settings(tmp_path), SIDE).catalog) == {("report", 0): 5, ("report", 1): 4}
+
+
+def test_training_does_not_need_the_report_folder(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    assert not (tmp_path / "valid").exists()
+    assert set(training_catalog(settings(tmp_path), seed=0, side=SIDE).catalog["part"]) == {"fit", "select"}
+
+
+# what has changed since
+
+
+def test_changes_names_what_is_new_gone_and_changed(tmp_path: Path) -> None:
+    two_classes(tmp_path, 4)
+    given = settings(tmp_path)
+    known = list_folder(tmp_path / "train", BOTH)
+    assert changes(given, "fit", known) == []
+    write_image(tmp_path / "train/real/new.png", 77)
+    (tmp_path / "train/fake/001.png").unlink()
+    touched = tmp_path / "train/real/002.png"
+    os.utime(touched, ns=(0, touched.stat().st_mtime_ns + 1))
+    (tmp_path / "train/fake/003.png").write_text("text")
+    assert changes(given, "fit", known) == [
+        "real/new.png is new",
+        "fake/001.png is gone",
+        "fake/003.png has changed",
+        "real/002.png has changed",
+    ]
+
+
+def test_demo_images_are_in_two_folders() -> None:
+    given = DataSettings(source="demo")
+    train, valid = image_folder(given, "select"), image_folder(given, "report")
+    assert (train.name, valid.name) == ("train", "valid")
+    assert train.parent == valid.parent
+
+
+# images of a part
+
+
+def colours(images: np.ndarray) -> list[int]:
+    """The numbers that `write_image` made images of."""
+    return [int(pixels[8, 8, 0]) + 256 * int(pixels[8, 8, 1]) for pixels in images]
+
+
+def number_of(path: str) -> int:
+    return int(Path(path).stem) + (500 if path.startswith("fake/") else 0)
+
+
+@pytest.mark.parametrize("from_folder", [True, False])
+def test_each_part_has_its_own_pixels_labels_and_ids(tmp_path: Path, from_folder: bool) -> None:
+    two_classes(tmp_path, 100)
+    (tmp_path / "train/real/041.png").write_text("unreadable")
+    (tmp_path / "train/fake/000.png").write_text("unreadable")
+    if from_folder:
+        write_images(tmp_path / "valid/real", 9)
+        write_images(tmp_path / "valid/fake", 5, 500)
+        given = settings(tmp_path)
+        scanned = [training_catalog(given, 0, SIDE).catalog, report_catalog(given, SIDE).catalog]
+    else:
+        given = settings(tmp_path, valid_fraction=0.1)
+        scanned = [training_catalog(given, 0, SIDE).catalog]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.u8")}
+    catalog = pd.concat(scanned, ignore_index=True)
+    for part in ("fit", "select", "report"):
+        images = load_images(catalog, given, part, SIDE)
+        expected = catalog[catalog["part"] == part]
+        assert len(images) == len(expected) > 0
+        assert images.ids.tolist() == expected["path"].tolist()
+        assert images.labels.tolist() == [int(path.startswith("fake/")) for path in images.ids]
+        assert colours(images.pixels[images.rows]) == [number_of(path) for path in images.ids]
+    # one file a folder, written while its images were read and not again
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.u8")} == files
+    assert len(files) == (2 if from_folder else 1)
+
+
+def test_images_of_another_size_are_made_when_asked_for(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    given = settings(tmp_path)
+    catalog = training_catalog(given, 0, SIDE).catalog
+    images = load_images(catalog, given, "fit", 24)
+    assert images.pixels.shape == (20, 24, 24, 3)
+    assert colours(images.pixels[images.rows]) == [number_of(path) for path in images.ids]
+
+
+def test_an_image_that_is_not_what_the_catalog_says_is_an_error(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    given = settings(tmp_path)
+    catalog = training_catalog(given, 0, SIDE).catalog
+    write_image(tmp_path / "train/real/004.png", 444)
+    with pytest.raises(DataError, match=r"real/004\.png has changed since the sweep began"):
+        load_images(catalog, given, "fit", 24)
+
+
+def test_part_digest_changes_with_path_label_and_content() -> None:
+    catalog = pd.DataFrame(
+        {
+            "path": ["a", "b", "c"],
+            "label": [0, 1, 0],
+            "digest": ["1", "2", "3"],
+            "part": ["report", "report", "fit"],
+            "modified": [1, 2, 3],
+        }
+    )
+    digest = part_digest(catalog, "report")
+    assert len(digest) == 16
+    assert part_digest(catalog.assign(modified=9), "report") == digest
+    assert part_digest(catalog.assign(digest=["1", "2", "other"]), "report") == digest  # of another part
+    others = [
+        catalog.assign(path=["a", "B", "c"]),
+        catalog.assign(label=[0, 0, 0]),
+        catalog.assign(digest=["1", "9", "3"]),
+        catalog.assign(part="report"),
+        catalog.iloc[[1, 0, 2]],
+    ]
+    assert len({digest, *(part_digest(other, "report") for other in others)}) == 6

@@ -1,0 +1,268 @@
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from rfray.config import Sweep
+from rfray.data.parts import first_side, prepare_report, prepare_training, report_origin, without_report_predictions
+from rfray.errors import DataError, RunError
+from rfray.evaluation.predictions import Predictions, write_predictions
+from rfray.run import RunDir
+
+
+def write_images(folder: Path, count: int, first: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        Image.new("RGB", (12, 8), (number % 256, number // 256, 7)).save(folder / f"{number:04d}.png")
+
+
+def write_folder(folder: Path, count: int, first: int) -> None:
+    """Two classes of `count` images; the fake ones have numbers from 500 on."""
+    write_images(folder / "real", count, first)
+    write_images(folder / "fake", count, first + 500)
+
+
+class Made:
+    """A run folder, its sweep and what was printed."""
+
+    def __init__(self, folder: Path, **data: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.train, self.valid = folder / "train", folder / "valid"
+        given = {"train": str(self.train), "cache": str(folder / "cache"), **data}
+        if "valid_fraction" not in given:
+            given["valid"] = str(self.valid)
+        trial = {"backbone": "test_vit", "image_size": 16}
+        self.sweep = Sweep.model_validate({"name": "run", "data": given, "trial": trial})
+        self.run = RunDir(folder / "run")
+        self.output = io.StringIO()
+        self.console = Console(file=self.output, width=80)
+
+    def tune(self) -> pd.DataFrame:
+        return prepare_training(self.run, self.sweep, self.console)
+
+    def ensemble(self) -> pd.DataFrame:
+        """The report part, after what `rfray ensemble` does."""
+        prepare_report(self.run, self.sweep, self.console)
+        catalog = self.run.read_catalog()
+        return catalog[catalog["part"] == "report"]
+
+    def printed(self) -> str:
+        """What was printed since the last time."""
+        text = self.output.getvalue()
+        self.output.seek(0)
+        self.output.truncate()
+        return text
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    made = Made(tmp_path)
+    write_folder(made.train, 20, first=0)
+    return made
+
+
+# fit and select
+
+
+def test_the_catalog_is_written_and_the_images_counted(made: Made) -> None:
+    catalog = made.tune()
+    assert made.run.read_catalog().equals(catalog)
+    assert catalog.groupby(["part", "label"]).size().to_dict() == {
+        ("fit", 0): 17,
+        ("fit", 1): 17,
+        ("select", 0): 3,
+        ("select", 1): 3,
+    }
+    assert made.printed() == "Images: fit 17 real + 17 fake, select 3 real + 3 fake\n"
+    # nothing was unreadable: the list is there, and empty
+    assert made.run.unreadable_file.read_text().splitlines() == ["path,reason,folder,size,modified"]
+
+
+def test_unreadable_files_are_listed_and_named(tmp_path: Path) -> None:
+    made = Made(tmp_path / "a [folder]", max_unreadable=0.5)
+    write_folder(made.train, 20, first=0)
+    (made.train / "fake/0503.png").write_text("text")
+    for number in range(11):
+        (made.train / f"real/[bold]{number:02d}.png").write_bytes(b"")
+    catalog = made.tune()
+    assert len(catalog) == 39
+    listed = pd.read_csv(made.run.unreadable_file)
+    assert listed["path"].tolist() == ["fake/0503.png", *(f"real/[bold]{number:02d}.png" for number in range(11))]
+    assert set(listed["reason"]) == {"not an image of a known format"}
+    assert set(listed["folder"]) == {"train"}
+    assert listed["size"].tolist() == [4] + 11 * [0]
+    lines = made.printed().splitlines()
+    # names and folders may hold what rich would take for markup
+    assert lines[0] == f"Warning: 12 files can't be read and are left out (see {made.run.unreadable_file}):"
+    assert lines[1] == "  fake/0503.png: not an image of a known format"
+    assert lines[2] == "  real/[bold]00.png: not an image of a known format"
+    assert len(lines) == 1 + 10 + 1  # the first ten by name
+
+
+def test_too_many_unreadable_files_leave_no_catalog(made: Made) -> None:
+    (made.train / "fake/0503.png").write_text("text")
+    with pytest.raises(DataError, match=r"fake/0503\.png"):
+        made.tune()
+    assert not made.run.catalog_file.exists()
+
+
+def test_a_sweep_goes_on_with_the_catalog_it_began_with(made: Made) -> None:
+    (made.train / "fake/0503.png").write_text("text")
+    made.sweep = made.sweep.model_copy(
+        update={"data": made.sweep.data.model_copy(update={"max_unreadable": 0.5, "select_fraction": 0.3})}
+    )
+    first = made.tune()
+    before = made.run.catalog_file.stat()
+    again = made.tune()
+    assert again.equals(first)
+    assert made.run.catalog_file.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_changed_images_are_refused_by_name(made: Made) -> None:
+    made.tune()
+    changed = made.train / "real/0004.png"
+    os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1_000))
+    (made.train / "fake/0510.png").unlink()
+    write_images(made.train / "fake", 1, first=900)
+    with pytest.raises(RunError) as raised:
+        made.tune()
+    text = str(raised.value)
+    assert "3 images have changed" in text
+    assert "fake/0900.png is new" in text
+    assert "fake/0510.png is gone" in text
+    assert "real/0004.png has changed" in text
+    assert "--fresh" in text
+
+
+def test_a_repaired_file_counts_as_a_change(tmp_path: Path) -> None:
+    made = Made(tmp_path, max_unreadable=0.5)
+    write_folder(made.train, 20, first=0)
+    (made.train / "fake/0503.png").write_text("text")
+    made.tune()
+    made.tune()  # the unreadable file is known: no change
+    write_images(made.train / "fake", 1, first=503)
+    with pytest.raises(RunError, match=r"fake/0503\.png has changed"):
+        made.tune()
+
+
+# report
+
+
+def test_tune_needs_no_report_folder_and_ensemble_reads_it_later(made: Made) -> None:
+    training = made.tune()
+    assert not made.valid.exists()
+    with pytest.raises(DataError, match="valid: no such folder"):
+        made.ensemble()
+    assert made.run.read_catalog().equals(training)
+    write_folder(made.valid, 6, first=1000)
+    report = made.ensemble()
+    assert report.groupby("label").size().to_dict() == {0: 6, 1: 6}
+    catalog = made.run.read_catalog()
+    assert catalog[catalog["part"] != "report"].equals(training)
+    made.tune()  # the training folder is as it was: going on is allowed
+
+
+def test_an_unchanged_report_folder_is_not_read_again(made: Made) -> None:
+    made.tune()
+    write_folder(made.valid, 6, first=1000)
+    first = made.ensemble()
+    before = made.run.catalog_file.stat().st_mtime_ns
+    made.printed()
+    assert made.ensemble().equals(first)
+    assert made.run.catalog_file.stat().st_mtime_ns == before
+    assert made.printed() == ""
+
+
+def test_a_changed_report_folder_is_read_again(made: Made) -> None:
+    training = made.tune()
+    write_folder(made.valid, 6, first=1000)
+    first = made.ensemble()
+    made.printed()
+    write_images(made.valid / "real", 1, first=2000)
+    (made.valid / "fake/1502.png").unlink()
+    second = made.ensemble()
+    assert "The report part has changed (2 files, e.g. real/2000.png is new)" in made.printed()
+    assert set(second["path"]) == set(first["path"]) - {"fake/1502.png"} | {"real/2000.png"}
+    catalog = made.run.read_catalog()
+    assert catalog[catalog["part"] != "report"].equals(training)
+
+
+def test_a_report_folder_that_is_gone_was_read_before(made: Made) -> None:
+    made.tune()
+    write_folder(made.valid, 6, first=1000)
+    first = made.ensemble()
+    made.printed()
+    shutil.rmtree(made.valid)
+    assert made.ensemble().equals(first)
+    assert f"Going on with the report part as it was read before: {made.valid}: no such folder" in made.printed()
+
+
+def test_unreadable_files_of_both_folders_are_listed(tmp_path: Path) -> None:
+    made = Made(tmp_path, max_unreadable=0.5)
+    write_folder(made.train, 20, first=0)
+    write_folder(made.valid, 6, first=1000)
+    (made.train / "fake/0503.png").write_text("text")
+    (made.valid / "real/1002.png").write_text("text")
+    made.tune()
+    assert len(made.ensemble()) == 11
+    made.printed()
+    assert len(made.ensemble()) == 11
+    assert made.printed() == ""  # the unreadable file is known: no change
+    listed = pd.read_csv(made.run.unreadable_file)
+    assert dict(zip(listed["path"], listed["folder"], strict=True)) == {
+        "fake/0503.png": "train",
+        "real/1002.png": "valid",
+    }
+    made.tune()  # what is unreadable in the report folder is no change of the training folder
+    write_images(made.valid / "real", 1, first=1002)
+    assert len(made.ensemble()) == 12
+    assert pd.read_csv(made.run.unreadable_file)["path"].tolist() == ["fake/0503.png"]
+
+
+def test_a_report_part_cut_out_of_the_training_folder_needs_no_more(tmp_path: Path) -> None:
+    made = Made(tmp_path, valid_fraction=0.25)
+    write_folder(made.train, 20, first=0)
+    catalog = made.tune()
+    assert (catalog["part"] == "report").sum() == 10
+    report = made.ensemble()
+    assert report.equals(catalog[catalog["part"] == "report"])
+    assert made.tune().equals(catalog)
+    (made.train / report["path"].iloc[0]).unlink()
+    with pytest.raises(RunError, match="is gone"):
+        made.tune()
+
+
+# predictions
+
+
+def test_predictions_are_made_anew_for_other_weights_or_images(made: Made) -> None:
+    made.tune()
+    write_folder(made.valid, 6, first=1000)
+    catalog = made.ensemble()
+    trials = [made.run.trial(name) for name in ("001", "002", "003")]
+    predictions = Predictions(catalog["path"].to_numpy(np.str_), catalog["label"].to_numpy(), np.full(12, 0.5))
+    for trial in trials:
+        trial.path.mkdir(parents=True)
+        trial.weights_file.write_bytes(trial.id.encode())
+    assert without_report_predictions(made.run, trials) == trials
+    for trial in trials:
+        write_predictions(trial.predictions_file("report"), predictions, report_origin(trial, catalog))
+    assert without_report_predictions(made.run, trials) == []
+    trials[1].weights_file.write_bytes(b"other weights")
+    trials[2].predictions_file("report").write_bytes(b"damaged")
+    assert without_report_predictions(made.run, trials) == trials[1:]
+    (made.valid / "real/1003.png").unlink()
+    made.ensemble()
+    assert without_report_predictions(made.run, trials) == trials
+
+
+@pytest.mark.parametrize(("given", "expected"), [(32, 32), ([64, 32], 64), ({"int": [24, 96]}, 24)])
+def test_images_are_first_read_at_the_first_size_of_the_sweep(given: object, expected: int) -> None:
+    trial = {"backbone": "test_vit", "image_size": given}
+    assert first_side(Sweep.model_validate({"name": "run", "data": {"source": "demo"}, "trial": trial})) == expected

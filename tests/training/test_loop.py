@@ -1,0 +1,196 @@
+"""train(): learns, writes what it should, and goes on from any point as if nothing had happened."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rfray.config import Trial, load_sweep
+from rfray.data.catalog import load_images, training_catalog
+from rfray.errors import TrialError
+from rfray.evaluation.metrics import metric
+from rfray.evaluation.predictions import predictions_metadata, read_predictions
+from rfray.run import TrialDir
+from rfray.training.inference import predict_from_file, weights_metadata
+from rfray.training.loop import Epoch, TrialData, train
+from rfray.training.optim import SCHEDULES
+
+SIDE = 32
+
+
+class StopHereError(Exception):
+    """Ends a trial from outside, as a scheduler or a killed process does."""
+
+
+@pytest.fixture(scope="module")
+def data(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> TrialData:
+    file = tmp_path_factory.mktemp("sweep") / "sweep.yaml"
+    file.write_text(
+        f"name: a\ndata: {{train: {pictures}/train, valid: {pictures}/valid, select_fraction: 0.25}}\n"
+        "trial: {backbone: test_resnet}\nsearch: {trials: 1}\n"
+    )
+    settings = load_sweep(file).sweep.data
+    catalog = training_catalog(settings, seed=0, side=SIDE).catalog
+    return TrialData(
+        load_images(catalog, settings, "fit", SIDE), load_images(catalog, settings, "select", SIDE), augmentations={}
+    )
+
+
+def trial(**settings: Any) -> Trial:
+    given = {"backbone": "test_resnet", "pretrained": False, "augmentation": "none", "image_size": SIDE}
+    return Trial(**{**given, "epochs": 2, "batch_size": 10, "lr": 3e-3, **settings})
+
+
+def run(setting: Trial, data: TrialData, folder: Path, stop_after: int | None = None) -> list[Epoch]:
+    seen: list[Epoch] = []
+
+    def on_epoch(epoch: Epoch) -> None:
+        seen.append(epoch)
+        if epoch.epoch == stop_after:
+            raise StopHereError
+
+    out = TrialDir(folder)
+    if stop_after is None:
+        train(setting, data, out, "auc", 1, on_epoch)
+    else:
+        with pytest.raises(StopHereError):
+            train(setting, data, out, "auc", 1, on_epoch)
+    return seen
+
+
+def test_learns_what_is_easy_and_writes_every_file(data: TrialData, tmp_path: Path) -> None:
+    epochs = run(trial(epochs=5), data, tmp_path)
+    out = TrialDir(tmp_path)
+    best = max(epoch.score or 0 for epoch in epochs)
+    assert best > 0.95
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4, 5]
+    history = pd.read_csv(out.history_file)
+    assert list(history["epoch"]) == [1, 2, 3, 4, 5]
+    assert list(history.columns) == [
+        "epoch", "train_loss", "lr", "seconds", "images_per_second", "wait_share", "select_auc",
+    ]  # fmt: skip
+    assert history["select_auc"].max() == best
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+
+
+def test_weights_and_select_predictions_are_of_the_best_epoch(data: TrialData, tmp_path: Path) -> None:
+    epochs = run(trial(epochs=4), data, tmp_path)
+    out = TrialDir(tmp_path)
+    stored = read_predictions(out.predictions_file("select"))
+    best = max(epochs, key=lambda epoch: (epoch.score or 0, -epoch.epoch))
+    assert metric("auc", stored) == best.score
+    assert weights_metadata(out.weights_file)["epoch"] == str(best.epoch)
+    again = predict_from_file(out.weights_file, trial(), data.select)
+    np.testing.assert_allclose(again.p_fake, stored.p_fake, atol=1e-6)
+    assert list(stored.ids) == list(data.select.ids)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_stopped_trial_goes_on_as_if_nothing_had_happened(data: TrialData, tmp_path: Path, stop_after: int) -> None:
+    setting = trial(epochs=4, augmentation="light", ema=0.9, mixup=0.2, drop_rate=0.1, optimizer="sgd", lr=0.02)
+    whole = run(setting, data, tmp_path / "whole")
+    first = run(setting, data, tmp_path / "parts", stop_after)
+    rest = run(setting, data, tmp_path / "parts")
+    assert [epoch.epoch for epoch in first + rest] == [1, 2, 3, 4]
+    assert [epoch.score for epoch in first + rest] == [epoch.score for epoch in whole]
+    assert [epoch.train_loss for epoch in first + rest] == [epoch.train_loss for epoch in whole]
+    one, other = (read_predictions(TrialDir(tmp_path / name).predictions_file("select")) for name in ("whole", "parts"))
+    np.testing.assert_array_equal(one.p_fake, other.p_fake)
+
+
+def test_best_files_lost_between_two_writes_are_made_again(data: TrialData, tmp_path: Path) -> None:
+    first = run(trial(epochs=3), data, tmp_path, stop_after=1)
+    assert first[0].best_epoch == 1
+    out = TrialDir(tmp_path)
+    before = read_predictions(out.predictions_file("select"))
+    out.weights_file.unlink()  # killed after state.pt, before the rest
+    out.predictions_file("select").unlink()
+    run(trial(epochs=1), data, tmp_path)  # nothing is left to train
+    np.testing.assert_array_equal(read_predictions(out.predictions_file("select")).p_fake, before.p_fake)
+    assert weights_metadata(out.weights_file)["epoch"] == predictions_metadata(out.predictions_file("select"))["epoch"]
+
+
+def test_a_finished_trial_says_again_how_it_stood(data: TrialData, tmp_path: Path) -> None:
+    done = run(trial(), data, tmp_path)
+    assert run(trial(), data, tmp_path) == [done[-1]]
+
+
+def test_patience_ends_the_trial(data: TrialData, tmp_path: Path) -> None:
+    # a learning rate of almost nothing never betters the first epoch
+    epochs = run(trial(epochs=9, lr=1e-12, schedule="constant", warmup=0.0, patience=2), data, tmp_path)
+    assert len(epochs) == (epochs[-1].best_epoch or 0) + 2 < 9
+
+
+def test_a_loss_that_is_not_finite_fails_the_trial(data: TrialData, tmp_path: Path) -> None:
+    with pytest.raises(TrialError, match="not finite|is nan|is inf"):
+        run(trial(lr=1e30, optimizer="sgd", clip_grad=0.0, warmup=0.0), data, tmp_path)
+
+
+def test_an_undefined_select_metric_fails_the_trial(data: TrialData, tmp_path: Path) -> None:
+    chosen = np.flatnonzero(data.select.labels == 0)
+    one_class = replace(
+        data.select, rows=data.select.rows[chosen], labels=data.select.labels[chosen], ids=data.select.ids[chosen]
+    )
+    with pytest.raises(TrialError, match="undefined"):
+        run(trial(epochs=1), replace(data, select=one_class), tmp_path)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_others(data: TrialData, tmp_path: Path) -> None:
+    scores = [
+        [epoch.train_loss for epoch in run(trial(seed=seed, augmentation="strong"), data, tmp_path / str(number))]
+        for number, seed in enumerate([7, 7, 8])
+    ]
+    assert scores[0] == scores[1] != scores[2]
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {"mixup": 0.4},
+    {"cutmix": 1.0},
+    {"mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "batch_size": 9},
+    {"label_smoothing": 0.1},
+    {"ema": 0.99},
+    {"class_balance": "weights"},
+    {"class_balance": "sampling"},
+    {"layer_decay": 0.7},
+    {"drop_rate": 0.2, "drop_path": 0.1},
+    {"clip_grad": 0.0},
+    {"precision": "bf16"},
+    {"precision": "fp32"},
+    {"weight_decay": 0.0},
+    {"warmup": 0.0},
+    {"batch_size": 1000},
+    {"optimizer": "sgd"},
+    {"optimizer": "lamb"},
+    {"backbone": "test_vit"},
+    {"backbone": "test_efficientnet"},
+    *({"schedule": name} for name in SCHEDULES),
+]
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+def test_every_option_trains(data: TrialData, tmp_path: Path, settings: dict[str, Any]) -> None:
+    (epoch,) = run(trial(**{"epochs": 1, **settings}), data, tmp_path)
+    assert np.isfinite(epoch.train_loss)
+    assert epoch.score is not None
+    assert 0 <= epoch.wait_share <= 1
+
+
+def test_class_weights_even_out_the_classes(data: TrialData, tmp_path: Path) -> None:
+    # 30 of 60 each: weights are n / (2 * n of the class) = 1, so the loss is the plain one
+    assert np.bincount(data.fit.labels).tolist() == [30, 30]
+    plain, weighted = (
+        run(trial(epochs=1, class_balance=name), data, tmp_path / name)[0].train_loss for name in ("none", "weights")
+    )
+    assert plain == pytest.approx(weighted, rel=1e-6)
+
+
+def test_nothing_of_a_trial_stays_in_memory(data: TrialData, tmp_path: Path) -> None:
+    import gc
+
+    run(trial(epochs=1), data, tmp_path)
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, torch.nn.Conv2d | torch.optim.Optimizer)]
