@@ -35,7 +35,7 @@ trial:
   lr: [1e-3, 3e-3]
   epochs: 3
   batch_size: 20
-search: {{trials: 4, algorithm: random, concurrent: 2}}
+search: {{trials: 4, algorithm: random, concurrent: 1}}
 resources: {{cpu: 1}}
 ensemble: {{top_k: 2}}
 """
@@ -58,9 +58,14 @@ def run_here(sweep: Sweep, folder: Path, said: io.StringIO | None = None) -> tup
 
 
 PAIRS = [(algorithm, scheduler) for algorithm in SEARCHERS for scheduler in SCHEDULERS]
+QUICK = [("grid", "asha"), ("random", "pbt"), ("random", "hyperband"), ("optuna", "none"), ("optuna", "median")]
+"""Each algorithm and each scheduler once; the other pairs are slow tests."""
 
 
-@pytest.mark.parametrize(("algorithm", "scheduler"), [pair for pair in PAIRS if pair not in REFUSED])
+@pytest.mark.parametrize(
+    ("algorithm", "scheduler"),
+    [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in PAIRS if pair not in REFUSED],
+)
 def test_every_allowed_pair_runs_to_its_end(
     algorithm: str, scheduler: str, pictures: Path, tmp_path: Path, ray_here: None
 ) -> None:

@@ -1,0 +1,144 @@
+"""SEARCHERS propose each setting once, learn from what they are told, and the number of trials is known beforehand."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+
+from rfray.config import Sweep
+from rfray.search.strategies import REFUSED, SCHEDULERS, SEARCHERS, Searcher, grid_size, planned_trials
+
+TWELVE = {"backbone": ["a", "b"], "augmentation": ["none", "light"], "lr": [0.1, 0.2, 0.3]}
+ENDLESS = {"backbone": ["a", "b"], "lr": {"log": [1e-5, 1e-1]}, "epochs": {"int": [1, 5]}}
+WEIGHTS = {"backbone": ["a", "b"], "pretrained": [False, {"b": "/weights"}]}
+"""For backbone a both mean the same, so there are three settings."""
+
+
+def sweep(trial: dict[str, Any], seed: int = 0, **search: Any) -> Sweep:
+    raw = {"name": "s", "seed": seed, "data": {"source": "demo"}, "trial": {"backbone": "a", **trial}}
+    return Sweep.model_validate({**raw, "search": search})
+
+
+def ask_all(searcher: Searcher, limit: int) -> list[dict[str, Any]]:
+    """What is proposed until the end, or `limit` proposals."""
+    proposals: list[dict[str, Any]] = []
+    while len(proposals) < limit and (values := searcher.ask()) is not None:
+        proposals.append(values)
+    return proposals
+
+
+def test_a_grid_is_walked_in_the_order_of_the_trial_keys() -> None:
+    proposals = ask_all(SEARCHERS["grid"](sweep({"lr": [0.1, 0.2], "backbone": ["b", "a"]})), 99)
+    assert [(values["backbone"], values["lr"]) for values in proposals] == [
+        ("b", 0.1),
+        ("b", 0.2),
+        ("a", 0.1),
+        ("a", 0.2),
+    ]
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("told", [0.5, None])
+def test_a_finite_space_is_proposed_whole_and_nothing_twice(name: str, told: float | None) -> None:
+    searcher = SEARCHERS[name](sweep(TWELVE))
+    proposals = []
+    for number in range(12):
+        values = searcher.ask()
+        assert values is not None
+        proposals.append((values["backbone"], values["augmentation"], values["lr"]))
+        searcher.tell(number, told)
+    assert sorted(proposals) == sorted(product(["a", "b"], ["none", "light"], [0.1, 0.2, 0.3]))
+    assert searcher.ask() is None
+    assert searcher.ask() is None
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_a_space_of_one_setting_is_proposed_once(name: str) -> None:
+    assert ask_all(SEARCHERS[name](sweep({})), 9) == [{}]
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_settings_that_come_to_the_same_trial_are_one(name: str) -> None:
+    asked = sweep(WEIGHTS)
+    trials = [asked.trial.trial(values) for values in ask_all(SEARCHERS[name](asked), 9)]
+    found = sorted((trial.backbone, trial.pretrained) for trial in trials)
+    assert found == [("a", False), ("b", False), ("b", "/weights")]
+
+
+@pytest.mark.parametrize("name", ["random", "optuna"])
+def test_proposals_stay_within_their_ranges(name: str) -> None:
+    for values in ask_all(SEARCHERS[name](sweep(ENDLESS)), 30):
+        assert 1e-5 <= values["lr"] <= 1e-1
+        assert values["epochs"] in (1, 2, 3, 4, 5)
+        assert values["backbone"] in ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["random", "optuna"])
+def test_the_same_seed_proposes_the_same_and_another_seed_other_settings(name: str) -> None:
+    def twenty(seed: int) -> list[dict[str, Any]]:
+        searcher = SEARCHERS[name](sweep(ENDLESS, seed))
+        proposals = []
+        for number in range(20):
+            proposals.append(searcher.ask())
+            searcher.tell(number, proposals[-1]["epochs"] / 10)
+        return proposals
+
+    assert twenty(0) == twenty(0)
+    assert twenty(0) != twenty(1)
+
+
+@pytest.mark.parametrize("better", ["a", "b"])
+def test_optuna_proposes_more_of_what_was_better(better: str) -> None:
+    searcher = SEARCHERS["optuna"](sweep(ENDLESS))
+    for number in range(30):
+        values = searcher.ask()
+        searcher.tell(number, 0.9 if values["backbone"] == better else 0.5)
+    proposals = ask_all(searcher, 20)
+    assert sum(values["backbone"] == better for values in proposals) >= 15
+
+
+def test_trials_may_be_told_in_any_order() -> None:
+    searcher = SEARCHERS["optuna"](sweep(ENDLESS))
+    proposals = ask_all(searcher, 4)
+    for number in (2, 0, 3, 1):
+        searcher.tell(number, 0.5)
+    assert searcher.ask() not in proposals
+
+
+@pytest.mark.parametrize(
+    ("trial", "search", "planned"),
+    [
+        (TWELVE, {"algorithm": "grid"}, 12),
+        (TWELVE, {"algorithm": "grid", "trials": 40}, 12),
+        (TWELVE, {"algorithm": "random", "trials": 5}, 5),
+        (TWELVE, {"algorithm": "optuna", "trials": 40}, 12),
+        (ENDLESS, {"algorithm": "optuna", "trials": 40}, 40),
+        ({}, {"algorithm": "random", "trials": 3}, 1),
+        (WEIGHTS, {"algorithm": "grid"}, 3),
+        (WEIGHTS, {"algorithm": "random", "trials": 4}, 3),
+        # a million settings are not counted through
+        ({key: [n / 10 for n in range(1, 10)] for key in ("lr", "mixup", "cutmix", "ema", "warmup")}, {"trials": 2}, 2),
+    ],
+)
+def test_the_number_of_trials_is_known_beforehand(trial: dict[str, Any], search: dict[str, Any], planned: int) -> None:
+    assert planned_trials(sweep(trial, **search)) == planned
+
+
+def test_the_size_of_a_grid_counts_each_trial_once() -> None:
+    assert grid_size(sweep(TWELVE, algorithm="grid", trials=3)) == 12
+    assert grid_size(sweep(WEIGHTS, algorithm="grid")) == 3
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("epochs", [4, [2, 4], {"int": [2, 4]}])
+def test_every_scheduler_can_be_made(name: str, epochs: Any) -> None:
+    scheduler = SCHEDULERS[name](sweep({"lr": [0.1, 0.2], "epochs": epochs}, grace_epochs=2))
+    if name == "asha":
+        (bracket,) = scheduler._brackets
+        assert (scheduler._max_t, scheduler._grace_period if hasattr(scheduler, "_grace_period") else 2) == (4, 2)
+        assert bracket is not None
+
+
+def test_what_is_refused_is_there_to_be_chosen() -> None:
+    assert {algorithm for algorithm, _ in REFUSED} <= set(SEARCHERS)
+    assert {scheduler for _, scheduler in REFUSED} <= set(SCHEDULERS)
