@@ -184,7 +184,9 @@ def _console() -> "Console":
 def _run(path: Path | None) -> "RunDir":
     from rfray.run import RunDir, newest_run
 
-    return RunDir(path) if path is not None else newest_run()
+    run = RunDir(path) if path is not None else newest_run()
+    run.sweep()  # a folder that is no run is refused before anything is written beside it
+    return run
 
 
 def _shown(path: Path) -> str:

@@ -85,7 +85,7 @@ class Proposals(RaySearcher):
             return None
         number, trial = len(self._starts), self._sweep.trial.trial(values)
         start = TrialStart(
-            id=f"{number:04d}-{trial.digest[:6]}", number=number, results_known=len(self._results), trial=trial
+            id=f"{number:05d}-{trial.digest[:6]}", number=number, results_known=len(self._results), trial=trial
         )
         self._run.trial(start.id).write_start(start)
         self._starts.append(start)

@@ -63,8 +63,21 @@ def build_model(trial: Trial, load_pretrained: bool = True) -> tuple[nn.Module, 
         raise TrialError(f"{trial.backbone} does not take one of {', '.join(arguments)}: {error}") from error
     except Exception as error:  # whatever a file of unknown origin makes timm, torch or safetensors raise
         raise TrialError(_why_not(trial, error)) from error
+    _calm_classifier(model)
     data = resolve_model_data_config(model)
     return model.to(memory_format=torch.channels_last), Normalisation(data["mean"], data["std"])
+
+
+def _calm_classifier(model: nn.Module) -> None:
+    """Small first weights, so that the first loss is about ln 2 and its gradients leave pretrained features alone.
+
+    timm's efficientnets draw the weights of a two-class classifier from up to 0.7, which made the first loss 3.
+    """
+    classifier = model.get_classifier()
+    if isinstance(classifier, nn.Linear | nn.Conv2d):
+        nn.init.normal_(classifier.weight, std=0.01)
+        if classifier.bias is not None:
+            nn.init.zeros_(classifier.bias)
 
 
 def check_weights(backbone: str, source: bool | str) -> None:

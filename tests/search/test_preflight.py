@@ -98,10 +98,6 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         with_policy("RandomCrop: {height: 33, width: 33}"),
         ["15: augmentations.mine[0]: mine fails on an image of 32 px: […]"],
     ),
-    "only together": (
-        with_policy("ToFloat:", "CLAHE: {p: 1}", "FromFloat:"),
-        ["14: augmentations.mine: […]", "[…]"],
-    ),
     "two policies": (
         with_policy("HorizontalFlop: {}") + "  other:\n    - HorizontalFlip: {p: 4}\n",
         [
@@ -176,6 +172,10 @@ def test_every_name_that_is_offered_is_a_name_that_is_taken(tmp_path: Path) -> N
     for name in names["metric"]:
         check(SWEEP.replace("trials: 2", f"trials: 2\n  metric: {name}"), tmp_path)
     assert set(names) <= set(Trial.model_fields) | {"algorithm", "scheduler", "metric"}
+
+
+def test_a_policy_is_judged_as_a_whole(tmp_path: Path) -> None:
+    check(with_policy("ToFloat:", "RandomGamma: {p: 1}", "FromFloat: {dtype: uint8}"), tmp_path)
 
 
 # weights

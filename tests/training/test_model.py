@@ -20,6 +20,15 @@ def test_two_outputs_at_any_size(backbone: str, side: int) -> None:
     assert model.eval()(torch.zeros(2, 3, side, side)).shape == (2, 2)
 
 
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_efficientnet", "mobilenetv3_small_050"])
+def test_the_first_loss_is_about_that_of_a_coin(backbone: str) -> None:
+    torch.manual_seed(0)
+    model, _ = build_model(Trial(backbone=backbone, pretrained=False, image_size=64))
+    logits = model(torch.randn(16, 3, 64, 64))
+    loss = torch.nn.functional.cross_entropy(logits, torch.arange(16) % 2)
+    assert float(loss) == pytest.approx(0.693, abs=0.05)
+
+
 def test_the_normalisation_is_the_backbones_own() -> None:
     _, resnet = build_model(Trial(backbone="test_resnet", pretrained=False))
     _, lcnet = build_model(Trial(backbone="lcnet_050", pretrained=False))

@@ -1,0 +1,124 @@
+"""The command as a user meets it: its help, its exit codes, and one message where the input is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from rfray.cli import app
+
+ROOT = Path(__file__).parent.parent
+VERBS = list(typer.main.get_command(app).commands)
+
+HEAVY = ("torch", "timm", "albumentations", "ray", "pandas", "sklearn", "matplotlib", "cv2", "optuna")
+
+HELP = """
+import sys
+from rfray.cli import main
+for arguments in [["--help"], *([verb, "--help"] for verb in sys.argv[1:])]:
+    sys.argv = ["rfray", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (arguments, end.code)
+print("loaded:", *(name for name in {heavy} if name in sys.modules))
+"""
+
+SWEEP = """\
+name: small
+data: {source: demo}
+trial:
+  backbone: [test_resnet, test_vit]
+  pretrained: false
+  image_size: 32
+  lr: {log: [1e-4, 1e-3]}
+  epochs: 3
+search: {trials: 4}
+ensemble: {top_k: 2}
+"""
+
+
+def rfray(*arguments: str, here: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a folder."""
+    command = [sys.executable, "-m", "rfray.cli", *arguments]
+    return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_help_is_there_for_every_verb_and_loads_nothing_heavy() -> None:
+    command = [sys.executable, "-c", HELP.replace("{heavy}", repr(HEAVY)), *VERBS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    for verb in VERBS:
+        assert f"rfray {verb} " in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_a_wrong_sweep_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP.replace("epochs: 3", "epochs: three"))
+    done = rfray("tune", "sweep.yaml", here=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        'rfray: sweep.yaml:8: trial.epochs: given "three"; allowed: a whole number, without a decimal point\n'
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
+
+
+def test_an_unknown_verb_is_exit_code_2(tmp_path: Path) -> None:
+    done = rfray("tuna", here=tmp_path)
+    assert done.returncode == 2
+    assert "No such command 'tuna'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["leaderboard"], "no run in {here}/runs; `rfray tune SWEEP` makes one, or name its folder"),
+        (["ensemble", "other"], "{here}/other: not a run folder (no sweep.yaml); `rfray tune SWEEP` makes one"),
+    ],
+)
+def test_without_a_run_there_is_nothing_to_show_or_join(arguments: list[str], reason: str, tmp_path: Path) -> None:
+    done = rfray(*arguments, here=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"rfray: {reason.replace('{here}', str(tmp_path))}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_schema_is_json_and_suggests_names(tmp_path: Path) -> None:
+    done = rfray("schema", here=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    properties = json.loads(done.stdout)["$defs"]["TrialAxes"]["properties"]
+    assert "resnet50" in properties["backbone"]["examples"]
+    assert properties["augmentation"]["examples"] == ["none", "light", "strong", "compression"]
+
+
+def test_a_dry_run_prints_the_plan_and_makes_no_run(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    done = rfray("tune", "sweep.yaml", "--dry-run", "--set", "search.trials=5", here=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # 952 crops of the demo data, of which 0.85 are fitted on, by 5 trials of 3 epochs
+    for line in (
+        f"run folder   {tmp_path}/runs/small",
+        "trials       5 by random, scheduler none, ",
+        "axis         backbone: test_resnet, test_vit",
+        "axis         lr: log from 0.0001 to 0.001",
+        "epochs       at most 15 (3 a trial)",
+        "images       952 to train and choose with, about 12138 passes over one image",
+        "kept         weights of the best 4 trials; ensemble of 2",
+    ):
+        assert line in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
+
+
+def test_every_verb_and_its_options_are_in_the_readme() -> None:
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("README.md is not written yet")
+    text = readme.read_text()
+    for verb, command in typer.main.get_command(app).commands.items():
+        assert f"rfray {verb}" in text
+        for option in (name for part in command.params for name in part.opts if name.startswith("--")):
+            assert option in text, f"{option} of rfray {verb}"

@@ -1,0 +1,36 @@
+"""The house: who may import whom, and the public surface."""
+
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import typer
+from importlinter.cli import lint_imports
+
+from rfray import cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_imports_point_one_way() -> None:
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+def test_the_verbs_of_the_command() -> None:
+    command = typer.main.get_command(cli.app)
+    assert list(command.commands) == ["tune", "ensemble", "leaderboard", "schema"]
+
+
+def test_the_options_of_each_verb() -> None:
+    commands = typer.main.get_command(cli.app).commands
+    options = {verb: [option for part in commands[verb].params for option in part.opts] for verb in commands}
+    assert options == {
+        "tune": ["sweep", "--run", "--set", "--fresh", "--dry-run", "--address"],
+        "ensemble": ["run", "--top-k", "--address"],
+        "leaderboard": ["run", "--sort"],
+        "schema": [],
+    }
+
+
+def test_the_installed_command_is_the_one_here() -> None:
+    (script,) = entry_points(group="console_scripts", name="rfray")
+    assert script.load() is cli.main
