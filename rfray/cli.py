@@ -70,23 +70,29 @@ def tune(
     console = _console()
 
     from rfray.data.parts import prepare_training
-    from rfray.search.cluster import connected, slot_for
+    from rfray.search.cluster import connected, slot_for, slots
     from rfray.search.plan import plan_lines
     from rfray.search.preflight import check_sweep
+    from rfray.search.rehearsal import check_places, disk_needs, rehearse_models
     from rfray.search.sweep import check_outcome, run_sweep
 
     check_sweep(file)
+    parameters = rehearse_models(file)
     if dry_run:
         with connected(address):
-            console.print("\n".join(plan_lines(file.sweep, folder, slot_for(file.sweep.resources))), soft_wrap=True)
+            slot = slot_for(file.sweep.resources)
+            needs = disk_needs(file.sweep, parameters, slots(slot))
+            console.print("\n".join(plan_lines(file.sweep, folder, slot, needs)), soft_wrap=True)
         return
     with folder.lock():
         if fresh and (aside := folder.move_aside()):
             console.print(f"The earlier run is now {_shown(aside)}", soft_wrap=True)
         folder.claim(file.sweep)
         prepare_training(folder, file.sweep, console)
-        with connected(address):
-            done = run_sweep(folder, file.sweep, slot_for(file.sweep.resources), console)
+        with connected(address) as session:
+            slot = slot_for(file.sweep.resources)
+            check_places(folder, disk_needs(file.sweep, parameters, slots(slot)))
+            done = run_sweep(folder, file.sweep, slot, session, console)
     check_outcome(folder, file.sweep, done)
     console.print(f"{len(done)} trials done. Next: rfray ensemble {_shown(folder.path)}", soft_wrap=True)
 

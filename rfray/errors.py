@@ -7,6 +7,7 @@ RfrayError                     exit 1   the work failed
 │   ├── RunError               exit 2   a run folder is missing, changed, in use or damaged
 │   └── ClusterError           exit 2   the cluster lacks what the sweep asks for
 ├── TrialError                 exit 1   one trial failed; the sweep goes on without it
+├── DiskFullError              exit 1   a disk is full; the message names the path, the need and what is free
 ├── SweepFailed                exit 1   too many trials failed, or none is left to show
 └── Interrupted                exit 130 stopped by the user; the message names the command that goes on
 """
@@ -45,6 +46,10 @@ class ClusterError(InputError):
 
 class TrialError(RfrayError):
     """One trial can't go on; the message becomes its reason on the leaderboard."""
+
+
+class DiskFullError(RfrayError):
+    """No room for a file that must be written; nothing half-written is left, and the same command goes on."""
 
 
 class SweepFailed(RfrayError):

@@ -1,15 +1,23 @@
 """bytes -> files that are either whole or not there: written aside, flushed to disk, then moved into place."""
 
+import errno
+import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rfray.errors import DiskFullError
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to; moves it into place when the block ends well."""
+def replacing(path: Path, need: int | None = None) -> Iterator[Path]:
+    """Gives a temporary path beside `path` to write to; moves it into place when the block ends well.
+
+    `need` is the size of what will be written, in bytes, where it is known. Raises DiskFullError if there is no room.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the temporary name keeps the suffix, since numpy and matplotlib choose the format by it
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
@@ -18,11 +26,43 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        wanted = need or (temporary.stat().st_size if temporary.exists() else 0)
+        temporary.unlink(missing_ok=True)
+        raise no_room(path, wanted) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes `data` as the whole new content of `path`. Raises DiskFullError where there is no room."""
+    with replacing(path, len(data)) as temporary:
+        temporary.write_bytes(data)
+
+
 def replace_text(path: Path, text: str) -> None:
-    """Writes `text` (UTF-8) as the whole new content of `path`."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Writes `text` (UTF-8) as the whole new content of `path`. Raises DiskFullError where there is no room."""
+    write_whole(path, text.encode())
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or a user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def no_room(path: Path, need: int) -> DiskFullError:
+    """The error that names the path, what it needs (bytes) and what is free there."""
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    return DiskFullError(
+        f"no room on the disk for {path}: it needs {max(need, 1) / 1e6:.1f} MB and {free / 1e6:.1f} MB are free. "
+        "Make room; nothing is lost, and the same command goes on"
+    )

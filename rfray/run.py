@@ -1,14 +1,18 @@
 """Run folder <-> typed records: `RunDir` and `TrialDir` know the name of every file of a run; nobody else does."""
 
+import hashlib
+import json
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
@@ -28,6 +32,8 @@ class TrialStart(Strict):
     results_known: int
     """How many trials had ended when it was proposed: with `TrialResult.position`, the search can be retraced."""
     trial: Trial
+    micro_batch: int | None = None
+    """Images that fit into memory at once, where that was fewer than `trial.batch_size`; gradients are accumulated."""
 
 
 class TrialResult(Strict):
@@ -51,6 +57,10 @@ class TrialResult(Strict):
     """Epochs that were trained."""
     seconds: float
     """Time spent in those epochs."""
+    node: str
+    """Host that the trial ran on last."""
+    files: dict[str, str]
+    """Name -> SHA-256 of the trial's other files, by which damage is noticed."""
 
 
 class TrialDir:
@@ -62,10 +72,18 @@ class TrialDir:
         self.start_file = path / "trial.json"
         self.history_file = path / "history.csv"
         self.weights_file = path / "best.safetensors"
-        self.state_file = path / "state.pt"
         self.result_file = path / "result.json"
         self.error_file = path / "error.txt"
+        self.starts_file = path / "starts.csv"
         self.tensorboard = path / "tensorboard"
+
+    def state_file(self, epoch: int, digest: str) -> Path:
+        """What the trial goes on from after `epoch`; its digest is in its name, so that it vouches for itself."""
+        return self.path / f"state-{epoch:04d}-{digest[:16]}.pt"
+
+    def state_files(self) -> list[Path]:
+        """The states there are, newest first."""
+        return sorted(self.path.glob("state-*-*.pt"), reverse=True)
 
     def predictions_file(self, part: Literal["select", "report"]) -> Path:
         """predictions-select.parquet or predictions-report.parquet."""
@@ -77,7 +95,7 @@ class TrialDir:
 
     def write_start(self, start: TrialStart) -> None:
         """Writes trial.json."""
-        replace_text(self.start_file, start.model_dump_json(indent=1))
+        _write(self.start_file, start)
 
     def result(self) -> TrialResult | None:
         """result.json, or None while the trial is not finished. Raises RunError where it is damaged."""
@@ -85,7 +103,7 @@ class TrialDir:
 
     def write_result(self, result: TrialResult) -> None:
         """Writes result.json."""
-        replace_text(self.result_file, result.model_dump_json(indent=1))
+        _write(self.result_file, result)
 
     def history(self) -> pd.DataFrame:
         """history.csv: one row an epoch; empty where there is none yet."""
@@ -167,14 +185,16 @@ class RunDir:
     def write_catalog(self, catalog: pd.DataFrame) -> None:
         """Writes catalog.parquet."""
         with replacing(self.catalog_file) as temporary:
-            catalog.to_parquet(temporary, index=False)
+            pq.write_table(pa.Table.from_pandas(catalog, preserve_index=False), temporary, write_page_checksum=True)
 
     def read_catalog(self) -> pd.DataFrame:
         """Reads catalog.parquet. Raises RunError where it is missing or damaged."""
         try:
-            return pd.read_parquet(self.catalog_file)
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.catalog_file}: {error}; `rfray tune` writes it") from None
+            table: pd.DataFrame = pq.read_table(self.catalog_file, page_checksum_verification=True).to_pandas()
+        except (OSError, ValueError, pa.ArrowException) as error:
+            reason = "is missing" if not self.catalog_file.exists() else f"is damaged: {str(error).splitlines()[0]}"
+            raise RunError(f"{self.catalog_file} {reason}; delete it, and `rfray tune` makes it again") from None
+        return table
 
 
 def newest_run(runs: Path = Path("runs")) -> RunDir:
@@ -189,14 +209,23 @@ def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
 
 
+def _write(path: Path, record: BaseModel) -> None:
+    """Writes a record as JSON together with its own digest."""
+    fields = record.model_dump(mode="json")
+    replace_text(path, json.dumps({**fields, "sha256": _digest(fields)}, indent=1))
+
+
 def _read(path: Path, record: type[Record]) -> Record:
     try:
-        return record.model_validate_json(path.read_bytes())
+        fields = json.loads(path.read_bytes())
+        if not isinstance(fields, dict) or fields.pop("sha256", None) != _digest(fields):
+            raise RunError(f"{path} is damaged: its content does not match its digest")
+        return record.model_validate_json(json.dumps(fields))
     except FileNotFoundError:
         raise RunError(f"{path} is missing") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise RunError(
-            f"{path} is damaged: {key}: {first['msg']}" if key else f"{path} is damaged: {first['msg']}"
-        ) from None
+    except (ValidationError, ValueError) as error:
+        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

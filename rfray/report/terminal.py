@@ -7,8 +7,8 @@ from rich.text import Text
 from rfray.errors import InputError, nearest_first
 from rfray.evaluation.leaderboard import as_text
 
-WIDE = "rank name status backbone augmentation lr accuracy precision recall f1 auc n".split(" ")
-NARROW = "rank name backbone accuracy auc n".split()
+WIDE = ["rank", "name", "status", "backbone", "augmentation", "lr", "accuracy", "precision", "recall", "f1", "auc", "n"]
+NARROW = ["rank", "name", "backbone", "accuracy", "auc", "n"]
 """What fits on a line of WIDE_FROM characters, or on a shorter one, besides the select column."""
 WIDE_FROM = 120
 

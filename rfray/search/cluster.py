@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -34,14 +35,15 @@ class Slot:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[Path]:
     """Ray for the length of a block: the cluster at `address`, or one of our own on this machine alone.
 
+    Gives the folder where Ray keeps its logs and spilled objects on this machine.
     Raises ClusterError where nothing answers at `address`.
     """
     try:
         if address is None:
-            ray.init(
+            context = ray.init(
                 address="local",
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",  # nothing listens beyond this machine
@@ -49,11 +51,11 @@ def connected(address: str | None) -> Iterator[None]:
                 logging_level=logging.ERROR,
             )
         else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from error
     try:
-        yield
+        yield Path(context.address_info["session_dir"])
     finally:
         ray.shutdown()
 

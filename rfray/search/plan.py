@@ -2,12 +2,14 @@
 
 from rfray.config import Range, Sweep
 from rfray.data.catalog import image_folder, list_folder
+from rfray.data.parts import first_side
 from rfray.run import RunDir
 from rfray.search.cluster import Slot, slots
+from rfray.search.rehearsal import Needs
 from rfray.search.strategies import planned_trials
 
 
-def plan_lines(sweep: Sweep, run: RunDir, slot: Slot) -> list[str]:
+def plan_lines(sweep: Sweep, run: RunDir, slot: Slot, needs: Needs) -> list[str]:
     """Trials, epochs, images and places. Raises DataError where the training folder can't be used."""
     images = list_folder(image_folder(sweep.data, "fit"), sweep.data.class_folders())
     trials = planned_trials(sweep)
@@ -24,6 +26,8 @@ def plan_lines(sweep: Sweep, run: RunDir, slot: Slot) -> list[str]:
         f"epochs       at most {trials * most} ({most} a trial)",
         f"images       {len(images)} to train and choose with, about {trials * most * fit:.0f} passes over one image",
         f"kept         weights of the best {sweep.keep} trials; ensemble of {sweep.ensemble.top_k}",
+        f"disk         at most {needs.total / 1e6:.0f} MB in the run folder, "
+        f"{len(images) * first_side(sweep) ** 2 * 3 / 1e6:.0f} MB of pixels in the cache of each node",
     ]
 
 

@@ -1,13 +1,19 @@
 """Ray Tune's events -> result.json of every trial that ended, and only the best trials' weights kept on disk."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rfray.config import Sweep, Trial
+from rfray.errors import DiskFullError, RunError, SweepFailed
 from rfray.evaluation.predictions import predictions_metadata
+from rfray.files import file_digest
 from rfray.run import RunDir, TrialDir, TrialResult
 from rfray.search.follower import Follower
 from rfray.search.strategies import PAUSING
+
+BREAKER = 5
+"""So many failures in a row with one reason, or on one node and none else there, end the sweep."""
 
 
 class Recorder(Follower):
@@ -16,56 +22,122 @@ class Recorder(Follower):
     def __init__(self, run: RunDir, sweep: Sweep, ended: Callable[[TrialResult], None]) -> None:
         self._run = run
         self._sweep = sweep
-        self._ended = ended
-        self._count = len(results(run))
+        self._followers = [ended]
+        self._count = max((result.position + 1 for result in results(run)), default=0)
+        self._session: list[TrialResult] = []
+
+    def follow(self, ended: Callable[[TrialResult], None]) -> None:
+        """Has `ended` told of every result, too, once it is on disk."""
+        self._followers.append(ended)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial came to its end, or was stopped early by the scheduler."""
-        self._record(self._run.trial(str(trial)), None)
+        """A trial came to its end, was stopped early by the scheduler, or failed for good."""
+        self.record(self._run.trial(str(trial)))
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed twice."""
-        out = self._run.trial(str(trial))
-        if out.error_file.exists():
-            reason = out.error_file.read_text(encoding="utf-8").splitlines()[0]
-        else:  # its process died without a word
-            error = trial.get_error()
-            text = str(error).strip() or type(error).__name__
-            reason = f"the trial's process died: {text.splitlines()[0]}"
-            out.error_file.write_text(f"{reason}\n\n{text}\n", encoding="utf-8")
-        self._record(out, reason)
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's process died, and Ray starts it again; unless it died of a full disk. Raises DiskFullError."""
+        text = str(trial.get_error() or "")
+        if "DiskFullError" in text:
+            line = next(line for line in reversed(text.splitlines()) if "no room on the disk" in line)
+            raise DiskFullError(line[line.index("no room on the disk") :])
 
-    def _record(self, out: TrialDir, reason: str | None) -> None:
+    def record(self, out: TrialDir) -> None:
+        """Writes result.json of a trial that has ended. Raises SweepFailed where going on would be a waste."""
         history = out.history()
         origin = predictions_metadata(out.predictions_file("select"))
-        if reason is None and not origin:
+        fields: dict[str, Any]
+        if out.error_file.exists() or not origin:
             reason = "the trial ended without predictions"
-        fields: dict[str, Any] = {"status": "failed", "reason": reason, "trial": out.start().trial}
-        if reason is None:
+            if out.error_file.exists():
+                reason = out.error_file.read_text(encoding="utf-8").splitlines()[0]
+            fields = {"status": "failed", "reason": reason, "trial": out.start().trial}
+        else:
             fields = {
                 "status": "ok",
                 "trial": Trial.model_validate_json(origin["trial"]),
                 "score": float(origin["score"]),
                 "best_epoch": int(origin["epoch"]),
             }
+        vouched = (out.history_file, out.weights_file, out.predictions_file("select"))
         result = TrialResult(
             id=out.id,
             position=self._count,
             metric=self._sweep.search.metric,
             epochs=len(history),
             seconds=float(history["seconds"].sum()) if len(history) else 0.0,
+            node=last_node(out),
+            files={file.name: file_digest(file) for file in vouched if file.exists()},
             **fields,
         )
         out.write_result(result)
         self._count += 1
+        self._session.append(result)
         tidy(self._run, self._sweep)
-        self._ended(result)
+        for follower in self._followers:
+            follower(result)
+        if why := hopeless(self._session):
+            raise SweepFailed(
+                f"the sweep was stopped: {why}\nMend that; the same command goes on with the other trials"
+            )
+
+
+def hopeless(ended: list[TrialResult]) -> str | None:
+    """Why going on would be a waste, by the trials that ended since the start, or None."""
+    last = ended[-BREAKER:]
+    reasons = {"".join(letter for letter in result.reason or "" if not letter.isdigit()) for result in last}
+    if len(last) == BREAKER and all(result.status == "failed" for result in last) and len(reasons) == 1:
+        return f"{BREAKER} trials in a row failed with the same error: {last[-1].reason}"
+    there = [result for result in ended if result.node == ended[-1].node]
+    elsewhere = len(there) < len(ended)
+    if elsewhere and len(there) >= BREAKER and all(result.status == "failed" for result in there):
+        return f"every trial on node {ended[-1].node} failed ({len(there)} of {len(there)}), e.g. {there[-1].reason}"
+    return None
+
+
+def last_node(out: TrialDir) -> str:
+    """The host that a trial ran on last; empty where it was never started."""
+    if not out.starts_file.exists():
+        return ""
+    return out.starts_file.read_text(encoding="utf-8").splitlines()[-1].split(",")[2]
 
 
 def results(run: RunDir) -> list[TrialResult]:
     """The results of all trials that have ended, in that order. Raises RunError where one is damaged."""
     found = [result for trial in run.trials() if (result := trial.result()) is not None]
     return sorted(found, key=lambda result: result.position)
+
+
+def reopen_damaged(run: RunDir) -> list[str]:
+    """Holds every ended trial's files against their digests; one that is damaged is made open again, to be run anew.
+
+    Returns what was found, one line each.
+    """
+    found: list[str] = []
+    for out in run.trials():
+        try:
+            result = out.result()
+            damaged = [] if result is None else damaged_files(out, result)
+        except RunError as error:
+            found.append(f"{error}; the trial is run again")
+            damaged = [out.result_file]
+        else:
+            found += [
+                f"{file} is damaged: its content does not match its digest; the trial is run again" for file in damaged
+            ]
+        if damaged:
+            for file in (out.result_file, *damaged):
+                file.unlink(missing_ok=True)
+    return found
+
+
+def damaged_files(out: TrialDir, result: TrialResult) -> list[Path]:
+    """The files of an ended trial that are not what they were; weights that were not kept are not missed."""
+    found = []
+    for name, digest in result.files.items():
+        file = out.path / name
+        if (file.exists() and file_digest(file) != digest) or (not file.exists() and file != out.weights_file):
+            found.append(file)
+    return found
 
 
 def tidy(run: RunDir, sweep: Sweep, sweep_ended: bool = False) -> None:
@@ -78,4 +150,5 @@ def tidy(run: RunDir, sweep: Sweep, sweep_ended: bool = False) -> None:
         if one.id not in kept:
             out.weights_file.unlink(missing_ok=True)
         if sweep_ended or sweep.search.scheduler not in PAUSING:
-            out.state_file.unlink(missing_ok=True)
+            for state in out.state_files():
+                state.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -114,6 +115,41 @@ SEARCHERS: dict[str, Callable[[Sweep], Searcher]] = {
 """Name -> searcher. `optuna` is its tree-structured Parzen estimator."""
 
 
+@dataclass(frozen=True)
+class Known:
+    """A trial as a scheduler remembers it: by the name that it has in every start of the sweep, not by Ray's own id."""
+
+    trial_id: str
+
+
+class ByName:
+    """Makes a scheduler of Ray's remember trials by name, so that what it knew can be told to a new one."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A trial will run."""
+        super().on_trial_add(tune_controller, Known(str(trial)))  # type: ignore[misc]
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Decides whether a trial goes on."""
+        return str(super().on_trial_result(tune_controller, Known(str(trial)), result))  # type: ignore[misc]
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """A trial has ended."""
+        super().on_trial_complete(tune_controller, Known(str(trial)), result)  # type: ignore[misc]
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """A trial was taken away before it ran."""
+        super().on_trial_remove(tune_controller, Known(str(trial)))  # type: ignore[misc]
+
+
+class Asha(ByName, ASHAScheduler):
+    """Ray's asynchronous successive halving, with rungs that outlive a start of the sweep."""
+
+
+class Median(ByName, MedianStoppingRule):
+    """Ray's median rule, with averages that outlive a start of the sweep."""
+
+
 class Population(PopulationBasedTraining):
     """Ray's population-based training over trials that a searcher proposed.
 
@@ -133,7 +169,7 @@ def _max_epochs(sweep: Sweep) -> int:
 
 SCHEDULERS: dict[str, Callable[[Sweep], TrialScheduler]] = {
     "none": lambda _: FIFOScheduler(),
-    "asha": lambda sweep: ASHAScheduler(
+    "asha": lambda sweep: Asha(
         time_attr=EPOCH,
         metric=SCORE,
         mode="max",
@@ -148,7 +184,7 @@ SCHEDULERS: dict[str, Callable[[Sweep], TrialScheduler]] = {
         max_t=_max_epochs(sweep),
         reduction_factor=sweep.search.reduction_factor,
     ),
-    "median": lambda sweep: MedianStoppingRule(
+    "median": lambda sweep: Median(
         time_attr=EPOCH, metric=SCORE, mode="max", grace_period=sweep.search.grace_epochs, min_samples_required=3
     ),
     "pbt": lambda sweep: Population(

@@ -7,26 +7,33 @@ through a new searcher, so that it knows what the killed one knew, and hands the
 import logging
 import os
 import shutil
+import uuid
+from math import isnan
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
 from ray.tune import Callback
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher as RaySearcher
 from rich.console import Console
+from rich.text import Text
 
 from rfray.config import Sweep
-from rfray.errors import RfrayError, SweepFailed
-from rfray.run import RunDir, TrialResult, TrialStart
+from rfray.errors import RfrayError, RunError, SweepFailed
+from rfray.files import is_disk_full, no_room
+from rfray.run import RunDir, TrialDir, TrialResult, TrialStart
 from rfray.search.cluster import Slot, slots
+from rfray.search.disk import DiskWatch
 from rfray.search.display import Display
-from rfray.search.recorder import Recorder, results, tidy
-from rfray.search.strategies import PAUSING, SCHEDULERS, SEARCHERS, planned_trials
+from rfray.search.recorder import Recorder, reopen_damaged, results, tidy
+from rfray.search.strategies import EPOCH, PAUSING, SCHEDULERS, SCORE, SEARCHERS, ByName, Known, planned_trials
 from rfray.search.trackers import TensorBoard, mlflow_callbacks
 from rfray.search.worker import Job, run_trial
 
-ATTEMPTS = 2
-"""A failing trial is tried this often in all, then recorded with its reason."""
+NOBODY = SimpleNamespace(get_live_trials=list)
+"""Stands in for Ray's controller while a scheduler is told of the past: no trial is live."""
 
 
 class Proposals(RaySearcher):
@@ -40,8 +47,8 @@ class Proposals(RaySearcher):
         self._at_once = at_once
         self._live: set[str] = set()
         self._searcher = SEARCHERS[sweep.search.algorithm](sweep)
-        self._starts = [trial.start() for trial in run.trials()]
         self._results = results(run)
+        self._starts: list[TrialStart] = []
         self._retrace()
         ended = {result.id for result in self._results}
         self._open = [start for start in self._starts if start.id not in ended]
@@ -80,61 +87,90 @@ class Proposals(RaySearcher):
         return RaySearcher, ()
 
     def _new(self) -> TrialStart | None:
-        values = self._searcher.ask()
-        if values is None:
-            return None
-        number, trial = len(self._starts), self._sweep.trial.trial(values)
-        start = TrialStart(
-            id=f"{number:05d}-{trial.digest[:6]}", number=number, results_known=len(self._results), trial=trial
-        )
-        self._run.trial(start.id).write_start(start)
-        self._starts.append(start)
+        start = self._proposed(len(self._starts), self._searcher.ask(), len(self._results))
+        if start is not None:
+            self._run.trial(start.id).write_start(start)
+            self._starts.append(start)
         return start
 
     def _retrace(self) -> None:
-        """Asks and tells in the order in which it happened: the searcher's random numbers go on where they were."""
+        """Asks and tells in the order in which it happened: the searcher's random numbers go on where they were.
+
+        What the searcher proposes on the way makes a damaged trial.json whole again.
+        Raises RunError where it can't.
+        """
+        folders = {int(out.id.split("-")[0]): out for out in self._run.trials()}
         told = 0
-        for start in self._starts:
-            while told < start.results_known:
-                self._tell(self._results[told])
-                told += 1
-            self._searcher.ask()
+        damaged = RunError(f"a trial is missing in {self._run.trials_folder}")
+        for number in range(max(folders, default=-1) + 1):
+            out = folders.get(number)
+            try:
+                start = out.start() if out is not None else None
+            except RunError as error:
+                start = None
+                damaged = error
+            if start is not None:
+                known = min(start.results_known, len(self._results))
+                for result in self._results[told:known]:
+                    self._tell(result)
+                told = max(told, known)
+            values = self._searcher.ask()
+            if start is None:
+                start = self._proposed(number, values, told)
+                if start is None or (out is not None and start.id != out.id):
+                    raise RunError(f"{damaged}, and can't be worked out again; start anew with --fresh")
+                self._run.trial(start.id).write_start(start)
+            self._starts.append(start)
         for result in self._results[told:]:
             self._tell(result)
 
+    def _proposed(self, number: int, values: dict[str, Any] | None, results_known: int) -> TrialStart | None:
+        if values is None:
+            return None
+        trial = self._sweep.trial.trial(values)
+        return TrialStart(
+            id=f"{number:05d}-{trial.digest[:6]}", number=number, results_known=results_known, trial=trial
+        )
+
     def _tell(self, result: TrialResult) -> None:
-        self._searcher.tell(self._run.trial(result.id).start().number, result.score)
+        self._searcher.tell(int(result.id.split("-")[0]), result.score)
 
 
-def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, console: Console) -> list[TrialResult]:
-    """Runs what is left of the sweep on the connected Ray cluster; the results of all trials, in the order they ended.
+def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, session: Path, console: Console) -> list[TrialResult]:
+    """Runs what is left of the sweep on the connected Ray cluster; all trials' results, in the order they ended.
 
-    Raises RfrayError where Ray ended without running every trial.
+    `session` is Ray's temporary folder. Raises RfrayError where Ray ended without running every trial, DiskFullError,
+    and SweepFailed where going on would be a waste.
     """
     planned = planned_trials(sweep)
+    for found in reopen_damaged(run):
+        console.print(Text(f"Warning: {found}"), soft_wrap=True)
     earlier = results(run)
     if len(earlier) < planned:
-        scheduler = sweep.search.scheduler
+        scheduler = SCHEDULERS[sweep.search.scheduler](sweep)
+        over = retrace(scheduler, run)
+        display = Display(sweep, planned, earlier, console)
+        recorder = Recorder(run, sweep, display.ended)
+        for trial in over:  # the scheduler had stopped them when the driver was killed
+            recorder.record(trial)
         at_once = sweep.search.concurrent or slots(slot)
         # hyperband waits for whole brackets, of which most trials are paused
-        proposals = Proposals(run, sweep, planned, None if scheduler == "hyperband" else at_once)
-        display = Display(sweep, planned, earlier, console)
-
-        def ended(result: TrialResult) -> None:
-            proposals.ended(result)
-            display.ended(result)
-
+        proposals = Proposals(run, sweep, planned, None if sweep.search.scheduler == "hyperband" else at_once)
+        recorder.follow(proposals.ended)
         callbacks = [
-            Recorder(run, sweep, ended),
+            recorder,
+            DiskWatch(session),
             TensorBoard(run, sweep.search.metric),
             *mlflow_callbacks(sweep),
             display,
         ]
         try:
-            _fit(run, sweep, slot, proposals, planned - len(earlier), callbacks)
+            _fit(run, sweep, slot, proposals, scheduler, planned - len(results(run)), callbacks)
+        except OSError as error:
+            raise no_room(run.path, 0) if is_disk_full(error) else error from error
         finally:
             display.close()
-        shutil.rmtree(run.ray_folder, ignore_errors=True)
+            shutil.rmtree(run.ray_folder, ignore_errors=True)
     done = results(run)
     if len(done) < planned:
         raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")
@@ -153,11 +189,46 @@ def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
         )
 
 
-def _fit(run: RunDir, sweep: Sweep, slot: Slot, proposals: Proposals, missing: int, callbacks: list[Callback]) -> None:
+def retrace(scheduler: TrialScheduler, run: RunDir) -> list[TrialDir]:
+    """Tells a new scheduler every epoch of earlier starts, in order; the open trials that it had stopped already."""
+    if not isinstance(scheduler, ByName):
+        return []
+    epochs: list[tuple[float, str, dict[str, float]]] = []
+    for out in run.trials():
+        history = out.history()
+        for _, row in history.iterrows():
+            score = row.iloc[-1]
+            epochs.append((row["ended"], out.id, {EPOCH: int(row["epoch"]), SCORE: 0.0 if isnan(score) else score}))
+    last: dict[str, tuple[str, dict[str, float]]] = {}
+    for _, name, result in sorted(epochs, key=lambda epoch: epoch[:2]):
+        if name not in last:
+            scheduler.on_trial_add(NOBODY, Known(name))
+        elif last[name][0] == TrialScheduler.STOP:
+            continue
+        last[name] = (scheduler.on_trial_result(NOBODY, Known(name), result), result)
+    over = []
+    for name, (decision, result) in last.items():
+        out = run.trial(name)
+        if out.result_file.exists():
+            scheduler.on_trial_complete(NOBODY, Known(name), result)
+        elif decision == TrialScheduler.STOP:
+            over.append(out)
+    return over
+
+
+def _fit(
+    run: RunDir,
+    sweep: Sweep,
+    slot: Slot,
+    proposals: Proposals,
+    scheduler: TrialScheduler,
+    missing: int,
+    callbacks: list[Callback],
+) -> None:
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # rfray says in its own words what fails
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-    job = Job(run.path, slot.threads, checkpoints=sweep.search.scheduler in PAUSING)
+    job = Job(run.path, uuid.uuid4().hex[:8], slot.threads, checkpoints=sweep.search.scheduler in PAUSING)
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, job=job), tune.PlacementGroupFactory([{"CPU": slot.cpu, "GPU": slot.gpu}])
     )
@@ -165,7 +236,7 @@ def _fit(run: RunDir, sweep: Sweep, slot: Slot, proposals: Proposals, missing: i
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=proposals,
-            scheduler=SCHEDULERS[sweep.search.scheduler](sweep),
+            scheduler=scheduler,
             num_samples=missing,
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["id"]),
@@ -174,7 +245,8 @@ def _fit(run: RunDir, sweep: Sweep, slot: Slot, proposals: Proposals, missing: i
         run_config=tune.RunConfig(
             name=run.ray_folder.name,
             storage_path=str(run.path),
-            failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
+            # a trial that fails says so itself; what Ray sees is a process that died, and starts it again
+            failure_config=tune.FailureConfig(max_failures=-1),
             callbacks=callbacks,
             verbose=0,
         ),

@@ -1,8 +1,11 @@
 """one setting from Ray Tune -> one trained trial in the run folder: what runs in a trial's process."""
 
+import os
 import shutil
+import socket
 import tempfile
 import traceback
+import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,12 +15,18 @@ from ray import tune
 
 from rfray.config import Sweep, Trial
 from rfray.data.catalog import load_images
+from rfray.errors import DiskFullError, TrialError
+from rfray.files import is_disk_full, no_room, replace_text
 from rfray.run import RunDir, TrialDir
 from rfray.search.strategies import EPOCH, SCORE
-from rfray.training.loop import Epoch, TrialData, train
+from rfray.training.loop import Epoch, Hooks, TrialData, train
 
 POINTER = "trial.txt"
 """What a Ray checkpoint of ours holds: the id of the trial whose folder has the state."""
+ATTEMPTS = 2
+"""A failing trial is tried this often in all, then recorded with its reason."""
+DEATHS = 4
+"""A trial whose process dies this often in one epoch, with nobody restarting the sweep, is recorded as failed."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +34,45 @@ class Job:
     """What every trial of a sweep needs to know besides its setting."""
 
     run: Path
+    session: str
+    """Changes with every start of the sweep."""
     threads: int
     checkpoints: bool
     """Whether the scheduler pauses or clones trials, and so wants a Ray checkpoint with every report."""
 
 
+class SupersededError(Exception):
+    """Another process has taken this trial over, so this one must not write any more."""
+
+
 def run_trial(config: dict[str, Any], job: Job) -> None:
     """Trains the trial `config` (id and fields of `Trial`) and reports every epoch to Ray Tune.
 
-    Leaves error.txt (first line: the reason) in the trial's folder and raises where the trial fails.
+    A trial that fails twice leaves error.txt (first line: the reason) in its folder and returns as if it had ended:
+    for Ray, only a process that dies is a failure, and it starts that one again. Raises DiskFullError.
     """
     run = RunDir(job.run)
     out = run.trial(tune.get_context().get_trial_name())
     trial = Trial(**{name: value for name, value in config.items() if name != "id"})
-    _take_over(run, out, trial)
     out.error_file.unlink(missing_ok=True)
+    try:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                _attempt(run, out, trial, job)
+                return
+            except Exception as error:
+                if isinstance(error, DiskFullError | SupersededError) or is_disk_full(error):
+                    raise
+                if attempt == ATTEMPTS:
+                    reason = (str(error).splitlines() or [""])[0]
+                    replace_text(out.error_file, f"{type(error).__name__}: {reason}\n\n{traceback.format_exc()}")
+    except OSError as error:
+        raise no_room(out.path, 0) if is_disk_full(error) else error from error
+
+
+def _attempt(run: RunDir, out: TrialDir, trial: Trial, job: Job) -> None:
+    _take_over(run, out, trial)
+    token = _sign_in(out, job.session)
     sweep, data = _images(job.run, trial.image_size)
 
     def report(epoch: Epoch) -> None:
@@ -60,13 +93,41 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
             Path(folder, POINTER).write_text(out.id)
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    try:
-        train(trial, data, out, sweep.search.metric, job.threads, report)
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        name = type(error).__name__
-        out.error_file.write_text(f"{name}: {reason}\n\n{traceback.format_exc()}")
-        raise
+    def remember(micro_batch: int) -> None:
+        out.write_start(out.start().model_copy(update={"micro_batch": micro_batch}))
+
+    def check_in() -> None:
+        if _starts(out)[-1][-1] != token:
+            raise SupersededError(f"{out.id} was started again elsewhere")
+
+    hooks = Hooks(on_epoch=report, on_micro_batch=remember, before_writing=check_in)
+    train(trial, data, out, sweep.search.metric, job.threads, hooks, out.start().micro_batch)
+
+
+def _starts(out: TrialDir) -> list[list[str]]:
+    """The lines of starts.csv: session, epochs done before, host, process, token."""
+    if not out.starts_file.exists():
+        return []
+    return [line.split(",") for line in out.starts_file.read_text(encoding="utf-8").splitlines()]
+
+
+def _sign_in(out: TrialDir, session: str) -> str:
+    """Notes that this process trains the trial from here on; the token that says so.
+
+    Raises TrialError where processes have died again and again without getting any further.
+    """
+    states = out.state_files()
+    done = int(states[0].stem.split("-")[1]) if states else 0
+    starts = _starts(out)
+    fruitless = 0
+    while fruitless < len(starts) and starts[-1 - fruitless][:2] == [session, str(done)]:
+        fruitless += 1
+    if fruitless >= DEATHS:
+        raise TrialError(f"its process died {fruitless} times in epoch {done + 1} (out of memory? see dmesg)")
+    token = uuid.uuid4().hex[:12]
+    lines = [*starts, [session, str(done), socket.gethostname(), str(os.getpid()), token]]
+    replace_text(out.starts_file, "".join(",".join(line) + "\n" for line in lines))
+    return token
 
 
 @lru_cache(maxsize=4)
@@ -85,10 +146,12 @@ def _take_over(run: RunDir, out: TrialDir, trial: Trial) -> None:
         return
     with checkpoint.as_directory() as folder:
         donor = run.trial(Path(folder, POINTER).read_text())
-    if donor.id == out.id:
+    states = donor.state_files()
+    if donor.id == out.id or not states:
         return
+    for state in out.state_files():
+        state.unlink()
     # the state last: the loop makes the rest agree with it
-    for name in ("history_file", "weights_file", "state_file"):
-        shutil.copyfile(getattr(donor, name), getattr(out, name))
-    shutil.copyfile(donor.predictions_file("select"), out.predictions_file("select"))
+    for file in (donor.history_file, donor.weights_file, donor.predictions_file("select"), states[0]):
+        shutil.copyfile(file, out.path / file.name)
     out.write_start(out.start().model_copy(update={"trial": trial}))

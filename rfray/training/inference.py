@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from rfray.config import Trial
@@ -14,7 +14,8 @@ from rfray.data.batches import plain_batches
 from rfray.data.pixels import Images
 from rfray.errors import RunError
 from rfray.evaluation.predictions import Predictions
-from rfray.files import replacing
+from rfray.files import write_whole
+from rfray.training.memory import give_back, is_out_of_memory
 from rfray.training.model import Normalisation, build_model
 
 
@@ -37,16 +38,35 @@ def predict(
 ) -> Predictions:
     """p_fake of every image: the second softmax output of a model that is on `device`, in evaluation mode.
 
+    Where memory runs out, the batch is halved, down to one image; then that error is raised.
     Raises ValueError where an output is not finite.
     """
     model.eval()
+    while True:
+        try:
+            return Predictions(images.ids, images.labels, _scores(model, normalise, images, batch_size, device, dtype))
+        except (RuntimeError, MemoryError) as error:
+            if batch_size == 1 or not is_out_of_memory(error):
+                raise
+        batch_size = batch_size // 2
+        give_back()
+
+
+def _scores(
+    model: nn.Module,
+    normalise: Normalisation,
+    images: Images,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> np.ndarray:
+    """p_fake, (n,) float64."""
     scores = [torch.empty(0)]
     for pixels, _ in plain_batches(images, batch_size, pin=device.type == "cuda"):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = model(normalise(pixels.to(device, non_blocking=True)))  # (B, 2)
         scores.append(torch.softmax(logits.double(), dim=1)[:, 1])
-    p_fake = torch.cat([score.cpu() for score in scores]).numpy().astype(np.float64)
-    return Predictions(images.ids, images.labels, p_fake)
+    return torch.cat([score.cpu() for score in scores]).numpy().astype(np.float64)
 
 
 def predict_from_file(weights: Path, trial: Trial, images: Images) -> Predictions:
@@ -60,8 +80,7 @@ def predict_from_file(weights: Path, trial: Trial, images: Images) -> Prediction
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> None:
     """Writes the model's tensors; `metadata` says which epoch they are from."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, dict(metadata))
+    write_whole(path, save(tensors, dict(metadata)))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -4,7 +4,6 @@ After every epoch all of it is on disk, in an order that a later start can make 
 killed at any moment goes on from its last epoch.
 """
 
-import gc
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -29,8 +28,10 @@ from rfray.evaluation.predictions import Predictions, predictions_metadata, writ
 from rfray.files import replacing
 from rfray.run import TrialDir
 from rfray.training.inference import device_and_type, predict, save_weights, weights_metadata
+from rfray.training.memory import give_back, is_out_of_memory
 from rfray.training.model import Normalisation, build_model
 from rfray.training.optim import make_optimizer, make_schedule
+from rfray.training.state import read_state, write_state
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,20 @@ class Epoch:
     """Fit images per second of training."""
     wait_share: float
     """Share of the training time in which the model waited for images."""
+    ended: float
+    """Seconds since 1970: when the epoch was judged, by which the epochs of all trials can be put in order."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a trial tells, and asks of, whoever started it."""
+
+    on_epoch: Callable[[Epoch], None]
+    """Called once an epoch, when its files are written; may raise to end the trial early."""
+    on_micro_batch: Callable[[int], None] = lambda size: None
+    """Called with how many images are computed at once from now on, because more did not fit into memory."""
+    before_writing: Callable[[], None] = lambda: None
+    """Called before an epoch's files are written; raises where the folder is no longer this process's to write."""
 
 
 @dataclass
@@ -71,10 +86,14 @@ class Learner:
 
     model: nn.Module
     average: ModelEmaV3 | None
+    micro_batch: int
+    """Images that are computed at once; the gradients of a batch are accumulated over as many as it takes."""
     optimizer: torch.optim.Optimizer
     schedule: Scheduler
     normalise: Normalisation
-    criterion: nn.Module
+    class_weights: torch.Tensor | None
+    """(2,) float32, or None for 1 each."""
+    label_smoothing: float
     mix: Mixup | None
     policies: list[Policy | None]
     """The augmentation, once for each thread that makes batches."""
@@ -93,63 +112,65 @@ def train(
     out: TrialDir,
     select_metric: str,
     threads: int,
-    on_epoch: Callable[[Epoch], None],
+    hooks: Hooks,
+    micro_batch: int | None = None,
 ) -> None:
-    """Trains until the last epoch, or until `patience` runs out; goes on from `out.state_file` where there is one.
+    """Trains until the last epoch, or until `patience` runs out; goes on from the state in `out` where there is one.
 
-    `on_epoch` is called once an epoch, when its files are written; it may raise to end the trial early.
-    `threads` is the number of CPU threads for the model, and of those that make batches.
-    Raises TrialError: the model can't be built, the loss is not finite, the select metric is undefined throughout.
+    `threads` is the number of CPU threads for the model, and of those that make batches. `micro_batch` is how many
+    images to compute at once, where a whole batch is known not to fit into memory; it is halved when they don't.
+    Raises TrialError: the model can't be built, the loss is not finite, the select metric is undefined throughout,
+    not even one image fits into memory. Raises DiskFullError.
     """
     torch.set_num_threads(threads)
     learner = None
     try:
-        learner, start = _prepare(trial, data, out, select_metric, threads)
+        learner, start = _prepare(trial, data, out, threads, micro_batch)
         last = start
         for epoch in range((start.epoch if start else 0) + 1, trial.epochs + 1):
             if last is not None and _out_of_patience(trial, last):
                 break
-            last = _one_epoch(learner, trial, data, out, select_metric, epoch, last)
-            on_epoch(last)
+            last = _one_epoch(learner, trial, data, out, select_metric, epoch, last, hooks)
+            hooks.on_epoch(last)
         if last is not None and last is start:
-            on_epoch(last)  # nothing was left to do: say again how it stood
+            hooks.on_epoch(last)  # nothing was left to do: say again how it stood
         if last is None or last.best_epoch is None:
             raise TrialError(f"the select metric {select_metric} is undefined in every epoch")
     finally:
         # the process lives on for the next trial: nothing of this one may stay in memory
         learner = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back()
 
 
 def _prepare(
-    trial: Trial, data: TrialData, out: TrialDir, select_metric: str, threads: int
+    trial: Trial, data: TrialData, out: TrialDir, threads: int, micro_batch: int | None
 ) -> tuple[Learner, Epoch | None]:
     _seed_everything(trial.seed, 0)
     device, dtype = device_and_type(trial.precision)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    resumed = out.state_file.exists()
-    model, normalise = build_model(trial, load_pretrained=not resumed)
+    state = read_state(out, device)
+    model, normalise = build_model(trial, load_pretrained=state is None)
     model.to(device)
     optimizer = make_optimizer(trial, model)
     learner = Learner(
         model=model,
         average=ModelEmaV3(model, decay=trial.ema, use_warmup=True) if trial.ema else None,
+        micro_batch=min(micro_batch or trial.batch_size, trial.batch_size),
         optimizer=optimizer,
         schedule=make_schedule(trial, optimizer, _steps_per_epoch(trial, data.fit)),
         normalise=normalise,
-        criterion=_criterion(trial, data.fit.labels).to(device),
+        class_weights=_class_weights(trial, data.fit.labels, device),
+        label_smoothing=trial.label_smoothing,
         mix=_mix(trial),
         policies=[build_policy(trial.augmentation, data.augmentations, trial.image_size) for _ in range(threads)],
         device=device,
         dtype=dtype,
     )
-    if not resumed:
+    if state is None:
         out.history_file.unlink(missing_ok=True)
         return learner, None
-    last = _restore(learner, out)
+    last = _restore(learner, state)
     if last.best_epoch == last.epoch and not _best_files_are_of(out, last):
         _write_best(learner.judged, trial, _judge(learner, trial, data.select), out, last)
     return learner, last
@@ -163,11 +184,12 @@ def _one_epoch(
     select_metric: str,
     epoch: int,
     last: Epoch | None,
+    hooks: Hooks,
 ) -> Epoch:
     began = time.perf_counter()
     _seed_everything(trial.seed, epoch)
     wait = WaitTime()
-    train_loss = _learn(learner, trial, data, epoch, wait)
+    train_loss = _learn(learner, trial, data, epoch, wait, hooks)
     learned = time.perf_counter() - began
     predictions = _judge(learner, trial, data.select)
     score = metric(select_metric, predictions)
@@ -183,7 +205,9 @@ def _one_epoch(
         seconds=time.perf_counter() - began,
         images_per_second=len(data.fit) / learned,
         wait_share=wait.seconds / learned,
+        ended=time.time(),
     )
+    hooks.before_writing()
     _write_history(out, record, select_metric)
     _write_state(learner, out, record)
     if better:
@@ -191,7 +215,7 @@ def _one_epoch(
     return record
 
 
-def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: WaitTime) -> float:
+def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: WaitTime, hooks: Hooks) -> float:
     """Moves the model through one epoch; mean loss. Raises TrialError where the loss is not finite."""
     model, device = learner.model, learner.device
     model.train()
@@ -208,21 +232,62 @@ def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: Wa
         if learner.mix is not None:
             even = len(images) - len(images) % 2  # timm mixes an image with its mirror place in the batch
             images, targets = learner.mix(images[:even], targets[:even])
-        with torch.autocast(device.type, learner.dtype, enabled=learner.dtype != torch.float32):
-            logits = model(images)  # (B, 2)
-        loss = learner.criterion(logits.float(), targets)
-        loss.backward()
+        total += _backward(learner, images, targets, hooks)
         if trial.clip_grad:
             nn.utils.clip_grad_norm_(model.parameters(), trial.clip_grad)
         learner.optimizer.step()
         learner.optimizer.zero_grad()
         if learner.average is not None:
             learner.average.update(model, step=(epoch - 1) * steps + number)
-        total += loss.detach()
     mean = float(total) / steps
     if not math.isfinite(mean):
         raise TrialError(f"the loss is {mean} in epoch {epoch} (lr {trial.lr:g}, {trial.optimizer})")
     return mean
+
+
+def _backward(learner: Learner, images: torch.Tensor, targets: torch.Tensor, hooks: Hooks) -> torch.Tensor:
+    """Adds a batch's gradients to the model's; its mean loss. Halves the micro-batch until it fits into memory.
+
+    `images` are (B, 3, S, S) float32, `targets` (B,) labels or (B, 2) shares.
+    Raises TrialError where not even one image fits.
+    """
+    while True:
+        try:
+            return _accumulate(learner, images, targets)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if learner.micro_batch == 1:
+                raise TrialError(f"out of memory with one image at a time: {str(error).splitlines()[0]}") from None
+        learner.optimizer.zero_grad()
+        give_back()
+        learner.micro_batch = max(1, min(learner.micro_batch, len(images)) // 2)
+        hooks.on_micro_batch(learner.micro_batch)
+
+
+def _accumulate(learner: Learner, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    # the mean over the batch: each part's sum over what the whole batch weighs
+    mixed = targets.ndim == 2
+    weights = learner.class_weights
+    weight = len(images) if weights is None or mixed else weights[targets].sum()
+    total = torch.zeros((), device=images.device)
+    for part, wanted in zip(
+        torch.split(images, learner.micro_batch), torch.split(targets, learner.micro_batch), strict=True
+    ):
+        with torch.autocast(learner.device.type, learner.dtype, enabled=learner.dtype != torch.float32):
+            logits = learner.model(part)  # (b, 2)
+        loss = nn.functional.cross_entropy(
+            logits.float(),
+            wanted,
+            weight=weights,
+            reduction="sum",
+            # where images are mixed, timm has smoothed the labels on the way
+            label_smoothing=0.0 if mixed else learner.label_smoothing,
+        )
+        loss = loss / weight
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 def _judge(learner: Learner, trial: Trial, select: Images) -> Predictions:
@@ -243,14 +308,10 @@ def _steps_per_epoch(trial: Trial, fit: Images) -> int:
     return max(1, len(fit) // trial.batch_size)
 
 
-def _criterion(trial: Trial, labels: np.ndarray) -> nn.Module:
-    weights = None
-    if trial.class_balance == "weights":
-        counts = np.bincount(labels, minlength=2)
-        weights = torch.tensor(len(labels) / (2 * counts), dtype=torch.float32)
-    # where images are mixed, timm smooths the labels on the way
-    smoothing = 0.0 if trial.mixup or trial.cutmix else trial.label_smoothing
-    return nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing)
+def _class_weights(trial: Trial, labels: np.ndarray, device: torch.device) -> torch.Tensor | None:
+    if trial.class_balance != "weights":
+        return None
+    return torch.tensor(len(labels) / (2 * np.bincount(labels, minlength=2)), dtype=torch.float32, device=device)
 
 
 def _mix(trial: Trial) -> Mixup | None:
@@ -265,8 +326,7 @@ def _out_of_patience(trial: Trial, last: Epoch) -> bool:
     return bool(trial.patience) and last.epoch - (last.best_epoch or 0) >= trial.patience
 
 
-def _restore(learner: Learner, out: TrialDir) -> Epoch:
-    state: dict[str, Any] = torch.load(out.state_file, map_location=learner.device, weights_only=True)
+def _restore(learner: Learner, state: dict[str, Any]) -> Epoch:
     learner.model.load_state_dict(state["model"])
     if learner.average is not None and state["average"] is not None:
         learner.average.module.load_state_dict(state["average"])
@@ -287,8 +347,7 @@ def _write_state(learner: Learner, out: TrialDir, record: Epoch) -> None:
         "average": learner.average.module.state_dict() if learner.average is not None else None,
         "optimizer": learner.optimizer.state_dict(),
     }
-    with replacing(out.state_file) as temporary:
-        torch.save(state, temporary)
+    write_state(out, record.epoch, state)
 
 
 def _write_history(out: TrialDir, record: Epoch, select_metric: str) -> None:

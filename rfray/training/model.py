@@ -68,7 +68,7 @@ def build_model(trial: Trial, load_pretrained: bool = True) -> tuple[nn.Module, 
     return model.to(memory_format=torch.channels_last), Normalisation(data["mean"], data["std"])
 
 
-def _calm_classifier(model: nn.Module) -> None:
+def _calm_classifier(model: Any) -> None:
     """Small first weights, so that the first loss is about ln 2 and its gradients leave pretrained features alone.
 
     timm's efficientnets draw the weights of a two-class classifier from up to 0.7, which made the first loss 3.

@@ -212,5 +212,3 @@ def test_history_and_result_agree(pictures: Path, tmp_path: Path, ray_here: None
     assert done[0].seconds == pytest.approx(history["seconds"].sum())
     assert results(run) == done
     assert np.isfinite(history.to_numpy()).all()
-
-

@@ -16,7 +16,7 @@ from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import predictions_metadata, read_predictions
 from rfray.run import TrialDir
 from rfray.training.inference import predict_from_file, weights_metadata
-from rfray.training.loop import Epoch, TrialData, train
+from rfray.training.loop import Epoch, Hooks, TrialData, train
 from rfray.training.optim import SCHEDULES
 
 SIDE = 32
@@ -55,10 +55,10 @@ def run(setting: Trial, data: TrialData, folder: Path, stop_after: int | None = 
 
     out = TrialDir(folder)
     if stop_after is None:
-        train(setting, data, out, "auc", 1, on_epoch)
+        train(setting, data, out, "auc", 1, Hooks(on_epoch))
     else:
         with pytest.raises(StopHereError):
-            train(setting, data, out, "auc", 1, on_epoch)
+            train(setting, data, out, "auc", 1, Hooks(on_epoch))
     return seen
 
 
@@ -71,7 +71,7 @@ def test_learns_what_is_easy_and_writes_every_file(data: TrialData, tmp_path: Pa
     history = pd.read_csv(out.history_file)
     assert list(history["epoch"]) == [1, 2, 3, 4, 5]
     assert list(history.columns) == [
-        "epoch", "train_loss", "lr", "seconds", "images_per_second", "wait_share", "select_auc",
+        "epoch", "train_loss", "lr", "seconds", "images_per_second", "wait_share", "ended", "select_auc",
     ]  # fmt: skip
     assert history["select_auc"].max() == best
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
@@ -145,6 +145,33 @@ def test_the_same_seed_gives_the_same_numbers_and_another_others(data: TrialData
         for number, seed in enumerate([7, 7, 8])
     ]
     assert scores[0] == scores[1] != scores[2]
+
+
+def test_a_damaged_state_is_not_used(data: TrialData, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = run(trial(epochs=3), data, tmp_path / "whole")
+    run(trial(epochs=3), data, tmp_path / "cut", stop_after=2)
+    (state,) = TrialDir(tmp_path / "cut").state_files()
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    state.write_bytes(content)
+    again = run(trial(epochs=3), data, tmp_path / "cut")
+    assert [(epoch.epoch, epoch.score) for epoch in again] == [(epoch.epoch, epoch.score) for epoch in whole]
+    assert f"{state} is damaged" in caplog.text
+
+
+def test_one_state_stays(data: TrialData, tmp_path: Path) -> None:
+    run(trial(epochs=3), data, tmp_path)
+    (state,) = TrialDir(tmp_path).state_files()
+    assert state.name.startswith("state-0003-")
+
+
+def test_nothing_is_written_once_the_folder_is_anothers(data: TrialData, tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise StopHereError
+
+    with pytest.raises(StopHereError):
+        train(trial(), data, TrialDir(tmp_path), "auc", 1, Hooks(lambda epoch: None, before_writing=refuse))
+    assert list(tmp_path.iterdir()) == []
 
 
 VARIANTS: list[dict[str, Any]] = [

@@ -111,7 +111,9 @@ def test_a_hub_out_of_reach_names_backbone_cause_and_ways_out(tmp_path: Path, mo
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(TrialError, match=r"(?s)test_resnet.*offline.*pretrained: weights.safetensors.*pretrained: false"):
+    with pytest.raises(
+        TrialError, match=r"(?s)test_resnet.*offline.*pretrained: weights.safetensors.*pretrained: false"
+    ):
         check_weights("test_resnet", True)
 
 
