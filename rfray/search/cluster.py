@@ -10,9 +10,11 @@ from pathlib import Path
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")  # the run folder is the truth, not Ray's snapshots
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no score to report
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # nothing of Ray's needs saving first
 
 import ray
+from ray._private import ray_constants
 
 from rfray.config import Resources
 from rfray.errors import ClusterError
@@ -43,13 +45,10 @@ def connected(address: str | None) -> Iterator[Path]:
     """
     try:
         if address is None:
-            context = ray.init(
-                address="local",
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",  # nothing listens beyond this machine
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _loopback_only():
+                context = ray.init(
+                    address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                )
         else:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -58,6 +57,21 @@ def connected(address: str | None) -> Iterator[Path]:
         yield Path(context.address_info["session_dir"])
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Has Ray start servers that listen on 127.0.0.1 alone, as it does by itself on macOS and Windows.
+
+    It reads this setting when it is imported, and takes no other word for it: `_node_ip_address` is overruled.
+    """
+    setting, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[setting], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        del os.environ[setting]
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def slot_for(resources: Resources) -> Slot:

@@ -20,4 +20,5 @@ class DiskWatch(Follower):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
         """Looks once an epoch of any trial. Raises DiskFullError."""
         if shutil.disk_usage(self._ray_folder).free < RAY_NEEDS:
-            raise no_room(self._ray_folder, RAY_NEEDS)
+            with self.stopping():
+                raise no_room(self._ray_folder, RAY_NEEDS)

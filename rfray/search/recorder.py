@@ -32,14 +32,16 @@ class Recorder(Follower):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial came to its end, was stopped early by the scheduler, or failed for good."""
-        self.record(self._run.trial(str(trial)))
+        with self.stopping():
+            self.record(self._run.trial(str(trial)))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died, and Ray starts it again; unless it died of a full disk. Raises DiskFullError."""
         text = str(trial.get_error() or "")
         if "DiskFullError" in text:
             line = next(line for line in reversed(text.splitlines()) if "no room on the disk" in line)
-            raise DiskFullError(line[line.index("no room on the disk") :])
+            with self.stopping():
+                raise DiskFullError(line[line.index("no room on the disk") :])
 
     def record(self, out: TrialDir) -> None:
         """Writes result.json of a trial that has ended. Raises SweepFailed where going on would be a waste."""

@@ -157,17 +157,14 @@ def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, session: Path, console: Con
         # hyperband waits for whole brackets, of which most trials are paused
         proposals = Proposals(run, sweep, planned, None if sweep.search.scheduler == "hyperband" else at_once)
         recorder.follow(proposals.ended)
-        callbacks = [
-            recorder,
-            DiskWatch(session),
-            TensorBoard(run, sweep.search.metric),
-            *mlflow_callbacks(sweep),
-            display,
-        ]
+        watch = DiskWatch(session)
+        others = [TensorBoard(run, sweep.search.metric), *mlflow_callbacks(sweep), display]
         try:
-            _fit(run, sweep, slot, proposals, scheduler, planned - len(results(run)), callbacks)
+            _fit(run, sweep, slot, proposals, scheduler, planned - len(results(run)), [recorder, watch, *others])
         except OSError as error:
             raise no_room(run.path, 0) if is_disk_full(error) else error from error
+        except tune.TuneError as error:
+            raise recorder.reason or watch.reason or error from None
         finally:
             display.close()
             shutil.rmtree(run.ray_folder, ignore_errors=True)

@@ -126,7 +126,7 @@ def test_patience_ends_the_trial(data: TrialData, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_fails_the_trial(data: TrialData, tmp_path: Path) -> None:
-    with pytest.raises(TrialError, match="not finite|is nan|is inf"):
+    with pytest.raises(TrialError, match=r"not finite|is nan|is inf"):
         run(trial(lr=1e30, optimizer="sgd", clip_grad=0.0, warmup=0.0), data, tmp_path)
 
 

@@ -112,9 +112,8 @@ def test_memory_stays_flat_over_thirty_trials(data: TrialData, tmp_path: Path) -
     sizes: list[int] = []
     for number in range(30):
         trial = Trial(
-            backbone="test_resnet", pretrained=False, augmentation="light", image_size=64, batch_size=8 * (1 + number % 3),
-            epochs=1,
-        )  # fmt: skip
+            backbone="test_resnet", pretrained=False, image_size=64, batch_size=8 * (1 + number % 3), epochs=1
+        )
         pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 64, 3), dtype=np.uint8)
         images = [Images(pixels, part.rows, part.labels, part.ids) for part in (data.fit, data.select)]
         train(trial, TrialData(*images, {}), TrialDir(tmp_path / str(number)), "auc", 1, Hooks(lambda epoch: None))

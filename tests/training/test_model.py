@@ -123,7 +123,7 @@ def test_a_backbone_without_weights_says_so() -> None:
 
 
 def test_an_option_that_the_backbone_does_not_take_is_named() -> None:
-    with pytest.raises(TrialError, match="vgg11 does not take one of .*drop_path_rate"):
+    with pytest.raises(TrialError, match=r"vgg11 does not take one of .*drop_path_rate"):
         build_model(Trial(backbone="vgg11", pretrained=False, drop_path=0.1))
 
 

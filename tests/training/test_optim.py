@@ -1,5 +1,7 @@
 """Schedules by hand, every optimizer by one step."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -50,7 +52,7 @@ def test_layer_decay_slows_the_early_layers() -> None:
     optimizer = make_optimizer(Trial(backbone="test_resnet", layer_decay=0.5), model)
     scales = sorted({group["lr_scale"] for group in optimizer.param_groups})
     assert scales[-1] == 1.0
-    assert all(later == pytest.approx(2 * earlier) for earlier, later in zip(scales, scales[1:], strict=False))
+    assert all(later == pytest.approx(2 * earlier) for earlier, later in itertools.pairwise(scales))
 
 
 @pytest.mark.parametrize("name", optimizer_names())

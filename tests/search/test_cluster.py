@@ -1,0 +1,55 @@
+"""The connection to Ray: what it listens on, and what it says where there is nothing."""
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+import ray
+
+from rfray.config import Resources
+from rfray.errors import ClusterError
+from rfray.search.cluster import Slot, slot_for, slots
+
+
+def test_nothing_listens_beyond_this_machine(ray_here: None) -> None:
+    @ray.remote
+    def work() -> int:
+        return 1
+
+    assert ray.get(work.remote()) == 1
+    own = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    listening = [
+        (process.name(), connection.laddr.ip)
+        for process in own
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 3  # the raylet, the store of its state, a worker
+    assert {address for _, address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
+
+
+def test_slots_are_what_fits_on_each_node(ray_here: None) -> None:
+    cores = int(ray.cluster_resources()["CPU"])
+    assert slots(Slot(1, 0)) == cores
+    assert slots(Slot(cores, 0)) == 1
+    assert slots(Slot(0.5, 0)) == 2 * cores
+    assert slot_for(Resources(cpu=1, gpu=0)) == Slot(1, 0)
+
+
+def test_more_than_any_node_has_is_refused(ray_here: None) -> None:
+    if ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ClusterError, match="asks for 1 CPU and 1 GPU, but the cluster has a node with"):
+        slot_for(Resources(cpu=1, gpu=1))
+
+
+def test_a_trial_has_as_many_threads_as_cores_and_at_least_one() -> None:
+    assert [Slot(cpu, 0).threads for cpu in (0.25, 1, 1.5, 4)] == [1, 1, 1, 4]
+
+
+def test_an_address_where_nothing_answers() -> None:
+    # in a process of its own, as this one is connected already
+    code = "from rfray.search.cluster import connected\nwith connected('auto'): pass"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "rfray.errors.ClusterError: no Ray cluster at auto" in ended.stderr
