@@ -4,6 +4,7 @@ After every epoch all of it is on disk, in an order that a later start can make 
 killed at any moment goes on from its last epoch.
 """
 
+import gc
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -123,6 +124,7 @@ def train(
     not even one image fits into memory. Raises DiskFullError.
     """
     torch.set_num_threads(threads)
+    gc.freeze()  # what is there already, modules above all, need not be searched when the trial gives its memory back
     learner = None
     try:
         learner, start = _prepare(trial, data, out, threads, micro_batch)
