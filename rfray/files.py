@@ -11,6 +11,9 @@ from pathlib import Path
 
 from rfray.errors import DiskFullError
 
+NO_ROOM = "no room on the disk for"
+"""How the message of every DiskFullError begins."""
+
 
 @contextmanager
 def replacing(path: Path, need: int | None = None) -> Iterator[Path]:
@@ -63,6 +66,6 @@ def no_room(path: Path, need: int) -> DiskFullError:
     there = next(parent for parent in (path, *path.parents) if parent.exists())
     free = shutil.disk_usage(there).free
     return DiskFullError(
-        f"no room on the disk for {path}: it needs {max(need, 1) / 1e6:.1f} MB and {free / 1e6:.1f} MB are free. "
+        f"{NO_ROOM} {path}: it needs {max(need, 1) / 1e6:.1f} MB and {free / 1e6:.1f} MB are free. "
         "Make room; nothing is lost, and the same command goes on"
     )

@@ -7,7 +7,7 @@ from typing import Any
 from rfray.config import Sweep, Trial
 from rfray.errors import DiskFullError, RunError, SweepFailed
 from rfray.evaluation.predictions import predictions_metadata
-from rfray.files import file_digest
+from rfray.files import NO_ROOM, file_digest
 from rfray.run import RunDir, TrialDir, TrialResult
 from rfray.search.follower import Follower
 from rfray.search.strategies import PAUSING
@@ -37,11 +37,11 @@ class Recorder(Follower):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died, and Ray starts it again; unless it died of a full disk. Raises DiskFullError."""
-        text = str(trial.get_error() or "")
-        if "DiskFullError" in text:
-            line = next(line for line in reversed(text.splitlines()) if "no room on the disk" in line)
+        text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        said = [line for line in text.splitlines() if NO_ROOM in line]
+        if said:
             with self.stopping():
-                raise DiskFullError(line[line.index("no room on the disk") :])
+                raise DiskFullError(said[-1][said[-1].index(NO_ROOM) :])
 
     def record(self, out: TrialDir) -> None:
         """Writes result.json of a trial that has ended. Raises SweepFailed where going on would be a waste."""
@@ -154,3 +154,11 @@ def tidy(run: RunDir, sweep: Sweep, sweep_ended: bool = False) -> None:
         if sweep_ended or sweep.search.scheduler not in PAUSING:
             for state in out.state_files():
                 state.unlink(missing_ok=True)
+    if sweep_ended:
+        remove_unfinished(run)
+
+
+def remove_unfinished(run: RunDir) -> None:
+    """Deletes what writers left behind that were killed half-way."""
+    for part in run.path.rglob(".*.part*"):
+        part.unlink(missing_ok=True)

@@ -59,11 +59,13 @@ def rehearse_models(file: SweepFile) -> dict[str, int]:
 
 
 def disk_needs(sweep: Sweep, parameters: dict[str, int], at_once: int) -> Needs:
-    """By the largest backbone: a state is four times its weights (two moments, an average), twice while written."""
+    """By the largest backbone: a state is weights, two moments and maybe an average, and there twice while written."""
     largest = BYTES * max(parameters.values())
     trials = planned_trials(sweep)
     running = min(at_once, trials)
-    return Needs(weights=largest * (min(sweep.keep, trials) + running), states=largest * 4 * 2 * running)
+    averages = "ema" in sweep.trial.axes() or sweep.trial.choices("ema") != [0.0]
+    state = largest * (4 if averages else 3)
+    return Needs(weights=largest * (min(sweep.keep, trials) + running), states=state * 2 * running)
 
 
 def check_places(run: RunDir, needs: Needs) -> None:

@@ -125,13 +125,22 @@ class Known:
 class ByName:
     """Makes a scheduler of Ray's remember trials by name, so that what it knew can be told to a new one."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._decided: dict[str, tuple[int, str]] = {}
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial will run."""
         super().on_trial_add(tune_controller, Known(str(trial)))  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Decides whether a trial goes on."""
-        return str(super().on_trial_result(tune_controller, Known(str(trial)), result))  # type: ignore[misc]
+        """Decides whether a trial goes on; what a trial that was started again says anew is decided as before."""
+        name, epoch = str(trial), result.get(EPOCH, 0)
+        last, decision = self._decided.get(name, (0, ""))
+        if epoch > last:
+            decision = str(super().on_trial_result(tune_controller, Known(name), result))  # type: ignore[misc]
+            self._decided[name] = epoch, decision
+        return decision if epoch >= last else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """A trial has ended."""

@@ -4,6 +4,7 @@ The run folder is the truth. What was proposed is a trial.json, what ended a res
 through a new searcher, so that it knows what the killed one knew, and hands the open trials out first.
 """
 
+import errno
 import logging
 import os
 import shutil
@@ -23,12 +24,12 @@ from rich.text import Text
 from rfray.config import Sweep
 from rfray.errors import RfrayError, RunError, SweepFailed
 from rfray.files import is_disk_full, no_room
-from rfray.run import RunDir, TrialDir, TrialResult, TrialStart
+from rfray.run import RunDir, TrialResult, TrialStart
 from rfray.search.cluster import Slot, slots
 from rfray.search.disk import DiskWatch
 from rfray.search.display import Display
 from rfray.search.recorder import Recorder, reopen_damaged, results, tidy
-from rfray.search.strategies import EPOCH, PAUSING, SCHEDULERS, SCORE, SEARCHERS, ByName, Known, planned_trials
+from rfray.search.strategies import EPOCH, PAUSING, SCHEDULERS, SCORE, SEARCHERS, ByName, planned_trials
 from rfray.search.trackers import TensorBoard, mlflow_callbacks
 from rfray.search.worker import Job, run_trial
 
@@ -148,23 +149,24 @@ def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, session: Path, console: Con
     earlier = results(run)
     if len(earlier) < planned:
         scheduler = SCHEDULERS[sweep.search.scheduler](sweep)
-        over = retrace(scheduler, run)
+        retrace(scheduler, run)
         display = Display(sweep, planned, earlier, console)
         recorder = Recorder(run, sweep, display.ended)
-        for trial in over:  # the scheduler had stopped them when the driver was killed
-            recorder.record(trial)
         at_once = sweep.search.concurrent or slots(slot)
         # hyperband waits for whole brackets, of which most trials are paused
         proposals = Proposals(run, sweep, planned, None if sweep.search.scheduler == "hyperband" else at_once)
         recorder.follow(proposals.ended)
-        watch = DiskWatch(session)
-        others = [TensorBoard(run, sweep.search.metric), *mlflow_callbacks(sweep), display]
+        followers = [recorder, DiskWatch(session), TensorBoard(run, sweep.search.metric), display]
         try:
-            _fit(run, sweep, slot, proposals, scheduler, planned - len(results(run)), [recorder, watch, *others])
+            _fit(run, sweep, slot, proposals, scheduler, planned - len(earlier), [*followers, *mlflow_callbacks(sweep)])
         except OSError as error:
-            raise no_room(run.path, 0) if is_disk_full(error) else error from error
+            if is_disk_full(error):
+                raise no_room(run.path, 0) from error
+            raise
         except tune.TuneError as error:
-            raise recorder.reason or watch.reason or error from None
+            if os.strerror(errno.ENOSPC) in str(error):  # met by Ray's own files in the run folder
+                raise no_room(run.path, 0) from error
+            raise next((one.reason for one in followers if one.reason), error) from None
         finally:
             display.close()
             shutil.rmtree(run.ray_folder, ignore_errors=True)
@@ -186,10 +188,13 @@ def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
         )
 
 
-def retrace(scheduler: TrialScheduler, run: RunDir) -> list[TrialDir]:
-    """Tells a new scheduler every epoch of earlier starts, in order; the open trials that it had stopped already."""
+def retrace(scheduler: TrialScheduler, run: RunDir) -> None:
+    """Tells a new scheduler every epoch of earlier starts, in order.
+
+    An open trial that it stops on the way makes its files whole and says that epoch again: then it is stopped.
+    """
     if not isinstance(scheduler, ByName):
-        return []
+        return
     epochs: list[tuple[float, str, dict[str, float]]] = []
     for out in run.trials():
         history = out.history()
@@ -199,18 +204,13 @@ def retrace(scheduler: TrialScheduler, run: RunDir) -> list[TrialDir]:
     last: dict[str, tuple[str, dict[str, float]]] = {}
     for _, name, result in sorted(epochs, key=lambda epoch: epoch[:2]):
         if name not in last:
-            scheduler.on_trial_add(NOBODY, Known(name))
+            scheduler.on_trial_add(NOBODY, name)
         elif last[name][0] == TrialScheduler.STOP:
             continue
-        last[name] = (scheduler.on_trial_result(NOBODY, Known(name), result), result)
-    over = []
-    for name, (decision, result) in last.items():
-        out = run.trial(name)
-        if out.result_file.exists():
-            scheduler.on_trial_complete(NOBODY, Known(name), result)
-        elif decision == TrialScheduler.STOP:
-            over.append(out)
-    return over
+        last[name] = (scheduler.on_trial_result(NOBODY, name, result), result)
+    for name, (_, result) in last.items():
+        if run.trial(name).result_file.exists():
+            scheduler.on_trial_complete(NOBODY, name, result)
 
 
 def _fit(

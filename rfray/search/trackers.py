@@ -1,13 +1,18 @@
 """Ray Tune's events -> TensorBoard event files in each trial's folder, and MLflow where its variables are set."""
 
 import os
+import socket
+import time
 from typing import Any
 
 from ray.tune import Callback
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 
 from rfray.config import Sweep
 from rfray.errors import InputError
+from rfray.files import is_disk_full, no_room
 from rfray.run import RunDir
 from rfray.search.follower import Follower
 from rfray.search.strategies import EPOCH, SCORE
@@ -22,21 +27,30 @@ class TensorBoard(Follower):
     def __init__(self, run: RunDir, metric: str) -> None:
         self._run = run
         self._metric = metric
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, RecordWriter] = {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Adds one epoch."""
-        name = str(trial)
-        if name not in self._writers:
-            self._writers[name] = SummaryWriter(str(self._run.trial(name).tensorboard))
-        writer = self._writers[name]
-        writer.add_scalar(f"select/{self._metric}", result[SCORE], result[EPOCH])
-        for series in SERIES:
-            if result.get(series) is not None:
-                writer.add_scalar(series, result[series], result[EPOCH])
-        writer.flush()
+        """Adds one epoch. Raises DiskFullError."""
+        name, now = str(trial), time.time()
+        folder = self._run.trial(name).tensorboard
+        values = {f"select/{self._metric}": result[SCORE], **{key: result.get(key) for key in SERIES}}
+        with self.stopping():
+            try:
+                if name not in self._writers:
+                    folder.mkdir(exist_ok=True)
+                    path = folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}"
+                    self._writers[name] = RecordWriter(str(path))
+                    self._write(name, Event(wall_time=now, file_version="brain.Event:2"))
+                for key, value in values.items():
+                    if value is not None:
+                        self._write(name, Event(wall_time=now, step=result[EPOCH], summary=scalar(key, value)))
+                self._writers[name].flush()
+            except OSError as error:
+                if is_disk_full(error):
+                    raise no_room(folder, 1000) from error
+                raise
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Closes the trial's file."""
@@ -44,7 +58,9 @@ class TensorBoard(Follower):
         if writer is not None:
             writer.close()
 
-    on_trial_error = on_trial_complete
+    def _write(self, name: str, event: Event) -> None:
+        # at once, not through SummaryWriter's thread: that one dies of a full disk, and whoever waits for it hangs
+        self._writers[name].write(event.SerializeToString())
 
 
 def mlflow_callbacks(sweep: Sweep) -> list[Callback]:

@@ -56,23 +56,29 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     trial = Trial(**{name: value for name, value in config.items() if name != "id"})
     out.error_file.unlink(missing_ok=True)
     try:
+        _take_over(run, out, trial)
+        token, fruitless = _sign_in(out, job.session)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                _attempt(run, out, trial, job)
+                if fruitless >= DEATHS:
+                    raise TrialError(f"its process died {fruitless} times in one epoch (out of memory? see dmesg)")
+                _attempt(out, trial, job, token)
                 return
             except Exception as error:
                 if isinstance(error, DiskFullError | SupersededError) or is_disk_full(error):
                     raise
+                if _starts(out)[-1][-1] != token:
+                    raise  # another process has the trial now
                 if attempt == ATTEMPTS:
                     reason = (str(error).splitlines() or [""])[0]
                     replace_text(out.error_file, f"{type(error).__name__}: {reason}\n\n{traceback.format_exc()}")
     except OSError as error:
-        raise no_room(out.path, 0) if is_disk_full(error) else error from error
+        if is_disk_full(error):
+            raise no_room(out.path, 0) from error
+        raise
 
 
-def _attempt(run: RunDir, out: TrialDir, trial: Trial, job: Job) -> None:
-    _take_over(run, out, trial)
-    token = _sign_in(out, job.session)
+def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
     sweep, data = _images(job.run, trial.image_size)
 
     def report(epoch: Epoch) -> None:
@@ -111,10 +117,10 @@ def _starts(out: TrialDir) -> list[list[str]]:
     return [line.split(",") for line in out.starts_file.read_text(encoding="utf-8").splitlines()]
 
 
-def _sign_in(out: TrialDir, session: str) -> str:
-    """Notes that this process trains the trial from here on; the token that says so.
+def _sign_in(out: TrialDir, session: str) -> tuple[str, int]:
+    """Notes that this process trains the trial from here on.
 
-    Raises TrialError where processes have died again and again without getting any further.
+    Returns the token that says so, and how often in a row processes of this session have died without getting further.
     """
     states = out.state_files()
     done = int(states[0].stem.split("-")[1]) if states else 0
@@ -122,12 +128,10 @@ def _sign_in(out: TrialDir, session: str) -> str:
     fruitless = 0
     while fruitless < len(starts) and starts[-1 - fruitless][:2] == [session, str(done)]:
         fruitless += 1
-    if fruitless >= DEATHS:
-        raise TrialError(f"its process died {fruitless} times in epoch {done + 1} (out of memory? see dmesg)")
     token = uuid.uuid4().hex[:12]
     lines = [*starts, [session, str(done), socket.gethostname(), str(os.getpid()), token]]
     replace_text(out.starts_file, "".join(",".join(line) + "\n" for line in lines))
-    return token
+    return token, fruitless
 
 
 @lru_cache(maxsize=4)

@@ -74,7 +74,10 @@ class Hooks:
     """What a trial tells, and asks of, whoever started it."""
 
     on_epoch: Callable[[Epoch], None]
-    """Called once an epoch, when its files are written; may raise to end the trial early."""
+    """Called once an epoch, when its files are written, and with the epoch that a trial goes on from.
+
+    May raise to end the trial early.
+    """
     on_micro_batch: Callable[[int], None] = lambda size: None
     """Called with how many images are computed at once from now on, because more did not fit into memory."""
     before_writing: Callable[[], None] = lambda: None
@@ -129,13 +132,13 @@ def train(
     try:
         learner, start = _prepare(trial, data, out, threads, micro_batch)
         last = start
+        if last is not None:
+            hooks.on_epoch(last)  # say again how it stood: who was told may have died, or this process before it told
         for epoch in range((start.epoch if start else 0) + 1, trial.epochs + 1):
             if last is not None and _out_of_patience(trial, last):
                 break
             last = _one_epoch(learner, trial, data, out, select_metric, epoch, last, hooks)
             hooks.on_epoch(last)
-        if last is not None and last is start:
-            hooks.on_epoch(last)  # nothing was left to do: say again how it stood
         if last is None or last.best_epoch is None:
             raise TrialError(f"the select metric {select_metric} is undefined in every epoch")
     finally:

@@ -6,7 +6,19 @@ from typing import Any
 import pytest
 
 from rfray.config import Sweep
-from rfray.search.strategies import REFUSED, SCHEDULERS, SEARCHERS, Searcher, grid_size, planned_trials
+from rfray.search.strategies import (
+    EPOCH,
+    REFUSED,
+    SCHEDULERS,
+    SCORE,
+    SEARCHERS,
+    Asha,
+    Median,
+    Searcher,
+    grid_size,
+    planned_trials,
+)
+from rfray.search.sweep import NOBODY
 
 TWELVE = {"backbone": ["a", "b"], "augmentation": ["none", "light"], "lr": [0.1, 0.2, 0.3]}
 ENDLESS = {"backbone": ["a", "b"], "lr": {"log": [1e-5, 1e-1]}, "epochs": {"int": [1, 5]}}
@@ -144,3 +156,22 @@ def test_asha_goes_up_to_the_longest_trial(epochs: Any) -> None:
 def test_what_is_refused_is_there_to_be_chosen() -> None:
     assert {algorithm for algorithm, _ in REFUSED} <= set(SEARCHERS)
     assert {scheduler for _, scheduler in REFUSED} <= set(SCHEDULERS)
+
+
+@pytest.mark.parametrize("make", [Asha, Median])
+def test_what_a_trial_says_again_is_decided_as_before_and_counted_once(make: type) -> None:
+    more = {"grace_period": 1, **({"max_t": 4} if make is Asha else {"min_samples_required": 1})}
+    scheduler = make(time_attr=EPOCH, metric=SCORE, mode="max", **more)
+
+    def say(name: str, epoch: int, score: float) -> str:
+        return scheduler.on_trial_result(NOBODY, name, {EPOCH: epoch, SCORE: score})
+
+    for name in ("good", "bad"):
+        scheduler.on_trial_add(NOBODY, name)
+    assert say("good", 1, 0.9) == "CONTINUE"
+    assert say("good", 2, 0.9) == "CONTINUE"
+    assert say("bad", 1, 0.1) == "STOP"
+    known = scheduler.debug_string()
+    assert say("good", 2, 0.9) == "CONTINUE"
+    assert say("bad", 1, 0.1) == "STOP"
+    assert scheduler.debug_string() == known

@@ -94,7 +94,8 @@ def test_a_stopped_trial_goes_on_as_if_nothing_had_happened(data: TrialData, tmp
     setting = trial(epochs=4, augmentation="light", ema=0.9, mixup=0.2, drop_rate=0.1, optimizer="sgd", lr=0.02)
     whole = run(setting, data, tmp_path / "whole")
     first = run(setting, data, tmp_path / "parts", stop_after)
-    rest = run(setting, data, tmp_path / "parts")
+    again, *rest = run(setting, data, tmp_path / "parts")
+    assert again == first[-1]  # it says how it stood: whoever was told may have died
     assert [epoch.epoch for epoch in first + rest] == [1, 2, 3, 4]
     assert [epoch.score for epoch in first + rest] == [epoch.score for epoch in whole]
     assert [epoch.train_loss for epoch in first + rest] == [epoch.train_loss for epoch in whole]

@@ -1,0 +1,25 @@
+"""Three orders of kills, and killed sweeps against whole ones; `make chaos` tries more."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def chaos(*arguments: str) -> None:
+    # a process of its own: its Ray is not the one of the other tests
+    done = subprocess.run([sys.executable, "-m", "tests.chaos", *arguments], text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_kills_on_a_cluster_leave_a_whole_run(seed: int) -> None:
+    chaos("--seeds", "1", "--first", str(seed), "--interrupted")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("scheduler", ["none", "asha"])
+def test_a_killed_sweep_gives_the_leaderboard_of_a_whole_one(scheduler: str) -> None:
+    chaos("--seeds", "0", "--interrupted", scheduler)
