@@ -12,8 +12,9 @@ def chaos(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_kills_on_a_cluster_leave_a_whole_run(seed: int) -> None:
     chaos("--seeds", "1", "--first", str(seed), "--interrupted")
 
