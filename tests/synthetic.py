@@ -81,6 +81,8 @@ def finish_trial(
             best_epoch=trained,
             epochs=trained,
             seconds=1.5 * trained,
+            node="here",
+            files={},
         )
     )
     return trial
@@ -100,6 +102,8 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
             metric="auc",
             epochs=0,
             seconds=0.2,
+            node="here",
+            files={},
         )
     )
     return trial

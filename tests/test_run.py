@@ -155,11 +155,12 @@ def test_a_missing_trial_json_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "Invalid JSON: EOF while parsing a value"),
-        (b'{"id": "0000-aaaaaa", "nu', "Invalid JSON: EOF while parsing a string"),
-        (b"\x93\xff\x00", "Invalid JSON"),
-        (b'{"id": "0000-aaaaaa", "number": "three", "results_known": 0, "trial": {"backbone": "x"}}', "number: Input"),
-        (b'{"id": "0000-aaaaaa", "number": 3, "results_known": 0, "trial": {"backbone": "x", "lr": -1}}', "trial.lr: "),
+        (b"", "Expecting value"),
+        (b'{"id": "0000-aaaaaa", "nu', "Unterminated string"),
+        (b"\x93\xff\x00", "'utf-8' codec can't decode"),
+        (b"[1, 2]", "its content does not match its digest"),
+        (b'{"id": "0000-aaaaaa", "number": 3, "results_known": 0, "trial": {"backbone": "x"}}', "its content does not"),
+        (b'{"id": "a", "number": 3, "sha256": "0000"}', "its content does not match its digest"),
     ],
 )
 def test_a_damaged_record_is_named_with_what_is_wrong(content: bytes, reason: str, tmp_path: Path) -> None:
@@ -176,8 +177,8 @@ def test_a_damaged_record_is_named_with_what_is_wrong(content: bytes, reason: st
 
 def test_a_damaged_or_missing_catalog_is_named(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    with pytest.raises(RunError, match=r"catalog\.parquet.*`rfray tune` writes it"):
+    with pytest.raises(RunError, match=r"catalog\.parquet is missing; .*`rfray tune` makes it again"):
         run.read_catalog()
     run.catalog_file.write_bytes(b"PAR1 and no more")
-    with pytest.raises(RunError, match=r"catalog\.parquet.*`rfray tune` writes it"):
+    with pytest.raises(RunError, match=r"catalog\.parquet is damaged: .*`rfray tune` makes it again"):
         run.read_catalog()

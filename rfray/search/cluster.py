@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,13 +51,21 @@ def connected(address: str | None) -> Iterator[Path]:
                     address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
                 )
         else:
+            _knock(address)
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from error
     try:
         yield Path(context.address_info["session_dir"])
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError at once where nothing listens; Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextmanager
