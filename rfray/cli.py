@@ -115,9 +115,8 @@ def ensemble(
         wanted = top_k or sweep.ensemble.top_k
         members = choose_members(folder, wanted)
         if not members:
-            raise SweepFailed(
-                f"{folder.path}: no trial has succeeded, so there is nothing to join; see rfray leaderboard"
-            )
+            write_leaderboard(folder)  # the failed trials, with their reasons
+            raise SweepFailed(f"{folder.path}: no trial has succeeded, so there is nothing to join")
         if len(members) < wanted:
             console.print(
                 f"Only {len(members)} trials with weights are there, so the ensemble has {len(members)} members"
