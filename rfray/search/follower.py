@@ -4,8 +4,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ray.tune import Callback
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from rfray.errors import RfrayError
+
+
+class Silence(TrialProgressCallback):
+    """Takes the place of Ray's own printing, which says "completed" even of a trial that failed."""
+
+    def log_result(self, *arguments: object, **options: object) -> None:
+        """Prints nothing."""
+
+    def on_trial_complete(self, *arguments: object, **options: object) -> None:
+        """Prints nothing."""
 
 
 class Follower(Callback):

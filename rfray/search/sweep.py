@@ -28,6 +28,7 @@ from rfray.run import RunDir, TrialResult, TrialStart
 from rfray.search.cluster import Slot, slots
 from rfray.search.disk import DiskWatch
 from rfray.search.display import Display
+from rfray.search.follower import Silence
 from rfray.search.recorder import Recorder, reopen_damaged, results, tidy
 from rfray.search.strategies import EPOCH, PAUSING, SCHEDULERS, SCORE, SEARCHERS, ByName, planned_trials
 from rfray.search.trackers import TensorBoard, mlflow_callbacks
@@ -158,7 +159,15 @@ def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, session: Path, console: Con
         recorder.follow(proposals.ended)
         followers = [recorder, DiskWatch(session), TensorBoard(run, sweep.search.metric), display]
         try:
-            _fit(run, sweep, slot, proposals, scheduler, planned - len(earlier), [*followers, *mlflow_callbacks(sweep)])
+            _fit(
+                run,
+                sweep,
+                slot,
+                proposals,
+                scheduler,
+                planned - len(earlier),
+                [*followers, Silence(), *mlflow_callbacks(sweep)],
+            )
         except OSError as error:
             if is_disk_full(error):
                 raise no_room(run.path, 0) from error
