@@ -71,9 +71,10 @@ def tune(
 
     from rfray.data.parts import prepare_training
     from rfray.search.cluster import connected, slot_for, slots
+    from rfray.search.places import check_places, disk_needs
     from rfray.search.plan import plan_lines
     from rfray.search.preflight import check_sweep
-    from rfray.search.rehearsal import check_places, disk_needs, rehearse_models
+    from rfray.search.rehearsal import rehearse_models
     from rfray.search.sweep import check_outcome, run_sweep
 
     check_sweep(file)

@@ -12,7 +12,7 @@ from rich.text import Text
 from rfray.config import Sweep
 from rfray.run import TrialResult
 from rfray.search.follower import Follower
-from rfray.search.strategies import EPOCH, SCORE
+from rfray.search.messages import EPOCH, SCORE
 
 SHOWN_ENDED = 8
 """Ended trials that stay in the live table: the best ones."""

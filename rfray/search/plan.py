@@ -5,7 +5,7 @@ from rfray.data.catalog import image_folder, list_folder
 from rfray.data.parts import first_side
 from rfray.run import RunDir
 from rfray.search.cluster import Slot, slots
-from rfray.search.rehearsal import Needs
+from rfray.search.places import Needs
 from rfray.search.strategies import planned_trials
 
 

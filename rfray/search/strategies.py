@@ -20,14 +20,10 @@ from ray.tune.schedulers import (
 
 from rfray.config import Sweep
 from rfray.search import space
+from rfray.search.messages import EPOCH, SCORE
 
 REPEATS_BEFORE_LISTING = 100
 """After this many proposals that are known already, what is left of a finite space is listed instead."""
-
-SCORE = "score"
-"""Name of the select metric in what a trial reports to Ray Tune."""
-EPOCH = "epoch"
-"""Name of the time scale in it: epochs, also after a restart, where Ray's own count begins anew."""
 
 
 class Searcher(Protocol):

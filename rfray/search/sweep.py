@@ -29,8 +29,9 @@ from rfray.search.cluster import Slot, slots
 from rfray.search.disk import DiskWatch
 from rfray.search.display import Display
 from rfray.search.follower import Silence
+from rfray.search.messages import EPOCH, SCORE
 from rfray.search.recorder import Recorder, reopen_damaged, results, tidy
-from rfray.search.strategies import EPOCH, PAUSING, SCHEDULERS, SCORE, SEARCHERS, ByName, planned_trials
+from rfray.search.strategies import PAUSING, SCHEDULERS, SEARCHERS, ByName, planned_trials
 from rfray.search.trackers import TensorBoard, mlflow_callbacks
 from rfray.search.worker import Job, run_trial
 
@@ -163,6 +164,7 @@ def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, session: Path, console: Con
                 run,
                 sweep,
                 slot,
+                at_once,
                 proposals,
                 scheduler,
                 planned - len(earlier),
@@ -226,6 +228,7 @@ def _fit(
     run: RunDir,
     sweep: Sweep,
     slot: Slot,
+    at_once: int,
     proposals: Proposals,
     scheduler: TrialScheduler,
     missing: int,
@@ -234,6 +237,7 @@ def _fit(
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # rfray says in its own words what fails
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # Ray would start them one after the other
     job = Job(run.path, uuid.uuid4().hex[:8], slot.threads, checkpoints=sweep.search.scheduler in PAUSING)
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, job=job), tune.PlacementGroupFactory([{"CPU": slot.cpu, "GPU": slot.gpu}])

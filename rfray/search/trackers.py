@@ -15,7 +15,7 @@ from rfray.errors import InputError
 from rfray.files import is_disk_full, no_room
 from rfray.run import RunDir
 from rfray.search.follower import Follower
-from rfray.search.strategies import EPOCH, SCORE
+from rfray.search.messages import EPOCH, SCORE
 
 SERIES = ("best_score", "train_loss", "lr", "images_per_second", "seconds")
 """What is followed besides the select metric."""

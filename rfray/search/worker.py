@@ -9,17 +9,21 @@ import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from rfray.config import Sweep, Trial
-from rfray.data.catalog import load_images
 from rfray.errors import DiskFullError, TrialError
 from rfray.files import is_disk_full, no_room, replace_text
 from rfray.run import RunDir, TrialDir
-from rfray.search.strategies import EPOCH, SCORE
-from rfray.training.loop import Epoch, Hooks, TrialData, train
+from rfray.search.messages import EPOCH, SCORE
+
+if TYPE_CHECKING:
+    from rfray.training.loop import Epoch, TrialData
+
+# What is heavy (torch, timm, albumentations: 9 s) is imported inside the functions. A process counts as started once
+# this module is imported, and until then Ray Tune gives its trial to whichever process gets free before.
 
 POINTER = "trial.txt"
 """What a Ray checkpoint of ours holds: the id of the trial whose folder has the state."""
@@ -79,9 +83,11 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
 
 
 def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
+    from rfray.training.loop import Hooks, train
+
     sweep, data = _images(job.run, trial.image_size)
 
-    def report(epoch: Epoch) -> None:
+    def report(epoch: "Epoch") -> None:
         metrics = {
             EPOCH: epoch.epoch,
             SCORE: epoch.score if epoch.score is not None else 0.0,  # for the scheduler, undefined is worst
@@ -135,8 +141,11 @@ def _sign_in(out: TrialDir, session: str) -> tuple[str, int]:
 
 
 @lru_cache(maxsize=4)
-def _images(run: Path, side: int) -> tuple[Sweep, TrialData]:
+def _images(run: Path, side: int) -> tuple[Sweep, "TrialData"]:
     """Kept for the trials that this process has still to run; the pixels themselves are memory-mapped."""
+    from rfray.data.catalog import load_images
+    from rfray.training.loop import TrialData
+
     folder = RunDir(run)
     sweep, catalog = folder.sweep(), folder.read_catalog()
     fit, select = (load_images(catalog, sweep.data, part, side) for part in ("fit", "select"))

@@ -1,0 +1,86 @@
+"""a sweep and a run folder -> nothing, or an error: every node can write there, and the disk has room for the plan."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rfray.config import Sweep
+from rfray.errors import ClusterError
+from rfray.files import no_room
+from rfray.run import RunDir
+from rfray.search.strategies import planned_trials
+
+BYTES = 4
+"""Of one parameter, float32."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a sweep takes on the disk, in bytes; the most that it can be at any moment."""
+
+    weights: int
+    """Of the kept trials, and of those that run."""
+    states: int
+    """To go on from, of the trials that run; twice, while a new one is written."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.states
+
+
+def disk_needs(sweep: Sweep, parameters: dict[str, int], at_once: int) -> Needs:
+    """By the largest backbone: a state is weights, two moments and maybe an average, and there twice while written."""
+    largest = BYTES * max(parameters.values())
+    trials = planned_trials(sweep)
+    running = min(at_once, trials)
+    averages = "ema" in sweep.trial.axes() or sweep.trial.choices("ema") != [0.0]
+    state = largest * (4 if averages else 3)
+    return Needs(weights=largest * (min(sweep.keep, trials) + running), states=state * 2 * running)
+
+
+def check_places(run: RunDir, needs: Needs) -> None:
+    """Raises ClusterError where a node can't write into the run folder, DiskFullError where it has not enough room."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    for node, problem in _unwritable(run.path):
+        raise ClusterError(
+            f"node {node} can't write into the run folder {run.path}: {problem}. "
+            "Put it on a disk that all nodes share under the same path (--run DIR)"
+        )
+    if shutil.disk_usage(run.path).free < needs.total:
+        raise no_room(run.path, needs.total)
+
+
+def _unwritable(folder: Path) -> Iterator[tuple[str, str]]:
+    """The nodes that don't see, or can't write to, a folder of this machine: address and why."""
+    probe = f".probe-{uuid.uuid4().hex[:8]}"
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    answers = [
+        ray.remote(_write_probe)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(folder, f"{probe}-{node['NodeID']}")
+        for node in others
+    ]
+    if problem := _write_probe(folder, f"{probe}-{here}"):
+        yield ray.util.get_node_ip_address(), problem
+    for node, problem in zip(others, ray.get(answers), strict=True):
+        if problem:
+            yield node["NodeManagerAddress"], problem
+        elif not (folder / f"{probe}-{node['NodeID']}").exists():
+            yield node["NodeManagerAddress"], "it has a folder of its own under this path"
+    for left in folder.glob(f"{probe}-*"):
+        left.unlink(missing_ok=True)
+
+
+def _write_probe(folder: Path, name: str) -> str | None:
+    try:
+        (folder / name).write_text("")
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
