@@ -113,6 +113,7 @@ def ensemble(
 
     with folder.lock():
         sweep = folder.sweep()
+        folder.check_trials()
         wanted = top_k or sweep.ensemble.top_k
         members = choose_members(folder, wanted)
         if not members:

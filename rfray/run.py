@@ -1,6 +1,8 @@
 """Run folder <-> typed records: `RunDir` and `TrialDir` know the name of every file of a run; nobody else does."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import socket
@@ -8,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -18,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from rfray.config import Strict, Sweep, Trial, differences, read_resolved_sweep, resolved_text
 from rfray.errors import RunError
-from rfray.files import replace_text, replacing
+from rfray.files import file_digest, replace_text, replacing
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -63,6 +65,19 @@ class TrialResult(Strict):
     """Name -> SHA-256 of the trial's other files, by which damage is noticed."""
 
 
+class Start(NamedTuple):
+    """One line of starts.csv: a process began with a trial."""
+
+    session: str
+    """Changes with every start of the sweep."""
+    epochs: str
+    """How many epochs were done before."""
+    host: str
+    process: str
+    token: str
+    """Whoever wrote the last one may write into the trial's folder."""
+
+
 class TrialDir:
     """runs/<name>/trials/<id>: the files of one trial."""
 
@@ -105,9 +120,38 @@ class TrialDir:
         """Writes result.json."""
         _write(self.result_file, result)
 
+    def damaged_files(self, result: TrialResult) -> list[Path]:
+        """The files of the ended trial that are not what they were; weights that were not kept are not missed."""
+        found = []
+        for name, digest in result.files.items():
+            file = self.path / name
+            if (file.exists() and file_digest(file) != digest) or (not file.exists() and file != self.weights_file):
+                found.append(file)
+        return found
+
     def history(self) -> pd.DataFrame:
-        """history.csv: one row an epoch; empty where there is none yet."""
-        return pd.read_csv(self.history_file) if self.history_file.exists() else pd.DataFrame()
+        """history.csv: one row an epoch; empty where there is none yet. Raises RunError where it is cut short."""
+        if not self.history_file.exists():
+            return pd.DataFrame()
+        text = self.history_file.read_text(encoding="utf-8", errors="replace")
+        try:
+            history = pd.read_csv(io.StringIO(text))
+        except ValueError:
+            history = pd.DataFrame({"epoch": []})
+        if not text.endswith("\n") or history.get("epoch", pd.Series()).tolist() != list(range(1, len(history) + 1)):
+            raise RunError(f"{self.history_file} is damaged: it does not hold every epoch from the first")
+        return history
+
+    def starts(self) -> list[Start]:
+        """starts.csv: every time that a process began with this trial, in order."""
+        if not self.starts_file.exists():
+            return []
+        lines = csv.reader(self.starts_file.read_text(encoding="utf-8", errors="replace").splitlines())
+        return [Start(*fields) for fields in lines if len(fields) == len(Start._fields)]
+
+    def write_starts(self, starts: list[Start]) -> None:
+        """Writes starts.csv."""
+        replace_text(self.starts_file, "".join(",".join(start) + "\n" for start in starts))
 
 
 class RunDir:
@@ -181,6 +225,17 @@ class RunDir:
     def trials(self) -> list[TrialDir]:
         """All trials that have a trial.json, in the order in which they were proposed."""
         return [TrialDir(found.parent) for found in sorted(self.trials_folder.glob("*/trial.json"))]
+
+    def check_trials(self) -> None:
+        """Raises RunError, naming every damaged file of the trials that have ended."""
+        damaged = [
+            f"{file} is damaged: its content does not match its digest"
+            for out in self.trials()
+            if (result := out.result()) is not None
+            for file in out.damaged_files(result)
+        ]
+        if damaged:
+            raise RunError("\n".join([*damaged, "The `rfray tune` that made the run trains such trials again"]))
 
     def write_catalog(self, catalog: pd.DataFrame) -> None:
         """Writes catalog.parquet."""

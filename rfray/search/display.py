@@ -12,7 +12,7 @@ from rich.text import Text
 from rfray.config import Sweep
 from rfray.run import TrialResult
 from rfray.search.follower import Follower
-from rfray.search.messages import EPOCH, SCORE
+from rfray.search.messages import DAMAGE, EPOCH, SCORE
 
 SHOWN_ENDED = 8
 """Ended trials that stay in the live table: the best ones."""
@@ -69,6 +69,8 @@ class Display(Follower):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """One epoch is done."""
+        for found in str(result.get(DAMAGE) or "").splitlines():
+            self._say(f"Warning: {found}")
         row = self._row(trial)
         row.epoch, row.score, row.best = result[EPOCH], result[SCORE], result.get("best_score")
         row.images_per_second = result.get("images_per_second")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rfray.config import Sweep, Trial
-from rfray.errors import DiskFullError, RunError, SweepFailed
+from rfray.errors import DiskFullError, SweepFailed
 from rfray.evaluation.predictions import predictions_metadata
 from rfray.files import NO_ROOM, file_digest
 from rfray.run import RunDir, TrialDir, TrialResult
@@ -45,7 +45,7 @@ class Recorder(Follower):
 
     def record(self, out: TrialDir) -> None:
         """Writes result.json of a trial that has ended. Raises SweepFailed where going on would be a waste."""
-        history = out.history()
+        history, starts = out.history(), out.starts()
         origin = predictions_metadata(out.predictions_file("select"))
         fields: dict[str, Any]
         if out.error_file.exists() or not origin:
@@ -67,7 +67,7 @@ class Recorder(Follower):
             metric=self._sweep.search.metric,
             epochs=len(history),
             seconds=float(history["seconds"].sum()) if len(history) else 0.0,
-            node=last_node(out),
+            node=starts[-1].host if starts else "",
             files={file.name: file_digest(file) for file in vouched if file.exists()},
             **fields,
         )
@@ -96,50 +96,10 @@ def hopeless(ended: list[TrialResult]) -> str | None:
     return None
 
 
-def last_node(out: TrialDir) -> str:
-    """The host that a trial ran on last; empty where it was never started."""
-    if not out.starts_file.exists():
-        return ""
-    return out.starts_file.read_text(encoding="utf-8").splitlines()[-1].split(",")[2]
-
-
 def results(run: RunDir) -> list[TrialResult]:
     """The results of all trials that have ended, in that order. Raises RunError where one is damaged."""
     found = [result for trial in run.trials() if (result := trial.result()) is not None]
     return sorted(found, key=lambda result: result.position)
-
-
-def reopen_damaged(run: RunDir) -> list[str]:
-    """Holds every ended trial's files against their digests; one that is damaged is made open again, to be run anew.
-
-    Returns what was found, one line each.
-    """
-    found: list[str] = []
-    for out in run.trials():
-        try:
-            result = out.result()
-            damaged = [] if result is None else damaged_files(out, result)
-        except RunError as error:
-            found.append(f"{error}; the trial is run again")
-            damaged = [out.result_file]
-        else:
-            found += [
-                f"{file} is damaged: its content does not match its digest; the trial is run again" for file in damaged
-            ]
-        if damaged:
-            for file in (out.result_file, *damaged):
-                file.unlink(missing_ok=True)
-    return found
-
-
-def damaged_files(out: TrialDir, result: TrialResult) -> list[Path]:
-    """The files of an ended trial that are not what they were; weights that were not kept are not missed."""
-    found = []
-    for name, digest in result.files.items():
-        file = out.path / name
-        if (file.exists() and file_digest(file) != digest) or (not file.exists() and file != out.weights_file):
-            found.append(file)
-    return found
 
 
 def tidy(run: RunDir, sweep: Sweep, sweep_ended: bool = False) -> None:

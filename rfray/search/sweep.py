@@ -26,11 +26,12 @@ from rfray.errors import RfrayError, RunError, SweepFailed
 from rfray.files import is_disk_full, no_room
 from rfray.run import RunDir, TrialResult, TrialStart
 from rfray.search.cluster import Slot, slots
+from rfray.search.damage import mend
 from rfray.search.disk import DiskWatch
 from rfray.search.display import Display
 from rfray.search.follower import Silence
 from rfray.search.messages import EPOCH, SCORE
-from rfray.search.recorder import Recorder, reopen_damaged, results, tidy
+from rfray.search.recorder import Recorder, results, tidy
 from rfray.search.strategies import PAUSING, SCHEDULERS, SEARCHERS, ByName, planned_trials
 from rfray.search.trackers import TensorBoard, mlflow_callbacks
 from rfray.search.worker import Job, run_trial
@@ -146,7 +147,7 @@ def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, session: Path, console: Con
     and SweepFailed where going on would be a waste.
     """
     planned = planned_trials(sweep)
-    for found in reopen_damaged(run):
+    for found in mend(run):
         console.print(Text(f"Warning: {found}"), soft_wrap=True)
     earlier = results(run)
     if len(earlier) < planned:

@@ -6,6 +6,7 @@ import socket
 import tempfile
 import traceback
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +17,8 @@ from ray import tune
 from rfray.config import Sweep, Trial
 from rfray.errors import DiskFullError, TrialError
 from rfray.files import is_disk_full, no_room, replace_text
-from rfray.run import RunDir, TrialDir
-from rfray.search.messages import EPOCH, SCORE
+from rfray.run import RunDir, Start, TrialDir
+from rfray.search.messages import DAMAGE, EPOCH, SCORE
 
 if TYPE_CHECKING:
     from rfray.training.loop import Epoch, TrialData
@@ -71,7 +72,7 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
             except Exception as error:
                 if isinstance(error, DiskFullError | SupersededError) or is_disk_full(error):
                     raise
-                if _starts(out)[-1][-1] != token:
+                if out.starts()[-1].token != token:
                     raise  # another process has the trial now
                 if attempt == ATTEMPTS:
                     reason = (str(error).splitlines() or [""])[0]
@@ -87,10 +88,13 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
 
     sweep, data = _images(job.run, trial.image_size)
 
+    damage: list[str] = []
+
     def report(epoch: "Epoch") -> None:
         metrics = {
             EPOCH: epoch.epoch,
             SCORE: epoch.score if epoch.score is not None else 0.0,  # for the scheduler, undefined is worst
+            DAMAGE: "\n".join(damage),
             "best_score": epoch.best_score,
             "best_epoch": epoch.best_epoch,
             "train_loss": epoch.train_loss,
@@ -98,6 +102,7 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
             "images_per_second": epoch.images_per_second,
             "seconds": epoch.seconds,
         }
+        damage.clear()
         if not job.checkpoints:
             tune.report(metrics)
             return
@@ -109,18 +114,11 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
         out.write_start(out.start().model_copy(update={"micro_batch": micro_batch}))
 
     def check_in() -> None:
-        if _starts(out)[-1][-1] != token:
+        if out.starts()[-1].token != token:
             raise SupersededError(f"{out.id} was started again elsewhere")
 
-    hooks = Hooks(on_epoch=report, on_micro_batch=remember, before_writing=check_in)
+    hooks = Hooks(report, remember, damage.append, check_in)
     train(trial, data, out, sweep.search.metric, job.threads, hooks, out.start().micro_batch)
-
-
-def _starts(out: TrialDir) -> list[list[str]]:
-    """The lines of starts.csv: session, epochs done before, host, process, token."""
-    if not out.starts_file.exists():
-        return []
-    return [line.split(",") for line in out.starts_file.read_text(encoding="utf-8").splitlines()]
 
 
 def _sign_in(out: TrialDir, session: str) -> tuple[str, int]:
@@ -130,13 +128,12 @@ def _sign_in(out: TrialDir, session: str) -> tuple[str, int]:
     """
     states = out.state_files()
     done = int(states[0].stem.split("-")[1]) if states else 0
-    starts = _starts(out)
+    starts = out.starts()
     fruitless = 0
-    while fruitless < len(starts) and starts[-1 - fruitless][:2] == [session, str(done)]:
+    while fruitless < len(starts) and starts[-1 - fruitless][:2] == (session, str(done)):
         fruitless += 1
     token = uuid.uuid4().hex[:12]
-    lines = [*starts, [session, str(done), socket.gethostname(), str(os.getpid()), token]]
-    replace_text(out.starts_file, "".join(",".join(line) + "\n" for line in lines))
+    out.write_starts([*starts, Start(session, str(done), socket.gethostname(), str(os.getpid()), token)])
     return token, fruitless
 
 
@@ -159,12 +156,18 @@ def _take_over(run: RunDir, out: TrialDir, trial: Trial) -> None:
         return
     with checkpoint.as_directory() as folder:
         donor = run.trial(Path(folder, POINTER).read_text())
-    states = donor.state_files()
-    if donor.id == out.id or not states:
+    if donor.id == out.id or not donor.state_files():
         return
     for state in out.state_files():
         state.unlink()
-    # the state last: the loop makes the rest agree with it
-    for file in (donor.history_file, donor.weights_file, donor.predictions_file("select"), states[0]):
-        shutil.copyfile(file, out.path / file.name)
+    # the donor trains on meanwhile: what is copied belongs together if its state is still the same one afterwards
+    while True:
+        newest = donor.state_files()[0]
+        with suppress(FileNotFoundError):
+            for file in (donor.history_file, donor.weights_file, donor.predictions_file("select")):
+                if file.exists():
+                    shutil.copyfile(file, out.path / file.name)
+            if newest.exists():
+                shutil.copyfile(newest, out.path / newest.name)  # the last: the loop makes the rest agree with it
+                break
     out.write_start(out.start().model_copy(update={"trial": trial}))

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from timm.data import Mixup
 from timm.scheduler.scheduler import Scheduler
@@ -25,14 +24,14 @@ from rfray.data.batches import WaitTime, epoch_order, fit_batches
 from rfray.data.pixels import Images
 from rfray.errors import TrialError
 from rfray.evaluation.metrics import metric
-from rfray.evaluation.predictions import Predictions, predictions_metadata, write_predictions
-from rfray.files import replacing
+from rfray.evaluation.predictions import Predictions, write_predictions
+from rfray.files import file_digest
 from rfray.run import TrialDir
-from rfray.training.inference import device_and_type, predict, save_weights, weights_metadata
+from rfray.training.inference import device_and_type, predict, save_weights
 from rfray.training.memory import give_back, is_out_of_memory
 from rfray.training.model import Normalisation, build_model
 from rfray.training.optim import make_optimizer, make_schedule
-from rfray.training.state import read_state, write_state
+from rfray.training.state import read_state, write_history, write_state
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,8 @@ class Hooks:
     """
     on_micro_batch: Callable[[int], None] = lambda size: None
     """Called with how many images are computed at once from now on, because more did not fit into memory."""
+    on_damage: Callable[[str], None] = lambda what: None
+    """Called with a sentence that names a damaged file and says what becomes of the trial."""
     before_writing: Callable[[], None] = lambda: None
     """Called before an epoch's files are written; raises where the folder is no longer this process's to write."""
 
@@ -103,6 +104,10 @@ class Learner:
     """The augmentation, once for each thread that makes batches."""
     device: torch.device
     dtype: torch.dtype
+    history: list[dict[str, float | None]]
+    """The rows of history.csv."""
+    best_files: dict[str, str]
+    """Name -> SHA-256 of the best epoch's files, by which damage is noticed."""
 
     @property
     def judged(self) -> nn.Module:
@@ -130,7 +135,7 @@ def train(
     gc.freeze()  # what is there already, modules above all, need not be searched when the trial gives its memory back
     learner = None
     try:
-        learner, start = _prepare(trial, data, out, threads, micro_batch)
+        learner, start = _prepare(trial, data, out, threads, micro_batch, hooks.on_damage)
         last = start
         if last is not None:
             hooks.on_epoch(last)  # say again how it stood: who was told may have died, or this process before it told
@@ -148,13 +153,18 @@ def train(
 
 
 def _prepare(
-    trial: Trial, data: TrialData, out: TrialDir, threads: int, micro_batch: int | None
+    trial: Trial,
+    data: TrialData,
+    out: TrialDir,
+    threads: int,
+    micro_batch: int | None,
+    on_damage: Callable[[str], None],
 ) -> tuple[Learner, Epoch | None]:
     _seed_everything(trial.seed, 0)
     device, dtype = device_and_type(trial.precision)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    state = read_state(out, device)
+    state = _whole_state(out, device, on_damage)
     model, normalise = build_model(trial, load_pretrained=state is None)
     model.to(device)
     optimizer = make_optimizer(trial, model)
@@ -171,13 +181,16 @@ def _prepare(
         policies=[build_policy(trial.augmentation, data.augmentations, trial.image_size) for _ in range(threads)],
         device=device,
         dtype=dtype,
+        history=state["history"] if state is not None else [],
+        best_files=state["best_files"] if state is not None else {},
     )
     if state is None:
         out.history_file.unlink(missing_ok=True)
         return learner, None
     last = _restore(learner, state)
-    if last.best_epoch == last.epoch and not _best_files_are_of(out, last):
-        _write_best(learner.judged, trial, _judge(learner, trial, data.select), out, last)
+    write_history(out, learner.history)
+    if last.best_epoch == last.epoch:  # its files come after the state, so that they may be missing or half there
+        _write_best(learner, trial, _judge(learner, trial, data.select), out, last)
     return learner, last
 
 
@@ -213,10 +226,11 @@ def _one_epoch(
         ended=time.time(),
     )
     hooks.before_writing()
-    _write_history(out, record, select_metric)
+    learner.history.append(_row(record, select_metric))
+    write_history(out, learner.history)
     _write_state(learner, out, record)
     if better:
-        _write_best(learner.judged, trial, predictions, out, record)
+        _write_best(learner, trial, predictions, out, record)
     return record
 
 
@@ -351,32 +365,35 @@ def _write_state(learner: Learner, out: TrialDir, record: Epoch) -> None:
         "model": learner.model.state_dict(),
         "average": learner.average.module.state_dict() if learner.average is not None else None,
         "optimizer": learner.optimizer.state_dict(),
+        "history": learner.history,
+        "best_files": learner.best_files,
     }
     write_state(out, record.epoch, state)
 
 
-def _write_history(out: TrialDir, record: Epoch, select_metric: str) -> None:
+def _row(record: Epoch, select_metric: str) -> dict[str, float | None]:
     row = asdict(record)
     row[f"select_{select_metric}"] = row.pop("score")
     del row["best_score"], row["best_epoch"]
-    history = out.history()
-    if len(history):
-        history = history[history["epoch"] < record.epoch]
-    rows = pd.concat([history, pd.DataFrame([row])]) if len(history) else pd.DataFrame([row])
-    with replacing(out.history_file) as temporary:
-        rows.to_csv(temporary, index=False)
+    return row
 
 
-def _origin(record: Epoch) -> dict[str, str]:
-    return {"epoch": str(record.best_epoch), "score": repr(record.best_score)}
+def _write_best(learner: Learner, trial: Trial, predictions: Predictions, out: TrialDir, record: Epoch) -> None:
+    origin = {"epoch": str(record.best_epoch), "score": repr(record.best_score), "trial": trial.model_dump_json()}
+    files = (out.weights_file, out.predictions_file("select"))
+    save_weights(files[0], learner.judged, origin)
+    write_predictions(files[1], predictions, origin)
+    learner.best_files = {file.name: file_digest(file) for file in files}
 
 
-def _write_best(model: nn.Module, trial: Trial, predictions: Predictions, out: TrialDir, record: Epoch) -> None:
-    origin = {**_origin(record), "trial": trial.model_dump_json()}
-    save_weights(out.weights_file, model, origin)
-    write_predictions(out.predictions_file("select"), predictions, origin)
-
-
-def _best_files_are_of(out: TrialDir, record: Epoch) -> bool:
-    found = (weights_metadata(out.weights_file), predictions_metadata(out.predictions_file("select")))
-    return all(_origin(record).items() <= metadata.items() for metadata in found)
+def _whole_state(out: TrialDir, device: torch.device, on_damage: Callable[[str], None]) -> dict[str, Any] | None:
+    """The state to go on from; None where there is none, or the best epoch's files that belong to it are damaged."""
+    state = read_state(out, device, on_damage)
+    if state is None or state["epoch"]["best_epoch"] == state["epoch"]["epoch"]:
+        return state
+    for name, digest in state["best_files"].items():
+        file = out.path / name
+        if not file.exists() or file_digest(file) != digest:
+            on_damage(f"{file} is damaged: its content does not match its digest; the trial starts over")
+            return None
+    return state

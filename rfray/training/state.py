@@ -1,16 +1,18 @@
-"""state-<epoch>-<digest>.pt <-> what a trial goes on from: tensors and numbers, read without running anything."""
+"""state-<epoch>-<digest>.pt <-> what a trial goes on from: tensors and numbers, read without running anything.
+
+history.csv is written from what the state holds of it.
+"""
 
 import hashlib
 import io
-import logging
+from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import torch
 
-from rfray.files import file_digest, write_whole
+from rfray.files import file_digest, replace_text, write_whole
 from rfray.run import TrialDir
-
-logger = logging.getLogger(__name__)
 
 
 def write_state(out: TrialDir, epoch: int, state: dict[str, Any]) -> None:
@@ -25,13 +27,18 @@ def write_state(out: TrialDir, epoch: int, state: dict[str, Any]) -> None:
             earlier.unlink(missing_ok=True)
 
 
-def read_state(out: TrialDir, device: torch.device) -> dict[str, Any] | None:
-    """The newest state whose content matches the digest in its name, or None. Damaged ones are named and removed."""
+def read_state(out: TrialDir, device: torch.device, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest state whose content matches the digest in its name, or None. `warn` is told of a damaged one."""
     for path in out.state_files():
         epoch = int(path.stem.split("-")[1])
         if path == out.state_file(epoch, file_digest(path)):
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
             return state
-        logger.warning("%s is damaged (its content does not match its name) and is not used", path)
+        warn(f"{path} is damaged: its content does not match its name; the trial starts over")
         path.unlink()
     return None
+
+
+def write_history(out: TrialDir, rows: list[dict[str, float | None]]) -> None:
+    """Writes history.csv, one row an epoch. Raises DiskFullError where there is no room."""
+    replace_text(out.history_file, pd.DataFrame(rows).to_csv(index=False))

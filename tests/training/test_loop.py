@@ -155,9 +155,29 @@ def test_a_damaged_state_is_not_used(data: TrialData, tmp_path: Path) -> None:
     content = bytearray(state.read_bytes())
     content[len(content) // 2] ^= 1  # one bit
     state.write_bytes(content)
-    again = run(trial(epochs=3), data, tmp_path / "cut")
+    damage: list[str] = []
+    again: list[Epoch] = []
+    hooks = Hooks(again.append, on_damage=damage.append)
+    train(trial(epochs=3), data, TrialDir(tmp_path / "cut"), "auc", 1, hooks)
+    assert damage == [f"{state} is damaged: its content does not match its name; the trial starts over"]
     assert [(epoch.epoch, epoch.score) for epoch in again] == [(epoch.epoch, epoch.score) for epoch in whole]
     assert not state.exists()
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "predictions-select.parquet"])
+def test_damaged_files_of_an_earlier_best_epoch_are_not_trusted(data: TrialData, tmp_path: Path, name: str) -> None:
+    setting = trial(epochs=3, lr=1e-12, schedule="constant", warmup=0.0)  # the first epoch stays the best
+    first = run(setting, data, tmp_path, stop_after=2)
+    assert first[-1].best_epoch == 1
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    damage: list[str] = []
+    again: list[Epoch] = []
+    train(setting, data, TrialDir(tmp_path), "auc", 1, Hooks(again.append, on_damage=damage.append))
+    assert len(damage) == 1
+    assert damage[0].startswith(f"{tmp_path / name} is damaged")
+    assert [epoch.epoch for epoch in again] == [1, 2, 3]
 
 
 def test_one_state_stays(data: TrialData, tmp_path: Path) -> None:
