@@ -62,8 +62,8 @@ def tune(
     address: Address = None,
 ) -> None:
     """Run the sweep. The same command after any interruption goes on where it stopped."""
-    from rfray.config import load_sweep
     from rfray.run import RunDir
+    from rfray.sweep_file import load_sweep
 
     file = load_sweep(sweep, tuple(overrides or ()))
     folder = RunDir(run or Path("runs", file.sweep.name))
@@ -159,8 +159,8 @@ def schema() -> None:
     """Print the JSON schema of the sweep file, for editors."""
     import json
 
-    from rfray.config import schema as sweep_schema
     from rfray.search.preflight import registered_names
+    from rfray.sweep_file import schema as sweep_schema
 
     print(json.dumps(sweep_schema(registered_names()), indent=1))
 

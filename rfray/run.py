@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from rfray.config import Strict, Sweep, Trial, differences, read_resolved_sweep, resolved_text
+from rfray.config import Strict, Sweep, Trial
 from rfray.errors import RunError
 from rfray.files import file_digest, replace_text, replacing
+from rfray.sweep_file import differences, read_resolved_sweep, resolved_text
 
 Record = TypeVar("Record", bound=BaseModel)
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfray.config import Sweep, Trial, resolved_text
+from rfray.config import Sweep, Trial
 from rfray.evaluation.predictions import Predictions, write_predictions
 from rfray.files import replace_text
 from rfray.run import RunDir, TrialDir, TrialResult, TrialStart
+from rfray.sweep_file import resolved_text
 
 LABELS = [0, 0, 0, 1, 1, 1]
 

@@ -182,3 +182,11 @@ def test_a_damaged_or_missing_catalog_is_named(tmp_path: Path) -> None:
     run.catalog_file.write_bytes(b"PAR1 and no more")
     with pytest.raises(RunError, match=r"catalog\.parquet is damaged: .*`rfray tune` makes it again"):
         run.read_catalog()
+
+
+@pytest.mark.parametrize("kept", [0, 30, 300])
+def test_a_sweep_cut_short_is_named_and_not_trusted(tmp_path: Path, kept: int) -> None:
+    run = new_run(tmp_path / "run")
+    run.sweep_file.write_bytes(run.sweep_file.read_bytes()[:kept])
+    with pytest.raises(RunError, match=rf"{run.sweep_file} is damaged, or was changed by hand"):
+        run.sweep()

@@ -2,8 +2,9 @@
 
 import torch
 
-from rfray.config import Range, Sweep, SweepFile
+from rfray.config import Range, Sweep
 from rfray.errors import SweepError, TrialError
+from rfray.sweep_file import SweepFile
 from rfray.training.model import build_model
 from rfray.training.optim import make_optimizer
 

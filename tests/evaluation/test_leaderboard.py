@@ -10,6 +10,7 @@ from rfray.errors import RunError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import build_leaderboard, column_types, read_leaderboard, write_leaderboard
 from rfray.evaluation.predictions import read_predictions
+from rfray.sweep_file import resolved_text
 from tests.synthetic import FIRST, SECOND, fail_trial, finish_trial, new_run, predictions, small_run, start_trial
 
 CONTRACT = (
@@ -152,7 +153,9 @@ def test_every_axis_has_a_column_that_no_metric_takes(tmp_path):
 
 def test_the_select_column_takes_the_name_of_the_metric(tmp_path):
     run = new_run(tmp_path / "run")
-    run.sweep_file.write_text(run.sweep_file.read_text().replace("metric: auc", "metric: f1"))
+    sweep = run.sweep()
+    by_f1 = sweep.model_copy(update={"search": sweep.search.model_copy(update={"metric": "f1"})})
+    run.sweep_file.write_text(resolved_text(by_f1))
     finish_trial(run, "a", 0.25)
     frame = write_leaderboard(run)
     assert list(frame.columns)[8] == "select_f1"

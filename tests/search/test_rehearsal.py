@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rfray.config import SweepFile, load_sweep
 from rfray.errors import SweepError
 from rfray.search.rehearsal import rehearse_models
+from rfray.sweep_file import SweepFile, load_sweep
 
 
 def sweep_file(folder: Path, trial: str, search: str = "{trials: 4}") -> SweepFile:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from sklearn import metrics as sk
 
-from rfray.config import Sweep, load_sweep
+from rfray.config import Sweep
 from rfray.data.parts import prepare_training
 from rfray.errors import ClusterError, InputError, SweepFailed
 from rfray.evaluation.predictions import read_predictions
@@ -21,6 +21,7 @@ from rfray.search.preflight import check_sweep
 from rfray.search.strategies import PAUSING, REFUSED, SCHEDULERS, SEARCHERS
 from rfray.search.sweep import check_outcome, run_sweep
 from rfray.search.trackers import mlflow_callbacks
+from rfray.sweep_file import load_sweep
 
 SWEEP = """
 name: tiny

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from rfray.config import Trial, load_sweep
+from rfray.config import Trial
 from rfray.data.catalog import load_images, training_catalog
 from rfray.errors import TrialError
 from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import predictions_metadata, read_predictions
 from rfray.run import TrialDir
+from rfray.sweep_file import load_sweep
 from rfray.training.inference import predict_from_file, weights_metadata
 from rfray.training.loop import Epoch, Hooks, TrialData, train
 from rfray.training.optim import SCHEDULES

@@ -18,13 +18,9 @@ from rfray.config import (
     Sweep,
     Trial,
     TrialAxes,
-    differences,
-    load_sweep,
-    read_resolved_sweep,
-    resolved_text,
-    schema,
 )
 from rfray.errors import SweepError
+from rfray.sweep_file import differences, load_sweep, read_resolved_sweep, resolved_text, schema
 
 SWEEP = """\
 name: small
