@@ -23,7 +23,9 @@ class Recorder(Follower):
         self._run = run
         self._sweep = sweep
         self._followers = [ended]
-        self._count = max((result.position + 1 for result in results(run)), default=0)
+        earlier = results(run)
+        self._count = max((result.position + 1 for result in earlier), default=0)
+        self._kept = ranking(earlier)[: sweep.keep]
         self._session: list[TrialResult] = []
 
     def follow(self, ended: Callable[[TrialResult], None]) -> None:
@@ -74,13 +76,22 @@ class Recorder(Follower):
         out.write_result(result)
         self._count += 1
         self._session.append(result)
-        tidy(self._run, self._sweep)
+        self._make_room(result)
         for follower in self._followers:
             follower(result)
         if why := hopeless(self._session):
             raise SweepFailed(
                 f"the sweep was stopped: {why}\nMend that; the same command goes on with the other trials"
             )
+
+    def _make_room(self, result: TrialResult) -> None:
+        out = self._run.trial(result.id)
+        if self._sweep.search.scheduler not in PAUSING:
+            _remove_states(out)
+        ranked = ranking([*self._kept, result])
+        for loser in {result.id, *(one.id for one in self._kept)} - {one.id for one in ranked[: self._sweep.keep]}:
+            self._run.trial(loser).weights_file.unlink(missing_ok=True)
+        self._kept = ranked[: self._sweep.keep]
 
 
 def hopeless(ended: list[TrialResult]) -> str | None:
@@ -102,23 +113,27 @@ def results(run: RunDir) -> list[TrialResult]:
     return sorted(found, key=lambda result: result.position)
 
 
-def tidy(run: RunDir, sweep: Sweep, sweep_ended: bool = False) -> None:
-    """Deletes what ended trials no longer need: all weights but the best `sweep.keep`, and states to resume from."""
-    ended = results(run)
-    ranked = sorted((one for one in ended if one.score is not None), key=lambda one: (-(one.score or 0), one.id))
-    kept = {one.id for one in ranked[: sweep.keep]}
+def ranking(ended: list[TrialResult]) -> list[TrialResult]:
+    """Those that have a score, best first, ties by id."""
+    return sorted((one for one in ended if one.score is not None), key=lambda one: (-(one.score or 0), one.id))
+
+
+def tidy(run: RunDir, sweep: Sweep, ended: list[TrialResult], every_state: bool) -> None:
+    """Deletes what a killed sweep left behind: weights beyond the best `sweep.keep`, half-written files.
+
+    And states of ended trials: `every_state`, or only those that nothing goes on from any more.
+    """
+    kept = {one.id for one in ranking(ended)[: sweep.keep]}
     for one in ended:
         out = run.trial(one.id)
         if one.id not in kept:
             out.weights_file.unlink(missing_ok=True)
-        if sweep_ended or sweep.search.scheduler not in PAUSING:
-            for state in out.state_files():
-                state.unlink(missing_ok=True)
-    if sweep_ended:
-        remove_unfinished(run)
-
-
-def remove_unfinished(run: RunDir) -> None:
-    """Deletes what writers left behind that were killed half-way."""
+        if every_state or sweep.search.scheduler not in PAUSING:
+            _remove_states(out)
     for part in run.path.rglob(".*.part*"):
         part.unlink(missing_ok=True)
+
+
+def _remove_states(out: TrialDir) -> None:
+    for state in out.state_files():
+        state.unlink(missing_ok=True)

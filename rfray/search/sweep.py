@@ -150,6 +150,7 @@ def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, session: Path, console: Con
     for found in mend(run):
         console.print(Text(f"Warning: {found}"), soft_wrap=True)
     earlier = results(run)
+    tidy(run, sweep, earlier, every_state=False)
     if len(earlier) < planned:
         scheduler = SCHEDULERS[sweep.search.scheduler](sweep)
         retrace(scheduler, run)
@@ -185,7 +186,7 @@ def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, session: Path, console: Con
     done = results(run)
     if len(done) < planned:
         raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")
-    tidy(run, sweep, sweep_ended=True)
+    tidy(run, sweep, done, every_state=True)
     return done
 
 
