@@ -7,6 +7,7 @@ Names that live in a registry further up (backbones, policies, searchers, …) a
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, Self
@@ -54,6 +55,9 @@ class Trial(Strict):
     """A built-in policy (none, light, strong, compression) or one of the sweep's `augmentations`."""
     image_size: int = Field(default=224, ge=16, le=2048)
     """Side of the square that the model sees, in pixels."""
+    resize: Literal["scale", "crop"] = "scale"
+    """scale: the shorter edge is scaled to image_size and the middle cut out; crop: a window of that size is cut out of
+    the picture as it is, at random while training, else in the middle: scaling removes forensic traces."""
     lr: float = Field(default=3e-4, gt=0)
     """Peak learning rate."""
     weight_decay: float = Field(default=0.05, ge=0)
@@ -249,6 +253,30 @@ TrialAxes = create_model(
 )
 
 
+class CacheSettings(Strict):
+    """Where decoded pixels are kept, once per node."""
+
+    dir: str | None = None
+    """Folder on each node; by default the user's cache folder."""
+    max_gb: float = Field(default=50, ge=0)
+    """Most that it may hold, in 10^9 bytes. What was not used for longest goes first; what does not fit is decoded
+    whenever it is needed."""
+
+    @field_validator("dir")
+    @classmethod
+    def _absolute(cls, path: str | None) -> Any:
+        return _absolute_paths(path)
+
+
+class Reencode(Strict):
+    """Every image is scaled to one size and encoded as JPEG before anything sees it."""
+
+    quality: int = Field(default=90, ge=1, le=100)
+    """Of the JPEG encoder."""
+    size: int = Field(default=256, ge=16, le=4096)
+    """Side of the square, in pixels: the shorter edge is scaled to it and the middle cut out."""
+
+
 class DataSettings(Strict):
     """Where the images are and how they are divided into fit, select and report."""
 
@@ -271,10 +299,27 @@ class DataSettings(Strict):
     auto: group where every class has at least ten subfolders, else image. Identical files always stay together."""
     max_unreadable: float = Field(default=0.01, ge=0, le=1)
     """Greatest share of files that may be unreadable before the command stops."""
-    cache: str | None = None
-    """Folder for decoded pixels on each node; by default the user's cache folder."""
+    group_pattern: str | None = None
+    """Regular expression on an image's path below its data folder; images with the same match (of its first group in
+    brackets, if it has one) show the same identity and stay on one side of the split."""
+    report_duplicates: Literal["leave out", "keep"] = "leave out"
+    """What becomes of training images that also stand in the report part: left out of fit and select, or kept and only
+    reported by the audit."""
+    reencode: Reencode | None = None
+    """Cuts shortcuts by file format: see Reencode."""
+    cache: CacheSettings = CacheSettings()
+    """Where decoded pixels are kept: see CacheSettings."""
 
-    @field_validator("train", "valid", "cache")
+    @field_validator("group_pattern")
+    @classmethod
+    def _is_regular_expression(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"a regular expression (this one: {error})") from None
+        return pattern
+
+    @field_validator("train", "valid")
     @classmethod
     def _absolute(cls, path: str | None) -> Any:
         return _absolute_paths(path)

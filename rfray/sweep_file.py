@@ -16,10 +16,12 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from rfray.config import (
+    CacheSettings,
     DataSettings,
     EnsembleSettings,
     KeyPath,
     Range,
+    Reencode,
     Resources,
     SearchSettings,
     Strict,
@@ -186,6 +188,8 @@ def _apply(override: str, raw: dict[str, Any], places: dict[KeyPath, str]) -> No
 _SECTIONS: dict[KeyPath, type[Strict]] = {
     (): Sweep,
     ("data",): DataSettings,
+    ("data", "cache"): CacheSettings,
+    ("data", "reencode"): Reencode,
     ("trial",): Trial,
     ("search",): SearchSettings,
     ("resources",): Resources,

@@ -84,6 +84,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "pretrained": (False, "/weights/vit.safetensors"),
     "augmentation": ("none", "strong"),
     "image_size": (32, 96),
+    "resize": ("scale", "crop"),
     "lr": (1e-4, 1e-3),
     "weight_decay": (0.0, 0.1),
     "batch_size": (8, 16),
@@ -151,9 +152,9 @@ def test_words_of_older_yaml_are_text(word: str, tmp_path: Path) -> None:
 def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
-    data = "  train: data/../train\n  valid: /valid\n  cache: ~/cache\n"
+    data = "  train: data/../train\n  valid: /valid\n  cache: {dir: ~/cache}\n"
     sweep = load(SWEEP.replace("  source: demo\n", data), tmp_path)
-    assert (sweep.data.train, sweep.data.valid, sweep.data.cache) == (
+    assert (sweep.data.train, sweep.data.valid, sweep.data.cache.dir) == (
         f"{tmp_path}/train",
         "/valid",
         "/home/somebody/cache",

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for newer versions
 import albumentations
 
-from rfray.data.pixels import square
+from rfray.data.decoding import square
 from rfray.errors import SweepError, nearest_first
 
 Entry = Mapping[str, Mapping[str, Any] | None]

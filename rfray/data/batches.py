@@ -56,11 +56,12 @@ def fit_batches(
 
     def make(number: int) -> Batch:
         chosen = order[number * batch_size : (number + 1) * batch_size]
-        pixels = images.pixels[images.rows[chosen]]
+        draws = np.random.SeedSequence([*seed, number])
+        pixels = images.batch(chosen, np.random.default_rng(draws))
         policy = free.popleft()
         try:
             if policy is not None:
-                policy.reseed(int(np.random.SeedSequence([*seed, number]).generate_state(1)[0]))
+                policy.reseed(int(draws.generate_state(1)[0]))
                 for position, image in enumerate(pixels):
                     pixels[position] = policy(image)
         finally:
@@ -74,8 +75,8 @@ def plain_batches(images: Images, batch_size: int, pin: bool) -> Iterator[Batch]
     """All images as they are, in their order, the next batch in the making."""
 
     def make(number: int) -> Batch:
-        chosen = slice(number * batch_size, (number + 1) * batch_size)
-        return _tensors(images.pixels[images.rows[chosen]], images.labels[chosen], pin)
+        chosen = np.arange(number * batch_size, min((number + 1) * batch_size, len(images)))
+        return _tensors(images.batch(chosen), images.labels[chosen], pin)
 
     return _ahead(make, -(-len(images) // batch_size), 1, WaitTime())
 

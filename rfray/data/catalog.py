@@ -1,23 +1,30 @@
 """folders -> catalog: a table of every usable image with path, label, group, part and digest.
 
 Columns: `path` (str, below its data folder, with /), `label` (int8: 0 real, 1 fake), `group` (str: subfolder below the
-class folder, may be empty), `part` (fit, select or report), `digest` (SHA-256 of the file), `size` (bytes) and
-`modified` (nanoseconds), by which a later command notices that the folder has changed.
+class folder, may be empty), `part` (fit, select, report, or left out), `bundle` (int: the same for what belongs
+together), `digest` (SHA-256 of the file), `width`, `height` (pixels), `size` (bytes) and `modified` (nanoseconds), by
+which a later command notices that the folder has changed.
 """
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from rfray.config import CLASSES, DataSettings
+from rfray.data.decoding import SUFFIXES
 from rfray.data.demo import make_demo
-from rfray.data.pixels import SUFFIXES, Images, cache_folder, load, scan
+from rfray.data.geometry import Geometry
+from rfray.data.pixels import Images, cache_folder, load, scan
 from rfray.errors import DataError
 
 GROUPS_NEEDED = 10
@@ -29,9 +36,11 @@ class Scanned:
     """One data folder, read through."""
 
     catalog: pd.DataFrame
-    """The usable images, without `part`, ordered by path."""
+    """The usable images, without `part` and `bundle`, ordered by path."""
     unreadable: pd.DataFrame
     """The left-out ones: path, reason, size, modified."""
+    cached: bool = True
+    """Whether all decoded pixels fitted into the cache."""
 
 
 def image_folder(settings: DataSettings, part: str) -> Path:
@@ -43,38 +52,30 @@ def image_folder(settings: DataSettings, part: str) -> Path:
     return Path(folder)
 
 
-def training_catalog(settings: DataSettings, seed: int, side: int) -> Scanned:
-    """Reads the training folder and cuts it into fit and select (and report, with `valid_fraction`).
+def divide(images: pd.DataFrame, settings: DataSettings, seed: int, pairs: np.ndarray) -> pd.DataFrame:
+    """Adds `bundle` and `part` to the images of the training folder: fit, select, and report with `valid_fraction`.
 
-    Decoded pixels of `side` x `side` go to the cache on the way, so that nothing is decoded twice.
-    Raises DataError: folders or classes missing or empty, given twice, too much unreadable, too few to split.
+    `pairs` is (k, 2) int: positions of images that look alike. Raises DataError where there are too few to divide.
+    """
+    bundles = bundle(images, settings, pairs)
+    labels = images["label"].to_numpy()
+    parts = np.full(len(images), "fit", dtype=object)
+    if settings.valid_fraction:
+        parts[_cut(labels, bundles, settings.valid_fraction, seed, "valid_fraction")] = "report"
+    rest = np.flatnonzero(parts == "fit")
+    parts[rest[_cut(labels[rest], bundles[rest], settings.select_fraction, seed + 1, "select_fraction")]] = "select"
+    return images.assign(bundle=bundles, part=parts.astype(str))
+
+
+def scan_folder(settings: DataSettings, part: str, geometries: Sequence[Geometry]) -> Scanned:
+    """Lists and reads the data folder of a part; decoded pixels go to the cache on the way.
+
+    Raises DataError: folders or classes missing or empty, given twice, too much unreadable.
     """
     _check_distinct(settings)
-    scanned = scan_folder(settings, "fit", side)
-    catalog = scanned.catalog
-    together = _belong_together(catalog, settings.split_by)
-    parts = np.full(len(catalog), "fit", dtype=object)
-    if settings.valid_fraction:
-        cut = _cut(catalog["label"].to_numpy(), together, settings.valid_fraction, seed, "valid_fraction")
-        parts[cut] = "report"
-    rest = np.flatnonzero(parts == "fit")
-    cut = _cut(catalog["label"].to_numpy()[rest], together[rest], settings.select_fraction, seed + 1, "select_fraction")
-    parts[rest[cut]] = "select"
-    return Scanned(catalog.assign(part=parts.astype(str)), scanned.unreadable)
-
-
-def report_catalog(settings: DataSettings, side: int) -> Scanned:
-    """Reads the validation folder, the report part. Raises DataError as `training_catalog` does."""
-    _check_distinct(settings)
-    scanned = scan_folder(settings, "report", side)
-    return Scanned(scanned.catalog.assign(part="report"), scanned.unreadable)
-
-
-def scan_folder(settings: DataSettings, part: str, side: int) -> Scanned:
-    """Lists and reads the data folder of a part. Raises DataError (see `training_catalog`)."""
     folder = image_folder(settings, part)
     listed = list_folder(folder, settings.class_folders())
-    files = scan(folder, listed["path"].tolist(), side, cache_folder(settings.cache))
+    files, _, cached = scan(folder, listed["path"].tolist(), geometries, settings.cache)
     reasons = pd.Series([file.reason for file in files], index=listed.index, dtype=object)
     bad = reasons.notna()
     unreadable = listed.loc[bad, ["path", "size", "modified"]].assign(reason=reasons[bad])
@@ -84,11 +85,12 @@ def scan_folder(settings: DataSettings, part: str, side: int) -> Scanned:
             f"({100 * settings.max_unreadable:g} %) allows:\n  "
             + "\n  ".join(f"{row.path}: {row.reason}" for row in unreadable.head(10).itertuples())
         )
-    catalog = listed.assign(digest=[file.digest for file in files])[~bad].reset_index(drop=True)
+    found = {name: [getattr(file, name) for file in files] for name in ("digest", "width", "height")}
+    images = listed.assign(**found)[~bad].reset_index(drop=True)
     for label, name in enumerate(CLASSES):
-        if not (catalog["label"] == label).any():
+        if not (images["label"] == label).any():
             raise DataError(f"{folder}: no readable image of class {name}")
-    return Scanned(catalog, unreadable.reset_index(drop=True))
+    return Scanned(images, unreadable.reset_index(drop=True), cached)
 
 
 def list_folder(folder: Path, classes: Mapping[str, list[str]]) -> pd.DataFrame:
@@ -136,18 +138,19 @@ def changes(settings: DataSettings, part: str, known: pd.DataFrame) -> list[str]
     )
 
 
-def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, side: int) -> Images:
-    """The images of one part at `side` x `side` pixels, from the node's cache (made there if it is missing).
+def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry) -> Images:
+    """The images of one part, from the node's cache (made there if it is missing).
 
     Raises DataError where a file is not what the catalog says.
     """
     folder = image_folder(settings, part)
     same_folder = [other for other in catalog["part"].unique() if image_folder(settings, other) == folder]
     here = catalog[catalog["part"].isin(same_folder)]
-    pixels = load(folder, here["path"].tolist(), here["digest"].tolist(), side, cache_folder(settings.cache))
+    sizes = list(zip(here["width"], here["height"], strict=True))
+    source = load(folder, here["path"].tolist(), here["digest"].tolist(), sizes, geometry, settings.cache)
     rows = np.flatnonzero((here["part"] == part).to_numpy())
     chosen = here.iloc[rows]
-    return Images(pixels, rows, chosen["label"].to_numpy(), chosen["path"].to_numpy(dtype=np.str_))
+    return Images(source, geometry, rows, chosen["label"].to_numpy(), chosen["path"].to_numpy(dtype=np.str_))
 
 
 def part_digest(catalog: pd.DataFrame, part: str) -> str:
@@ -197,29 +200,32 @@ def _group(path: Path, class_folder: Path) -> str:
     return "" if group == "." else group
 
 
-def _belong_together(catalog: pd.DataFrame, split_by: str) -> np.ndarray:
-    """(n,) int: images with the same number must stay on one side of a split (same file, or same group)."""
-    per_class = catalog[catalog["group"] != ""].groupby("label")["group"].nunique()
+def bundle(images: pd.DataFrame, settings: DataSettings, pairs: np.ndarray) -> np.ndarray:
+    """(n,) int: images with the same number must stay on one side of a split.
+
+    They are the same file, look alike (`pairs`, (k, 2) int positions), show one identity (`data.group_pattern`) or are
+    in one subfolder (`data.split_by`); or are linked through others.
+    """
+    alike = [images["digest"]]
+    per_class = images[images["group"] != ""].groupby("label")["group"].nunique()
     enough = len(per_class) == len(CLASSES) and per_class.min() >= GROUPS_NEEDED
-    by_group = split_by == "group" or (split_by == "auto" and enough)
-    lead = {digest: number for number, digest in reversed(list(enumerate(catalog["digest"])))}
-    if not by_group:
-        return catalog["digest"].map(lead).to_numpy()
-    # groups that share a file are one: join them until nothing changes
-    parent = list(range(len(catalog)))
+    if settings.split_by == "group" or (settings.split_by == "auto" and enough):
+        alike.append(images["group"].replace("", None))
+    if settings.group_pattern is not None:
+        alike.append(images["path"].map(partial(_identity, re.compile(settings.group_pattern))))
+    links = [pairs]
+    for keys in alike:
+        numbers = pd.factorize(keys)[0]
+        known = np.flatnonzero(numbers >= 0)
+        first = known[np.unique(numbers[known], return_index=True)[1]]
+        links.append(np.column_stack([known, first[numbers[known]]]))
+    one, other = np.concatenate(links).T
+    return connected_components(coo_array((np.ones(len(one), bool), (one, other)), shape=(len(images),) * 2))[1]
 
-    def find(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
 
-    first_of_group: dict[str, int] = {}
-    for number, (digest, group) in enumerate(zip(catalog["digest"], catalog["group"], strict=True)):
-        parent[find(number)] = find(lead[digest])
-        if group:
-            parent[find(number)] = find(first_of_group.setdefault(group, number))
-    return np.array([find(number) for number in range(len(catalog))])
+def _identity(pattern: re.Pattern[str], path: str) -> str | None:
+    found = pattern.search(path)
+    return None if found is None else found[1 if pattern.groups else 0]
 
 
 def _cut(labels: np.ndarray, together: np.ndarray, fraction: float, seed: int, setting: str) -> np.ndarray:
@@ -247,7 +253,7 @@ def _cut(labels: np.ndarray, together: np.ndarray, fraction: float, seed: int, s
             raise DataError(
                 f"{setting} {fraction}: class {name} has {int(count)} images in "
                 f"{len({int(b) for b, label in zip(together, labels, strict=True) if CLASSES[label] == name})} "
-                "bundles that stay together (same file or same subfolder); too few to have some on both sides. "
+                "bundles that stay together (same picture, identity or subfolder); too few to have some on both sides. "
                 f"Add images, change {setting}, or set data.split_by: image"
             )
     return np.sort(np.array(taken))

@@ -2,11 +2,14 @@
 
 import hashlib
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 
 from rfray.config import Sweep
-from rfray.data.catalog import Scanned, changes, part_digest, report_catalog, training_catalog
+from rfray.data.catalog import Scanned, bundle, changes, divide, part_digest, scan_folder
+from rfray.data.geometry import Geometry
+from rfray.data.pixels import not_cached
 from rfray.errors import DataError, RunError
 from rfray.evaluation.predictions import predictions_metadata
 from rfray.files import replacing
@@ -22,9 +25,9 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
         catalog = run.read_catalog()
         _check_unchanged(run, sweep, catalog, "fit")
     else:
-        scanned = training_catalog(sweep.data, sweep.seed, first_side(sweep))
-        _note_unreadable(run, scanned, "train", console)
-        catalog = scanned.catalog
+        scanned = scan_folder(sweep.data, "fit", geometries(sweep))
+        _note(run, scanned, "train", sweep, console)
+        catalog = divide(scanned.catalog, sweep.data, sweep.seed, pairs=np.empty((0, 2), int))
         run.write_catalog(catalog)
     counts = catalog.groupby(["part", "label"]).size()
     console.print(
@@ -61,9 +64,13 @@ def prepare_report(run: RunDir, sweep: Sweep, console: Console) -> None:
             soft_wrap=True,
             markup=False,
         )
-    scanned = report_catalog(sweep.data, first_side(sweep))
-    _note_unreadable(run, scanned, "valid", console)
-    run.write_catalog(pd.concat([catalog[catalog["part"] != "report"], scanned.catalog], ignore_index=True))
+    scanned = scan_folder(sweep.data, "report", geometries(sweep))
+    _note(run, scanned, "valid", sweep, console)
+    others = catalog[catalog["part"] != "report"]
+    images = scanned.catalog.assign(
+        bundle=1 + others["bundle"].max() + bundle(scanned.catalog, sweep.data, np.empty((0, 2), int)), part="report"
+    )
+    run.write_catalog(pd.concat([others, images], ignore_index=True))
 
 
 def report_origin(trial: TrialDir, catalog: pd.DataFrame) -> dict[str, str]:
@@ -83,10 +90,16 @@ def without_report_predictions(run: RunDir, trials: list[TrialDir]) -> list[Tria
     ]
 
 
-def first_side(sweep: Sweep) -> int:
-    """The image size, in pixels, that images are decoded to while they are read for the first time."""
-    axis = sweep.trial.axes().get("image_size", sweep.trial.choices("image_size"))
-    return int(axis[0] if isinstance(axis, list) else axis.bounds[0])
+def geometries(sweep: Sweep) -> list[Geometry]:
+    """What the trials' images are made into, each that differs in what is kept of a picture once.
+
+    Of a range of image sizes the smallest alone: the others are made when a trial asks for them.
+    """
+    axes = sweep.trial.axes()
+    sizes = axes.get("image_size", sweep.trial.choices("image_size"))
+    sides = sizes if isinstance(sizes, list) else [int(sizes.bounds[0])]
+    all_of_them = [Geometry(way, side, sweep.data.reencode) for way in sweep.trial.choices("resize") for side in sides]
+    return list({geometry.key: geometry for geometry in all_of_them}.values())
 
 
 def _check_unchanged(run: RunDir, sweep: Sweep, catalog: pd.DataFrame, part: str) -> None:
@@ -100,8 +113,10 @@ def _check_unchanged(run: RunDir, sweep: Sweep, catalog: pd.DataFrame, part: str
         )
 
 
-def _note_unreadable(run: RunDir, scanned: Scanned, folder: str, console: Console) -> None:
-    """Writes unreadable.csv (path, reason, folder, size, modified) and warns of each, the first ten by name."""
+def _note(run: RunDir, scanned: Scanned, folder: str, sweep: Sweep, console: Console) -> None:
+    """Writes unreadable.csv (path, reason, folder, size, modified) and says what a user should know of the folder."""
+    if not scanned.cached:
+        console.print(f"Warning: {not_cached(sweep.data.cache)}", soft_wrap=True, markup=False)
     others = _unreadable(run, "train" if folder == "valid" else "valid")
     found = scanned.unreadable.assign(folder=folder)
     with replacing(run.unreadable_file) as temporary:

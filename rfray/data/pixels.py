@@ -1,57 +1,66 @@
-"""image files -> decoded, resized pixels: one memory-mapped file a node, geometry and content, shared by all trials.
+"""image files -> decoded pixels: one memory-mapped file a node, content and geometry, shared by all its trials.
 
-The file is plain uint8, (n, side, side, 3) in the order of the catalog; its name is the digest of what is in it.
+`pixels-<key>.u8` holds the pictures one after the other, in the order of the catalog; `pixels-<key>.parquet` each one's
+height, width and checksum. The key is the digest of what is in it. A file in use is locked; of the others, those not
+used for longest make room for new ones.
 """
 
+import fcntl
 import hashlib
-import io
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+import uuid
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
-import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock
-from PIL import Image, ImageOps, UnidentifiedImageError
 from platformdirs import user_cache_path
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
+from rfray.config import CacheSettings
+from rfray.data.decoding import UnreadableImageError, decode
+from rfray.data.geometry import Geometry
 from rfray.errors import DataError
-from rfray.files import replacing
+from rfray.files import is_disk_full, replacing
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""What Pillow may open; its other readers stay out of reach of untrusted files."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""Endings (any case) of the files that are taken for images."""
-MAX_PIXELS = 50_000_000
-"""Larger images are refused before they are decoded (decompression bombs)."""
-
-Image.MAX_IMAGE_PIXELS = None  # our own limit comes first, and says so in our words
-cv2.setNumThreads(1)  # images are decoded in parallel, not the pixels of one
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata, without saying in which file
+AT_ONCE = 16
+"""Files that a thread reads before it hands them on."""
+GROWTH = 100_000_000
+"""Bytes for which room is made at a time, where the size of all is not known."""
+FREE_SHARE = 0.02
+"""Share of the disk that the cache leaves free."""
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-class UnreadableImageError(DataError):
-    """One image file can't be used; the message is the reason."""
+class Source(Protocol):
+    """Where the pictures of a data folder come from."""
+
+    def picture(self, row: int) -> np.ndarray:
+        """(height, width, 3) uint8: what the geometry keeps of one."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one part, decoded."""
+    """The images of one part."""
 
-    pixels: np.ndarray
-    """(m, S, S, 3) uint8, memory-mapped; may hold other parts' images too."""
+    source: Source
+    """May hold other parts' images too."""
+    geometry: Geometry
     rows: np.ndarray
-    """(n,) int: where in `pixels` this part's images are."""
+    """(n,) int: where in `source` this part's images are."""
     labels: np.ndarray
     """(n,) int8: 0 real, 1 fake."""
     ids: np.ndarray
@@ -59,6 +68,14 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def batch(self, chosen: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        """(B, S, S, 3) uint8 of the chosen images; `generator` draws the windows where the geometry has any."""
+        side = self.geometry.side
+        pixels = np.empty((len(chosen), side, side, 3), np.uint8)
+        for position, row in enumerate(self.rows[chosen].tolist()):
+            pixels[position] = self.geometry.window(self.source.picture(row), generator)
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -69,150 +86,303 @@ class ScannedFile:
     """SHA-256 of the file's bytes; empty where they could not be read."""
     reason: str | None
     """Why it can't be used, or None."""
+    width: int = 0
+    height: int = 0
+    """Size in pixels of the picture that a person sees."""
 
 
-def decode(data: bytes) -> np.ndarray:
-    """The picture a person sees: (height, width, 3) uint8 RGB, turned as EXIF says, on white where transparent.
+class Files:
+    """Decodes the files themselves, each time anew."""
 
-    16-bit images lose their lower 8 bits. Raises UnreadableImageError (no image, truncated, over MAX_PIXELS).
+    def __init__(self, folder: Path, paths: Sequence[str], digests: Sequence[str], geometry: Geometry) -> None:
+        self._folder = folder
+        self._paths = paths
+        self._digests = digests
+        self._geometry = geometry
+
+    def picture(self, row: int) -> np.ndarray:
+        """See Source. Raises DataError where the file has changed since it was scanned, or is gone."""
+        path, reason = self._folder / self._paths[row], "other content"
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() == self._digests[row]:
+                return self._geometry.stored(decode(data))
+        except OSError as error:
+            reason = error.strerror or str(error)
+        except UnreadableImageError as error:
+            reason = str(error)
+        raise DataError(
+            f"{path} has changed since the sweep began ({reason}); put it back, or start anew with `rfray tune --fresh`"
+        )
+
+
+class Stored:
+    """Reads a file of decoded pixels; a picture that does not match its checksum is decoded from its own file."""
+
+    def __init__(self, file: BinaryIO, index: pa.Table, files: Files) -> None:
+        self._file = file  # it is locked, and so in use, as long as it is open
+        self._pixels = np.memmap(file, dtype=np.uint8, mode="r").view(np.ndarray)
+        self._heights, self._widths, self._checksums = (index[name].to_pylist() for name in index.column_names)
+        sizes = 3 * np.array(self._heights, np.int64) * np.array(self._widths, np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        self._files = files
+        self._sound = bytearray(len(sizes))
+
+    def picture(self, row: int) -> np.ndarray:
+        """See Source. Each is held against its checksum the first time that this process reads it."""
+        pixels = self._pixels[self._starts[row] : self._starts[row + 1]]
+        if not self._sound[row]:
+            if zlib.crc32(pixels.data) != self._checksums[row]:
+                return self._files.picture(row)
+            self._sound[row] = 1
+        return pixels.reshape(self._heights[row], self._widths[row], 3)
+
+
+class Writer:
+    """Writes a file of decoded pixels; gives it up where the cache has no room for it."""
+
+    def __init__(self, geometry: Geometry, cache: CacheSettings, need: int | None) -> None:
+        """`need` is the size in bytes, where it is known; else room is made as the file grows."""
+        self._geometry = geometry
+        self._folder = cache_folder(cache)
+        self._max_gb = cache.max_gb
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._path = self._folder / f".writing-{uuid.uuid4().hex[:12]}.u8"
+        self._file: BinaryIO | None = None
+        self._size = self._limit = 0
+        self._rows: list[tuple[int, int, int]] = []
+        if self._has_room(need or GROWTH):
+            self._file = self._path.open("wb")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            if need:
+                with suppress(OSError):  # taken now, so that others know; where that can't be done, as it is written
+                    os.posix_fallocate(self._file.fileno(), 0, need)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether there was no room (or all is done)."""
+        return self._file is None
+
+    def add(self, picture: np.ndarray, checksum: int) -> None:
+        """Appends a picture, (height, width, 3) uint8."""
+        if self._file is None:
+            return
+        self._rows.append((picture.shape[0], picture.shape[1], checksum))
+        if self._size + picture.nbytes > self._limit and not self._has_room(max(GROWTH, picture.nbytes)):
+            self.close()
+            return
+        try:
+            self._file.write(picture.data)
+            self._size += picture.nbytes
+        except OSError as error:
+            self.close()
+            if not is_disk_full(error):
+                raise
+
+    def finish(self, digests: Sequence[str]) -> bool:
+        """Gives the file its name; whether it fitted."""
+        if self._file is None:
+            return False
+        target = _pixel_file(digests, self._geometry, self._folder)
+        columns = [list(column) for column in zip(*self._rows, strict=True)]
+        with replacing(target.with_suffix(".parquet")) as temporary:
+            pq.write_table(pa.table(columns, ["height", "width", "checksum"]), temporary, write_page_checksum=True)
+        self._file.truncate()  # what was taken for pictures that can't be read
+        self._file.flush()
+        os.replace(self._path, target)
+        self._file.close()
+        self._file = None
+        return True
+
+    def close(self) -> None:
+        """Deletes what is not finished."""
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+    def _has_room(self, more: int) -> bool:
+        with FileLock(self._folder / ".room.lock"):
+            self._limit = self._size + _make_room(self._folder, self._max_gb, more)
+        return self._size + more <= self._limit
+
+
+def cache_folder(cache: CacheSettings) -> Path:
+    """The folder for decoded pixels on this node: `data.cache.dir`, else RFRAY_CACHE, else the user's cache folder."""
+    return Path(cache.dir or os.environ.get("RFRAY_CACHE") or user_cache_path("rfray"))
+
+
+def not_cached(cache: CacheSettings) -> str:
+    """What to tell the user where decoded pixels have no room."""
+    return (
+        f"the cache for decoded pixels, {cache_folder(cache)}, has no room for all images (data.cache.max_gb: "
+        f"{cache.max_gb:g}, or the disk is full); trials decode them whenever they need them, which is slower"
+    )
+
+
+def scan(
+    folder: Path,
+    paths: Sequence[str],
+    geometries: Sequence[Geometry],
+    cache: CacheSettings,
+    look: Callable[[bytes, np.ndarray], Made] | None = None,
+) -> tuple[list[ScannedFile], list[Made | None], bool]:
+    """Reads and decodes every file once, and keeps the readable pictures of each geometry in the cache.
+
+    Returns what each came to, in the order of `paths`; what `look` made of each readable one's bytes and picture; and
+    whether everything fitted into the cache.
     """
-    stream = io.BytesIO(data)
-    try:
-        with Image.open(stream, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UnreadableImageError(f"{width}x{height} is over {MAX_PIXELS // 1_000_000} megapixels")
-            if image.format == "JPEG" and data.find(b"\xff\xd9", stream.tell()) == -1:
-                raise UnreadableImageError("truncated JPEG (it has no end)")  # decoders take zeros for pixels
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                return _decode_plain_jpeg(data)
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError:
-        raise UnreadableImageError("not an image of a known format") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, cv2.error) as error:  # Pillow's and OpenCV's
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UnreadableImageError(reason) from None
 
+    def read(path: str) -> tuple[ScannedFile, Made | None, list[tuple[np.ndarray, int]]]:
+        scanned, data, picture = _read(folder / path)
+        if picture is None:
+            return scanned, None, []
+        kept = [_checked(geometry.stored(picture)) for geometry in geometries]
+        return scanned, look(data, picture) if look else None, kept
 
-def square(image: np.ndarray, side: int) -> np.ndarray:
-    """(height, width, 3) -> (side, side, 3): the shorter edge scaled to `side`, then the middle cut out."""
-    height, width = image.shape[:2]
-    if (height, width) == (side, side):
-        return image
-    shorter = min(height, width)
-    top, left = (height - shorter) // 2, (width - shorter) // 2
-    middle = image[top : top + shorter, left : left + shorter]
-    return cv2.resize(middle, (side, side), interpolation=cv2.INTER_AREA if shorter > side else cv2.INTER_CUBIC)
-
-
-def cache_folder(given: str | None) -> Path:
-    """The folder for decoded pixels on this node: `data.cache`, else RFRAY_CACHE, else the user's cache folder."""
-    return Path(given or os.environ.get("RFRAY_CACHE") or user_cache_path("rfray"))
-
-
-def scan(folder: Path, paths: Sequence[str], side: int, cache: Path) -> list[ScannedFile]:
-    """Reads every file once: digests and reasons, in the order of `paths`; readable pixels go to the cache."""
     found: list[ScannedFile] = []
-
-    def readable() -> Iterator[np.ndarray]:
-        for scanned, pixels in _in_threads(lambda path: _read(folder / path, side), paths):
-            found.append(scanned)
-            if pixels is not None:
-                yield pixels
-
-    shown = track(readable(), "Reading images", total=len(paths), console=Console(stderr=True), transient=True)
-    cache.mkdir(parents=True, exist_ok=True)
-    fresh = cache / f"scan-{os.getpid()}.u8"  # its real name depends on what is in it
+    seen: list[Made | None] = []
+    writers = [Writer(geometry, cache, _need_before(geometry, len(paths))) for geometry in geometries]
     try:
-        _write_rows(fresh, shown)
-        os.replace(fresh, _pixel_file([one.digest for one in found if one.reason is None], side, cache))
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("Reading images", total=len(paths))
+            for scanned, made, kept in in_threads(read, paths):
+                found.append(scanned)
+                seen.append(made)
+                for writer, (picture, checksum) in zip(writers, kept, strict=False):
+                    writer.add(picture, checksum)
+                if len(found) % AT_ONCE == 0 or len(found) == len(paths):
+                    progress.update(task, completed=len(found))
+        digests = [one.digest for one in found if one.reason is None]
+        fitted = [writer.finish(digests) for writer in writers]
     finally:
-        fresh.unlink(missing_ok=True)
-    return found
+        for writer in writers:
+            writer.close()
+    return found, seen, all(fitted)
 
 
-def load(folder: Path, paths: Sequence[str], digests: Sequence[str], side: int, cache: Path) -> np.ndarray:
-    """Memory-mapped pixels, (n, side, side, 3) uint8, of files that `scan` found readable; made if they are not there.
+def load(
+    folder: Path,
+    paths: Sequence[str],
+    digests: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    geometry: Geometry,
+    cache: CacheSettings,
+) -> Source:
+    """The pictures of files that `scan` found readable, from the cache, where they are put if they are not there.
 
+    `sizes` are width and height of each in pixels. Where the cache has no room they are decoded as they are needed.
     Raises DataError where a file has changed since, or is gone.
     """
-    target = _pixel_file(digests, side, cache)
-    size = len(paths) * side * side * 3
-    if not _has_size(target, size):
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_suffix(".lock")):  # the first that needs it decodes, the others wait
-            if not _has_size(target, size):
-                with replacing(target) as temporary:
-                    _write_rows(temporary, _unchanged(folder, paths, digests, side))
-    return np.memmap(target, dtype=np.uint8, mode="r", shape=(len(paths), side, side, 3))
+    files = Files(folder, paths, digests, geometry)
+    target = _pixel_file(digests, geometry, cache_folder(cache))
+    need = sum(3 * width * height for width, height in (geometry.stored_size(*size) for size in sizes))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):  # the first that needs it decodes, the others wait
+        stored = _open(target, need, files)
+        if stored is not None:
+            return stored
+        writer = Writer(geometry, cache, need)
+        if not writer.given_up:
+            try:
+                for picture, checksum in in_threads(lambda row: _checked(files.picture(row)), range(len(paths))):
+                    writer.add(picture, checksum)
+                writer.finish(digests)
+            finally:
+                writer.close()
+        return _open(target, need, files) or files
 
 
-def _decode_plain_jpeg(data: bytes) -> np.ndarray:
-    # twice as fast as Pillow; turns by EXIF itself; None where the file is cut short
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if pixels is None:
-        raise UnreadableImageError("truncated or damaged JPEG")
-    return np.asarray(pixels, dtype=np.uint8)
+def in_threads(function: Callable[[Given], Made], items: Sequence[Given]) -> Iterator[Made]:
+    """map() over a pool of threads (OpenCV and Pillow let go of the interpreter), in order, a bounded way ahead."""
+    workers = os.cpu_count() or 1
+    starts = iter(range(0, len(items), AT_ONCE))
+    with ThreadPoolExecutor(workers) as pool:
+
+        def submit(start: int) -> Future[list[Made]]:
+            return pool.submit(lambda: [function(item) for item in items[start : start + AT_ONCE]])
+
+        ahead = deque(submit(start) for start in islice(starts, 2 * workers))
+        try:
+            while ahead:
+                done = ahead.popleft().result()
+                ahead.extend(submit(start) for start in islice(starts, 1))
+                yield from done
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16-bit grey: 65535 is white
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    elif image.mode == "F":  # floating-point TIFF: 1.0 is white
-        image = Image.fromarray((np.nan_to_num(np.asarray(image)).clip(0, 1) * 255).round().astype(np.uint8))
-    if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        image = Image.alpha_composite(white, picture)
-    return np.asarray(image.convert("RGB"))
-
-
-def _read(path: Path, side: int) -> tuple[ScannedFile, np.ndarray | None]:
+def _read(path: Path) -> tuple[ScannedFile, bytes, np.ndarray | None]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        return ScannedFile("", error.strerror or str(error)), None
+        return ScannedFile("", error.strerror or str(error)), b"", None
     digest = hashlib.sha256(data).hexdigest()
     try:
-        return ScannedFile(digest, None), square(decode(data), side)
+        picture = decode(data)
     except UnreadableImageError as error:
-        return ScannedFile(digest, str(error)), None
+        return ScannedFile(digest, str(error)), data, None
+    return ScannedFile(digest, None, picture.shape[1], picture.shape[0]), data, picture
 
 
-def _unchanged(folder: Path, paths: Sequence[str], digests: Sequence[str], side: int) -> Iterator[np.ndarray]:
-    for path, digest, (scanned, pixels) in zip(
-        paths, digests, _in_threads(lambda path: _read(folder / path, side), paths), strict=True
-    ):
-        if pixels is None or scanned.digest != digest:
-            raise DataError(
-                f"{folder / path} has changed since the sweep began ({scanned.reason or 'other content'}); "
-                "put it back, or start anew with `rfray tune --fresh`"
-            )
-        yield pixels
+def _need_before(geometry: Geometry, count: int) -> int | None:
+    """Bytes for so many pictures whose sizes are not known yet, or None where it depends on them."""
+    if geometry.stored_size(0, 0) == (0, 0):
+        return None
+    width, height = geometry.stored_size(0, 0)
+    return 3 * width * height * count
 
 
-def _in_threads(function: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
-    """map() over a pool of threads (OpenCV and Pillow let go of the interpreter), in order, a bounded way ahead."""
-    workers = os.cpu_count() or 1
-    remaining = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = [pool.submit(function, item) for item in islice(remaining, 4 * workers)]
-        while ahead:
-            done = ahead.pop(0).result()
-            ahead.extend(pool.submit(function, item) for item in islice(remaining, 1))
-            yield done
+def _checked(stored: np.ndarray) -> tuple[np.ndarray, int]:
+    stored = np.ascontiguousarray(stored)
+    return stored, zlib.crc32(stored.data)
 
 
-def _write_rows(path: Path, rows: Iterable[np.ndarray]) -> None:
-    with path.open("wb") as file:
-        for row in rows:
-            file.write(np.ascontiguousarray(row).data)
-
-
-def _pixel_file(digests: Sequence[str], side: int, cache: Path) -> Path:
+def _pixel_file(digests: Sequence[str], geometry: Geometry, folder: Path) -> Path:
     key = hashlib.sha256("\n".join(digests).encode()).hexdigest()[:24]
-    return cache / f"pixels-{key}-{side}.u8"
+    return folder / f"pixels-{key}-{geometry.key}.u8"
 
 
-def _has_size(path: Path, size: int) -> bool:
-    return path.exists() and path.stat().st_size == size
+def _open(target: Path, need: int, files: Files) -> Stored | None:
+    """The file if it is there and whole: then it counts as used now, and is kept while it is open."""
+    try:
+        index = pq.read_table(target.with_suffix(".parquet"), page_checksum_verification=True)
+        file = target.open("rb")
+    except (OSError, pa.ArrowException):
+        return None
+    fcntl.flock(file, fcntl.LOCK_SH)
+    if os.fstat(file.fileno()).st_size != need or not target.exists():
+        file.close()
+        return None
+    os.utime(target)
+    return Stored(file, index, files)
+
+
+def _make_room(folder: Path, max_gb: float, need: int) -> int:
+    """Deletes what was not used for longest, nothing that is in use, until `need` bytes fit; how many there are."""
+    for left in folder.glob(".writing-*.u8"):
+        if _is_idle(left):  # its process was killed
+            left.unlink(missing_ok=True)
+    idle = [path for path in sorted(folder.glob("pixels-*.u8"), key=_last_used) if _is_idle(path)]
+    while True:
+        taken = sum(path.stat().st_size for path in (*folder.glob("pixels-*.u8"), *folder.glob(".writing-*.u8")))
+        disk = shutil.disk_usage(folder)
+        room = max(0, int(min(max_gb * 1e9 - taken, disk.free - FREE_SHARE * disk.total)))
+        if room >= need or not idle:
+            return room
+        oldest = idle.pop(0)
+        oldest.unlink(missing_ok=True)
+        oldest.with_suffix(".parquet").unlink(missing_ok=True)
+
+
+def _last_used(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _is_idle(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

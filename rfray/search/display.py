@@ -12,7 +12,7 @@ from rich.text import Text
 from rfray.config import Sweep
 from rfray.run import TrialResult
 from rfray.search.follower import Follower
-from rfray.search.messages import DAMAGE, EPOCH, SCORE
+from rfray.search.messages import EPOCH, SCORE, WARNINGS
 
 SHOWN_ENDED = 8
 """Ended trials that stay in the live table: the best ones."""
@@ -46,6 +46,7 @@ class Display(Follower):
         self._failed = sum(result.status == "failed" for result in earlier)
         self._began = time.monotonic()
         self._epochs_seen = 0
+        self._warned: set[str] = set()
         self._live = (
             Live(console=console, get_renderable=self._table, refresh_per_second=2) if console.is_terminal else None
         )
@@ -69,8 +70,9 @@ class Display(Follower):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """One epoch is done."""
-        for found in str(result.get(DAMAGE) or "").splitlines():
-            self._say(f"Warning: {found}")
+        for warning in set(str(result.get(WARNINGS) or "").splitlines()) - self._warned:
+            self._warned.add(warning)
+            self._say(f"Warning: {warning}")
         row = self._row(trial)
         row.epoch, row.score, row.best = result[EPOCH], result[SCORE], result.get("best_score")
         row.images_per_second = result.get("images_per_second")

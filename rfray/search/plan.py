@@ -2,7 +2,8 @@
 
 from rfray.config import Range, Sweep
 from rfray.data.catalog import image_folder, list_folder
-from rfray.data.parts import first_side
+from rfray.data.geometry import Geometry
+from rfray.data.parts import geometries
 from rfray.run import RunDir
 from rfray.search.cluster import Slot, slots
 from rfray.search.places import Needs
@@ -27,7 +28,8 @@ def plan_lines(sweep: Sweep, run: RunDir, slot: Slot, needs: Needs) -> list[str]
         f"images       {len(images)} to train and choose with, about {trials * most * fit:.0f} passes over one image",
         f"kept         weights of the best {sweep.keep} trials; ensemble of {sweep.ensemble.top_k}",
         f"disk         at most {needs.total / 1e6:.0f} MB in the run folder, "
-        f"{len(images) * first_side(sweep) ** 2 * 3 / 1e6:.0f} MB of pixels in the cache of each node",
+        f"{sum(_megabytes(geometry) for geometry in geometries(sweep)) * len(images):.0f} MB of pixels in the cache of "
+        "each node" + (", and the whole pictures for crops" if "crop" in sweep.trial.choices("resize") else ""),
     ]
 
 
@@ -35,3 +37,9 @@ def _axis(axis: list[object] | Range) -> str:
     if isinstance(axis, list):
         return ", ".join(str(value) for value in axis)
     return f"{axis.kind} from {axis.bounds[0]:g} to {axis.bounds[1]:g}"
+
+
+def _megabytes(geometry: Geometry) -> float:
+    """Of one picture, where that does not depend on its size; else 0."""
+    width, height = geometry.stored_size(0, 0)
+    return 3 * width * height / 1e6

@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 
 from rfray.data.catalog import load_images
+from rfray.data.geometry import geometry_of
 from rfray.data.parts import report_origin
 from rfray.errors import RfrayError
 from rfray.evaluation.predictions import write_predictions
@@ -41,7 +42,7 @@ def _predict(run_path: Path, trial_id: str, threads: int) -> None:
     out = run.trial(trial_id)
     result = out.result()
     assert result is not None  # only ended trials have kept weights
-    catalog = run.read_catalog()
-    report = load_images(catalog, run.sweep().data, "report", result.trial.image_size)
+    sweep, catalog = run.sweep(), run.read_catalog()
+    report = load_images(catalog, sweep.data, "report", geometry_of(sweep.data, result.trial))
     predictions = predict_from_file(out.weights_file, result.trial, report)
     write_predictions(out.predictions_file("report"), predictions, report_origin(out, catalog))

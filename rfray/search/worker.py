@@ -18,7 +18,7 @@ from rfray.config import Sweep, Trial
 from rfray.errors import DiskFullError, TrialError
 from rfray.files import is_disk_full, no_room, replace_text
 from rfray.run import RunDir, Start, TrialDir
-from rfray.search.messages import DAMAGE, EPOCH, SCORE
+from rfray.search.messages import EPOCH, SCORE, WARNINGS
 
 if TYPE_CHECKING:
     from rfray.training.loop import Epoch, TrialData
@@ -86,15 +86,14 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
 def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
     from rfray.training.loop import Hooks, train
 
-    sweep, data = _images(job.run, trial.image_size)
-
-    damage: list[str] = []
+    sweep, data, warnings = _images(job.run, trial.resize, trial.image_size)
+    say = list(warnings)
 
     def report(epoch: "Epoch") -> None:
         metrics = {
             EPOCH: epoch.epoch,
             SCORE: epoch.score if epoch.score is not None else 0.0,  # for the scheduler, undefined is worst
-            DAMAGE: "\n".join(damage),
+            WARNINGS: "\n".join(say),
             "best_score": epoch.best_score,
             "best_epoch": epoch.best_epoch,
             "train_loss": epoch.train_loss,
@@ -102,7 +101,7 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
             "images_per_second": epoch.images_per_second,
             "seconds": epoch.seconds,
         }
-        damage.clear()
+        say.clear()
         if not job.checkpoints:
             tune.report(metrics)
             return
@@ -117,7 +116,7 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
         if out.starts()[-1].token != token:
             raise SupersededError(f"{out.id} was started again elsewhere")
 
-    hooks = Hooks(report, remember, damage.append, check_in)
+    hooks = Hooks(report, remember, say.append, check_in)
     train(trial, data, out, sweep.search.metric, job.threads, hooks, out.start().micro_batch)
 
 
@@ -138,15 +137,19 @@ def _sign_in(out: TrialDir, session: str) -> tuple[str, int]:
 
 
 @lru_cache(maxsize=4)
-def _images(run: Path, side: int) -> tuple[Sweep, "TrialData"]:
+def _images(run: Path, resize: str, side: int) -> tuple[Sweep, "TrialData", list[str]]:
     """Kept for the trials that this process has still to run; the pixels themselves are memory-mapped."""
     from rfray.data.catalog import load_images
+    from rfray.data.geometry import Geometry
+    from rfray.data.pixels import Files, not_cached
     from rfray.training.loop import TrialData
 
     folder = RunDir(run)
     sweep, catalog = folder.sweep(), folder.read_catalog()
-    fit, select = (load_images(catalog, sweep.data, part, side) for part in ("fit", "select"))
-    return sweep, TrialData(fit, select, sweep.augmentations)
+    geometry = Geometry(resize, side, sweep.data.reencode)
+    fit, select = (load_images(catalog, sweep.data, part, geometry) for part in ("fit", "select"))
+    warnings = [f"{socket.gethostname()}: {not_cached(sweep.data.cache)}"] if isinstance(fit.source, Files) else []
+    return sweep, TrialData(fit, select, sweep.augmentations), warnings
 
 
 def _take_over(run: RunDir, out: TrialDir, trial: Trial) -> None:

@@ -8,6 +8,7 @@ import torch
 from rfray.data.augment import Policy, build_policy
 from rfray.data.batches import Batch, WaitTime, epoch_order, fit_batches, plain_batches
 from rfray.data.pixels import Images
+from tests.pictures import images_of
 
 SIDE = 16
 
@@ -17,7 +18,7 @@ def images(count: int) -> Images:
     pixels = np.random.default_rng(0).integers(0, 256, (2 * count, SIDE, SIDE, 3), dtype=np.uint8)
     pixels.flags.writeable = False  # as a memory map is
     numbers = np.arange(count)
-    return Images(pixels, 2 * numbers, (numbers % 2).astype(np.int8), np.array([f"{n}.png" for n in numbers]))
+    return images_of(pixels, 2 * numbers, (numbers % 2).astype(np.int8), np.array([f"{n}.png" for n in numbers]))
 
 
 def policies(name: str, threads: int) -> list[Policy | None]:
@@ -73,17 +74,17 @@ def test_fit_batches_hold_the_images_in_the_given_order() -> None:
         assert pixels.dtype == torch.uint8
         assert labels.dtype == torch.int64
         assert pixels.is_contiguous(memory_format=torch.channels_last)
-        expected = given.pixels[[2 * number for number in chosen]]
+        expected = given.source.pixels[[2 * number for number in chosen]]
         assert np.array_equal(pixels.permute(0, 2, 3, 1).numpy(), expected)
 
 
 def test_policies_change_the_images_and_leave_the_shared_pixels() -> None:
     given = images(16)
-    before = given.pixels.copy()
+    before = given.source.pixels.copy()
     plain, changed = list(fit(given, "none")), list(fit(given, "strong"))
     assert not same(plain, changed)
     assert [labels.tolist() for _, labels in plain] == [labels.tolist() for _, labels in changed]
-    assert np.array_equal(given.pixels, before)
+    assert np.array_equal(given.source.pixels, before)
 
 
 @pytest.mark.parametrize("name", ["light", "strong", "compression"])
@@ -137,7 +138,7 @@ def test_plain_batches_hold_all_images_in_order(count: int, sizes: list[int]) ->
     assert [len(labels) for _, labels in batches] == sizes
     assert torch.cat([labels for _, labels in batches]).tolist() == [number % 2 for number in range(count)]
     pixels = torch.cat([pixels for pixels, _ in batches])
-    assert np.array_equal(pixels.permute(0, 2, 3, 1).numpy(), given.pixels[::2])
+    assert np.array_equal(pixels.permute(0, 2, 3, 1).numpy(), given.source.pixels[::2])
 
 
 # threads

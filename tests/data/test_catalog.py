@@ -9,18 +9,13 @@ import pytest
 from PIL import Image
 
 from rfray.config import DataSettings
-from rfray.data.catalog import (
-    changes,
-    image_folder,
-    list_folder,
-    load_images,
-    part_digest,
-    report_catalog,
-    training_catalog,
-)
+from rfray.data.catalog import changes, divide, image_folder, list_folder, load_images, part_digest, scan_folder
+from rfray.data.geometry import Geometry
 from rfray.errors import DataError
 
-SIDE = 16
+SIDE = Geometry("scale", 16, None)
+LARGER = Geometry("scale", 24, None)
+NO_PAIRS = np.empty((0, 2), int)
 BOTH = {"real": ["real"], "fake": ["fake"]}
 
 
@@ -44,10 +39,14 @@ def write_groups(folder: Path, groups: Sequence[str], each: int, first: int) -> 
 
 def settings(folder: Path, **more: object) -> DataSettings:
     """Images in train (and valid) below a folder, pixels in cache beside them."""
-    given = {"train": str(folder / "train"), "cache": str(folder / "cache"), **more}
+    given = {"train": str(folder / "train"), "cache": {"dir": str(folder / "cache")}, **more}
     if "valid_fraction" not in given:
         given.setdefault("valid", str(folder / "valid"))
     return DataSettings.model_validate(given)
+
+
+def training(given: DataSettings, seed: int = 0, pairs: np.ndarray = NO_PAIRS) -> pd.DataFrame:
+    return divide(scan_folder(given, "fit", [SIDE]).catalog, given, seed, pairs)
 
 
 def counts(catalog: pd.DataFrame) -> dict[tuple[str, int], int]:
@@ -259,7 +258,7 @@ def with_a_name_that_is_not_utf8(folder: Path) -> DataSettings:
         (with_valid_inside_a_class, ["data.train", "data.valid", "share images", "train/real/valid/real"]),
         (with_one_image_a_class, ["select_fraction 0.15: class real has 1 images", "too few"]),
         (with_one_image_left_after_the_report_part, ["select_fraction 0.15: class real has 1 images", "too few"]),
-        (with_copies_of_one_image_in_a_class, ["class fake has 10 images in 1 bundles", "same file"]),
+        (with_copies_of_one_image_in_a_class, ["class fake has 10 images in 1 bundles", "same picture"]),
         (
             with_two_percent_unreadable,
             ["2 of 100 files", "data.max_unreadable (1 %)", "real/003.png: not an image", "fake/007.png: not an image"],
@@ -273,7 +272,7 @@ def test_what_can_not_be_used_is_said(
     tmp_path: Path, broken: Callable[[Path], DataSettings], expected: list[str]
 ) -> None:
     with pytest.raises(DataError) as raised:
-        training_catalog(broken(tmp_path), seed=0, side=SIDE)
+        training(broken(tmp_path), 0)
     for text in expected:
         assert text in str(raised.value)
     str(raised.value).encode()  # can be printed
@@ -291,26 +290,26 @@ def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "scandir", refusing)  # tests may run as root, who may read everything
     with pytest.raises(DataError, match="secret: Permission denied"):
-        training_catalog(settings(tmp_path), seed=0, side=SIDE)
+        training(settings(tmp_path), 0)
 
 
 def test_the_report_folder_is_checked_as_the_training_folder_is(tmp_path: Path) -> None:
     two_classes(tmp_path)
     with pytest.raises(DataError, match="valid: no such folder"):
-        report_catalog(settings(tmp_path), SIDE)
+        scan_folder(settings(tmp_path), "report", [SIDE])
     write_images(tmp_path / "valid/real", 3, 900)
     with pytest.raises(DataError, match="no folder 'fake' for class fake"):
-        report_catalog(settings(tmp_path), SIDE)
+        scan_folder(settings(tmp_path), "report", [SIDE])
     (tmp_path / "valid/fake").symlink_to(tmp_path / "train/fake")
     with pytest.raises(DataError, match="share images"):
-        report_catalog(settings(tmp_path), SIDE)
+        scan_folder(settings(tmp_path), "report", [SIDE])
 
 
 def test_one_percent_unreadable_is_left_out_and_listed(tmp_path: Path) -> None:
     two_classes(tmp_path, 50)
     bad = tmp_path / "train/fake/007.png"
     bad.write_text("hello")
-    scanned = training_catalog(settings(tmp_path), seed=0, side=SIDE)
+    scanned = scan_folder(settings(tmp_path), "fit", [SIDE])
     assert scanned.unreadable.to_dict("records") == [
         {
             "path": "fake/007.png",
@@ -321,7 +320,7 @@ def test_one_percent_unreadable_is_left_out_and_listed(tmp_path: Path) -> None:
     ]
     assert len(scanned.catalog) == 99
     assert "fake/007.png" not in set(scanned.catalog["path"])
-    assert counts(scanned.catalog) == {("fit", 0): 42, ("fit", 1): 42, ("select", 0): 8, ("select", 1): 7}
+    assert counts(training(settings(tmp_path))) == {("fit", 0): 42, ("fit", 1): 42, ("select", 0): 8, ("select", 1): 7}
 
 
 # fit, select and report
@@ -330,10 +329,21 @@ def test_one_percent_unreadable_is_left_out_and_listed(tmp_path: Path) -> None:
 def test_the_split_is_stratified(tmp_path: Path) -> None:
     write_images(tmp_path / "train/real", 100)
     write_images(tmp_path / "train/fake", 50, 500)
-    catalog = training_catalog(settings(tmp_path), seed=0, side=SIDE).catalog
+    catalog = training(settings(tmp_path), 0)
     # 0.15 of 100 is 15; 0.15 of 50 is 7.5, rounded to the even 8
     assert counts(catalog) == {("fit", 0): 85, ("fit", 1): 42, ("select", 0): 15, ("select", 1): 8}
-    assert catalog.columns.tolist() == ["path", "label", "group", "size", "modified", "digest", "part"]
+    assert catalog.columns.tolist() == [
+        "path",
+        "label",
+        "group",
+        "size",
+        "modified",
+        "digest",
+        "width",
+        "height",
+        "bundle",
+        "part",
+    ]
     assert catalog["path"].is_monotonic_increasing
     path, digest = catalog.loc[77, ["path", "digest"]]
     assert digest == hashlib.sha256((tmp_path / "train" / path).read_bytes()).hexdigest()
@@ -342,13 +352,13 @@ def test_the_split_is_stratified(tmp_path: Path) -> None:
 def test_a_small_class_has_at_least_one_image_on_each_side(tmp_path: Path) -> None:
     write_images(tmp_path / "train/real", 2)
     write_images(tmp_path / "train/fake", 20, 500)
-    catalog = training_catalog(settings(tmp_path), seed=0, side=SIDE).catalog
+    catalog = training(settings(tmp_path), 0)
     assert counts(catalog) == {("fit", 0): 1, ("fit", 1): 17, ("select", 0): 1, ("select", 1): 3}
 
 
 def test_the_seed_decides_the_split(tmp_path: Path) -> None:
     two_classes(tmp_path, 40)
-    first, again, other = (training_catalog(settings(tmp_path), seed, SIDE).catalog for seed in (0, 0, 1))
+    first, again, other = (training(settings(tmp_path), seed) for seed in (0, 0, 1))
     assert first.equals(again)
     assert counts(first) == counts(other)
     assert (first["part"] != other["part"]).any()
@@ -357,14 +367,14 @@ def test_the_seed_decides_the_split(tmp_path: Path) -> None:
 def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path: Path) -> None:
     for place in ("here", "there"):
         two_classes(tmp_path / place, 40)
-    here, there = (training_catalog(settings(tmp_path / place), 0, SIDE).catalog for place in ("here", "there"))
+    here, there = (training(settings(tmp_path / place), 0) for place in ("here", "there"))
     assert here["part"].equals(there["part"])
 
 
 def test_valid_fraction_cuts_the_report_part_out_of_the_training_folder(tmp_path: Path) -> None:
     write_images(tmp_path / "train/real", 100)
     write_images(tmp_path / "train/fake", 50, 500)
-    catalog = training_catalog(settings(tmp_path, valid_fraction=0.2), seed=0, side=SIDE).catalog
+    catalog = training(settings(tmp_path, valid_fraction=0.2), 0)
     # 20 and 10 for the report; of the 80 and 40 that are left 0.15 for select: 12 and 6
     assert counts(catalog) == {
         ("fit", 0): 68,
@@ -385,7 +395,7 @@ def test_identical_files_stay_on_one_side(tmp_path: Path, split_by: str) -> None
             write_image(tmp_path / f"train/real/{number}{copy}.png", number)
             write_image(tmp_path / f"train/fake/{number}{copy}.png", number + (500 if number >= 10 else 0))
     given = settings(tmp_path, split_by=split_by, select_fraction=0.4)
-    catalog = training_catalog(given, seed=3, side=SIDE).catalog
+    catalog = training(given, 3)
     assert catalog["digest"].nunique() == 50
     assert (parts_of(catalog, "digest") == 1).all()
     both = catalog.groupby("digest").filter(lambda same: same["label"].nunique() == 2)
@@ -397,7 +407,7 @@ def test_groups_stay_on_one_side_where_there_are_enough(tmp_path: Path) -> None:
     write_groups(tmp_path / "train/real", names, 4, first=0)
     write_groups(tmp_path / "train/fake", names, 4, first=500)
     catalogs = {
-        split_by: training_catalog(settings(tmp_path, split_by=split_by, select_fraction=0.3), 0, SIDE).catalog
+        split_by: training(settings(tmp_path, split_by=split_by, select_fraction=0.3), 0)
         for split_by in ("auto", "group", "image")
     }
     assert (parts_of(catalogs["group"], "group") == 1).all()  # also across the classes: it is the same person
@@ -410,7 +420,7 @@ def test_auto_needs_ten_groups_in_every_class(tmp_path: Path) -> None:
     write_groups(tmp_path / "train/real", [f"real{number}" for number in range(9)], 4, first=0)
     write_groups(tmp_path / "train/fake", [f"fake{number}" for number in range(12)], 4, first=500)
     given = [settings(tmp_path, split_by=split_by, select_fraction=0.3) for split_by in ("auto", "image", "group")]
-    auto, image, group = (training_catalog(one, 0, SIDE).catalog for one in given)
+    auto, image, group = (training(one, 0) for one in given)
     assert auto.equals(image)
     assert parts_of(auto, "group").max() == 2
     assert (parts_of(group, "group") == 1).all()
@@ -425,7 +435,7 @@ def test_groups_that_share_a_file_stay_together(tmp_path: Path) -> None:
         (tmp_path / f"train/{other}/{one[-2:]}.png").write_bytes((tmp_path / f"train/{one}/000.png").read_bytes())
     sides = set()
     for seed in range(12):
-        catalog = training_catalog(settings(tmp_path, select_fraction=0.4), seed, SIDE).catalog
+        catalog = training(settings(tmp_path, select_fraction=0.4), seed)
         assert (parts_of(catalog, "group") == 1).all()
         chain = catalog[catalog["group"].isin(["g0", "g1", "g2", "f0"])]
         assert chain["part"].nunique() == 1
@@ -437,20 +447,23 @@ def test_groups_too_large_for_the_share_are_an_error_that_says_so(tmp_path: Path
     write_groups(tmp_path / "train/real", ["a", "b"], 10, first=0)
     write_groups(tmp_path / "train/fake", ["c", "d"], 10, first=500)
     with pytest.raises(DataError, match=r"class real has 20 images in 2 bundles that stay together.*split_by: image"):
-        training_catalog(settings(tmp_path, split_by="group"), seed=0, side=SIDE)
+        training(settings(tmp_path, split_by="group"), 0)
 
 
 def test_the_report_folder_becomes_the_report_part(tmp_path: Path) -> None:
     two_classes(tmp_path)
     write_images(tmp_path / "valid/real", 5, 900)
     write_images(tmp_path / "valid/fake", 4, 950)
-    assert counts(report_catalog(settings(tmp_path), SIDE).catalog) == {("report", 0): 5, ("report", 1): 4}
+    assert counts(scan_folder(settings(tmp_path), "report", [SIDE]).catalog.assign(part="report")) == {
+        ("report", 0): 5,
+        ("report", 1): 4,
+    }
 
 
 def test_training_does_not_need_the_report_folder(tmp_path: Path) -> None:
     two_classes(tmp_path)
     assert not (tmp_path / "valid").exists()
-    assert set(training_catalog(settings(tmp_path), seed=0, side=SIDE).catalog["part"]) == {"fit", "select"}
+    assert set(training(settings(tmp_path), 0)["part"]) == {"fit", "select"}
 
 
 # what has changed since
@@ -502,11 +515,11 @@ def test_each_part_has_its_own_pixels_labels_and_ids(tmp_path: Path, from_folder
         write_images(tmp_path / "valid/real", 9)
         write_images(tmp_path / "valid/fake", 5, 500)
         given = settings(tmp_path)
-        scanned = [training_catalog(given, 0, SIDE).catalog, report_catalog(given, SIDE).catalog]
+        scanned = [training(given, 0), scan_folder(given, "report", [SIDE]).catalog.assign(part="report")]
     else:
         given = settings(tmp_path, valid_fraction=0.1)
-        scanned = [training_catalog(given, 0, SIDE).catalog]
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.u8")}
+        scanned = [training(given, 0)]
+    files = {path: path.stat().st_ino for path in (tmp_path / "cache").glob("*.u8")}
     catalog = pd.concat(scanned, ignore_index=True)
     for part in ("fit", "select", "report"):
         images = load_images(catalog, given, part, SIDE)
@@ -514,28 +527,28 @@ def test_each_part_has_its_own_pixels_labels_and_ids(tmp_path: Path, from_folder
         assert len(images) == len(expected) > 0
         assert images.ids.tolist() == expected["path"].tolist()
         assert images.labels.tolist() == [int(path.startswith("fake/")) for path in images.ids]
-        assert colours(images.pixels[images.rows]) == [number_of(path) for path in images.ids]
+        assert colours(images.batch(np.arange(len(images)))) == [number_of(path) for path in images.ids]
     # one file a folder, written while its images were read and not again
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.u8")} == files
+    assert {path: path.stat().st_ino for path in (tmp_path / "cache").glob("*.u8")} == files
     assert len(files) == (2 if from_folder else 1)
 
 
 def test_images_of_another_size_are_made_when_asked_for(tmp_path: Path) -> None:
     two_classes(tmp_path)
     given = settings(tmp_path)
-    catalog = training_catalog(given, 0, SIDE).catalog
-    images = load_images(catalog, given, "fit", 24)
-    assert images.pixels.shape == (20, 24, 24, 3)
-    assert colours(images.pixels[images.rows]) == [number_of(path) for path in images.ids]
+    catalog = training(given, 0)
+    images = load_images(catalog, given, "fit", LARGER)
+    assert images.batch(np.arange(len(images))).shape == (len(images), 24, 24, 3)
+    assert colours(images.batch(np.arange(len(images)))) == [number_of(path) for path in images.ids]
 
 
 def test_an_image_that_is_not_what_the_catalog_says_is_an_error(tmp_path: Path) -> None:
     two_classes(tmp_path)
     given = settings(tmp_path)
-    catalog = training_catalog(given, 0, SIDE).catalog
+    catalog = training(given, 0)
     write_image(tmp_path / "train/real/004.png", 444)
     with pytest.raises(DataError, match=r"real/004\.png has changed since the sweep began"):
-        load_images(catalog, given, "fit", 24)
+        load_images(catalog, given, "fit", LARGER)
 
 
 def test_part_digest_changes_with_path_label_and_content() -> None:
@@ -560,3 +573,31 @@ def test_part_digest_changes_with_path_label_and_content() -> None:
         catalog.iloc[[1, 0, 2]],
     ]
     assert len({digest, *(part_digest(other, "report") for other in others)}) == 6
+
+
+# what belongs together
+
+
+def test_pictures_that_look_alike_stay_on_one_side(tmp_path: Path) -> None:
+    two_classes(tmp_path, 40)
+    pairs = np.array([[number, number + 1] for number in range(0, 80, 2)])  # by position: two by two
+    sides = [training(settings(tmp_path, select_fraction=0.4), seed, pairs) for seed in range(5)]
+    for catalog in sides:
+        assert (catalog["part"][::2].to_numpy() == catalog["part"][1::2].to_numpy()).all()
+        assert (parts_of(catalog, "bundle") == 1).all()
+        assert catalog["bundle"].nunique() == 40
+
+
+@pytest.mark.parametrize("pattern", [r"id\d+", r"(id\d+)_\d"])
+def test_identities_stay_on_one_side_also_across_the_classes(tmp_path: Path, pattern: str) -> None:
+    for number in range(60):
+        write_image(tmp_path / f"train/real/id{number // 4}_{number % 4}.png", number)
+        write_image(tmp_path / f"train/fake/id{number // 4}_{number % 4}.png", 500 + number)
+        write_image(tmp_path / f"train/fake/nobody{number}.png", 900 + number)
+    given = settings(tmp_path, group_pattern=pattern, select_fraction=0.4)
+    catalog = training(given, 1)
+    known = catalog[catalog["path"].str.contains("id")]
+    identity = known["path"].str.extract(r"(id\d+)")[0]
+    assert (known.groupby(identity)["part"].nunique() == 1).all()
+    assert known.groupby(identity)["bundle"].nunique().max() == 1
+    assert catalog["bundle"].nunique() == 15 + 60  # who matches nothing stands alone

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from rfray.config import Sweep
-from rfray.data.parts import first_side, prepare_report, prepare_training, report_origin, without_report_predictions
+from rfray.data.parts import geometries, prepare_report, prepare_training, report_origin, without_report_predictions
 from rfray.errors import DataError, RunError
 from rfray.evaluation.predictions import Predictions, write_predictions
 from rfray.run import RunDir
@@ -34,7 +34,7 @@ class Made:
     def __init__(self, folder: Path, **data: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.train, self.valid = folder / "train", folder / "valid"
-        given = {"train": str(self.train), "cache": str(folder / "cache"), **data}
+        given = {"train": str(self.train), "cache": {"dir": str(folder / "cache")}, **data}
         if "valid_fraction" not in given:
             given["valid"] = str(self.valid)
         trial = {"backbone": "test_vit", "image_size": 16}
@@ -262,7 +262,18 @@ def test_predictions_are_made_anew_for_other_weights_or_images(made: Made) -> No
     assert without_report_predictions(made.run, trials) == trials
 
 
-@pytest.mark.parametrize(("given", "expected"), [(32, 32), ([64, 32], 64), ({"int": [24, 96]}, 24)])
-def test_images_are_first_read_at_the_first_size_of_the_sweep(given: object, expected: int) -> None:
-    trial = {"backbone": "test_vit", "image_size": given}
-    assert first_side(Sweep.model_validate({"name": "run", "data": {"source": "demo"}, "trial": trial})) == expected
+@pytest.mark.parametrize(
+    ("trial", "expected"),
+    [
+        ({"image_size": 32}, ["scale32"]),
+        ({"image_size": [64, 32]}, ["scale64", "scale32"]),
+        ({"image_size": {"int": [24, 96]}}, ["scale24"]),
+        ({"image_size": [64, 32], "resize": "crop"}, ["whole"]),
+        ({"image_size": 32, "resize": ["scale", "crop"]}, ["scale32", "whole"]),
+    ],
+)
+def test_what_is_kept_of_the_images_is_made_while_they_are_read(trial: object, expected: list[str]) -> None:
+    given = {"name": "run", "data": {"source": "demo"}, "trial": {"backbone": "test_vit", **trial}}
+    assert [geometry.key for geometry in geometries(Sweep.model_validate(given))] == expected
+    again = {**given, "data": {"source": "demo", "reencode": {"quality": 80}}}
+    assert [one.key for one in geometries(Sweep.model_validate(again))] == [f"{key}-jpeg80at256" for key in expected]

@@ -11,6 +11,7 @@ from rfray.data.pixels import Images
 from rfray.errors import RunError
 from rfray.training.inference import load_weights, predict, predict_from_file, save_weights, weights_metadata
 from rfray.training.model import build_model
+from tests.pictures import images_of
 
 TRIAL = Trial(backbone="test_resnet", pretrained=False, image_size=32, batch_size=3)
 
@@ -19,7 +20,7 @@ TRIAL = Trial(backbone="test_resnet", pretrained=False, image_size=32, batch_siz
 def images() -> Images:
     pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
     rows = np.array([9, 1, 2, 3, 4, 5, 6])
-    return Images(pixels, rows, np.array([0, 1, 0, 1, 0, 1, 0], dtype=np.int8), np.array(list("abcdefg")))
+    return images_of(pixels, rows, np.array([0, 1, 0, 1, 0, 1, 0], dtype=np.int8), np.array(list("abcdefg")))
 
 
 def test_written_weights_predict_the_same_in_any_batch(images: Images, tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_written_weights_predict_the_same_in_any_batch(images: Images, tmp_path:
     np.testing.assert_allclose(whole.p_fake, again.p_fake, atol=1e-6)
     assert list(whole.ids) == list("abcdefg")
     # by hand: softmax of the logits of the last image, which is row 6
-    picture = torch.from_numpy(images.pixels[6:7].copy()).permute(0, 3, 1, 2)
+    picture = torch.from_numpy(images.source.pixels[6:7].copy()).permute(0, 3, 1, 2)
     with torch.inference_mode():
         logits = model.eval()(normalise(picture))[0].double()
     assert whole.p_fake[-1] == pytest.approx(float(1 / (1 + torch.exp(logits[0] - logits[1]))), abs=1e-6)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from rfray.config import Trial
-from rfray.data.catalog import load_images, training_catalog
+from rfray.data.catalog import divide, load_images, scan_folder
+from rfray.data.geometry import Geometry
 from rfray.errors import TrialError
 from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import predictions_metadata, read_predictions
@@ -35,10 +36,11 @@ def data(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> TrialData:
         "trial: {backbone: test_resnet}\nsearch: {trials: 1}\n"
     )
     settings = load_sweep(file).sweep.data
-    catalog = training_catalog(settings, seed=0, side=SIDE).catalog
-    return TrialData(
-        load_images(catalog, settings, "fit", SIDE), load_images(catalog, settings, "select", SIDE), augmentations={}
-    )
+    geometry = Geometry("scale", SIDE, None)
+    images = scan_folder(settings, "fit", [geometry]).catalog
+    catalog = divide(images, settings, seed=0, pairs=np.empty((0, 2), int))
+    fit, select = (load_images(catalog, settings, part, geometry) for part in ("fit", "select"))
+    return TrialData(fit, select, augmentations={})
 
 
 def trial(**settings: Any) -> Trial:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from rfray.config import Trial
-from rfray.data.pixels import Images
 from rfray.errors import TrialError
 from rfray.run import TrialDir
 from rfray.training import loop
@@ -17,6 +16,7 @@ from rfray.training.inference import predict
 from rfray.training.loop import Epoch, Hooks, TrialData, train
 from rfray.training.memory import is_out_of_memory
 from rfray.training.model import Normalisation
+from tests.pictures import images_of
 
 PLAIN = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -46,7 +46,7 @@ def data() -> TrialData:
     ids = np.array([str(number) for number in range(64)])
     fit, select = np.arange(0, 48), np.arange(48, 64)
     return TrialData(
-        Images(pixels, fit, labels[fit], ids[fit]), Images(pixels, select, labels[select], ids[select]), {}
+        images_of(pixels, fit, labels[fit], ids[fit]), images_of(pixels, select, labels[select], ids[select]), {}
     )
 
 
@@ -115,7 +115,7 @@ def test_memory_stays_flat_over_thirty_trials(data: TrialData, tmp_path: Path) -
             backbone="test_resnet", pretrained=False, image_size=64, batch_size=8 * (1 + number % 3), epochs=1
         )
         pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 64, 3), dtype=np.uint8)
-        images = [Images(pixels, part.rows, part.labels, part.ids) for part in (data.fit, data.select)]
+        images = [images_of(pixels, part.rows, part.labels, part.ids) for part in (data.fit, data.select)]
         train(trial, TrialData(*images, {}), TrialDir(tmp_path / str(number)), "auc", 1, Hooks(lambda epoch: None))
         sizes.append(psutil.Process().memory_info().rss)
     after_warming_up, at_the_end = max(sizes[2:6]), max(sizes[-4:])

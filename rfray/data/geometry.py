@@ -1,0 +1,65 @@
+"""a decoded picture -> what is kept of it for training, and -> the square that a model sees."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from rfray.config import DataSettings, Reencode, Trial
+from rfray.data.decoding import square
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a picture becomes a square of S x S pixels: what every trial with the same one can share."""
+
+    resize: str
+    """scale: the shorter edge is scaled to S; crop: a window of S x S is cut out, no pixel changed."""
+    side: int
+    """S, in pixels."""
+    reencode: Reencode | None
+
+    @property
+    def key(self) -> str:
+        """Names what `stored` makes of a picture. Windows of any size are cut from the same."""
+        size = f"scale{self.side}" if self.resize == "scale" else "whole"
+        return size if self.reencode is None else f"{size}-jpeg{self.reencode.quality}at{self.reencode.size}"
+
+    def stored_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of what `stored` makes of a picture of this size."""
+        if self.resize == "scale":
+            return self.side, self.side
+        return (width, height) if self.reencode is None else (self.reencode.size, self.reencode.size)
+
+    def stored(self, picture: np.ndarray) -> np.ndarray:
+        """(height, width, 3) uint8 RGB -> what is kept of it."""
+        if self.reencode is not None:
+            picture = _reencoded(square(picture, self.reencode.size), self.reencode.quality)
+        return square(picture, self.side) if self.resize == "scale" else picture
+
+    def window(self, stored: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
+        """What is kept -> (S, S, 3): a window at a random place, or the middle one without `generator`.
+
+        A picture smaller than the window is continued by its mirror image, which leaves the traces in it alone.
+        """
+        if self.resize == "scale":
+            return stored
+        height, width = stored.shape[:2]
+        below, right = max(0, self.side - height), max(0, self.side - width)
+        if below or right:
+            stored = cv2.copyMakeBorder(
+                stored, below // 2, below - below // 2, right // 2, right - right // 2, cv2.BORDER_REFLECT
+            )
+        free = np.array(stored.shape[:2]) - self.side
+        top, left = free // 2 if generator is None else generator.integers(0, free + 1)
+        return stored[top : top + self.side, left : left + self.side]
+
+
+def geometry_of(settings: DataSettings, trial: Trial) -> Geometry:
+    """How a trial's images are made."""
+    return Geometry(trial.resize, trial.image_size, settings.reencode)
+
+
+def _reencoded(picture: np.ndarray, quality: int) -> np.ndarray:
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)

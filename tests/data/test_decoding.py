@@ -1,0 +1,354 @@
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from rfray.data import decoding
+from rfray.data.decoding import UnreadableImageError, decode, square
+
+WIDTH, HEIGHT = 48, 32
+RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
+COLOURS = [[RED, GREEN], [BLUE, YELLOW]]
+"""What a person sees in the four quarters: red, green on top, blue, yellow below."""
+
+
+def quarters(top_left: object, top_right: object, bottom_left: object, bottom_right: object, dtype: type) -> np.ndarray:
+    """A picture, 48 wide and 32 high, with one value in each quarter."""
+    small = np.array([[top_left, top_right], [bottom_left, bottom_right]], dtype=dtype)
+    return small.repeat(HEIGHT // 2, 0).repeat(WIDTH // 2, 1)
+
+
+def seen(data: bytes) -> list[list[tuple[int, ...]]]:
+    """The decoded value in the middle of each quarter."""
+    picture = decode(data)
+    assert picture.dtype == np.uint8
+    height, width, channels = picture.shape
+    assert channels == 3
+    rows, columns = (height // 4, 3 * height // 4), (width // 4, 3 * width // 4)
+    return [[tuple(picture[row, column].tolist()) for column in columns] for row in rows]
+
+
+def encode(image: Image.Image | np.ndarray, file_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+COLOURED = Image.fromarray(quarters(RED, GREEN, BLUE, YELLOW, np.uint8))
+GREY = Image.fromarray(quarters(0, 85, 170, 255, np.uint8))
+GREYS = [[(0, 0, 0), (85, 85, 85)], [(170, 170, 170), (255, 255, 255)]]
+
+
+# what a person sees
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mode", "options", "tolerance"),
+    [
+        ("JPEG", "RGB", {"quality": 95}, 4),
+        ("JPEG", "RGB", {"quality": 95, "progressive": True}, 4),
+        ("JPEG", "RGB", {"quality": 95, "subsampling": "4:4:4"}, 4),
+        ("JPEG", "CMYK", {"quality": 95}, 4),
+        ("MPO", "RGB", {"quality": 95, "save_all": True, "append_images": [GREY]}, 4),
+        ("PNG", "RGB", {}, 0),
+        ("PNG", "RGBA", {}, 0),
+        ("PNG", "P", {}, 0),
+        ("WEBP", "RGB", {"quality": 95}, 8),
+        ("WEBP", "RGB", {"lossless": True}, 0),
+        ("WEBP", "RGBA", {"lossless": True}, 0),
+        ("BMP", "RGB", {}, 0),
+        ("BMP", "P", {}, 0),
+        ("TIFF", "RGB", {}, 0),
+        ("TIFF", "RGB", {"compression": "tiff_lzw"}, 0),
+        ("TIFF", "RGB", {"compression": "jpeg", "quality": 95}, 6),
+        ("TIFF", "RGBA", {}, 0),
+        ("TIFF", "CMYK", {}, 0),
+        ("TIFF", "P", {}, 0),
+    ],
+)
+def test_colours_are_right_and_in_their_corner(
+    file_format: str, mode: str, options: dict[str, object], tolerance: int
+) -> None:
+    data = encode(COLOURED.convert(mode), file_format, **options)
+    assert decode(data).shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(np.subtract(seen(data), COLOURS)).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mode", "tolerance"),
+    [("JPEG", "L", 2), ("PNG", "L", 0), ("PNG", "LA", 0), ("BMP", "L", 0), ("TIFF", "L", 0), ("WEBP", "L", 4)],
+)
+def test_grey_becomes_three_equal_channels(file_format: str, mode: str, tolerance: int) -> None:
+    data = encode(GREY.convert(mode), file_format)
+    assert np.abs(np.subtract(seen(data), GREYS)).max() <= tolerance
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "BMP", "TIFF"])
+def test_one_bit_is_black_and_white(file_format: str) -> None:
+    data = encode(Image.fromarray(quarters(False, True, True, False, np.bool_)), file_format)
+    assert seen(data) == [[(0,) * 3, (255,) * 3], [(255,) * 3, (0,) * 3]]
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_loses_its_lower_eight_bits(file_format: str) -> None:
+    # as scaled by 257 (0x5555), and as shifted by 8 bits (0xAA00, 0xFF00)
+    data = encode(quarters(0, 0x5555, 0xAA00, 0xFF00, np.uint16), file_format)
+    assert seen(data) == GREYS
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bit_colour_loses_its_lower_eight_bits(suffix: str) -> None:
+    picture = quarters((0xFFFF, 0x1234, 0), (0, 0xFF00, 0), (0, 0, 0x8000), (0xFFFF, 0xFFFF, 0), np.uint16)
+    written, data = cv2.imencode(suffix, picture[..., ::-1])  # OpenCV writes blue first
+    assert written
+    assert seen(data.tobytes()) == [[(255, 0x12, 0), GREEN], [(0, 0, 128), YELLOW]]
+
+
+def test_thirty_two_bit_grey_is_clipped_at_sixteen_bits() -> None:
+    data = encode(quarters(-5, 0x5555, 0xAAAA, 1_000_000, np.int32), "TIFF")
+    assert seen(data) == GREYS
+
+
+def test_floating_point_grey_is_white_at_one() -> None:
+    data = encode(quarters(np.nan, 1 / 3, 2 / 3, 7.5, np.float32), "TIFF")
+    assert seen(data) == GREYS
+
+
+@pytest.mark.parametrize(("file_format", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
+def test_transparent_pixels_lie_on_white(file_format: str, options: dict[str, object]) -> None:
+    picture = quarters((*RED, 255), (*GREEN, 0), (*BLUE, 102), (*YELLOW, 204), np.uint8)
+    # 102 / 255 = 0.4 of blue on 0.6 of white; 0.8 of yellow on 0.2 of white
+    expected = [[RED, (255, 255, 255)], [(153, 153, 255), (255, 255, 51)]]
+    assert np.abs(np.subtract(seen(encode(picture, file_format, **options)), expected)).max() <= 1
+
+
+def test_transparent_grey_lies_on_white() -> None:
+    picture = Image.merge("LA", (GREY, Image.fromarray(quarters(0, 255, 102, 255, np.uint8))))
+    # 0.4 of 170 on 0.6 of 255 is 221
+    assert seen(encode(picture, "PNG")) == [[(255,) * 3, (85,) * 3], [(221,) * 3, (255,) * 3]]
+
+
+def test_transparent_palette_entry_lies_on_white() -> None:
+    picture = Image.fromarray(quarters(0, 1, 2, 3, np.uint8), mode="P")
+    picture.putpalette([*RED, *GREEN, *BLUE, *YELLOW])
+    data = encode(picture, "PNG", transparency=1)
+    assert seen(data) == [[RED, (255, 255, 255)], [BLUE, YELLOW]]
+
+
+def test_transparent_colour_of_a_png_without_alpha_lies_on_white() -> None:
+    data = encode(COLOURED, "PNG", transparency=BLUE)
+    assert seen(data) == [[RED, GREEN], [(255, 255, 255), YELLOW]]
+
+
+ORIENTED = [(file_format, mode) for file_format in ("JPEG",) for mode in ("RGB", "L", "CMYK")] + [
+    (file_format, "RGB") for file_format in ("PNG", "WEBP", "TIFF")
+]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("file_format", "mode"), ORIENTED)
+def test_images_are_turned_as_exif_says(file_format: str, mode: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    source = (GREY if mode == "L" else COLOURED).convert(mode)
+    data = encode(source, file_format, exif=exif, quality=95)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+    picture = decode(data)
+    assert picture.shape == ((HEIGHT, WIDTH, 3) if orientation <= 4 else (WIDTH, HEIGHT, 3))
+    assert np.abs(picture - expected).max() <= 3  # two decoders may round differently
+
+
+def test_a_quarter_turn_by_hand() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn it clockwise to see it
+    for data in (encode(COLOURED, "JPEG", exif=exif, quality=95), encode(COLOURED, "PNG", exif=exif)):
+        assert np.abs(np.subtract(seen(data), [[BLUE, RED], [YELLOW, GREEN]])).max() <= 4
+
+
+def test_exif_behind_another_block_of_metadata_is_found() -> None:
+    plain = encode(COLOURED, "JPEG", quality=95, xmp=b'<x:xmpmeta xmlns:x="adobe:ns:meta/"></x:xmpmeta>')
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    block = b"\xff\xe1" + struct.pack(">H", len(exif.tobytes()) + 2) + exif.tobytes()
+    behind = plain.index(b"\xff\xdb")
+    data = plain[:behind] + block + plain[behind:]
+    assert np.abs(np.subtract(seen(data), [[YELLOW, BLUE], [GREEN, RED]])).max() <= 4
+
+
+# what can't be used
+
+
+def noise(side: int = 160) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("file_format", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("JPEG", {"restart_marker_rows": 1}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.3, 0.5, 0.9, 0.99])
+def test_truncated_files_are_refused(file_format: str, options: dict[str, object], share: float) -> None:
+    data = encode(noise(), file_format, **options)
+    with pytest.raises(UnreadableImageError):
+        decode(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_last_bytes_is_refused(mode: str, progressive: bool) -> None:
+    data = encode(noise().convert(mode), "JPEG", progressive=progressive)
+    for missing in (1, 2, 3, 20):
+        with pytest.raises(UnreadableImageError):
+            decode(data[:-missing])
+
+
+def test_a_jpeg_whose_second_half_was_never_written_is_refused() -> None:
+    data = encode(noise(), "JPEG")
+    half = data[: len(data) // 2] + bytes(len(data) // 2)
+    thumbnail = encode(GREY, "JPEG")  # in the metadata; it has an end, but not the image's
+    with_thumbnail = half[:2] + b"\xff\xef" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + half[2:]
+    for truncated in (half, with_thumbnail):
+        with pytest.raises(UnreadableImageError, match="truncated"):
+            decode(truncated)
+
+
+def test_broken_metadata_is_not_complained_of_without_a_file_name() -> None:
+    data = encode(COLOURED, "TIFF")
+    script = "import sys; from rfray.data.decoding import decode; decode(sys.stdin.buffer.read())"
+    ended = subprocess.run([sys.executable, "-c", script], input=data[:20], capture_output=True, check=False)
+    assert b"UnreadableImageError" in ended.stderr
+    assert b"UserWarning" not in ended.stderr
+
+
+def test_bytes_behind_the_image_do_no_harm() -> None:
+    data = encode(COLOURED, "JPEG")
+    assert np.array_equal(decode(data + b"behind" * 30), decode(data))
+
+
+@pytest.mark.parametrize("data", [b"", b"hello, this is text\n" * 20, encode(COLOURED, "GIF"), encode(COLOURED, "PPM")])
+def test_other_files_are_refused(data: bytes) -> None:
+    with pytest.raises(UnreadableImageError, match="not an image of a known format"):
+        decode(data)
+
+
+def png_with_size(width: int, height: int) -> bytes:
+    data = encode(COLOURED, "PNG")
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def jpeg_with_size(width: int, height: int) -> bytes:
+    data = encode(COLOURED, "JPEG")
+    at, scan_begins = data.index(b"\xff\xc0") + 5, data.index(b"\xff\xda")
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 : scan_begins + 20]
+
+
+def bmp_with_size(width: int, height: int) -> bytes:
+    data = encode(COLOURED, "BMP")
+    return data[:18] + struct.pack("<ii", width, height) + data[26:]
+
+
+@pytest.mark.parametrize("made", [png_with_size, jpeg_with_size, bmp_with_size])
+def test_an_image_over_fifty_megapixels_is_refused_by_its_header(made: Callable[[int, int], bytes]) -> None:
+    # what follows the header is far too short: had the decoder been asked, it would have complained of that
+    with pytest.raises(UnreadableImageError, match=r"^14000x9000 is over 50 megapixels$"):
+        decode(made(14000, 9000))
+    with pytest.raises(UnreadableImageError, match=r"^(?!.*megapixels)"):
+        decode(made(140, 90))
+
+
+def test_a_small_file_with_a_huge_image_is_refused() -> None:
+    data = encode(Image.new("1", (14000, 14000)), "PNG")
+    assert len(data) < 200_000
+    with pytest.raises(UnreadableImageError, match="14000x14000 is over 50 megapixels"):
+        decode(data)
+
+
+def test_exactly_the_limit_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "MAX_PIXELS", WIDTH * HEIGHT)
+    assert decode(encode(COLOURED, "PNG")).shape == (HEIGHT, WIDTH, 3)
+    with pytest.raises(UnreadableImageError):
+        decode(encode(Image.new("RGB", (WIDTH, HEIGHT + 1)), "PNG"))
+
+
+def test_damaged_files_give_a_picture_or_are_refused() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = noise(40)
+    files = [
+        encode(picture, "JPEG", exif=exif),
+        encode(picture, "JPEG", progressive=True),
+        encode(picture.convert("CMYK"), "JPEG", exif=exif),
+        encode(picture, "PNG", exif=exif),
+        encode(picture.convert("P"), "PNG"),
+        encode(picture.convert("LA"), "PNG"),
+        encode(np.asarray(picture)[..., 0].astype(np.uint16), "PNG"),
+        encode(picture, "WEBP", exif=exif),
+        encode(picture.convert("RGBA"), "WEBP", lossless=True),
+        encode(picture, "BMP"),
+        encode(picture, "TIFF"),
+        encode(picture, "TIFF", compression="tiff_adobe_deflate"),
+    ]
+    refused = 0
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        for data in files:
+            damaged = bytearray(data)
+            for _ in range(generator.integers(1, 12)):
+                reach = len(data) if generator.random() < 0.5 else 120  # often in the header
+                damaged[generator.integers(reach)] = generator.integers(256)
+            try:
+                result = decode(bytes(damaged))
+            except UnreadableImageError:
+                refused += 1
+            else:
+                assert result.dtype == np.uint8
+                assert result.ndim == 3
+                assert result.shape[2] == 3
+    assert 0 < refused < 20 * len(files)
+
+
+# the square that a model sees
+
+
+def test_square_leaves_an_image_of_that_size_alone() -> None:
+    picture = np.asarray(noise(20))
+    assert square(picture, 20) is picture
+
+
+def test_square_cuts_the_middle_out() -> None:
+    picture = np.arange(4 * 7, dtype=np.uint8).reshape(4, 7, 1).repeat(3, 2)
+    # 7 - 4 = 3 columns too many: 1 at the left, 2 at the right
+    assert np.array_equal(square(picture, 4), picture[:, 1:5])
+    assert np.array_equal(square(picture.transpose(1, 0, 2), 4), picture.transpose(1, 0, 2)[1:5])
+
+
+def test_square_averages_when_it_makes_smaller() -> None:
+    picture = np.array([[0, 10, 100, 100], [20, 30, 100, 100], [7, 7, 0, 0], [7, 7, 0, 4]], dtype=np.uint8)
+    assert square(picture[..., None].repeat(3, 2), 2)[..., 0].tolist() == [[15, 100], [7, 1]]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 90), (90, 1), (3, 200), (31, 33), (64, 32), (500, 320)])
+def test_square_gives_the_side_asked_for(shape: tuple[int, int]) -> None:
+    picture = np.full((*shape, 3), 77, dtype=np.uint8)
+    result = square(picture, 32)
+    assert result.shape == (32, 32, 3)
+    assert (result == 77).all()
