@@ -60,6 +60,8 @@ class TrialResult(Strict):
     """Epochs that were trained."""
     seconds: float
     """Time spent in those epochs."""
+    wait_share: float | None = None
+    """Share of the training time in which the model waited for images, in [0, 1]; None where no epoch was trained."""
     node: str
     """Host that the trial ran on last."""
     files: dict[str, str]

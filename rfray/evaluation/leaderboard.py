@@ -17,6 +17,8 @@ from rfray.run import RunDir, TrialDir, TrialResult
 
 TEXT, COUNT, NUMBER = "string", "Int64", "float64"
 """The pandas dtypes of the columns; no value is "" in a text column, <NA> in a count, nan in a number."""
+WAIT_ALLOWED = 0.1
+"""Share of the training time."""
 
 
 def contract_columns(sweep: Sweep) -> list[str]:
@@ -87,6 +89,19 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({column: [_shown(column, value) for value in frame[column]] for column in frame.columns})
 
 
+def waiting(frame: pd.DataFrame) -> str | None:
+    """A sentence where models waited for images for more than WAIT_ALLOWED of their training time, else None."""
+    shares = frame.set_index("name")["wait_share"].dropna()
+    slow = shares[shares > WAIT_ALLOWED]
+    if slow.empty:
+        return None
+    return (
+        f"In {len(slow)} of {len(shares)} trials the model waited for images for more than {100 * WAIT_ALLOWED:.0f} % "
+        f"of the training time, at most {100 * slow.max():.0f} % ({slow.idxmax()}). More resources.cpu for a trial, a "
+        "cheaper augmentation, or a data.cache that has room for all images makes them faster."
+    )
+
+
 def _outcome_types(sweep: Sweep) -> dict[str, str]:
     """The columns that say what came out, not what was set."""
     return {
@@ -98,6 +113,7 @@ def _outcome_types(sweep: Sweep) -> dict[str, str]:
         "threshold": NUMBER,
         **dict.fromkeys(("best_epoch", "epochs"), COUNT),
         "seconds": NUMBER,
+        "wait_share": NUMBER,
     }
 
 
@@ -129,6 +145,7 @@ def _trial_row(sweep: Sweep, trial: TrialDir, result: TrialResult) -> dict[str, 
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
         "seconds": result.seconds,
+        "wait_share": result.wait_share,
     }
     report = trial.predictions_file("report")
     if report.exists():
@@ -196,6 +213,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         f"counts after it are on the report part (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
         "",
+        *([_escaped(slow), ""] if (slow := waiting(frame)) else []),
         _table_line(columns),
         _table_line("---" if types[column] == TEXT else "---:" for column in columns),
         *(_table_line(_escaped(cell) for cell in row) for row in text.itertuples(index=False)),

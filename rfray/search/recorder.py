@@ -69,6 +69,7 @@ class Recorder(Follower):
             metric=self._sweep.search.metric,
             epochs=len(history),
             seconds=float(history["seconds"].sum()) if len(history) else 0.0,
+            wait_share=float(history["wait_share"].mean()) if len(history) else None,
             node=starts[-1].host if starts else "",
             files={file.name: file_digest(file) for file in vouched if file.exists()},
             **fields,

@@ -8,7 +8,7 @@ from sklearn import metrics as sk
 
 from rfray.errors import RunError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
-from rfray.evaluation.leaderboard import build_leaderboard, column_types, read_leaderboard, write_leaderboard
+from rfray.evaluation.leaderboard import build_leaderboard, column_types, read_leaderboard, waiting, write_leaderboard
 from rfray.evaluation.predictions import read_predictions
 from rfray.sweep_file import resolved_text
 from tests.synthetic import FIRST, SECOND, fail_trial, finish_trial, new_run, predictions, small_run, start_trial
@@ -39,7 +39,7 @@ def test_columns_in_the_order_of_the_contract(run):
     assert header.startswith(CONTRACT + ",")
     more = header.removeprefix(CONTRACT + ",").split(",")
     assert more == [
-        *("average_precision", "balanced_accuracy", "best_epoch", "epochs", "seconds"),
+        *("average_precision", "balanced_accuracy", "best_epoch", "epochs", "seconds", "wait_share"),
         *("pretrained", "image_size", "batch_size"),
     ]
 
@@ -205,3 +205,22 @@ def test_an_escaped_backslash_opens_no_cell(tmp_path):
     fail_trial(run, "a", "a\\|b\tc")
     write_leaderboard(run)
     assert r"failed: a\\\|b c" in run.leaderboard_md.read_text()
+
+
+def test_models_that_waited_for_images_are_spoken_of(tmp_path):
+    run = new_run(tmp_path / "run")
+    for name, share in (("a", 0.02), ("b", 0.1), ("c", 0.25), ("d", 0.4)):
+        finish_trial(run, name, 0.5)
+        trial = run.trial(name)
+        trial.write_result(trial.result().model_copy(update={"wait_share": share}))
+    slow = waiting(write_leaderboard(run))
+    assert slow.startswith("In 2 of 4 trials the model waited for images for more than 10 % of the training time, ")
+    assert "at most 40 % (d)" in slow
+    assert "In 2 of 4 trials" in run.leaderboard_md.read_text()
+    assert waiting(read_leaderboard(run)) == slow
+
+
+def test_short_waits_are_not_spoken_of(tmp_path):
+    run = new_run(tmp_path / "run")
+    finish_trial(run, "a", 0.5)
+    assert waiting(write_leaderboard(run)) is None
