@@ -1,9 +1,9 @@
-# make demo | test | check | lock: everything happens in .venv, which the first of them makes.
+# make demo | test | check | bench | lock: everything happens in .venv, which the first of them makes.
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all chaos check format lock clean
+.PHONY: demo test test-all chaos bench check format lock clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("rfray needs Python 3.11 or newer; make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
@@ -23,6 +23,9 @@ test-all: .venv/installed  ## the slow ones too
 
 chaos: .venv/installed  ## kill drivers, trials and nodes of real sweeps; SEEDS=5 orders of it
 	$(BIN)/python -m tests.chaos --seeds $(or $(SEEDS),5)
+
+bench: .venv/installed  ## speed against plain Ray Tune and bare decoding; into benchmarks/README.md
+	$(BIN)/python -m benchmarks
 
 check: .venv/installed  ## lint, types, import contracts
 	$(BIN)/ruff check .

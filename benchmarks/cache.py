@@ -1,0 +1,58 @@
+"""Folders of images -> the time to fill the cache of decoded pixels against that of decoding alone."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.figures import Figure, alternate, timed
+from benchmarks.pictures import write_pictures
+from rfray.data.pixels import load, scan
+
+SIDE = 224
+
+
+def cache(folder: Path, rounds: int = 3, images: int = 2000, large_images: int = 200) -> list[Figure]:
+    """`scan` and `load` of images of 256 and of 1024 px: both read, check, digest, decode, scale and write."""
+    return [
+        figure
+        for number, side in ((images, 256), (large_images, 1024))
+        for figure in _figures(write_pictures(folder / f"{side}", number, side), rounds, f"{number} JPEGs of {side} px")
+    ]
+
+
+def _figures(pictures: Path, rounds: int, what: str) -> list[Figure]:
+    paths = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.jpg"))
+    files = [np.frombuffer((pictures / path).read_bytes(), np.uint8) for path in paths]
+    digests = [scanned.digest for scanned in scan(pictures, paths, SIDE, pictures / "first")]
+    caches = (pictures / f"cache-{number}" for number in count())
+
+    def by_scan() -> float:
+        return timed(lambda: scan(pictures, paths, SIDE, next(caches)))
+
+    def by_load() -> float:
+        return timed(lambda: load(pictures, paths, digests, SIDE, next(caches)))
+
+    def bare() -> float:
+        return timed(lambda: _decode(files))
+
+    reference = "decoding alone, same decoder and threads"
+    return [
+        Figure(f"{name} {what} to {SIDE} px", reference, *alternate(side, bare, rounds), least_ratio=0.85)
+        for name, side in (("scan", by_scan), ("load", by_load))
+    ]
+
+
+def _decode(files: Sequence[np.ndarray]) -> None:
+    """Decodes every file, on all cores, and keeps nothing."""
+
+    def decode(file: np.ndarray) -> None:
+        cv2.imdecode(file, cv2.IMREAD_COLOR_RGB)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for _ in pool.map(decode, files):
+            pass

@@ -1,0 +1,46 @@
+"""A run folder made by hand -> the time to write its leaderboard against that of reading its predictions."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks.figures import Figure, alternate, timed
+from rfray.evaluation.leaderboard import write_leaderboard
+from rfray.evaluation.predictions import Predictions
+from rfray.run import RunDir
+from tests.synthetic import finish_trial, new_run
+
+
+def leaderboard(folder: Path, rounds: int = 3, trials: int = 100, images: int = 2000) -> list[Figure]:
+    """`write_leaderboard` of a run in which every trial has predicted the report part."""
+    run = synthetic_run(folder / "run", trials, images)
+    files = [out.predictions_file("report") for out in run.trials()]
+
+    def by_rfray() -> float:
+        return timed(lambda: write_leaderboard(run))
+
+    def by_reading() -> float:
+        return timed(lambda: [pq.read_table(file) for file in files])
+
+    return [
+        Figure(
+            f"leaderboard of {trials} trials x {images} images",
+            "reading the same parquet files",
+            *alternate(by_rfray, by_reading, rounds),
+            most_seconds=10,
+        )
+    ]
+
+
+def synthetic_run(folder: Path, trials: int, images: int) -> RunDir:
+    """A finished run whose trials tell real from fake a little better than chance, no two of them alike."""
+    run = new_run(folder)
+    generator = np.random.default_rng(0)
+    labels = (np.arange(images) % 2).astype(np.int8)
+    ids = np.array([f"{'fake' if label else 'real'}/{number:06d}.jpg" for number, label in enumerate(labels)])
+    for number in range(trials):
+        p_fake = 1 / (1 + np.exp(-generator.normal(labels - 0.5)))
+        report = Predictions(ids, labels, p_fake)
+        finish_trial(run, f"{number:05d}-abcdef", generator.uniform(0.6, 0.8), report=report)
+    return run
