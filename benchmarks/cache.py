@@ -11,6 +11,8 @@ import numpy as np
 
 from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
+from rfray.config import CacheSettings
+from rfray.data.geometry import Geometry
 from rfray.data.pixels import load, scan
 
 SIDE = 224
@@ -28,14 +30,16 @@ def cache(folder: Path, rounds: int = 3, images: int = 2000, large_images: int =
 def _figures(pictures: Path, rounds: int, what: str) -> list[Figure]:
     paths = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.jpg"))
     files = [np.frombuffer((pictures / path).read_bytes(), np.uint8) for path in paths]
-    digests = [scanned.digest for scanned in scan(pictures, paths, SIDE, pictures / "first")]
-    caches = (pictures / f"cache-{number}" for number in count())
+    geometry = Geometry("scale", SIDE, None)
+    caches = (CacheSettings(dir=str(pictures / f"cache-{number}")) for number in count())
+    scanned, _, _ = scan(pictures, paths, [geometry], next(caches))
+    digests, sizes = [file.digest for file in scanned], [(file.width, file.height) for file in scanned]
 
     def by_scan() -> float:
-        return timed(lambda: scan(pictures, paths, SIDE, next(caches)))
+        return timed(lambda: scan(pictures, paths, [geometry], next(caches)))
 
     def by_load() -> float:
-        return timed(lambda: load(pictures, paths, digests, SIDE, next(caches)))
+        return timed(lambda: load(pictures, paths, digests, sizes, geometry, next(caches)))
 
     def bare() -> float:
         return timed(lambda: _decode(files))

@@ -12,11 +12,12 @@ from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
 from benchmarks.sweeps import run_command, tune_command
 from rfray.data.catalog import load_images
+from rfray.data.geometry import geometry_of
 from rfray.run import RunDir, TrialDir
 
 SWEEP = """
 name: benchmark
-data: {{train: {pictures}, valid: {pictures}-valid, cache: {cache}}}
+data: {{train: {pictures}, valid: {pictures}-valid, cache: {{dir: {cache}}}}}
 trial:
   backbone: lcnet_050
   pretrained: false
@@ -89,7 +90,7 @@ def _plain_training(run: RunDir, out: Path) -> float:
 
     sweep, catalog = run.sweep(), run.read_catalog()
     trial = run.trials()[0].start().trial
-    fit, select = (load_images(catalog, sweep.data, part, trial.image_size) for part in ("fit", "select"))
+    fit, select = (load_images(catalog, sweep.data, part, geometry_of(sweep.data, trial)) for part in ("fit", "select"))
     data = TrialData(fit, select, sweep.augmentations)
     return timed(lambda: train(trial, data, TrialDir(out), sweep.search.metric, 1, Hooks(lambda epoch: None)))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.figures import Figure, alternate
 from benchmarks.pictures import write_pictures
-from rfray.config import DataSettings, Trial
+from rfray.config import CacheSettings, DataSettings, Trial
 from rfray.run import TrialDir
 
 if TYPE_CHECKING:
@@ -83,14 +83,21 @@ def _figure(
 
 
 def _data(pictures: Path, cache: Path, side: int) -> "TrialData":
-    from rfray.data.catalog import load_images, training_catalog
+    from rfray.data.catalog import divide, load_images, scan_folder
+    from rfray.data.geometry import Geometry
     from rfray.training.loop import TrialData
 
     settings = DataSettings(
-        train=str(pictures), valid=f"{pictures}-valid", select_fraction=0.1, cache=str(cache), split_by="image"
+        train=str(pictures),
+        valid=f"{pictures}-valid",
+        select_fraction=0.1,
+        cache=CacheSettings(dir=str(cache)),
+        split_by="image",
     )
-    catalog = training_catalog(settings, seed=0, side=side).catalog
-    fit, select = (load_images(catalog, settings, part, side) for part in ("fit", "select"))
+    geometry = Geometry("scale", side, None)
+    images = scan_folder(settings, "fit", [geometry]).catalog
+    catalog = divide(images, settings, seed=0, pairs=np.empty((0, 2), int))
+    fit, select = (load_images(catalog, settings, part, geometry) for part in ("fit", "select"))
     return TrialData(fit, select, augmentations={})
 
 
@@ -110,8 +117,8 @@ def _batches_in_memory(images: "Images", order: np.ndarray, batch_size: int, *_:
     from rfray.training.inference import device_and_type
 
     device, _ = device_and_type("auto")
-    _, *shape = images.pixels.shape
-    pixels = torch.randint(0, 256, (batch_size, *shape), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+    side = images.geometry.side
+    pixels = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
     labels = torch.arange(batch_size, device=device) % 2
     for _ in range(max(1, len(order) // batch_size)):
         yield pixels, labels
