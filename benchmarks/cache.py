@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
 from rfray.config import CacheSettings
+from rfray.data.decoding import square
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import load, scan
 
@@ -41,21 +42,29 @@ def _figures(pictures: Path, rounds: int, what: str) -> list[Figure]:
     def by_load() -> float:
         return timed(lambda: load(pictures, paths, digests, sizes, geometry, next(caches)))
 
-    def bare() -> float:
+    def decoding() -> float:
         return timed(lambda: _decode(files))
 
-    reference = "decoding alone, same decoder and threads"
+    def scaling() -> float:
+        return timed(lambda: _decode(files, SIDE))
+
     return [
-        Figure(f"{name} {what} to {SIDE} px", reference, *alternate(side, bare, rounds), least_ratio=0.85)
-        for name, side in (("scan", by_scan), ("load", by_load))
+        Figure(f"{name} {what} to {SIDE} px", reference, *alternate(build, alone, rounds), least_ratio=goal)
+        for name, build in (("scan", by_scan), ("load", by_load))
+        for reference, alone, goal in (
+            ("decoding and scaling alone", scaling, 0.85),
+            ("decoding alone", decoding, None),
+        )
     ]
 
 
-def _decode(files: Sequence[np.ndarray]) -> None:
-    """Decodes every file, on all cores, and keeps nothing."""
+def _decode(files: Sequence[np.ndarray], side: int | None = None) -> None:
+    """Decodes every file, and scales it, with a thread on every core, and keeps nothing."""
 
     def decode(file: np.ndarray) -> None:
-        cv2.imdecode(file, cv2.IMREAD_COLOR_RGB)
+        picture = cv2.imdecode(file, cv2.IMREAD_COLOR_RGB)
+        if side is not None:
+            square(np.asarray(picture, np.uint8), side)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for _ in pool.map(decode, files):

@@ -49,14 +49,21 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def square(image: np.ndarray, side: int) -> np.ndarray:
-    """(height, width, 3) -> (side, side, 3): the shorter edge scaled to `side`, then the middle cut out."""
+    """(height, width, 3) -> (side, side, 3): the middle square, scaled.
+
+    Halved by averaging as long as it is twice as large (a tenth of the time of one INTER_AREA step, which is half as long
+    again as decoding), then bilinear, where every pixel still counts; bicubic where it is smaller.
+    """
     height, width = image.shape[:2]
     if (height, width) == (side, side):
         return image
     shorter = min(height, width)
     top, left = (height - shorter) // 2, (width - shorter) // 2
     middle = image[top : top + shorter, left : left + shorter]
-    return cv2.resize(middle, (side, side), interpolation=cv2.INTER_AREA if shorter > side else cv2.INTER_CUBIC)
+    while len(middle) >= 2 * side:
+        half = len(middle) // 2
+        middle = cv2.resize(middle[: 2 * half, : 2 * half], (half, half), interpolation=cv2.INTER_AREA)
+    return cv2.resize(middle, (side, side), interpolation=cv2.INTER_LINEAR if shorter > side else cv2.INTER_CUBIC)
 
 
 def _decode_plain_jpeg(data: bytes) -> np.ndarray:
