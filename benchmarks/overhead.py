@@ -13,7 +13,7 @@ from benchmarks.pictures import write_pictures
 from benchmarks.sweeps import run_command, tune_command
 from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
-from rfray.run import RunDir, TrialDir
+from rfray.run import RunDir, TrialDir, TrialResult
 
 SWEEP = """
 name: benchmark
@@ -59,14 +59,13 @@ def overhead(folder: Path, rounds: int = 3, trials: int = 3, images: int = 600, 
 
     def figure(what: str, took: Callable[[Times], float], beyond: Callable[[Times], float]) -> Figure:
         extra = median(beyond(one) for one in sweeps)
-        share = extra / median(plain)
-        note = f"{extra:.2f} s beyond the epochs, {share:.0%} of the plain training"
+        note = f"{extra:.2f} s besides its epochs: {extra / median(plain):.0%} of the plain training"
         return Figure(what, "the same training, called directly", [took(one) for one in sweeps], plain, note=note)
 
     return [
         figure("a worker's first trial", lambda one: one.trials[0], lambda one: one.beyond[0]),
         figure("its later trials", lambda one: median(one.trials[1:]), lambda one: median(one.beyond[1:])),
-        figure("the command before its first trial", lambda one: one.before, lambda one: one.before),
+        Figure("rfray tune before its first trial", "one plain training", [one.before for one in sweeps], plain),
         Figure("rfray --help", "python -c pass", *alternate(_help, _nothing, max(5, rounds))),
     ]
 
@@ -80,7 +79,7 @@ def _sweep(run: RunDir, sweep: Path, folder: Path) -> Times:
     return Times(first - began, took, [whole - epochs for whole, (_, epochs) in zip(took, ended, strict=True)])
 
 
-def _ended(run: RunDir) -> list:
+def _ended(run: RunDir) -> list[tuple[TrialDir, TrialResult]]:
     return [(out, result) for out in run.trials() if (result := out.result()) is not None]
 
 

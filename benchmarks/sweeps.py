@@ -20,7 +20,7 @@ BATCH_SIZE = 32
 SELECT_FRACTION = 0.2
 AT_ONCE = 2
 PLAIN_WORKERS = 0
-"""Processes of each DataLoader of the plain script. The guide has 8, its test 2; on two cores 0 is the fastest."""
+"""Processes of each DataLoader of the plain script. The guide has 8 and 2; on two cores, which trials fill, none."""
 
 SWEEP = """
 name: benchmark
@@ -42,14 +42,18 @@ resources: {{cpu: 1, gpu: 0}}
 """
 
 
-def large(folder: Path, rounds: int = 3, trials: int = 3, images: int = 600, epochs: int = 2) -> list[Figure]:
+def large(
+    folder: Path, rounds: int = 3, trials: int = 3, images: int = 600, epochs: int = 2, workers: int = PLAIN_WORKERS
+) -> list[Figure]:
     """A sweep in which most of the time goes into training."""
-    return [_sweep(folder, rounds, trials, images, epochs, least_ratio=1.6)]
+    return [_sweep(folder, rounds, trials, images, epochs, workers, least_ratio=1.6)]
 
 
-def many(folder: Path, rounds: int = 3, trials: int = 6, images: int = 200, epochs: int = 1) -> list[Figure]:
+def many(
+    folder: Path, rounds: int = 3, trials: int = 6, images: int = 200, epochs: int = 1, workers: int = PLAIN_WORKERS
+) -> list[Figure]:
     """A sweep of many short trials, in which most of the time goes into everything else."""
-    return [_sweep(folder, rounds, trials, images, epochs, least_ratio=4.0)]
+    return [_sweep(folder, rounds, trials, images, epochs, workers, least_ratio=4.0)]
 
 
 def tune_command(sweep: Path, run: Path) -> list[str]:
@@ -67,7 +71,9 @@ def run_command(command: list[str], cache: Path, log: Path) -> None:
         raise RuntimeError(f"{' '.join(command)}\nended with {ended.returncode}:\n{log.read_text()[-3000:]}")
 
 
-def _sweep(folder: Path, rounds: int, trials: int, images: int, epochs: int, least_ratio: float) -> Figure:
+def _sweep(
+    folder: Path, rounds: int, trials: int, images: int, epochs: int, workers: int, least_ratio: float
+) -> Figure:
     pictures = write_pictures(folder / "pictures", images)
     lrs = [f"{lr:.6f}" for lr in np.geomspace(3e-4, 3e-3, trials // len(BACKBONES))]
     shared = {"epochs": epochs, "side": SIDE, "batch_size": BATCH_SIZE, "select_fraction": SELECT_FRACTION}
@@ -75,7 +81,7 @@ def _sweep(folder: Path, rounds: int, trials: int, images: int, epochs: int, lea
     sweep.write_text(
         SWEEP.format(pictures=pictures, backbones=", ".join(BACKBONES), lrs=", ".join(lrs), at_once=AT_ONCE, **shared)
     )
-    options = {**shared, "workers": PLAIN_WORKERS, "at_once": AT_ONCE}
+    options = {**shared, "workers": workers, "at_once": AT_ONCE}
     plain = [sys.executable, "-m", "benchmarks.plain_ray_tune", str(pictures)]
     plain_options = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     places = (folder / f"{number}" for number in count())
@@ -97,7 +103,7 @@ def _sweep(folder: Path, rounds: int, trials: int, images: int, epochs: int, lea
     _warm_up(folder)
     return Figure(
         f"sweep of {len(lrs) * len(BACKBONES)} trials, epochs {epochs}, {images} JPEGs of 256 px",
-        "plain Ray Tune script",
+        "plain Ray Tune script" + (f" with {workers} workers a loader" if workers else ""),
         *alternate(by_rfray, by_plain_script, rounds),
         least_ratio=least_ratio,
     )

@@ -10,7 +10,7 @@ import pandas as pd
 from rfray.config import Sweep, Trial
 from rfray.errors import RunError
 from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
-from rfray.evaluation.metrics import METRICS, THRESHOLD, confusion, metric
+from rfray.evaluation.metrics import METRICS, THRESHOLD, confusion, measured
 from rfray.evaluation.predictions import Predictions, read_predictions
 from rfray.files import replace_text, replacing
 from rfray.run import RunDir, TrialDir, TrialResult
@@ -167,7 +167,7 @@ def _ensemble_row(sweep: Sweep, run: RunDir, ensemble: Ensemble) -> dict[str, An
 
 def _measured(report: Predictions, threshold: float) -> dict[str, Any]:
     return {
-        **{name: metric(name, report, threshold) for name in METRICS},
+        **measured(report, threshold),
         **asdict(confusion(report, threshold)),
         "n": len(report),
         "threshold": threshold,

@@ -17,7 +17,7 @@ class Predictions:
     """What one model (or ensemble) says of n images of one part."""
 
     ids: np.ndarray
-    """(n,) str: path of each image below its data folder, every one once."""
+    """(n,) of text: path of each image below its data folder, every one once."""
     labels: np.ndarray
     """(n,) int8: 0 real, 1 fake."""
     p_fake: np.ndarray
@@ -52,7 +52,7 @@ def read_predictions(path: Path) -> Predictions:
     try:
         table = pq.read_table(path, columns=["id", "label", "p_fake"])
         return Predictions(
-            ids=np.array(table["id"].to_pylist(), dtype=np.str_),
+            ids=table["id"].to_numpy(),
             labels=table["label"].to_numpy().astype(np.int8),
             p_fake=table["p_fake"].to_numpy().astype(np.float64),
         )

@@ -1,8 +1,10 @@
 """rfray.evaluation.metrics: six images reckoned by hand, and what has no value."""
 
+import numpy as np
 import pytest
+from sklearn import metrics as sk
 
-from rfray.evaluation.metrics import METRICS, Confusion, confusion, metric
+from rfray.evaluation.metrics import METRICS, Confusion, confusion, measured, metric
 from tests.synthetic import FIRST, SECOND, predictions
 
 EXPECTED = {
@@ -61,3 +63,25 @@ def test_one_class_leaves_metrics_undefined(labels, p_fake, undefined):
 def test_confusion_of_one_class_keeps_its_shape():
     assert confusion(predictions([0.1, 0.9], [0, 0])) == Confusion(tn=1, fp=1, fn=0, tp=0)
     assert confusion(predictions([], [])) == Confusion(0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_as_scikit_learn(seed, ties):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, 500)
+    p_fake = np.clip(0.4 * labels + 0.6 * generator.random(500), 0, 1)
+    p_fake = p_fake.round(1) if ties else p_fake
+    calls = p_fake >= 0.5
+    assert measured(predictions(p_fake, labels), 0.5) == pytest.approx(
+        {
+            "accuracy": sk.accuracy_score(labels, calls),
+            "precision": sk.precision_score(labels, calls),
+            "recall": sk.recall_score(labels, calls),
+            "f1": sk.f1_score(labels, calls),
+            "auc": sk.roc_auc_score(labels, p_fake),
+            "average_precision": sk.average_precision_score(labels, p_fake),
+            "balanced_accuracy": sk.balanced_accuracy_score(labels, calls),
+        },
+        abs=1e-12,
+    )
