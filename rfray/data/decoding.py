@@ -51,8 +51,8 @@ def decode(data: bytes) -> np.ndarray:
 def square(image: np.ndarray, side: int) -> np.ndarray:
     """(height, width, 3) -> (side, side, 3): the middle square, scaled.
 
-    Halved by averaging as long as it is twice as large (a tenth of the time of one INTER_AREA step, which is half as long
-    again as decoding), then bilinear, where every pixel still counts; bicubic where it is smaller.
+    Halved by averaging as long as it is twice as large, then bilinear, where every pixel still counts: one INTER_AREA
+    step instead would take longer than decoding. Bicubic where it is smaller.
     """
     height, width = image.shape[:2]
     if (height, width) == (side, side):

@@ -67,9 +67,7 @@ METRICS: dict[str, Callable[[Outcome], float]] = {
     "accuracy": lambda outcome: _ratio(outcome.counts.tn + outcome.counts.tp, outcome.n),
     "precision": lambda outcome: _ratio(outcome.counts.tp, outcome.counts.tp + outcome.counts.fp),
     "recall": lambda outcome: _ratio(outcome.counts.tp, outcome.counts.tp + outcome.counts.fn),
-    "f1": lambda outcome: _ratio(
-        2 * outcome.counts.tp, 2 * outcome.counts.tp + outcome.counts.fp + outcome.counts.fn
-    ),
+    "f1": lambda outcome: _ratio(2 * outcome.counts.tp, 2 * outcome.counts.tp + outcome.counts.fp + outcome.counts.fn),
     "auc": auc,
     "average_precision": average_precision,
     "balanced_accuracy": balanced_accuracy,
