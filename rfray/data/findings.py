@@ -129,8 +129,8 @@ def copies_across_the_split(facts: Facts) -> Iterator[Finding]:
 
 
 def copies_within_a_place(facts: Facts) -> Iterator[Finding]:
-    """Copies on one side: they count twice, no more."""
-    pairs = facts.pairs[facts.pairs["first_place"] == facts.pairs["second_place"]]
+    """Copies on one side with one label: they count twice, no more."""
+    pairs = facts.pairs[(facts.pairs["first_place"] == facts.pairs["second_place"]) & ~facts.pairs["across_labels"]]
     for place, found in pairs.groupby("first_place"):
         involved = len(np.unique(found[["first", "second"]].to_numpy()))
         yield Finding(

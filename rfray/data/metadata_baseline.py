@@ -103,9 +103,9 @@ def metadata_baseline(images: pd.DataFrame, bundle: np.ndarray, seed: int = 0) -
         f"The files' properties alone, without a look at a single pixel, predict the label with AUC {auc:.2f} "
         f"(95 % interval {whole.low:.2f} to {whole.high:.2f}, {len(labels):,} images; 0.5 is chance). "
     ) + (
-        f"The most telling one is the {best.feature} (AUC {best.auc:.2f} alone)."
+        f"Most telling: {best.feature} (AUC {best.auc:.2f} alone)."
         if best.low > 0.5 and whole.low > 0.5
-        else "No single one of them tells them apart."
+        else "No single one of them tells real from fake."
     )
     return MetadataBaseline(
         auc=auc, low=whole.low, high=whole.high, n=len(labels), folds=folds, features=tuple(features), sentence=sentence

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
 from rfray.config import CLASSES
@@ -140,6 +141,11 @@ def _histogram(axes: Axes, images: pd.DataFrame, values: "pd.Series[float]", nam
     axes.set(title=name.partition(" (")[0], xlabel=name, ylabel="Images of the class (%)")
     if logarithmic:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(
+            StrMethodFormatter("{x:g}")
+        )  # the usual one writes formulas, which LOOK turns off
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _means(pixels: np.ndarray, labels: np.ndarray) -> Figure:

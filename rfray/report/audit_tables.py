@@ -50,6 +50,12 @@ def duplicate_rows(audit: Audit) -> Table:
     return ["like", "where", "labels", "pairs"], rows
 
 
+def baseline_sentence(audit: Audit) -> str:
+    """What the metadata baseline came to; "" where there is none, or where a finding says it already."""
+    said = {finding.sentence for finding in audit.findings}
+    return audit.baseline.sentence if audit.baseline is not None and audit.baseline.sentence not in said else ""
+
+
 def _spread(spread: Spread, unit: float = 1) -> str:
     """One number where all are the same, else least - median - greatest."""
     values = [spread.min / unit, spread.median / unit, spread.max / unit]

@@ -17,7 +17,7 @@ from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
 from rfray.evaluation.leaderboard import TEXT, as_text, column_types, contract_columns, read_leaderboard, select_column
 from rfray.files import replace_text
 from rfray.report.audit_plots import ALT
-from rfray.report.audit_tables import count_rows, duplicate_rows, size_rows
+from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
 from rfray.report.plots import HISTORY, PRECISION_RECALL, ROC, confusion_file
 from rfray.run import RunDir
 
@@ -131,7 +131,7 @@ def _audit(run: RunDir, audit: Audit) -> dict[str, Any]:
     pictures = [_picture(run.audit_folder / name, alt) for name, alt in ALT.items()]
     return {
         "findings": audit.findings,
-        "baseline": baseline.sentence if baseline is not None else "",
+        "baseline": baseline_sentence(audit),
         "tables": [table for table in tables if table[2]],
         "pictures": [picture for picture in pictures if picture is not None],
     }

@@ -11,7 +11,7 @@ from rich.text import Text
 from rfray.errors import InputError, nearest_first
 from rfray.evaluation.audit_record import Audit
 from rfray.evaluation.leaderboard import as_text
-from rfray.report.audit_tables import count_rows, duplicate_rows, size_rows
+from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
 
 WIDE = ["rank", "name", "status", "backbone", "augmentation", "lr", "accuracy", "precision", "recall", "f1", "auc", "n"]
 NARROW = ["rank", "name", "backbone", "accuracy", "auc", "n"]
@@ -59,7 +59,7 @@ def _audit_lines(audit: Audit) -> Iterator[RenderableType]:
                 table.add_row(*(Text(cell) for cell in row))
             yield table
     if audit.baseline is not None:
-        yield Text(audit.baseline.sentence)
+        yield Text(baseline_sentence(audit) or "What each property of the files alone predicts (AUC; 0.5 is chance):")
         telling = [feature for feature in audit.baseline.features if feature.low > 0.5]
         if telling:
             width = max(len(feature.feature) for feature in telling)

@@ -81,13 +81,13 @@ def test_two_folders_without_parts():
 
 
 def test_copies_under_both_labels_and_across_the_split():
-    codes = found(audited(pairs=pair_table((0, 1, "exact"), (0, 238, "re-encoded"), (3, 2, "crop"))))
+    codes = found(audited(pairs=pair_table((0, 1, "exact"), (0, 238, "re-encoded"), (3, 2, "crop"), (4, 6, "exact"))))
     assert codes["both-labels"].grade == "warning"
     assert "1 pair of a real and a fake image is the same picture" in codes["both-labels"].sentence
     assert codes["crop-of-other-class"].grade == "note"
     assert codes["copies-across-the-split"].grade == "warning"
     assert "split_by: group" in codes["copies-across-the-split"].what_to_do
-    assert codes["copies-within-a-part"].sentence.startswith("4 of 40 fit images are there more than once")
+    assert codes["copies-within-a-part"].sentence.startswith("2 of 40 fit images are there more than once")
 
 
 def test_formats_sizes_and_spectra():
