@@ -175,6 +175,8 @@ class RunDir:
         self.leaderboard_md = self.path / "leaderboard.md"
         self.report_html = self.path / "report.html"
         self.plots_folder = self.path / "plots"
+        self.audit_file = self.path / "audit.json"
+        self.audit_folder = self.path / "audit"
 
     def ensemble_predictions_file(self, name: str, part: Literal["select", "report"]) -> Path:
         """ensemble/<name>-predictions-<part>.parquet."""

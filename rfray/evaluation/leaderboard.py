@@ -9,6 +9,7 @@ import pandas as pd
 
 from rfray.config import Sweep, Trial
 from rfray.errors import RunError
+from rfray.evaluation.audit_record import read_audit
 from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
 from rfray.evaluation.metrics import METRICS, THRESHOLD, confusion, measured
 from rfray.evaluation.predictions import Predictions, read_predictions
@@ -57,7 +58,10 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
 
 
 def write_leaderboard(run: RunDir) -> pd.DataFrame:
-    """Writes leaderboard.csv (full precision) and its Markdown twin; returns what `build_leaderboard` built."""
+    """Writes leaderboard.csv (full precision) and its Markdown twin; returns what `build_leaderboard` built.
+
+    The Markdown is stamped with the errors of the run's audit. Raises RunError as `build_leaderboard` does.
+    """
     frame = build_leaderboard(run)
     with replacing(run.leaderboard_csv) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
@@ -206,6 +210,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
     columns = contract_columns(sweep)
     text = as_text(frame)[columns]
     types = column_types(sweep)
+    audit = read_audit(run.audit_file)
     lines = [
         f"# Leaderboard of {_escaped(run.name)}",
         "",
@@ -214,6 +219,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         "class is fake. An empty cell: undefined, or not measured.",
         "",
         *([_escaped(slow), ""] if (slow := waiting(frame)) else []),
+        *([f"**Audit: {_escaped(audit.stamp)}**", ""] if audit is not None and audit.stamp else []),
         _table_line(columns),
         _table_line("---" if types[column] == TEXT else "---:" for column in columns),
         *(_table_line(_escaped(cell) for cell in row) for row in text.itertuples(index=False)),

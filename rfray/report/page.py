@@ -5,15 +5,19 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rfray.errors import RunError
+from rfray.evaluation.audit_record import Audit, read_audit
 from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
 from rfray.evaluation.leaderboard import TEXT, as_text, column_types, contract_columns, read_leaderboard, select_column
 from rfray.files import replace_text
+from rfray.report.audit_plots import ALT
+from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
 from rfray.report.plots import HISTORY, PRECISION_RECALL, ROC, confusion_file
 from rfray.run import RunDir
 
@@ -41,7 +45,7 @@ class Cell:
 
 
 def write_page(run: RunDir) -> None:
-    """Writes report.html from leaderboard.csv, ensemble.json, plots/*.png, sweep.yaml and unreadable.csv.
+    """Writes report.html from leaderboard.csv, ensemble.json, plots, sweep.yaml, unreadable.csv and the audit.
 
     Raises RunError where the leaderboard is missing or a file is damaged.
     """
@@ -51,16 +55,18 @@ def write_page(run: RunDir) -> None:
     types = column_types(sweep)
     columns = _page_columns(contract_columns(sweep), list(types))
     curves = [
-        _picture(run, ROC, _curve_alt("ROC curves", "AUC", "auc", frame, ensemble)),
+        _picture(run.plots_folder / ROC, _curve_alt("ROC curves", "AUC", "auc", frame, ensemble)),
         _picture(
-            run, PRECISION_RECALL, _curve_alt("Precision-recall curves", "AP", "average_precision", frame, ensemble)
+            run.plots_folder / PRECISION_RECALL,
+            _curve_alt("Precision-recall curves", "AP", "average_precision", frame, ensemble),
         ),
     ]
     confusions = [
-        _picture(run, confusion_file(name), _confusion_alt(_row(frame, name)))
+        _picture(run.plots_folder / confusion_file(name), _confusion_alt(_row(frame, name)))
         for name in ([NAME, *ensemble.members] if ensemble is not None else [])
     ]
-    history = _picture(run, HISTORY, f"{select_column(sweep)} of every trial, epoch by epoch")
+    history = _picture(run.plots_folder / HISTORY, f"{select_column(sweep)} of every trial, epoch by epoch")
+    audit = read_audit(run.audit_file)
     environment = Environment(
         loader=PackageLoader("rfray.report", "."),
         autoescape=True,  # names and reasons come from files and exceptions
@@ -78,6 +84,8 @@ def write_page(run: RunDir) -> None:
         curves=[picture for picture in curves if picture is not None],
         confusions=[picture for picture in confusions if picture is not None],
         history=history,
+        stamp=audit.stamp if audit is not None else "",
+        audit=_audit(run, audit) if audit is not None else None,
         settings=run.sweep_file.read_text(encoding="utf-8"),
         versions={"Python": platform.python_version(), **{name: _version(name) for name in VERSIONS_OF}},
     )
@@ -107,6 +115,26 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
     unreadable = _unreadable(run)
     if unreadable:
         yield f"{_counted(unreadable, 'image')} could not be read and took no part ({run.unreadable_file.name})."
+
+
+def _audit(run: RunDir, audit: Audit) -> dict[str, Any]:
+    """What the page says of the audit: findings, tables (each a heading, its columns and rows) and pictures."""
+    baseline = audit.baseline
+    tables = [
+        ("Images", *count_rows(audit)),
+        ("Files", *size_rows(audit)),
+        ("Pairs of like images", *duplicate_rows(audit)),
+    ]
+    if baseline is not None:
+        rows = [[one.feature, f"{one.auc:.2f}", f"{one.low:.2f} to {one.high:.2f}"] for one in baseline.features]
+        tables.append(("What the files' properties alone predict", ["property", "AUC", "95 % interval"], rows))
+    pictures = [_picture(run.audit_folder / name, alt) for name, alt in ALT.items()]
+    return {
+        "findings": audit.findings,
+        "baseline": baseline_sentence(audit),
+        "tables": [table for table in tables if table[2]],
+        "pictures": [picture for picture in pictures if picture is not None],
+    }
 
 
 def _reached(row: "pd.Series[Any]") -> str:
@@ -153,9 +181,8 @@ def _table(frame: pd.DataFrame, columns: list[str]) -> Iterator[dict[str, Any]]:
         yield {"kind": values["kind"], "failed": values["status"].startswith("failed"), "cells": cells}
 
 
-def _picture(run: RunDir, name: str, alt: str) -> Picture | None:
-    """The picture as data for the page, or None where the run has none of this name."""
-    path = run.plots_folder / name
+def _picture(path: Path, alt: str) -> Picture | None:
+    """The picture as data for the page, or None where there is no such file."""
     return Picture(base64.b64encode(path.read_bytes()).decode(), alt) if path.exists() else None
 
 

@@ -1,16 +1,24 @@
-"""the leaderboard -> a table for the terminal."""
+"""the leaderboard, the audit -> what the terminal shows of them."""
+
+from collections.abc import Iterator
 
 import pandas as pd
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from rfray.errors import InputError, nearest_first
+from rfray.evaluation.audit_record import Audit
 from rfray.evaluation.leaderboard import as_text
+from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
 
 WIDE = ["rank", "name", "status", "backbone", "augmentation", "lr", "accuracy", "precision", "recall", "f1", "auc", "n"]
 NARROW = ["rank", "name", "backbone", "accuracy", "auc", "n"]
 """What fits on a line of WIDE_FROM characters, or on a shorter one, besides the select column."""
 WIDE_FROM = 120
+GRADE_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+"""Finding's grade -> how it is printed; the word stands there too, for those who see no colours."""
 
 
 def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Table:
@@ -34,3 +42,33 @@ def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Tabl
     for row in as_text(frame)[columns].itertuples(index=False):
         table.add_row(*(Text(str(cell)) for cell in row), style="bold" if row.name == "ensemble" else None)
     return table
+
+
+def audit_summary(audit: Audit) -> RenderableType:
+    """The audit for the terminal, readable from 80 columns on: tables, the metadata baseline, findings last."""
+    return Group(*_audit_lines(audit))
+
+
+def _audit_lines(audit: Audit) -> Iterator[RenderableType]:
+    for shown, filled in (count_rows(audit), size_rows(audit), duplicate_rows(audit)):
+        if filled:
+            table = Table()
+            for number, column in enumerate(shown):
+                table.add_column(column, justify="right" if number else "left")
+            for row in filled:
+                table.add_row(*(Text(cell) for cell in row))
+            yield table
+    if audit.baseline is not None:
+        yield Text(baseline_sentence(audit) or "What each property of the files alone predicts (AUC; 0.5 is chance):")
+        telling = [feature for feature in audit.baseline.features if feature.low > 0.5]
+        if telling:
+            width = max(len(feature.feature) for feature in telling)
+            for feature in telling:
+                bar = "█" * round(40 * (feature.auc - 0.5))
+                yield Text(f"  {feature.feature:<{width}}  {feature.auc:.2f}  {bar}")
+    yield Text()
+    if not audit.findings:
+        yield Text("Nothing was found that would mislead.", style="green")
+    for finding in audit.findings:
+        yield Text.assemble((f"{finding.grade.capitalize()}: ", GRADE_STYLES[finding.grade]), finding.sentence)
+        yield Padding(Text(finding.what_to_do, style="dim"), (0, 0, 0, 2))

@@ -7,10 +7,12 @@ import pytest
 from sklearn import metrics as sk
 
 from rfray.errors import RunError
+from rfray.evaluation.audit_record import write_audit
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import build_leaderboard, column_types, read_leaderboard, waiting, write_leaderboard
 from rfray.evaluation.predictions import read_predictions
 from rfray.sweep_file import resolved_text
+from tests.audits import leaking_audit
 from tests.synthetic import FIRST, SECOND, fail_trial, finish_trial, new_run, predictions, small_run, start_trial
 
 CONTRACT = (
@@ -224,3 +226,17 @@ def test_short_waits_are_not_spoken_of(tmp_path):
     run = new_run(tmp_path / "run")
     finish_trial(run, "a", 0.5)
     assert waiting(write_leaderboard(run)) is None
+
+
+def test_errors_of_the_audit_stand_above_the_table(run):
+    write_leaderboard(run)
+    assert "Audit" not in run.leaderboard_md.read_text()
+    audit = leaking_audit()
+    write_audit(run.audit_file, audit)
+    write_leaderboard(run)
+    stamp, above = "**Audit: 2 of 10 report images are also among the training images", run.leaderboard_md.read_text()
+    assert stamp in above.partition("| rank")[0]
+    assert r"real/\<b\>\|x.jpg" in above
+    write_audit(run.audit_file, audit.model_copy(update={"findings": ()}))
+    write_leaderboard(run)
+    assert "Audit" not in run.leaderboard_md.read_text()

@@ -4,12 +4,16 @@ import base64
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
+from rfray.evaluation.audit_record import write_audit
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
+from rfray.report.audit_plots import ALT, write_audit_plots
 from rfray.report.page import write_page
 from rfray.report.plots import write_plots
+from tests.audits import image_table, leaking_audit
 from tests.synthetic import fail_trial, new_run, small_run
 
 
@@ -111,3 +115,34 @@ def test_a_run_without_an_ensemble_says_so(tmp_path):
     text = Page(run.report_html.read_text()).text
     assert "No ensemble was made of 1 finished trial (1 failed, 0 not kept)." in text
     assert "failed: boom" in text
+
+
+def test_without_an_audit_the_page_says_nothing_of_it(small):
+    assert "udit" not in Page(small[1]).text
+
+
+def test_an_audit_is_a_section_and_its_errors_a_stamp(tmp_path):
+    run = small_run(tmp_path / "run")
+    audit, images = leaking_audit(), image_table(5)
+    write_audit(run.audit_file, audit)
+    write_audit_plots(run.audit_folder, np.zeros((10, 8, 8, 3), np.uint8), images)
+    page = Page(report(run))
+    text = " ".join(page.text.split())
+    assert f"Audit: {audit.stamp}" in text
+    assert text.index("Audit:") < text.index("Of 4 finished trials")
+    for finding in audit.findings:
+        assert finding.sentence in text
+        assert finding.what_to_do in text
+    assert audit.baseline.sentence in text
+    assert "file format 1.00" in text
+    assert not page.all("b")[len(audit.findings) :]  # a path with <b> in it is text
+    assert {image["alt"] for image in page.all("img")} >= set(ALT.values())
+
+
+def test_an_audit_without_errors_is_no_stamp(tmp_path):
+    run = small_run(tmp_path / "run")
+    write_audit(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
+    text = Page(report(run)).text
+    assert "Data audit" in text
+    assert "Audit:" not in text
+    assert "Nothing was found that would mislead." in text

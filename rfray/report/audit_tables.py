@@ -1,0 +1,62 @@
+"""`Audit` -> the columns and rows of its tables, the same in the terminal and on the page."""
+
+from rfray.config import CLASSES
+from rfray.evaluation.audit_record import Audit, Spread
+
+Table = tuple[list[str], list[list[str]]]
+"""Columns and rows; the first column is text."""
+
+
+def count_rows(audit: Audit) -> Table:
+    """Images and subfolders of each class in each part."""
+    places = list(dict.fromkeys(count.part or count.folder for count in audit.counts))
+    places.sort(key=["fit", "select", "report", "train", "valid"].index)
+    rows = []
+    for place in places:
+        here = [count for count in audit.counts if (count.part or count.folder) == place]
+        images = [sum(count.images for count in here if count.label == label) for label in range(len(CLASSES))]
+        groups = [sum(count.groups for count in here if count.label == label) for label in range(len(CLASSES))]
+        rows.append([place, *(f"{count:,}" for count in images), " + ".join(map(str, groups)) if any(groups) else "-"])
+    return ["part", *CLASSES, "subfolders"], rows
+
+
+def size_rows(audit: Audit) -> Table:
+    """Least, median and greatest size of each class, and its formats."""
+    columns = ["least / median / greatest", *(CLASSES[sizes.label] for sizes in audit.sizes)]
+    rows = [
+        ["width (pixels)", *(_spread(sizes.width) for sizes in audit.sizes)],
+        ["height (pixels)", *(_spread(sizes.height) for sizes in audit.sizes)],
+        ["file size (kB)", *(_spread(sizes.file_bytes, 1000) for sizes in audit.sizes)],
+        ["bytes per pixel", *(_spread(sizes.bytes_per_pixel) for sizes in audit.sizes)],
+        [
+            "format",
+            *(", ".join(f"{name} {count:,}" for name, count in sizes.formats.items()) for sizes in audit.sizes),
+        ],
+    ]
+    return columns, rows if audit.sizes else []
+
+
+def duplicate_rows(audit: Audit) -> Table:
+    """Pairs of like images, by kind, where their two images are, and whether their labels agree."""
+    rows = [
+        [
+            pairs.kind,
+            pairs.first if pairs.first == pairs.second else f"{pairs.first} and {pairs.second}",
+            "real and fake" if pairs.across_labels else "same",
+            f"{pairs.pairs:,}",
+        ]
+        for pairs in audit.duplicates
+    ]
+    return ["like", "where", "labels", "pairs"], rows
+
+
+def baseline_sentence(audit: Audit) -> str:
+    """What the metadata baseline came to; "" where there is none, or where a finding says it already."""
+    said = {finding.sentence for finding in audit.findings}
+    return audit.baseline.sentence if audit.baseline is not None and audit.baseline.sentence not in said else ""
+
+
+def _spread(spread: Spread, unit: float = 1) -> str:
+    """One number where all are the same, else least - median - greatest."""
+    values = [spread.min / unit, spread.median / unit, spread.max / unit]
+    return " / ".join(dict.fromkeys(f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values))

@@ -1,0 +1,50 @@
+"""rfray.report.audit_plots: which pictures there are; what they look like was looked at."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rfray.report.audit_plots import ALT, SHEETS, write_audit_plots
+from tests.audits import image_table
+
+
+def pixels_of(images):
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (len(images), 24, 24, 3), dtype=np.uint8)
+
+
+def test_one_picture_of_each_kind_and_the_same_again(tmp_path):
+    images = image_table(30)
+    written = write_audit_plots(tmp_path, pixels_of(images), images)
+    assert [file.name for file in written] == list(ALT)
+    before = [file.read_bytes() for file in written]
+    for file in written:
+        with Image.open(file) as image:
+            image.verify()
+            assert image.format == "PNG"
+            assert min(image.size) > 400
+    assert [file.read_bytes() for file in write_audit_plots(tmp_path, pixels_of(images), images)] == before
+
+
+def test_a_contact_sheet_shows_the_pictures_of_its_class_only(tmp_path):
+    images = image_table(3)
+    pixels = np.zeros((6, 8, 8, 3), dtype=np.uint8)
+    pixels[labels := images["label"].to_numpy() == 1] = (255, 0, 0)
+    assert labels.sum() == 3
+    write_audit_plots(tmp_path, pixels, images)
+    with Image.open(tmp_path / SHEETS[1]) as sheet:
+        colours = {colour for _, colour in sheet.convert("RGB").crop((12, 60, 138, 180)).getcolors()}
+    assert colours == {(255, 0, 0)}
+
+
+def test_one_class_one_size_and_a_sheet_that_is_no_longer_true(tmp_path):
+    images = image_table(5, width=64, height=64, file_bytes=1000, bytes_per_pixel=0.25)
+    write_audit_plots(tmp_path, pixels_of(images), images)
+    real = images[images["label"] == 0]
+    written = write_audit_plots(tmp_path, pixels_of(real), real)
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in written} == set(ALT) - {SHEETS[1]}
+
+
+def test_pictures_without_rows_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="9 pictures and 10 rows"):
+        write_audit_plots(tmp_path, np.zeros((9, 8, 8, 3), np.uint8), image_table(5))
