@@ -95,7 +95,7 @@ def _data(pictures: Path, cache: Path, side: int) -> "TrialData":
         split_by="image",
     )
     geometry = Geometry("scale", side, None)
-    images = scan_folder(settings, "fit", [geometry]).catalog
+    images = scan_folder(settings, "fit", [geometry]).images
     catalog = divide(images, settings, seed=0, pairs=np.empty((0, 2), int))
     fit, select = (load_images(catalog, settings, part, geometry) for part in ("fit", "select"))
     return TrialData(fit, select, augmentations={})

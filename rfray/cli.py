@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rfray.errors import Interrupted, RfrayError, SweepFailed
+from rfray.errors import AuditError, Interrupted, RfrayError, SweepFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rfray.config import Sweep
     from rfray.run import RunDir
 
 app = typer.Typer(
@@ -59,6 +60,9 @@ def tune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")
     ] = False,
+    accept_audit: Annotated[
+        bool, typer.Option("--accept-audit", help="Go on although the audit of the images has found errors.")
+    ] = False,
     address: Address = None,
 ) -> None:
     """Run the sweep. The same command after any interruption goes on where it stopped."""
@@ -69,7 +73,7 @@ def tune(
     folder = RunDir(run or Path("runs", file.sweep.name))
     console = _console()
 
-    from rfray.data.parts import prepare_training
+    from rfray.data.parts import check_audit, prepare_training
     from rfray.search.cluster import connected, slot_for, slots
     from rfray.search.places import check_places, disk_needs
     from rfray.search.plan import plan_lines
@@ -90,12 +94,57 @@ def tune(
             console.print(f"The earlier run is now {_shown(aside)}", soft_wrap=True)
         folder.claim(file.sweep)
         prepare_training(folder, file.sweep, console)
+        _draw_audit(folder, file.sweep)
+        check_audit(folder, accept_audit)
         with connected(address) as session:
             slot = slot_for(file.sweep.resources)
             check_places(folder, disk_needs(file.sweep, parameters, slots(slot)))
             done = run_sweep(folder, file.sweep, slot, session, console)
     check_outcome(folder, file.sweep, done)
     console.print(f"{len(done)} trials done. Next: rfray ensemble {_shown(folder.path)}", soft_wrap=True)
+
+
+@app.command()
+@resumable
+def audit(
+    source: Annotated[
+        Path, typer.Argument(metavar="SWEEP|FOLDER", help="A sweep file, or a folder with a folder a class inside.")
+    ],
+    run: Annotated[
+        Path | None, typer.Option(help="Where to write; by default runs/<name>, or audits/<folder> for a folder.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A key of the sweep file: --set data.classes.fake=synthetic.")
+    ] = None,
+) -> None:
+    """Look for what makes results mislead: duplicates, leaks, labels given away by the files. Exit code 1 on errors."""
+    from rfray.data.parts import audit_folder, prepare_training
+    from rfray.evaluation.audit_record import read_audit
+    from rfray.report.terminal import audit_summary
+    from rfray.run import RunDir
+    from rfray.sweep_file import load_sweep, sweep_of_folder
+
+    given, console = tuple(overrides or ()), _console()
+    if source.is_dir():
+        sweep = sweep_of_folder(source, given)
+        folder = RunDir(run or Path("audits", sweep.name))
+    else:
+        sweep = load_sweep(source, given).sweep
+        folder = RunDir(run or Path("runs", sweep.name))
+    with folder.lock():
+        if source.is_dir():
+            audit_folder(folder, sweep, console)
+        else:
+            folder.claim(sweep)
+            prepare_training(folder, sweep, console)
+        _draw_audit(folder, sweep)
+    found = read_audit(folder.audit_file)
+    assert found is not None  # it was just written
+    console.print(audit_summary(found))
+    for path in (folder.audit_file, *sorted(folder.audit_folder.glob("*.png"))):
+        print(_shown(path))
+    if found.stamp:
+        raise AuditError(f"the audit has found errors; see {_shown(folder.audit_file)}")
 
 
 @app.command()
@@ -127,6 +176,7 @@ def ensemble(
         from rfray.data.parts import prepare_report, without_report_predictions
 
         prepare_report(folder, sweep, console)
+        _draw_audit(folder, sweep)
         missing = without_report_predictions(folder, choose_members(folder, sweep.keep))
         if missing:
             from rfray.search.predicting import predict_report_part
@@ -194,6 +244,17 @@ def _run(path: Path | None) -> "RunDir":
     run = RunDir(path) if path is not None else newest_run()
     run.sweep()  # a folder that is no run is refused before anything is written beside it
     return run
+
+
+def _draw_audit(run: "RunDir", sweep: "Sweep") -> None:
+    """Draws the pictures of the audit, unless they are there already."""
+    drawn = [picture.stat().st_mtime for picture in run.audit_folder.glob("*.png")]
+    if drawn and min(drawn) >= run.audit_file.stat().st_mtime:
+        return
+    from rfray.data.parts import audited_pictures
+    from rfray.report.audit_plots import write_audit_plots
+
+    write_audit_plots(run.audit_folder, *audited_pictures(run, sweep))
 
 
 def _shown(path: Path) -> str:

@@ -302,7 +302,7 @@ class DataSettings(Strict):
     group_pattern: str | None = None
     """Regular expression on an image's path below its data folder; images with the same match (of its first group in
     brackets, if it has one) show the same identity and stay on one side of the split."""
-    report_duplicates: Literal["leave out", "keep"] = "leave out"
+    report_duplicates: Literal["leave_out", "keep"] = "leave_out"
     """What becomes of training images that also stand in the report part: left out of fit and select, or kept and only
     reported by the audit."""
     reencode: Reencode | None = None

@@ -4,6 +4,7 @@ RfrayError                     exit 1   the work failed
 ├── InputError                 exit 2   what was given can't be used; nothing was started
 │   ├── SweepError             exit 2   a sweep file, or a `--set`, says something that is not allowed
 │   ├── DataError              exit 2   the image folders can't be used
+│   ├── AuditError             exit 2   what the images teach would mislead; `--accept-audit` goes on
 │   ├── RunError               exit 2   a run folder is missing, changed, in use or damaged
 │   └── ClusterError           exit 2   the cluster lacks what the sweep asks for
 ├── TrialError                 exit 1   one trial failed; the sweep goes on without it
@@ -34,6 +35,10 @@ class SweepError(InputError):
 
 class DataError(InputError):
     """The image folders can't be used as they are."""
+
+
+class AuditError(InputError):
+    """The audit of the images has found errors: what is learned or measured on them would mislead."""
 
 
 class RunError(InputError):

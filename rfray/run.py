@@ -176,6 +176,7 @@ class RunDir:
         self.report_html = self.path / "report.html"
         self.plots_folder = self.path / "plots"
         self.audit_file = self.path / "audit.json"
+        self.images_file = self.path / "audit" / "images.parquet"
         self.audit_folder = self.path / "audit"
 
     def ensemble_predictions_file(self, name: str, part: Literal["select", "report"]) -> Path:
@@ -244,17 +245,19 @@ class RunDir:
 
     def write_catalog(self, catalog: pd.DataFrame) -> None:
         """Writes catalog.parquet."""
-        with replacing(self.catalog_file) as temporary:
-            pq.write_table(pa.Table.from_pandas(catalog, preserve_index=False), temporary, write_page_checksum=True)
+        _write_table(self.catalog_file, catalog)
 
     def read_catalog(self) -> pd.DataFrame:
         """Reads catalog.parquet. Raises RunError where it is missing or damaged."""
-        try:
-            table: pd.DataFrame = pq.read_table(self.catalog_file, page_checksum_verification=True).to_pandas()
-        except (OSError, ValueError, pa.ArrowException) as error:
-            reason = "is missing" if not self.catalog_file.exists() else f"is damaged: {str(error).splitlines()[0]}"
-            raise RunError(f"{self.catalog_file} {reason}; delete it, and `rfray tune` makes it again") from None
-        return table
+        return _read_table(self.catalog_file, self.catalog_file)
+
+    def write_images(self, images: pd.DataFrame) -> None:
+        """Writes what the audit looked at: one row an image file of both folders."""
+        _write_table(self.images_file, images)
+
+    def read_images(self) -> pd.DataFrame:
+        """Reads it. Raises RunError where it is missing or damaged."""
+        return _read_table(self.images_file, self.catalog_file)
 
 
 def newest_run(runs: Path = Path("runs")) -> RunDir:
@@ -285,6 +288,20 @@ def _read(path: Path, record: type[Record]) -> Record:
         raise RunError(f"{path} is missing") from None
     except (ValidationError, ValueError) as error:
         raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary, write_page_checksum=True)
+
+
+def _read_table(path: Path, to_delete: Path) -> pd.DataFrame:
+    try:
+        table: pd.DataFrame = pq.read_table(path, page_checksum_verification=True).to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = "is missing" if not path.exists() else f"is damaged: {str(error).splitlines()[0]}"
+        raise RunError(f"{path} {reason}; delete {to_delete}, and `rfray tune` makes it again") from None
+    return table
 
 
 def _digest(fields: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,24 @@ def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
         raise SweepError(f"{path}: no such sweep file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SweepError(f"{path}: can't be read as text: {error}") from None
-    raw, places = _parse(text, str(path))
+    return _checked(text, str(path), overrides)
+
+
+def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> Sweep:
+    """A sweep that has the images of a folder: of its train and valid, where it has a train, else its own.
+
+    Raises SweepError as `load_sweep`.
+    """
+    data: dict[str, Any] = {"train": str(folder), "valid_fraction": 0.5}
+    if (folder / "train").is_dir():
+        data = {"train": str(folder / "train"), "valid": str(folder / "valid")}
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-") or "images"
+    raw = {"name": name, "data": data, "trial": {"backbone": "resnet18", "image_size": 128}}
+    return _checked(json.dumps(raw), str(folder), overrides).sweep
+
+
+def _checked(text: str, name: str, overrides: tuple[str, ...]) -> SweepFile:
+    raw, places = _parse(text, name)
     for override in overrides:
         _apply(override, raw, places)
     try:

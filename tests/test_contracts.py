@@ -17,14 +17,15 @@ def test_imports_point_one_way() -> None:
 
 def test_the_verbs_of_the_command() -> None:
     command = typer.main.get_command(cli.app)
-    assert list(command.commands) == ["tune", "ensemble", "leaderboard", "schema"]
+    assert list(command.commands) == ["tune", "audit", "ensemble", "leaderboard", "schema"]
 
 
 def test_the_options_of_each_verb() -> None:
     commands = typer.main.get_command(cli.app).commands
     options = {verb: [option for part in commands[verb].params for option in part.opts] for verb in commands}
     assert options == {
-        "tune": ["sweep", "--run", "--set", "--fresh", "--dry-run", "--address"],
+        "tune": ["sweep", "--run", "--set", "--fresh", "--dry-run", "--accept-audit", "--address"],
+        "audit": ["source", "--run", "--set"],
         "ensemble": ["run", "--top-k", "--address"],
         "leaderboard": ["run", "--sort"],
         "schema": [],

@@ -27,16 +27,16 @@ LISTED = 20
 
 
 def audit_images(
-    images: pd.DataFrame, pairs: pd.DataFrame, unreadable: pd.DataFrame, bundle: np.ndarray | None = None, seed: int = 0
+    images: pd.DataFrame, pairs: pd.DataFrame, unreadable: pd.DataFrame, reencoded: bool = False, seed: int = 0
 ) -> Audit:
-    """Audits the images (columns: see the module's docstring).
+    """Audits the images (columns: see the module's docstring); images that are alike stay in one fold of the baseline.
 
-    `bundle` (n,) int: images with the same number stay in one fold of the baseline; by default like images do.
+    `reencoded`: whether models see the images only after all have gone through one size and codec.
     """
     images = images.reset_index(drop=True)
     images = images.assign(place=images["part"].where(images["part"] != "", images["folder"]))
     pairs = _placed(images, pairs)
-    baseline = metadata_baseline(images, _bundles(len(images), pairs) if bundle is None else bundle, seed)
+    baseline = metadata_baseline(images, _bundles(len(images), pairs), seed)
     return Audit(
         images=len(images),
         counts=tuple(_counts(images)),
@@ -49,7 +49,7 @@ def audit_images(
         ),
         duplicates=tuple(_duplicates(images, pairs)),
         baseline=baseline,
-        findings=find(Facts(images, pairs, len(unreadable), baseline)),
+        findings=find(Facts(images, pairs, len(unreadable), baseline, reencoded)),
     )
 
 

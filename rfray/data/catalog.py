@@ -23,23 +23,27 @@ from scipy.sparse.csgraph import connected_components
 from rfray.config import CLASSES, DataSettings
 from rfray.data.decoding import SUFFIXES
 from rfray.data.demo import make_demo
+from rfray.data.fingerprints import fingerprint, to_table
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import Images, cache_folder, load, scan
+from rfray.data.pixels import Images, Source, cache_folder, load, scan
 from rfray.errors import DataError
 
 GROUPS_NEEDED = 10
 """`split_by: auto` keeps subfolders together where every class has at least this many of them."""
 
 
+COLUMNS = ["path", "label", "group", "part", "bundle", "digest", "width", "height", "size", "modified"]
+
+
 @dataclass(frozen=True)
 class Scanned:
     """One data folder, read through."""
 
-    catalog: pd.DataFrame
-    """The usable images, without `part` and `bundle`, ordered by path."""
+    images: pd.DataFrame
+    """The usable images, ordered by path: COLUMNS without part and bundle, and those of `fingerprints.to_table`."""
     unreadable: pd.DataFrame
     """The left-out ones: path, reason, size, modified."""
-    cached: bool = True
+    cached: bool
     """Whether all decoded pixels fitted into the cache."""
 
 
@@ -68,14 +72,14 @@ def divide(images: pd.DataFrame, settings: DataSettings, seed: int, pairs: np.nd
 
 
 def scan_folder(settings: DataSettings, part: str, geometries: Sequence[Geometry]) -> Scanned:
-    """Lists and reads the data folder of a part; decoded pixels go to the cache on the way.
+    """Lists and reads the data folder of a part, each file once; decoded pixels go to the cache on the way.
 
     Raises DataError: folders or classes missing or empty, given twice, too much unreadable.
     """
     _check_distinct(settings)
     folder = image_folder(settings, part)
     listed = list_folder(folder, settings.class_folders())
-    files, _, cached = scan(folder, listed["path"].tolist(), geometries, settings.cache)
+    files, prints, cached = scan(folder, listed["path"].tolist(), geometries, settings.cache, fingerprint)
     reasons = pd.Series([file.reason for file in files], index=listed.index, dtype=object)
     bad = reasons.notna()
     unreadable = listed.loc[bad, ["path", "size", "modified"]].assign(reason=reasons[bad])
@@ -85,8 +89,10 @@ def scan_folder(settings: DataSettings, part: str, geometries: Sequence[Geometry
             f"({100 * settings.max_unreadable:g} %) allows:\n  "
             + "\n  ".join(f"{row.path}: {row.reason}" for row in unreadable.head(10).itertuples())
         )
-    found = {name: [getattr(file, name) for file in files] for name in ("digest", "width", "height")}
-    images = listed.assign(**found)[~bad].reset_index(drop=True)
+    seen = to_table([one for one in prints if one is not None])
+    for name in ("digest", "width", "height"):
+        seen[name] = [getattr(file, name) for file in files if file.reason is None]
+    images = pd.concat([listed[~bad].reset_index(drop=True), seen], axis=1)
     for label, name in enumerate(CLASSES):
         if not (images["label"] == label).any():
             raise DataError(f"{folder}: no readable image of class {name}")
@@ -146,11 +152,17 @@ def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geomet
     folder = image_folder(settings, part)
     same_folder = [other for other in catalog["part"].unique() if image_folder(settings, other) == folder]
     here = catalog[catalog["part"].isin(same_folder)]
-    sizes = list(zip(here["width"], here["height"], strict=True))
-    source = load(folder, here["path"].tolist(), here["digest"].tolist(), sizes, geometry, settings.cache)
+    source = load_folder(here, settings, part, geometry)
     rows = np.flatnonzero((here["part"] == part).to_numpy())
     chosen = here.iloc[rows]
     return Images(source, geometry, rows, chosen["label"].to_numpy(), chosen["path"].to_numpy(dtype=np.str_))
+
+
+def load_folder(images: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry) -> Source:
+    """The pictures of all images of a part's folder, in their order (path, digest, width, height)."""
+    sizes = list(zip(images["width"], images["height"], strict=True))
+    paths, digests = images["path"].tolist(), images["digest"].tolist()
+    return load(image_folder(settings, part), paths, digests, sizes, geometry, settings.cache)
 
 
 def part_digest(catalog: pd.DataFrame, part: str) -> str:

@@ -26,9 +26,9 @@ SPECTRUM_EFFECT = 0.3
 """Difference of the classes' means in standard deviations (Cohen's d); 0.2 is called small, 0.5 medium."""
 NAMED = 3
 """Examples in a sentence."""
-CLOSENESS = {"exact": 0, "re-encoded": 1, "crop": 2}
+CLOSENESS = {"exact": 0, "re-encoded": 1, "mirrored": 2, "crop": 3}
 """Kind of pair -> its rank, closest first."""
-LIKE = {"exact": "the same file", "re-encoded": "re-encoded", "crop": "cropped"}
+LIKE = {"exact": "the same file", "re-encoded": "re-encoded", "mirrored": "mirrored", "crop": "cropped"}
 """Kind of pair, in the same order -> how a sentence calls it."""
 
 
@@ -43,6 +43,8 @@ class Facts:
     unreadable: int
     """Files that could not be read."""
     baseline: MetadataBaseline | None
+    reencoded: bool
+    """Whether `data.reencode` brings all images through one size and codec before a model sees them."""
 
 
 Rule = Callable[[Facts], Iterator[Finding]]
@@ -66,14 +68,21 @@ def report_in_training(facts: Facts) -> Iterator[Finding]:
             "closeness": pairs["kind"].map(CLOSENESS).to_numpy(),
         }
     )
+    left_out = bool((facts.images["place"].to_numpy()[copies["training"]] == "left out").all())
     copies = copies.sort_values("closeness", kind="stable").drop_duplicates("report")  # each image once, closest kind
     yield Finding(
         grade="error",
         code="report-in-training",
         sentence=f"{_of(len(copies), int(is_report.sum()), 'report image')} also among the training images "
-        f"({_kinds(copies)}), e.g. {_named(facts, copies['report'], copies['training'])}: what a model knows by heart "
-        "would count as recognised.",
-        what_to_do="Set `data.report_duplicates: leave_out`, or delete these images from one of the two folders.",
+        f"({_kinds(copies)}), e.g. {_named(facts, copies['report'], copies['training'])}"
+        + (
+            "; these training images are left out of fit and select."
+            if left_out
+            else ": what a model knows by heart would count as recognised."
+        ),
+        what_to_do="Look at them; `--accept-audit` goes on without these training images."
+        if left_out
+        else "Set `data.report_duplicates: leave_out`, or delete these images from one of the two folders.",
     )
 
 
@@ -83,9 +92,9 @@ def metadata_tells(facts: Facts) -> Iterator[Finding]:
     if baseline is None or baseline.low <= 0.5 or baseline.auc <= BASELINE_WARNING:
         return
     yield Finding(
-        grade="error" if baseline.auc > BASELINE_ERROR else "warning",
+        grade="error" if baseline.auc > BASELINE_ERROR and not facts.reencoded else "warning",
         code="metadata-tells",
-        sentence=baseline.sentence,
+        sentence=baseline.sentence + (" `data.reencode` keeps models from seeing it." if facts.reencoded else ""),
         what_to_do=" ".join(dict.fromkeys(feature.remedy for feature in baseline.features if feature.low > 0.5))
         or baseline.features[0].remedy,
     )
@@ -98,7 +107,7 @@ def both_labels(facts: Facts) -> Iterator[Finding]:
     already. A crop is a note: a fake may be made from a part of a real image.
     """
     across = facts.pairs[facts.pairs["across_labels"]]
-    grades: dict[Grade, list[str]] = {"warning": ["exact", "re-encoded"], "note": ["crop"]}
+    grades: dict[Grade, list[str]] = {"warning": ["exact", "re-encoded", "mirrored"], "note": ["crop"]}
     for grade, kinds in grades.items():
         pairs = across[across["kind"].isin(kinds)]
         if pairs.empty:

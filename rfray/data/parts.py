@@ -1,23 +1,43 @@
-"""sweep + folders -> a run's catalog.parquet: made by `rfray tune`, the report part added by `rfray ensemble`."""
+"""sweep + folders -> a run's catalog.parquet and audit.json: by `rfray tune`; the report part by `rfray ensemble`."""
 
 import hashlib
+import os
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
 from rfray.config import Sweep
-from rfray.data.catalog import Scanned, bundle, changes, divide, part_digest, scan_folder
+from rfray.data.audit import audit_images
+from rfray.data.catalog import (
+    COLUMNS,
+    Scanned,
+    bundle,
+    changes,
+    divide,
+    image_folder,
+    load_folder,
+    part_digest,
+    scan_folder,
+)
+from rfray.data.decoding import decode, square
+from rfray.data.duplicates import find_pairs
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import not_cached
-from rfray.errors import DataError, RunError
+from rfray.errors import AuditError, DataError, RunError
+from rfray.evaluation.audit_record import read_audit, write_audit
 from rfray.evaluation.predictions import predictions_metadata
 from rfray.files import replacing
 from rfray.run import RunDir, TrialDir
 
+LEFT_OUT = "left out"
+"""The part of training images that also stand in the report part."""
+SAMPLE, SAMPLE_SIDE = 4000, 128
+"""Images that the audit's pictures are drawn from, and their side in pixels."""
+
 
 def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFrame:
-    """The catalog of fit and select, read from the run folder or else from the images.
+    """The catalog of fit and select, read from the run folder or else from the images, which are audited then.
 
     Raises DataError where the images can't be used, RunError where they have changed since the sweep began.
     """
@@ -25,15 +45,16 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
         catalog = run.read_catalog()
         _check_unchanged(run, sweep, catalog, "fit")
     else:
-        scanned = scan_folder(sweep.data, "fit", geometries(sweep))
-        _note(run, scanned, "train", sweep, console)
-        catalog = divide(scanned.catalog, sweep.data, sweep.seed, pairs=np.empty((0, 2), int))
+        images, pairs = _examined(run, sweep, console)
+        catalog = _divided(images[images["folder"] == "train"], sweep, pairs)
+        _audit(run, sweep, images, pairs, catalog)
         run.write_catalog(catalog)
     counts = catalog.groupby(["part", "label"]).size()
     console.print(
         "Images: "
         + ", ".join(
-            f"{part} {counts.get((part, 0), 0)} real + {counts.get((part, 1), 0)} fake" for part in ("fit", "select")
+            f"{part} {counts.get((part, 0), 0)} real + {counts.get((part, 1), 0)} fake"
+            for part in ("fit", "select", *([LEFT_OUT] if LEFT_OUT in counts else []))
         ),
         soft_wrap=True,
         markup=False,
@@ -41,36 +62,71 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     return catalog
 
 
+def audit_folder(run: RunDir, sweep: Sweep, console: Console) -> None:
+    """Audits the images of a sweep by themselves, without dividing them. Raises DataError as `prepare_training`."""
+    images, pairs = _examined(run, sweep, console)
+    _audit(run, sweep, images, pairs, catalog=None)
+
+
+def check_audit(run: RunDir, accepted: bool) -> None:
+    """Raises AuditError where the audit has found errors that the user has not accepted."""
+    audit = read_audit(run.audit_file)
+    errors = audit.graded("error") if audit is not None and not accepted else []
+    if errors:
+        raise AuditError(
+            "the audit of the images has found what would make the results mislead:\n"
+            + "\n".join(f"  {finding.sentence} {finding.what_to_do}" for finding in errors)
+            + f"\n`rfray audit` shows the rest; --accept-audit goes on all the same ({run.audit_file})"
+        )
+
+
+def audited_pictures(run: RunDir, sweep: Sweep) -> tuple[np.ndarray, pd.DataFrame]:
+    """A sample of the audited images for its pictures: (k, S, S, 3) uint8, and their rows of images.parquet."""
+    images = run.read_images()
+    chosen = images.sample(min(SAMPLE, len(images)), random_state=0).sort_index()
+    pixels = np.empty((len(chosen), SAMPLE_SIDE, SAMPLE_SIDE, 3), np.uint8)
+    for folder, part in (("train", "fit"), ("valid", "report")):
+        here = images[images["folder"] == folder]
+        source = load_folder(here, sweep.data, part, geometries(sweep)[0])
+        rows = {index: row for row, index in enumerate(here.index)}
+        for position, index in enumerate(chosen.index):
+            if index in rows:
+                pixels[position] = square(source.picture(rows[index]), SAMPLE_SIDE)
+    return pixels, chosen.reset_index(drop=True)
+
+
 def prepare_report(run: RunDir, sweep: Sweep, console: Console) -> None:
-    """Adds the report part to the catalog, anew where its folder has changed.
+    """Adds the report part to the catalog, anew where its folder has changed, and then to the audit.
 
     Where the folder is gone but was read before, the earlier predictions still hold; nothing is changed then.
     Raises DataError where the images can't be used or were never there.
     """
     catalog = run.read_catalog()
-    known = catalog[catalog["part"] == "report"]
     if sweep.data.valid_fraction is not None:
         return  # cut out of the training folder when the sweep began
-    if len(known):
-        try:
-            changed = changes(sweep.data, "report", pd.concat([known, _unreadable(run, "valid")]))
-        except DataError as error:
-            console.print(f"Going on with the report part as it was read before: {error}", soft_wrap=True, markup=False)
-            return
-        if not changed:
-            return
-        console.print(
-            f"The report part has changed ({len(changed)} files, e.g. {changed[0]}); reading it again",
-            soft_wrap=True,
-            markup=False,
-        )
-    scanned = scan_folder(sweep.data, "report", geometries(sweep))
-    _note(run, scanned, "valid", sweep, console)
     others = catalog[catalog["part"] != "report"]
-    images = scanned.catalog.assign(
-        bundle=1 + others["bundle"].max() + bundle(scanned.catalog, sweep.data, np.empty((0, 2), int)), part="report"
-    )
-    run.write_catalog(pd.concat([others, images], ignore_index=True))
+    known = catalog[catalog["part"] == "report"]
+    images = run.read_images()
+    audited = images[images["folder"] == "valid"]
+    try:
+        changed = changes(sweep.data, "report", pd.concat([audited, _unreadable(run, "valid")]))
+    except DataError as error:
+        if known.empty:
+            raise
+        console.print(f"Going on with the report part as it was read before: {error}", soft_wrap=True, markup=False)
+        return
+    if changed:
+        if len(audited):
+            what = f"The report part has changed ({len(changed)} files, e.g. {changed[0]}); reading it again"
+            console.print(what, soft_wrap=True, markup=False)
+        audited = _scan(run, sweep, "report", console).assign(folder="valid")
+        images = pd.concat([images[images["folder"] == "train"], audited], ignore_index=True)
+        _audit(run, sweep, images, _like(images, sweep, console), others)
+    elif len(known):
+        return
+    bundles = 1 + others["bundle"].max() + bundle(audited, sweep.data, np.empty((0, 2), int))
+    report = audited.assign(bundle=bundles, part="report")[COLUMNS]
+    run.write_catalog(pd.concat([others, report], ignore_index=True))
 
 
 def report_origin(trial: TrialDir, catalog: pd.DataFrame) -> dict[str, str]:
@@ -100,6 +156,78 @@ def geometries(sweep: Sweep) -> list[Geometry]:
     sides = sizes if isinstance(sizes, list) else [int(sizes.bounds[0])]
     all_of_them = [Geometry(way, side, sweep.data.reencode) for way in sweep.trial.choices("resize") for side in sides]
     return list({geometry.key: geometry for geometry in all_of_them}.values())
+
+
+def _scan(run: RunDir, sweep: Sweep, part: str, console: Console) -> pd.DataFrame:
+    """The images of a part's folder; notes in the run folder, and says, what a user should know of it."""
+    scanned = scan_folder(sweep.data, part, geometries(sweep))
+    _note(run, scanned, "valid" if part == "report" else "train", sweep, console)
+    return scanned.images
+
+
+def _examined(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images of both folders, those of the training folder first, and the pairs that are alike."""
+    training = _scan(run, sweep, "fit", console)
+    report = _report_if_there(run, sweep, console)
+    folders = [training.assign(folder="train"), *([] if report is None else [report.assign(folder="valid")])]
+    images = pd.concat(folders, ignore_index=True)
+    return images, _like(images, sweep, console)
+
+
+def _report_if_there(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFrame | None:
+    """The images of the report folder, to be compared with the training images; None where they can't be read yet."""
+    if sweep.data.valid_fraction is None:
+        try:
+            return _scan(run, sweep, "report", console)
+        except DataError as error:
+            console.print(
+                f"The report part can't be compared with the training images yet: {error}", soft_wrap=True, markup=False
+            )
+    return None
+
+
+def _like(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.DataFrame:
+    """The pairs of images that are the same or look alike: first, second (positions, in order), kind."""
+    folders = {"train": image_folder(sweep.data, "fit"), "valid": image_folder(sweep.data, "report")}
+    paths = [folders[folder] / path for folder, path in zip(images["folder"], images["path"], strict=True)]
+
+    def read(number: int) -> np.ndarray:
+        return decode(paths[number].read_bytes())
+
+    with console.status("Looking for images that are alike"):
+        found = find_pairs(images["digest"].tolist(), images, read, os.cpu_count() or 1)
+    rows = [(pair.first, pair.second, pair.kind) for pair in found]
+    return pd.DataFrame(rows, columns=["first", "second", "kind"])
+
+
+def _divided(training: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.DataFrame:
+    """The catalog of the training images (the first of those that `pairs` speaks of)."""
+    first, second = pairs["first"].to_numpy(int), pairs["second"].to_numpy(int)
+    inside = second < len(training)
+    stays = np.ones(len(training), bool)
+    if sweep.data.report_duplicates == "leave_out":
+        stays[first[(first < len(training)) & ~inside]] = False
+    position = np.cumsum(stays) - 1
+    links = np.column_stack([first, second])[inside]
+    links = position[links[stays[links].all(axis=1)]]
+    divided = divide(training[stays].reset_index(drop=True), sweep.data, sweep.seed, links)
+    alone = np.arange((~stays).sum()) + divided["bundle"].max() + 1
+    rest = training[~stays].assign(bundle=alone, part=LEFT_OUT)
+    return pd.concat([divided, rest]).sort_values("path", ignore_index=True)[COLUMNS]
+
+
+def _audit(run: RunDir, sweep: Sweep, images: pd.DataFrame, pairs: pd.DataFrame, catalog: pd.DataFrame | None) -> None:
+    """Writes images.parquet and audit.json. `catalog` says which part each training image is in."""
+    parts: pd.Series[str] | str = ""
+    if catalog is not None:
+        known = catalog.set_index("path")["part"]
+        parts = images["path"].map(known).where(images["folder"] == "train", "report")
+    images = images.assign(part=parts)
+    run.write_images(images)
+    unreadable = pd.concat([_unreadable(run, "train"), _unreadable(run, "valid")])
+    write_audit(
+        run.audit_file, audit_images(images, pairs, unreadable, sweep.data.reencode is not None, seed=sweep.seed)
+    )
 
 
 def _check_unchanged(run: RunDir, sweep: Sweep, catalog: pd.DataFrame, part: str) -> None:

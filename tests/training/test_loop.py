@@ -37,7 +37,7 @@ def data(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> TrialData:
     )
     settings = load_sweep(file).sweep.data
     geometry = Geometry("scale", SIDE, None)
-    images = scan_folder(settings, "fit", [geometry]).catalog
+    images = scan_folder(settings, "fit", [geometry]).images
     catalog = divide(images, settings, seed=0, pairs=np.empty((0, 2), int))
     fit, select = (load_images(catalog, settings, part, geometry) for part in ("fit", "select"))
     return TrialData(fit, select, augmentations={})

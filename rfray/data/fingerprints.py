@@ -1,0 +1,242 @@
+"""One image file's bytes and pixels -> Fingerprint: what a data audit needs to know of it; many -> a table.
+
+Everything comes from one reading and one decoding, so that 140,000 images are seen once.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import imagehash
+import numpy as np
+import pandas as pd
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from scipy import fft
+
+from rfray.data.decoding import FORMATS
+
+KEYPOINTS = 48
+"""ORB keypoints kept of an image, the strongest."""
+KEYPOINT_SIDE = 160
+"""Keypoints are looked for after the picture is resized to as many pixels as a square of this side has."""
+SPECTRUM_SIDE = 256
+"""Largest side, in pixels, of the central square whose spectrum is taken."""
+SPECTRUM_BINS = 32
+SPECTRUM_FLOOR = 1e-6
+"""Least power: a flat picture has none, and no logarithm."""
+THUMBNAIL_SIDE = 32
+THUMBNAIL_QUALITY = 90
+"""WebP quality of the thumbnails in a table: 0.5 kB instead of 3."""
+SAMPLINGS = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1", (1, 2): "4:4:0", (4, 2): "4:1:0"}
+"""How many times more luma than chroma samples there are, (horizontally, vertically) -> the usual name."""
+EXIF_TAG = 0x8769
+"""Where a TIFF file says that it holds EXIF data."""
+LUMA = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+)
+"""The example luma quantisation table of the JPEG standard (ITU-T T.81, table K.1)."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What one image file is like: how it was stored, and what it shows."""
+
+    file_bytes: int
+    width: int
+    """In pixels as stored, before EXIF turns the picture; so is the height."""
+    height: int
+    format: str
+    """Pillow's name of the file format: JPEG, PNG, …"""
+    mode: str
+    """Pillow's name of the colour mode as stored: RGB, L, P, CMYK, I;16, … (a colour JPEG is RGB)."""
+    bytes_per_pixel: float
+    quantisation: str
+    """Eight hex digits that stand for the JPEG quantisation tables: the encoder and its quality; else empty."""
+    quality: float | None
+    """JPEG quality, 1 to 100 (see `jpeg_quality`); None where the file is no JPEG."""
+    subsampling: str
+    """Chroma subsampling of a colour JPEG, such as 4:2:0; else empty."""
+    progressive: bool
+    exif: bool
+    icc: bool
+    """Whether there is a colour profile."""
+    phash: int
+    """64-bit perceptual hash (Zauner 2010, by imagehash): signs of the lowest frequencies of the whole picture."""
+    phash_mirrored: int
+    """The same of the picture mirrored left to right."""
+    keypoints: np.ndarray
+    """(k, 4) uint32, k <= 48: the first 128 bits of the ORB descriptors of the strongest keypoints."""
+    spectrum: np.ndarray
+    """(32,) float32: see `power_spectrum`."""
+    thumbnail: np.ndarray
+    """(32, 32, 3) uint8 RGB: the whole picture, squeezed to a square."""
+
+
+def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
+    """The fingerprint of one file: its bytes, and the (height, width, 3) uint8 RGB that `pixels.decode` made of them.
+
+    Only the file's header is read again. Threads may call it side by side.
+    """
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    small = Image.fromarray(grey).resize((32, 32), Image.Resampling.LANCZOS)  # the size that phash works on
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        tables = image.quantization if isinstance(image, JpegImageFile) else {}
+        tiff_exif = isinstance(image, TiffImageFile) and EXIF_TAG in image.tag_v2
+        return Fingerprint(
+            file_bytes=len(data),
+            width=width,
+            height=height,
+            format=image.format or "",
+            mode=image.mode,
+            bytes_per_pixel=len(data) / (width * height),
+            quantisation=hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()[:8] if tables else "",
+            quality=jpeg_quality(np.array(tables[0])) if 0 in tables else None,
+            subsampling=_subsampling(image),
+            progressive=bool(image.info.get("progressive")),
+            exif=tiff_exif or bool(image.info.get("exif")),
+            icc=bool(image.info.get("icc_profile")),
+            phash=_phash(small),
+            phash_mirrored=_phash(small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+            keypoints=_keypoints(grey),
+            spectrum=power_spectrum(grey),
+            thumbnail=cv2.resize(pixels, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA),
+        )
+
+
+def jpeg_quality(luma: np.ndarray) -> float:
+    """The quality (1 to 100) whose table, by the Independent JPEG Group's scaling formula, is nearest to this one.
+
+    `luma` has 64 numbers, row by row. Exact for files of libjpeg and its kin; of other encoders, the quality of
+    libjpeg that quantises most alike (least sum of absolute differences).
+    """
+    return float(1 + np.abs(_libjpeg_tables() - luma.reshape(8, 8)).sum(axis=(1, 2)).argmin())
+
+
+def power_spectrum(grey: np.ndarray) -> np.ndarray:
+    """(height, width) uint8 -> (32,) float32: log10 of the power at radial frequencies from 0 to 0.5 per pixel.
+
+    Power is averaged around the circle (Durall et al. 2020), over the central square, at most 256 pixels wide and never
+    resized, since resizing is what leaves such traces; less its mean, under a Hann window, and divided by the window's
+    energy, so that white noise has its variance at every frequency and size. Squares below 64 pixels have no frequency
+    in some bins: NaN there.
+    """
+    side = min(*grey.shape, SPECTRUM_SIDE)
+    top, left = (grey.shape[0] - side) // 2, (grey.shape[1] - side) // 2
+    middle = grey[top : top + side, left : left + side].astype(np.float32)
+    window, bins, counts = _radial(side)
+    transformed = fft.rfft2((middle - middle.mean()) * window)
+    power = transformed.real**2 + transformed.imag**2
+    power[:, 1 : (side + 1) // 2] *= 2  # each stands for its mirror image as well
+    total = np.bincount(bins, power.ravel(), SPECTRUM_BINS + 1)[:SPECTRUM_BINS]
+    with np.errstate(invalid="ignore"):
+        mean = total / counts
+    return np.asarray(np.log10(np.maximum(mean, SPECTRUM_FLOOR)), np.float32)
+
+
+def to_table(fingerprints: Sequence[Fingerprint]) -> pd.DataFrame:
+    """One row a fingerprint, one column a field, all of types that parquet knows; 1.5 kB a row.
+
+    `keypoints` are the bytes of the array, `spectrum` lists of float32, `thumbnail` WebP (lossy), hashes uint64.
+    """
+    fields = {
+        name: [getattr(one, name) for one in fingerprints]
+        for name in Fingerprint.__dataclass_fields__
+        if name not in ("keypoints", "spectrum", "thumbnail")
+    }
+    return pd.DataFrame(fields).assign(
+        phash=np.array(fields["phash"], np.uint64),
+        phash_mirrored=np.array(fields["phash_mirrored"], np.uint64),
+        quality=np.array(fields["quality"], np.float64),  # None becomes NaN
+        keypoints=[one.keypoints.tobytes() for one in fingerprints],
+        spectrum=pd.Series([one.spectrum for one in fingerprints], dtype=object),
+        thumbnail=[_to_webp(one.thumbnail) for one in fingerprints],
+    )
+
+
+def from_table(table: pd.DataFrame) -> list[Fingerprint]:
+    """The fingerprints that `to_table` made a table of, also after parquet; thumbnails differ by a few grey levels."""
+    found = []
+    for record in table.to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
+        row["quality"] = None if np.isnan(row["quality"]) else row["quality"]
+        row["keypoints"] = np.frombuffer(row["keypoints"], np.uint32).reshape(-1, 4)
+        row["spectrum"] = np.asarray(row["spectrum"], np.float32)
+        row["thumbnail"] = thumbnail(row["thumbnail"])
+        found.append(Fingerprint(**row))
+    return found
+
+
+def thumbnail(webp: bytes) -> np.ndarray:
+    """One entry of a table's `thumbnail` column -> (32, 32, 3) uint8 RGB."""
+    return np.asarray(cv2.imdecode(np.frombuffer(webp, np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
+
+
+def resized(grey: np.ndarray, side: int) -> np.ndarray:
+    """(height, width) -> the same picture with about side x side pixels, in its own proportions, 8 at least a side."""
+    height, width = grey.shape
+    scale = side / np.sqrt(height * width)
+    size = max(8, round(width * scale)), max(8, round(height * scale))
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _keypoints(grey: np.ndarray) -> np.ndarray:
+    # ordered by FAST's score: Harris's finds fewer of them again in a crop
+    orb = cv2.ORB.create(
+        KEYPOINTS, scaleFactor=1.2, nlevels=6, edgeThreshold=12, fastThreshold=7, scoreType=cv2.ORB_FAST_SCORE
+    )
+    found, descriptors = orb.detectAndCompute(resized(grey, KEYPOINT_SIDE), None)
+    if not found:
+        return np.zeros((0, 4), np.uint32)
+    return np.ascontiguousarray(descriptors[:KEYPOINTS, :16]).view(np.uint32)
+
+
+def _phash(image: Image.Image) -> int:
+    return int(str(imagehash.phash(image)), 16)
+
+
+def _subsampling(image: Image.Image) -> str:
+    if not isinstance(image, JpegImageFile) or len(image.layer) != 3:
+        return ""
+    (_, luma_across, luma_down, _), (_, across, down, _) = image.layer[:2]
+    return SAMPLINGS.get((luma_across // across, luma_down // down), "other")
+
+
+def _to_webp(picture: np.ndarray) -> bytes:
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, THUMBNAIL_QUALITY])[1].tobytes()
+
+
+@lru_cache
+def _libjpeg_tables() -> np.ndarray:
+    """(100, 8, 8): the luma tables of qualities 1 to 100, as jpeg_quality_scaling() of libjpeg makes them."""
+    qualities = np.arange(1, 101)
+    percent = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
+    return np.asarray(((percent[:, None, None] * LUMA + 50) // 100).clip(1, 255))
+
+
+@lru_cache(maxsize=64)
+def _radial(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Window of energy 1, each frequency's bin (those beyond Nyquist in one more), and how many each bin has."""
+    hann = np.hanning(side + 2)[1:-1]  # without the zeros at its ends
+    window = np.outer(hann, hann)
+    radius = np.hypot(fft.fftfreq(side)[:, None], fft.rfftfreq(side)[None])
+    bins = np.minimum(radius * 2 * SPECTRUM_BINS, SPECTRUM_BINS).astype(np.int64)
+    twice = np.ones_like(radius)
+    twice[:, 1 : (side + 1) // 2] = 2
+    counts = np.bincount(bins.ravel(), twice.ravel(), SPECTRUM_BINS + 1)[:SPECTRUM_BINS]
+    return (window / np.sqrt((window**2).sum())).astype(np.float32), bins.ravel(), counts
