@@ -12,10 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from rfray.config import CLASSES
+from rfray.data.duplicates import groups
 from rfray.data.findings import Facts, find
 from rfray.data.metadata_baseline import metadata_baseline
 from rfray.evaluation.audit_record import Audit, Count, GroupCount, Pairs, Sizes, Spread, Unreadable
@@ -36,7 +35,7 @@ def audit_images(
     images = images.reset_index(drop=True)
     images = images.assign(place=images["part"].where(images["part"] != "", images["folder"]))
     pairs = _placed(images, pairs)
-    baseline = metadata_baseline(images, _bundles(len(images), pairs), seed)
+    baseline = metadata_baseline(images, groups(len(images), pairs[["first", "second"]].to_numpy()), seed)
     return Audit(
         images=len(images),
         counts=tuple(_counts(images)),
@@ -69,14 +68,6 @@ def _placed(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
             "across_labels": labels[first] != labels[second],
         }
     )
-
-
-def _bundles(count: int, pairs: pd.DataFrame) -> np.ndarray:
-    """(n,) int: the same number for images that are like each other, directly or by way of others."""
-    links = coo_matrix(
-        (np.ones(len(pairs)), (pairs["first"].to_numpy(), pairs["second"].to_numpy())), shape=(count, count)
-    )
-    return np.asarray(connected_components(links, directed=False)[1])
 
 
 def _counts(images: pd.DataFrame) -> Iterator[Count]:

@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from rfray.config import CLASSES, DataSettings
 from rfray.data.decoding import SUFFIXES
 from rfray.data.demo import make_demo
+from rfray.data.duplicates import groups
 from rfray.data.fingerprints import fingerprint, to_table
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import Images, Source, cache_folder, load, scan
@@ -231,8 +230,7 @@ def bundle(images: pd.DataFrame, settings: DataSettings, pairs: np.ndarray) -> n
         known = np.flatnonzero(numbers >= 0)
         first = known[np.unique(numbers[known], return_index=True)[1]]
         links.append(np.column_stack([known, first[numbers[known]]]))
-    one, other = np.concatenate(links).T
-    return connected_components(coo_array((np.ones(len(one), bool), (one, other)), shape=(len(images),) * 2))[1]
+    return groups(len(images), np.concatenate(links))
 
 
 def _identity(pattern: re.Pattern[str], path: str) -> str | None:

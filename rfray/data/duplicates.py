@@ -13,6 +13,7 @@ or all fine texture, such as foliage, since other keypoints are the strongest in
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Literal
 
@@ -43,21 +44,23 @@ CROWD = 50
 frames of one video are neighbours by name."""
 NEIGHBOURS = 3
 """How many those few are."""
-CANDIDATES_EACH = 8
+CANDIDATES_EACH = 4
 """Candidates followed up of an image as the first of a pair: those with the most keypoints alike."""
 
+LOOKS = 2000
+"""Pictures kept at hand for verification, of about 200 kB each."""
 SIDE = 192
 """Pictures are compared with as many pixels as a square of this side has."""
-MATCHES = 10
-"""Fewest keypoints that must agree on where a crop was cut."""
+MATCHES = 30
+"""Fewest keypoints that must agree on where a crop was cut; true crops of faces have 60 and more."""
 STRETCH = (0.5, 2.0)
 """Least and greatest scale, in width and in height, from one picture of a crop pair to the other at that size."""
 SHEAR = 0.08
 """Crops are neither sheared nor turned: greatest share of x in y and of y in x."""
 OVERLAP = 0.4
 """Least share of each picture that the other shows too; 0.7 x 0.7 = 0.49 of one is in its smallest crop."""
-AGREEMENT = 0.6
-"""Least correlation of the detail of two pictures laid on each other; faces that are not the same stay below 0.45."""
+AGREEMENT = 0.75
+"""Least correlation of the detail of two pictures laid on each other; different faces reach 0.66."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Pair:
     """Numbers of the images, first < second."""
     kind: Kind
     agreement: float
-    """Correlation of their detail laid on each other, 0.6 to 1: copies 0.9 and more, manipulated ones often less."""
+    """Correlation of their detail laid on each other, 0.75 to 1: copies 0.9 and more, manipulated ones often less."""
 
 
 def find_pairs(digests: Sequence[str], table: pd.DataFrame, read: Read, workers: int = 1) -> list[Pair]:
@@ -83,15 +86,16 @@ def find_pairs(digests: Sequence[str], table: pd.DataFrame, read: Read, workers:
     exact = [Pair(int(leads[lead]), own, "exact", 1.0) for own, lead in enumerate(lead_of) if leads[lead] != own]
     ones = np.sort(leads)
     pairs = ones[candidates(table.iloc[ones])]
+    look = lru_cache(LOOKS)(lambda number: look_at(read(number)))
     with ThreadPoolExecutor(workers) as pool:
-        found = [pair for pair in pool.map(lambda pair: verify(read, *pair), pairs.tolist()) if pair]
+        found = [pair for pair in pool.map(lambda pair: verify(look, *pair), pairs.tolist()) if pair]
     return sorted([*exact, *found], key=lambda pair: (pair.first, pair.second))
 
 
-def groups(n: int, pairs: Sequence[Pair]) -> np.ndarray:
-    """(n,) int: images with the same number are near duplicates, directly or through others."""
-    first, second = [pair.first for pair in pairs], [pair.second for pair in pairs]
-    return np.asarray(connected_components(coo_array((np.ones(len(pairs)), (first, second)), shape=(n, n)))[1])
+def groups(n: int, links: np.ndarray) -> np.ndarray:
+    """(n,) int: the same number for what `links`, (k, 2) int positions, connect, directly or through others."""
+    one, other = links.T
+    return np.asarray(connected_components(coo_array((np.ones(len(links), bool), (one, other)), shape=(n, n)))[1])
 
 
 def candidates(table: pd.DataFrame) -> np.ndarray:
@@ -102,27 +106,49 @@ def candidates(table: pd.DataFrame) -> np.ndarray:
     return np.unique(pairs, axis=0)
 
 
-def verify(read: Read, first: int, second: int) -> Pair | None:
+@dataclass(frozen=True)
+class Look:
+    """What verification needs of a picture."""
+
+    grey: np.ndarray
+    """(height, width) uint8, about SIDE x SIDE pixels."""
+    detail: np.ndarray
+    """(height, width) float32: see `_detail`."""
+    points: np.ndarray
+    """(k, 2) float32: x and y of its keypoints."""
+    descriptors: np.ndarray
+    """(k, 32) uint8: what they look like."""
+
+
+def look_at(pixels: np.ndarray) -> Look:
+    """(height, width, 3) uint8 RGB -> what verification needs of it."""
+    grey = resized(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), SIDE)
+    orb = cv2.ORB.create(500, edgeThreshold=12, fastThreshold=7, scoreType=cv2.ORB_FAST_SCORE)
+    keypoints, descriptors = orb.detectAndCompute(grey, None)
+    points = np.array([keypoint.pt for keypoint in keypoints], np.float32).reshape(-1, 2)
+    return Look(grey, _detail(grey), points, np.zeros((0, 32), np.uint8) if descriptors is None else descriptors)
+
+
+def verify(look: Callable[[int], Look], first: int, second: int) -> Pair | None:
     """How two images are near duplicates, by their pictures; None if they are not."""
-    one, other = (resized(cv2.cvtColor(read(number), cv2.COLOR_RGB2GRAY), SIDE) for number in (first, second))
-    detail = _detail(one)
-    stretched = _detail(cv2.resize(other, one.shape[::-1], interpolation=cv2.INTER_LINEAR))
+    one, other = look(first), look(second)
+    stretched = _detail(cv2.resize(other.grey, one.grey.shape[::-1], interpolation=cv2.INTER_LINEAR))
     whole: dict[Kind, np.ndarray] = {"re-encoded": stretched, "mirrored": stretched[:, ::-1]}
-    agreement, kind = max((_correlation(detail, laid), kind) for kind, laid in whole.items())
+    agreement, kind = max((_correlation(one.detail, laid), kind) for kind, laid in whole.items())
     if agreement >= AGREEMENT:
         return Pair(first, second, kind, agreement)
     placed = _place(one, other)
     if placed is None:
         return None
     moved, seen = (
-        cv2.warpAffine(picture, placed, one.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=border)
-        for picture, border in ((other, cv2.BORDER_REPLICATE), (np.ones_like(other), cv2.BORDER_CONSTANT))
+        cv2.warpAffine(picture, placed, one.grey.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=border)
+        for picture, border in ((other.grey, cv2.BORDER_REPLICATE), (np.ones_like(other.grey), cv2.BORDER_CONSTANT))
     )
-    overlap = seen.sum() / max(one.size, other.size * abs(np.linalg.det(placed[:, :2])))
+    overlap = seen.sum() / max(one.grey.size, other.grey.size * abs(np.linalg.det(placed[:, :2])))
     if overlap < OVERLAP:
         return None
     inside = cv2.erode(seen, np.ones((9, 9)), borderValue=0) > 0  # where no border is in the moved picture's detail
-    agreement = _correlation(detail[inside], _detail(moved)[inside])
+    agreement = _correlation(one.detail[inside], _detail(moved)[inside])
     return Pair(first, second, "crop", agreement) if agreement >= AGREEMENT else None
 
 
@@ -188,17 +214,15 @@ def _alike(one: np.ndarray, other: np.ndarray) -> int:
     return int(min((distances <= KEYPOINT_DISTANCE).sum() for distances in nearest))
 
 
-def _place(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
-    """(2, 3) matrix that lays the other grey picture on the one, the same scene cut out otherwise; or None."""
-    orb = cv2.ORB.create(500, edgeThreshold=12, fastThreshold=7, scoreType=cv2.ORB_FAST_SCORE)
-    (ours, mine), (theirs, their) = (orb.detectAndCompute(picture, None) for picture in (one, other))
-    if not ours or not theirs:
+def _place(one: Look, other: Look) -> np.ndarray | None:
+    """(2, 3) matrix that lays the other picture on the one, the same scene cut out otherwise; or None."""
+    if min(len(one.points), len(other.points)) < MATCHES:
         return None
-    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(their, mine)
+    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(other.descriptors, one.descriptors)
     if len(matches) < MATCHES:
         return None
-    source = np.array([theirs[match.queryIdx].pt for match in matches])
-    target = np.array([ours[match.trainIdx].pt for match in matches])
+    source = other.points[[match.queryIdx for match in matches]]
+    target = one.points[[match.trainIdx for match in matches]]
     placed, agreeing = cv2.estimateAffine2D(source, target, ransacReprojThreshold=3, maxIters=1000)
     if placed is None or agreeing.sum() < MATCHES:
         return None

@@ -29,9 +29,6 @@ SPECTRUM_SIDE = 256
 SPECTRUM_BINS = 32
 SPECTRUM_FLOOR = 1e-6
 """Least power: a flat picture has none, and no logarithm."""
-THUMBNAIL_SIDE = 32
-THUMBNAIL_QUALITY = 90
-"""WebP quality of the thumbnails in a table: 0.5 kB instead of 3."""
 SAMPLINGS = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1", (1, 2): "4:4:0", (4, 2): "4:1:0"}
 """How many times more luma than chroma samples there are, (horizontally, vertically) -> the usual name."""
 EXIF_TAG = 0x8769
@@ -82,8 +79,6 @@ class Fingerprint:
     """(k, 4) uint32, k <= 48: the first 128 bits of the ORB descriptors of the strongest keypoints."""
     spectrum: np.ndarray
     """(32,) float32: see `power_spectrum`."""
-    thumbnail: np.ndarray
-    """(32, 32, 3) uint8 RGB: the whole picture, squeezed to a square."""
 
 
 def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
@@ -114,7 +109,6 @@ def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
             phash_mirrored=_phash(small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
             keypoints=_keypoints(grey),
             spectrum=power_spectrum(grey),
-            thumbnail=cv2.resize(pixels, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA),
         )
 
 
@@ -149,14 +143,14 @@ def power_spectrum(grey: np.ndarray) -> np.ndarray:
 
 
 def to_table(fingerprints: Sequence[Fingerprint]) -> pd.DataFrame:
-    """One row a fingerprint, one column a field, all of types that parquet knows; 1.5 kB a row.
+    """One row a fingerprint, one column a field, all of types that parquet knows; 1.1 kB a row.
 
-    `keypoints` are the bytes of the array, `spectrum` lists of float32, `thumbnail` WebP (lossy), hashes uint64.
+    `keypoints` are the bytes of the array, `spectrum` lists of float32, hashes uint64.
     """
     fields = {
         name: [getattr(one, name) for one in fingerprints]
         for name in Fingerprint.__dataclass_fields__
-        if name not in ("keypoints", "spectrum", "thumbnail")
+        if name not in ("keypoints", "spectrum")
     }
     return pd.DataFrame(fields).assign(
         phash=np.array(fields["phash"], np.uint64),
@@ -164,26 +158,7 @@ def to_table(fingerprints: Sequence[Fingerprint]) -> pd.DataFrame:
         quality=np.array(fields["quality"], np.float64),  # None becomes NaN
         keypoints=[one.keypoints.tobytes() for one in fingerprints],
         spectrum=pd.Series([one.spectrum for one in fingerprints], dtype=object),
-        thumbnail=[_to_webp(one.thumbnail) for one in fingerprints],
     )
-
-
-def from_table(table: pd.DataFrame) -> list[Fingerprint]:
-    """The fingerprints that `to_table` made a table of, also after parquet; thumbnails differ by a few grey levels."""
-    found = []
-    for record in table.to_dict("records"):
-        row = {str(name): value for name, value in record.items()}
-        row["quality"] = None if np.isnan(row["quality"]) else row["quality"]
-        row["keypoints"] = np.frombuffer(row["keypoints"], np.uint32).reshape(-1, 4)
-        row["spectrum"] = np.asarray(row["spectrum"], np.float32)
-        row["thumbnail"] = thumbnail(row["thumbnail"])
-        found.append(Fingerprint(**row))
-    return found
-
-
-def thumbnail(webp: bytes) -> np.ndarray:
-    """One entry of a table's `thumbnail` column -> (32, 32, 3) uint8 RGB."""
-    return np.asarray(cv2.imdecode(np.frombuffer(webp, np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
 
 
 def resized(grey: np.ndarray, side: int) -> np.ndarray:
@@ -214,11 +189,6 @@ def _subsampling(image: Image.Image) -> str:
         return ""
     (_, luma_across, luma_down, _), (_, across, down, _) = image.layer[:2]
     return SAMPLINGS.get((luma_across // across, luma_down // down), "other")
-
-
-def _to_webp(picture: np.ndarray) -> bytes:
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, THUMBNAIL_QUALITY])[1].tobytes()
 
 
 @lru_cache
