@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.audit import audit
 from benchmarks.cache import cache
 from benchmarks.figures import Figure
 from benchmarks.leaderboard import leaderboard
@@ -22,6 +23,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "throughput": throughput,
     "overhead": overhead,
     "cache": cache,
+    "audit": audit,
     "leaderboard": leaderboard,
 }
 

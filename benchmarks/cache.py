@@ -43,10 +43,10 @@ def _figures(pictures: Path, rounds: int, what: str) -> list[Figure]:
         return timed(lambda: load(pictures, paths, digests, sizes, geometry, next(caches)))
 
     def decoding() -> float:
-        return timed(lambda: _decode(files))
+        return timed(lambda: decode_all(files))
 
     def scaling() -> float:
-        return timed(lambda: _decode(files, SIDE))
+        return timed(lambda: decode_all(files, SIDE))
 
     return [
         Figure(f"{name} {what} to {SIDE} px", reference, *alternate(build, alone, rounds), least_ratio=goal)
@@ -58,7 +58,7 @@ def _figures(pictures: Path, rounds: int, what: str) -> list[Figure]:
     ]
 
 
-def _decode(files: Sequence[np.ndarray], side: int | None = None) -> None:
+def decode_all(files: Sequence[np.ndarray], side: int | None = None) -> None:
     """Decodes every file, and scales it, with a thread on every core, and keeps nothing."""
 
     def decode(file: np.ndarray) -> None:

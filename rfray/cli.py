@@ -95,7 +95,7 @@ def tune(
         folder.claim(file.sweep)
         prepare_training(folder, file.sweep, console)
         _draw_audit(folder, file.sweep)
-        check_audit(folder, accept_audit)
+        check_audit(folder, accept_audit, console)
         with connected(address) as session:
             slot = slot_for(file.sweep.resources)
             check_places(folder, disk_needs(file.sweep, parameters, slots(slot)))

@@ -1,12 +1,15 @@
 """The command as a user meets it: its help, its exit codes, and one message where the input is wrong."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from rfray.cli import app
 
@@ -122,3 +125,59 @@ def test_every_verb_and_its_options_are_in_the_readme() -> None:
         assert f"rfray {verb}" in text
         for option in (name for part in command.params for name in part.opts if name.startswith("--")):
             assert option in text, f"{option} of rfray {verb}"
+
+
+def write_images(folder: Path, count: int, suffix: str, seed: int) -> None:
+    """Smooth pictures of their own; the format is all that differs between folders."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        small = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:03d}.{suffix}")
+
+
+@pytest.fixture(scope="module")
+def given_away(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real images are JPEG, fake ones PNG."""
+    folder = tmp_path_factory.mktemp("given-away")
+    for part, count in (("train", 40), ("valid", 10)):
+        write_images(folder / part / "real", count, "jpg", seed=count)
+        write_images(folder / part / "fake", count, "png", seed=count + 1)
+    return folder
+
+
+def test_a_sweep_over_images_whose_files_tell_is_stopped(given_away: Path, tmp_path: Path) -> None:
+    sweep = SWEEP.replace("source: demo", f"train: {given_away}/train, valid: {given_away}/valid")
+    (tmp_path / "sweep.yaml").write_text(sweep)
+    done = rfray("tune", "sweep.yaml", here=tmp_path)
+    assert done.returncode == 2
+    assert "the audit of the images has found what would make the results mislead" in done.stderr
+    assert "--accept-audit" in done.stderr
+    assert "AUC 1.00" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs/small/trials").exists()
+    assert json.loads((tmp_path / "runs/small/audit.json").read_text())["baseline"]["auc"] > 0.95
+    # the sweep brings all of them through one codec: no error any more
+    done = rfray(
+        "audit", "sweep.yaml", "--set", "data.reencode={quality: 90, size: 64}", "--set", "name=b", here=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "keeps models from seeing it" in " ".join(done.stdout.split())
+
+
+def test_the_audit_of_a_folder_names_copies_across_its_parts(given_away: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    for part, seed in (("train", 0), ("valid", 2)):
+        write_images(folder / part / "real", 30, "jpg", seed)
+        write_images(folder / part / "fake", 30, "jpg", seed + 1)
+    shutil.copy(folder / "train/real/003.jpg", folder / "valid/real/copy.jpg")
+    with Image.open(folder / "train/fake/004.jpg") as picture:
+        picture.save(folder / "valid/fake/again.jpg", quality=50)
+    done = rfray("audit", "images", here=tmp_path)
+    assert done.returncode == 2
+    said = " ".join(done.stdout.split())
+    assert "Error: 2 of 62 report images are also among the training images (1 the same file, 1 re-encoded)" in said
+    assert "valid/fake/again.jpg and train/fake/004.jpg" in said
+    found = json.loads((tmp_path / "audits/images/audit.json").read_text())
+    assert [finding["code"] for finding in found["findings"] if finding["grade"] == "error"] == ["report-in-training"]
+    assert len(list((tmp_path / "audits/images/audit").glob("*.png"))) == 5

@@ -68,15 +68,19 @@ def audit_folder(run: RunDir, sweep: Sweep, console: Console) -> None:
     _audit(run, sweep, images, pairs, catalog=None)
 
 
-def check_audit(run: RunDir, accepted: bool) -> None:
-    """Raises AuditError where the audit has found errors that the user has not accepted."""
+def check_audit(run: RunDir, accepted: bool, console: Console) -> None:
+    """Prints the audit's warnings. Raises AuditError where it has found errors that the user has not accepted."""
     audit = read_audit(run.audit_file)
-    errors = audit.graded("error") if audit is not None and not accepted else []
-    if errors:
+    if audit is None:
+        return  # the run was begun by an earlier version
+    errors = audit.graded("error")
+    for finding in (*(errors if accepted else ()), *audit.graded("warning")):
+        console.print(f"Audit: {finding.sentence} {finding.what_to_do}", soft_wrap=True, markup=False)
+    if errors and not accepted:
         raise AuditError(
             "the audit of the images has found what would make the results mislead:\n"
             + "\n".join(f"  {finding.sentence} {finding.what_to_do}" for finding in errors)
-            + f"\n`rfray audit` shows the rest; --accept-audit goes on all the same ({run.audit_file})"
+            + f"\nMend that, or go on all the same with --accept-audit; all findings are in {run.audit_file}"
         )
 
 

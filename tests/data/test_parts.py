@@ -11,8 +11,17 @@ from rich.console import Console
 
 from rfray.config import Sweep
 from rfray.data.catalog import COLUMNS
-from rfray.data.parts import geometries, prepare_report, prepare_training, report_origin, without_report_predictions
-from rfray.errors import DataError, RunError
+from rfray.data.parts import (
+    LEFT_OUT,
+    check_audit,
+    geometries,
+    prepare_report,
+    prepare_training,
+    report_origin,
+    without_report_predictions,
+)
+from rfray.errors import AuditError, DataError, RunError
+from rfray.evaluation.audit_record import read_audit
 from rfray.evaluation.predictions import Predictions, write_predictions
 from rfray.run import RunDir
 
@@ -281,3 +290,67 @@ def test_what_is_kept_of_the_images_is_made_while_they_are_read(trial: object, e
     assert [geometry.key for geometry in geometries(Sweep.model_validate(given))] == expected
     again = {**given, "data": {"source": "demo", "reencode": {"quality": 80}}}
     assert [one.key for one in geometries(Sweep.model_validate(again))] == [f"{key}-jpeg80at256" for key in expected]
+
+
+# what the audit finds, and what becomes of it
+
+
+def write_photographs(folder: Path, first: int, count: int = 12) -> None:
+    """Pictures with enough in them to be told apart: noise of several scales."""
+    for name in ("real", "fake"):
+        (folder / name).mkdir(parents=True)
+        for number in range(first, first + count):
+            generator = np.random.default_rng([number, name == "fake"])
+            noise = sum(
+                np.kron(generator.normal(size=(n, n, 3)), np.ones((128 // n, 128 // n, 1))) for n in (4, 16, 64)
+            )
+            Image.fromarray((127 + 40 * noise).clip(0, 255).astype(np.uint8)).save(folder / name / f"{number:03d}.png")
+
+
+@pytest.mark.parametrize(("setting", "left_out"), [("leave_out", 2), ("keep", 0)])
+def test_training_images_that_are_in_the_report_part_too(tmp_path: Path, setting: str, left_out: int) -> None:
+    made = Made(tmp_path, report_duplicates=setting)
+    write_photographs(made.train, 0)
+    write_photographs(made.valid, 100)
+    shutil.copy(made.train / "real/003.png", made.valid / "real/copy.png")
+    Image.open(made.train / "fake/005.png").save(made.valid / "fake/copy.jpg", quality=60)
+    catalog = made.tune()
+    gone = catalog[catalog["part"] == LEFT_OUT]
+    assert gone["path"].tolist() == (["fake/005.png", "real/003.png"] if left_out else [])
+    assert len(catalog) == 24  # nobody is forgotten
+    assert catalog["bundle"].nunique() == 24
+    (error,) = read_audit(made.run.audit_file).graded("error")
+    assert error.sentence.startswith("2 of 26 report images are also among the training images")
+    assert ("are left out of fit and select" in error.sentence) == bool(left_out)
+    with pytest.raises(AuditError, match="2 of 26 report images"):
+        check_audit(made.run, accepted=False, console=made.console)
+    check_audit(made.run, accepted=True, console=made.console)
+    assert made.ensemble()["path"].tolist() == [
+        *sorted(path.relative_to(made.valid).as_posix() for path in made.valid.rglob("*.*"))
+    ]
+
+
+def test_pictures_that_look_alike_are_on_one_side_of_the_split(tmp_path: Path) -> None:
+    made = Made(tmp_path, select_fraction=0.4)
+    write_photographs(made.train, 0)
+    for number in range(12):
+        for name in ("real", "fake"):
+            Image.open(made.train / name / f"{number:03d}.png").save(
+                made.train / name / f"{number:03d}.jpg", quality=50
+            )
+    catalog = made.tune()
+    picture = catalog["path"].str.rpartition(".")[0]
+    assert (catalog.groupby(picture)["part"].nunique() == 1).all()
+    assert set(catalog["part"]) == {"fit", "select"}
+
+
+def test_a_report_folder_that_comes_later_is_compared_then(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    write_photographs(made.train, 0)
+    made.tune()
+    assert read_audit(made.run.audit_file).graded("error") == []
+    write_photographs(made.valid, 100)
+    shutil.copy(made.train / "real/003.png", made.valid / "real/copy.png")
+    made.ensemble()
+    (error,) = read_audit(made.run.audit_file).graded("error")
+    assert error.code == "report-in-training"
