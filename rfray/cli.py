@@ -141,7 +141,7 @@ def audit(
     found = read_audit(folder.audit_file)
     assert found is not None  # it was just written
     console.print(audit_summary(found))
-    for path in (folder.audit_file, *sorted(folder.audit_folder.glob("*.png"))):
+    for path in (folder.audit_file, *folder.audit_pictures()):
         print(_shown(path))
     if found.stamp:
         raise AuditError(f"the audit has found errors; see {_shown(folder.audit_file)}")
@@ -248,7 +248,7 @@ def _run(path: Path | None) -> "RunDir":
 
 def _draw_audit(run: "RunDir", sweep: "Sweep") -> None:
     """Draws the pictures of the audit, unless they are there already."""
-    drawn = [picture.stat().st_mtime for picture in run.audit_folder.glob("*.png")]
+    drawn = [picture.stat().st_mtime for picture in run.audit_pictures()]
     if drawn and min(drawn) >= run.audit_file.stat().st_mtime:
         return
     from rfray.data.parts import audited_pictures

@@ -224,6 +224,10 @@ class RunDir:
             replace_text(holder, _this_process())
             yield
 
+    def audit_pictures(self) -> list[Path]:
+        """The pictures of the audit that are there."""
+        return sorted(path for path in self.audit_folder.glob("*") if path.suffix in (".png", ".jpg"))
+
     def trial(self, trial_id: str) -> TrialDir:
         """The folder of the trial with this id."""
         return TrialDir(self.trials_folder / trial_id)

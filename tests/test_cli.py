@@ -180,4 +180,4 @@ def test_the_audit_of_a_folder_names_copies_across_its_parts(given_away: Path, t
     assert "valid/fake/again.jpg and train/fake/004.jpg" in said
     found = json.loads((tmp_path / "audits/images/audit.json").read_text())
     assert [finding["code"] for finding in found["findings"] if finding["grade"] == "error"] == ["report-in-training"]
-    assert len(list((tmp_path / "audits/images/audit").glob("*.png"))) == 5
+    assert len(list((tmp_path / "audits/images/audit").glob("*.*g"))) == 5

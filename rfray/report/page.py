@@ -30,7 +30,7 @@ class Picture:
     """One picture of the page, inside it."""
 
     data: str
-    """The PNG file in base64."""
+    """The file as a data: address."""
     alt: str
     """What the picture says, for those who don't see it."""
 
@@ -183,7 +183,10 @@ def _table(frame: pd.DataFrame, columns: list[str]) -> Iterator[dict[str, Any]]:
 
 def _picture(path: Path, alt: str) -> Picture | None:
     """The picture as data for the page, or None where there is no such file."""
-    return Picture(base64.b64encode(path.read_bytes()).decode(), alt) if path.exists() else None
+    if not path.exists():
+        return None
+    kind = "jpeg" if path.suffix == ".jpg" else "png"
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}", alt)
 
 
 def _curve_alt(what: str, area: str, column: str, frame: pd.DataFrame, ensemble: Ensemble | None) -> str:

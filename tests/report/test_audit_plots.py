@@ -21,7 +21,7 @@ def test_one_picture_of_each_kind_and_the_same_again(tmp_path):
     for file in written:
         with Image.open(file) as image:
             image.verify()
-            assert image.format == "PNG"
+            assert image.format == ("JPEG" if file.suffix == ".jpg" else "PNG")
             assert min(image.size) > 400
     assert [file.read_bytes() for file in write_audit_plots(tmp_path, pixels_of(images), images)] == before
 
@@ -33,8 +33,8 @@ def test_a_contact_sheet_shows_the_pictures_of_its_class_only(tmp_path):
     assert labels.sum() == 3
     write_audit_plots(tmp_path, pixels, images)
     with Image.open(tmp_path / SHEETS[1]) as sheet:
-        colours = {colour for _, colour in sheet.convert("RGB").crop((12, 60, 138, 180)).getcolors()}
-    assert colours == {(255, 0, 0)}
+        tile = np.asarray(sheet.convert("RGB").crop((20, 68, 130, 172)))
+    assert np.abs(tile - np.array([255.0, 0, 0])).max() <= 3  # red, but for the rounding of JPEG
 
 
 def test_one_class_one_size_and_a_sheet_that_is_no_longer_true(tmp_path):
