@@ -10,7 +10,7 @@ Table = tuple[list[str], list[list[str]]]
 def count_rows(audit: Audit) -> Table:
     """Images and subfolders of each class in each part."""
     places = list(dict.fromkeys(count.part or count.folder for count in audit.counts))
-    places.sort(key=["fit", "select", "report", "train", "valid"].index)
+    places.sort(key=["fit", "select", "left out", "report", "train", "valid"].index)
     rows = []
     for place in places:
         here = [count for count in audit.counts if (count.part or count.folder) == place]

@@ -23,6 +23,7 @@ from rfray.data.parts import (
 from rfray.errors import AuditError, DataError, RunError
 from rfray.evaluation.audit_record import read_audit
 from rfray.evaluation.predictions import Predictions, write_predictions
+from rfray.report.audit_tables import count_rows
 from rfray.run import RunDir
 
 
@@ -322,6 +323,8 @@ def test_training_images_that_are_in_the_report_part_too(tmp_path: Path, setting
     (error,) = read_audit(made.run.audit_file).graded("error")
     assert error.sentence.startswith("2 of 26 report images are also among the training images")
     assert ("are left out of fit and select" in error.sentence) == bool(left_out)
+    shown = [row[0] for row in count_rows(read_audit(made.run.audit_file))[1]]
+    assert shown == ["fit", "select", *(["left out"] if left_out else []), "report"]
     with pytest.raises(AuditError, match="2 of 26 report images"):
         check_audit(made.run, accepted=False, console=made.console)
     check_audit(made.run, accepted=True, console=made.console)
