@@ -63,7 +63,8 @@ class Command:
         self.log = folder / "log.txt"
         self.starts = 0
         (folder / "sweep.yaml").write_text(sweep)
-        self._words = ["tune", "sweep.yaml", "--run", "run", *(["--address", address] if address else [])]
+        self._words = ["tune", "sweep.yaml", "--run", "run", "--accept-audit"]
+        self._words += ["--address", address] if address else []
         self._folder = folder
         self.start()
         atexit.register(self.kill)  # a chaos that failed or was stopped leaves no sweep behind
@@ -87,6 +88,7 @@ class Command:
         """Lets it end, undisturbed."""
         began = time.monotonic()
         while not self.ensure():
+            assert self.starts < 20, f"it does not begin; see {self.log}"
             assert time.monotonic() - began < PATIENCE, f"no end of it; see {self.log}"
             time.sleep(0.2)
 

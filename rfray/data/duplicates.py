@@ -59,6 +59,8 @@ SHEAR = 0.08
 """Crops are neither sheared nor turned: greatest share of x in y and of y in x."""
 OVERLAP = 0.4
 """Least share of each picture that the other shows too; 0.7 x 0.7 = 0.49 of one is in its smallest crop."""
+LIKENESS = 0.4
+"""Least correlation of the two pictures themselves."""
 AGREEMENT = 0.75
 """Least correlation of the detail of two pictures laid on each other; different faces reach 0.66."""
 
@@ -132,9 +134,9 @@ def look_at(pixels: np.ndarray) -> Look:
 def verify(look: Callable[[int], Look], first: int, second: int) -> Pair | None:
     """How two images are near duplicates, by their pictures; None if they are not."""
     one, other = look(first), look(second)
-    stretched = _detail(cv2.resize(other.grey, one.grey.shape[::-1], interpolation=cv2.INTER_LINEAR))
+    stretched = cv2.resize(other.grey, one.grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
     whole: dict[Kind, np.ndarray] = {"re-encoded": stretched, "mirrored": stretched[:, ::-1]}
-    agreement, kind = max((_correlation(one.detail, laid), kind) for kind, laid in whole.items())
+    agreement, kind = max((_agreement(one, np.ascontiguousarray(laid)), kind) for kind, laid in whole.items())
     if agreement >= AGREEMENT:
         return Pair(first, second, kind, agreement)
     placed = _place(one, other)
@@ -148,7 +150,7 @@ def verify(look: Callable[[int], Look], first: int, second: int) -> Pair | None:
     if overlap < OVERLAP:
         return None
     inside = cv2.erode(seen, np.ones((9, 9)), borderValue=0) > 0  # where no border is in the moved picture's detail
-    agreement = _correlation(one.detail[inside], _detail(moved)[inside])
+    agreement = _agreement(one, moved, inside)
     return Pair(first, second, "crop", agreement) if agreement >= AGREEMENT else None
 
 
@@ -230,6 +232,13 @@ def _place(one: Look, other: Look) -> np.ndarray | None:
     if not (STRETCH[0] <= across <= STRETCH[1] and STRETCH[0] <= down <= STRETCH[1]):
         return None
     return placed if max(abs(placed[0, 1]), abs(placed[1, 0])) <= SHEAR else None
+
+
+def _agreement(one: Look, laid: np.ndarray, inside: np.ndarray | slice = slice(None)) -> float:
+    """Correlation of the detail; 0 where the pictures themselves are not alike, but have one texture."""
+    if _correlation(one.grey[inside].astype(np.float32), laid[inside].astype(np.float32)) < LIKENESS:
+        return 0.0
+    return _correlation(one.detail[inside], _detail(laid)[inside])
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -137,6 +137,15 @@ def test_verification_refuses_what_only_hashes_alike() -> None:
     assert verify(lambda number: look_at(pictures[number]), 0, 1) is None
 
 
+def test_a_texture_that_both_have_makes_no_pair() -> None:
+    rows, columns = np.indices((32, 32))
+    board = 40 * (((rows + columns) % 2)[..., None] * 2 - 1)
+    generator = np.random.default_rng(0)
+    noise = [generator.integers(60, 190, (8, 8, 3)).repeat(4, 0).repeat(4, 1) for _ in range(2)]
+    pictures = [(one + board).clip(0, 255).astype(np.uint8) for one in noise]
+    assert verify(lambda number: look_at(pictures[number]), 0, 1) is None
+
+
 def test_two_crops_of_one_picture_that_share_most_of_it() -> None:
     (pair,) = find([encode(crop(ORIGINALS[0], *at, 0.8, 0.8)) for at in ((0, 0), (0.2, 0.15))])
     assert pair.kind == "crop"
