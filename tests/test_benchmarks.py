@@ -33,7 +33,7 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "sizes"),
     [
         ("cache", {"rounds": 1, "images": 8, "large_images": 2}),
-        ("throughput", {"rounds": 1, "images": 80}),
+        pytest.param("throughput", {"rounds": 1, "images": 80}, marks=pytest.mark.slow),
         ("leaderboard", {"rounds": 1, "trials": 2, "images": 20}),
     ],
 )
