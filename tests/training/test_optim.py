@@ -55,7 +55,12 @@ def test_layer_decay_slows_the_early_layers() -> None:
     assert all(later == pytest.approx(2 * earlier) for earlier, later in itertools.pairwise(scales))
 
 
-@pytest.mark.parametrize("name", optimizer_names())
+COMPILED = ("kron", "kronc", "kronw")  # torch takes 8 s to prepare for them
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in COMPILED else []) for name in optimizer_names()]
+)
 def test_every_optimizer_takes_a_step(name: str) -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
