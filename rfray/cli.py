@@ -117,7 +117,7 @@ def audit(
         list[str] | None, typer.Option("--set", help="A key of the sweep file: --set data.classes.fake=synthetic.")
     ] = None,
 ) -> None:
-    """Look for what makes results mislead: duplicates, leaks, labels given away by the files. Exit code 1 on errors."""
+    """Look for what makes results mislead: duplicates, leaks, labels given away by the files. Exit code 2 on errors."""
     from rfray.data.parts import audit_folder, prepare_training
     from rfray.evaluation.audit_record import read_audit
     from rfray.report.terminal import audit_summary

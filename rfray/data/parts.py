@@ -89,8 +89,8 @@ def audited_pictures(run: RunDir, sweep: Sweep) -> tuple[np.ndarray, pd.DataFram
     images = run.read_images()
     chosen = images.sample(min(SAMPLE, len(images)), random_state=0).sort_index()
     pixels = np.empty((len(chosen), SAMPLE_SIDE, SAMPLE_SIDE, 3), np.uint8)
-    for folder, part in (("train", "fit"), ("valid", "report")):
-        here = images[images["folder"] == folder]
+    for folder, here in images.groupby("folder"):  # the report part's may not be there
+        part = "report" if folder == "valid" else "fit"
         source = load_folder(here, sweep.data, part, geometries(sweep)[0])
         rows = {index: row for row, index in enumerate(here.index)}
         for position, index in enumerate(chosen.index):

@@ -67,15 +67,17 @@ def _unwritable(folder: Path) -> Iterator[tuple[str, str]]:
         .remote(folder, f"{probe}-{node['NodeID']}")
         for node in others
     ]
-    if problem := _write_probe(folder, f"{probe}-{here}"):
-        yield ray.util.get_node_ip_address(), problem
-    for node, problem in zip(others, ray.get(answers), strict=True):
-        if problem:
-            yield node["NodeManagerAddress"], problem
-        elif not (folder / f"{probe}-{node['NodeID']}").exists():
-            yield node["NodeManagerAddress"], "it has a folder of its own under this path"
-    for left in folder.glob(f"{probe}-*"):
-        left.unlink(missing_ok=True)
+    try:
+        if problem := _write_probe(folder, f"{probe}-{here}"):
+            yield ray.util.get_node_ip_address(), problem
+        for node, problem in zip(others, ray.get(answers), strict=True):
+            if problem:
+                yield node["NodeManagerAddress"], problem
+            elif not (folder / f"{probe}-{node['NodeID']}").exists():
+                yield node["NodeManagerAddress"], "it has a folder of its own under this path"
+    finally:
+        for left in folder.glob(f"{probe}-*"):
+            left.unlink(missing_ok=True)
 
 
 def _write_probe(folder: Path, name: str) -> str | None:
