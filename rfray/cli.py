@@ -1,12 +1,16 @@
 """the command line -> the verbs, a few lines each; what is heavy is imported inside the verb."""
 
+import atexit
 import functools
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -73,32 +77,32 @@ def tune(
     folder = RunDir(run or Path("runs", file.sweep.name))
     console = _console()
 
-    from rfray.data.parts import check_audit, prepare_training
     from rfray.search.cluster import connected, slot_for, slots
-    from rfray.search.places import check_places, disk_needs
-    from rfray.search.plan import plan_lines
-    from rfray.search.preflight import check_sweep
-    from rfray.search.rehearsal import rehearse_models
-    from rfray.search.sweep import check_outcome, run_sweep
 
-    check_sweep(file)
-    parameters = rehearse_models(file)
-    if dry_run:
-        with connected(address):
-            slot = slot_for(file.sweep.resources)
-            needs = disk_needs(file.sweep, parameters, slots(slot))
+    # torch and timm take seconds to import, and Ray to start, most of which it waits
+    Thread(target=import_module, args=["rfray.search.rehearsal"]).start()
+    with connected(address, file.sweep.resources) as session:
+        from rfray.data.parts import check_audit, prepare_training
+        from rfray.search.places import check_places, disk_needs
+        from rfray.search.plan import plan_lines
+        from rfray.search.preflight import check_sweep
+        from rfray.search.rehearsal import rehearse_models
+        from rfray.search.sweep import check_outcome, run_sweep
+
+        slot = slot_for(file.sweep.resources)
+        check_sweep(file)
+        needs = disk_needs(file.sweep, rehearse_models(file), slots(slot))
+        if dry_run:
             console.print("\n".join(plan_lines(file.sweep, folder, slot, needs)), soft_wrap=True)
-        return
-    with folder.lock():
-        if fresh and (aside := folder.move_aside()):
-            console.print(f"The earlier run is now {_shown(aside)}", soft_wrap=True)
-        folder.claim(file.sweep)
-        prepare_training(folder, file.sweep, console)
-        _draw_audit(folder, file.sweep)
-        check_audit(folder, accept_audit, console)
-        with connected(address) as session:
-            slot = slot_for(file.sweep.resources)
-            check_places(folder, disk_needs(file.sweep, parameters, slots(slot)))
+            return
+        with folder.lock():
+            if fresh and (aside := folder.move_aside()):
+                console.print(f"The earlier run is now {_shown(aside)}", soft_wrap=True)
+            folder.claim(file.sweep)
+            prepare_training(folder, file.sweep, console)
+            _draw_audit(folder, file.sweep)
+            check_audit(folder, accept_audit, console)
+            check_places(folder, needs)
             done = run_sweep(folder, file.sweep, slot, session, console)
     check_outcome(folder, file.sweep, done)
     console.print(f"{len(done)} trials done. Next: rfray ensemble {_shown(folder.path)}", soft_wrap=True)
@@ -229,6 +233,19 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
+def process() -> NoReturn:
+    """`main` as a process, which ends at once: to take torch's modules apart takes Python two seconds more."""
+    code: int | str | None = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0)
+
+
 def _console() -> "Console":
     from rich.console import Console
 
@@ -272,4 +289,4 @@ def _print_leaderboard(run: "RunDir", sort: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    process()

@@ -29,7 +29,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
     """One Ray on this machine for all tests that run trials in this process."""
+    from rfray.config import Resources
     from rfray.search.cluster import connected
 
-    with connected(None):
+    with connected(None, Resources(cpu=1)):
         yield

@@ -16,9 +16,18 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # nothing of Ray's ne
 
 import ray
 from ray._private import ray_constants
+from ray.tune.execution import class_cache
 
 from rfray.config import Resources
 from rfray.errors import ClusterError
+
+TRIAL_MODULES = ["rfray.training.loop", "rfray.search.worker"]
+"""They import all that a trial needs."""
+READY = 4
+"""At most so many processes import them before there is a trial; each takes 0.4 GB."""
+
+# Ray keeps processes ready only for what has no environment of its own. This one is for PyTorch Lightning.
+class_cache.DEFAULT_ENV_VARS.clear()
 
 
 @dataclass(frozen=True)
@@ -38,9 +47,10 @@ class Slot:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Path]:
+def connected(address: str | None, resources: Resources) -> Iterator[Path]:
     """Ray for the length of a block: the cluster at `address`, or one of our own on this machine alone.
 
+    One of our own has processes import what trials need while the command goes on; `resources` are those of a trial.
     Gives the folder where Ray keeps its logs and spilled objects on this machine.
     Raises ClusterError where nothing answers at `address`.
     """
@@ -48,7 +58,14 @@ def connected(address: str | None) -> Iterator[Path]:
         if address is None:
             with _loopback_only():
                 context = ray.init(
-                    address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _system_config={
+                        "preload_python_modules": TRIAL_MODULES,
+                        "num_workers_soft_limit": max(1, min(READY, int((os.cpu_count() or 1) // resources.cpu))),
+                    },
                 )
         else:
             _knock(address)

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
-
 from rfray.errors import RunError
 from rfray.run import RunDir, TrialDir
 from rfray.training.state import read_state, write_history
@@ -35,7 +33,7 @@ def _reopened(out: TrialDir) -> Iterator[str]:
 
 def _mended(out: TrialDir) -> Iterator[str]:
     damaged: list[str] = []
-    state = read_state(out, torch.device("cpu"), damaged.append)
+    state = read_state(out, "cpu", damaged.append)
     yield from damaged
     if state is None:  # it starts over, also where it was killed after its first row of history, before its first state
         out.history_file.unlink(missing_ok=True)

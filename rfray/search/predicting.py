@@ -19,8 +19,9 @@ from rfray.training.inference import predict_from_file
 def predict_report_part(run: RunDir, trials: list[TrialDir], address: str | None, console: Console) -> None:
     """Predicts the report part with each of the trials. Raises RfrayError, naming the trials that could not."""
     console.print(f"Predicting the report part with {len(trials)} trials")
-    with connected(address):
-        slot = slot_for(run.sweep().resources)
+    resources = run.sweep().resources
+    with connected(address, resources):
+        slot = slot_for(resources)
         task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
         pending = {task.remote(run.path, trial.id, slot.threads): trial for trial in trials}
         failed: list[str] = []

@@ -6,17 +6,23 @@ history.csv is written from what the state holds of it.
 import hashlib
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
 
 from rfray.files import file_digest, replace_text, write_whole
 from rfray.run import TrialDir
 
+if TYPE_CHECKING:
+    import torch
+
+# torch is imported inside the functions: who looks for damage needs it only where there is a state
+
 
 def write_state(out: TrialDir, epoch: int, state: dict[str, Any]) -> None:
     """Writes the state after `epoch`, then removes earlier ones. Raises DiskFullError where there is no room."""
+    import torch
+
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -27,11 +33,13 @@ def write_state(out: TrialDir, epoch: int, state: dict[str, Any]) -> None:
             earlier.unlink(missing_ok=True)
 
 
-def read_state(out: TrialDir, device: torch.device, warn: Callable[[str], None]) -> dict[str, Any] | None:
+def read_state(out: TrialDir, device: "torch.device | str", warn: Callable[[str], None]) -> dict[str, Any] | None:
     """The newest state whose content matches the digest in its name, or None. `warn` is told of a damaged one."""
     for path in out.state_files():
         epoch = int(path.stem.split("-")[1])
         if path == out.state_file(epoch, file_digest(path)):
+            import torch
+
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
             return state
         warn(f"{path} is damaged: its content does not match its name; the trial starts over")

@@ -50,6 +50,10 @@ def test_a_trial_has_as_many_threads_as_cores_and_at_least_one() -> None:
 
 def test_an_address_where_nothing_answers() -> None:
     # in a process of its own, as this one is connected already
-    code = "from rfray.search.cluster import connected\nwith connected('127.0.0.1:1'): pass"
+    code = (
+        "from rfray.config import Resources\n"
+        "from rfray.search.cluster import connected\n"
+        "with connected('127.0.0.1:1', Resources()): pass"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "rfray.errors.ClusterError: no Ray cluster at 127.0.0.1:1" in ended.stderr
