@@ -277,6 +277,14 @@ class Reencode(Strict):
     """Side of the square, in pixels: the shorter edge is scaled to it and the middle cut out."""
 
 
+def _checked_pattern(pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(f"a regular expression (this one: {error})") from None
+    return pattern
+
+
 class DataSettings(Strict):
     """Where the images are and how they are divided into fit, select and report."""
 
@@ -310,14 +318,7 @@ class DataSettings(Strict):
     cache: CacheSettings = CacheSettings()
     """Where decoded pixels are kept: see CacheSettings."""
 
-    @field_validator("group_pattern")
-    @classmethod
-    def _is_regular_expression(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "")
-        except re.error as error:
-            raise ValueError(f"a regular expression (this one: {error})") from None
-        return pattern
+    _is_regular_expression = field_validator("group_pattern")(_checked_pattern)
 
     @field_validator("train", "valid")
     @classmethod
@@ -383,6 +384,8 @@ class Resources(Strict):
     """CPU cores."""
     gpu: float | Literal["auto"] = "auto"
     """GPUs, may be a fraction; auto: 1 where the cluster has any, else 0."""
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """What the resources of one trial cost in an hour, in any currency; with it the leaderboard has a column `cost`."""
 
     @field_validator("gpu")
     @classmethod
@@ -394,11 +397,42 @@ class Resources(Strict):
         return gpu
 
 
+class MaxFpr(Strict):
+    """The lowest threshold at which few enough real images are called fake."""
+
+    max_fpr: float = Field(gt=0, lt=1)
+    """Greatest share of the real select images that may be called fake."""
+
+
 class EnsembleSettings(Strict):
-    """Which trials vote together."""
+    """Which trials vote together, how, and what the vote is taken for."""
 
     top_k: int = Field(default=5, ge=1)
     """How many of the best trials (by the select metric) are members."""
+    diverse: int | None = Field(default=None, ge=1)
+    """At most so many members of one backbone."""
+    methods: list[Literal["soft", "weighted", "calibrated"]] = Field(default=["soft"], min_length=1)
+    """How they vote: soft (mean of their probabilities), weighted (weights chosen on the select part) or calibrated (mean
+    after each member's temperature). The first one is what `rfray ensemble` hands over; soft is always compared."""
+    choose_by: Literal["score", "worst"] = "score"
+    """What members are chosen and ranked by: the select metric, or its worst value under stress on the select part."""
+    threshold: Literal["max_f1", "youden"] | MaxFpr | Annotated[float, Field(ge=0, le=1)] = 0.5
+    """From which p_fake on an image is called fake: a number, or how it is chosen on the select part: max_f1, youden
+    (recall minus false-positive rate) or `max_fpr: 0.01`."""
+    unsure_error: float | None = Field(default=None, gt=0, lt=0.5)
+    """Error rate that is wanted among the images that get a verdict; the others, around the threshold, are unsure."""
+
+
+class ReportSettings(Strict):
+    """What `rfray ensemble` reports beside the leaderboard."""
+
+    group_pattern: str | None = None
+    """Regular expression on an image's path below its data folder; its match (of its first group in brackets, if it has
+    one) names the group in which an image is counted; by default its subfolder."""
+    stress: bool = False
+    """Whether the report part is also predicted under JPEG, scaling, blur and noise."""
+
+    _is_regular_expression = field_validator("group_pattern")(_checked_pattern)
 
 
 class Sweep(Strict):
@@ -419,7 +453,9 @@ class Sweep(Strict):
     resources: Resources = Resources()
     """What one trial gets."""
     ensemble: EnsembleSettings = EnsembleSettings()
-    """Which trials vote together."""
+    """Which trials vote together, how, and what the vote is taken for."""
+    report: ReportSettings = ReportSettings()
+    """What is reported beside the leaderboard."""
 
     @property
     def keep(self) -> int:

@@ -16,22 +16,42 @@ NAME = "ensemble"
 """Name of the uniform soft vote: in its files' names and on the leaderboard."""
 
 
-class Ensemble(Strict):
-    """ensemble.json: everything that turns the members' weights into one detector."""
+class Vote(Strict):
+    """How members' probabilities become one, and from where on that one is called fake."""
 
-    schema_version: Literal[1] = 1
+    name: str
+    """Of its row on the leaderboard and its files: ensemble for the soft vote, ensemble-<method> for others."""
     members: list[str]
     """Ids of the trials that vote, best first."""
     weights: list[float]
     """Share of each member in the vote, in the same order; they sum to 1."""
+    temperatures: list[float]
+    """What each member's logit is divided by before it votes; 1 leaves it as it is."""
+    temperature: float = 1.0
+    """What the logit of the vote is divided by."""
     threshold: float
     """An image is called fake where p_fake >= this."""
+    unsure: tuple[float, float] | None = None
+    """An image gets no verdict where p_fake is within."""
+    select_score: float | None
+    """The vote's own value of the select metric on the select part, in [0, 1]; None where it is undefined."""
+
+
+class Ensemble(Vote):
+    """ensemble.json: everything that turns the members' weights into one detector."""
+
+    schema_version: Literal[2] = 2
     classes: list[str]
     """Class names; the position is the label."""
     metric: str
     """Name of the select metric, by which the members were chosen."""
-    select_score: float | None
-    """The vote's own value of that metric on the select part, in [0, 1]; None where it is undefined."""
+    others: list[Vote]
+    """What this vote is compared with: the other ways to vote."""
+
+    @property
+    def votes(self) -> list[Vote]:
+        """This vote, and the others."""
+        return [self, *self.others]
 
 
 def choose_members(run: RunDir, top_k: int) -> list[TrialDir]:
@@ -74,9 +94,12 @@ def write_ensemble(run: RunDir, members: Sequence[TrialDir]) -> Ensemble:
     name = run.sweep().search.metric
     select, report = _joined(run, members, "select"), _joined(run, members, "report")
     ensemble = Ensemble(
+        name=NAME,
         members=[trial.id for trial in members],
         weights=[1 / len(members)] * len(members),
+        temperatures=[1.0] * len(members),
         threshold=THRESHOLD,
+        others=[],
         classes=list(CLASSES),
         metric=name,
         select_score=metric(name, select),

@@ -32,6 +32,12 @@ class Delong:
     """Images of each class."""
 
 
+def wilson(hits: int, n: int, confidence: float = 0.95) -> Interval:
+    """Interval of a share of `n` independent images (Wilson 1927). Raises ValueError where `n` is 0."""
+    found = stats.binomtest(hits, n).proportion_ci(confidence, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
 def auc_interval(labels: np.ndarray, scores: np.ndarray, confidence: float = 0.95) -> Interval:
     """Confidence interval of the AUC of `scores` (n,), higher for fake; `labels` (n,) are 0 real, 1 fake.
 
