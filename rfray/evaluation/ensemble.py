@@ -50,7 +50,7 @@ class Ensemble(Vote):
 
     @property
     def votes(self) -> list[Vote]:
-        """This vote, and the others."""
+        """The vote itself, then the others."""
         return [self, *self.others]
 
 
