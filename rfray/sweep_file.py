@@ -113,8 +113,10 @@ _RESOLVED = "# every value as it was used; sha256 of what follows: "
 
 
 def differences(old: Sweep, new: Sweep) -> list[str]:
-    """What changed, one `key: old -> new` each; `resources` may differ, as no result depends on them."""
-    before, after = (dict(_leaves(s.model_dump(mode="json", exclude={"resources"}))) for s in (old, new))
+    """What changed, one `key: old -> new` each; `resources`, `ensemble` and `report` may differ: no trial depends on them."""
+    before, after = (
+        dict(_leaves(s.model_dump(mode="json", exclude={"resources", "ensemble", "report"}))) for s in (old, new)
+    )
     return [
         f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
         for key in sorted(before.keys() | after.keys())

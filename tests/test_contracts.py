@@ -34,4 +34,4 @@ def test_the_options_of_each_verb() -> None:
 
 def test_the_installed_command_is_the_one_here() -> None:
     (script,) = entry_points(group="console_scripts", name="rfray")
-    assert script.load() is cli.main
+    assert script.load() is cli.process

@@ -344,7 +344,7 @@ def test_every_key_is_described(part: type[Strict]) -> None:
 
 # what breaks a rule
 
-KEYS = "name, seed, data, trial, augmentations, search, resources, ensemble"
+KEYS = "name, seed, data, trial, augmentations, search, resources, ensemble, report"
 
 BROKEN_FILES: dict[str, tuple[str, str]] = {
     "empty": ("", f"1: given nothing; allowed: a sweep: the keys {KEYS}"),
@@ -403,12 +403,12 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     "in resources": (
         "search:",
         "resources:\n  cpus: 3\nsearch:",
-        "11: resources.cpus: no such key; allowed: cpu, gpu; nearest: cpu",
+        "11: resources.cpus: no such key; allowed: cpu, gpu, price_per_hour; nearest: cpu",
     ),
     "in ensemble": (
         "search:",
         "ensemble: {topk: 3}\nsearch:",
-        "10: ensemble.topk: no such key; allowed: top_k; nearest: top_k",
+        "10: ensemble.topk: no such key; allowed: top_k, diverse, methods, choose_by, threshold, unsure_error; nearest: top_k",
     ),
     "in a range": ("1e-3", "{lgo: [1, 2]}", "8: trial.lr.lgo: no such key; allowed: log, uniform, int; nearest: log"),
     "a number in trial": ("lr: 1e-3", "1: 1e-3", "8: trial: given 1 as a key; allowed: text (perhaps in quotes)"),
