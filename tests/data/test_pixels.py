@@ -17,7 +17,7 @@ from rfray.config import CacheSettings
 from rfray.data import pixels
 from rfray.data.decoding import decode, square
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import Files, ScannedFile, Source, Stored, cache_folder, load, scan
+from rfray.data.pixels import Files, ScannedFile, Source, Stored, cache_folder, checksum, load, scan
 from rfray.errors import DataError
 
 SMALL, LARGE, WHOLE = Geometry("scale", 16, None), Geometry("scale", 24, None), Geometry("crop", 16, None)
@@ -299,3 +299,17 @@ def test_the_cache_is_where_the_sweep_or_the_environment_says(monkeypatch: pytes
     assert cache_folder(CacheSettings()) == Path("/somewhere")
     monkeypatch.delenv("RFRAY_CACHE")
     assert cache_folder(CacheSettings()).name == "rfray"
+
+
+def test_a_checksum_changes_with_any_word_that_changes_or_moves() -> None:
+    pixels = np.arange(8 * 5 + 3, dtype=np.uint8)
+    # words 0x0706…00, 0x0f0e…08, … times 1, 3, 5, 7, 9, and the three bytes that are left: 40, 41, 42
+    words = [int.from_bytes(bytes(range(start, start + 8)), "little") for start in range(0, 40, 8)]
+    expected = sum(word * odd for word, odd in zip(words, (1, 3, 5, 7, 9), strict=True)) + 0x28292A
+    assert checksum(pixels) == expected % 2**64
+    for position in range(len(pixels)):
+        other = pixels.copy()
+        other[position] ^= 0x80
+        assert checksum(other) != checksum(pixels)
+    swapped = np.concatenate([pixels[8:16], pixels[:8], pixels[16:]])
+    assert checksum(swapped) != checksum(pixels)

@@ -9,7 +9,7 @@ import ray
 
 from rfray.config import Resources
 from rfray.errors import ClusterError
-from rfray.search.cluster import Slot, slot_for, slots
+from rfray.search.cluster import TRIAL_MODULES, Slot, slot_for, slots
 
 
 def test_nothing_listens_beyond_this_machine(ray_here: None) -> None:
@@ -57,3 +57,12 @@ def test_an_address_where_nothing_answers() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "rfray.errors.ClusterError: no Ray cluster at 127.0.0.1:1" in ended.stderr
+
+
+def test_processes_have_imported_what_a_trial_needs_before_there_is_one(ray_here: None) -> None:
+    class Process:
+        def modules(self) -> set[str]:
+            return set(sys.modules)
+
+    modules = ray.get(ray.remote(Process).remote().modules.remote())
+    assert modules >= set(TRIAL_MODULES)
