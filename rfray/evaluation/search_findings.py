@@ -63,19 +63,19 @@ class SearchFindings:
     """Trials that were started, whatever became of them."""
     epochs: pd.DataFrame
     """One row an epoch, in the order in which they ended: `trial`; `seconds`; `spent`, all trials' training up to then;
-    `score`, nan where it is undefined or its trial did not end well; `best` and `best_trial`, the greatest score up to
+    `score`, nan where it is undefined or its trial has not succeeded; `best` and `best_trial`, the greatest score up to
     then and whose it is. A trial that took over another's state (pbt) has that one's epochs in its history; they stand
     for its own, which it discarded."""
     axes: tuple[Axis, ...]
     settings: pd.DataFrame
-    """One row a trial that ended well with a score, its id as index: one float64 column an axis."""
+    """One row a trial that succeeded with a score, its id as index: one float64 column an axis."""
     scores: "pd.Series[float]"
     """Best select score of each of them, in [0, 1]."""
     importance: Importance | None
     no_importance: str
     """Why there is none, for people; "" where there is one."""
     stopped: int
-    """Trials that ended well before their planned epochs: by the scheduler or by their patience."""
+    """Trials that succeeded with fewer epochs than planned: stopped by the scheduler, or by their patience."""
     saved: float
     """What their other epochs would have taken, each as long as the trial's mean epoch."""
     costs: dict[str, float] | None
@@ -155,10 +155,10 @@ def _sentences(findings: SearchFindings) -> Iterator[str]:
             f"{amount(findings.saved)} {findings.unit}: {_percent(findings.saved_share)} of what all would have taken."
         )
     else:
-        yield "No trial ended well before the last epoch that was planned, so nothing was saved by stopping early."
+        yield "Every trial that succeeded was trained to its last planned epoch, so stopping early saved nothing."
     if findings.costs:
         dearest, most = max(findings.costs.items(), key=lambda entry: entry[1])
-        yield f"All training cost {sum(findings.costs.values()):,.2f}, the dearest trial {most:,.2f} ({dearest})."
+        yield f"All training cost {amount(sum(findings.costs.values()))}, the dearest trial {amount(most)} ({dearest})."
 
 
 def _reached(findings: SearchFindings) -> str:
@@ -172,7 +172,7 @@ def _reached(findings: SearchFindings) -> str:
 
 
 def amount(value: float) -> str:
-    """A number of seconds, for people."""
+    """Seconds or money, for people: three digits, or all that stand before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -1,12 +1,11 @@
 """What all pictures have in common: colours that everybody can tell apart, each voter's look, how names are cut."""
 
 from collections.abc import Iterable
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -64,8 +63,8 @@ def images_of(predictions: Predictions) -> str:
 
 def save(figure: Figure, path: Path, colours: int = 256) -> None:
     """Writes the picture as PNG of so many colours: nobody sees that, and it takes a third of the room."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    drawn = BytesIO()
+    figure.savefig(drawn, format="raw", dpi="figure")
+    picture = Image.frombuffer("RGBA", figure.canvas.get_width_height(), drawn.getvalue()).convert("RGB")
     with replacing(path) as temporary:
-        drawn.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(temporary, optimize=True)
+        picture.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(temporary, optimize=True)

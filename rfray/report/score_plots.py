@@ -31,9 +31,8 @@ def score_histogram(
         )
     axes.axvline(threshold, color="black", linewidth=1.3, linestyle=":", label=f"called fake from {threshold:.3g} on")
     if unsure is not None:
-        axes.axvspan(
-            *unsure, color=PALE, alpha=0.35, linewidth=0, label=f"no verdict: {unsure[0]:.3g} to {unsure[1]:.3g}"
-        )
+        shown = f"no verdict: {unsure[0]:.3g} to {unsure[1]:.3g}"
+        axes.axvspan(*unsure, color=PALE, alpha=0.35, linewidth=0, label=shown, zorder=0)
     axes.set(
         title=f"Scores of {shortened(name, 30)} on the report part",
         xlabel="Probability of fake",
@@ -48,7 +47,7 @@ def score_histogram(
 def score_histogram_alt(name: str, predictions: Predictions, threshold: float) -> str:
     """What it shows, for those who don't see it."""
     middles = [
-        f"of half of the {len(scores):,} {class_name} images it is at most {np.median(scores):.2f}"
+        f"median {np.median(scores):.2f} of the {len(scores):,} {class_name} images"
         for label, class_name in enumerate(CLASSES)
         if len(scores := predictions.p_fake[predictions.labels == label])
     ]

@@ -150,7 +150,7 @@ def test_sentences(run):
     assert "too few trials (2" in importance
     assert "1 of 4 trials ended before" in saved
     assert "about 20 slot-seconds: 20 % of what all would have taken" in saved
-    assert cost == "All training cost 0.80, the dearest trial 0.40 (b)."
+    assert cost == "All training cost 0.8, the dearest trial 0.4 (b)."
 
 
 def test_sentences_name_the_method_and_the_axes(tmp_path):
