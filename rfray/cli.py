@@ -189,11 +189,15 @@ def ensemble(
         write_ensemble(folder, members)
         write_leaderboard(folder)
 
+        from rfray.evaluation.search_findings import search_findings
         from rfray.report.page import write_page
         from rfray.report.plots import write_plots
+        from rfray.report.search_plots import write_search_plots
 
+        findings = search_findings(folder)
         write_plots(folder)
-        write_page(folder)
+        write_search_plots(folder, findings)
+        write_page(folder, findings)
     _print_leaderboard(folder, None)
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
         print(_shown(path))

@@ -39,7 +39,8 @@ def column_types(sweep: Sweep) -> dict[str, str]:
     """All columns of this sweep's leaderboard, in order, each with its pandas dtype."""
     outcomes = _outcome_types(sweep)
     settings = {column: _dtype(field) for column, field in _setting_columns(sweep).items()}
-    types = {**outcomes, **settings}
+    cost = {} if sweep.resources.price_per_hour is None else {"cost": NUMBER}
+    types = {**outcomes, **settings, **cost}
     return {column: types[column] for column in (*contract_columns(sweep), *types)}
 
 
@@ -106,6 +107,11 @@ def waiting(frame: pd.DataFrame) -> str | None:
     )
 
 
+def cost_of(seconds: float, price_per_hour: float) -> float:
+    """What `seconds` of one trial cost, in the currency of the price."""
+    return seconds / 3600 * price_per_hour
+
+
 def _outcome_types(sweep: Sweep) -> dict[str, str]:
     """The columns that say what came out, not what was set."""
     return {
@@ -151,6 +157,8 @@ def _trial_row(sweep: Sweep, trial: TrialDir, result: TrialResult) -> dict[str, 
         "seconds": result.seconds,
         "wait_share": result.wait_share,
     }
+    if (price := sweep.resources.price_per_hour) is not None:
+        row["cost"] = cost_of(result.seconds, price)
     report = trial.predictions_file("report")
     if report.exists():
         return {**row, **_measured(read_predictions(report), THRESHOLD)}

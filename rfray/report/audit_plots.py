@@ -12,7 +12,7 @@ from PIL import Image
 
 from rfray.config import CLASSES
 from rfray.files import replacing
-from rfray.report.plots import COLOURS, LOOK
+from rfray.report.look import CLASS_COLOURS, LOOK
 
 SHEETS = ("contact-sheet-real.jpg", "contact-sheet-fake.jpg")  # photographs: a tenth of the size as PNG
 SIZES, MEANS, SPECTRA = "sizes.png", "mean-images.png", "spectra.png"
@@ -28,8 +28,6 @@ ALT = {
 }
 """Every picture, in the order in which they are shown -> what it shows, for those who don't see it."""
 
-CLASS_COLOURS = (COLOURS[0], COLOURS[2])
-"""Of real and of fake: indigo and rose differ in lightness too."""
 COLUMNS, ROWS, TILE, GAP = 8, 6, 132, 6
 """A contact sheet: pictures across and down, side of one and space between two, in pixels."""
 CHUNK = 1024

@@ -13,12 +13,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import Audit, read_audit
-from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
+from rfray.evaluation.ensemble import Ensemble, read_ensemble
 from rfray.evaluation.leaderboard import TEXT, as_text, column_types, contract_columns, read_leaderboard, select_column
+from rfray.evaluation.predictions import read_predictions
+from rfray.evaluation.search_findings import SearchFindings, sentences
 from rfray.files import replace_text
 from rfray.report.audit_plots import ALT
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
-from rfray.report.plots import HISTORY, PRECISION_RECALL, ROC, confusion_file
+from rfray.report.curve_plots import BAND
+from rfray.report.plots import HISTORY, PRECISION_RECALL, RELIABILITY, ROC, SCORES, confusion_file
+from rfray.report.score_plots import reliability_alt, score_histogram_alt
+from rfray.report.search_plots import search_alts
 from rfray.run import RunDir
 
 VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
@@ -44,8 +49,10 @@ class Cell:
     """What the column is sorted by; "" goes last."""
 
 
-def write_page(run: RunDir) -> None:
+def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
     """Writes report.html from leaderboard.csv, ensemble.json, plots, sweep.yaml, unreadable.csv and the audit.
+
+    `findings` are what the page says of the search; without them it says nothing of it.
 
     Raises RunError where the leaderboard is missing or a file is damaged.
     """
@@ -60,10 +67,11 @@ def write_page(run: RunDir) -> None:
             run.plots_folder / PRECISION_RECALL,
             _curve_alt("Precision-recall curves", "AP", "average_precision", frame, ensemble),
         ),
+        *_score_pictures(run, ensemble),
     ]
     confusions = [
         _picture(run.plots_folder / confusion_file(name), _confusion_alt(_row(frame, name)))
-        for name in ([NAME, *ensemble.members] if ensemble is not None else [])
+        for name in ([ensemble.name, *ensemble.members] if ensemble is not None else [])
     ]
     history = _picture(run.plots_folder / HISTORY, f"{select_column(sweep)} of every trial, epoch by epoch")
     audit = read_audit(run.audit_file)
@@ -84,6 +92,7 @@ def write_page(run: RunDir) -> None:
         curves=[picture for picture in curves if picture is not None],
         confusions=[picture for picture in confusions if picture is not None],
         history=history,
+        search=_search(run, findings) if findings is not None else None,
         stamp=audit.stamp if audit is not None else "",
         audit=_audit(run, audit) if audit is not None else None,
         settings=run.sweep_file.read_text(encoding="utf-8"),
@@ -107,7 +116,7 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
             f"Of {trials}, the {f'{len(ensemble.members)} best vote' if several else 'best votes'} in the ensemble, "
             f"chosen by {ensemble.metric} on the select part."
         )
-        row = _row(frame, NAME)
+        row = _row(frame, ensemble.name)
         yield (
             f"On {_counted(row['n'], 'report image')}, which nothing was chosen on, the ensemble reaches "
             f"{_reached(row)}; the best single model, {best}, reaches {_reached(_row(frame, best))}."
@@ -135,6 +144,22 @@ def _audit(run: RunDir, audit: Audit) -> dict[str, Any]:
         "tables": [table for table in tables if table[2]],
         "pictures": [picture for picture in pictures if picture is not None],
     }
+
+
+def _search(run: RunDir, findings: SearchFindings) -> dict[str, Any]:
+    """What the page says of the search: sentences and pictures."""
+    pictures = [_picture(run.plots_folder / name, alt) for name, alt in search_alts(findings).items()]
+    return {"sentences": sentences(findings), "pictures": [picture for picture in pictures if picture is not None]}
+
+
+def _score_pictures(run: RunDir, ensemble: Ensemble | None) -> list[Picture | None]:
+    if ensemble is None:
+        return []
+    vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "report"))
+    return [
+        _picture(run.plots_folder / SCORES, score_histogram_alt(ensemble.name, vote, ensemble.threshold)),
+        _picture(run.plots_folder / RELIABILITY, reliability_alt(ensemble.name, vote)),
+    ]
 
 
 def _reached(row: "pd.Series[Any]") -> str:
@@ -190,10 +215,10 @@ def _picture(path: Path, alt: str) -> Picture | None:
 
 
 def _curve_alt(what: str, area: str, column: str, frame: pd.DataFrame, ensemble: Ensemble | None) -> str:
-    names = [NAME, *ensemble.members] if ensemble is not None else []
+    names = [ensemble.name, *ensemble.members] if ensemble is not None else []
     areas = [(name, _row(frame, name)[column]) for name in names]
     listed = ", ".join(f"{name} {area} {'undefined' if pd.isna(value) else f'{value:.4f}'}" for name, value in areas)
-    return f"{what} on the report part: {listed}"
+    return f"{what} on the report part: {listed}. Band around the first: {BAND}"
 
 
 def _confusion_alt(row: "pd.Series[Any]") -> str:

@@ -46,6 +46,16 @@ def test_columns_in_the_order_of_the_contract(run):
     ]
 
 
+def test_where_an_hour_has_a_price_the_last_column_is_the_cost(run):
+    sweep = run.sweep()
+    priced = sweep.model_copy(update={"resources": sweep.resources.model_copy(update={"price_per_hour": 1.2})})
+    run.sweep_file.write_text(resolved_text(priced))
+    assert write_leaderboard(run).columns[-1] == "cost"
+    assert read_leaderboard(run).columns[-1] == "cost"
+    assert float(cells(run)["001"]["cost"]) == pytest.approx(3.0 / 3600 * 1.2)  # two epochs of 1.5 s
+    assert [cells(run)[name]["cost"] for name in ("ensemble", "004")] == ["", ""]
+
+
 def test_rows_ranks_and_statuses(run):
     write_leaderboard(run)
     shown = [(row["rank"], row["name"], row["kind"], row["status"]) for row in cells(run).values()]

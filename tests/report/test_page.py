@@ -10,9 +10,11 @@ import pytest
 from rfray.evaluation.audit_record import write_audit
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
+from rfray.evaluation.search_findings import search_findings
 from rfray.report.audit_plots import ALT, write_audit_plots
 from rfray.report.page import write_page
 from rfray.report.plots import write_plots
+from rfray.report.search_plots import write_search_plots
 from tests.audits import image_table, leaking_audit
 from tests.synthetic import fail_trial, new_run, small_run
 
@@ -38,8 +40,10 @@ class Page(HTMLParser):
 def report(run, top_k=2):
     write_ensemble(run, choose_members(run, top_k))
     write_leaderboard(run)
+    findings = search_findings(run)
     write_plots(run)
-    write_page(run)
+    write_search_plots(run, findings)
+    write_page(run, findings)
     return run.report_html.read_text(encoding="utf-8")
 
 
@@ -64,7 +68,7 @@ def test_verdict(small):
 def test_nothing_comes_from_outside(small):
     page = Page(small[1])
     loads = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
-    assert len(loads) == 6
+    assert len(loads) == 10
     assert all(load.startswith("data:image/png;base64,") for load in loads)
     assert not re.search(r"https?:|url\(|@import|<link", small[1])
 
@@ -77,6 +81,20 @@ def test_every_picture_is_inside_and_described(small):
     assert all(image["alt"] for image in images)
     assert any("of the real images 2 called real and 1 called fake" in image["alt"] for image in images)
     assert any("ensemble AUC 1.0000, 001 AUC 0.7778, 002 AUC 0.9444" in image["alt"] for image in images)
+    assert any("stratified bootstrap, 1,000 resamples" in image["alt"] for image in images)
+
+
+def test_what_the_search_found(small):
+    text = " ".join(Page(small[1]).text.split())
+    assert "What the search found 5 trials trained for 9 slot-seconds in all." in text
+    assert "too few trials (3 with a score, at least 8 are needed)" in text
+
+
+def test_a_page_without_findings_says_nothing_of_the_search(small, tmp_path):
+    run = small_run(tmp_path / "run")
+    write_leaderboard(run)
+    write_page(run)
+    assert "search found" not in run.report_html.read_text()
 
 
 def test_a_reason_is_text(small):

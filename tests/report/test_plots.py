@@ -1,9 +1,11 @@
 """rfray.report.plots: which pictures there are; what they look like was looked at."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from rfray.evaluation.ensemble import choose_members, write_ensemble
+from rfray.files import replace_text
 from rfray.report.plots import write_plots
 from tests.synthetic import FIRST, finish_trial, new_run, predictions, small_run
 
@@ -19,7 +21,7 @@ def pictures(run):
     return {file.name for file in run.plots_folder.iterdir()}
 
 
-EVERY = {"roc.png", "precision-recall.png", "history.png"} | {
+EVERY = {"roc.png", "precision-recall.png", "scores.png", "reliability.png", "history.png"} | {
     f"confusion-{name}.png" for name in ("ensemble", "001", "002")
 }
 
@@ -56,4 +58,17 @@ def test_one_class_and_strange_names_can_be_drawn(tmp_path):
     for trial_id in ("costs $5 or $x^{", "_private", "long-" * 30):
         finish_trial(run, trial_id, 0.7, predictions(FIRST), real_only)
     write_ensemble(run, choose_members(run, 3))
-    assert len(write_plots(run)) == 7
+    assert len(write_plots(run)) == 9
+
+
+@pytest.mark.slow
+def test_twenty_four_members_and_a_band_without_a_verdict_make_small_pictures(tmp_path):
+    run = new_run(tmp_path / "run")
+    random = np.random.default_rng(0)
+    labels = [0, 1] * 200
+    for number in range(24):
+        report = predictions(np.clip(random.normal(labels, 1) / 4 + 0.4, 0, 1), labels)
+        finish_trial(run, f"{number:05d}-" + "long-" * 9, 0.7, report, report)
+    ensemble = write_ensemble(run, choose_members(run, 24))
+    replace_text(run.ensemble_file, ensemble.model_copy(update={"unsure": (0.4, 0.6)}).model_dump_json())
+    assert all(file.stat().st_size < 120_000 for file in write_plots(run))

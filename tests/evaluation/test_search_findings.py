@@ -1,0 +1,167 @@
+"""rfray.evaluation.search_findings: by hand, and importance where it is known what the score depends on."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rfray.evaluation.search_findings import search_findings, sentences
+from rfray.sweep_file import resolved_text
+from tests.synthetic import fail_trial, finish_trial, new_run, start_trial
+
+
+def set_resources(run, **resources):
+    sweep = run.sweep()
+    changed = sweep.model_copy(update={"resources": sweep.resources.model_copy(update=resources)})
+    run.sweep_file.write_text(resolved_text(changed))
+
+
+def write_epochs(trial, ended, seconds, scores):
+    history = pd.DataFrame({"epoch": range(1, len(ended) + 1), "seconds": seconds, "select_auc": scores})
+    if ended[0] is not None:
+        history["ended"] = ended
+    history.to_csv(trial.history_file, index=False)
+    if (result := trial.result()) is not None:
+        trial.write_result(result.model_copy(update={"epochs": len(ended), "seconds": float(sum(seconds))}))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Two trials side by side, one of which was stopped; one that failed; one that is not finished."""
+    run = new_run(tmp_path / "run")
+    write_epochs(finish_trial(run, "a", 0.7, epochs=4), [10, 30], [10.0, 10.0], [0.6, 0.7])
+    write_epochs(finish_trial(run, "b", 0.8, epochs=2), [20, 40], [20.0, 20.0], [0.65, 0.8])
+    write_epochs(fail_trial(run, "c", "boom"), [25], [5.0], [0.9])
+    write_epochs(start_trial(run, "d"), [45], [15.0], [0.95])
+    return run
+
+
+def test_best_so_far_by_hand(run):
+    found = search_findings(run)
+    assert found.epochs["trial"].tolist() == ["a", "b", "c", "a", "b", "d"]
+    assert found.epochs["spent"].tolist() == [10, 30, 35, 45, 65, 80]
+    assert found.epochs["best"].tolist() == [0.6, 0.65, 0.65, 0.7, 0.8, 0.8]  # what failed or goes on is no result
+    assert found.epochs["best_trial"].tolist() == ["a", "b", "b", "a", "b", "b"]
+    assert found.steps["spent"].tolist() == [10, 30, 45, 65]
+    assert (found.trials, found.unit, found.spent) == (4, "slot-seconds", 80)
+    assert found.scores.to_dict() == {"a": 0.7, "b": 0.8}
+
+
+def test_undefined_scores_come_before_the_first_and_never_after(tmp_path):
+    run = new_run(tmp_path / "run")
+    write_epochs(finish_trial(run, "a", 0.7), [1, 2, 3], [1.0, 1.0, 1.0], [np.nan, 0.7, np.nan])
+    best = search_findings(run).epochs["best"]
+    assert np.isnan(best[0])
+    assert best[1:].tolist() == [0.7, 0.7]
+
+
+def test_a_share_of_a_gpu_is_that_share_of_its_seconds(run):
+    set_resources(run, gpu=0.25)
+    found = search_findings(run)
+    assert (found.unit, found.spent, found.saved) == ("GPU-seconds", 20, 5)
+
+
+def test_histories_without_times_stay_in_the_order_of_the_trials(tmp_path):
+    run = new_run(tmp_path / "run")
+    for name, score in (("a", 0.7), ("b", 0.6)):
+        write_epochs(finish_trial(run, name, score), [None, None], [1.0, 1.0], [0.5, score])
+    assert search_findings(run).epochs["trial"].tolist() == ["a", "a", "b", "b"]
+
+
+def test_savings_by_hand(run):
+    found = search_findings(run)  # a has two of four epochs, of 10 s each; that c failed and d goes on saves nothing
+    assert (found.stopped, found.saved) == (1, 20)
+    assert found.saved_share == pytest.approx(20 / (80 + 20))
+
+
+def test_cost_by_hand(run):
+    assert search_findings(run).costs is None
+    set_resources(run, price_per_hour=36.0)
+    costs = search_findings(run).costs  # a hundredth a second; failed trials cost, too
+    assert costs == pytest.approx({"a": 0.2, "b": 0.4, "c": 0.05, "d": 0.15})
+
+
+def test_settings_as_numbers(tmp_path):
+    run = new_run(tmp_path / "run", pretrained=[True, False], image_size=[224, 128])
+    finish_trial(run, "a", 0.7, lr=1e-4, pretrained=False, image_size=224)
+    finish_trial(run, "b", 0.8, lr=1e-3, backbone="test_vit", image_size=128)
+    found = search_findings(run)
+    axes = {axis.name: axis for axis in found.axes}
+    assert axes["backbone"].choices == ("test_resnet", "test_vit")
+    assert axes["image_size"].choices == ("128", "224")
+    assert axes["pretrained"].choices == ("true", "false")
+    assert (axes["lr"].choices, axes["lr"].low, axes["lr"].high, axes["lr"].logarithmic) == ((), 1e-5, 1e-3, True)
+    columns = ["backbone", "pretrained", "image_size", "lr"]
+    assert found.settings.loc["a", columns].tolist() == [0, 1, 1, 1e-4]
+    assert found.settings.loc["b", columns].tolist() == [1, 0, 0, 1e-3]
+
+
+def trials_where(folder, score, count=40):
+    """A run whose trials score what `score` says of their log10 of lr, backbone and a random number."""
+    run = new_run(folder)
+    random = np.random.default_rng(0)
+    for number in range(count):
+        exponent, backbone = random.uniform(-5, -3), str(random.choice(["test_resnet", "test_vit"]))
+        value = score(exponent, backbone, random.uniform())
+        finish_trial(run, f"{number:02d}", float(value), trained=1, lr=10**exponent, backbone=backbone)
+    return run
+
+
+def test_what_the_score_depends_on_is_found(tmp_path):
+    by_rate = search_findings(trials_where(tmp_path / "a", lambda exponent, *_: 1 + exponent / 10)).importance
+    assert list(by_rate.shares.index) == ["lr", "backbone"]
+    assert by_rate.shares["lr"] > 0.9
+    assert by_rate.shares.sum() == pytest.approx(1)
+    assert by_rate.explained > 0.9
+    by_model = search_findings(
+        trials_where(tmp_path / "b", lambda _, backbone, __: 0.6 + 0.1 * (backbone == "test_vit"))
+    )
+    assert by_model.importance.shares["backbone"] > 0.9
+
+
+def test_the_same_run_has_the_same_importance(tmp_path):
+    run = trials_where(tmp_path / "run", lambda exponent, _, luck: 1 + exponent / 10 + luck / 10, 12)
+    first, second = search_findings(run).importance, search_findings(run).importance
+    assert first.shares.equals(second.shares)
+    assert first.spread.equals(second.spread)
+
+
+@pytest.mark.parametrize(
+    ("score", "count", "why"),
+    [
+        (lambda exponent, *_: 1 + exponent / 10, 7, "too few trials (7 with a score, at least 8 are needed)"),
+        (lambda *_: 0.5, 8, "all trials have the same score"),
+        (lambda *given: given[2], 12, "no better than the mean"),
+    ],
+)
+def test_no_importance_where_there_is_none_to_be_found(tmp_path, score, count, why):
+    found = search_findings(trials_where(tmp_path / "run", score, count))
+    assert found.importance is None
+    assert why in found.no_importance
+    assert any(why in sentence for sentence in sentences(found))
+
+
+def test_sentences(run):
+    set_resources(run, price_per_hour=36.0)
+    growth, importance, saved, cost = sentences(search_findings(run))
+    assert growth == (
+        "4 trials trained for 80 slot-seconds in all. The best auc on the select part, 0.8000, was reached by b after "
+        "65 of them (81 %)."
+    )
+    assert "too few trials (2" in importance
+    assert "1 of 4 trials ended before" in saved
+    assert "about 20 slot-seconds: 20 % of what all would have taken" in saved
+    assert cost == "All training cost 0.8, the dearest trial 0.4 (b)."
+
+
+def test_sentences_name_the_method_and_the_axes(tmp_path):
+    told = sentences(search_findings(trials_where(tmp_path / "run", lambda exponent, *_: 1 + exponent / 10, 20)))[1]
+    assert "importance: lr (" in told
+    assert "permutation importance in random forests, cross-validated on 20 trials" in told
+
+
+def test_a_run_in_which_nothing_has_a_score(tmp_path):
+    run = new_run(tmp_path / "run")
+    start_trial(run, "a")
+    found = search_findings(run)
+    assert (len(found.epochs), found.spent, found.saved_share) == (0, 0, 0)
+    assert sentences(found)[0] == "1 trial trained for 0 slot-seconds in all. None has come to a score."
