@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from rfray.errors import RunError
 from rfray.files import replacing
+from rfray.run import TrialDir
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,15 @@ def read_predictions(path: Path) -> Predictions:
         )
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RunError(f"{path}: not a readable predictions file: {str(error).splitlines()[0]}") from error
+
+
+def trial_predictions(trial: TrialDir, part: Literal["select", "report"]) -> Predictions:
+    """What a trial says of one part. Raises RunError, with what makes the file, where it is missing or damaged."""
+    makes = "`rfray ensemble` makes it" if part == "report" else "the `rfray tune` that made the run trains it again"
+    try:
+        return read_predictions(trial.predictions_file(part))
+    except RunError as error:
+        raise RunError(f"{error}; {makes}") from None
 
 
 def predictions_metadata(path: Path) -> dict[str, str]:

@@ -13,8 +13,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import Audit, read_audit
-from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
-from rfray.evaluation.leaderboard import TEXT, as_text, column_types, contract_columns, read_leaderboard, select_column
+from rfray.evaluation.ensemble import Ensemble, read_ensemble
+from rfray.evaluation.leaderboard import (
+    TEXT,
+    as_text,
+    column_types,
+    contract_columns,
+    false_positives,
+    read_leaderboard,
+    select_column,
+)
 from rfray.files import replace_text
 from rfray.report.audit_plots import ALT
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
@@ -63,7 +71,7 @@ def write_page(run: RunDir) -> None:
     ]
     confusions = [
         _picture(run.plots_folder / confusion_file(name), _confusion_alt(_row(frame, name)))
-        for name in ([NAME, *ensemble.members] if ensemble is not None else [])
+        for name in ([ensemble.name, *ensemble.members] if ensemble is not None else [])
     ]
     history = _picture(run.plots_folder / HISTORY, f"{select_column(sweep)} of every trial, epoch by epoch")
     audit = read_audit(run.audit_file)
@@ -101,17 +109,20 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
     if ensemble is None:
         yield f"No ensemble was made of {trials}."
     else:
-        best = ensemble.members[0]  # by the select part: the best by its report metrics would be flattered
+        # by the select part: the best by its report metrics would be flattered
+        best = models.loc[models["n"].notna(), "name"].iloc[0]
         several = len(ensemble.members) > 1
         yield (
             f"Of {trials}, the {f'{len(ensemble.members)} best vote' if several else 'best votes'} in the ensemble, "
             f"chosen by {ensemble.metric} on the select part."
         )
-        row = _row(frame, NAME)
+        row = _row(frame, ensemble.name)
         yield (
             f"On {_counted(row['n'], 'report image')}, which nothing was chosen on, the ensemble reaches "
             f"{_reached(row)}; the best single model, {best}, reaches {_reached(_row(frame, best))}."
         )
+    if asked := false_positives(run, frame):
+        yield asked
     unreadable = _unreadable(run)
     if unreadable:
         yield f"{_counted(unreadable, 'image')} could not be read and took no part ({run.unreadable_file.name})."
@@ -190,7 +201,7 @@ def _picture(path: Path, alt: str) -> Picture | None:
 
 
 def _curve_alt(what: str, area: str, column: str, frame: pd.DataFrame, ensemble: Ensemble | None) -> str:
-    names = [NAME, *ensemble.members] if ensemble is not None else []
+    names = [ensemble.name, *ensemble.members] if ensemble is not None else []
     areas = [(name, _row(frame, name)[column]) for name in names]
     listed = ", ".join(f"{name} {area} {'undefined' if pd.isna(value) else f'{value:.4f}'}" for name, value in areas)
     return f"{what} on the report part: {listed}"

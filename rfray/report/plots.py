@@ -15,8 +15,9 @@ from sklearn import metrics as sk
 from rfray.config import CLASSES
 from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
 from rfray.evaluation.leaderboard import select_column
-from rfray.evaluation.metrics import THRESHOLD, confusion, metric
-from rfray.evaluation.predictions import Predictions, read_predictions
+from rfray.evaluation.metrics import confusion, metric
+from rfray.evaluation.operating_point import choose_threshold
+from rfray.evaluation.predictions import Predictions, read_predictions, trial_predictions
 from rfray.files import replacing
 from rfray.run import RunDir
 
@@ -56,7 +57,7 @@ def write_plots(run: RunDir) -> list[Path]:
     """
     ensemble = read_ensemble(run)
     members = ensemble.members if ensemble is not None else []
-    styles = _styles(members)
+    styles = _styles(ensemble.name if ensemble is not None else NAME, members)
     drawings: dict[str, Figure] = {}
     with mpl.rc_context(LOOK):
         if ensemble is not None:
@@ -64,7 +65,7 @@ def write_plots(run: RunDir) -> list[Path]:
             drawings[ROC] = _curves(voters, styles, _draw_roc)
             drawings[PRECISION_RECALL] = _curves(voters, styles, _draw_precision_recall)
             for name, predictions in voters.items():
-                threshold = ensemble.threshold if name == NAME else THRESHOLD
+                threshold = ensemble.threshold if name == ensemble.name else _threshold(run, name)
                 drawings[confusion_file(name)] = _confusion(name, predictions, threshold)
         history = _history(run, members, styles)
         if history is not None:
@@ -83,8 +84,13 @@ def _existing_confusions(run: RunDir) -> list[str]:
 
 def _voters(run: RunDir, ensemble: Ensemble) -> dict[str, Predictions]:
     """Report predictions of the ensemble and of each member, the ensemble first."""
-    members = {trial: read_predictions(run.trial(trial).predictions_file("report")) for trial in ensemble.members}
-    return {NAME: read_predictions(run.ensemble_predictions_file(NAME, "report")), **members}
+    members = {trial: trial_predictions(run.trial(trial), "report") for trial in ensemble.members}
+    return {ensemble.name: read_predictions(run.ensemble_predictions_file(ensemble.name, "report")), **members}
+
+
+def _threshold(run: RunDir, trial: str) -> float:
+    """The trial's own, as on the leaderboard."""
+    return choose_threshold(trial_predictions(run.trial(trial), "select"), run.sweep().ensemble.threshold)
 
 
 def _short(name: str) -> str:
@@ -92,11 +98,11 @@ def _short(name: str) -> str:
     return name if len(name) <= 52 else f"{name[:25]}…{name[-26:]}"
 
 
-def _styles(members: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _styles(vote: str, members: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The look of each line: members by colour and dashes, the ensemble black, thick and on top."""
     looks = zip(members, cycle(COLOURS), cycle(STYLES), strict=False)
     return {
-        NAME: {"color": "black", "linestyle": "-", "linewidth": 2.6, "zorder": 5},
+        vote: {"color": "black", "linestyle": "-", "linewidth": 2.6, "zorder": 5},
         **{trial: {"color": colour, "linestyle": dash, "linewidth": 1.5} for trial, colour, dash in looks},
     }
 
@@ -131,7 +137,7 @@ def _draw_roc(axes: Axes, name: str, predictions: Predictions, style: dict[str, 
         return
     false_positive_rate, recall, _ = sk.roc_curve(predictions.labels, predictions.p_fake)
     axes.plot(false_positive_rate, recall, label=f"{_short(name)}  (AUC {auc:.4f})", **style)
-    if name == NAME:
+    if name.startswith(NAME):
         axes.plot([0, 1], [0, 1], color="#777777", linestyle=":", linewidth=1, label="chance  (AUC 0.5)")
 
 
@@ -147,7 +153,7 @@ def _draw_precision_recall(axes: Axes, name: str, predictions: Predictions, styl
         return
     precision, recall, _ = sk.precision_recall_curve(predictions.labels, predictions.p_fake)
     axes.plot(recall, precision, drawstyle="steps-post", label=f"{_short(name)}  (AP {average:.4f})", **style)
-    if name == NAME:
+    if name.startswith(NAME):
         share = float(predictions.labels.mean())
         axes.axhline(share, color="#777777", linestyle=":", linewidth=1, label=f"chance  (AP {share:.4f})")
 
@@ -170,7 +176,7 @@ def _confusion(name: str, predictions: Predictions, threshold: float) -> Figure:
     axes.set_xticks([0, 1], labels=CLASSES)
     axes.set_yticks([0, 1], labels=CLASSES, rotation=90, va="center")
     axes.set(xlabel=f"Called (fake from p = {threshold:g})", ylabel="Truly")
-    axes.set_title(_short(name), fontsize=9.5, fontweight="bold" if name == NAME else "normal")
+    axes.set_title(_short(name), fontsize=9.5, fontweight="bold" if name.startswith(NAME) else "normal")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
