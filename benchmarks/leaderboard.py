@@ -1,4 +1,4 @@
-"""A run folder made by hand -> the time to let its trials vote and write its leaderboard against that of reading them."""
+"""A run folder made by hand -> the time in which its trials vote and its leaderboard is written, against reading it."""
 
 import subprocess
 import sys

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from rfray.cli import app
 from tests.synthetic import FIRST, SECOND, as_predicted, finish_trial, new_run, predictions, small_run
@@ -204,10 +205,10 @@ def test_the_options_of_ensemble_win_over_the_sweep(tmp_path: Path) -> None:
     for trial_id, score, backbone in [("a", 0.9, "test_vit"), ("b", 0.8, "test_vit"), ("c", 0.7, "test_resnet")]:
         finish_trial(run, trial_id, score, predictions(FIRST), predictions(SECOND), backbone=backbone)
     as_predicted(run)
-    done = rfray("ensemble", "run", "--diverse", "1", "--method", "weighted", "--method", "calibrated", here=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Only 2 trials with weights are there to choose from" in done.stdout
-    assert "ensemble-weighted is a alone: on the select part no mixture has a better auc" in done.stdout
+    words = ["ensemble", str(run.path), "--diverse", "1", "--method", "weighted", "--method", "calibrated"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "Only 2 trials with weights are there to choose from" in done.output
+    assert "ensemble-weighted is a alone: on the select part no mixture has a better auc" in done.output
     written = json.loads(run.ensemble_file.read_text())
     votes = [(vote["name"], vote["members"]) for vote in (written, *written["others"])]
     assert votes == [
@@ -216,8 +217,8 @@ def test_the_options_of_ensemble_win_over_the_sweep(tmp_path: Path) -> None:
         ("ensemble", ["a", "c"]),
     ]
     assert "| ensemble-calibrated |" in run.leaderboard_md.read_text()
-    done = rfray("ensemble", "run", here=tmp_path)  # what an earlier call was asked for is not remembered
-    assert done.returncode == 0, done.stderr
+    # what an earlier call was asked for is not remembered
+    CliRunner().invoke(app, ["ensemble", str(run.path)], catch_exceptions=False)
     written = json.loads(run.ensemble_file.read_text())
     assert (written["name"], written["members"], written["others"]) == ("ensemble", ["a", "b", "c"], [])
     assert "ensemble-calibrated" not in run.leaderboard_md.read_text()

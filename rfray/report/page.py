@@ -110,12 +110,12 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
         yield f"No ensemble was made of {trials}."
     else:
         # by the select part: the best by its report metrics would be flattered
-        best = models.loc[models["n"].notna(), "name"].iloc[0]
-        several = len(ensemble.members) > 1
-        yield (
-            f"Of {trials}, the {f'{len(ensemble.members)} best vote' if several else 'best votes'} in the ensemble, "
-            f"chosen by {ensemble.metric} on the select part."
-        )
+        best, *others = models.loc[models["n"].notna(), "name"]
+        voting = len(ensemble.members)
+        those = f"the {voting} best vote" if voting > 1 else "the best votes"
+        if ensemble.members != [best, *others][:voting]:  # weighted, or of different backbones
+            those = f"{voting} vote" if voting > 1 else "one votes"
+        yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.metric} on the select part."
         row = _row(frame, ensemble.name)
         yield (
             f"On {_counted(row['n'], 'report image')}, which nothing was chosen on, the ensemble reaches "

@@ -77,6 +77,16 @@ def test_the_vote_handed_over_is_spoken_of(tmp_path):
     assert "2 called real and 1 called fake" in first
 
 
+def test_members_that_are_not_the_best_are_not_called_so(tmp_path):
+    run = small_run(tmp_path / "run")
+    write_ensemble(run, choose_members(run)[1:])
+    write_leaderboard(run)
+    write_page(run)
+    text = " ".join(Page(run.report_html.read_text()).text.split())
+    assert "one votes in the ensemble, chosen by auc" in text
+    assert "the best single model, 001, reaches" in text
+
+
 def test_nothing_comes_from_outside(small):
     page = Page(small[1])
     loads = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
