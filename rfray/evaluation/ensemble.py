@@ -95,7 +95,7 @@ def cast(vote: Vote, voters: Sequence[Predictions]) -> Predictions:
 
     The mean of their p_fake, image by image and in the order of the first one's ids: each after its temperature, with
     its weight, and then the vote's own temperature. Equal weights give the plain mean to the last digit.
-    Raises ValueError where there is no voter, not one a member, an id comes twice, or ids or labels differ.
+    Raises ValueError where there is no voter, or not one for each member, an id comes twice, or ids or labels differ.
     """
     p_fake = _together(voters)
     if len(p_fake) != len(vote.members):
