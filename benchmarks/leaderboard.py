@@ -1,5 +1,7 @@
-"""A run folder made by hand -> the time to write its leaderboard against that of reading its predictions."""
+"""A run folder made by hand -> the time in which its trials vote and its leaderboard is written, against reading it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.figures import Figure, alternate, timed
 from rfray.evaluation.leaderboard import write_leaderboard
+from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import Predictions
+from rfray.evaluation.voting import METHODS
 from rfray.run import RunDir
-from tests.synthetic import finish_trial, new_run
+from tests.synthetic import as_predicted, finish_trial, new_run
 
 
 def leaderboard(folder: Path, rounds: int = 3, trials: int = 100, images: int = 2000) -> list[Figure]:
@@ -33,6 +37,29 @@ def leaderboard(folder: Path, rounds: int = 3, trials: int = 100, images: int = 
     ]
 
 
+def votes(folder: Path, rounds: int = 3, trials: int = 200, images: int = 10_000) -> list[Figure]:
+    """`rfray ensemble` with every method, for a run whose trials have predicted the select and the report part."""
+    run = as_predicted(synthetic_run(folder / "run", trials, images))
+    files = [out.predictions_file(part) for out in run.trials() for part in ("select", "report")]
+    options = [word for method in ("soft", *METHODS) for word in ("--method", method)]
+    command = [sys.executable, "-m", "rfray.cli", "ensemble", str(run.path), *options]
+
+    def by_rfray() -> float:
+        return timed(lambda: subprocess.run(command, check=True, capture_output=True))
+
+    def by_reading() -> float:
+        return timed(lambda: [pq.read_table(file) for file in files])
+
+    return [
+        Figure(
+            f"votes of {trials} trials x {images} images, {', '.join(METHODS)}",
+            "reading the same parquet files",
+            *alternate(by_rfray, by_reading, rounds),
+            most_seconds=10,
+        )
+    ]
+
+
 def synthetic_run(folder: Path, trials: int, images: int) -> RunDir:
     """A finished run whose trials tell real from fake a little better than chance, no two of them alike."""
     run = new_run(folder)
@@ -40,7 +67,6 @@ def synthetic_run(folder: Path, trials: int, images: int) -> RunDir:
     labels = (np.arange(images) % 2).astype(np.int8)
     ids = np.array([f"{'fake' if label else 'real'}/{number:06d}.jpg" for number, label in enumerate(labels)])
     for number in range(trials):
-        p_fake = 1 / (1 + np.exp(-generator.normal(labels - 0.5)))
-        report = Predictions(ids, labels, p_fake)
-        finish_trial(run, f"{number:05d}-abcdef", generator.uniform(0.6, 0.8), report=report)
+        select, report = (Predictions(ids, labels, 1 / (1 + np.exp(-generator.normal(labels - 0.5)))) for _ in range(2))
+        finish_trial(run, f"{number:05d}-abcdef", metric("auc", select), select, report)
     return run

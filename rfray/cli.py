@@ -156,37 +156,51 @@ def audit(
 def ensemble(
     run: RunPath = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Members; by default the sweep's ensemble.top_k.")] = None,
+    diverse: Annotated[
+        int | None, typer.Option(min=1, help="Most members of one backbone; by default the sweep's ensemble.diverse.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="How they vote: soft, weighted or calibrated. May be repeated; the first is handed over."),
+    ] = None,
     address: Address = None,
 ) -> None:
     """Join the best trials, predict the report part, write leaderboard, plots and report."""
     folder, console = _run(run), _console()
 
-    from rfray.evaluation.ensemble import choose_members, write_ensemble
+    from rfray.evaluation.ensemble import choose_members, chosen_alone, write_ensemble
     from rfray.evaluation.leaderboard import write_leaderboard
+    from rfray.evaluation.voting import methods_to_use
 
     with folder.lock():
         sweep = folder.sweep()
+        methods = methods_to_use(method or sweep.ensemble.methods)
         folder.check_trials()
         wanted = top_k or sweep.ensemble.top_k
-        members = choose_members(folder, wanted)
+        candidates = choose_members(folder, diverse=diverse or sweep.ensemble.diverse)
+        members = candidates[:wanted]
         if not members:
             write_leaderboard(folder)  # the failed trials, with their reasons
             raise SweepFailed(f"{folder.path}: no trial has succeeded, so there is nothing to join")
         if len(members) < wanted:
             console.print(
-                f"Only {len(members)} trials with weights are there, so the ensemble has {len(members)} members"
+                f"Only {len(members)} trials with weights are there to choose from, so the ensemble has {len(members)} "
+                "members",
+                soft_wrap=True,
             )
 
         from rfray.data.parts import prepare_report, without_report_predictions
 
         prepare_report(folder, sweep, console)
         _draw_audit(folder, sweep)
-        missing = without_report_predictions(folder, choose_members(folder, sweep.keep))
+        missing = without_report_predictions(folder, choose_members(folder))
         if missing:
             from rfray.search.predicting import predict_report_part
 
             predict_report_part(folder, missing, address, console)
-        write_ensemble(folder, members)
+        written = write_ensemble(folder, members, methods, candidates[wanted:])
+        if alone := chosen_alone(written):
+            console.print(alone, soft_wrap=True, markup=False)
         write_leaderboard(folder)
 
         from rfray.evaluation.search_findings import search_findings
@@ -283,13 +297,14 @@ def _shown(path: Path) -> str:
 
 
 def _print_leaderboard(run: "RunDir", sort: str | None) -> None:
-    from rfray.evaluation.leaderboard import read_leaderboard, waiting
+    from rfray.evaluation.leaderboard import false_positives, read_leaderboard, waiting
     from rfray.report.terminal import leaderboard_table
 
     console, frame = _console(), read_leaderboard(run)
     console.print(leaderboard_table(frame, sort, console.width))
-    if slow := waiting(frame):
-        console.print(slow, soft_wrap=True, markup=False)
+    for sentence in (false_positives(run, frame), waiting(frame)):
+        if sentence:
+            console.print(sentence, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

@@ -412,8 +412,9 @@ class EnsembleSettings(Strict):
     diverse: int | None = Field(default=None, ge=1)
     """At most so many members of one backbone."""
     methods: list[Literal["soft", "weighted", "calibrated"]] = Field(default=["soft"], min_length=1)
-    """How they vote: soft (mean of their probabilities), weighted (weights chosen on the select part) or calibrated
-    (mean after each member's temperature). The first is what `rfray ensemble` hands over; soft is always compared."""
+    """How they vote: soft (mean of their probabilities), weighted (all kept trials, with weights chosen on the select
+    part) or calibrated (mean after each member's temperature). The first is what `rfray ensemble` hands over; soft is
+    always compared."""
     choose_by: Literal["score", "worst"] = "score"
     """What members are chosen and ranked by: the select metric, or its worst value under stress on the select part."""
     threshold: Literal["max_f1", "youden"] | MaxFpr | Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -113,7 +113,7 @@ _RESOLVED = "# every value as it was used; sha256 of what follows: "
 
 
 def differences(old: Sweep, new: Sweep) -> list[str]:
-    """What changed, one `key: old -> new` each; `resources`, `ensemble` and `report` may differ: no trial depends on them."""
+    """What changed, one `key: old -> new` each; resources, ensemble and report may differ: no trial depends on them."""
     before, after = (
         dict(_leaves(s.model_dump(mode="json", exclude={"resources", "ensemble", "report"}))) for s in (old, new)
     )

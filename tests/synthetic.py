@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfray.config import Sweep, Trial
-from rfray.evaluation.predictions import Predictions, write_predictions
+from rfray.config import DataSettings, Sweep, Trial
+from rfray.data.catalog import COLUMNS
+from rfray.data.parts import report_origin
+from rfray.evaluation.audit_record import write_audit
+from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
 from rfray.files import replace_text
 from rfray.run import RunDir, TrialDir, TrialResult, TrialStart
 from rfray.sweep_file import resolved_text
+from tests.audits import leaking_audit
 
 LABELS = [0, 0, 0, 1, 1, 1]
 
@@ -110,6 +114,26 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
         )
     )
     return trial
+
+
+def as_predicted(run: RunDir) -> RunDir:
+    """The same run with what makes `rfray ensemble` take the report predictions as up to date: no image is needed."""
+    sweep = run.sweep()
+    nowhere = DataSettings(train=str(run.path / "images"), valid_fraction=0.5)
+    replace_text(run.sweep_file, resolved_text(sweep.model_copy(update={"data": nowhere})))
+    files = {trial: trial.predictions_file("report") for trial in run.trials()}
+    found = {trial: read_predictions(file) for trial, file in files.items() if file.exists()}
+    images = next(iter(found.values()))
+    columns = {"path": images.ids, "label": images.labels, "part": "report", "digest": "", "group": "", "bundle": 0}
+    catalog = pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **columns})
+    run.write_catalog(catalog)
+    for trial, report in found.items():
+        if trial.weights_file.exists():
+            write_predictions(files[trial], report, report_origin(trial, catalog))
+    write_audit(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
+    (run.audit_folder / "drawn.png").parent.mkdir(exist_ok=True)
+    (run.audit_folder / "drawn.png").write_bytes(b"")
+    return run
 
 
 def small_run(folder: Path) -> RunDir:

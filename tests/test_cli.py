@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from rfray.cli import app
+from tests.synthetic import FIRST, SECOND, as_predicted, finish_trial, new_run, predictions, small_run
 
 ROOT = Path(__file__).parent.parent
 VERBS = list(typer.main.get_command(app).commands)
@@ -188,3 +190,35 @@ def test_a_folder_without_a_report_part_is_audited_by_itself(given_away: Path, t
     assert done.returncode == 2, done.stderr  # its files tell
     assert "Traceback" not in done.stderr
     assert len(list((tmp_path / "audits/train/audit").glob("*.*g"))) == 5
+
+
+def test_an_unknown_method_is_exit_code_2_and_names_the_choices(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run")
+    done = rfray("ensemble", "run", "--method", "weigthed", here=tmp_path)
+    assert done.returncode == 2
+    assert "--method weigthed: no such method; allowed: weighted, soft, calibrated" in done.stderr
+    assert not run.leaderboard_csv.exists()
+
+
+def test_the_options_of_ensemble_win_over_the_sweep(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    for trial_id, score, backbone in [("a", 0.9, "test_vit"), ("b", 0.8, "test_vit"), ("c", 0.7, "test_resnet")]:
+        finish_trial(run, trial_id, score, predictions(FIRST), predictions(SECOND), backbone=backbone)
+    as_predicted(run)
+    words = ["ensemble", str(run.path), "--diverse", "1", "--method", "weighted", "--method", "calibrated"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "Only 2 trials with weights are there to choose from" in done.output
+    assert "ensemble-weighted is a alone: on the select part no mixture has a better auc" in done.output
+    written = json.loads(run.ensemble_file.read_text())
+    votes = [(vote["name"], vote["members"]) for vote in (written, *written["others"])]
+    assert votes == [
+        ("ensemble-weighted", ["a"]),
+        ("ensemble-calibrated", ["a", "c"]),
+        ("ensemble", ["a", "c"]),
+    ]
+    assert "| ensemble-calibrated |" in run.leaderboard_md.read_text()
+    # what an earlier call was asked for is not remembered
+    CliRunner().invoke(app, ["ensemble", str(run.path)], catch_exceptions=False)
+    written = json.loads(run.ensemble_file.read_text())
+    assert (written["name"], written["members"], written["others"]) == ("ensemble", ["a", "b", "c"], [])
+    assert "ensemble-calibrated" not in run.leaderboard_md.read_text()

@@ -1,6 +1,5 @@
 """sweep + folders -> a run's catalog.parquet and audit.json: by `rfray tune`; the report part by `rfray ensemble`."""
 
-import hashlib
 import os
 
 import numpy as np
@@ -27,7 +26,7 @@ from rfray.data.pixels import not_cached
 from rfray.errors import AuditError, DataError, RunError
 from rfray.evaluation.audit_record import read_audit, write_audit
 from rfray.evaluation.predictions import predictions_metadata
-from rfray.files import replacing
+from rfray.files import file_digest, replacing
 from rfray.run import RunDir, TrialDir
 
 LEFT_OUT = "left out"
@@ -135,19 +134,21 @@ def prepare_report(run: RunDir, sweep: Sweep, console: Console) -> None:
 
 def report_origin(trial: TrialDir, catalog: pd.DataFrame) -> dict[str, str]:
     """Which weights and images the report predictions of a trial are made of: digests, kept in the file's metadata."""
-    with trial.weights_file.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"weights": weights, "images": part_digest(catalog, "report")}
+    return _origin(trial, part_digest(catalog, "report"))
 
 
 def without_report_predictions(run: RunDir, trials: list[TrialDir]) -> list[TrialDir]:
     """The trials whose predictions of the report part are missing, or were made with other weights or images."""
-    catalog = run.read_catalog()
+    images = part_digest(run.read_catalog(), "report")  # once: it takes a while for many images
     return [
         trial
         for trial in trials
-        if not report_origin(trial, catalog).items() <= predictions_metadata(trial.predictions_file("report")).items()
+        if not _origin(trial, images).items() <= predictions_metadata(trial.predictions_file("report")).items()
     ]
+
+
+def _origin(trial: TrialDir, images: str) -> dict[str, str]:
+    return {"weights": file_digest(trial.weights_file), "images": images}
 
 
 def geometries(sweep: Sweep) -> list[Geometry]:

@@ -1,19 +1,26 @@
-"""Members' predictions-*.parquet -> ensemble/: who votes, their mean p_fake, and ensemble.json."""
+"""Trials' predictions-*.parquet -> ensemble/: who votes and how, what each vote comes to, and ensemble.json."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from rfray.config import CLASSES, Strict
+from rfray.config import CLASSES, Strict, Sweep
 from rfray.errors import RunError
+from rfray.evaluation.calibration import tempered
 from rfray.evaluation.metrics import THRESHOLD, metric
-from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
+from rfray.evaluation.operating_point import choose_point
+from rfray.evaluation.predictions import Predictions, trial_predictions, write_predictions
+from rfray.evaluation.voting import METHODS, Candidates, methods_to_use
 from rfray.files import replace_text
 from rfray.run import RunDir, TrialDir
 
 NAME = "ensemble"
 """Name of the uniform soft vote: in its files' names and on the leaderboard."""
+
+Part = Literal["select", "report"]
+PARTS: tuple[Part, ...] = ("select", "report")
 
 
 class Vote(Strict):
@@ -30,9 +37,10 @@ class Vote(Strict):
     temperature: float = 1.0
     """What the logit of the vote is divided by."""
     threshold: float
-    """An image is called fake where p_fake >= this."""
+    """An image is called fake where p_fake >= this; above 1: none is."""
     unsure: tuple[float, float] | None = None
-    """An image gets no verdict where p_fake is within."""
+    """An image gets no verdict where low <= p_fake < high, which the threshold is between; both alike: each gets one.
+    None where no error rate was asked for, or where it can't be reached."""
     select_score: float | None
     """The vote's own value of the select metric on the select part, in [0, 1]; None where it is undefined."""
 
@@ -54,62 +62,90 @@ class Ensemble(Vote):
         return [self, *self.others]
 
 
-def choose_members(run: RunDir, top_k: int) -> list[TrialDir]:
-    """The best trials that finished well and whose weights are still there, best first, at most `top_k` (>= 1).
+def choose_members(run: RunDir, top_k: int | None = None, diverse: int | None = None) -> list[TrialDir]:
+    """The best trials that finished well and whose weights are still there, best first.
 
-    Ranked by their select score, ties by id; a trial with an undefined score can't be ranked and is left out.
+    At most `top_k` (>= 1) of them, and at most `diverse` (>= 1) of one backbone, if given. Ranked by their select
+    score, ties by id; a trial with an undefined score can't be ranked and is left out.
     """
     scored = [
-        (-result.score, trial.id, trial)
+        (-result.score, trial.id, result.trial.backbone, trial)
         for trial in run.trials()
         if (result := trial.result()) is not None
         and result.status == "ok"
         and result.score is not None
         and trial.weights_file.exists()
     ]
-    return [trial for _, _, trial in sorted(scored, key=lambda entry: entry[:2])[:top_k]]
+    seen: Counter[str] = Counter()
+    chosen = []
+    for _, _, backbone, trial in sorted(scored, key=lambda entry: entry[:2]):
+        seen[backbone] += 1
+        if diverse is None or seen[backbone] <= diverse:
+            chosen.append(trial)
+    return chosen[:top_k]
 
 
-def soft_vote(voters: Sequence[Predictions]) -> Predictions:
-    """The mean of p_fake, image by image, in the order of the first voter's ids.
+def vote_name(method: str) -> str:
+    """What the vote by this method is called on the leaderboard and in its files' names."""
+    return NAME if method == "soft" else f"{NAME}-{method}"
 
-    Raises ValueError where there is no voter, an id comes twice, or ids or labels differ between voters.
+
+def cast(vote: Vote, voters: Sequence[Predictions]) -> Predictions:
+    """What `vote` says of the images that its members, in the order of `vote.members`, have predicted.
+
+    The mean of their p_fake, image by image and in the order of the first one's ids: each after its temperature, with
+    its weight, and then the vote's own temperature. Equal weights give the plain mean to the last digit.
+    Raises ValueError where there is no voter, or not one for each member, an id comes twice, or ids or labels differ.
     """
-    if not voters:
-        raise ValueError("no predictions to join")
-    first = voters[0]
-    if len(np.unique(first.ids)) < len(first):
-        raise ValueError("an image comes twice in the predictions of member 1")
-    p_fake = [_aligned(voter, first, number) for number, voter in enumerate(voters, start=1)]
-    return Predictions(first.ids, first.labels, np.mean(p_fake, axis=0))
+    p_fake = _together(voters)
+    if len(p_fake) != len(vote.members):
+        raise ValueError(f"{len(p_fake)} predictions of {len(vote.members)} members")
+    heard = [tempered(row, temperature) for row, temperature in zip(p_fake, vote.temperatures, strict=True)]
+    mean = np.average(heard, axis=0, weights=np.array(vote.weights) / max(vote.weights))
+    return Predictions(voters[0].ids, voters[0].labels, tempered(np.clip(mean, 0, 1), vote.temperature))
 
 
-def write_ensemble(run: RunDir, members: Sequence[TrialDir]) -> Ensemble:
-    """Joins the members' select and report predictions and writes everything below ensemble/, ensemble.json last.
+def write_ensemble(
+    run: RunDir, members: Sequence[TrialDir], methods: Sequence[str] = (), others: Sequence[TrialDir] = ()
+) -> Ensemble:
+    """Lets `members` (best first) vote and writes everything below ensemble/, ensemble.json last.
 
-    Raises RunError where there is no member, a member's predictions are missing, or they don't fit together.
+    One vote for each of `methods` (of METHODS), the first of which is handed over, and the soft one; `others` (best
+    first) are further trials that a method may choose from. What was written for other methods is removed.
+    Raises RunError where there is no member, predictions are missing, or they don't fit together, and InputError for
+    an unknown method.
     """
     if not members:
         raise RunError(f"{run.path}: no finished trial whose weights are still there, so there is nothing to join")
-    name = run.sweep().search.metric
-    select, report = _joined(run, members, "select"), _joined(run, members, "report")
-    ensemble = Ensemble(
-        name=NAME,
-        members=[trial.id for trial in members],
-        weights=[1 / len(members)] * len(members),
-        temperatures=[1.0] * len(members),
-        threshold=THRESHOLD,
-        others=[],
-        classes=list(CLASSES),
-        metric=name,
-        select_score=metric(name, select),
-    )
+    sweep, asked = run.sweep(), methods_to_use(methods)
+    select = _predictions(run, [*members, *others], "select")
+    votes = [_vote(method, select, len(members), sweep) for method in asked]
+    found: dict[tuple[str, Part], Predictions] = {}
+    for vote in votes:
+        found[vote.name, "select"] = cast(vote, [select[member] for member in vote.members])
+        report = _predictions(run, [run.trial(member) for member in vote.members], "report")
+        found[vote.name, "report"] = cast(vote, list(report.values()))
+    ensemble = Ensemble(**votes[0].model_dump(), classes=list(CLASSES), metric=sweep.search.metric, others=votes[1:])
     run.ensemble_file.unlink(missing_ok=True)  # an old record must not stand beside new predictions
-    origin = {"members": " ".join(ensemble.members)}
-    write_predictions(run.ensemble_predictions_file(NAME, "select"), select, origin)
-    write_predictions(run.ensemble_predictions_file(NAME, "report"), report, origin)
+    for method in METHODS:
+        for part in PARTS:
+            run.ensemble_predictions_file(vote_name(method), part).unlink(missing_ok=True)
+    for vote in votes:
+        for part in PARTS:
+            file = run.ensemble_predictions_file(vote.name, part)
+            write_predictions(file, found[vote.name, part], {"members": " ".join(vote.members)})
     replace_text(run.ensemble_file, ensemble.model_dump_json(indent=1))
     return ensemble
+
+
+def chosen_alone(ensemble: Ensemble) -> str | None:
+    """A sentence where the weighted vote was left with one member, else None."""
+    for vote in ensemble.votes:
+        if vote.name == vote_name("weighted") and len(vote.members) == 1:
+            return (
+                f"{vote.name} is {vote.members[0]} alone: on the select part no mixture has a better {ensemble.metric}"
+            )
+    return None
 
 
 def read_ensemble(run: RunDir) -> Ensemble | None:
@@ -124,16 +160,51 @@ def read_ensemble(run: RunDir) -> Ensemble | None:
         ) from None
 
 
-def _joined(run: RunDir, members: Sequence[TrialDir], part: Literal["select", "report"]) -> Predictions:
+def _predictions(run: RunDir, trials: Sequence[TrialDir], part: Part) -> dict[str, Predictions]:
+    """Trial's id -> its predictions, which speak of the same images."""
+    found = {trial.id: trial_predictions(trial, part) for trial in trials}
     try:
-        return soft_vote([read_predictions(trial.predictions_file(part)) for trial in members])
+        _together(list(found.values()))
     except ValueError as error:
-        ids = ", ".join(trial.id for trial in members)
-        raise RunError(f"{run.path}: the {part} predictions of {ids} can't be joined: {error}") from None
+        raise RunError(f"{run.path}: the {part} predictions of {', '.join(found)} can't be joined: {error}") from None
+    return found
+
+
+def _vote(method: str, select: Mapping[str, Predictions], top: int, sweep: Sweep) -> Vote:
+    """How the candidates (id -> select predictions, best first) vote by `method`, with its operating point."""
+    voters = list(select.values())
+    ids, labels = voters[0].ids, voters[0].labels
+    ballot = METHODS[method](Candidates(ids, labels, _together(voters), top, sweep.search.metric, sweep.seed))
+    voting = np.flatnonzero(ballot.weights)
+    vote = Vote(
+        name=vote_name(method),
+        members=[list(select)[number] for number in voting],
+        weights=ballot.weights[voting].tolist(),
+        temperatures=ballot.temperatures[voting].tolist(),
+        temperature=ballot.temperature,
+        threshold=THRESHOLD,
+        select_score=None,
+    )
+    joined = cast(vote, [voters[number] for number in voting])
+    point = choose_point(joined, sweep.ensemble)
+    score = metric(sweep.search.metric, joined)
+    return vote.model_copy(update={"threshold": point.threshold, "unsure": point.unsure, "select_score": score})
+
+
+def _together(voters: Sequence[Predictions]) -> np.ndarray:
+    """p_fake of all, (k, n) float64, in the order of the first one's ids. Raises ValueError as `cast` does."""
+    if not voters:
+        raise ValueError("no predictions to join")
+    first = voters[0]
+    if len(np.unique(first.ids)) < len(first):
+        raise ValueError("an image comes twice in the predictions of member 1")
+    return np.stack([_aligned(voter, first, number) for number, voter in enumerate(voters, start=1)])
 
 
 def _aligned(voter: Predictions, first: Predictions, number: int) -> np.ndarray:
     """p_fake of `voter`, (n,) float64, in the order of `first.ids`."""
+    if np.array_equal(voter.ids, first.ids) and np.array_equal(voter.labels, first.labels):
+        return voter.p_fake  # as almost always; sorting text takes long
     order, target = np.argsort(voter.ids), np.argsort(first.ids)
     if not np.array_equal(voter.ids[order], first.ids[target]):
         only_one = sorted(set(voter.ids.tolist()) ^ set(first.ids.tolist()))

@@ -9,10 +9,12 @@ import pandas as pd
 
 from rfray.config import Sweep, Trial
 from rfray.errors import RunError
+from rfray.evaluation import operating_point
 from rfray.evaluation.audit_record import read_audit
-from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
-from rfray.evaluation.metrics import METRICS, THRESHOLD, confusion, measured
-from rfray.evaluation.predictions import Predictions, read_predictions
+from rfray.evaluation.ensemble import PARTS, Vote, read_ensemble
+from rfray.evaluation.metrics import METRICS, confusion, measured
+from rfray.evaluation.operating_point import OperatingPoint, asked_and_got, choose_point, held_against_report
+from rfray.evaluation.predictions import Predictions, read_predictions, trial_predictions
 from rfray.files import replace_text, replacing
 from rfray.run import RunDir, TrialDir, TrialResult
 
@@ -20,6 +22,8 @@ TEXT, COUNT, NUMBER = "string", "Int64", "float64"
 """The pandas dtypes of the columns; no value is "" in a text column, <NA> in a count, nan in a number."""
 WAIT_ALLOWED = 0.1
 """Share of the training time."""
+LOWER_IS_BETTER = frozenset({"rank", "fp", "fn", "seconds", "wait_share", *operating_point.COLUMNS} - {"temperature"})
+"""The columns in which the lowest value is the best."""
 
 
 def contract_columns(sweep: Sweep) -> list[str]:
@@ -40,21 +44,22 @@ def column_types(sweep: Sweep) -> dict[str, str]:
     outcomes = _outcome_types(sweep)
     settings = {column: _dtype(field) for column, field in _setting_columns(sweep).items()}
     cost = {} if sweep.resources.price_per_hour is None else {"cost": NUMBER}
-    types = {**outcomes, **settings, **cost}
+    types = {**outcomes, **settings, **dict.fromkeys(operating_point.COLUMNS, NUMBER), **cost}
     return {column: types[column] for column in (*contract_columns(sweep), *types)}
 
 
 def build_leaderboard(run: RunDir) -> pd.DataFrame:
-    """One row for every finished trial and one for the ensemble, ranked by the select column, failed ones last.
+    """One row for every finished trial and one for every vote, ranked by the select column, failed ones last.
 
-    Columns and dtypes as `column_types` says; every metric without `select_` is on the report part.
-    Raises RunError where a record or a predictions file of the run is damaged.
+    Columns and dtypes as `column_types` says; every metric without `select_` is on the report part, at the row's own
+    threshold, which its own select predictions give. Raises RunError where a record or a predictions file of the run
+    is damaged, DataError where the select part does not allow the choice of a threshold.
     """
     sweep = run.sweep()
     rows = [_trial_row(sweep, trial, result) for trial in run.trials() if (result := trial.result()) is not None]
     ensemble = read_ensemble(run)
     if ensemble is not None:
-        rows.append(_ensemble_row(sweep, run, ensemble))
+        rows += [_vote_row(sweep, run, vote) for vote in ensemble.votes]
     return _frame(_ranked(rows, select_column(sweep)), column_types(sweep))
 
 
@@ -112,6 +117,20 @@ def cost_of(seconds: float, price_per_hour: float) -> float:
     return seconds / 3600 * price_per_hour
 
 
+def false_positives(run: RunDir, frame: pd.DataFrame) -> str | None:
+    """A sentence where the sweep asks for a false-positive rate: what the vote handed over has of it; else None.
+
+    Raises RunError where ensemble.json is damaged or has no row.
+    """
+    ensemble = read_ensemble(run)
+    if ensemble is None:
+        return None
+    rows = frame[frame["name"] == ensemble.name]
+    if rows.empty:
+        raise RunError(f"{run.leaderboard_csv} has no row {ensemble.name}; `rfray ensemble` writes it anew")
+    return asked_and_got(run.sweep().ensemble, rows.iloc[0].to_dict())
+
+
 def _outcome_types(sweep: Sweep) -> dict[str, str]:
     """The columns that say what came out, not what was set."""
     return {
@@ -159,30 +178,31 @@ def _trial_row(sweep: Sweep, trial: TrialDir, result: TrialResult) -> dict[str, 
     }
     if (price := sweep.resources.price_per_hour) is not None:
         row["cost"] = cost_of(result.seconds, price)
-    report = trial.predictions_file("report")
-    if report.exists():
-        return {**row, **_measured(read_predictions(report), THRESHOLD)}
+    if trial.predictions_file("report").exists():
+        select = trial_predictions(trial, "select")
+        return {**row, **_measured(select, trial_predictions(trial, "report"), choose_point(select, sweep.ensemble))}
     return row if trial.weights_file.exists() else {**row, "status": "not kept"}
 
 
-def _ensemble_row(sweep: Sweep, run: RunDir, ensemble: Ensemble) -> dict[str, Any]:
-    report = read_predictions(run.ensemble_predictions_file(NAME, "report"))
+def _vote_row(sweep: Sweep, run: RunDir, vote: Vote) -> dict[str, Any]:
+    select, report = (read_predictions(run.ensemble_predictions_file(vote.name, part)) for part in PARTS)
     return {
-        "name": NAME,
+        "name": vote.name,
         "kind": "ensemble",
         "status": "ok",
-        "members": " ".join(ensemble.members),
-        select_column(sweep): ensemble.select_score,
-        **_measured(report, ensemble.threshold),
+        "members": " ".join(vote.members),
+        select_column(sweep): vote.select_score,
+        **_measured(select, report, OperatingPoint(vote.threshold, vote.unsure)),
     }
 
 
-def _measured(report: Predictions, threshold: float) -> dict[str, Any]:
+def _measured(select: Predictions, report: Predictions, point: OperatingPoint) -> dict[str, Any]:
     return {
-        **measured(report, threshold),
-        **asdict(confusion(report, threshold)),
+        **measured(report, point.threshold),
+        **asdict(confusion(report, point.threshold)),
         "n": len(report),
-        "threshold": threshold,
+        "threshold": point.threshold,
+        **held_against_report(select, report, point),
     }
 
 
@@ -207,7 +227,7 @@ def _shown(column: str, value: Any) -> str:
         return ""
     if not isinstance(value, float):
         return str(value)
-    if column in METRICS or column.startswith("select_"):
+    if column in METRICS or column in operating_point.COLUMNS or column.startswith("select_"):
         return f"{value:.4f}"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
@@ -226,6 +246,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         f"counts after it are on the report part (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
         "",
+        *([_escaped(asked), ""] if (asked := false_positives(run, frame)) else []),
         *([_escaped(slow), ""] if (slow := waiting(frame)) else []),
         *([f"**Audit: {_escaped(audit.stamp)}**", ""] if audit is not None and audit.stamp else []),
         _table_line(columns),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from rfray.errors import RunError
 from rfray.files import replacing
+from rfray.run import TrialDir
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def write_predictions(path: Path, predictions: Predictions, metadata: Mapping[st
 def read_predictions(path: Path) -> Predictions:
     """Reads a predictions file. Raises RunError, naming the file, where it is missing or damaged."""
     try:
-        table = pq.read_table(path, columns=["id", "label", "p_fake"])
+        with pq.ParquetFile(path) as file:  # in half the time of `read_table`, which is made for whole data sets
+            table = file.read(["id", "label", "p_fake"], use_threads=False)
         return Predictions(
             ids=table["id"].to_numpy(),
             labels=table["label"].to_numpy().astype(np.int8),
@@ -58,6 +61,15 @@ def read_predictions(path: Path) -> Predictions:
         )
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RunError(f"{path}: not a readable predictions file: {str(error).splitlines()[0]}") from error
+
+
+def trial_predictions(trial: TrialDir, part: Literal["select", "report"]) -> Predictions:
+    """What a trial says of one part. Raises RunError, with what makes the file, where it is missing or damaged."""
+    makes = "`rfray ensemble` makes it" if part == "report" else "the `rfray tune` that made the run trains it again"
+    try:
+        return read_predictions(trial.predictions_file(part))
+    except RunError as error:
+        raise RunError(f"{error}; {makes}") from None
 
 
 def predictions_metadata(path: Path) -> dict[str, str]:

@@ -14,7 +14,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import Audit, read_audit
 from rfray.evaluation.ensemble import Ensemble, read_ensemble
-from rfray.evaluation.leaderboard import TEXT, as_text, column_types, contract_columns, read_leaderboard, select_column
+from rfray.evaluation.leaderboard import (
+    TEXT,
+    as_text,
+    column_types,
+    contract_columns,
+    false_positives,
+    read_leaderboard,
+    select_column,
+)
 from rfray.evaluation.predictions import read_predictions
 from rfray.evaluation.search_findings import SearchFindings, sentences
 from rfray.files import replace_text
@@ -110,17 +118,20 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
     if ensemble is None:
         yield f"No ensemble was made of {trials}."
     else:
-        best = ensemble.members[0]  # by the select part: the best by its report metrics would be flattered
-        several = len(ensemble.members) > 1
-        yield (
-            f"Of {trials}, the {f'{len(ensemble.members)} best vote' if several else 'best votes'} in the ensemble, "
-            f"chosen by {ensemble.metric} on the select part."
-        )
+        # by the select part: the best by its report metrics would be flattered
+        best, *others = models.loc[models["n"].notna(), "name"]
+        voting = len(ensemble.members)
+        those = f"the {voting} best vote" if voting > 1 else "the best votes"
+        if ensemble.members != [best, *others][:voting]:  # weighted, or of different backbones
+            those = f"{voting} vote" if voting > 1 else "one votes"
+        yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.metric} on the select part."
         row = _row(frame, ensemble.name)
         yield (
             f"On {_counted(row['n'], 'report image')}, which nothing was chosen on, the ensemble reaches "
             f"{_reached(row)}; the best single model, {best}, reaches {_reached(_row(frame, best))}."
         )
+    if asked := false_positives(run, frame):
+        yield asked
     unreadable = _unreadable(run)
     if unreadable:
         yield f"{_counted(unreadable, 'image')} could not be read and took no part ({run.unreadable_file.name})."

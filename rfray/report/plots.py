@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from rfray.evaluation.curve_bands import curve_bands
 from rfray.evaluation.ensemble import Ensemble, read_ensemble
 from rfray.evaluation.leaderboard import select_column
-from rfray.evaluation.metrics import THRESHOLD
-from rfray.evaluation.predictions import Predictions, read_predictions
+from rfray.evaluation.operating_point import choose_threshold
+from rfray.evaluation.predictions import Predictions, read_predictions, trial_predictions
 from rfray.report.curve_plots import precision_recall_curves, roc_curves
 from rfray.report.look import LOOK, PALE, save, shortened, voter_styles
 from rfray.report.score_plots import confusion_matrix, reliability_diagram, score_histogram
@@ -64,7 +64,7 @@ def _of_voters(run: RunDir, ensemble: Ensemble) -> dict[str, Figure]:
             confusion_file(name): confusion_matrix(
                 name,
                 predictions,
-                ensemble.threshold if name == ensemble.name else THRESHOLD,
+                ensemble.threshold if name == ensemble.name else _threshold(run, name),
                 bold=name == ensemble.name,
             )
             for name, predictions in voters.items()
@@ -74,9 +74,14 @@ def _of_voters(run: RunDir, ensemble: Ensemble) -> dict[str, Figure]:
 
 def _voters(run: RunDir, ensemble: Ensemble) -> dict[str, Predictions]:
     """Report predictions of the ensemble and of each member, the ensemble first."""
-    members = {trial: read_predictions(run.trial(trial).predictions_file("report")) for trial in ensemble.members}
+    members = {trial: trial_predictions(run.trial(trial), "report") for trial in ensemble.members}
     vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "report"))
     return {ensemble.name: vote, **members}
+
+
+def _threshold(run: RunDir, trial: str) -> float:
+    """The trial's own, as on the leaderboard."""
+    return choose_threshold(trial_predictions(run.trial(trial), "select"), run.sweep().ensemble.threshold)
 
 
 def _history(run: RunDir, ensemble: Ensemble | None) -> Figure | None:

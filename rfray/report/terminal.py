@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rfray.errors import InputError, nearest_first
 from rfray.evaluation.audit_record import Audit
-from rfray.evaluation.leaderboard import as_text
+from rfray.evaluation.leaderboard import LOWER_IS_BETTER, as_text
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
 
 WIDE = ["rank", "name", "status", "backbone", "augmentation", "lr", "accuracy", "precision", "recall", "f1", "auc", "n"]
@@ -22,7 +22,7 @@ GRADE_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Table:
-    """The leaderboard for `width` characters, in its own order or by one column, highest value first (rank: lowest).
+    """The leaderboard for `width` characters, in its own order or by one column, best value first (text: a to z).
 
     Raises InputError where there is no such column.
     """
@@ -30,7 +30,8 @@ def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Tabl
         if sort not in frame.columns:
             raise InputError(f"--sort {sort}: no such column; allowed: {nearest_first(sort, frame.columns, 40)}")
         numeric = pd.api.types.is_numeric_dtype(frame[sort])
-        frame = frame.sort_values(sort, ascending=sort == "rank" or not numeric, na_position="last", kind="stable")
+        rising = sort in LOWER_IS_BETTER or not numeric
+        frame = frame.sort_values(sort, ascending=rising, na_position="last", kind="stable")
     select = next(column for column in frame.columns if column.startswith("select_"))
     columns = list(WIDE if width >= WIDE_FROM else NARROW)
     columns.insert(columns.index("accuracy"), select)
@@ -39,8 +40,8 @@ def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Tabl
     table = Table(title=f"Leaderboard, ranked by {select}" if sort is None else f"Leaderboard, sorted by {sort}")
     for column in columns:
         table.add_column(column, justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left")
-    for row in as_text(frame)[columns].itertuples(index=False):
-        table.add_row(*(Text(str(cell)) for cell in row), style="bold" if row.name == "ensemble" else None)
+    for kind, row in zip(frame["kind"], as_text(frame)[columns].itertuples(index=False), strict=True):
+        table.add_row(*(Text(str(cell)) for cell in row), style="bold" if kind == "ensemble" else None)
     return table
 
 

@@ -1,18 +1,39 @@
-"""rfray.evaluation.ensemble: who votes, what the vote says, what is written."""
+"""rfray.evaluation.ensemble: who votes, what a vote says, what is written."""
 
 import json
 
 import numpy as np
 import pytest
 
-from rfray.errors import RunError
-from rfray.evaluation.ensemble import choose_members, read_ensemble, soft_vote, write_ensemble
+from rfray.errors import DataError, InputError, RunError
+from rfray.evaluation.ensemble import Vote, cast, choose_members, chosen_alone, read_ensemble, write_ensemble
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
+from rfray.evaluation.voting import METHODS
+from rfray.sweep_file import resolved_text
 from tests.synthetic import FIRST, LABELS, SECOND, finish_trial, new_run, predictions, small_run
 
+ALL_METHODS = list(METHODS)
 
-def chosen(run, top_k):
-    return [trial.id for trial in choose_members(run, top_k)]
+
+def chosen(run, *how):
+    return [trial.id for trial in choose_members(run, *how)]
+
+
+def vote_of(count, **how):
+    """A soft vote of `count` members, but for what `how` says."""
+    alike = {"weights": [1 / count] * count, "temperatures": [1.0] * count}
+    return Vote(name="ensemble", members=["m"] * count, threshold=0.5, select_score=None, **{**alike, **how})
+
+
+def soft_vote(voters):
+    return cast(vote_of(len(voters)), voters)
+
+
+def set_ensemble(run, **settings):
+    """Other settings under `ensemble` of the sweep."""
+    sweep = run.sweep()
+    changed = sweep.ensemble.model_copy(update=settings)
+    run.sweep_file.write_text(resolved_text(sweep.model_copy(update={"ensemble": changed})))
 
 
 def test_best_first_without_failed_unfinished_and_not_kept_trials(tmp_path):
@@ -28,6 +49,16 @@ def test_ties_go_by_id_and_an_undefined_score_can_not_be_chosen(tmp_path):
     assert chosen(run, 10) == ["a", "b", "c"]
 
 
+def test_at_most_so_many_of_one_backbone(tmp_path):
+    run = new_run(tmp_path / "run")
+    for trial_id, score, backbone in [("a", 0.9, "x"), ("b", 0.8, "x"), ("c", 0.7, "x"), ("d", 0.6, "y")]:
+        finish_trial(run, trial_id, score, backbone=backbone)
+    assert chosen(run, 3, 1) == ["a", "d"]
+    assert chosen(run, 3, 2) == ["a", "b", "d"]
+    assert chosen(run, 2, 2) == ["a", "b"]
+    assert chosen(run) == ["a", "b", "c", "d"]
+
+
 def test_vote_of_two_by_hand():
     vote = soft_vote([predictions(FIRST), predictions(SECOND)])
     assert vote.p_fake.tolist() == pytest.approx([0.2, 0.3, 0.4, 0.6, 0.7, 0.6], abs=1e-15)
@@ -36,6 +67,32 @@ def test_vote_of_two_by_hand():
 
 def test_vote_of_one_is_its_own():
     assert soft_vote([predictions(FIRST)]).p_fake.tolist() == FIRST
+
+
+def test_equal_weights_are_the_plain_mean_to_the_last_digit():
+    random = np.random.default_rng(0)
+    p_fake = random.random((7, 1000))
+    labels = [0, 1] * 500
+    voters = [predictions(row, labels) for row in p_fake]
+    assert cast(vote_of(7), voters).p_fake.tolist() == np.mean(p_fake, axis=0).tolist()
+    certain = [predictions([0.0, 1.0], [0, 1])] * 10
+    assert cast(vote_of(10, weights=[0.3, *[0.7 / 9] * 9]), certain).p_fake.tolist() == [0.0, 1.0]
+
+
+def test_weights_and_temperatures_by_hand():
+    # logits of 0.9 and 0.1 are ln 9 and -ln 9, halved ln 3 and -ln 3: 0.75 and 0.25
+    voters = [predictions([0.9, 0.1], [1, 0]), predictions([0.25, 0.5], [1, 0])]
+    vote = vote_of(2, weights=[0.75, 0.25], temperatures=[2.0, 1.0])
+    assert cast(vote, voters).p_fake.tolist() == pytest.approx([0.75 * 0.75 + 0.25 * 0.25, 0.75 * 0.25 + 0.25 * 0.5])
+    # and the vote's own: the mean 0.625 is odds 5/3, to the power of 1/2
+    halved = vote_of(2, weights=[0.75, 0.25], temperatures=[2.0, 1.0], temperature=2.0)
+    odds = (5 / 3) ** 0.5
+    assert cast(halved, voters).p_fake[0] == pytest.approx(odds / (1 + odds))
+
+
+def test_a_vote_of_others_than_its_members_is_refused():
+    with pytest.raises(ValueError, match="1 predictions of 2 members"):
+        cast(vote_of(2), [predictions(FIRST)])
 
 
 def test_voters_in_another_order_are_aligned_by_id():
@@ -60,7 +117,7 @@ def test_voters_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match="twice"):
         soft_vote([twice])
     with pytest.raises(ValueError, match="no predictions"):
-        soft_vote([])
+        cast(vote_of(1), [])
 
 
 def test_what_is_written(tmp_path):
@@ -68,17 +125,97 @@ def test_what_is_written(tmp_path):
     ensemble = write_ensemble(run, choose_members(run, 2))
     assert read_ensemble(run) == ensemble
     assert json.loads(run.ensemble_file.read_text()) == {
-        "schema_version": 1,
+        "schema_version": 2,
+        "name": "ensemble",
         "members": ["001", "002"],
         "weights": [0.5, 0.5],
+        "temperatures": [1.0, 1.0],
+        "temperature": 1.0,
         "threshold": 0.5,
+        "unsure": None,
         "classes": ["real", "fake"],
         "metric": "auc",
         "select_score": 1.0,
+        "others": [],
     }
     for part in ("select", "report"):
         vote = read_predictions(run.ensemble_predictions_file("ensemble", part))
         assert vote.p_fake.tolist() == pytest.approx([0.2, 0.3, 0.4, 0.6, 0.7, 0.6], abs=1e-15)
+
+
+def test_every_method_has_its_row_and_its_files(tmp_path):
+    run = small_run(tmp_path / "run")
+    ensemble = write_ensemble(run, choose_members(run, 2), ["calibrated", "weighted"])
+    names = ["ensemble-calibrated", "ensemble-weighted", "ensemble"]
+    assert [vote.name for vote in ensemble.votes] == names
+    assert ensemble.name == "ensemble-calibrated"
+    assert read_ensemble(run) == ensemble
+    for vote in ensemble.votes:
+        for part in ("select", "report"):
+            members = [read_predictions(run.trial(member).predictions_file(part)) for member in vote.members]
+            written = read_predictions(run.ensemble_predictions_file(vote.name, part))
+            assert written.p_fake.tolist() == cast(vote, members).p_fake.tolist()
+    files = {f"{name}-predictions-{part}.parquet" for name in names for part in ("select", "report")}
+    assert {file.name for file in run.ensemble_file.parent.iterdir()} == {"ensemble.json", *files}
+
+
+def test_files_of_methods_no_longer_asked_for_go(tmp_path):
+    run = small_run(tmp_path / "run")
+    write_ensemble(run, choose_members(run, 2), ALL_METHODS)
+    own = run.ensemble_file.parent / "my-own.txt"
+    own.write_text("mine")
+    write_ensemble(run, choose_members(run, 2))
+    soft = {f"ensemble-predictions-{part}.parquet" for part in ("select", "report")}
+    assert {file.name for file in run.ensemble_file.parent.iterdir()} == {"ensemble.json", "my-own.txt", *soft}
+
+
+def test_an_unknown_method_names_the_choices(tmp_path):
+    run = small_run(tmp_path / "run")
+    with pytest.raises(InputError, match="--method soggy: no such method; allowed: soft, weighted, calibrated"):
+        write_ensemble(run, choose_members(run, 2), ["soggy"])
+
+
+def test_weighted_may_choose_from_the_others_and_alone(tmp_path):
+    run = small_run(tmp_path / "run")
+    right = predictions([0.1, 0.1, 0.1, 0.9, 0.9, 0.9])
+    finish_trial(run, "006", 0.5, right, right)
+    one, *others = choose_members(run)
+    ensemble = write_ensemble(run, [one], ["weighted"], others)
+    assert (ensemble.members, ensemble.weights, ensemble.select_score) == (["006"], [1.0], 1.0)
+    assert chosen_alone(ensemble) == "ensemble-weighted is 006 alone: on the select part no mixture has a better auc"
+    assert [vote.members for vote in ensemble.others] == [["001"]]
+    assert chosen_alone(write_ensemble(run, [one], ["soft"], others)) is None
+
+
+def test_every_vote_has_its_own_operating_point(tmp_path):
+    run = small_run(tmp_path / "run")
+    set_ensemble(run, threshold="max_f1", unsure_error=0.2)
+    ensemble = write_ensemble(run, choose_members(run, 1), ALL_METHODS)
+    # 001 says SECOND of select: 0.3 is the lowest score of a fake image, and of a real one
+    assert ensemble.threshold == 0.3
+    # at 0.3 one of six is wrong: few enough
+    assert ensemble.unsure == (0.3, 0.3)
+    calibrated = ensemble.others[1]
+    assert calibrated.threshold == cast(calibrated, [predictions(SECOND)]).p_fake[0] != 0.3
+    assert read_ensemble(run) == ensemble
+
+
+def test_a_threshold_that_can_not_be_chosen_says_so(tmp_path):
+    run = new_run(tmp_path / "run")
+    finish_trial(run, "a", 0.5, predictions([0.1, 0.2], [0, 0]), predictions(FIRST))
+    set_ensemble(run, threshold="youden")
+    with pytest.raises(DataError, match=r"ensemble\.threshold: youden can't be chosen.* no fake image"):
+        write_ensemble(run, choose_members(run, 1))
+
+
+def test_one_class_on_select_leaves_the_score_undefined(tmp_path):
+    run = new_run(tmp_path / "run")
+    for trial_id in ("a", "b"):
+        finish_trial(run, trial_id, 0.5, predictions([0.1, 0.6], [0, 0]), predictions(FIRST))
+    ensemble = write_ensemble(run, choose_members(run, 2), ALL_METHODS)
+    assert [vote.select_score for vote in ensemble.votes] == [None] * 3
+    assert [vote.threshold for vote in ensemble.votes] == [0.5] * 3
+    assert ensemble.others[0].members == ["a"]  # the better one of nothing to choose by
 
 
 def test_the_select_score_knows_nothing_of_the_report_part(tmp_path):
@@ -98,7 +235,10 @@ def test_missing_or_unfit_predictions_leave_the_old_ensemble_alone(tmp_path):
     with pytest.raises(RunError, match="the report predictions of 001, 002 can't be joined"):
         write_ensemble(run, members)
     members[0].predictions_file("report").unlink()
-    with pytest.raises(RunError, match=r"001.predictions-report\.parquet"):
+    with pytest.raises(RunError, match=r"001.predictions-report\.parquet.*`rfray ensemble` makes it"):
+        write_ensemble(run, members)
+    members[1].predictions_file("select").unlink()
+    with pytest.raises(RunError, match=r"002.predictions-select\.parquet.*`rfray tune` .* trains it again"):
         write_ensemble(run, members)
     assert run.ensemble_file.read_bytes() == before
 

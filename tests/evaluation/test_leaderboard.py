@@ -6,10 +6,19 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
+from rfray.config import MaxFpr
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import write_audit
 from rfray.evaluation.ensemble import choose_members, write_ensemble
-from rfray.evaluation.leaderboard import build_leaderboard, column_types, read_leaderboard, waiting, write_leaderboard
+from rfray.evaluation.leaderboard import (
+    LOWER_IS_BETTER,
+    build_leaderboard,
+    column_types,
+    false_positives,
+    read_leaderboard,
+    waiting,
+    write_leaderboard,
+)
 from rfray.evaluation.predictions import read_predictions
 from rfray.sweep_file import resolved_text
 from tests.audits import leaking_audit
@@ -43,6 +52,7 @@ def test_columns_in_the_order_of_the_contract(run):
     assert more == [
         *("average_precision", "balanced_accuracy", "best_epoch", "epochs", "seconds", "wait_share"),
         *("pretrained", "image_size", "batch_size"),
+        *("fpr", "fpr_low", "fpr_high", "fpr_select", "unsure_share", "unsure_error", "temperature", "ece", "brier"),
     ]
 
 
@@ -111,7 +121,7 @@ def test_no_number_where_there_is_none(run):
 
 def test_an_undefined_metric_is_an_empty_cell(tmp_path):
     run = new_run(tmp_path / "run")
-    finish_trial(run, "a", None, report=predictions([0.1, 0.2], [0, 0]))
+    finish_trial(run, "a", None, predictions([0.1, 0.2], [0, 0]), predictions([0.1, 0.2], [0, 0]))
     fail_trial(run, "0", "boom")
     write_leaderboard(run)
     row = cells(run)["a"]
@@ -127,6 +137,64 @@ def test_ties_go_by_name_also_between_ensemble_and_model(tmp_path):
     write_ensemble(run, choose_members(run, 2))
     assert build_leaderboard(run)["name"].tolist() == ["a", "ensemble", "z"]
     assert build_leaderboard(run)["rank"].tolist() == [1, 2, 3]
+
+
+def asking(run, **settings):
+    """The same run with other settings under `ensemble`."""
+    sweep = run.sweep()
+    changed = sweep.ensemble.model_copy(update=settings)
+    run.sweep_file.write_text(resolved_text(sweep.model_copy(update={"ensemble": changed})))
+    return run
+
+
+def test_every_vote_is_a_row(run):
+    write_ensemble(run, choose_members(run, 2), ["weighted", "calibrated"])
+    write_leaderboard(run)
+    votes = {name: row for name, row in cells(run).items() if row["kind"] == "ensemble"}
+    assert set(votes) == {"ensemble", "ensemble-weighted", "ensemble-calibrated"}
+    assert {row["members"] for row in votes.values()} == {"001 002"}
+    assert {row["auc"] for row in votes.values()} == {"1.0"}
+    # two candidates with one vote each: the same mean; calibrated ones are as sure as select allows
+    assert votes["ensemble-weighted"]["brier"] == votes["ensemble"]["brier"]
+    assert votes["ensemble-calibrated"]["brier"] != votes["ensemble"]["brier"]
+
+
+def test_each_row_has_its_own_threshold_from_its_own_select_predictions(run):
+    asking(run, threshold=MaxFpr(max_fpr=0.01), unsure_error=0.1)
+    write_ensemble(run, choose_members(run, 2))
+    write_leaderboard(run)
+    found = cells(run)
+    # 001 says SECOND of select: no real image from 0.6 on; the vote 0.2 0.3 0.4 | 0.6 0.7 0.6
+    assert [found[name]["threshold"] for name in ("001", "002", "ensemble")] == ["0.6", "0.8", "0.6"]
+    # and FIRST of report: 0.6 is real, 0.3 fake
+    first = found["001"]
+    assert [first[column] for column in ("tn", "fp", "fn", "tp")] == ["2", "1", "1", "2"]
+    assert (first["fpr_select"], float(first["fpr"])) == ("0.0", pytest.approx(1 / 3))
+    # on select a fake and a real image are at 0.3, and only the fake one is called wrongly: all at 0.3 are unsure,
+    # which are from 0.3 to below 0.6; on report that is 0.3 and 0.4, and of the others 0.6 is called wrongly
+    assert float(first["unsure_share"]) == pytest.approx(2 / 6)
+    assert float(first["unsure_error"]) == pytest.approx(1 / 4)
+    assert found["ensemble"]["unsure_error"] == "0.0"
+    assert found["003"]["threshold"] == found["004"]["ece"] == ""
+    pd.testing.assert_frame_equal(read_leaderboard(run), build_leaderboard(run))
+
+
+def test_what_was_asked_of_the_false_positives_is_said(run):
+    assert false_positives(run, write_leaderboard(run)) is None
+    asking(run, threshold=MaxFpr(max_fpr=0.01))
+    write_ensemble(run, choose_members(run, 2))
+    said = false_positives(run, write_leaderboard(run))
+    assert said.startswith("False-positive rate of ensemble: at most 1 % was asked for; 0 % on the select part")
+    assert "in keeping with what was asked for." in said
+    assert said in run.leaderboard_md.read_text()
+    write_ensemble(run, choose_members(run, 2), ["weighted"])
+    assert false_positives(run, write_leaderboard(run)).startswith("False-positive rate of ensemble-weighted")
+
+
+def test_a_trial_without_select_predictions_says_what_to_do(run):
+    run.trial("001").predictions_file("select").unlink()
+    with pytest.raises(RunError, match=r"001.predictions-select\.parquet.*`rfray tune` .* trains it again"):
+        build_leaderboard(run)
 
 
 def test_reads_back_the_same_table(run):
@@ -172,6 +240,10 @@ def test_the_select_column_takes_the_name_of_the_metric(tmp_path):
     frame = write_leaderboard(run)
     assert list(frame.columns)[8] == "select_f1"
     assert "`select_f1`" in run.leaderboard_md.read_text()
+
+
+def test_columns_that_are_better_low_exist(run):
+    assert set(column_types(run.sweep())) >= LOWER_IS_BETTER
 
 
 @pytest.mark.parametrize("reason", ["one\ntwo", "\n one\r\ntwo", "one\u2028two", "one\x0btwo"])

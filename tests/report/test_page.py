@@ -7,14 +7,16 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from rfray.config import MaxFpr
 from rfray.evaluation.audit_record import write_audit
 from rfray.evaluation.ensemble import choose_members, write_ensemble
-from rfray.evaluation.leaderboard import write_leaderboard
+from rfray.evaluation.leaderboard import column_types, write_leaderboard
 from rfray.evaluation.search_findings import search_findings
 from rfray.report.audit_plots import ALT, write_audit_plots
 from rfray.report.page import write_page
 from rfray.report.plots import write_plots
 from rfray.report.search_plots import write_search_plots
+from rfray.sweep_file import resolved_text
 from tests.audits import image_table, leaking_audit
 from tests.synthetic import fail_trial, new_run, small_run
 
@@ -37,8 +39,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def report(run, top_k=2):
-    write_ensemble(run, choose_members(run, top_k))
+def report(run, top_k=2, methods=()):
+    write_ensemble(run, choose_members(run, top_k), methods)
     write_leaderboard(run)
     findings = search_findings(run)
     write_plots(run)
@@ -63,6 +65,30 @@ def test_verdict(small):
     assert "the best single model, 001, reaches accuracy 0.6667 and AUC 0.7778" in text
     assert "2 images could not be read" in text
     assert "In the ensemble, best first: 001, 002." in text
+
+
+def test_the_vote_handed_over_is_spoken_of(tmp_path):
+    run = small_run(tmp_path / "run")
+    sweep = run.sweep()
+    asked = sweep.ensemble.model_copy(update={"threshold": MaxFpr(max_fpr=0.2)})
+    run.sweep_file.write_text(resolved_text(sweep.model_copy(update={"ensemble": asked})))
+    page = Page(report(run, 2, ["calibrated"]))
+    assert "False-positive rate of ensemble-calibrated: at most 20 % was asked for" in page.text
+    alts = [image["alt"] for image in page.all("img")]
+    assert any("ensemble-calibrated AUC 1.0000, 001 AUC 0.7778" in alt for alt in alts)
+    # from 0.6 on, the threshold of 001, which its picture has too
+    (first,) = (alt for alt in alts if alt.startswith("Confusion matrix of 001"))
+    assert "2 called real and 1 called fake" in first
+
+
+def test_members_that_are_not_the_best_are_not_called_so(tmp_path):
+    run = small_run(tmp_path / "run")
+    write_ensemble(run, choose_members(run)[1:])
+    write_leaderboard(run)
+    write_page(run)
+    text = " ".join(Page(run.report_html.read_text()).text.split())
+    assert "one votes in the ensemble, chosen by auc" in text
+    assert "the best single model, 001, reaches" in text
 
 
 def test_nothing_comes_from_outside(small):
@@ -114,7 +140,7 @@ def test_a_reason_can_not_leave_its_attribute(tmp_path):
 def test_headers_have_scope_and_are_buttons(small):
     page = Page(small[1])
     headers = [header["scope"] for header in page.all("th")]
-    assert headers.count("col") == len(page.all("button")) == 29
+    assert headers.count("col") == len(page.all("button")) == len(column_types(small[0].sweep()))
     assert None not in headers
 
 

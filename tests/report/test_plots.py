@@ -45,6 +45,12 @@ def test_pictures_of_former_members_go_and_other_files_stay(run):
     assert pictures(run) == (EVERY - {"confusion-002.png"}) | {"my-own.png"}
 
 
+def test_the_vote_handed_over_is_drawn(run):
+    write_ensemble(run, choose_members(run, 2), ["weighted", "soft"])
+    write_plots(run)
+    assert pictures(run) == (EVERY - {"confusion-ensemble.png"}) | {"confusion-ensemble-weighted.png"}
+
+
 def test_without_an_ensemble_there_is_the_history_only(tmp_path):
     run = new_run(tmp_path / "run")
     assert write_plots(run) == []
