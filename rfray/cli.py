@@ -7,10 +7,11 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rfray.config import Sweep
-    from rfray.run import RunDir
+    from rfray.run import Part, RunDir, TrialDir
 
 app = typer.Typer(
     name="rfray",
@@ -156,6 +157,14 @@ def audit(
 def ensemble(
     run: RunPath = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Members; by default the sweep's ensemble.top_k.")] = None,
+    choose_by: Annotated[
+        Literal["score", "worst"] | None,
+        typer.Option(help="Choose and rank by the select metric, or its worst under stress; default: the sweep's."),
+    ] = None,
+    stress: Annotated[
+        bool | None,
+        typer.Option("--stress/--no-stress", help="Report on JPEG, scaling, blur and noise; default: the sweep's."),
+    ] = None,
     address: Address = None,
 ) -> None:
     """Join the best trials, predict the report part, write leaderboard, plots and report."""
@@ -163,12 +172,24 @@ def ensemble(
 
     from rfray.evaluation.ensemble import choose_members, write_ensemble
     from rfray.evaluation.leaderboard import write_leaderboard
+    from rfray.evaluation.robustness import worst_scores, write_stressed_votes
 
-    with folder.lock():
+    with folder.lock(), ExitStack() as session:
         sweep = folder.sweep()
+
+        @functools.cache
+        def connect() -> None:
+            from rfray.search.cluster import connected
+
+            session.enter_context(connected(address, sweep.resources))
+
         folder.check_trials()
+        by = choose_by or sweep.ensemble.choose_by
+        kept = choose_members(folder, sweep.keep)
+        if by == "worst":
+            _predict_stressed(folder, kept, "select", connect, console)
         wanted = top_k or sweep.ensemble.top_k
-        members = choose_members(folder, wanted)
+        members = choose_members(folder, wanted, worst_scores(folder, kept) if by == "worst" else None)
         if not members:
             write_leaderboard(folder)  # the failed trials, with their reasons
             raise SweepFailed(f"{folder.path}: no trial has succeeded, so there is nothing to join")
@@ -181,18 +202,24 @@ def ensemble(
 
         prepare_report(folder, sweep, console)
         _draw_audit(folder, sweep)
-        missing = without_report_predictions(folder, choose_members(folder, sweep.keep))
+        missing = without_report_predictions(folder, kept)
         if missing:
             from rfray.search.predicting import predict_report_part
 
-            predict_report_part(folder, missing, address, console)
-        write_ensemble(folder, members)
+            predict_report_part(folder, missing, connect, console)
+        stressed = sweep.report.stress if stress is None else stress
+        if stressed:
+            _predict_stressed(folder, kept, "report", connect, console)
+        joined = write_ensemble(folder, members, by)
+        write_stressed_votes(folder, joined, select=by == "worst", report=stressed)
         write_leaderboard(folder)
 
         from rfray.report.page import write_page
         from rfray.report.plots import write_plots
+        from rfray.report.stress_plots import write_stress_plot
 
         write_plots(folder)
+        write_stress_plot(folder)
         write_page(folder)
     _print_leaderboard(folder, None)
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
@@ -261,6 +288,18 @@ def _run(path: Path | None) -> "RunDir":
     run = RunDir(path) if path is not None else newest_run()
     run.sweep()  # a folder that is no run is refused before anything is written beside it
     return run
+
+
+def _predict_stressed(
+    run: "RunDir", trials: list["TrialDir"], part: "Part", connect: Callable[[], object], console: "Console"
+) -> None:
+    """Predicts a part under stress with the trials, unless they have been."""
+    from rfray.data.parts import without_stressed_predictions
+
+    if missing := without_stressed_predictions(run, trials, part):
+        from rfray.search.stressing import predict_under_stress
+
+        predict_under_stress(run, trials, missing, part, connect, console)
 
 
 def _draw_audit(run: "RunDir", sweep: "Sweep") -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,8 +28,9 @@ from rfray.data.pixels import not_cached
 from rfray.errors import AuditError, DataError, RunError
 from rfray.evaluation.audit_record import read_audit, write_audit
 from rfray.evaluation.predictions import predictions_metadata
+from rfray.evaluation.robustness import STRESS_NAMES
 from rfray.files import replacing
-from rfray.run import RunDir, TrialDir
+from rfray.run import Part, RunDir, TrialDir
 
 LEFT_OUT = "left out"
 """The part of training images that also stand in the report part."""
@@ -133,21 +135,32 @@ def prepare_report(run: RunDir, sweep: Sweep, console: Console) -> None:
     run.write_catalog(pd.concat([others, report], ignore_index=True))
 
 
-def report_origin(trial: TrialDir, catalog: pd.DataFrame) -> dict[str, str]:
-    """Which weights and images the report predictions of a trial are made of: digests, kept in the file's metadata."""
+def prediction_origin(trial: TrialDir, catalog: pd.DataFrame, part: Part) -> dict[str, str]:
+    """Which weights and images the predictions of a trial are made of: digests, kept in the file's metadata."""
     with trial.weights_file.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"weights": weights, "images": part_digest(catalog, "report")}
+    return {"weights": weights, "images": part_digest(catalog, part)}
 
 
-def without_report_predictions(run: RunDir, trials: list[TrialDir]) -> list[TrialDir]:
+def without_report_predictions(run: RunDir, trials: Sequence[TrialDir]) -> list[TrialDir]:
     """The trials whose predictions of the report part are missing, or were made with other weights or images."""
+    return _without(run, trials, "report", (None,))
+
+
+def without_stressed_predictions(run: RunDir, trials: Sequence[TrialDir], part: Part) -> list[TrialDir]:
+    """The same of a part under stress: the trials that lack one or more of the stresses."""
+    return _without(run, trials, part, STRESS_NAMES)
+
+
+def _without(run: RunDir, trials: Sequence[TrialDir], part: Part, stresses: Sequence[str | None]) -> list[TrialDir]:
     catalog = run.read_catalog()
-    return [
-        trial
-        for trial in trials
-        if not report_origin(trial, catalog).items() <= predictions_metadata(trial.predictions_file("report")).items()
-    ]
+
+    def is_made(trial: TrialDir) -> bool:
+        origin = prediction_origin(trial, catalog, part).items()
+        files = (trial.predictions_file(part, stress) for stress in stresses)
+        return all(origin <= predictions_metadata(file).items() for file in files)
+
+    return [trial for trial in trials if not is_made(trial)]
 
 
 def geometries(sweep: Sweep) -> list[Geometry]:

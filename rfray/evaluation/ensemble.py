@@ -1,6 +1,6 @@
 """Members' predictions-*.parquet -> ensemble/: who votes, their mean p_fake, and ensemble.json."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -45,8 +45,15 @@ class Ensemble(Vote):
     """Class names; the position is the label."""
     metric: str
     """Name of the select metric, by which the members were chosen."""
+    choose_by: Literal["score", "worst"] = "score"
+    """By its value on the select part, or by the worst of its values there under stress."""
     others: list[Vote]
     """What this vote is compared with: the other ways to vote."""
+
+    @property
+    def chosen_by(self) -> str:
+        """The same in words."""
+        return self.metric if self.choose_by == "score" else f"the worst {self.metric} under stress"
 
     @property
     def votes(self) -> list[Vote]:
@@ -54,17 +61,17 @@ class Ensemble(Vote):
         return [self, *self.others]
 
 
-def choose_members(run: RunDir, top_k: int) -> list[TrialDir]:
+def choose_members(run: RunDir, top_k: int, scores: Mapping[str, float | None] | None = None) -> list[TrialDir]:
     """The best trials that finished well and whose weights are still there, best first, at most `top_k` (>= 1).
 
-    Ranked by their select score, ties by id; a trial with an undefined score can't be ranked and is left out.
+    Ranked by their select score, or by `scores` (id -> score), ties by id; a trial without one is left out.
     """
     scored = [
-        (-result.score, trial.id, trial)
+        (-score, trial.id, trial)
         for trial in run.trials()
         if (result := trial.result()) is not None
         and result.status == "ok"
-        and result.score is not None
+        and (score := result.score if scores is None else scores.get(trial.id)) is not None
         and trial.weights_file.exists()
     ]
     return [trial for _, _, trial in sorted(scored, key=lambda entry: entry[:2])[:top_k]]
@@ -84,9 +91,12 @@ def soft_vote(voters: Sequence[Predictions]) -> Predictions:
     return Predictions(first.ids, first.labels, np.mean(p_fake, axis=0))
 
 
-def write_ensemble(run: RunDir, members: Sequence[TrialDir]) -> Ensemble:
+def write_ensemble(
+    run: RunDir, members: Sequence[TrialDir], choose_by: Literal["score", "worst"] = "score"
+) -> Ensemble:
     """Joins the members' select and report predictions and writes everything below ensemble/, ensemble.json last.
 
+    `choose_by` says what the members were chosen by, as in EnsembleSettings.
     Raises RunError where there is no member, a member's predictions are missing, or they don't fit together.
     """
     if not members:
@@ -102,6 +112,7 @@ def write_ensemble(run: RunDir, members: Sequence[TrialDir]) -> Ensemble:
         others=[],
         classes=list(CLASSES),
         metric=name,
+        choose_by=choose_by,
         select_score=metric(name, select),
     )
     run.ensemble_file.unlink(missing_ok=True)  # an old record must not stand beside new predictions

@@ -14,11 +14,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import Audit, read_audit
 from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
-from rfray.evaluation.leaderboard import TEXT, as_text, column_types, contract_columns, read_leaderboard, select_column
+from rfray.evaluation.leaderboard import (
+    TEXT,
+    as_text,
+    column_types,
+    contract_columns,
+    ranked_by,
+    read_leaderboard,
+    select_column,
+)
 from rfray.files import replace_text
 from rfray.report.audit_plots import ALT
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
 from rfray.report.plots import HISTORY, PRECISION_RECALL, ROC, confusion_file
+from rfray.report.stress_plots import STRESS, is_stressed, stress_alt, stress_sentence
 from rfray.run import RunDir
 
 VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
@@ -53,7 +62,7 @@ def write_page(run: RunDir) -> None:
     frame = read_leaderboard(run)
     ensemble = read_ensemble(run)
     types = column_types(sweep)
-    columns = _page_columns(contract_columns(sweep), list(types))
+    columns = _page_columns(contract_columns(sweep), list(frame.columns))
     curves = [
         _picture(run.plots_folder / ROC, _curve_alt("ROC curves", "AUC", "auc", frame, ensemble)),
         _picture(
@@ -78,12 +87,13 @@ def write_page(run: RunDir) -> None:
         name=run.name,
         verdict=list(_verdict(run, frame, ensemble)),
         members=ensemble.members if ensemble is not None else [],
-        columns=[(column, types[column] == TEXT) for column in columns],
+        columns=[(column, types.get(column) == TEXT) for column in columns],
         rows=list(_table(frame, columns)),
-        select=select_column(sweep),
+        select=ranked_by(sweep, columns),
         curves=[picture for picture in curves if picture is not None],
         confusions=[picture for picture in confusions if picture is not None],
         history=history,
+        robustness=_robustness(run, frame, ensemble),
         stamp=audit.stamp if audit is not None else "",
         audit=_audit(run, audit) if audit is not None else None,
         settings=run.sweep_file.read_text(encoding="utf-8"),
@@ -105,7 +115,7 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
         several = len(ensemble.members) > 1
         yield (
             f"Of {trials}, the {f'{len(ensemble.members)} best vote' if several else 'best votes'} in the ensemble, "
-            f"chosen by {ensemble.metric} on the select part."
+            f"chosen by {ensemble.chosen_by} on the select part."
         )
         row = _row(frame, NAME)
         yield (
@@ -135,6 +145,14 @@ def _audit(run: RunDir, audit: Audit) -> dict[str, Any]:
         "tables": [table for table in tables if table[2]],
         "pictures": [picture for picture in pictures if picture is not None],
     }
+
+
+def _robustness(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> dict[str, Any] | None:
+    """What the page says of the report part under stress, or None where it was not run."""
+    if ensemble is None or not is_stressed(frame):
+        return None
+    picture = _picture(run.plots_folder / STRESS, stress_alt(frame, [ensemble.name, *ensemble.members]))
+    return {"sentence": stress_sentence(frame, ensemble.name), "picture": picture}
 
 
 def _reached(row: "pd.Series[Any]") -> str:

@@ -56,7 +56,7 @@ def write_plots(run: RunDir) -> list[Path]:
     """
     ensemble = read_ensemble(run)
     members = ensemble.members if ensemble is not None else []
-    styles = _styles(members)
+    styles = line_styles(members)
     drawings: dict[str, Figure] = {}
     with mpl.rc_context(LOOK):
         if ensemble is not None:
@@ -87,12 +87,12 @@ def _voters(run: RunDir, ensemble: Ensemble) -> dict[str, Predictions]:
     return {NAME: read_predictions(run.ensemble_predictions_file(NAME, "report")), **members}
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """The name where it fits into the pictures, else its two ends."""
     return name if len(name) <= 52 else f"{name[:25]}…{name[-26:]}"
 
 
-def _styles(members: Iterable[str]) -> dict[str, dict[str, Any]]:
+def line_styles(members: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The look of each line: members by colour and dashes, the ensemble black, thick and on top."""
     looks = zip(members, cycle(COLOURS), cycle(STYLES), strict=False)
     return {
@@ -127,10 +127,10 @@ def _draw_roc(axes: Axes, name: str, predictions: Predictions, style: dict[str, 
     )
     auc = metric("auc", predictions)
     if auc is None:
-        axes.plot([], [], label=f"{_short(name)}  (AUC undefined)", **style)
+        axes.plot([], [], label=f"{short_name(name)}  (AUC undefined)", **style)
         return
     false_positive_rate, recall, _ = sk.roc_curve(predictions.labels, predictions.p_fake)
-    axes.plot(false_positive_rate, recall, label=f"{_short(name)}  (AUC {auc:.4f})", **style)
+    axes.plot(false_positive_rate, recall, label=f"{short_name(name)}  (AUC {auc:.4f})", **style)
     if name == NAME:
         axes.plot([0, 1], [0, 1], color="#777777", linestyle=":", linewidth=1, label="chance  (AUC 0.5)")
 
@@ -143,10 +143,10 @@ def _draw_precision_recall(axes: Axes, name: str, predictions: Predictions, styl
     )
     average = metric("average_precision", predictions)
     if average is None:
-        axes.plot([], [], label=f"{_short(name)}  (AP undefined)", **style)
+        axes.plot([], [], label=f"{short_name(name)}  (AP undefined)", **style)
         return
     precision, recall, _ = sk.precision_recall_curve(predictions.labels, predictions.p_fake)
-    axes.plot(recall, precision, drawstyle="steps-post", label=f"{_short(name)}  (AP {average:.4f})", **style)
+    axes.plot(recall, precision, drawstyle="steps-post", label=f"{short_name(name)}  (AP {average:.4f})", **style)
     if name == NAME:
         share = float(predictions.labels.mean())
         axes.axhline(share, color="#777777", linestyle=":", linewidth=1, label=f"chance  (AP {share:.4f})")
@@ -170,7 +170,7 @@ def _confusion(name: str, predictions: Predictions, threshold: float) -> Figure:
     axes.set_xticks([0, 1], labels=CLASSES)
     axes.set_yticks([0, 1], labels=CLASSES, rotation=90, va="center")
     axes.set(xlabel=f"Called (fake from p = {threshold:g})", ylabel="Truly")
-    axes.set_title(_short(name), fontsize=9.5, fontweight="bold" if name == NAME else "normal")
+    axes.set_title(short_name(name), fontsize=9.5, fontweight="bold" if name == NAME else "normal")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -195,7 +195,7 @@ def _history(run: RunDir, members: Iterable[str], styles: Mapping[str, dict[str,
         axes.plot(history["epoch"], history[column], marker="o", markersize=2.5, label=label, **grey)
     for trial in ordered:
         history = drawn[trial]
-        axes.plot(history["epoch"], history[column], marker="o", markersize=4, label=_short(trial), **styles[trial])
+        axes.plot(history["epoch"], history[column], marker="o", markersize=4, label=short_name(trial), **styles[trial])
     axes.set(title="Training", xlabel="Epoch", ylabel=f"{column.removeprefix('select_')} on the select part")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", fontsize=9, labelspacing=0.25)

@@ -15,10 +15,11 @@ from rfray.data.parts import (
     LEFT_OUT,
     check_audit,
     geometries,
+    prediction_origin,
     prepare_report,
     prepare_training,
-    report_origin,
     without_report_predictions,
+    without_stressed_predictions,
 )
 from rfray.errors import AuditError, DataError, RunError
 from rfray.evaluation.audit_record import read_audit
@@ -266,7 +267,7 @@ def test_predictions_are_made_anew_for_other_weights_or_images(made: Made) -> No
         trial.weights_file.write_bytes(trial.id.encode())
     assert without_report_predictions(made.run, trials) == trials
     for trial in trials:
-        write_predictions(trial.predictions_file("report"), predictions, report_origin(trial, catalog))
+        write_predictions(trial.predictions_file("report"), predictions, prediction_origin(trial, catalog, "report"))
     assert without_report_predictions(made.run, trials) == []
     trials[1].weights_file.write_bytes(b"other weights")
     trials[2].predictions_file("report").write_bytes(b"damaged")
