@@ -9,8 +9,9 @@ import pandas as pd
 
 from rfray.config import Sweep, Trial
 from rfray.evaluation.predictions import Predictions, write_predictions
+from rfray.evaluation.robustness import STRESS_NAMES
 from rfray.files import replace_text
-from rfray.run import RunDir, TrialDir, TrialResult, TrialStart
+from rfray.run import Part, RunDir, TrialDir, TrialResult, TrialStart
 from rfray.sweep_file import resolved_text
 
 LABELS = [0, 0, 0, 1, 1, 1]
@@ -22,6 +23,9 @@ SECOND = [0.3, 0.2, 0.2, 0.9, 0.6, 0.3]
 """8 pairs and a tie are in the right order, one fake image is missed; with FIRST the mean is all right:
 0.2 0.3 0.4 0.6 0.7 0.6."""
 
+REVERSED = [0.9, 0.8, 0.7, 0.3, 0.2, 0.1]
+"""No pair is in the right order."""
+
 BROKEN_REASON = "RuntimeError: shape | mismatch <script>alert(1)</script>\n  in `forward`"
 
 
@@ -29,6 +33,12 @@ def predictions(p_fake: Sequence[float], labels: Sequence[int] = LABELS) -> Pred
     """One image a value: real/0.jpg, real/1.jpg, …, fake/3.jpg, …"""
     ids = [f"{'fake' if label else 'real'}/{number}.jpg" for number, label in enumerate(labels)]
     return Predictions(np.array(ids), np.array(labels, dtype=np.int8), np.array(p_fake, dtype=np.float64))
+
+
+def stress_trial(trial: TrialDir, part: Part, plain: Sequence[float], **under: Sequence[float]) -> None:
+    """Writes what the trial says under every stress: `plain`, or what is given for it (jpeg_30=…)."""
+    for stress in STRESS_NAMES:
+        write_predictions(trial.predictions_file(part, stress), predictions(under.get(stress, plain)), {})
 
 
 def new_run(folder: Path, **trial_axes: Any) -> RunDir:
