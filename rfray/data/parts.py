@@ -1,6 +1,5 @@
 """sweep + folders -> a run's catalog.parquet and audit.json: by `rfray tune`; the report part by `rfray ensemble`."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 
@@ -29,7 +28,7 @@ from rfray.errors import AuditError, DataError, RunError
 from rfray.evaluation.audit_record import read_audit, write_audit
 from rfray.evaluation.predictions import predictions_metadata
 from rfray.evaluation.robustness import STRESS_NAMES
-from rfray.files import replacing
+from rfray.files import file_digest, replacing
 from rfray.run import Part, RunDir, TrialDir
 
 LEFT_OUT = "left out"
@@ -135,11 +134,10 @@ def prepare_report(run: RunDir, sweep: Sweep, console: Console) -> None:
     run.write_catalog(pd.concat([others, report], ignore_index=True))
 
 
-def prediction_origin(trial: TrialDir, catalog: pd.DataFrame, part: Part) -> dict[str, str]:
-    """Which weights and images the predictions of a trial are made of: digests, kept in the file's metadata."""
-    with trial.weights_file.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"weights": weights, "images": part_digest(catalog, part)}
+def prediction_origins(trials: Sequence[TrialDir], catalog: pd.DataFrame, part: Part) -> dict[str, dict[str, str]]:
+    """Id of a trial -> which weights and images its predictions are made of: digests, kept in the file's metadata."""
+    images = part_digest(catalog, part)  # once: it takes a while for many images
+    return {trial.id: {"weights": file_digest(trial.weights_file), "images": images} for trial in trials}
 
 
 def without_report_predictions(run: RunDir, trials: Sequence[TrialDir]) -> list[TrialDir]:
@@ -153,12 +151,11 @@ def without_stressed_predictions(run: RunDir, trials: Sequence[TrialDir], part: 
 
 
 def _without(run: RunDir, trials: Sequence[TrialDir], part: Part, stresses: Sequence[str | None]) -> list[TrialDir]:
-    catalog = run.read_catalog()
+    origins = prediction_origins(trials, run.read_catalog(), part)
 
     def is_made(trial: TrialDir) -> bool:
-        origin = prediction_origin(trial, catalog, part).items()
         files = (trial.predictions_file(part, stress) for stress in stresses)
-        return all(origin <= predictions_metadata(file).items() for file in files)
+        return all(origins[trial.id].items() <= predictions_metadata(file).items() for file in files)
 
     return [trial for trial in trials if not is_made(trial)]
 

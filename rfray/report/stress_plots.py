@@ -99,8 +99,7 @@ def _curves(rows: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> Figure:
             axes.plot(rows.loc[name, columns].to_numpy(float), marker="o", markersize=3.5, label=label, **look)
         axes.set_xticks(range(len(columns)), labels=["as it is", *map(str, strengths)])
         axes.axhline(0.5, color="#777777", linestyle=":", linewidth=1)
-        axes.set(title=AXES[family], ylabel="AUC")
-        axes.label_outer()
+        axes.set(title=AXES[family], ylabel="AUC" if axes.get_subplotspec().is_first_col() else "")
     figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)
     figure.tight_layout(rect=(0, legend / (5.6 + legend), 1, 1))
     return figure

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
-from rfray.data.parts import prediction_origin
+from rfray.data.parts import prediction_origins
 from rfray.errors import RfrayError
 from rfray.evaluation.predictions import write_predictions
 from rfray.run import RunDir, TrialDir
@@ -49,4 +49,5 @@ def _predict(run_path: Path, trial_id: str, threads: int) -> None:
     sweep, catalog = run.sweep(), run.read_catalog()
     report = load_images(catalog, sweep.data, "report", geometry_of(sweep.data, result.trial))
     predictions = predict_from_file(out.weights_file, result.trial, report)
-    write_predictions(out.predictions_file("report"), predictions, prediction_origin(out, catalog, "report"))
+    origin = prediction_origins([out], catalog, "report")[out.id]
+    write_predictions(out.predictions_file("report"), predictions, origin)

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save
 
 from rfray.data.catalog import original_pictures
 from rfray.data.geometry import Geometry, geometry_of
-from rfray.data.parts import prediction_origin
+from rfray.data.parts import prediction_origins
 from rfray.data.pixels import Source
 from rfray.data.stress import STRESSES
 from rfray.errors import RfrayError, RunError, TrialError
@@ -65,7 +65,7 @@ def predict_under_stress(
     """
     console.print(f"Predicting the {part} part with {len(missing)} trials under {len(STRESSES)} stresses")
     catalog = run.read_catalog()
-    origins = {trial.id: prediction_origin(trial, catalog, part) for trial in trials}
+    origins = prediction_origins(trials, catalog, part)
     wanted = {trial.id for trial in missing}
     groups = [group for group in _together(trials) if not wanted.isdisjoint(trial.id for trial in group)]
     images = catalog[catalog["part"] == part]

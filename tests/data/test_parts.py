@@ -15,7 +15,7 @@ from rfray.data.parts import (
     LEFT_OUT,
     check_audit,
     geometries,
-    prediction_origin,
+    prediction_origins,
     prepare_report,
     prepare_training,
     without_report_predictions,
@@ -268,7 +268,9 @@ def test_predictions_are_made_anew_for_other_weights_or_images(made: Made) -> No
         trial.weights_file.write_bytes(trial.id.encode())
     assert without_report_predictions(made.run, trials) == trials
     for trial in trials:
-        write_predictions(trial.predictions_file("report"), predictions, prediction_origin(trial, catalog, "report"))
+        write_predictions(
+            trial.predictions_file("report"), predictions, prediction_origins([trial], catalog, "report")[trial.id]
+        )
     assert without_report_predictions(made.run, trials) == []
     trials[1].weights_file.write_bytes(b"other weights")
     trials[2].predictions_file("report").write_bytes(b"damaged")
@@ -289,7 +291,9 @@ def test_predictions_under_stress_are_missed_one_by_one(made: Made) -> None:
         for stress in STRESS_NAMES:
             predictions = Predictions(np.array(["a"]), np.array([0], np.int8), np.array([0.5]))
             write_predictions(
-                trial.predictions_file("report", stress), predictions, prediction_origin(trial, catalog, "report")
+                trial.predictions_file("report", stress),
+                predictions,
+                prediction_origins([trial], catalog, "report")[trial.id],
             )
     assert without_stressed_predictions(made.run, trials, "report") == []
     assert without_stressed_predictions(made.run, trials, "select") == trials
