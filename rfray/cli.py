@@ -10,11 +10,11 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from rfray.errors import AuditError, Interrupted, RfrayError, SweepFailed
+from rfray.errors import AuditError, Interrupted, RfrayError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -163,58 +163,36 @@ def ensemble(
         list[str] | None,
         typer.Option(help="How they vote: soft, weighted or calibrated. May be repeated; the first is handed over."),
     ] = None,
+    choose_by: Annotated[
+        Literal["score", "worst"] | None,
+        typer.Option(help="Choose and rank by the select metric, or its worst under stress; default: the sweep's."),
+    ] = None,
+    stress: Annotated[
+        bool | None,
+        typer.Option("--stress/--no-stress", help="Report on JPEG, scaling, blur and noise; default: the sweep's."),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="csv, markdown or html alone (the CSV always); may be repeated; by default all."),
+    ] = None,
     address: Address = None,
 ) -> None:
     """Join the best trials, predict the report part, write leaderboard, plots and report."""
     folder, console = _run(run), _console()
 
-    from rfray.evaluation.ensemble import choose_members, chosen_alone, write_ensemble
-    from rfray.evaluation.leaderboard import write_leaderboard
-    from rfray.evaluation.voting import methods_to_use
+    from rfray.reporting import FORMATS, conclude
 
     with folder.lock():
         sweep = folder.sweep()
-        methods = methods_to_use(method or sweep.ensemble.methods)
-        folder.check_trials()
-        wanted = top_k or sweep.ensemble.top_k
-        candidates = choose_members(folder, diverse=diverse or sweep.ensemble.diverse)
-        members = candidates[:wanted]
-        if not members:
-            write_leaderboard(folder)  # the failed trials, with their reasons
-            raise SweepFailed(f"{folder.path}: no trial has succeeded, so there is nothing to join")
-        if len(members) < wanted:
-            console.print(
-                f"Only {len(members)} trials with weights are there to choose from, so the ensemble has {len(members)} "
-                "members",
-                soft_wrap=True,
-            )
-
-        from rfray.data.parts import prepare_report, without_report_predictions
-
-        prepare_report(folder, sweep, console)
+        given = {"top_k": top_k, "diverse": diverse, "methods": method, "choose_by": choose_by}
+        settings = sweep.ensemble.model_copy(update={key: value for key, value in given.items() if value})
+        stressed = sweep.report.stress if stress is None else stress
+        conclude(folder, sweep, settings, stressed, formats or FORMATS, address, console)
         _draw_audit(folder, sweep)
-        missing = without_report_predictions(folder, choose_members(folder))
-        if missing:
-            from rfray.search.predicting import predict_report_part
-
-            predict_report_part(folder, missing, address, console)
-        written = write_ensemble(folder, members, methods, candidates[wanted:])
-        if alone := chosen_alone(written):
-            console.print(alone, soft_wrap=True, markup=False)
-        write_leaderboard(folder)
-
-        from rfray.evaluation.search_findings import search_findings
-        from rfray.report.page import write_page
-        from rfray.report.plots import write_plots
-        from rfray.report.search_plots import write_search_plots
-
-        findings = search_findings(folder)
-        write_plots(folder)
-        write_search_plots(folder, findings)
-        write_page(folder, findings)
     _print_leaderboard(folder, None)
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
-        print(_shown(path))
+        if path.exists():
+            print(_shown(path))
 
 
 @app.command()

@@ -416,7 +416,8 @@ class EnsembleSettings(Strict):
     part) or calibrated (mean after each member's temperature). The first is what `rfray ensemble` hands over; soft is
     always compared."""
     choose_by: Literal["score", "worst"] = "score"
-    """What members are chosen and ranked by: the select metric, or its worst value under stress on the select part."""
+    """What members are chosen and ranked by: the select metric, or its worst value under stress on the select part, of
+    the trials whose weights are kept (`search.keep`)."""
     threshold: Literal["max_f1", "youden"] | MaxFpr | Annotated[float, Field(ge=0, le=1)] = 0.5
     """From which p_fake on an image is called fake: a number, or how it is chosen on the select part: max_f1, youden
     (recall minus false-positive rate) or `max_fpr: 0.01`."""

@@ -25,6 +25,9 @@ from rfray.sweep_file import differences, read_resolved_sweep, resolved_text
 
 Record = TypeVar("Record", bound=BaseModel)
 
+Part = Literal["select", "report"]
+"""A part of the data that is predicted."""
+
 
 class TrialStart(Strict):
     """trial.json: what the trial was asked to be."""
@@ -103,9 +106,9 @@ class TrialDir:
         """The states there are, newest first."""
         return sorted(self.path.glob("state-*-*.pt"), reverse=True)
 
-    def predictions_file(self, part: Literal["select", "report"]) -> Path:
-        """predictions-select.parquet or predictions-report.parquet."""
-        return self.path / f"predictions-{part}.parquet"
+    def predictions_file(self, part: Part, stress: str | None = None) -> Path:
+        """predictions-<part>.parquet, or predictions-<part>-<stress>.parquet of the pictures under a stress."""
+        return self.path / _predictions_name(part, stress)
 
     def start(self) -> TrialStart:
         """trial.json. Raises RunError where it is missing or damaged."""
@@ -179,9 +182,17 @@ class RunDir:
         self.images_file = self.path / "audit" / "images.parquet"
         self.audit_folder = self.path / "audit"
 
-    def ensemble_predictions_file(self, name: str, part: Literal["select", "report"]) -> Path:
-        """ensemble/<name>-predictions-<part>.parquet."""
-        return self.ensemble_file.parent / f"{name}-predictions-{part}.parquet"
+    def ensemble_predictions_file(self, name: str, part: Part, stress: str | None = None) -> Path:
+        """ensemble/<name>-predictions-<part>.parquet; of the pictures under a stress <…>-<part>-<stress>.parquet."""
+        return self.ensemble_file.parent / f"{name}-{_predictions_name(part, stress)}"
+
+    def stressed_votes(self) -> list[Path]:
+        """The predictions of votes under stress that are there."""
+        return sorted(self.ensemble_file.parent.glob("*-predictions-*-*.parquet"))
+
+    def stress_folder(self, part: Part) -> Path:
+        """What was predicted of a part under stress so far, until all of it is."""
+        return self.path / f".stress-{part}"
 
     def sweep(self) -> Sweep:
         """The resolved sweep.yaml. Raises RunError where this is no run folder."""
@@ -270,6 +281,10 @@ def newest_run(runs: Path = Path("runs")) -> RunDir:
     if not found:
         raise RunError(f"no run in {runs.absolute()}; `rfray tune SWEEP` makes one, or name its folder")
     return RunDir(found[-1].parent)
+
+
+def _predictions_name(part: Part, stress: str | None) -> str:
+    return f"predictions-{part}{f'-{stress}' if stress else ''}.parquet"
 
 
 def _this_process() -> str:

@@ -9,11 +9,12 @@ import pandas as pd
 
 from rfray.config import DataSettings, Sweep, Trial
 from rfray.data.catalog import COLUMNS
-from rfray.data.parts import report_origin
+from rfray.data.parts import prediction_origins
 from rfray.evaluation.audit_record import write_audit
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
+from rfray.evaluation.robustness import STRESS_NAMES
 from rfray.files import replace_text
-from rfray.run import RunDir, TrialDir, TrialResult, TrialStart
+from rfray.run import Part, RunDir, TrialDir, TrialResult, TrialStart
 from rfray.sweep_file import resolved_text
 from tests.audits import leaking_audit
 
@@ -26,6 +27,9 @@ SECOND = [0.3, 0.2, 0.2, 0.9, 0.6, 0.3]
 """8 pairs and a tie are in the right order, one fake image is missed; with FIRST the mean is all right:
 0.2 0.3 0.4 0.6 0.7 0.6."""
 
+REVERSED = [0.9, 0.8, 0.7, 0.3, 0.2, 0.1]
+"""No pair is in the right order."""
+
 BROKEN_REASON = "RuntimeError: shape | mismatch <script>alert(1)</script>\n  in `forward`"
 
 
@@ -33,6 +37,12 @@ def predictions(p_fake: Sequence[float], labels: Sequence[int] = LABELS) -> Pred
     """One image a value: real/0.jpg, real/1.jpg, …, fake/3.jpg, …"""
     ids = [f"{'fake' if label else 'real'}/{number}.jpg" for number, label in enumerate(labels)]
     return Predictions(np.array(ids), np.array(labels, dtype=np.int8), np.array(p_fake, dtype=np.float64))
+
+
+def stress_trial(trial: TrialDir, part: Part, plain: Sequence[float], **under: Sequence[float]) -> None:
+    """Writes what the trial says under every stress: `plain`, or what is given for it (jpeg_30=…)."""
+    for stress in STRESS_NAMES:
+        write_predictions(trial.predictions_file(part, stress), predictions(under.get(stress, plain)), {})
 
 
 def new_run(folder: Path, **trial_axes: Any) -> RunDir:
@@ -127,9 +137,9 @@ def as_predicted(run: RunDir) -> RunDir:
     columns = {"path": images.ids, "label": images.labels, "part": "report", "digest": "", "group": "", "bundle": 0}
     catalog = pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **columns})
     run.write_catalog(catalog)
-    for trial, report in found.items():
-        if trial.weights_file.exists():
-            write_predictions(files[trial], report, report_origin(trial, catalog))
+    kept = [trial for trial in found if trial.weights_file.exists()]
+    for trial, origin in zip(kept, prediction_origins(kept, catalog, "report").values(), strict=True):
+        write_predictions(files[trial], found[trial], origin)
     write_audit(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
     (run.audit_folder / "drawn.png").parent.mkdir(exist_ok=True)
     (run.audit_folder / "drawn.png").write_bytes(b"")

@@ -26,7 +26,7 @@ def test_the_options_of_each_verb() -> None:
     assert options == {
         "tune": ["sweep", "--run", "--set", "--fresh", "--dry-run", "--accept-audit", "--address"],
         "audit": ["source", "--run", "--set"],
-        "ensemble": ["run", "--top-k", "--diverse", "--method", "--address"],
+        "ensemble": ["run", "--top-k", "--diverse", "--method", "--choose-by", "--stress", "--format", "--address"],
         "leaderboard": ["run", "--sort"],
         "schema": [],
     }

@@ -6,15 +6,23 @@ normalised floats is left to the device.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from rfray.data.augment import Policy
-from rfray.data.pixels import Images
+from rfray.data.geometry import Geometry
+from rfray.data.pixels import Images, Source
+from rfray.data.stress import STRESSES
+
+Made = TypeVar("Made")
+
+STRESSED_PICTURES, STRESSED_BYTES = 8, 32_000_000
+"""At most so many pictures, and bytes of what is made of them, are put under stress for one batch."""
 
 
 @dataclass
@@ -81,16 +89,46 @@ def plain_batches(images: Images, batch_size: int, pin: bool) -> Iterator[Batch]
     return _ahead(make, -(-len(images) // batch_size), 1, WaitTime())
 
 
+def stressed_batches(
+    source: Source, rows: np.ndarray, geometries: Sequence[Geometry], threads: int, pin: bool
+) -> Iterator[list[torch.Tensor]]:
+    """The pictures at `rows`, each decoded once, under every stress and in every geometry; made by so many threads.
+
+    A batch is one (b * K, 3, S, S) uint8 a geometry, K the number of STRESSES; those of one picture stand together.
+    `source` gives pictures at full resolution.
+    """
+    stresses = list(STRESSES.values())
+    bytes_of_one = len(stresses) * sum(3 * geometry.side**2 for geometry in geometries)
+    together = max(1, min(STRESSED_PICTURES, STRESSED_BYTES // bytes_of_one))
+
+    def make(number: int) -> list[torch.Tensor]:
+        chosen = rows[number * together : (number + 1) * together].tolist()
+        squares = [np.empty((len(chosen), len(stresses), g.side, g.side, 3), np.uint8) for g in geometries]
+        for position, row in enumerate(chosen):
+            picture = source.picture(row)
+            for way, stress in enumerate(stresses):
+                stressed = stress(picture)
+                for pixels, geometry in zip(squares, geometries, strict=True):
+                    pixels[position, way] = geometry.window(geometry.stored(stressed), None)
+        return [_pixels(pixels.reshape(-1, *pixels.shape[2:]), pin) for pixels in squares]
+
+    return _ahead(make, -(-len(rows) // together), threads, WaitTime())
+
+
 def _tensors(pixels: np.ndarray, labels: np.ndarray, pin: bool) -> Batch:
-    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     target = torch.from_numpy(labels.astype(np.int64))
-    return (batch.pin_memory(), target.pin_memory()) if pin else (batch, target)
+    return _pixels(pixels, pin), target.pin_memory() if pin else target
 
 
-def _ahead(make: Callable[[int], Batch], count: int, threads: int, wait: WaitTime) -> Iterator[Batch]:
+def _pixels(pixels: np.ndarray, pin: bool) -> torch.Tensor:
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return batch.pin_memory() if pin else batch
+
+
+def _ahead(make: Callable[[int], Made], count: int, threads: int, wait: WaitTime) -> Iterator[Made]:
     with ThreadPoolExecutor(threads, thread_name_prefix="batches") as pool:
         try:
-            making: deque[Future[Batch]] = deque(pool.submit(make, number) for number in range(min(count, threads + 1)))
+            making: deque[Future[Made]] = deque(pool.submit(make, number) for number in range(min(count, threads + 1)))
             for following in range(len(making), count + len(making)):
                 began = time.perf_counter()
                 batch = making.popleft().result()

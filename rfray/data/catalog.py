@@ -24,7 +24,7 @@ from rfray.data.demo import make_demo
 from rfray.data.duplicates import groups
 from rfray.data.fingerprints import fingerprint, to_table
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import Images, Source, cache_folder, load, scan
+from rfray.data.pixels import Files, Images, Source, cache_folder, load, scan
 from rfray.errors import DataError
 
 GROUPS_NEEDED = 10
@@ -162,6 +162,12 @@ def load_folder(images: pd.DataFrame, settings: DataSettings, part: str, geometr
     sizes = list(zip(images["width"], images["height"], strict=True))
     paths, digests = images["path"].tolist(), images["digest"].tolist()
     return load(image_folder(settings, part), paths, digests, sizes, geometry, settings.cache)
+
+
+def original_pictures(catalog: pd.DataFrame, settings: DataSettings, part: str) -> Source:
+    """The pictures of one part at full resolution, in the order of the catalog, each decoded when it is asked for."""
+    chosen = catalog[catalog["part"] == part]
+    return Files(image_folder(settings, part), chosen["path"].tolist(), chosen["digest"].tolist(), None)
 
 
 def part_digest(catalog: pd.DataFrame, part: str) -> str:

@@ -34,7 +34,7 @@ class Geometry:
     def stored(self, picture: np.ndarray) -> np.ndarray:
         """(height, width, 3) uint8 RGB -> what is kept of it."""
         if self.reencode is not None:
-            picture = _reencoded(square(picture, self.reencode.size), self.reencode.quality)
+            picture = reencoded(square(picture, self.reencode.size), self.reencode.quality)
         return square(picture, self.side) if self.resize == "scale" else picture
 
     def window(self, stored: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
@@ -60,6 +60,7 @@ def geometry_of(settings: DataSettings, trial: Trial) -> Geometry:
     return Geometry(trial.resize, trial.image_size, settings.reencode)
 
 
-def _reencoded(picture: np.ndarray, quality: int) -> np.ndarray:
+def reencoded(picture: np.ndarray, quality: int) -> np.ndarray:
+    """What a JPEG of this quality (1 to 100, OpenCV's tables, chroma halved) makes of (height, width, 3) uint8 RGB."""
     encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)

@@ -1,6 +1,7 @@
 """sweep + folders -> a run's catalog.parquet and audit.json: by `rfray tune`; the report part by `rfray ensemble`."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,8 +27,9 @@ from rfray.data.pixels import not_cached
 from rfray.errors import AuditError, DataError, RunError
 from rfray.evaluation.audit_record import read_audit, write_audit
 from rfray.evaluation.predictions import predictions_metadata
+from rfray.evaluation.robustness import STRESS_NAMES
 from rfray.files import file_digest, replacing
-from rfray.run import RunDir, TrialDir
+from rfray.run import Part, RunDir, TrialDir
 
 LEFT_OUT = "left out"
 """The part of training images that also stand in the report part."""
@@ -132,23 +134,30 @@ def prepare_report(run: RunDir, sweep: Sweep, console: Console) -> None:
     run.write_catalog(pd.concat([others, report], ignore_index=True))
 
 
-def report_origin(trial: TrialDir, catalog: pd.DataFrame) -> dict[str, str]:
-    """Which weights and images the report predictions of a trial are made of: digests, kept in the file's metadata."""
-    return _origin(trial, part_digest(catalog, "report"))
+def prediction_origins(trials: Sequence[TrialDir], catalog: pd.DataFrame, part: Part) -> dict[str, dict[str, str]]:
+    """Id of a trial -> which weights and images its predictions are made of: digests, kept in the file's metadata."""
+    images = part_digest(catalog, part)  # once: it takes a while for many images
+    return {trial.id: {"weights": file_digest(trial.weights_file), "images": images} for trial in trials}
 
 
-def without_report_predictions(run: RunDir, trials: list[TrialDir]) -> list[TrialDir]:
+def without_report_predictions(run: RunDir, trials: Sequence[TrialDir]) -> list[TrialDir]:
     """The trials whose predictions of the report part are missing, or were made with other weights or images."""
-    images = part_digest(run.read_catalog(), "report")  # once: it takes a while for many images
-    return [
-        trial
-        for trial in trials
-        if not _origin(trial, images).items() <= predictions_metadata(trial.predictions_file("report")).items()
-    ]
+    return _without(run, trials, "report", (None,))
 
 
-def _origin(trial: TrialDir, images: str) -> dict[str, str]:
-    return {"weights": file_digest(trial.weights_file), "images": images}
+def without_stressed_predictions(run: RunDir, trials: Sequence[TrialDir], part: Part) -> list[TrialDir]:
+    """The same of a part under stress: the trials that lack one or more of the stresses."""
+    return _without(run, trials, part, STRESS_NAMES)
+
+
+def _without(run: RunDir, trials: Sequence[TrialDir], part: Part, stresses: Sequence[str | None]) -> list[TrialDir]:
+    origins = prediction_origins(trials, run.read_catalog(), part)
+
+    def is_made(trial: TrialDir) -> bool:
+        files = (trial.predictions_file(part, stress) for stress in stresses)
+        return all(origins[trial.id].items() <= predictions_metadata(file).items() for file in files)
+
+    return [trial for trial in trials if not is_made(trial)]
 
 
 def geometries(sweep: Sweep) -> list[Geometry]:

@@ -99,7 +99,8 @@ class ScannedFile:
 class Files:
     """Decodes the files themselves, each time anew."""
 
-    def __init__(self, folder: Path, paths: Sequence[str], digests: Sequence[str], geometry: Geometry) -> None:
+    def __init__(self, folder: Path, paths: Sequence[str], digests: Sequence[str], geometry: Geometry | None) -> None:
+        """Without a geometry, pictures are as their files have them."""
         self._folder = folder
         self._paths = paths
         self._digests = digests
@@ -111,7 +112,8 @@ class Files:
         try:
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() == self._digests[row]:
-                return self._geometry.stored(decode(data))
+                picture = decode(data)
+                return picture if self._geometry is None else self._geometry.stored(picture)
         except OSError as error:
             reason = error.strerror or str(error)
         except UnreadableImageError as error:

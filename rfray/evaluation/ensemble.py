@@ -14,12 +14,11 @@ from rfray.evaluation.operating_point import choose_point
 from rfray.evaluation.predictions import Predictions, trial_predictions, write_predictions
 from rfray.evaluation.voting import METHODS, Candidates, methods_to_use
 from rfray.files import replace_text
-from rfray.run import RunDir, TrialDir
+from rfray.run import Part, RunDir, TrialDir
 
 NAME = "ensemble"
 """Name of the uniform soft vote: in its files' names and on the leaderboard."""
 
-Part = Literal["select", "report"]
 PARTS: tuple[Part, ...] = ("select", "report")
 
 
@@ -53,8 +52,15 @@ class Ensemble(Vote):
     """Class names; the position is the label."""
     metric: str
     """Name of the select metric, by which the members were chosen."""
+    choose_by: Literal["score", "worst"] = "score"
+    """By its value on the select part, or by the worst of its values there under stress."""
     others: list[Vote]
     """What this vote is compared with: the other ways to vote."""
+
+    @property
+    def chosen_by(self) -> str:
+        """The same in words."""
+        return self.metric if self.choose_by == "score" else f"the worst {self.metric} under stress"
 
     @property
     def votes(self) -> list[Vote]:
@@ -62,18 +68,23 @@ class Ensemble(Vote):
         return [self, *self.others]
 
 
-def choose_members(run: RunDir, top_k: int | None = None, diverse: int | None = None) -> list[TrialDir]:
+def choose_members(
+    run: RunDir,
+    top_k: int | None = None,
+    diverse: int | None = None,
+    scores: Mapping[str, float | None] | None = None,
+) -> list[TrialDir]:
     """The best trials that finished well and whose weights are still there, best first.
 
     At most `top_k` (>= 1) of them, and at most `diverse` (>= 1) of one backbone, if given. Ranked by their select
-    score, ties by id; a trial with an undefined score can't be ranked and is left out.
+    score, or by `scores` (id -> score), ties by id; a trial without one is left out.
     """
     scored = [
-        (-result.score, trial.id, result.trial.backbone, trial)
+        (-score, trial.id, result.trial.backbone, trial)
         for trial in run.trials()
         if (result := trial.result()) is not None
         and result.status == "ok"
-        and result.score is not None
+        and (score := result.score if scores is None else scores.get(trial.id)) is not None
         and trial.weights_file.exists()
     ]
     seen: Counter[str] = Counter()
@@ -106,12 +117,17 @@ def cast(vote: Vote, voters: Sequence[Predictions]) -> Predictions:
 
 
 def write_ensemble(
-    run: RunDir, members: Sequence[TrialDir], methods: Sequence[str] = (), others: Sequence[TrialDir] = ()
+    run: RunDir,
+    members: Sequence[TrialDir],
+    methods: Sequence[str] = (),
+    others: Sequence[TrialDir] = (),
+    choose_by: Literal["score", "worst"] = "score",
 ) -> Ensemble:
     """Lets `members` (best first) vote and writes everything below ensemble/, ensemble.json last.
 
     One vote for each of `methods` (of METHODS), the first of which is handed over, and the soft one; `others` (best
-    first) are further trials that a method may choose from. What was written for other methods is removed.
+    first) are further trials that a method may choose from; `choose_by` says what they were ranked by, as in
+    EnsembleSettings. What was written for other methods is removed.
     Raises RunError where there is no member, predictions are missing, or they don't fit together, and InputError for
     an unknown method.
     """
@@ -125,7 +141,13 @@ def write_ensemble(
         found[vote.name, "select"] = cast(vote, [select[member] for member in vote.members])
         report = _predictions(run, [run.trial(member) for member in vote.members], "report")
         found[vote.name, "report"] = cast(vote, list(report.values()))
-    ensemble = Ensemble(**votes[0].model_dump(), classes=list(CLASSES), metric=sweep.search.metric, others=votes[1:])
+    ensemble = Ensemble(
+        **votes[0].model_dump(),
+        classes=list(CLASSES),
+        metric=sweep.search.metric,
+        choose_by=choose_by,
+        others=votes[1:],
+    )
     run.ensemble_file.unlink(missing_ok=True)  # an old record must not stand beside new predictions
     for method in METHODS:
         for part in PARTS:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -15,11 +16,14 @@ from rfray.evaluation.ensemble import PARTS, Vote, read_ensemble
 from rfray.evaluation.metrics import METRICS, confusion, measured
 from rfray.evaluation.operating_point import OperatingPoint, asked_and_got, choose_point, held_against_report
 from rfray.evaluation.predictions import Predictions, read_predictions, trial_predictions
+from rfray.evaluation.robustness import REPORT_COLUMNS, STRESS_NAMES, WORST, robustness
 from rfray.files import replace_text, replacing
 from rfray.run import RunDir, TrialDir, TrialResult
 
 TEXT, COUNT, NUMBER = "string", "Int64", "float64"
 """The pandas dtypes of the columns; no value is "" in a text column, <NA> in a count, nan in a number."""
+STRESSED = ((WORST,), REPORT_COLUMNS)
+"""Columns (NUMBER) that are there, all or none of a group, where the predictions under stress are."""
 WAIT_ALLOWED = 0.1
 """Share of the training time."""
 LOWER_IS_BETTER = frozenset({"rank", "fp", "fn", "seconds", "wait_share", *operating_point.COLUMNS} - {"temperature"})
@@ -35,12 +39,17 @@ def contract_columns(sweep: Sweep) -> list[str]:
 
 
 def select_column(sweep: Sweep) -> str:
-    """The one column on the select part, by which the leaderboard is ranked: select_<metric>."""
+    """The value of the select metric on the select part: select_<metric>."""
     return f"select_{sweep.search.metric}"
 
 
+def ranked_by(sweep: Sweep, columns: Iterable[str]) -> str:
+    """The column by which a leaderboard with these columns is ranked, and its members were chosen."""
+    return WORST if WORST in columns else select_column(sweep)
+
+
 def column_types(sweep: Sweep) -> dict[str, str]:
-    """All columns of this sweep's leaderboard, in order, each with its pandas dtype."""
+    """The columns of every leaderboard of this sweep, in order, each with its pandas dtype; `STRESSED` may follow."""
     outcomes = _outcome_types(sweep)
     settings = {column: _dtype(field) for column, field in _setting_columns(sweep).items()}
     cost = {} if sweep.resources.price_per_hour is None else {"cost": NUMBER}
@@ -49,24 +58,27 @@ def column_types(sweep: Sweep) -> dict[str, str]:
 
 
 def build_leaderboard(run: RunDir) -> pd.DataFrame:
-    """One row for every finished trial and one for every vote, ranked by the select column, failed ones last.
+    """One row for every finished trial and one for every vote, ranked by `ranked_by`, failed ones last.
 
-    Columns and dtypes as `column_types` says; every metric without `select_` is on the report part, at the row's own
-    threshold, which its own select predictions give. Raises RunError where a record or a predictions file of the run
-    is damaged, DataError where the select part does not allow the choice of a threshold.
+    Columns and dtypes as `column_types` and STRESSED say; every metric without `select_` is on the report part, at the
+    row's own threshold, which its own select predictions give. Raises RunError where a record or a predictions file of
+    the run is damaged, DataError where the select part does not allow the choice of a threshold.
     """
     sweep = run.sweep()
     rows = [_trial_row(sweep, trial, result) for trial in run.trials() if (result := trial.result()) is not None]
     ensemble = read_ensemble(run)
     if ensemble is not None:
         rows += [_vote_row(sweep, run, vote) for vote in ensemble.votes]
-    return _frame(_ranked(rows, select_column(sweep)), column_types(sweep))
+    stressed = robustness(run)
+    rows = [{**row, **stressed.get(row["name"], {})} for row in rows]
+    types = {**column_types(sweep), **dict.fromkeys(next(iter(stressed.values()), ()), NUMBER)}
+    return _frame(_ranked(rows, ranked_by(sweep, types)), types)
 
 
 def write_leaderboard(run: RunDir) -> pd.DataFrame:
     """Writes leaderboard.csv (full precision) and its Markdown twin; returns what `build_leaderboard` built.
 
-    The Markdown is stamped with the errors of the run's audit. Raises RunError as `build_leaderboard` does.
+    The Markdown is stamped with the errors of the run's audit. Raises what `build_leaderboard` raises.
     """
     frame = build_leaderboard(run)
     with replacing(run.leaderboard_csv) as temporary:
@@ -80,7 +92,8 @@ def read_leaderboard(run: RunDir) -> pd.DataFrame:
 
     Raises RunError where it is missing or not this sweep's.
     """
-    types = column_types(run.sweep())
+    always = column_types(run.sweep())
+    types = {**always, **dict.fromkeys(chain(*STRESSED), NUMBER)}
     try:
         frame = pd.read_csv(
             run.leaderboard_csv, dtype=types, keep_default_na=False, na_values=[""], float_precision="round_trip"
@@ -89,7 +102,8 @@ def read_leaderboard(run: RunDir) -> pd.DataFrame:
         raise RunError(f"{run.leaderboard_csv} is missing; `rfray ensemble` writes it") from None
     except ValueError as error:
         raise RunError(f"{run.leaderboard_csv} is damaged ({error}); `rfray ensemble` writes it anew") from None
-    if list(frame.columns) != list(types):
+    stressed = chain(*(group for group in STRESSED if group[0] in frame))
+    if list(frame.columns) != [*always, *stressed]:
         raise RunError(f"{run.leaderboard_csv} has other columns than this sweep; `rfray ensemble` writes it anew")
     return frame.fillna({column: "" for column, dtype in types.items() if dtype == TEXT})
 
@@ -227,7 +241,7 @@ def _shown(column: str, value: Any) -> str:
         return ""
     if not isinstance(value, float):
         return str(value)
-    if column in METRICS or column in operating_point.COLUMNS or column.startswith("select_"):
+    if column in METRICS or column in operating_point.COLUMNS or column.startswith(("select_", "auc_")):
         return f"{value:.4f}"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
@@ -235,25 +249,34 @@ def _shown(column: str, value: Any) -> str:
 def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
     sweep = run.sweep()
     counted = ", ".join(str(n) for n in frame["n"].dropna().unique()) or "no"
-    columns = contract_columns(sweep)
+    columns = [*contract_columns(sweep), *(group[-1] for group in STRESSED if group[-1] in frame)]
     text = as_text(frame)[columns]
     types = column_types(sweep)
     audit = read_audit(run.audit_file)
     lines = [
         f"# Leaderboard of {_escaped(run.name)}",
         "",
-        f"Chosen and ranked by `{select_column(sweep)}`, the {sweep.search.metric} on the select part. The metrics and "
-        f"counts after it are on the report part (n: {counted} images), which nothing was chosen on; the positive "
+        f"Chosen and ranked by `{ranked_by(sweep, columns)}`, {_chosen_by(sweep, columns)}. The metrics and counts "
+        f"without `select_` are on the report part (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
         "",
         *([_escaped(asked), ""] if (asked := false_positives(run, frame)) else []),
         *([_escaped(slow), ""] if (slow := waiting(frame)) else []),
         *([f"**Audit: {_escaped(audit.stamp)}**", ""] if audit is not None and audit.stamp else []),
         _table_line(columns),
-        _table_line("---" if types[column] == TEXT else "---:" for column in columns),
+        _table_line("---" if types.get(column) == TEXT else "---:" for column in columns),
         *(_table_line(_escaped(cell) for cell in row) for row in text.itertuples(index=False)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _chosen_by(sweep: Sweep, columns: Iterable[str]) -> str:
+    if WORST not in columns:
+        return f"the {sweep.search.metric} on the select part"
+    return (
+        f"the smallest {sweep.search.metric} on the select part as it is and under each of {len(STRESS_NAMES)} "
+        "stresses, which only trials whose weights were kept have"
+    )
 
 
 def _table_line(cells: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from rfray.evaluation.leaderboard import (
     column_types,
     contract_columns,
     false_positives,
+    ranked_by,
     read_leaderboard,
     select_column,
 )
@@ -32,6 +33,7 @@ from rfray.report.curve_plots import BAND
 from rfray.report.plots import HISTORY, PRECISION_RECALL, RELIABILITY, ROC, SCORES, confusion_file
 from rfray.report.score_plots import reliability_alt, score_histogram_alt
 from rfray.report.search_plots import search_alts
+from rfray.report.stress_plots import STRESS, is_stressed, stress_alt, stress_sentence
 from rfray.run import RunDir
 
 VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
@@ -68,7 +70,7 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
     frame = read_leaderboard(run)
     ensemble = read_ensemble(run)
     types = column_types(sweep)
-    columns = _page_columns(contract_columns(sweep), list(types))
+    columns = _page_columns(contract_columns(sweep), list(frame.columns))
     curves = [
         _picture(run.plots_folder / ROC, _curve_alt("ROC curves", "AUC", "auc", frame, ensemble)),
         _picture(
@@ -94,13 +96,14 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         name=run.name,
         verdict=list(_verdict(run, frame, ensemble)),
         members=ensemble.members if ensemble is not None else [],
-        columns=[(column, types[column] == TEXT) for column in columns],
+        columns=[(column, types.get(column) == TEXT) for column in columns],
         rows=list(_table(frame, columns)),
-        select=select_column(sweep),
+        select=ranked_by(sweep, columns),
         curves=[picture for picture in curves if picture is not None],
         confusions=[picture for picture in confusions if picture is not None],
         history=history,
         search=_search(run, findings) if findings is not None else None,
+        robustness=_robustness(run, frame, ensemble),
         stamp=audit.stamp if audit is not None else "",
         audit=_audit(run, audit) if audit is not None else None,
         settings=run.sweep_file.read_text(encoding="utf-8"),
@@ -124,7 +127,7 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
         those = f"the {voting} best vote" if voting > 1 else "the best votes"
         if ensemble.members != [best, *others][:voting]:  # weighted, or of different backbones
             those = f"{voting} vote" if voting > 1 else "one votes"
-        yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.metric} on the select part."
+        yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.chosen_by} on the select part."
         row = _row(frame, ensemble.name)
         yield (
             f"On {_counted(row['n'], 'report image')}, which nothing was chosen on, the ensemble reaches "
@@ -171,6 +174,14 @@ def _score_pictures(run: RunDir, ensemble: Ensemble | None) -> list[Picture | No
         _picture(run.plots_folder / SCORES, score_histogram_alt(ensemble.name, vote, ensemble.threshold)),
         _picture(run.plots_folder / RELIABILITY, reliability_alt(ensemble.name, vote)),
     ]
+
+
+def _robustness(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> dict[str, Any] | None:
+    """What the page says of the report part under stress, or None where it was not run."""
+    if ensemble is None or not is_stressed(frame):
+        return None
+    picture = _picture(run.plots_folder / STRESS, stress_alt(frame, [ensemble.name, *ensemble.members]))
+    return {"sentence": stress_sentence(frame, ensemble.name), "picture": picture}
 
 
 def _reached(row: "pd.Series[Any]") -> str:

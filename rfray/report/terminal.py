@@ -11,6 +11,7 @@ from rich.text import Text
 from rfray.errors import InputError, nearest_first
 from rfray.evaluation.audit_record import Audit
 from rfray.evaluation.leaderboard import LOWER_IS_BETTER, as_text
+from rfray.evaluation.robustness import WORST
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
 
 WIDE = ["rank", "name", "status", "backbone", "augmentation", "lr", "accuracy", "precision", "recall", "f1", "auc", "n"]
@@ -32,7 +33,8 @@ def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Tabl
         numeric = pd.api.types.is_numeric_dtype(frame[sort])
         rising = sort in LOWER_IS_BETTER or not numeric
         frame = frame.sort_values(sort, ascending=rising, na_position="last", kind="stable")
-    select = next(column for column in frame.columns if column.startswith("select_"))
+    scores = [column for column in frame.columns if column.startswith("select_")]
+    select = WORST if WORST in scores else scores[0]
     columns = list(WIDE if width >= WIDE_FROM else NARROW)
     columns.insert(columns.index("accuracy"), select)
     if sort is not None and sort not in columns:

@@ -1,5 +1,6 @@
 """trials' weights + report part -> predictions-report.parquet of each, in parallel on Ray."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import ray
@@ -8,33 +9,35 @@ from rich.console import Console
 
 from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
-from rfray.data.parts import report_origin
+from rfray.data.parts import prediction_origins
 from rfray.errors import RfrayError
 from rfray.evaluation.predictions import write_predictions
 from rfray.run import RunDir, TrialDir
-from rfray.search.cluster import connected, slot_for
+from rfray.search.cluster import slot_for
 from rfray.training.inference import predict_from_file
 
 
-def predict_report_part(run: RunDir, trials: list[TrialDir], address: str | None, console: Console) -> None:
-    """Predicts the report part with each of the trials. Raises RfrayError, naming the trials that could not."""
+def predict_report_part(run: RunDir, trials: list[TrialDir], connect: Callable[[], object], console: Console) -> None:
+    """Predicts the report part with each of the trials, on the Ray that `connect` makes sure of.
+
+    Raises RfrayError, naming the trials that could not.
+    """
     console.print(f"Predicting the report part with {len(trials)} trials")
-    resources = run.sweep().resources
-    with connected(address, resources):
-        slot = slot_for(resources)
-        task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
-        pending = {task.remote(run.path, trial.id, slot.threads): trial for trial in trials}
-        failed: list[str] = []
-        while pending:
-            (ready,), _ = ray.wait(list(pending))
-            trial = pending.pop(ready)
-            try:
-                ray.get(ready)
-            except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None) or error
-                failed.append(f"{trial.id}: {str(cause).splitlines()[0]}")
-        if failed:
-            raise RfrayError("the report part could not be predicted:\n  " + "\n  ".join(failed))
+    connect()
+    slot = slot_for(run.sweep().resources)
+    task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+    pending = {task.remote(run.path, trial.id, slot.threads): trial for trial in trials}
+    failed: list[str] = []
+    while pending:
+        (ready,), _ = ray.wait(list(pending))
+        trial = pending.pop(ready)
+        try:
+            ray.get(ready)
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            failed.append(f"{trial.id}: {str(cause).splitlines()[0]}")
+    if failed:
+        raise RfrayError("the report part could not be predicted:\n  " + "\n  ".join(failed))
 
 
 def _predict(run_path: Path, trial_id: str, threads: int) -> None:
@@ -46,4 +49,5 @@ def _predict(run_path: Path, trial_id: str, threads: int) -> None:
     sweep, catalog = run.sweep(), run.read_catalog()
     report = load_images(catalog, sweep.data, "report", geometry_of(sweep.data, result.trial))
     predictions = predict_from_file(out.weights_file, result.trial, report)
-    write_predictions(out.predictions_file("report"), predictions, report_origin(out, catalog))
+    origin = prediction_origins([out], catalog, "report")[out.id]
+    write_predictions(out.predictions_file("report"), predictions, origin)

@@ -1,6 +1,7 @@
-"""weights + images -> `Predictions`; and best.safetensors <-> model."""
+"""weights + images -> `Predictions`, or p_fake under stress; and best.safetensors <-> model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,31 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from rfray.config import Trial
-from rfray.data.batches import plain_batches
-from rfray.data.pixels import Images
+from rfray.data.batches import plain_batches, stressed_batches
+from rfray.data.geometry import Geometry
+from rfray.data.pixels import Images, Source
+from rfray.data.stress import STRESSES
 from rfray.errors import RunError
 from rfray.evaluation.predictions import Predictions
 from rfray.files import write_whole
 from rfray.training.memory import give_back, is_out_of_memory
 from rfray.training.model import Normalisation, build_model
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A model that is on `device`, in evaluation mode, and what it takes."""
+
+    model: nn.Module
+    normalise: Normalisation
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """p_fake of (B, 3, S, S) uint8, (B,) float64 on the device: the second softmax output."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.model(self.normalise(pixels.to(self.device, non_blocking=True)))  # (B, 2)
+        return torch.softmax(logits.double(), dim=1)[:, 1]
 
 
 def device_and_type(precision: str) -> tuple[torch.device, torch.dtype]:
@@ -61,20 +80,54 @@ def _scores(
     dtype: torch.dtype,
 ) -> np.ndarray:
     """p_fake, (n,) float64."""
+    detector = Detector(model, normalise, device, dtype)
     scores = [torch.empty(0)]
-    for pixels, _ in plain_batches(images, batch_size, pin=device.type == "cuda"):
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = model(normalise(pixels.to(device, non_blocking=True)))  # (B, 2)
-        scores.append(torch.softmax(logits.double(), dim=1)[:, 1])
+    scores += [detector(pixels) for pixels, _ in plain_batches(images, batch_size, pin=device.type == "cuda")]
     return torch.cat([score.cpu() for score in scores]).numpy().astype(np.float64)
 
 
 def predict_from_file(weights: Path, trial: Trial, images: Images) -> Predictions:
     """Predictions of a finished trial's weights. Raises RunError where the file is damaged or does not fit."""
+    of = load_detector(weights, trial)
+    return predict(of.model, of.normalise, images, 2 * trial.batch_size, of.device, of.dtype)
+
+
+def load_detector(weights: Path, trial: Trial) -> Detector:
+    """A finished trial's model, ready to predict. Raises RunError where the file is damaged or does not fit."""
     device, dtype = device_and_type(trial.precision)
     model, normalise = build_model(trial, load_pretrained=False)
     load_weights(weights, model)
-    return predict(model.to(device), normalise, images, 2 * trial.batch_size, device, dtype)
+    return Detector(model.to(device).eval(), normalise, device, dtype)
+
+
+@torch.inference_mode()
+def predict_stressed(
+    detectors: Sequence[Detector], geometries: Sequence[Geometry], source: Source, rows: np.ndarray, threads: int
+) -> np.ndarray:
+    """p_fake of the pictures at `rows` under each of K stresses by each of T detectors, (T, K, n) float64.
+
+    Each picture is decoded and put under stress once for all detectors; `geometries` are theirs. `source` gives
+    pictures at full resolution. Where memory runs out, a batch is predicted in halves.
+    """
+    different = list(dict.fromkeys(geometries))
+    pin = any(detector.device.type == "cuda" for detector in detectors)
+    scores: list[list[torch.Tensor]] = [[] for _ in detectors]
+    for batch in stressed_batches(source, rows, different, threads, pin):
+        squares = dict(zip(different, batch, strict=True))
+        for found, detector, geometry in zip(scores, detectors, geometries, strict=True):
+            found.append(_in_halves(detector, squares[geometry]))
+    p_fake = np.stack([torch.cat(found).cpu().numpy() for found in scores])
+    return p_fake.reshape(len(detectors), len(rows), len(STRESSES)).transpose(0, 2, 1)
+
+
+def _in_halves(detector: Detector, pixels: torch.Tensor) -> torch.Tensor:
+    try:
+        return detector(pixels)
+    except (RuntimeError, MemoryError) as error:
+        if len(pixels) == 1 or not is_out_of_memory(error):
+            raise
+    give_back()
+    return torch.cat([_in_halves(detector, half) for half in pixels.chunk(2)])
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> None:

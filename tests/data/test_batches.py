@@ -5,9 +5,20 @@ import numpy as np
 import pytest
 import torch
 
+from rfray.config import Reencode
 from rfray.data.augment import Policy, build_policy
-from rfray.data.batches import Batch, WaitTime, epoch_order, fit_batches, plain_batches
+from rfray.data.batches import (
+    STRESSED_PICTURES,
+    Batch,
+    WaitTime,
+    epoch_order,
+    fit_batches,
+    plain_batches,
+    stressed_batches,
+)
+from rfray.data.geometry import Geometry
 from rfray.data.pixels import Images
+from rfray.data.stress import STRESSES
 from tests.pictures import images_of
 
 SIDE = 16
@@ -185,3 +196,41 @@ def test_a_broken_off_loop_ends_the_threads() -> None:
     assert batch_threads() == []
     assert len(list(fit(images(64), threads=3))) == 8
     assert batch_threads() == []
+
+
+# under stress
+
+
+class Counting:
+    """Pictures of different sizes, and how often each was asked for."""
+
+    def __init__(self, count: int) -> None:
+        generator = np.random.default_rng(0)
+        self.pictures = [generator.integers(0, 256, (40 + n, 60 - n, 3), dtype=np.uint8) for n in range(count)]
+        self.asked = [0] * count
+
+    def picture(self, row: int) -> np.ndarray:
+        self.asked[row] += 1
+        return self.pictures[row]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_picture_is_decoded_once_and_stressed_before_it_is_scaled(threads: int) -> None:
+    source, rows = Counting(30), np.arange(5, 30)
+    geometries = [Geometry("scale", 16, None), Geometry("crop", 24, Reencode(quality=50, size=32))]
+    found = list(stressed_batches(source, rows, geometries, threads, pin=False))
+    assert source.asked == [0] * 5 + [1] * 25
+    assert [len(first) for first, _ in found] == [len(STRESSES) * count for count in (8, 8, 8, 1)]
+    assert STRESSED_PICTURES == 8
+    for number, geometry in enumerate(geometries):
+        pixels = torch.cat([batch[number] for batch in found])
+        assert pixels.shape == (25 * len(STRESSES), 3, geometry.side, geometry.side)
+        for row, (way, stress) in ((5, (0, "jpeg_90")), (17, (6, "scale_25")), (29, (12, "noise_20"))):
+            expected = geometry.window(geometry.stored(STRESSES[stress](source.pictures[row])), None)
+            seen = pixels[(row - 5) * len(STRESSES) + way].permute(1, 2, 0).numpy()
+            assert np.array_equal(seen, expected), (row, stress)
+
+
+def test_large_squares_are_made_one_picture_at_a_time() -> None:
+    (first, *_), *rest = stressed_batches(Counting(3), np.arange(3), [Geometry("scale", 700, None)], 1, pin=False)
+    assert (len(first), len(rest)) == (len(STRESSES), 2)

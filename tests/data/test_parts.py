@@ -15,14 +15,16 @@ from rfray.data.parts import (
     LEFT_OUT,
     check_audit,
     geometries,
+    prediction_origins,
     prepare_report,
     prepare_training,
-    report_origin,
     without_report_predictions,
+    without_stressed_predictions,
 )
 from rfray.errors import AuditError, DataError, RunError
 from rfray.evaluation.audit_record import read_audit
 from rfray.evaluation.predictions import Predictions, write_predictions
+from rfray.evaluation.robustness import STRESS_NAMES
 from rfray.report.audit_tables import count_rows
 from rfray.run import RunDir
 
@@ -266,7 +268,9 @@ def test_predictions_are_made_anew_for_other_weights_or_images(made: Made) -> No
         trial.weights_file.write_bytes(trial.id.encode())
     assert without_report_predictions(made.run, trials) == trials
     for trial in trials:
-        write_predictions(trial.predictions_file("report"), predictions, report_origin(trial, catalog))
+        write_predictions(
+            trial.predictions_file("report"), predictions, prediction_origins([trial], catalog, "report")[trial.id]
+        )
     assert without_report_predictions(made.run, trials) == []
     trials[1].weights_file.write_bytes(b"other weights")
     trials[2].predictions_file("report").write_bytes(b"damaged")
@@ -274,6 +278,29 @@ def test_predictions_are_made_anew_for_other_weights_or_images(made: Made) -> No
     (made.valid / "real/1003.png").unlink()
     made.ensemble()
     assert without_report_predictions(made.run, trials) == trials
+
+
+def test_predictions_under_stress_are_missed_one_by_one(made: Made) -> None:
+    made.tune()
+    write_folder(made.valid, 6, first=1000)
+    catalog = made.ensemble()
+    trials = [made.run.trial(name) for name in ("001", "002")]
+    for trial in trials:
+        trial.path.mkdir(parents=True)
+        trial.weights_file.write_bytes(trial.id.encode())
+        for stress in STRESS_NAMES:
+            predictions = Predictions(np.array(["a"]), np.array([0], np.int8), np.array([0.5]))
+            write_predictions(
+                trial.predictions_file("report", stress),
+                predictions,
+                prediction_origins([trial], catalog, "report")[trial.id],
+            )
+    assert without_stressed_predictions(made.run, trials, "report") == []
+    assert without_stressed_predictions(made.run, trials, "select") == trials
+    trials[1].predictions_file("report", "blur_2").unlink()
+    assert without_stressed_predictions(made.run, trials, "report") == trials[1:]
+    trials[0].weights_file.write_bytes(b"other weights")
+    assert without_stressed_predictions(made.run, trials, "report") == trials
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ def test_what_is_written(tmp_path):
         "unsure": None,
         "classes": ["real", "fake"],
         "metric": "auc",
+        "choose_by": "score",
         "select_score": 1.0,
         "others": [],
     }

@@ -7,11 +7,21 @@ import pytest
 import torch
 
 from rfray.config import Trial
+from rfray.data.geometry import Geometry
 from rfray.data.pixels import Images
+from rfray.data.stress import STRESSES
 from rfray.errors import RunError
-from rfray.training.inference import load_weights, predict, predict_from_file, save_weights, weights_metadata
+from rfray.training.inference import (
+    load_detector,
+    load_weights,
+    predict,
+    predict_from_file,
+    predict_stressed,
+    save_weights,
+    weights_metadata,
+)
 from rfray.training.model import build_model
-from tests.pictures import images_of
+from tests.pictures import InMemory, images_of
 
 TRIAL = Trial(backbone="test_resnet", pretrained=False, image_size=32, batch_size=3)
 
@@ -58,3 +68,26 @@ def test_outputs_that_are_not_finite_are_refused(images: Images) -> None:
         model.fc.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="probabilities"):
         predict(model, normalise, images, 4, torch.device("cpu"), torch.float32)
+
+
+def test_what_is_predicted_under_stress_is_what_the_model_says_of_stressed_pictures(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(1).integers(0, 256, (6, 48, 48, 3), dtype=np.uint8)
+    geometries = [Geometry("scale", 32, None), Geometry("crop", 40, None)]
+    detectors = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model, _ = build_model(TRIAL)
+        torch.nn.init.normal_(model.fc.weight)
+        save_weights(tmp_path / f"{seed}.safetensors", model, {})
+        detectors.append(load_detector(tmp_path / f"{seed}.safetensors", TRIAL))
+    rows = np.array([5, 0, 3])
+    found = predict_stressed(detectors, geometries, InMemory(pictures), rows, threads=2)
+    assert (found.shape, found.dtype) == ((2, len(STRESSES), 3), np.float64)
+    for seed, geometry in enumerate(geometries):
+        for way, stress in enumerate(STRESSES.values()):
+            stressed = np.stack([geometry.window(geometry.stored(stress(picture)), None) for picture in pictures])
+            plain = images_of(stressed, rows, np.zeros(3, np.int8), np.array(list("abc")))
+            of = detectors[seed]
+            expected = predict(of.model, of.normalise, plain, 100, of.device, of.dtype)
+            np.testing.assert_allclose(found[seed, way], expected.p_fake, atol=1e-6)
+    assert np.ptp(found, axis=1).min() > 1e-3  # no stress is another

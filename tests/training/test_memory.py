@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from rfray.config import Trial
+from rfray.data.geometry import Geometry
 from rfray.errors import TrialError
 from rfray.run import TrialDir
 from rfray.training import loop
-from rfray.training.inference import predict
+from rfray.training.inference import Detector, predict, predict_stressed
 from rfray.training.loop import Epoch, Hooks, TrialData, train
 from rfray.training.memory import is_out_of_memory
 from rfray.training.model import Normalisation
-from tests.pictures import images_of
+from tests.pictures import InMemory, images_of
 
 PLAIN = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -78,6 +79,21 @@ def test_smaller_bites_mean_the_same(
     assert sizes == [12, 6, 3]  # 24 images are halved until five or fewer are asked for at once
     assert [epoch.train_loss for epoch in bites] == pytest.approx([epoch.train_loss for epoch in whole], rel=1e-5)
     assert [epoch.score for epoch in bites] == [epoch.score for epoch in whole]
+
+
+def test_stressed_pictures_are_predicted_in_halves_where_memory_runs_out() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
+    geometry = Geometry("scale", 8, None)
+
+    def under_stress(model: Hungry) -> np.ndarray:
+        detector = Detector(model, PLAIN, torch.device("cpu"), torch.float32)
+        return predict_stressed([detector], [geometry], InMemory(pixels), np.arange(9), threads=1)
+
+    hungry = Hungry(most=30)
+    np.testing.assert_allclose(under_stress(hungry), under_stress(Hungry(most=1000)), atol=1e-6)
+    assert hungry.asked == [104, 52, 26, 26, 52, 26, 26, 13]  # eight pictures, then one, under 13 stresses
+    with pytest.raises(torch.OutOfMemoryError):
+        under_stress(Hungry(most=0))
 
 
 def test_a_retry_starts_with_what_fitted(data: TrialData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,104 @@
+"""Leaderboard of a run -> plots/stress.png, AUC against the strength of each stress; and what it says, in words."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rfray.evaluation.ensemble import read_ensemble
+from rfray.evaluation.leaderboard import read_leaderboard
+from rfray.evaluation.robustness import FAMILIES, REPORT_COLUMNS, stress_name
+from rfray.report.look import LOOK, save, shortened, voter_styles
+from rfray.run import RunDir
+
+STRESS = "stress.png"
+"""File name below the run's plots folder."""
+
+AXES = {
+    "jpeg": "JPEG quality",
+    "scale": "Scaled down to (%) and back",
+    "blur": "Blur (standard deviation in pixels)",
+    "noise": "Noise (standard deviation of 255)",
+}
+"""Family -> what its strengths are."""
+WORDS = {
+    "jpeg": "JPEG of quality {}",
+    "scale": "scaling down to {} % and back",
+    "blur": "a blur of {} px",
+    "noise": "noise of {} (of 255)",
+}
+"""Family -> one of its stresses in a sentence."""
+
+
+def write_stress_plot(run: RunDir) -> Path | None:
+    """Draws what the leaderboard says of the ensemble and its members under stress; removes an earlier picture.
+
+    Returns the file, or None where no stress was run. Raises RunError where the leaderboard or ensemble is damaged.
+    """
+    file = run.plots_folder / STRESS
+    ensemble, frame = read_ensemble(run), read_leaderboard(run)
+    if ensemble is None or not is_stressed(frame):
+        file.unlink(missing_ok=True)
+        return None
+    with mpl.rc_context(LOOK):
+        save(_curves(frame.set_index("name"), voter_styles(ensemble.name, ensemble.members)), file)
+    return file
+
+
+def is_stressed(frame: pd.DataFrame) -> bool:
+    """Whether a leaderboard has the columns of the report part under stress."""
+    return set(REPORT_COLUMNS) <= set(frame.columns)
+
+
+def stress_alt(frame: pd.DataFrame, names: list[str]) -> str:
+    """What the picture shows of these rows, for those who don't see it."""
+    rows = frame.set_index("name").loc[names, ["auc", "auc_worst"]].to_numpy(float)
+    listed = [
+        f"{name} {_number(auc)}, at worst {_number(worst)}" for name, (auc, worst) in zip(names, rows, strict=True)
+    ]
+    return f"AUC on the report part as it is and under JPEG, scaling, blur and noise: {'; '.join(listed)}"
+
+
+def stress_sentence(frame: pd.DataFrame, name: str) -> str:
+    """What hurts this row (the ensemble) most."""
+    row: pd.Series[Any] = frame[frame["name"] == name].iloc[0]
+    auc = float(row["auc"])
+    found = {
+        WORDS[family].format(strength): float(row[f"auc_{stress_name(family, strength)}"])
+        for family, strengths in FAMILIES.items()
+        for strength in strengths
+    }
+    defined = {stress: value for stress, value in found.items() if not np.isnan(value)}
+    if not defined or np.isnan(auc):
+        return "The AUC of the ensemble under stress is undefined."
+    stress = min(defined, key=defined.__getitem__)
+    if defined[stress] >= auc:
+        return (
+            f"No stress lowers the AUC of the ensemble, {auc:.4f}; the least, {defined[stress]:.4f}, is under {stress}."
+        )
+    return f"What hurts the ensemble most is {stress}: its AUC falls from {auc:.4f} to {defined[stress]:.4f}."
+
+
+def _curves(rows: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> Figure:
+    """A small plot a family, one line a row, from the pictures as they are to the strongest; one legend for all."""
+    legend = 0.16 * len(looks) + 0.25  # inches
+    figure = Figure(figsize=(7.2, 5.6 + legend))
+    panels = figure.subplots(2, 2, sharey=True).flat
+    for axes, (family, strengths) in zip(panels, FAMILIES.items(), strict=True):
+        columns = ["auc", *(f"auc_{stress_name(family, strength)}" for strength in strengths)]
+        for name, look in looks.items():
+            label = shortened(name) if family == "jpeg" else None
+            axes.plot(rows.loc[name, columns].to_numpy(float), marker="o", markersize=3.5, label=label, **look)
+        axes.set_xticks(range(len(columns)), labels=["as it is", *map(str, strengths)])
+        axes.axhline(0.5, color="#777777", linestyle=":", linewidth=1)
+        axes.set(title=AXES[family], ylabel="AUC" if axes.get_subplotspec().is_first_col() else "")
+    figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)
+    figure.tight_layout(rect=(0, legend / (5.6 + legend), 1, 1))
+    return figure
+
+
+def _number(value: float) -> str:
+    return "undefined" if np.isnan(value) else f"{value:.4f}"

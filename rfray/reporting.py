@@ -1,0 +1,125 @@
+"""A run folder -> its ensemble, leaderboard, pictures and page: the steps of `rfray ensemble`, in order.
+
+Each step reads what the earlier ones have written; what is already there and still true is not made again.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from functools import cache
+from typing import TYPE_CHECKING
+
+from rfray.config import EnsembleSettings, Sweep
+from rfray.data.parts import prepare_report, without_report_predictions, without_stressed_predictions
+from rfray.errors import InputError, SweepFailed, nearest_first
+from rfray.evaluation.ensemble import choose_members, chosen_alone, write_ensemble
+from rfray.evaluation.leaderboard import write_leaderboard
+from rfray.evaluation.robustness import worst_scores, write_stressed_votes
+from rfray.evaluation.voting import methods_to_use
+from rfray.run import Part, RunDir, TrialDir
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# torch, Ray and matplotlib are imported where they are needed: when all is predicted, a new ensemble is made in seconds
+
+FORMATS = ("csv", "markdown", "html")
+"""Of the leaderboard: leaderboard.csv, leaderboard.md, report.html with its pictures."""
+Connect = Callable[[], None]
+"""Starts Ray, or connects to it, unless that was done."""
+
+
+def conclude(
+    run: RunDir,
+    sweep: Sweep,
+    settings: EnsembleSettings,
+    stress: bool,
+    formats: Collection[str],
+    address: str | None,
+    console: "Console",
+) -> None:
+    """Makes the ensemble that `settings` ask for (they may differ from the sweep's) and everything that shows it.
+
+    `stress`: whether the report part is predicted under stress, too. Of the leaderboard's `formats` the CSV is always
+    written, since the others are made from it; those not asked for are removed, as they would be out of date.
+    Raises InputError for an unknown method or format, SweepFailed where no trial can vote, and what the steps raise.
+    """
+    for unknown in set(formats) - set(FORMATS):
+        raise InputError(f"--format {unknown}: no such format; allowed: {nearest_first(unknown, FORMATS)}")
+    methods = methods_to_use(settings.methods)
+    run.check_trials()
+    with ExitStack() as session:
+
+        @cache
+        def connect() -> None:
+            from rfray.search.cluster import connected
+
+            session.enter_context(connected(address, sweep.resources))
+
+        candidates = _candidates(run, settings, connect, console)
+        members = candidates[: settings.top_k]
+        if not members:
+            write_leaderboard(run)  # the failed trials, with their reasons
+            raise SweepFailed(f"{run.path}: no trial has succeeded, so there is nothing to join")
+        if len(members) < settings.top_k:
+            _say(
+                console,
+                f"Only {len(members)} trials with weights are there to choose from, so the ensemble has "
+                f"{len(members)} members",
+            )
+        prepare_report(run, sweep, console)
+        kept = choose_members(run)
+        if missing := without_report_predictions(run, kept):
+            from rfray.search.predicting import predict_report_part
+
+            predict_report_part(run, missing, connect, console)
+        if stress:
+            _predict_stressed(run, kept, "report", connect, console)
+        ensemble = write_ensemble(run, members, methods, candidates[len(members) :], settings.choose_by)
+        if alone := chosen_alone(ensemble):
+            _say(console, alone)
+        write_stressed_votes(run, ensemble, select=settings.choose_by == "worst", report=stress)
+    write_leaderboard(run)
+    if "markdown" not in formats:
+        run.leaderboard_md.unlink()
+    if "html" in formats:
+        _draw(run)
+    else:
+        run.report_html.unlink(missing_ok=True)
+
+
+def _candidates(run: RunDir, settings: EnsembleSettings, connect: Connect, console: "Console") -> list[TrialDir]:
+    """The trials that may vote, best first."""
+    if settings.choose_by == "score":
+        return choose_members(run, diverse=settings.diverse)
+    kept = choose_members(run)
+    _predict_stressed(run, kept, "select", connect, console)
+    return choose_members(run, diverse=settings.diverse, scores=worst_scores(run, kept))
+
+
+def _predict_stressed(
+    run: RunDir, trials: Sequence[TrialDir], part: Part, connect: Connect, console: "Console"
+) -> None:
+    """Predicts a part under stress with the trials, unless they have been."""
+    if missing := without_stressed_predictions(run, trials, part):
+        from rfray.search.stressing import predict_under_stress
+
+        predict_under_stress(run, trials, missing, part, connect, console)
+
+
+def _draw(run: RunDir) -> None:
+    """Pictures and the page."""
+    from rfray.evaluation.search_findings import search_findings
+    from rfray.report.page import write_page
+    from rfray.report.plots import write_plots
+    from rfray.report.search_plots import write_search_plots
+    from rfray.report.stress_plots import write_stress_plot
+
+    findings = search_findings(run)
+    write_plots(run)
+    write_search_plots(run, findings)
+    write_stress_plot(run)
+    write_page(run, findings)
+
+
+def _say(console: "Console", sentence: str) -> None:
+    console.print(sentence, soft_wrap=True, markup=False)

@@ -1,0 +1,139 @@
+"""Prediction under stress on real Ray with real, tiny models: what comes out, and that a stopped one goes on."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from rfray import cli
+from rfray.data.parts import prepare_report, without_report_predictions, without_stressed_predictions
+from rfray.errors import RfrayError
+from rfray.evaluation.leaderboard import read_leaderboard
+from rfray.evaluation.predictions import read_predictions
+from rfray.evaluation.robustness import REPORT_COLUMNS, STRESS_NAMES, WORST
+from rfray.files import write_whole
+from rfray.run import Part, RunDir
+from rfray.search import stressing
+from rfray.search.predicting import predict_report_part
+from rfray.search.stressing import predict_under_stress
+from tests.search.test_sweep import run_here, sweep_of
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: None) -> RunDir:
+    """Two trials of different sizes, with predictions of the report part."""
+    folder = tmp_path_factory.mktemp("stressing")
+    sweep = sweep_of(pictures, folder, "search.trials=2", "search.algorithm=grid", "trial.image_size=[32,24]",
+                     "trial.augmentation=none", "trial.lr=3e-3", "trial.epochs=2")  # fmt: skip
+    run, _ = run_here(sweep, folder)
+    prepare_report(run, sweep, Console(file=io.StringIO()))
+    predict_report_part(run, run.trials(), lambda: None, Console(file=io.StringIO()))
+    return run
+
+
+def predict(run: RunDir, part: Part = "report") -> str:
+    """Predicts under stress what has not been; what was said."""
+    said = io.StringIO()
+    if missing := without_stressed_predictions(run, run.trials(), part):
+        predict_under_stress(run, run.trials(), missing, part, lambda: None, Console(file=said, width=200))
+    return said.getvalue()
+
+
+def p_fake(run: RunDir, stress: str | None) -> np.ndarray:
+    return np.stack([read_predictions(trial.predictions_file("report", stress)).p_fake for trial in run.trials()])
+
+
+def counted(most: float) -> tuple[Callable[[Path, bytes], None], list[Path]]:
+    """`write_whole` that is stopped by Ctrl-C after so many files, and the files."""
+    written: list[Path] = []
+
+    def write(path: Path, data: bytes) -> None:
+        if len(written) >= most:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_whole(path, data)
+
+    return write, written
+
+
+def test_every_trial_is_predicted_under_every_stress(run: RunDir) -> None:
+    assert predict(run) == "Predicting the report part with 2 trials under 13 stresses\n"
+    assert predict(run) == ""
+    plain = read_predictions(run.trials()[0].predictions_file("report"))
+    for trial in run.trials():
+        for stress in STRESS_NAMES:
+            stressed = read_predictions(trial.predictions_file("report", stress))
+            assert np.array_equal(stressed.ids, plain.ids)
+            assert np.array_equal(stressed.labels, plain.labels)
+    changes = [np.abs(p_fake(run, stress) - p_fake(run, None)).max(axis=1) for stress in STRESS_NAMES]
+    assert np.min(changes) > 1e-6
+    assert not run.stress_folder("report").exists()
+    assert without_report_predictions(run, run.trials()) == []
+
+
+def test_stopped_by_ctrl_c_it_goes_on_with_what_is_missing(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    predict(run)
+    before = {stress: p_fake(run, stress) for stress in STRESS_NAMES}
+    for file in run.trials_folder.glob("*/predictions-report-*"):
+        file.unlink()
+    write, first = counted(most=10)
+    monkeypatch.setattr(stressing, "write_whole", write)
+    with pytest.raises(KeyboardInterrupt):
+        predict(run)
+    assert list(run.trials_folder.glob("*/predictions-report-*")) == []
+    write, then = counted(most=np.inf)
+    monkeypatch.setattr(stressing, "write_whole", write)
+    predict(run)
+    assert (len(first), len(then), len({*first, *then})) == (10, 22, 32)  # a piece for each of the 32 images
+    assert all(np.array_equal(p_fake(run, stress), values) for stress, values in before.items())
+
+
+def test_one_missing_file_is_made_again_the_same(run: RunDir) -> None:
+    predict(run)
+    before = p_fake(run, "blur_2")
+    run.trials()[1].predictions_file("report", "blur_2").unlink()
+    assert "with 1 trials" in predict(run)
+    assert np.array_equal(p_fake(run, "blur_2"), before)
+
+
+def test_trials_that_are_too_large_to_share_give_the_same(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    predict(run)
+    before = p_fake(run, "jpeg_50")
+    for file in run.trials_folder.glob("*/predictions-report-*"):
+        file.unlink()
+    monkeypatch.setattr(stressing, "WEIGHTS", 1)
+    predict(run)
+    np.testing.assert_allclose(p_fake(run, "jpeg_50"), before, atol=1e-6)
+
+
+def test_the_command_reports_on_stress_and_chooses_by_the_worst(run: RunDir) -> None:
+    """All is predicted, so it needs no Ray."""
+    predict(run)
+    predict(run, "select")
+    cli.ensemble(run.path, top_k=None, choose_by="worst", stress=True, address=None)
+    frame = read_leaderboard(run)
+    assert list(frame.columns)[-1 - len(REPORT_COLUMNS) :] == [WORST, *REPORT_COLUMNS]
+    assert frame[[WORST, *REPORT_COLUMNS]].notna().all().all()
+    assert frame[WORST].is_monotonic_decreasing
+    assert (frame["auc_worst"] == frame[["auc", *REPORT_COLUMNS[:-1]]].min(axis=1)).all()
+    assert "<h2>Robustness</h2>" in run.report_html.read_text()
+    cli.ensemble(run.path, top_k=None, choose_by=None, stress=None, address=None)  # as the sweep says: neither
+    assert not {WORST, *REPORT_COLUMNS} & set(read_leaderboard(run).columns)
+
+
+def test_images_that_have_changed_are_named(run: RunDir, pictures: Path) -> None:
+    predict(run)
+    run.trials()[0].predictions_file("report", "jpeg_90").unlink()
+    image = pictures / "valid" / "fake" / "003.bmp"
+    content = image.read_bytes()
+    image.write_bytes(content[:-1] + b"?")
+    try:
+        with pytest.raises(RfrayError, match=r"under stress by .*: .*fake/003\.bmp has changed since the sweep began"):
+            predict(run)
+    finally:
+        image.write_bytes(content)
+    predict(run)
+    assert not run.stress_folder("report").exists()
