@@ -162,7 +162,9 @@ def ensemble(
     folder, console = _run(run), _console()
 
     from rfray.evaluation.ensemble import choose_members, write_ensemble
+    from rfray.evaluation.groups import write_groups
     from rfray.evaluation.leaderboard import write_leaderboard
+    from rfray.evaluation.mistakes import undrawn_mistakes
 
     with folder.lock():
         sweep = folder.sweep()
@@ -188,6 +190,11 @@ def ensemble(
             predict_report_part(folder, missing, address, console)
         write_ensemble(folder, members)
         write_leaderboard(folder)
+        write_groups(folder)
+        if mistakes := undrawn_mistakes(folder):
+            from rfray.search.explaining import draw_mistakes
+
+            draw_mistakes(folder, mistakes, address, console)
 
         from rfray.report.page import write_page
         from rfray.report.plots import write_plots

@@ -24,7 +24,7 @@ from rfray.data.demo import make_demo
 from rfray.data.duplicates import groups
 from rfray.data.fingerprints import fingerprint, to_table
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import Images, Source, cache_folder, load, scan
+from rfray.data.pixels import Files, Images, Source, cache_folder, load, scan
 from rfray.errors import DataError
 
 GROUPS_NEEDED = 10
@@ -155,6 +155,15 @@ def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geomet
     rows = np.flatnonzero((here["part"] == part).to_numpy())
     chosen = here.iloc[rows]
     return Images(source, geometry, rows, chosen["label"].to_numpy(), chosen["path"].to_numpy(dtype=np.str_))
+
+
+def decode_images(
+    catalog: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry, ids: list[str]
+) -> Images:
+    """A few images of one part, in the order of `ids`, each decoded from its file whenever it is asked for."""
+    chosen = catalog[catalog["part"] == part].set_index("path").loc[ids]
+    files = Files(image_folder(settings, part), ids, chosen["digest"].tolist(), geometry)
+    return Images(files, geometry, np.arange(len(ids)), chosen["label"].to_numpy(), np.array(ids, dtype=np.str_))
 
 
 def load_folder(images: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry) -> Source:

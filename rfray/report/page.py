@@ -1,11 +1,9 @@
 """A run's leaderboard, pictures and sweep -> report.html: one file that opens anywhere, without a network."""
 
-import base64
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,25 +12,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import Audit, read_audit
 from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
+from rfray.evaluation.groups import groups_of
 from rfray.evaluation.leaderboard import TEXT, as_text, column_types, contract_columns, read_leaderboard, select_column
 from rfray.files import replace_text
 from rfray.report.audit_plots import ALT
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
+from rfray.report.gallery import gallery_of
+from rfray.report.group_table import group_table
+from rfray.report.pictures import picture_of
 from rfray.report.plots import HISTORY, PRECISION_RECALL, ROC, confusion_file
 from rfray.run import RunDir
 
 VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
 """Packages whose versions a result depends on most."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture of the page, inside it."""
-
-    data: str
-    """The file as a data: address."""
-    alt: str
-    """What the picture says, for those who don't see it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class Cell:
 
 
 def write_page(run: RunDir) -> None:
-    """Writes report.html from leaderboard.csv, ensemble.json, plots, sweep.yaml, unreadable.csv and the audit.
+    """Writes report.html from leaderboard.csv, ensemble/, plots/, sweep.yaml, unreadable.csv and the audit.
 
     Raises RunError where the leaderboard is missing or a file is damaged.
     """
@@ -55,17 +47,18 @@ def write_page(run: RunDir) -> None:
     types = column_types(sweep)
     columns = _page_columns(contract_columns(sweep), list(types))
     curves = [
-        _picture(run.plots_folder / ROC, _curve_alt("ROC curves", "AUC", "auc", frame, ensemble)),
-        _picture(
+        picture_of(run.plots_folder / ROC, _curve_alt("ROC curves", "AUC", "auc", frame, ensemble)),
+        picture_of(
             run.plots_folder / PRECISION_RECALL,
             _curve_alt("Precision-recall curves", "AP", "average_precision", frame, ensemble),
         ),
     ]
     confusions = [
-        _picture(run.plots_folder / confusion_file(name), _confusion_alt(_row(frame, name)))
+        picture_of(run.plots_folder / confusion_file(name), _confusion_alt(_row(frame, name)))
         for name in ([NAME, *ensemble.members] if ensemble is not None else [])
     ]
-    history = _picture(run.plots_folder / HISTORY, f"{select_column(sweep)} of every trial, epoch by epoch")
+    history = picture_of(run.plots_folder / HISTORY, f"{select_column(sweep)} of every trial, epoch by epoch")
+    groups = groups_of(run)
     audit = read_audit(run.audit_file)
     environment = Environment(
         loader=PackageLoader("rfray.report", "."),
@@ -84,6 +77,8 @@ def write_page(run: RunDir) -> None:
         curves=[picture for picture in curves if picture is not None],
         confusions=[picture for picture in confusions if picture is not None],
         history=history,
+        gallery=gallery_of(run, ensemble),
+        groups=group_table(groups) if groups is not None else None,
         stamp=audit.stamp if audit is not None else "",
         audit=_audit(run, audit) if audit is not None else None,
         settings=run.sweep_file.read_text(encoding="utf-8"),
@@ -128,7 +123,7 @@ def _audit(run: RunDir, audit: Audit) -> dict[str, Any]:
     if baseline is not None:
         rows = [[one.feature, f"{one.auc:.2f}", f"{one.low:.2f} to {one.high:.2f}"] for one in baseline.features]
         tables.append(("What the files' properties alone predict", ["property", "AUC", "95 % interval"], rows))
-    pictures = [_picture(run.audit_folder / name, alt) for name, alt in ALT.items()]
+    pictures = [picture_of(run.audit_folder / name, alt) for name, alt in ALT.items()]
     return {
         "findings": audit.findings,
         "baseline": baseline_sentence(audit),
@@ -179,14 +174,6 @@ def _table(frame: pd.DataFrame, columns: list[str]) -> Iterator[dict[str, Any]]:
             Cell(text[column].iloc[index], "" if pd.isna(values[column]) else str(values[column])) for column in columns
         ]
         yield {"kind": values["kind"], "failed": values["status"].startswith("failed"), "cells": cells}
-
-
-def _picture(path: Path, alt: str) -> Picture | None:
-    """The picture as data for the page, or None where there is no such file."""
-    if not path.exists():
-        return None
-    kind = "jpeg" if path.suffix == ".jpg" else "png"
-    return Picture(f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}", alt)
 
 
 def _curve_alt(what: str, area: str, column: str, frame: pd.DataFrame, ensemble: Ensemble | None) -> str:
