@@ -47,10 +47,8 @@ def gallery_of(run: RunDir, ensemble: Ensemble | None) -> Gallery | None:
         if figures:
             some = f"the {len(figures)} most confident of {count:,}" if len(figures) < count else f"{count:,}"
             lists.append((f"{heading}: {some}", figures))
-    summary = (
-        f"With fake called from p_fake {mistakes.threshold:.4g} on, {mistakes.name} calls {mistakes.false_negatives:,} "
-        f"fakes real and {mistakes.false_positives:,} real images fake. Most confident mistakes first."
-    )
+    order = "the most confident mistakes first" if lists else "no report image is called wrongly"
+    summary = f"Of {mistakes.name}, which calls an image fake where p_fake >= {mistakes.threshold:.4g}: {order}."
     return Gallery(summary, lists, mistakes.problems)
 
 
