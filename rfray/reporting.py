@@ -12,7 +12,9 @@ from rfray.config import EnsembleSettings, Sweep
 from rfray.data.parts import prepare_report, without_report_predictions, without_stressed_predictions
 from rfray.errors import InputError, SweepFailed, nearest_first
 from rfray.evaluation.ensemble import choose_members, chosen_alone, write_ensemble
+from rfray.evaluation.groups import write_groups
 from rfray.evaluation.leaderboard import write_leaderboard
+from rfray.evaluation.mistakes import undrawn_mistakes
 from rfray.evaluation.robustness import worst_scores, write_stressed_votes
 from rfray.evaluation.voting import methods_to_use
 from rfray.run import Part, RunDir, TrialDir
@@ -78,13 +80,14 @@ def conclude(
         if alone := chosen_alone(ensemble):
             _say(console, alone)
         write_stressed_votes(run, ensemble, select=settings.choose_by == "worst", report=stress)
-    write_leaderboard(run)
-    if "markdown" not in formats:
-        run.leaderboard_md.unlink()
-    if "html" in formats:
-        _draw(run)
-    else:
-        run.report_html.unlink(missing_ok=True)
+        write_leaderboard(run)
+        if "markdown" not in formats:
+            run.leaderboard_md.unlink()
+        write_groups(run)
+        if "html" in formats:
+            _draw(run, connect, console)
+        else:
+            run.report_html.unlink(missing_ok=True)
 
 
 def _candidates(run: RunDir, settings: EnsembleSettings, connect: Connect, console: "Console") -> list[TrialDir]:
@@ -106,8 +109,13 @@ def _predict_stressed(
         predict_under_stress(run, trials, missing, part, connect, console)
 
 
-def _draw(run: RunDir) -> None:
+def _draw(run: RunDir, connect: Connect, console: "Console") -> None:
     """Pictures and the page."""
+    if mistakes := undrawn_mistakes(run):
+        from rfray.search.explaining import draw_mistakes
+
+        draw_mistakes(run, mistakes, connect, console)
+
     from rfray.evaluation.search_findings import search_findings
     from rfray.report.page import write_page
     from rfray.report.plots import write_plots

@@ -174,10 +174,13 @@ class RunDir:
         self.ray_folder = self.path / ".ray"
         self.trials_folder = self.path / "trials"
         self.ensemble_file = self.path / "ensemble" / "ensemble.json"
+        self.mistakes_file = self.path / "ensemble" / "mistakes.json"
+        self.groups_csv = self.path / "groups.csv"
         self.leaderboard_csv = self.path / "leaderboard.csv"
         self.leaderboard_md = self.path / "leaderboard.md"
         self.report_html = self.path / "report.html"
         self.plots_folder = self.path / "plots"
+        self.mistakes_folder = self.path / "plots" / "mistakes"
         self.audit_file = self.path / "audit.json"
         self.images_file = self.path / "audit" / "images.parquet"
         self.audit_folder = self.path / "audit"
@@ -193,6 +196,10 @@ class RunDir:
     def stress_folder(self, part: Part) -> Path:
         """What was predicted of a part under stress so far, until all of it is."""
         return self.path / f".stress-{part}"
+
+    def mistake_picture(self, number: int, *, evidence: bool = False) -> Path:
+        """plots/mistakes/<number>.jpg: a wrongly classified image; <number>-evidence.jpg: where that was seen in it."""
+        return self.mistakes_folder / f"{number:02d}{'-evidence' if evidence else ''}.jpg"
 
     def sweep(self) -> Sweep:
         """The resolved sweep.yaml. Raises RunError where this is no run folder."""

@@ -157,6 +157,15 @@ def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geomet
     return Images(source, geometry, rows, chosen["label"].to_numpy(), chosen["path"].to_numpy(dtype=np.str_))
 
 
+def decode_images(
+    catalog: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry, ids: list[str]
+) -> Images:
+    """A few images of one part, in the order of `ids`, each decoded from its file whenever it is asked for."""
+    chosen = catalog[catalog["part"] == part].set_index("path").loc[ids]
+    files = Files(image_folder(settings, part), ids, chosen["digest"].tolist(), geometry)
+    return Images(files, geometry, np.arange(len(ids)), chosen["label"].to_numpy(), np.array(ids, dtype=np.str_))
+
+
 def load_folder(images: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry) -> Source:
     """The pictures of all images of a part's folder, in their order (path, digest, width, height)."""
     sizes = list(zip(images["width"], images["height"], strict=True))

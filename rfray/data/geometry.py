@@ -54,6 +54,16 @@ class Geometry:
         top, left = free // 2 if generator is None else generator.integers(0, free + 1)
         return stored[top : top + self.side, left : left + self.side]
 
+    def seen(self, width: int, height: int) -> float:
+        """Side, in its own pixels, of the square around a picture's middle that the middle `window` shows.
+
+        It reaches beyond the picture where the window is larger.
+        """
+        shorter = min(width, height)
+        if self.resize == "scale":
+            return shorter
+        return self.side if self.reencode is None else self.side * shorter / self.reencode.size
+
 
 def geometry_of(settings: DataSettings, trial: Trial) -> Geometry:
     """How a trial's images are made."""

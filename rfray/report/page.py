@@ -1,11 +1,9 @@
 """A run's leaderboard, pictures and sweep -> report.html: one file that opens anywhere, without a network."""
 
-import base64
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import Audit, read_audit
 from rfray.evaluation.ensemble import Ensemble, read_ensemble
+from rfray.evaluation.groups import groups_of
 from rfray.evaluation.leaderboard import (
     TEXT,
     as_text,
@@ -30,6 +29,9 @@ from rfray.files import replace_text
 from rfray.report.audit_plots import ALT
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
 from rfray.report.curve_plots import BAND
+from rfray.report.gallery import gallery_of
+from rfray.report.group_table import group_table
+from rfray.report.pictures import Picture, picture_of
 from rfray.report.plots import HISTORY, PRECISION_RECALL, RELIABILITY, ROC, SCORES, confusion_file
 from rfray.report.score_plots import reliability_alt, score_histogram_alt
 from rfray.report.search_plots import search_alts
@@ -38,16 +40,6 @@ from rfray.run import RunDir
 
 VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
 """Packages whose versions a result depends on most."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture of the page, inside it."""
-
-    data: str
-    """The file as a data: address."""
-    alt: str
-    """What the picture says, for those who don't see it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ class Cell:
 
 
 def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
-    """Writes report.html from leaderboard.csv, ensemble.json, plots, sweep.yaml, unreadable.csv and the audit.
+    """Writes report.html from leaderboard.csv, ensemble/, plots/, sweep.yaml, unreadable.csv and the audit.
 
     `findings` are what the page says of the search; without them it says nothing of it.
 
@@ -72,18 +64,19 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
     types = column_types(sweep)
     columns = _page_columns(contract_columns(sweep), list(frame.columns))
     curves = [
-        _picture(run.plots_folder / ROC, _curve_alt("ROC curves", "AUC", "auc", frame, ensemble)),
-        _picture(
+        picture_of(run.plots_folder / ROC, _curve_alt("ROC curves", "AUC", "auc", frame, ensemble)),
+        picture_of(
             run.plots_folder / PRECISION_RECALL,
             _curve_alt("Precision-recall curves", "AP", "average_precision", frame, ensemble),
         ),
         *_score_pictures(run, ensemble),
     ]
     confusions = [
-        _picture(run.plots_folder / confusion_file(name), _confusion_alt(_row(frame, name)))
+        picture_of(run.plots_folder / confusion_file(name), _confusion_alt(_row(frame, name)))
         for name in ([ensemble.name, *ensemble.members] if ensemble is not None else [])
     ]
-    history = _picture(run.plots_folder / HISTORY, f"{select_column(sweep)} of every trial, epoch by epoch")
+    history = picture_of(run.plots_folder / HISTORY, f"{select_column(sweep)} of every trial, epoch by epoch")
+    groups = groups_of(run)
     audit = read_audit(run.audit_file)
     environment = Environment(
         loader=PackageLoader("rfray.report", "."),
@@ -104,6 +97,8 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         history=history,
         search=_search(run, findings) if findings is not None else None,
         robustness=_robustness(run, frame, ensemble),
+        gallery=gallery_of(run, ensemble),
+        groups=group_table(groups) if groups is not None else None,
         stamp=audit.stamp if audit is not None else "",
         audit=_audit(run, audit) if audit is not None else None,
         settings=run.sweep_file.read_text(encoding="utf-8"),
@@ -151,7 +146,7 @@ def _audit(run: RunDir, audit: Audit) -> dict[str, Any]:
     if baseline is not None:
         rows = [[one.feature, f"{one.auc:.2f}", f"{one.low:.2f} to {one.high:.2f}"] for one in baseline.features]
         tables.append(("What the files' properties alone predict", ["property", "AUC", "95 % interval"], rows))
-    pictures = [_picture(run.audit_folder / name, alt) for name, alt in ALT.items()]
+    pictures = [picture_of(run.audit_folder / name, alt) for name, alt in ALT.items()]
     return {
         "findings": audit.findings,
         "baseline": baseline_sentence(audit),
@@ -162,7 +157,7 @@ def _audit(run: RunDir, audit: Audit) -> dict[str, Any]:
 
 def _search(run: RunDir, findings: SearchFindings) -> dict[str, Any]:
     """What the page says of the search: sentences and pictures."""
-    pictures = [_picture(run.plots_folder / name, alt) for name, alt in search_alts(findings).items()]
+    pictures = [picture_of(run.plots_folder / name, alt) for name, alt in search_alts(findings).items()]
     return {"sentences": sentences(findings), "pictures": [picture for picture in pictures if picture is not None]}
 
 
@@ -171,8 +166,8 @@ def _score_pictures(run: RunDir, ensemble: Ensemble | None) -> list[Picture | No
         return []
     vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "report"))
     return [
-        _picture(run.plots_folder / SCORES, score_histogram_alt(ensemble.name, vote, ensemble.threshold)),
-        _picture(run.plots_folder / RELIABILITY, reliability_alt(ensemble.name, vote)),
+        picture_of(run.plots_folder / SCORES, score_histogram_alt(ensemble.name, vote, ensemble.threshold)),
+        picture_of(run.plots_folder / RELIABILITY, reliability_alt(ensemble.name, vote)),
     ]
 
 
@@ -180,7 +175,7 @@ def _robustness(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> 
     """What the page says of the report part under stress, or None where it was not run."""
     if ensemble is None or not is_stressed(frame):
         return None
-    picture = _picture(run.plots_folder / STRESS, stress_alt(frame, [ensemble.name, *ensemble.members]))
+    picture = picture_of(run.plots_folder / STRESS, stress_alt(frame, [ensemble.name, *ensemble.members]))
     return {"sentence": stress_sentence(frame, ensemble.name), "picture": picture}
 
 
@@ -226,14 +221,6 @@ def _table(frame: pd.DataFrame, columns: list[str]) -> Iterator[dict[str, Any]]:
             Cell(text[column].iloc[index], "" if pd.isna(values[column]) else str(values[column])) for column in columns
         ]
         yield {"kind": values["kind"], "failed": values["status"].startswith("failed"), "cells": cells}
-
-
-def _picture(path: Path, alt: str) -> Picture | None:
-    """The picture as data for the page, or None where there is no such file."""
-    if not path.exists():
-        return None
-    kind = "jpeg" if path.suffix == ".jpg" else "png"
-    return Picture(f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}", alt)
 
 
 def _curve_alt(what: str, area: str, column: str, frame: pd.DataFrame, ensemble: Ensemble | None) -> str:

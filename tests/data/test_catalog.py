@@ -12,6 +12,7 @@ from rfray.config import DataSettings
 from rfray.data.catalog import (
     COLUMNS,
     changes,
+    decode_images,
     divide,
     image_folder,
     list_folder,
@@ -599,3 +600,21 @@ def test_identities_stay_on_one_side_also_across_the_classes(tmp_path: Path, pat
     assert (known.groupby(identity)["part"].nunique() == 1).all()
     assert known.groupby(identity)["bundle"].nunique().max() == 1
     assert catalog["bundle"].nunique() == 15 + 60  # who matches nothing stands alone
+
+
+def test_a_few_images_are_decoded_by_their_ids(tmp_path: Path) -> None:
+    for folder in ("train", "valid"):
+        write_images(tmp_path / folder / "real", 3, first=10)
+        write_images(tmp_path / folder / "fake", 3, first=20)
+    given = settings(tmp_path)
+    catalog = scan_folder(given, "report", [SIDE]).images.assign(part="report")
+    for pixels in (tmp_path / "cache").glob("*.u8"):
+        pixels.unlink()
+    images = decode_images(catalog, given, "report", SIDE, ["real/002.png", "fake/000.png"])
+    assert images.ids.tolist() == ["real/002.png", "fake/000.png"]
+    assert images.labels.tolist() == [0, 1]
+    assert images.batch(np.array([0, 1]))[:, 8, 8].tolist() == [[12, 0, 7], [20, 0, 7]]
+    assert not list((tmp_path / "cache").glob("*.u8"))  # the others were not decoded
+    (tmp_path / "valid/real/002.png").write_bytes(b"other")
+    with pytest.raises(DataError, match=r"real/002\.png has changed"):
+        images.batch(np.array([0]))

@@ -56,3 +56,17 @@ def test_encoding_anew_brings_every_picture_to_one_size_and_codec(resize: str) -
         assert np.array_equal(stored, expected)
     else:
         assert np.array_equal(stored, cv2.resize(expected, (32, 32), interpolation=cv2.INTER_AREA))  # half the size
+
+
+@pytest.mark.parametrize(
+    ("geometry", "expected"),
+    [
+        (Geometry("scale", 20, None), 40),  # the shorter edge is all seen
+        (Geometry("crop", 20, None), 20),
+        (Geometry("crop", 64, None), 64),  # and its mirror image beyond the edge
+        (Geometry("scale", 20, Reencode(size=32)), 40),
+        (Geometry("crop", 24, Reencode(size=32)), 30),  # three quarters of the middle square
+    ],
+)
+def test_the_square_that_is_seen_in_a_pictures_own_pixels(geometry: Geometry, expected: float) -> None:
+    assert geometry.seen(60, 40) == geometry.seen(40, 60) == expected

@@ -27,7 +27,9 @@ def run(tmp_path):
 def join(run, top_k=2, *, select=False, report=True):
     by = "worst" if select else "score"
     scores = worst_scores(run, run.trials()) if select else None
-    write_stressed_votes(run, write_ensemble(run, choose_members(run, top_k, scores=scores), choose_by=by), select, report)
+    write_stressed_votes(
+        run, write_ensemble(run, choose_members(run, top_k, scores=scores), choose_by=by), select, report
+    )
 
 
 def cells(run):

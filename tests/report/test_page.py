@@ -5,12 +5,14 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rfray.config import MaxFpr
 from rfray.evaluation.audit_record import write_audit
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import column_types, write_leaderboard
+from rfray.evaluation.mistakes import find_mistakes, undrawn_mistakes, write_mistakes
 from rfray.evaluation.search_findings import search_findings
 from rfray.report.audit_plots import ALT, write_audit_plots
 from rfray.report.page import write_page
@@ -18,7 +20,7 @@ from rfray.report.plots import write_plots
 from rfray.report.search_plots import write_search_plots
 from rfray.sweep_file import resolved_text
 from tests.audits import image_table, leaking_audit
-from tests.synthetic import fail_trial, new_run, small_run
+from tests.synthetic import FIRST, fail_trial, new_run, predictions, small_run
 
 
 class Page(HTMLParser):
@@ -190,3 +192,27 @@ def test_an_audit_without_errors_is_no_stamp(tmp_path):
     assert "Data audit" in text
     assert "Audit:" not in text
     assert "Nothing was found that would mislead." in text
+
+
+def test_mistakes_and_groups_are_sections(tmp_path):
+    run = small_run(tmp_path / "run")
+    report(run, top_k=1)  # of 001 alone: real/2.jpg is called fake, fake/3.jpg real
+    ids = [mistake.id for mistake in undrawn_mistakes(run).shown]
+    write_mistakes(run, find_mistakes(run).model_copy(update={"problems": ["no pictures: <b>no</b>"]}))
+    picture = run.mistake_picture(1)
+    picture.parent.mkdir()
+    picture.write_bytes(b"a picture")
+    names = ["<i>hard</i>" if path in ids else "" for path in predictions(FIRST).ids]
+    run.write_catalog(pd.DataFrame({"path": predictions(FIRST).ids, "group": names, "part": "report"}))
+    write_page(run)
+    page = Page(run.report_html.read_text(encoding="utf-8"))
+    text = " ".join(page.text.split())
+    assert len(page.all("figure")) == 2
+    assert {"src": "data:image/jpeg;base64,YSBwaWN0dXJl", "alt": "fake/3.jpg: fake, called real"} in page.all("img")
+    assert "fake, called real, p_fake 0.30 fake/3.jpg Members: 001 0.30" in text
+    assert "Not drawn: no pictures: <b>no</b>" in text
+    assert "Of 2 groups, <i>hard</i> comes off worst: AUC 0.000" in text
+    assert not page.all("i")
+    assert all("scope" in header for header in page.all("th"))
+    headings = [text.index(heading) for heading in ("Confusion matrices", "Mistakes", "Groups", "Training curves")]
+    assert headings == sorted(headings)

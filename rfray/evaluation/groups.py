@@ -1,0 +1,127 @@
+"""the vote's report predictions + groups of images -> groups.csv: how good it is on each, the worst group first."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rfray.evaluation.ensemble import read_ensemble
+from rfray.evaluation.intervals import delong, logit_interval, wilson
+from rfray.evaluation.metrics import confusion
+from rfray.evaluation.predictions import Predictions, read_predictions
+from rfray.files import replacing
+from rfray.run import RunDir
+
+RATES = ("accuracy", "recall", "false_positive_rate")
+"""Shares of images, with Wilson's interval."""
+
+COLUMNS = {
+    "group": "string",
+    **dict.fromkeys(("n", "real", "fake"), "Int64"),
+    "auc": "float64",
+    "auc_low": "float64",
+    "auc_high": "float64",
+    "auc_against": "string",
+    **{f"{rate}{end}": "float64" for rate in RATES for end in ("", "_low", "_high")},
+}
+"""Column of groups.csv -> its pandas dtype. `auc_against`: own, where the group has both classes; else all real or all
+fake, since its images are then compared with all report images of the other class."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """How good a vote is on each group."""
+
+    table: pd.DataFrame
+    """One row a group, COLUMNS; by `judged_by`, lowest first. An undefined value is nan."""
+    overall: dict[str, Any]
+    """The same columns, of all images together."""
+    judged_by: str
+    """auc; accuracy where no AUC is defined."""
+
+    @property
+    def worst(self) -> dict[str, Any]:
+        """The row of the worst group."""
+        return dict(self.table.iloc[0])
+
+
+def groups_of(run: RunDir) -> Groups | None:
+    """How good the vote handed over is on each group of the report part.
+
+    None where there is but one group, no ensemble, or no catalog to read subfolders from. Raises RunError where a file
+    is damaged.
+    """
+    ensemble = read_ensemble(run)
+    pattern = run.sweep().report.group_pattern
+    if ensemble is None or (pattern is None and not run.catalog_file.exists()):
+        return None
+    predictions = read_predictions(run.ensemble_predictions_file(ensemble.name, "report"))
+    if pattern is not None:
+        names = [matched(pattern, path) for path in predictions.ids]
+    else:
+        catalog = run.read_catalog()
+        folders = catalog[catalog["part"] == "report"].set_index("path")["group"]
+        names = folders.reindex(predictions.ids).fillna("").tolist()
+    return by_group(predictions, np.array(names, dtype=object), ensemble.threshold)
+
+
+def write_groups(run: RunDir) -> None:
+    """Writes groups.csv, or deletes it where there is but one group. Raises RunError as `groups_of`."""
+    groups = groups_of(run)
+    if groups is None:
+        run.groups_csv.unlink(missing_ok=True)
+        return
+    with replacing(run.groups_csv) as temporary:
+        groups.table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def matched(pattern: str, path: str) -> str:
+    """What a regular expression finds in a path: its first group in brackets, if it has one; "" where nothing."""
+    compiled = re.compile(pattern)
+    found = compiled.search(path)
+    return "" if found is None else found[1 if compiled.groups else 0] or ""
+
+
+def by_group(predictions: Predictions, names: np.ndarray, threshold: float) -> Groups | None:
+    """The table by group; `names` (n,) text says in which group each image is. None where there is but one."""
+    members = pd.Series(range(len(names))).groupby(names).indices
+    if len(members) < 2:
+        return None
+    rows = [_row(str(name), predictions, np.asarray(inside), threshold) for name, inside in members.items()]
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    judged_by = "auc" if table["auc"].notna().any() else "accuracy"
+    table = table.sort_values([judged_by, "accuracy", "group"], ignore_index=True)
+    return Groups(table, _row("", predictions, np.arange(len(predictions)), threshold), judged_by)
+
+
+def _row(name: str, predictions: Predictions, inside: np.ndarray, threshold: float) -> dict[str, Any]:
+    own = Predictions(predictions.ids[inside], predictions.labels[inside], predictions.p_fake[inside])
+    counts = confusion(own, threshold)
+    real, fake = counts.tn + counts.fp, counts.tp + counts.fn
+    row = {"group": name, "n": len(own), "real": real, "fake": fake, **_auc(predictions, inside, real, fake)}
+    for rate, hits, n in [
+        ("accuracy", counts.tn + counts.tp, len(own)),
+        ("recall", counts.tp, fake),
+        ("false_positive_rate", counts.fp, real),
+    ]:
+        if n:
+            found = wilson(hits, n)
+            row |= {rate: hits / n, f"{rate}_low": found.low, f"{rate}_high": found.high}
+    return row
+
+
+def _auc(predictions: Predictions, inside: np.ndarray, real: int, fake: int) -> dict[str, Any]:
+    """AUC with DeLong's interval, and what the images are compared with; nothing where a class is missing."""
+    against = "own" if real and fake else "all real" if fake else "all fake"
+    chosen = inside
+    if against != "own":
+        others = np.flatnonzero(predictions.labels == (0 if fake else 1))
+        if not len(others):
+            return {}
+        chosen = np.concatenate([inside, others])
+    found = delong(predictions.labels[chosen], predictions.p_fake[chosen, None])
+    auc = float(found.aucs[0])
+    reach = logit_interval(auc, float(found.covariance[0, 0]), min(found.real, found.fake))
+    return {"auc": auc, "auc_low": reach.low, "auc_high": reach.high, "auc_against": against}

@@ -1,0 +1,133 @@
+"""report predictions of the vote and its members -> ensemble/mistakes.json: the wrongly classified images."""
+
+from typing import Literal
+
+import pandas as pd
+
+from rfray.config import Strict
+from rfray.evaluation.ensemble import read_ensemble
+from rfray.evaluation.predictions import predictions_metadata, read_predictions
+from rfray.files import replace_text
+from rfray.run import RunDir
+
+AT_MOST = 24
+"""Images in the gallery: half of them fakes called real, half real images called fake, where there are as many."""
+
+
+class Mistake(Strict):
+    """One wrongly classified image."""
+
+    number: int
+    """Names its pictures; from 1."""
+    id: str
+    """Path below its data folder."""
+    label: int
+    """What it is: 0 real, 1 fake. It was called the other."""
+    p_fake: float
+    """Of the vote."""
+    scores: dict[str, float]
+    """Member -> its own p_fake, best member first."""
+
+    @property
+    def call(self) -> int:
+        """What it was called: 0 real, 1 fake."""
+        return 1 - self.label
+
+
+class Mistakes(Strict):
+    """mistakes.json: written last, when the pictures are there."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    """Of the vote whose mistakes these are."""
+    members: dict[str, float]
+    """Member -> its share in the vote."""
+    threshold: float
+    """An image was called fake where p_fake >= this."""
+    origins: dict[str, dict[str, str]]
+    """Member -> digests of the weights and images that its predictions are made of."""
+    false_negatives: int
+    """How many fakes were called real, among all report images."""
+    false_positives: int
+    """How many real images were called fake."""
+    shown: list[Mistake]
+    """Fakes called real, then real images called fake; of each the most confident mistakes first."""
+    problems: list[str]
+    """Sentences: what could not be drawn, and why."""
+
+
+def find_mistakes(run: RunDir) -> Mistakes | None:
+    """What the vote handed over gets wrong on the report part; None where no ensemble was made.
+
+    Confident is what is far from the threshold, ties by id. Raises RunError where a predictions file is damaged.
+    """
+    ensemble = read_ensemble(run)
+    if ensemble is None:
+        return None
+    vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "report"))
+    table = pd.DataFrame({"id": vote.ids, "label": vote.labels, "p_fake": vote.p_fake})
+    table["far"] = (table["p_fake"] - ensemble.threshold).abs()
+    wrong = table[(table["p_fake"] >= ensemble.threshold) != (table["label"] == 1)]
+    wrong = wrong.sort_values(["far", "id"], ascending=[False, True])
+    fakes, reals = wrong[wrong["label"] == 1], wrong[wrong["label"] == 0]
+    shown_fakes = min(len(fakes), max(AT_MOST // 2, AT_MOST - len(reals)))
+    shown = pd.concat([fakes.head(shown_fakes), reals.head(AT_MOST - shown_fakes)])
+    scores = {member: _scores(run, member, shown["id"]) for member in ensemble.members}
+    rows = zip(*(shown[name].tolist() for name in ("id", "label", "p_fake")), *scores.values(), strict=True)
+    return Mistakes(
+        name=ensemble.name,
+        members=dict(zip(ensemble.members, ensemble.weights, strict=True)),
+        threshold=ensemble.threshold,
+        origins={
+            member: predictions_metadata(run.trial(member).predictions_file("report")) for member in ensemble.members
+        },
+        false_negatives=len(fakes),
+        false_positives=len(reals),
+        shown=[
+            Mistake(number=number, id=path, label=label, p_fake=p_fake, scores=dict(zip(scores, said, strict=True)))
+            for number, (path, label, p_fake, *said) in enumerate(rows, start=1)
+        ],
+        problems=[],
+    )
+
+
+def undrawn_mistakes(run: RunDir) -> Mistakes | None:
+    """The mistakes whose pictures are to be drawn: None where they are there, or where nothing is wrong.
+
+    What was recorded of another vote is deleted. Raises RunError where a predictions file is damaged.
+    """
+    found = find_mistakes(run)
+    known = read_mistakes(run)
+    if (
+        found is not None
+        and known is not None
+        and known.model_copy(update={"problems": []}) == found
+        and all(run.mistake_picture(mistake.number).exists() for mistake in found.shown)
+    ):
+        return None
+    run.mistakes_file.unlink(missing_ok=True)
+    for picture in run.mistakes_folder.glob("*.jpg"):
+        picture.unlink()
+    if found is not None and not found.shown:
+        write_mistakes(run, found)
+        return None
+    return found
+
+
+def write_mistakes(run: RunDir, mistakes: Mistakes) -> None:
+    """Writes mistakes.json."""
+    replace_text(run.mistakes_file, mistakes.model_dump_json(indent=1))
+
+
+def read_mistakes(run: RunDir) -> Mistakes | None:
+    """mistakes.json; None where there is no such record that can be read: it is made anew then."""
+    try:
+        return Mistakes.model_validate_json(run.mistakes_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _scores(run: RunDir, member: str, ids: "pd.Series[str]") -> list[float]:
+    """The member's p_fake of these images."""
+    predictions = read_predictions(run.trial(member).predictions_file("report"))
+    return pd.Series(predictions.p_fake, index=predictions.ids).loc[ids].tolist()

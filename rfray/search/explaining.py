@@ -1,0 +1,112 @@
+"""mistakes + members' weights -> plots/mistakes/: each image, and where its evidence was seen; on Ray."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import ray
+from rich.console import Console
+
+from rfray.data.catalog import decode_images
+from rfray.data.geometry import Geometry, geometry_of
+from rfray.data.overlay import as_jpeg, laid_out, overlaid, shrunk
+from rfray.errors import DataError, RfrayError
+from rfray.evaluation.mistakes import Mistake, Mistakes, write_mistakes
+from rfray.files import write_whole
+from rfray.run import RunDir
+from rfray.search.cluster import slot_for
+
+WHOLE = Geometry("crop", 1, None)
+"""Keeps pictures as they are."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A mistake whose picture could be read."""
+
+    mistake: Mistake
+    small: np.ndarray
+    """(h, w, 3) uint8: the picture as it is shown."""
+    width: int
+    height: int
+    """Of the picture itself, in pixels."""
+
+
+def draw_mistakes(run: RunDir, mistakes: Mistakes, connect: Callable[[], object], console: Console) -> None:
+    """Draws the pictures of the mistakes and writes mistakes.json; says, there too, what could not be drawn.
+
+    On the Ray that `connect` makes sure of. A report without these pictures is better than none: what goes wrong here is told and does not end the command.
+    """
+    console.print(f"Explaining {len(mistakes.shown)} wrongly classified images with {len(mistakes.members)} models")
+    try:
+        connect()
+        slot = slot_for(run.sweep().resources)
+        task = ray.remote(_draw).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+        problems = ray.get(task.remote(run.path, mistakes, slot.threads))
+    except (RfrayError, ray.exceptions.RayError) as error:
+        problems = [f"no pictures: {_first_line(getattr(error, 'cause', None) or error)}"]
+    for problem in problems:
+        console.print(f"Mistakes: {problem}", soft_wrap=True, markup=False)
+    write_mistakes(run, mistakes.model_copy(update={"problems": problems}))
+
+
+def draw_pictures(run: RunDir, mistakes: Mistakes) -> list[str]:
+    """Draws each image and, over it, where its evidence was seen (the mean of the members that vote).
+
+    Returns what could not be drawn, and why. Decodes those images only; one member after the other is in memory.
+    """
+    sweep, catalog = run.sweep(), run.read_catalog()
+    problems: list[str] = []
+    drawn: list[Drawn] = []
+    files = decode_images(catalog, sweep.data, "report", WHOLE, [mistake.id for mistake in mistakes.shown])
+    for row, mistake in enumerate(mistakes.shown):
+        try:
+            picture = files.source.picture(row)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        drawn.append(Drawn(mistake, shrunk(picture), picture.shape[1], picture.shape[0]))
+        write_whole(run.mistake_picture(mistake.number), as_jpeg(drawn[-1].small))
+    maps: list[list[np.ndarray]] = []
+    for member, share in mistakes.members.items():
+        if not share or not drawn:
+            continue
+        try:
+            maps.append(_seen_by(run, member, drawn, catalog))
+        except Exception as error:  # whatever one of timm's backbones, or a lack of memory, makes torch raise
+            problems.append(f"{member} could not be explained: {type(error).__name__}: {_first_line(error)}")
+    for one, *seen in zip(drawn, *maps, strict=True) if maps else ():
+        overlay = overlaid(one.small, np.mean(seen, axis=0))
+        write_whole(run.mistake_picture(one.mistake.number, evidence=True), as_jpeg(overlay))
+    return problems
+
+
+def _draw(run_path: Path, mistakes: Mistakes, threads: int) -> list[str]:
+    import torch  # not in the driver, which would wait for it
+
+    torch.set_num_threads(threads)
+    return draw_pictures(RunDir(run_path), mistakes)
+
+
+def _seen_by(run: RunDir, member: str, drawn: list[Drawn], catalog: pd.DataFrame) -> list[np.ndarray]:
+    """Of each picture, (h, w) float32 as it is shown: where the member saw evidence for what it was called."""
+    from rfray.training.explain import evidence_from_file
+
+    trial = run.trial(member)
+    result = trial.result()
+    assert result is not None  # only ended trials vote
+    settings = run.sweep().data
+    geometry = geometry_of(settings, result.trial)
+    images = decode_images(catalog, settings, "report", geometry, [one.mistake.id for one in drawn])
+    calls = np.array([one.mistake.call for one in drawn])
+    maps = evidence_from_file(trial.weights_file, result.trial, images, calls)
+    return [
+        laid_out(found, geometry.seen(one.width, one.height) * one.small.shape[1] / one.width, *one.small.shape[:2])
+        for found, one in zip(maps, drawn, strict=True)
+    ]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,135 @@
+"""weights + images + calls -> maps of where each image speaks for its call: Grad-CAM on timm's feature metadata.
+
+Grad-CAM (Selvaraju et al. 2017): the features of the last stage, weighted channel by channel with the mean gradient of
+the call's logit, summed, negative values cut off. Which module gives the features, and how many channels they have,
+timm knows of every backbone (`feature_info`).
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rfray.config import Trial
+from rfray.data.batches import plain_batches
+from rfray.data.pixels import Images
+from rfray.training.inference import device_and_type, load_weights
+from rfray.training.model import build_model
+
+AT_ONCE = 8
+"""Images that a model explains at once: gradients take several times the memory of a prediction."""
+SALIENCY_GRID = 14
+"""Cells a side into which an input gradient is averaged; pixel by pixel it is a scatter of dots."""
+
+
+def evidence_from_file(weights: Path, trial: Trial, images: Images, calls: np.ndarray) -> np.ndarray:
+    """`evidence` of a finished trial's weights: (n, S, S) float32 in [0, 1]; `calls` (n,) int are 0 real, 1 fake.
+
+    Raises RunError where the file is damaged or does not fit, ValueError where a gradient is not finite.
+    """
+    device, _ = device_and_type(trial.precision)
+    model, normalise = build_model(trial, load_pretrained=False)
+    load_weights(weights, model)
+    model.to(device).eval().requires_grad_(False)
+    wanted = torch.from_numpy(calls.astype(np.int64)).split(AT_ONCE)
+    batches = plain_batches(images, AT_ONCE, pin=False)
+    maps = [
+        evidence(model, normalise(pixels.to(device)), some.to(device)).cpu()
+        for (pixels, _), some in zip(batches, wanted, strict=True)
+    ]
+    found = torch.cat(maps).numpy()
+    if not np.isfinite(found).all():
+        raise ValueError("a gradient is not finite")
+    return found
+
+
+def evidence(model: nn.Module, images: torch.Tensor, calls: torch.Tensor) -> torch.Tensor:
+    """Where each image speaks for its call: (B, S, S) float32, 1 at its strongest; 0 all over where nothing does.
+
+    `images` are (B, 3, S, S) float32 as the model, in evaluation mode, takes them; `calls` (B,) int64: 0 real, 1 fake.
+    Of a backbone without features that have places: `input_gradient` instead of `grad_cam`.
+    """
+    maps = grad_cam(model, images, calls)
+    if maps is None:
+        maps = input_gradient(model, images, calls)
+    maps = F.interpolate(maps[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    highest = maps.amax((1, 2), keepdim=True)
+    return torch.where(highest == 0, 0, maps / highest)
+
+
+def grad_cam(model: nn.Module, images: torch.Tensor, calls: torch.Tensor) -> torch.Tensor | None:
+    """(B, h, w) float32, >= 0, on the grid of the features; arguments as `evidence`. None where there are no features.
+
+    Taken from the last features whose places matter: in the last block of a vision transformer that classifies by its
+    class token alone they don't any more.
+    """
+    known = [info for info in getattr(model, "feature_info", []) if "module" in info]
+    modules = dict(model.named_modules())
+    seen: dict[str, torch.Tensor] = {}
+    with torch.enable_grad(), ExitStack() as hooks:
+        for info in known:
+            if info["module"] in modules:
+                hooks.enter_context(modules[info["module"]].register_forward_hook(_keep(seen, info["module"])))
+        score = _score(model, images.detach().requires_grad_(), calls)
+        for info in reversed(known):
+            features = seen.get(info["module"])
+            if features is None or not features.requires_grad:
+                continue
+            (gradient,) = torch.autograd.grad(
+                score, features, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            places = [_places(part.detach(), info["num_chs"], model) for part in (features, gradient)]
+            if places[0] is not None and places[1] is not None and places[1].any():
+                weights = places[1].mean((2, 3), keepdim=True)
+                return (weights * places[0]).sum(1).relu().float()
+    return None
+
+
+def input_gradient(model: nn.Module, images: torch.Tensor, calls: torch.Tensor) -> torch.Tensor:
+    """(B, h, w) float32, >= 0: how much each cell of an image matters to its call (Simonyan et al. 2014).
+
+    Not whether it speaks for the call or against it. Arguments as `evidence`.
+    """
+    pixels = images.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(_score(model, pixels, calls), pixels)
+    return F.adaptive_avg_pool2d(gradient.abs().sum(1), SALIENCY_GRID).float()
+
+
+def _score(model: nn.Module, images: torch.Tensor, calls: torch.Tensor) -> torch.Tensor:
+    """How much further the logits of the calls are up than those of the other class, summed over the images."""
+    logits = model(images)
+    return torch.where(calls == 1, logits[:, 1] - logits[:, 0], logits[:, 0] - logits[:, 1]).sum()
+
+
+def _keep(seen: dict[str, torch.Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, tuple):  # timm's own rule: the features come first
+            output = output[0]
+        if isinstance(output, list):  # of several branches, the last is the coarsest
+            output = output[-1]
+        if isinstance(output, torch.Tensor):
+            seen[name] = output
+
+    return hook
+
+
+def _places(features: torch.Tensor, channels: int, model: nn.Module) -> torch.Tensor | None:
+    """(B, C, h, w) of features (B, C, h, w), (B, h, w, C) or (B, tokens, C); None where they are no such thing."""
+    if features.ndim == 3:
+        tokens = features.shape[1]
+        for prefix in (getattr(model, "num_prefix_tokens", 0), 0):  # some add the class token further up
+            side = isqrt(max(0, tokens - prefix))
+            if side and side**2 == tokens - prefix:
+                return features[:, prefix:].reshape(len(features), side, side, -1).permute(0, 3, 1, 2)
+        return None
+    if features.ndim != 4:
+        return None
+    channels_last = features.shape[3] == channels != features.shape[1]
+    return features.permute(0, 3, 1, 2) if channels_last else features

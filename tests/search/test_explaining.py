@@ -1,0 +1,173 @@
+"""rfray.search.explaining: real images and models; what can't be drawn is told and leaves the rest as it is."""
+
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from rfray.config import Sweep, Trial
+from rfray.data.catalog import decode_images, load_images
+from rfray.data.geometry import geometry_of
+from rfray.data.overlay import as_jpeg, overlaid
+from rfray.data.parts import prepare_report, prepare_training, report_origin
+from rfray.evaluation.ensemble import choose_members, write_ensemble
+from rfray.evaluation.mistakes import read_mistakes, undrawn_mistakes
+from rfray.evaluation.predictions import read_predictions, write_predictions
+from rfray.files import replace_text
+from rfray.run import RunDir
+from rfray.search.explaining import draw_mistakes, draw_pictures
+from rfray.sweep_file import resolved_text
+from rfray.training.explain import evidence_from_file
+from rfray.training.inference import predict_from_file, save_weights
+from rfray.training.model import build_model
+from tests.synthetic import finish_trial
+
+SETTINGS = {
+    "a": {"backbone": "test_resnet", "image_size": 32},
+    "b": {"backbone": "test_efficientnet", "image_size": 24, "resize": "crop"},
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """Two models that know nothing, and their vote on 32 report images."""
+    folder = tmp_path_factory.mktemp("explaining")
+    shutil.copytree(pictures, folder / "images")
+    run = RunDir(folder / "run")
+    data = {"train": f"{folder}/images/train", "valid": f"{folder}/images/valid"}
+    trial = {"backbone": ["test_resnet", "test_efficientnet"], "pretrained": False, "image_size": [32, 24]}
+    sweep = Sweep.model_validate({"name": "run", "data": data, "trial": {**trial, "resize": ["scale", "crop"]}})
+    replace_text(run.sweep_file, resolved_text(sweep))
+    console = Console(file=io.StringIO())
+    prepare_training(run, sweep, console)
+    prepare_report(run, sweep, console)
+    catalog = run.read_catalog()
+    for trial_id, setting in SETTINGS.items():
+        torch.manual_seed(0)
+        chosen = Trial(pretrained=False, **setting)
+        out = finish_trial(run, trial_id, 0.6, pretrained=False, lr=chosen.lr, **setting)
+        model, _ = build_model(chosen)
+        save_weights(out.weights_file, model, {})
+        for part in ("select", "report"):
+            images = load_images(catalog, sweep.data, part, geometry_of(sweep.data, chosen))
+            predictions = predict_from_file(out.weights_file, chosen, images)
+            write_predictions(out.predictions_file(part), predictions, report_origin(out, catalog))
+    return run
+
+
+@pytest.fixture
+def run(prepared: RunDir, tmp_path: Path) -> RunDir:
+    """A copy of it, called fake from the middle of its scores on: some of both kinds are wrong."""
+    run = RunDir(tmp_path / "run")
+    shutil.copytree(prepared.path, run.path)
+    ensemble = write_ensemble(run, choose_members(run, 2))
+    middle = float(np.median(read_predictions(run.ensemble_predictions_file(ensemble.name, "report")).p_fake))
+    replace_text(run.ensemble_file, ensemble.model_copy(update={"threshold": middle}).model_dump_json())
+    return run
+
+
+def opened(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        assert picture.format == "JPEG"
+        return np.asarray(picture.convert("RGB"), dtype=int)
+
+
+def test_each_image_and_its_evidence(run: RunDir) -> None:
+    mistakes = undrawn_mistakes(run)
+    assert mistakes is not None
+    assert {mistake.label for mistake in mistakes.shown} == {0, 1}
+    assert draw_pictures(run, mistakes) == []
+    assert len(list(run.mistakes_folder.iterdir())) == 2 * len(mistakes.shown)
+    settings, catalog = run.sweep().data, run.read_catalog()
+    ids, calls = [mistake.id for mistake in mistakes.shown], np.array([mistake.call for mistake in mistakes.shown])
+    maps = []
+    for trial_id, setting in SETTINGS.items():
+        trial = Trial(pretrained=False, **setting)
+        images = decode_images(catalog, settings, "report", geometry_of(settings, trial), ids)
+        maps.append(evidence_from_file(run.trial(trial_id).weights_file, trial, images, calls))
+    for mistake, first, second in zip(mistakes.shown, *maps, strict=True):
+        with Image.open(Path(str(settings.valid)) / mistake.id) as file:
+            original = np.asarray(file)
+        assert run.mistake_picture(mistake.number).read_bytes() == as_jpeg(original)
+        mean = (first + np.pad(second, 4)) / 2  # of a window of 24 in the middle of 32 pixels
+        expected = as_jpeg(overlaid(original, mean))
+        assert run.mistake_picture(mistake.number, evidence=True).read_bytes() == expected
+
+
+def test_a_member_without_a_share_has_no_say(run: RunDir) -> None:
+    mistakes = undrawn_mistakes(run)
+    assert mistakes is not None
+    draw_pictures(run, mistakes.model_copy(update={"members": {"a": 0.0, "b": 1.0}}))
+    for mistake in mistakes.shown:  # the second model sees nothing of the edge: there is no colour
+        assert np.ptp(opened(run.mistake_picture(mistake.number, evidence=True))[:3], axis=2).max() < 30
+
+
+def test_a_member_that_can_not_be_explained_is_told_and_left_out(run: RunDir) -> None:
+    mistakes = undrawn_mistakes(run)
+    assert mistakes is not None
+    run.trial("b").weights_file.write_bytes(b"damaged")
+    (problem,) = draw_pictures(run, mistakes)
+    assert problem.startswith("b could not be explained: RunError: ")
+    alone = [opened(run.mistake_picture(mistake.number, evidence=True)) for mistake in mistakes.shown]
+    draw_pictures(run, mistakes.model_copy(update={"members": {"a": 1.0, "b": 0.0}}))
+    for mistake, picture in zip(mistakes.shown, alone, strict=True):
+        assert np.array_equal(opened(run.mistake_picture(mistake.number, evidence=True)), picture)
+    shutil.rmtree(run.mistakes_folder)
+    run.trial("a").weights_file.unlink()
+    assert len(draw_pictures(run, mistakes)) == 2
+    assert len(list(run.mistakes_folder.iterdir())) == len(mistakes.shown)  # the images alone
+
+
+def test_an_image_that_has_changed_is_told_and_left_out(run: RunDir) -> None:
+    mistakes = undrawn_mistakes(run)
+    assert mistakes is not None
+    file = Path(str(run.sweep().data.valid)) / mistakes.shown[0].id
+    content = file.read_bytes()
+    try:
+        file.write_bytes(b"other")
+        (problem,) = draw_pictures(run, mistakes)
+    finally:
+        file.write_bytes(content)
+    assert problem.startswith(f"{file} has changed")
+    assert not run.mistake_picture(1).exists()
+    assert run.mistake_picture(2, evidence=True).exists()
+
+
+def test_without_a_cluster_the_report_goes_on_and_says_so(run: RunDir) -> None:
+    mistakes = undrawn_mistakes(run)
+    assert mistakes is not None
+    said = io.StringIO()
+    draw_mistakes(run, mistakes, "127.0.0.1:1", Console(file=said, width=200))
+    assert "Mistakes: no pictures: no Ray cluster at 127.0.0.1:1" in said.getvalue()
+    known = read_mistakes(run)
+    assert known is not None
+    assert known.shown == mistakes.shown
+    assert len(known.problems) == 1
+    assert undrawn_mistakes(run) is not None  # the next time it is tried again
+
+
+@pytest.mark.slow
+def test_the_command_draws_them_once_and_puts_them_on_the_page(run: RunDir) -> None:
+    def ensemble() -> str:
+        command = [sys.executable, "-m", "rfray.cli", "ensemble", str(run.path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "Explaining " in ensemble()
+    mistakes = read_mistakes(run)
+    assert mistakes is not None
+    assert mistakes.problems == []
+    assert 0 < len(mistakes.shown) <= len(list(run.mistakes_folder.glob("*-evidence.jpg")))
+    page = run.report_html.read_text()
+    assert page.count("<figure>") == len(mistakes.shown)
+    assert page.count("with colour where the members saw evidence") == len(mistakes.shown)
+    assert "Explaining " not in ensemble()  # nor is Ray started
+    assert run.report_html.read_text().count("<figure>") == len(mistakes.shown)
