@@ -279,13 +279,15 @@ def _shown(path: Path) -> str:
 
 
 def _print_leaderboard(run: "RunDir", sort: str | None) -> None:
+    from rfray.evaluation.certainty import verdict
     from rfray.evaluation.leaderboard import read_leaderboard, waiting
     from rfray.report.terminal import leaderboard_table
 
     console, frame = _console(), read_leaderboard(run)
     console.print(leaderboard_table(frame, sort, console.width))
-    if slow := waiting(frame):
-        console.print(slow, soft_wrap=True, markup=False)
+    for sentence in (verdict(run, frame), waiting(frame)):
+        if sentence:
+            console.print(sentence, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pandas as pd
 from rfray.config import Sweep, Trial
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import read_audit
+from rfray.evaluation.certainty import INTERVALS, TESTS, Judged, certainty, verdict
 from rfray.evaluation.ensemble import NAME, Ensemble, read_ensemble
 from rfray.evaluation.metrics import METRICS, THRESHOLD, confusion, measured
 from rfray.evaluation.predictions import Predictions, read_predictions
@@ -39,22 +40,32 @@ def column_types(sweep: Sweep) -> dict[str, str]:
     """All columns of this sweep's leaderboard, in order, each with its pandas dtype."""
     outcomes = _outcome_types(sweep)
     settings = {column: _dtype(field) for column, field in _setting_columns(sweep).items()}
-    types = {**outcomes, **settings}
+    types = {**outcomes, **settings, **dict.fromkeys((*INTERVALS, *TESTS), NUMBER), "tied": TEXT, "optimism": NUMBER}
     return {column: types[column] for column in (*contract_columns(sweep), *types)}
 
 
 def build_leaderboard(run: RunDir) -> pd.DataFrame:
     """One row for every finished trial and one for the ensemble, ranked by the select column, failed ones last.
 
-    Columns and dtypes as `column_types` says; every metric without `select_` is on the report part.
-    Raises RunError where a record or a predictions file of the run is damaged.
+    Columns and dtypes as `column_types` says; every metric without `select_` is on the report part. `certainty` says
+    what its intervals and p values are; `optimism` is how much better the select metric is on the select part.
+    Raises RunError where a record or a predictions file of the run is damaged, or predictions contradict each other.
     """
     sweep = run.sweep()
     rows = [_trial_row(sweep, trial, result) for trial in run.trials() if (result := trial.result()) is not None]
     ensemble = read_ensemble(run)
     if ensemble is not None:
         rows.append(_ensemble_row(sweep, run, ensemble))
-    return _frame(_ranked(rows, select_column(sweep)), column_types(sweep))
+    rows = _ranked(rows, select_column(sweep))
+    judged = [
+        Judged(row["name"], row["kind"], row.get(select_column(sweep)), row["threshold"], row["predictions"])
+        for row in rows
+        if "predictions" in row
+    ]
+    handed_over = None if ensemble is None else ensemble.name
+    sure: dict[Any, dict[Any, Any]] = certainty(judged, handed_over, _groups(run)).to_dict("index")
+    rows = [{**row, **sure.get(row["name"], {}), "optimism": _optimism(sweep, row)} for row in rows]
+    return _frame(rows, column_types(sweep))
 
 
 def write_leaderboard(run: RunDir) -> pd.DataFrame:
@@ -175,7 +186,22 @@ def _measured(report: Predictions, threshold: float) -> dict[str, Any]:
         **asdict(confusion(report, threshold)),
         "n": len(report),
         "threshold": threshold,
+        "predictions": report,  # no column: what `certainty` is worked out from
     }
+
+
+def _optimism(sweep: Sweep, row: Mapping[str, Any]) -> float | None:
+    """The select metric on the select part minus the same on the report part."""
+    chosen, reported = row.get(select_column(sweep)), row.get(sweep.search.metric)
+    return None if chosen is None or reported is None else chosen - reported
+
+
+def _groups(run: RunDir) -> "pd.Series[int] | None":
+    """Id of each report image -> number of its bundle; None where the run has no catalog."""
+    if not run.catalog_file.exists():
+        return None
+    catalog = run.read_catalog()
+    return catalog[catalog["part"] == "report"].set_index("path")["bundle"]
 
 
 def _ranked(rows: Iterable[dict[str, Any]], select: str) -> list[dict[str, Any]]:
@@ -199,7 +225,7 @@ def _shown(column: str, value: Any) -> str:
         return ""
     if not isinstance(value, float):
         return str(value)
-    if column in METRICS or column.startswith("select_"):
+    if column in (*METRICS, *INTERVALS, "optimism") or column.startswith("select_"):
         return f"{value:.4f}"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
@@ -218,6 +244,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         f"counts after it are on the report part (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
         "",
+        *([_escaped(said), ""] if (said := verdict(run, frame)) else []),
         *([_escaped(slow), ""] if (slow := waiting(frame)) else []),
         *([f"**Audit: {_escaped(audit.stamp)}**", ""] if audit is not None and audit.stamp else []),
         _table_line(columns),
