@@ -24,6 +24,7 @@ BOOTSTRAPPED = 100
 """Models whose intervals are bootstrapped: the best by their select score. Every ensemble's are."""
 LEVEL = 0.05
 """Rows are told apart where p is less."""
+ANEW = "delete the predictions, and `rfray ensemble` makes them anew"
 
 MEASURES = ("accuracy", "precision", "recall", "auc")
 INTERVALS = [f"{measure}{way}_{end}" for way in ("", "_boot") for measure in MEASURES for end in ("low", "high")]
@@ -51,8 +52,8 @@ class _Panel:
     """k rows that speak of the same n images."""
 
     rows: Sequence[Judged]
-    ids: pd.Index
-    """Of the images, (n,) of text."""
+    ids: np.ndarray
+    """(n,) of text."""
     labels: np.ndarray
     """(n,) int8: 0 real, 1 fake."""
     scores: np.ndarray
@@ -150,35 +151,42 @@ def _sentence(panel: _Panel) -> str | None:
 
 def _panels(rows: Sequence[Judged]) -> list[_Panel]:
     """The rows, those that speak of the same images together; rows without any image are left out."""
-    found: list[tuple[pd.Index, Judged, list[tuple[Judged, np.ndarray]]]] = []
+    found: list[list[tuple[Judged, np.ndarray]]] = []
     for row in rows:
-        for ids, first, members in found:
-            order = _order(row.report.ids, ids)
+        if not len(row.report):
+            continue
+        for panel in found:
+            first = panel[0][0]
+            order = _order(row.report.ids, first.report.ids)
             if order is not None:
                 differing = row.report.labels[order] != first.report.labels
                 if differing.any():
-                    raise RunError(f"{first.name} and {row.name} disagree on the label of {ids[differing][0]}")
-                members.append((row, row.report.p_fake[order]))
+                    image = first.report.ids[differing][0]
+                    raise RunError(f"{first.name} and {row.name} disagree on the label of {image}; {ANEW}")
+                panel.append((row, row.report.p_fake[order]))
                 break
         else:
-            if len(row.report):
-                ids = pd.Index(row.report.ids)
-                if not ids.is_unique:
-                    raise RunError(f"{ids[ids.duplicated()][0]} comes twice in the report predictions of {row.name}")
-                found.append((ids, row, [(row, row.report.p_fake)]))
+            if len(twice := row.report.ids[pd.Index(row.report.ids).duplicated()]):
+                raise RunError(f"{twice[0]} comes twice in the report predictions of {row.name}; {ANEW}")
+            found.append([(row, row.report.p_fake)])
     return [
-        _Panel([row for row, _ in members], ids, first.report.labels, np.array([p_fake for _, p_fake in members]))
-        for ids, first, members in found
+        _Panel(
+            [row for row, _ in panel],
+            panel[0][0].report.ids,
+            panel[0][0].report.labels,
+            np.array([p_fake for _, p_fake in panel]),
+        )
+        for panel in found
     ]
 
 
-def _order(ids: np.ndarray, wanted: pd.Index) -> np.ndarray | slice | None:
+def _order(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray | slice | None:
     """Where each of the `wanted` ids is among `ids`; None where they are not the same."""
-    if np.array_equal(ids, wanted.to_numpy()):
+    if ids is wanted or np.array_equal(ids, wanted):
         return slice(None)
-    if len(ids) != len(wanted) or len(there := pd.Index(ids).unique()) != len(wanted):
+    if len(ids) != len(wanted) or not (there := pd.Index(ids)).is_unique:
         return None
-    order = there.get_indexer(wanted)
+    order = there.get_indexer(pd.Index(wanted))
     return None if (order < 0).any() else order
 
 
@@ -246,7 +254,7 @@ def _corrected(p_values: np.ndarray, reference: int) -> np.ndarray:
     return holm(np.where(np.arange(len(p_values)) == reference, np.nan, p_values))
 
 
-def _group_numbers(ids: pd.Index, groups: "pd.Series[int] | None") -> np.ndarray | None:
+def _group_numbers(ids: np.ndarray, groups: "pd.Series[int] | None") -> np.ndarray | None:
     """(n,) int: the group of each image, its own where none is known; None where no two images share one."""
     if groups is None:
         return None

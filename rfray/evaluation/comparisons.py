@@ -99,9 +99,15 @@ def place(labels: np.ndarray, scores: np.ndarray) -> Placed:
     is_fake = labels == 1
     if is_fake.all() or not is_fake.any():
         raise ValueError("an AUC needs images of both classes")
+    found = Placed(*(np.empty((len(scores), np.count_nonzero(chosen))) for chosen in (~is_fake, is_fake)))
+
+    def fill(row: int) -> None:
+        placed = placements(labels, scores[row])
+        found.real[row], found.fake[row] = placed[~is_fake], placed[is_fake]
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        placed = np.array(list(pool.map(lambda row: placements(labels, row), scores)))
-    return Placed(placed[:, ~is_fake], placed[:, is_fake])
+        list(pool.map(fill, range(len(scores))))
+    return found
 
 
 def mcnemar(right: np.ndarray, reference: np.ndarray) -> np.ndarray:

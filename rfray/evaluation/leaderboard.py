@@ -234,7 +234,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
     sweep = run.sweep()
     counted = ", ".join(str(n) for n in frame["n"].dropna().unique()) or "no"
     columns = contract_columns(sweep)
-    text = as_text(frame)[columns]
+    text = as_text(frame[columns])
     types = column_types(sweep)
     audit = read_audit(run.audit_file)
     lines = [

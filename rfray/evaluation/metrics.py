@@ -37,7 +37,7 @@ class Outcome:
     @cached_property
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """True and false positives, (k + 1,) float64 each, at the k different scores from the highest down, from 0."""
-        order = np.argsort(-self._predictions.p_fake, kind="stable")
+        order = np.argsort(-self._predictions.p_fake)
         labels, scores = self._predictions.labels[order], self._predictions.p_fake[order]
         ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
         true = np.concatenate([[0.0], np.cumsum(labels, dtype=np.float64)[ends]])
