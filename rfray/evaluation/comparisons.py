@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from rfray.evaluation.intervals import logit_interval, placements
 
@@ -38,7 +38,7 @@ class Differences:
         """
         size = np.abs(self.values)
         with np.errstate(divide="ignore", invalid="ignore"):
-            by_delong = 2 * stats.norm.sf(size / np.sqrt(self.variances))
+            by_delong = 2 * special.ndtr(-size / np.sqrt(self.variances))
         by_sign = np.minimum(1, 2 * 0.5 ** (size * self.pairs))
         return np.asarray(np.where(self.variances <= NOISE, by_sign, by_delong))
 
@@ -117,7 +117,7 @@ def mcnemar(right: np.ndarray, reference: np.ndarray) -> np.ndarray:
     they are compared with. McNemar (1947) in its exact form: scipy's two-sided `binomtest` of a half, all rows at once.
     """
     alone, other_alone = ((right & ~reference).sum(axis=1), (~right & reference).sum(axis=1))
-    p_values = 2 * stats.binom.cdf(np.minimum(alone, other_alone), alone + other_alone, 0.5)
+    p_values = 2 * special.bdtr(np.minimum(alone, other_alone), alone + other_alone, 0.5)
     return np.asarray(np.minimum(1, p_values))
 
 
