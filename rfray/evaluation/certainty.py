@@ -114,39 +114,45 @@ def certainty(rows: Sequence[Judged], ensemble: str | None, groups: "pd.Series[i
 def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
     """A sentence that says whether the ensemble beats the best single model on the report part, and how surely.
 
-    `frame` is the run's leaderboard. By DeLong's test alone: this one comparison is made whatever comes out, so it is
-    not corrected for the others. None where there is no ensemble, no model to compare it with, or one class only.
+    `frame` is the run's leaderboard. Decided by DeLong's test of this one comparison, which is made whatever comes out;
+    the p that is corrected for all rows stands beside it. None where there is no ensemble, no model to compare it with,
+    one class only, or no longer the predictions.
     """
     ensemble = read_ensemble(run)
     if ensemble is None or not (file := run.ensemble_predictions_file(ensemble.name, "report")).exists():
         return None
     vote = Judged(ensemble.name, "ensemble", None, ensemble.threshold, read_predictions(file))
-    measured = frame[(frame["kind"] == "model") & frame["rank"].notna() & frame["n"].notna()]
-    for name in measured.sort_values("rank")["name"]:
-        if (file := run.trial(name).predictions_file("report")).exists():
-            model = Judged(name, "model", None, ensemble.threshold, read_predictions(file))
-            panel, *others = _panels([vote, model])
-            if not others:
-                return _sentence(panel)
+    models = frame[(frame["kind"] == "model") & frame["rank"].notna() & frame["n"].notna()].sort_values("rank")
+    for name in models["name"]:
+        if not (file := run.trial(name).predictions_file("report")).exists():
+            return None
+        model = Judged(name, "model", None, ensemble.threshold, read_predictions(file))
+        panel, *others = _panels([vote, model])
+        if not others:
+            return _sentence(panel, frame.set_index("name")["auc_p_best"].get(ensemble.name, np.nan))
     return None
 
 
-def _sentence(panel: _Panel) -> str | None:
+def _sentence(panel: _Panel, corrected: float) -> str | None:
     """The verdict on an ensemble and a model."""
     if panel.placed is None:
         return None
+    vote, model = panel.placed.aucs
     found = panel.placed.minus(1)
-    value, p = float(found.values[0]), float(found.p_values[0])
-    low, high = found.interval(0)
+    value, p, (low, high) = float(found.values[0]), float(found.p_values[0]), found.interval(0)
     if np.isnan(p):
         return None
     outcome = "is tied with" if p >= LEVEL else "beats" if value > 0 else "falls behind"
-    vote, model = panel.placed.aucs
+    of_all = f", {_shown(corrected)} corrected for all rows" if corrected > p else ""
     return (
         f"On {len(panel.labels):,} report images the ensemble {outcome} the best single model, {panel.names[1]}: "
         f"AUC {vote:.4f} against {model:.4f}, a difference of {value:.4f} (95 % interval {low:.4f} to {high:.4f}, "
-        f"{'p < 0.0001' if p < 0.0001 else f'p = {p:.4f}'}, DeLong's paired test)."
+        f"{_shown(p)} by DeLong's paired test{of_all})."
     )
+
+
+def _shown(p: float) -> str:
+    return "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}"
 
 
 def _panels(rows: Sequence[Judged]) -> list[_Panel]:
