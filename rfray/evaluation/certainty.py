@@ -127,9 +127,9 @@ def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
         if not (file := run.trial(name).predictions_file("report")).exists():
             return None
         model = Judged(name, "model", None, ensemble.threshold, read_predictions(file))
-        panel, *others = _panels([vote, model])
-        if not others:
-            return _sentence(panel, frame.set_index("name")["auc_p_best"].get(ensemble.name, np.nan))
+        panels = _panels([vote, model])
+        if len(panels) == 1:  # they speak of the same images
+            return _sentence(panels[0], frame.set_index("name")["auc_p_best"].get(ensemble.name, np.nan))
     return None
 
 
