@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.audit import audit
 from benchmarks.cache import cache
 from benchmarks.figures import Figure
-from benchmarks.leaderboard import leaderboard
+from benchmarks.leaderboard import intervals, leaderboard
 from benchmarks.overhead import overhead
 from benchmarks.record import README, RESULTS, table, write_result, write_table
 from benchmarks.sweeps import large, many
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cache": cache,
     "audit": audit,
     "leaderboard": leaderboard,
+    "intervals": intervals,
 }
 
 FULL: dict[str, Mapping[str, int]] = {
