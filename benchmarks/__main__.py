@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.audit import audit
 from benchmarks.cache import cache
 from benchmarks.figures import Figure
-from benchmarks.leaderboard import leaderboard, votes
+from benchmarks.leaderboard import intervals, leaderboard, votes
 from benchmarks.overhead import overhead
 from benchmarks.record import README, RESULTS, table, write_result, write_table
 from benchmarks.sweeps import large, many
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "audit": audit,
     "leaderboard": leaderboard,
     "votes": votes,
+    "intervals": intervals,
 }
 
 FULL: dict[str, Mapping[str, int]] = {

@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.figures import Figure, alternate, timed
+from rfray.evaluation.certainty import Judged, certainty
 from rfray.evaluation.leaderboard import write_leaderboard
-from rfray.evaluation.metrics import metric
+from rfray.evaluation.metrics import measured, metric
 from rfray.evaluation.predictions import Predictions
 from rfray.evaluation.voting import METHODS
 from rfray.run import RunDir
@@ -60,13 +62,40 @@ def votes(folder: Path, rounds: int = 3, trials: int = 200, images: int = 10_000
     ]
 
 
+def intervals(folder: Path, rounds: int = 3, rows: int = 100, images: int = 10_000) -> list[Figure]:
+    """The intervals and paired tests of as many rows of a leaderboard, every one of them bootstrapped."""
+    reports = list(_reports(np.random.default_rng(0), rows, images))
+    judged = [Judged(f"{number:05d}", "model", 0.5, 0.5, report) for number, report in enumerate(reports)]
+
+    def by_rfray() -> float:
+        return timed(lambda: certainty(judged, None))
+
+    def by_measuring() -> float:
+        return timed(lambda: [measured(report, 0.5) for report in reports])
+
+    return [
+        Figure(
+            f"intervals and tests of {rows} rows x {images} images",
+            "the metrics alone",
+            *alternate(by_rfray, by_measuring, rounds),
+            most_seconds=5,
+        )
+    ]
+
+
 def synthetic_run(folder: Path, trials: int, images: int) -> RunDir:
     """A finished run whose trials tell real from fake a little better than chance, no two of them alike."""
     run = new_run(folder)
     generator = np.random.default_rng(0)
-    labels = (np.arange(images) % 2).astype(np.int8)
-    ids = np.array([f"{'fake' if label else 'real'}/{number:06d}.jpg" for number, label in enumerate(labels)])
-    for number in range(trials):
-        select, report = (Predictions(ids, labels, 1 / (1 + np.exp(-generator.normal(labels - 0.5)))) for _ in range(2))
+    reports = _reports(generator, trials, images)
+    for number, report in enumerate(reports):
+        select = next(_reports(generator, 1, images))
         finish_trial(run, f"{number:05d}-abcdef", metric("auc", select), select, report)
     return run
+
+
+def _reports(generator: np.random.Generator, count: int, images: int) -> Iterator[Predictions]:
+    labels = (np.arange(images) % 2).astype(np.int8)
+    ids = np.array([f"{'fake' if label else 'real'}/{number:06d}.jpg" for number, label in enumerate(labels)])
+    for _ in range(count):
+        yield Predictions(ids, labels, 1 / (1 + np.exp(-generator.normal(labels - 0.5))))

@@ -275,12 +275,13 @@ def _shown(path: Path) -> str:
 
 
 def _print_leaderboard(run: "RunDir", sort: str | None) -> None:
+    from rfray.evaluation.certainty import verdict
     from rfray.evaluation.leaderboard import false_positives, read_leaderboard, waiting
     from rfray.report.terminal import leaderboard_table
 
     console, frame = _console(), read_leaderboard(run)
     console.print(leaderboard_table(frame, sort, console.width))
-    for sentence in (false_positives(run, frame), waiting(frame)):
+    for sentence in (verdict(run, frame), false_positives(run, frame), waiting(frame)):
         if sentence:
             console.print(sentence, soft_wrap=True, markup=False)
 

@@ -36,6 +36,7 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.param("throughput", {"rounds": 1, "images": 80}, marks=pytest.mark.slow),
         ("leaderboard", {"rounds": 1, "trials": 2, "images": 20}),
         ("votes", {"rounds": 1, "trials": 2, "images": 20}),
+        ("intervals", {"rounds": 1, "rows": 2, "images": 20}),
     ],
 )
 def test_a_tiny_form_leaves_a_record(name: str, sizes: dict[str, int], tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rfray.cli import app
+from rfray.evaluation.ensemble import choose_members, write_ensemble
+from rfray.evaluation.leaderboard import write_leaderboard
 from tests.synthetic import FIRST, SECOND, as_predicted, finish_trial, new_run, predictions, small_run
 
 ROOT = Path(__file__).parent.parent
@@ -90,6 +92,15 @@ def test_without_a_run_there_is_nothing_to_show_or_join(arguments: list[str], re
     assert done.returncode == 2
     assert done.stderr == f"rfray: {reason.replace('{here}', str(tmp_path))}\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_leaderboard_is_followed_by_the_verdict(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run")
+    write_ensemble(run, choose_members(run, 2))
+    write_leaderboard(run)
+    shown = CliRunner().invoke(app, ["leaderboard", str(run.path)])
+    assert shown.exit_code == 0
+    assert "On 6 report images the ensemble is tied with the best single model, 001: AUC" in shown.stdout
 
 
 def test_the_schema_is_json_and_suggests_names(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rfray.data.catalog import (
     scan_folder,
 )
 from rfray.data.decoding import decode, square
-from rfray.data.duplicates import find_pairs
+from rfray.data.duplicates import find_pairs, groups
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import not_cached
 from rfray.errors import AuditError, DataError, RunError
@@ -126,10 +126,11 @@ def prepare_report(run: RunDir, sweep: Sweep, console: Console) -> None:
             console.print(what, soft_wrap=True, markup=False)
         audited = _scan(run, sweep, "report", console).assign(folder="valid")
         images = pd.concat([images[images["folder"] == "train"], audited], ignore_index=True)
-        _audit(run, sweep, images, _like(images, sweep, console), others)
+        images = _audit(run, sweep, images, _like(images, sweep, console), others)
+        audited = images[images["folder"] == "valid"]
     elif len(known):
         return
-    bundles = 1 + others["bundle"].max() + bundle(audited, sweep.data, np.empty((0, 2), int))
+    bundles = 1 + others["bundle"].max() + bundle(audited, sweep.data, _links(audited))
     report = audited.assign(bundle=bundles, part="report")[COLUMNS]
     run.write_catalog(pd.concat([others, report], ignore_index=True))
 
@@ -230,18 +231,31 @@ def _divided(training: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.Da
     return pd.concat([divided, rest]).sort_values("path", ignore_index=True)[COLUMNS]
 
 
-def _audit(run: RunDir, sweep: Sweep, images: pd.DataFrame, pairs: pd.DataFrame, catalog: pd.DataFrame | None) -> None:
-    """Writes images.parquet and audit.json. `catalog` says which part each training image is in."""
+def _audit(
+    run: RunDir, sweep: Sweep, images: pd.DataFrame, pairs: pd.DataFrame, catalog: pd.DataFrame | None
+) -> pd.DataFrame:
+    """Writes audit.json and images.parquet: `images` with `part` and `alike`, a number that near duplicates share.
+
+    `catalog` says which part each training image is in. Returns what images.parquet holds.
+    """
     parts: pd.Series[str] | str = ""
     if catalog is not None:
         known = catalog.set_index("path")["part"]
         parts = images["path"].map(known).where(images["folder"] == "train", "report")
-    images = images.assign(part=parts)
+    images = images.assign(part=parts, alike=groups(len(images), pairs[["first", "second"]].to_numpy(int)))
     run.write_images(images)
     unreadable = pd.concat([_unreadable(run, "train"), _unreadable(run, "valid")])
     write_audit(
         run.audit_file, audit_images(images, pairs, unreadable, sweep.data.reencode is not None, seed=sweep.seed)
     )
+    return images
+
+
+def _links(audited: pd.DataFrame) -> np.ndarray:
+    """(n, 2) int: position of each image, and of the first of its near duplicates, itself among them."""
+    alike = audited.get("alike", pd.Series(range(len(audited))))  # runs begun by an earlier version have none
+    first, of = np.unique(alike.to_numpy(), return_index=True, return_inverse=True)[1:]
+    return np.column_stack([np.arange(len(audited)), first[of]])
 
 
 def _check_unchanged(run: RunDir, sweep: Sweep, catalog: pd.DataFrame, part: str) -> None:

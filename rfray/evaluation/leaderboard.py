@@ -12,6 +12,7 @@ from rfray.config import Sweep, Trial
 from rfray.errors import RunError
 from rfray.evaluation import operating_point
 from rfray.evaluation.audit_record import read_audit
+from rfray.evaluation.certainty import INTERVALS, TESTS, Judged, certainty, verdict
 from rfray.evaluation.ensemble import PARTS, Vote, read_ensemble
 from rfray.evaluation.metrics import METRICS, confusion, measured
 from rfray.evaluation.operating_point import OperatingPoint, asked_and_got, choose_point, held_against_report
@@ -52,8 +53,9 @@ def column_types(sweep: Sweep) -> dict[str, str]:
     """The columns of every leaderboard of this sweep, in order, each with its pandas dtype; `STRESSED` may follow."""
     outcomes = _outcome_types(sweep)
     settings = {column: _dtype(field) for column, field in _setting_columns(sweep).items()}
+    sure = {**dict.fromkeys((*INTERVALS, *TESTS), NUMBER), "tied": TEXT, "optimism": NUMBER}
     cost = {} if sweep.resources.price_per_hour is None else {"cost": NUMBER}
-    types = {**outcomes, **settings, **dict.fromkeys(operating_point.COLUMNS, NUMBER), **cost}
+    types = {**outcomes, **settings, **dict.fromkeys(operating_point.COLUMNS, NUMBER), **sure, **cost}
     return {column: types[column] for column in (*contract_columns(sweep), *types)}
 
 
@@ -61,8 +63,10 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     """One row for every finished trial and one for every vote, ranked by `ranked_by`, failed ones last.
 
     Columns and dtypes as `column_types` and STRESSED say; every metric without `select_` is on the report part, at the
-    row's own threshold, which its own select predictions give. Raises RunError where a record or a predictions file of
-    the run is damaged, DataError where the select part does not allow the choice of a threshold.
+    row's own threshold, which its own select predictions give. `certainty` says what its intervals and p values are;
+    `optimism` is how much better the select metric is on the select part. Raises RunError where a record or a
+    predictions file of the run is damaged or predictions contradict each other, DataError where the select part does
+    not allow the choice of a threshold.
     """
     sweep = run.sweep()
     rows = [_trial_row(sweep, trial, result) for trial in run.trials() if (result := trial.result()) is not None]
@@ -70,9 +74,17 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     if ensemble is not None:
         rows += [_vote_row(sweep, run, vote) for vote in ensemble.votes]
     stressed = robustness(run)
-    rows = [{**row, **stressed.get(row["name"], {})} for row in rows]
     types = {**column_types(sweep), **dict.fromkeys(next(iter(stressed.values()), ()), NUMBER)}
-    return _frame(_ranked(rows, ranked_by(sweep, types)), types)
+    rows = _ranked([{**row, **stressed.get(row["name"], {})} for row in rows], ranked_by(sweep, types))
+    judged = [
+        Judged(row["name"], row["kind"], row.get(select_column(sweep)), row["threshold"], row["predictions"])
+        for row in rows
+        if "predictions" in row
+    ]
+    handed_over = None if ensemble is None else ensemble.name
+    sure: dict[Any, dict[Any, Any]] = certainty(judged, handed_over, _groups(run)).to_dict("index")
+    rows = [{**row, **sure.get(row["name"], {}), "optimism": _optimism(sweep, row)} for row in rows]
+    return _frame(rows, types)
 
 
 def write_leaderboard(run: RunDir) -> pd.DataFrame:
@@ -217,7 +229,22 @@ def _measured(select: Predictions, report: Predictions, point: OperatingPoint) -
         "n": len(report),
         "threshold": point.threshold,
         **held_against_report(select, report, point),
+        "predictions": report,  # no column: what `certainty` is worked out from
     }
+
+
+def _optimism(sweep: Sweep, row: Mapping[str, Any]) -> float | None:
+    """The select metric on the select part minus the same on the report part."""
+    chosen, reported = row.get(select_column(sweep)), row.get(sweep.search.metric)
+    return None if chosen is None or reported is None else chosen - reported
+
+
+def _groups(run: RunDir) -> "pd.Series[int] | None":
+    """Id of each report image -> number of its bundle; None where the run has no catalog."""
+    if not run.catalog_file.exists():
+        return None
+    catalog = run.read_catalog()
+    return catalog[catalog["part"] == "report"].set_index("path")["bundle"]
 
 
 def _ranked(rows: Iterable[dict[str, Any]], select: str) -> list[dict[str, Any]]:
@@ -241,7 +268,7 @@ def _shown(column: str, value: Any) -> str:
         return ""
     if not isinstance(value, float):
         return str(value)
-    if column in METRICS or column in operating_point.COLUMNS or column.startswith(("select_", "auc_")):
+    if column in (*METRICS, *INTERVALS, *operating_point.COLUMNS, "optimism") or column.startswith(("select_", "auc_")):
         return f"{value:.4f}"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
@@ -250,7 +277,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
     sweep = run.sweep()
     counted = ", ".join(str(n) for n in frame["n"].dropna().unique()) or "no"
     columns = [*contract_columns(sweep), *(group[-1] for group in STRESSED if group[-1] in frame)]
-    text = as_text(frame)[columns]
+    text = as_text(frame[columns])
     types = column_types(sweep)
     audit = read_audit(run.audit_file)
     lines = [
@@ -260,6 +287,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         f"without `select_` are on the report part (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
         "",
+        *([_escaped(said), ""] if (said := verdict(run, frame)) else []),
         *([_escaped(asked), ""] if (asked := false_positives(run, frame)) else []),
         *([_escaped(slow), ""] if (slow := waiting(frame)) else []),
         *([f"**Audit: {_escaped(audit.stamp)}**", ""] if audit is not None and audit.stamp else []),

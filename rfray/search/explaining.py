@@ -37,7 +37,8 @@ class Drawn:
 def draw_mistakes(run: RunDir, mistakes: Mistakes, connect: Callable[[], object], console: Console) -> None:
     """Draws the pictures of the mistakes and writes mistakes.json; says, there too, what could not be drawn.
 
-    On the Ray that `connect` makes sure of. A report without these pictures is better than none: what goes wrong here is told and does not end the command.
+    On the Ray that `connect` makes sure of. A report without these pictures is better than none: what goes wrong here
+    is told and does not end the command.
     """
     console.print(f"Explaining {len(mistakes.shown)} wrongly classified images with {len(mistakes.members)} models")
     try:

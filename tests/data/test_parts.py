@@ -384,3 +384,22 @@ def test_a_report_folder_that_comes_later_is_compared_then(tmp_path: Path) -> No
     made.ensemble()
     (error,) = read_audit(made.run.audit_file).graded("error")
     assert error.code == "report-in-training"
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_report_images_that_look_alike_have_one_bundle(tmp_path: Path, later: bool) -> None:
+    made = Made(tmp_path)
+    write_photographs(made.train, 0)
+    if later:
+        made.tune()
+    write_photographs(made.valid, 100)
+    Image.open(made.valid / "real/103.png").save(made.valid / "fake/copy.jpg", quality=60)
+    shutil.copy(made.valid / "fake/105.png", made.valid / "fake/same.png")
+    if not later:
+        made.tune()
+    bundles = made.ensemble().set_index("path")["bundle"]
+    assert bundles["fake/copy.jpg"] == bundles["real/103.png"]
+    assert bundles["fake/same.png"] == bundles["fake/105.png"]
+    assert bundles.nunique() == 24
+    catalog = made.run.read_catalog()
+    assert not set(bundles) & set(catalog.loc[catalog["part"] != "report", "bundle"])

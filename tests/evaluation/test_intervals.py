@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from rfray.evaluation.intervals import auc_interval, delong, logit_interval, placements
+from rfray.evaluation.intervals import auc_interval, delong, logit_interval, placements, wilson
 
 # fakes score 1, 3, 4; reals 0, 2, 3
 LABELS = np.array([1, 1, 1, 0, 0, 0])
@@ -90,10 +91,46 @@ def test_covers_the_truth_about_as_often_as_it_says():
     labels = np.repeat([0, 1], 40)
     truth = 0.9213504  # two normals 2 apart: Phi(2 / sqrt 2)
     covered = 0
-    for _ in range(400):
+    for _ in range(1000):
         interval = auc_interval(labels, random.normal(size=80) + 2 * labels)
         covered += interval.low <= truth <= interval.high
-    assert 0.92 <= covered / 400 <= 0.98
+    assert 0.93 <= covered / 1000 <= 0.97
+
+
+def test_shuffled_labels_leave_an_interval_around_a_half():
+    random = np.random.default_rng(2)
+    labels, scores = np.repeat([0, 1], 60), np.repeat([0.0, 1.0], 60) + random.normal(size=120)
+    assert auc_interval(labels, scores).low > 0.5
+    intervals = [auc_interval(random.permutation(labels), scores) for _ in range(400)]
+    assert 0.93 <= np.mean([interval.low < 0.5 < interval.high for interval in intervals]) <= 0.97
+
+
+def test_wilson_by_hand():
+    # z 1.959964, z squared 3.841459: (8 + 1.920729) / 13.841459, and 1.959964 / 13.841459 * sqrt(8 * 2 / 10 + 0.960365)
+    interval = wilson(8, 10)
+    assert (interval.low, interval.high) == pytest.approx((0.716740 - 0.226578, 0.716740 + 0.226578), abs=2e-6)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 20), (20, 20), (3, 7), (4999, 10000)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_wilson_is_scipys(hits, n, confidence):
+    expected = binomtest(hits, n).proportion_ci(confidence, method="wilson")
+    interval = wilson(hits, n, confidence)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= interval.low < interval.high <= 1
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_no_share_no_interval(hits, n):
+    with pytest.raises(ValueError, match="is not a share"):
+        wilson(hits, n)
+
+
+@pytest.mark.parametrize("truth", [0.6, 0.9])
+def test_wilson_covers_the_truth_about_as_often_as_it_says(truth):
+    hits = np.random.default_rng(3).binomial(200, truth, size=4000)
+    intervals = [wilson(int(count), 200) for count in hits]
+    assert 0.93 <= np.mean([interval.low <= truth <= interval.high for interval in intervals]) <= 0.97
 
 
 @pytest.mark.parametrize(("labels", "scores"), [([1, 1], [0.1, 0.2]), ([0, 1], [np.nan, 1.0])])

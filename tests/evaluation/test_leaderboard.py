@@ -2,6 +2,7 @@
 
 import csv
 
+import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as sk
@@ -9,7 +10,9 @@ from sklearn import metrics as sk
 from rfray.config import MaxFpr
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import write_audit
+from rfray.evaluation.certainty import Judged, certainty
 from rfray.evaluation.ensemble import choose_members, write_ensemble
+from rfray.evaluation.intervals import wilson
 from rfray.evaluation.leaderboard import (
     LOWER_IS_BETTER,
     build_leaderboard,
@@ -53,6 +56,11 @@ def test_columns_in_the_order_of_the_contract(run):
         *("average_precision", "balanced_accuracy", "best_epoch", "epochs", "seconds", "wait_share"),
         *("pretrained", "image_size", "batch_size"),
         *("fpr", "fpr_low", "fpr_high", "fpr_select", "unsure_share", "unsure_error", "temperature", "ece", "brier"),
+        *("accuracy_low", "accuracy_high", "precision_low", "precision_high"),
+        *("recall_low", "recall_high", "auc_low", "auc_high"),
+        *("accuracy_boot_low", "accuracy_boot_high", "precision_boot_low", "precision_boot_high"),
+        *("recall_boot_low", "recall_boot_high", "auc_boot_low", "auc_boot_high"),
+        *("auc_p_best", "accuracy_p_best", "auc_p_ensemble", "accuracy_p_ensemble", "tied", "optimism"),
     ]
 
 
@@ -86,6 +94,31 @@ def test_numbers_by_hand(run):
     assert float(row["auc"]) == pytest.approx(7 / 9, abs=1e-15)
     assert row["lr"] == "0.30000000000000004"
     assert cells(run)["ensemble"]["auc"] == "1.0"
+
+
+def test_how_sure_the_numbers_are(run):
+    frame = write_leaderboard(run).set_index("name")
+    assert frame.loc["001", "accuracy_low"] == wilson(4, 6).low
+    assert frame.loc["ensemble", "recall_boot_high"] == 1
+    assert frame["auc_p_best"].tolist() == pytest.approx([0.74218, *[np.nan] * 2, 0.74218, np.nan], 1e-4, nan_ok=True)
+    assert frame["tied"].tolist() == ["yes", "", "yes", "yes", ""]
+    # select minus report: 1 - 1 of the ensemble, (8.5 - 7) / 9 of 001, 14 / 18 - 17 / 18 of 002
+    expected = [0.0, np.nan, 1.5 / 9, -3 / 18, np.nan]
+    assert frame["optimism"].tolist() == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_images_that_belong_together_are_drawn_together(run):
+    independent = build_leaderboard(run)
+    report = pd.DataFrame({"path": predictions(FIRST).ids, "part": "report", "bundle": [7, 7, 8, 9, 9, 5]})
+    elsewhere = pd.DataFrame({"path": ["real/0.jpg", "real/9.jpg"], "part": "fit", "bundle": [0, 1]})
+    run.write_catalog(pd.concat([elsewhere, report]))
+    together = build_leaderboard(run)
+    clustered = [column for column in together if "_boot_" in column]
+    pd.testing.assert_frame_equal(together.drop(columns=clustered), independent.drop(columns=clustered))
+    groups = report.set_index("path")["bundle"]
+    expected = certainty([Judged("001", "model", 0.9, 0.5, predictions(FIRST))], None, groups)
+    row = together[together["name"] == "001"][clustered].iloc[0]
+    assert row.tolist() == expected[clustered].iloc[0].tolist() != independent[clustered].iloc[2].tolist()
 
 
 def test_every_number_is_scikit_learns_digit_by_digit(run):
@@ -273,10 +306,11 @@ def test_a_missing_or_foreign_table_is_an_error(run):
 
 def test_markdown_twin(run):
     write_leaderboard(run)
-    heading, _, note, _, header, _, *rows = run.leaderboard_md.read_text().splitlines()
+    heading, _, note, _, said, _, header, _, *rows = run.leaderboard_md.read_text().splitlines()
     assert heading == "# Leaderboard of run"
     assert "`select_auc`" in note
     assert "n: 6 images" in note
+    assert said.startswith("On 6 report images the ensemble is tied with the best single model, 001: AUC 1.0000")
     assert header == "| " + CONTRACT.replace(",", " | ") + " |"
     assert len(rows) == 5
     assert all(row.replace("\\|", "").count("|") == 21 for row in rows)

@@ -43,7 +43,7 @@ def test_the_columns_by_hand(run):
     join(run)
     write_leaderboard(run)
     header = run.leaderboard_csv.read_text().splitlines()[0]
-    assert header.endswith("brier," + ",".join(REPORT_COLUMNS))
+    assert header.endswith("optimism," + ",".join(REPORT_COLUMNS))
     first, second, vote = (cells(run)[name] for name in ("001", "002", "ensemble"))
     expected = {
         "auc_jpeg_50": (7, 8.5, 9),

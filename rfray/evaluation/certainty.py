@@ -1,0 +1,276 @@
+"""What the leaderboard's rows say of the report images -> how sure that is: intervals, paired tests, a verdict.
+
+Rows are compared on the images that the ensemble speaks of, or where there is none the best single model. Predictions
+made before the report folder changed speak of others: they get their intervals, but are compared with nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from rfray.errors import RunError
+from rfray.evaluation.bootstrap import bootstrap, percentile_intervals, resample
+from rfray.evaluation.comparisons import Placed, holm, mcnemar, place
+from rfray.evaluation.ensemble import read_ensemble
+from rfray.evaluation.intervals import Interval, logit_interval, wilson
+from rfray.evaluation.predictions import Predictions, read_predictions
+from rfray.run import RunDir
+
+BOOTSTRAPPED = 100
+"""Models whose intervals are bootstrapped: the best by their select score. Every ensemble's are."""
+LEVEL = 0.05
+"""Rows are told apart where p is less."""
+ANEW = "delete the predictions, and `rfray ensemble` makes them anew"
+
+MEASURES = ("accuracy", "precision", "recall", "auc")
+INTERVALS = [f"{measure}{way}_{end}" for way in ("", "_boot") for measure in MEASURES for end in ("low", "high")]
+"""95 % intervals: Wilson's, of the AUC DeLong's on the logit scale; then those of the bootstrap."""
+TESTS = [f"{measure}_p_{reference}" for reference in ("best", "ensemble") for measure in ("auc", "accuracy")]
+"""p of DeLong's (AUC) and McNemar's (accuracy) test against the best single model and against the ensemble, each
+corrected by Holm's method for all rows."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One row of the leaderboard that has predicted the report part."""
+
+    name: str
+    kind: Literal["model", "ensemble"]
+    select: float | None
+    """Its value of the select metric on the select part."""
+    threshold: float
+    """An image is called fake where p_fake >= this."""
+    report: Predictions
+
+
+@dataclass(frozen=True, eq=False)
+class _Panel:
+    """k rows that speak of the same n images."""
+
+    rows: Sequence[Judged]
+    ids: np.ndarray
+    """(n,) of text."""
+    labels: np.ndarray
+    """(n,) int8: 0 real, 1 fake."""
+    scores: np.ndarray
+    """(k, n) float64: p_fake."""
+
+    @property
+    def names(self) -> list[str]:
+        """Of the rows."""
+        return [row.name for row in self.rows]
+
+    @property
+    def thresholds(self) -> np.ndarray:
+        """(k,) float64."""
+        return np.array([row.threshold for row in self.rows])
+
+    @property
+    def right(self) -> np.ndarray:
+        """(k, n) bool: whether an image is called what it is."""
+        return np.asarray((self.scores >= self.thresholds[:, None]) == (self.labels == 1))
+
+    @property
+    def best(self) -> str | None:
+        """Name of the best single model by the select part: by the report part it would be flattered."""
+        models = (row.name for row in self.rows if row.kind == "model" and row.select is not None)
+        return next(models, None)
+
+    @cached_property
+    def placed(self) -> Placed | None:
+        """What the AUCs are made of; None where a class is missing."""
+        return place(self.labels, self.scores) if 0 < self.labels.sum() < len(self.labels) else None
+
+
+def certainty(rows: Sequence[Judged], ensemble: str | None, groups: "pd.Series[int] | None" = None) -> pd.DataFrame:
+    """INTERVALS, TESTS and `tied` of each row, indexed by name; nan (of `tied` "") where there is nothing to say.
+
+    `rows` come best select score first; `ensemble` names the one that is handed over. `groups`: id of an image ->
+    number of what it belongs together with; where any two images share one, the bootstrap draws whole groups.
+    `tied`: yes for the row with the highest AUC and those that DeLong's test, corrected by Holm's method for all rows,
+    does not tell from it; else no.
+    Raises RunError where rows disagree on a label or one names an image twice.
+    """
+    models = [row.name for row in rows if row.kind == "model"]
+    left_out = set(models[BOOTSTRAPPED:])
+    panels = _panels(rows)
+    main = _main(panels, ensemble)
+    tables = []
+    for panel in panels:
+        columns = _intervals(panel) | _bootstrap_intervals(panel, left_out, groups)
+        if panel is main:
+            columns |= _tests(panel, ensemble)
+        tables.append(pd.DataFrame(columns, index=panel.names))
+    numbers = [*INTERVALS, *TESTS]
+    table = pd.concat(tables) if tables else pd.DataFrame()
+    table = table.reindex(index=[row.name for row in rows], columns=[*numbers, "tied"])
+    return table.astype(dict.fromkeys(numbers, float)).fillna({"tied": ""})
+
+
+def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
+    """A sentence that says whether the ensemble beats the best single model on the report part, and how surely.
+
+    `frame` is the run's leaderboard. Decided by DeLong's test, by Holm's method corrected for all rows;
+    the p of this one comparison stands beside it. None where there is no ensemble, no model to compare it with,
+    one class only, or no longer the predictions.
+    """
+    ensemble = read_ensemble(run)
+    if ensemble is None or not (file := run.ensemble_predictions_file(ensemble.name, "report")).exists():
+        return None
+    vote = Judged(ensemble.name, "ensemble", None, ensemble.threshold, read_predictions(file))
+    models = frame[(frame["kind"] == "model") & frame["rank"].notna() & frame["n"].notna()].sort_values("rank")
+    for name in models["name"]:
+        if not (file := run.trial(name).predictions_file("report")).exists():
+            return None
+        model = Judged(name, "model", None, ensemble.threshold, read_predictions(file))
+        panels = _panels([vote, model])
+        if len(panels) == 1:  # they speak of the same images
+            return _sentence(panels[0], frame.set_index("name")["auc_p_best"].get(ensemble.name, np.nan))
+    return None
+
+
+def _sentence(panel: _Panel, corrected: float) -> str | None:
+    """The verdict on an ensemble and a model."""
+    if panel.placed is None:
+        return None
+    vote, model = panel.placed.aucs
+    found = panel.placed.minus(1)
+    value, p, (low, high) = float(found.values[0]), float(found.p_values[0]), found.interval(0)
+    if np.isnan(p):
+        return None
+    outcome = "is tied with" if np.fmax(p, corrected) >= LEVEL else "beats" if value > 0 else "falls behind"
+    of_all = f", {_shown(corrected)} corrected for all rows" if corrected > p else ""
+    return (
+        f"On {len(panel.labels):,} report images the ensemble {outcome} the best single model, {panel.names[1]}: "
+        f"AUC {vote:.4f} against {model:.4f}, a difference of {value:.4f} (95 % interval {low:.4f} to {high:.4f}, "
+        f"{_shown(p)} by DeLong's paired test{of_all})."
+    )
+
+
+def _shown(p: float) -> str:
+    return "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}"
+
+
+def _panels(rows: Sequence[Judged]) -> list[_Panel]:
+    """The rows, those that speak of the same images together; rows without any image are left out."""
+    found: list[list[tuple[Judged, np.ndarray]]] = []
+    for row in rows:
+        if not len(row.report):
+            continue
+        for panel in found:
+            first = panel[0][0]
+            order = _order(row.report.ids, first.report.ids)
+            if order is not None:
+                differing = row.report.labels[order] != first.report.labels
+                if differing.any():
+                    image = first.report.ids[differing][0]
+                    raise RunError(f"{first.name} and {row.name} disagree on the label of {image}; {ANEW}")
+                panel.append((row, row.report.p_fake[order]))
+                break
+        else:
+            if len(twice := row.report.ids[pd.Index(row.report.ids).duplicated()]):
+                raise RunError(f"{twice[0]} comes twice in the report predictions of {row.name}; {ANEW}")
+            found.append([(row, row.report.p_fake)])
+    return [
+        _Panel(
+            [row for row, _ in panel],
+            panel[0][0].report.ids,
+            panel[0][0].report.labels,
+            np.array([p_fake for _, p_fake in panel]),
+        )
+        for panel in found
+    ]
+
+
+def _order(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray | slice | None:
+    """Where each of the `wanted` ids is among `ids`; None where they are not the same."""
+    if ids is wanted or np.array_equal(ids, wanted):
+        return slice(None)
+    if len(ids) != len(wanted) or not (there := pd.Index(ids)).is_unique:
+        return None
+    order = there.get_indexer(pd.Index(wanted))
+    return None if (order < 0).any() else order
+
+
+def _main(panels: Sequence[_Panel], ensemble: str | None) -> _Panel | None:
+    """The panel in which rows are compared."""
+    of_ensemble = [panel for panel in panels if ensemble in panel.names]
+    return next(iter(of_ensemble or [panel for panel in panels if panel.best is not None]), None)
+
+
+def _intervals(panel: _Panel) -> dict[str, np.ndarray]:
+    """Column of INTERVALS -> (k,) float64; without those of the bootstrap."""
+    is_fake = panel.labels == 1
+    right = panel.right
+    true_positives, called_real = right[:, is_fake].sum(axis=1), right[:, ~is_fake].sum(axis=1)
+    fakes, n = int(is_fake.sum()), len(is_fake)
+    calls = true_positives + (n - fakes) - called_real
+    counts = {
+        "accuracy": (right.sum(axis=1), np.full(len(right), n)),
+        "precision": (true_positives, calls),
+        "recall": (true_positives, np.full(len(right), fakes)),
+    }
+    columns: dict[str, np.ndarray] = {}
+    for measure, (hits, wholes) in counts.items():
+        pairs = zip(hits.tolist(), wholes.tolist(), strict=True)
+        columns |= _columns(measure, [wilson(*pair) if pair[1] else None for pair in pairs])
+    if (placed := panel.placed) is not None:
+        aucs = zip(placed.aucs.tolist(), placed.variances.tolist(), strict=True)
+        columns |= _columns("auc", [logit_interval(auc, variance, placed.pairs) for auc, variance in aucs])
+    return columns
+
+
+def _bootstrap_intervals(panel: _Panel, left_out: set[str], groups: "pd.Series[int] | None") -> dict[str, np.ndarray]:
+    """Column of INTERVALS -> (k,) float64; those of the bootstrap."""
+    chosen = np.array([name not in left_out for name in panel.names])
+    weights = resample(panel.labels, _group_numbers(panel.ids, groups))
+    values = bootstrap(panel.labels, panel.scores[chosen], panel.thresholds[chosen], weights)
+    columns: dict[str, np.ndarray] = {}
+    for measure in MEASURES:
+        ends = np.full((len(chosen), 2), np.nan)
+        ends[chosen] = percentile_intervals(values[measure])
+        columns |= {f"{measure}_boot_low": ends[:, 0], f"{measure}_boot_high": ends[:, 1]}
+    return columns
+
+
+def _tests(panel: _Panel, ensemble: str | None) -> dict[str, np.ndarray]:
+    """Column of TESTS, and `tied` -> (k,) float64 or text."""
+    columns: dict[str, np.ndarray] = {}
+    for which, name in (("best", panel.best), ("ensemble", ensemble)):
+        if name in panel.names:
+            reference = panel.names.index(name)
+            columns[f"accuracy_p_{which}"] = _corrected(mcnemar(panel.right, panel.right[reference]), reference)
+            if panel.placed is not None:
+                columns[f"auc_p_{which}"] = _corrected(panel.placed.minus(reference).p_values, reference)
+    if panel.placed is not None:
+        top = int(panel.placed.aucs.argmax())
+        p_values = _corrected(panel.placed.minus(top).p_values, top)
+        tied = np.where(np.isnan(p_values), "", np.where(p_values < LEVEL, "no", "yes")).astype(object)
+        tied[top] = "yes"
+        columns["tied"] = tied
+    return columns
+
+
+def _corrected(p_values: np.ndarray, reference: int) -> np.ndarray:
+    """By Holm's method for all rows but the one that they are compared with, which has none."""
+    return holm(np.where(np.arange(len(p_values)) == reference, np.nan, p_values))
+
+
+def _group_numbers(ids: np.ndarray, groups: "pd.Series[int] | None") -> np.ndarray | None:
+    """(n,) int: the group of each image, its own where none is known; None where no two images share one."""
+    if groups is None:
+        return None
+    known = pd.factorize(groups.reindex(ids))[0]
+    numbers = np.where(known < 0, len(ids) + np.arange(len(ids)), known)
+    return numbers if len(np.unique(numbers)) < len(ids) else None
+
+
+def _columns(measure: str, found: Sequence[Interval | None]) -> dict[str, np.ndarray]:
+    return {
+        f"{measure}_{end}": np.array([np.nan if interval is None else getattr(interval, end) for interval in found])
+        for end in ("low", "high")
+    }
