@@ -1,7 +1,7 @@
 """A run's leaderboard, pictures and sweep -> report.html: one file that opens anywhere, without a network."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -11,9 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import Audit, read_audit
+from rfray.evaluation.certainty import verdict
 from rfray.evaluation.ensemble import Ensemble, read_ensemble
 from rfray.evaluation.groups import groups_of
 from rfray.evaluation.leaderboard import (
+    LOWER_IS_BETTER,
     TEXT,
     as_text,
     column_types,
@@ -42,6 +44,35 @@ VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn"
 """Packages whose versions a result depends on most."""
 
 
+SECTIONS = {
+    "leaderboard": ("leaderboard", "Leaderboard"),
+    "curves": ("curves", "Curves"),
+    "confusions": ("confusions", "Confusion matrices"),
+    "gallery": ("mistakes", "Mistakes"),
+    "groups": ("groups", "Groups"),
+    "robustness": ("robustness", "Robustness"),
+    "history": ("training", "Training"),
+    "search": ("search", "What the search found"),
+    "audit": ("audit", "Data audit"),
+    "sweep": ("sweep", "The sweep"),
+}
+"""Part of the page -> its anchor, and what the link to it says."""
+MAIN = ("auc_low", "auc_high", "tied", "auc_worst", "seconds", "cost")
+"""Columns that are shown at once beside those of the contract; the others after a click."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the leaderboard on the page."""
+
+    name: str
+    is_text: bool
+    rises: bool
+    """Whether the first click sorts the lowest value to the top."""
+    is_main: bool
+    """Whether it is shown at once."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One cell of the leaderboard on the page."""
@@ -63,6 +94,7 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
     ensemble = read_ensemble(run)
     types = column_types(sweep)
     columns = _page_columns(contract_columns(sweep), list(frame.columns))
+    main = {*contract_columns(sweep), *MAIN, ranked_by(sweep, columns)}
     curves = [
         picture_of(run.plots_folder / ROC, _curve_alt("ROC curves", "AUC", "auc", frame, ensemble)),
         picture_of(
@@ -85,22 +117,26 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    parts: dict[str, Any] = {
+        "curves": [picture for picture in curves if picture is not None],
+        "confusions": [picture for picture in confusions if picture is not None],
+        "gallery": gallery_of(run, ensemble),
+        "groups": group_table(groups) if groups is not None else None,
+        "robustness": _robustness(run, frame, ensemble),
+        "history": history,
+        "search": _search(run, findings) if findings is not None else None,
+        "audit": _audit(run, audit) if audit is not None else None,
+    }
     html = environment.get_template("page.html.j2").render(
         name=run.name,
+        sections=[place for part, place in SECTIONS.items() if part not in parts or parts[part]],
         verdict=list(_verdict(run, frame, ensemble)),
         members=ensemble.members if ensemble is not None else [],
-        columns=[(column, types.get(column) == TEXT) for column in columns],
+        columns=[_column(column, types.get(column) == TEXT, main) for column in columns],
         rows=list(_table(frame, columns)),
         select=ranked_by(sweep, columns),
-        curves=[picture for picture in curves if picture is not None],
-        confusions=[picture for picture in confusions if picture is not None],
-        history=history,
-        search=_search(run, findings) if findings is not None else None,
-        robustness=_robustness(run, frame, ensemble),
-        gallery=gallery_of(run, ensemble),
-        groups=group_table(groups) if groups is not None else None,
         stamp=audit.stamp if audit is not None else "",
-        audit=_audit(run, audit) if audit is not None else None,
+        **parts,
         settings=run.sweep_file.read_text(encoding="utf-8"),
         versions={"Python": platform.python_version(), **{name: _version(name) for name in VERSIONS_OF}},
     )
@@ -108,7 +144,10 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
 
 
 def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Iterator[str]:
-    """What a reader should know who reads nothing else; one sentence each."""
+    """What a reader should know who reads nothing else: what was chosen, how good it is, how sure it is the better one.
+
+    A sentence each; then what was asked for, and what is missing.
+    """
     models = frame[frame["kind"] == "model"]
     failed = int(models["status"].str.startswith("failed").sum())
     not_kept = int((models["status"] == "not kept").sum())
@@ -124,10 +163,9 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
             those = f"{voting} vote" if voting > 1 else "one votes"
         yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.chosen_by} on the select part."
         row = _row(frame, ensemble.name)
-        yield (
-            f"On {_counted(row['n'], 'report image')}, which nothing was chosen on, the ensemble reaches "
-            f"{_reached(row)}; the best single model, {best}, reaches {_reached(_row(frame, best))}."
-        )
+        images = _counted(row["n"], "report image")
+        yield f"On {images}, which nothing was chosen on, the ensemble reaches {_reached(row)}."
+        yield verdict(run, frame) or f"The best single model, {best}, reaches {_reached(_row(frame, best))}."
     if asked := false_positives(run, frame):
         yield asked
     unreadable = _unreadable(run)
@@ -180,8 +218,14 @@ def _robustness(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> 
 
 
 def _reached(row: "pd.Series[Any]") -> str:
-    text = as_text(row.to_frame().T).iloc[0]
-    return f"accuracy {text['accuracy'] or 'undefined'} and AUC {text['auc'] or 'undefined'}"
+    """Accuracy and AUC of a row, each with its 95 % interval."""
+
+    def value(column: str, name: str) -> str:
+        if pd.isna(row[column]):
+            return f"{name} undefined"
+        return f"{name} {row[column]:.4f} (95 % interval {row[f'{column}_low']:.4f} to {row[f'{column}_high']:.4f})"
+
+    return f"{value('accuracy', 'accuracy')} and {value('auc', 'AUC')}"
 
 
 def _counted(count: int, noun: str) -> str:
@@ -210,7 +254,13 @@ def _page_columns(contract: list[str], columns: list[str]) -> list[str]:
     """All columns, those that say what came out first and the longest last: the table is wider than most screens."""
     settings = ["kind", "backbone", "augmentation", "lr"]
     front = [column for column in contract if column not in (*settings, "members")]
-    return [*front, *settings, *(column for column in columns if column not in contract), "members"]
+    front[front.index("auc") + 1 : front.index("auc") + 1] = ["auc_low", "auc_high", "tied"]
+    further = (column for column in columns if column not in (*front, *settings, "members"))
+    return [*front, *settings, *further, "members"]
+
+
+def _column(name: str, is_text: bool, main: Collection[str]) -> Column:
+    return Column(name, is_text, is_text or name in LOWER_IS_BETTER, name in main)
 
 
 def _table(frame: pd.DataFrame, columns: list[str]) -> Iterator[dict[str, Any]]:

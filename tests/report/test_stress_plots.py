@@ -62,7 +62,7 @@ def test_the_page_has_a_section_of_it(run):
     write_stress_plot(run)
     write_page(run)
     html = run.report_html.read_text()
-    assert "<h2>Robustness</h2>" in html
+    assert '<h2 id="robustness">Robustness</h2>' in html
     assert "What hurts the ensemble most is noise of 20" in html
     assert 'alt="AUC on the report part as it is and under JPEG, scaling, blur and noise: ensemble 1.0000' in html
     assert ">auc_noise_20</button>" in html

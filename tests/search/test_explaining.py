@@ -16,7 +16,8 @@ from rfray.config import Sweep, Trial
 from rfray.data.catalog import decode_images, load_images
 from rfray.data.geometry import geometry_of
 from rfray.data.overlay import as_jpeg, overlaid
-from rfray.data.parts import prepare_report, prepare_training, report_origin
+from rfray.data.parts import prediction_origins, prepare_report, prepare_training
+from rfray.errors import ClusterError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import read_mistakes, undrawn_mistakes
 from rfray.evaluation.predictions import read_predictions, write_predictions
@@ -58,7 +59,7 @@ def prepared(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir
         for part in ("select", "report"):
             images = load_images(catalog, sweep.data, part, geometry_of(sweep.data, chosen))
             predictions = predict_from_file(out.weights_file, chosen, images)
-            write_predictions(out.predictions_file(part), predictions, report_origin(out, catalog))
+            write_predictions(out.predictions_file(part), predictions, prediction_origins([out], catalog, part)[out.id])
     return run
 
 
@@ -144,7 +145,11 @@ def test_without_a_cluster_the_report_goes_on_and_says_so(run: RunDir) -> None:
     mistakes = undrawn_mistakes(run)
     assert mistakes is not None
     said = io.StringIO()
-    draw_mistakes(run, mistakes, "127.0.0.1:1", Console(file=said, width=200))
+
+    def connect() -> None:
+        raise ClusterError("no Ray cluster at 127.0.0.1:1")
+
+    draw_mistakes(run, mistakes, connect, Console(file=said, width=200))
     assert "Mistakes: no pictures: no Ray cluster at 127.0.0.1:1" in said.getvalue()
     known = read_mistakes(run)
     assert known is not None
