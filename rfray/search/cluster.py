@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[Path]:
     Gives the folder where Ray keeps its logs and spilled objects on this machine.
     Raises ClusterError where nothing answers at `address`.
     """
+    polite = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             with _loopback_only():
@@ -72,6 +74,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[Path]:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from error
+    signal.signal(signal.SIGTERM, polite)  # Ray has made an exit of it that says nothing
     try:
         yield Path(context.address_info["session_dir"])
     finally:

@@ -62,8 +62,8 @@ def test_verdict(small):
     text = " ".join(Page(small[1]).text.split())
     assert "Of 4 finished trials (1 failed, 1 not kept), the 2 best vote in the ensemble, chosen by auc" in text
     assert (
-        "On 6 report images, which nothing was chosen on, the ensemble reaches accuracy 1.0000 (95 % interval 0.6097 to "
-        "1.0000) and AUC 1.0000 (95 % interval 0.2924 to 1.0000)." in text
+        "On 6 report images, which nothing was chosen on, the ensemble reaches accuracy 1.0000 (95 % interval 0.6097 "
+        "to 1.0000) and AUC 1.0000 (95 % interval 0.2924 to 1.0000)." in text
     )
     assert "the ensemble is tied with the best single model, 001: AUC 1.0000 against 0.7778" in text
     assert "2 images could not be read" in text

@@ -1,5 +1,6 @@
 """The connection to Ray: what it listens on, and what it says where there is nothing."""
 
+import signal
 import subprocess
 import sys
 
@@ -66,3 +67,8 @@ def test_processes_have_imported_what_a_trial_needs_before_there_is_one(ray_here
 
     modules = ray.get(ray.remote(Process).remote().modules.remote())
     assert modules >= set(TRIAL_MODULES)
+
+
+def test_a_polite_kill_is_still_what_it_was_before_ray_came(ray_here: None) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    assert not str(getattr(handler, "__module__", "")).startswith("ray")

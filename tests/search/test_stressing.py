@@ -119,7 +119,7 @@ def test_the_command_reports_on_stress_and_chooses_by_the_worst(run: RunDir) -> 
     assert frame[[WORST, *REPORT_COLUMNS]].notna().all().all()
     assert frame[WORST].is_monotonic_decreasing
     assert (frame["auc_worst"] == frame[["auc", *REPORT_COLUMNS[:-1]]].min(axis=1)).all()
-    assert "<h2>Robustness</h2>" in run.report_html.read_text()
+    assert '<h2 id="robustness">Robustness</h2>' in run.report_html.read_text()
     cli.ensemble(run.path, top_k=None, choose_by=None, stress=None, address=None)  # as the sweep says: neither
     assert not {WORST, *REPORT_COLUMNS} & set(read_leaderboard(run).columns)
 
