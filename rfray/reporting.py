@@ -18,6 +18,7 @@ from rfray.evaluation.mistakes import undrawn_mistakes
 from rfray.evaluation.robustness import worst_scores, write_stressed_votes
 from rfray.evaluation.voting import methods_to_use
 from rfray.run import Part, RunDir, TrialDir
+from rfray.training.mistake_pictures import draw_mistakes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +86,7 @@ def conclude(
             run.leaderboard_md.unlink()
         write_groups(run)
         if "html" in formats:
-            _draw(run, connect, console)
+            _draw(run, console)
         else:
             run.report_html.unlink(missing_ok=True)
 
@@ -109,12 +110,10 @@ def _predict_stressed(
         predict_under_stress(run, trials, missing, part, connect, console)
 
 
-def _draw(run: RunDir, connect: Connect, console: "Console") -> None:
+def _draw(run: RunDir, console: "Console") -> None:
     """Pictures and the page."""
     if mistakes := undrawn_mistakes(run):
-        from rfray.search.explaining import draw_mistakes
-
-        draw_mistakes(run, mistakes, connect, console)
+        draw_mistakes(run, mistakes, console)
 
     from rfray.evaluation.search_findings import search_findings
     from rfray.report.page import write_page

@@ -1,4 +1,4 @@
-"""rfray.search.explaining: real images and models; what can't be drawn is told and leaves the rest as it is."""
+"""rfray.training.mistake_pictures: real images and models; what can't be drawn is told and leaves the rest as it is."""
 
 import io
 import shutil
@@ -17,16 +17,15 @@ from rfray.data.catalog import decode_images, load_images
 from rfray.data.geometry import geometry_of
 from rfray.data.overlay import as_jpeg, overlaid
 from rfray.data.parts import prediction_origins, prepare_report, prepare_training
-from rfray.errors import ClusterError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import read_mistakes, undrawn_mistakes
 from rfray.evaluation.predictions import read_predictions, write_predictions
 from rfray.files import replace_text
 from rfray.run import RunDir
-from rfray.search.explaining import draw_mistakes, draw_pictures
 from rfray.sweep_file import resolved_text
 from rfray.training.explain import evidence_from_file
 from rfray.training.inference import predict_from_file, save_weights
+from rfray.training.mistake_pictures import draw_mistakes, draw_pictures
 from rfray.training.model import build_model
 from tests.synthetic import finish_trial
 
@@ -141,20 +140,22 @@ def test_an_image_that_has_changed_is_told_and_left_out(run: RunDir) -> None:
     assert run.mistake_picture(2, evidence=True).exists()
 
 
-def test_without_a_cluster_the_report_goes_on_and_says_so(run: RunDir) -> None:
+def test_without_the_images_the_report_goes_on_and_says_so(run: RunDir) -> None:
     mistakes = undrawn_mistakes(run)
     assert mistakes is not None
     said = io.StringIO()
-
-    def connect() -> None:
-        raise ClusterError("no Ray cluster at 127.0.0.1:1")
-
-    draw_mistakes(run, mistakes, connect, Console(file=said, width=200))
-    assert "Mistakes: no pictures: no Ray cluster at 127.0.0.1:1" in said.getvalue()
+    valid = Path(str(run.sweep().data.valid))
+    aside = valid.rename(valid.with_name("aside"))
+    try:
+        draw_mistakes(run, mistakes, Console(file=said, width=200))
+    finally:
+        aside.rename(valid)
+    *_, last = said.getvalue().splitlines()
+    assert last == f"Mistakes: … and {len(mistakes.shown) - 3} more like these"
     known = read_mistakes(run)
     assert known is not None
     assert known.shown == mistakes.shown
-    assert len(known.problems) == 1
+    assert len(known.problems) == len(mistakes.shown)
     assert undrawn_mistakes(run) is not None  # the next time it is tried again
 
 

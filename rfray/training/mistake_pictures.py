@@ -1,23 +1,24 @@
-"""mistakes + members' weights -> plots/mistakes/: each image, and where its evidence was seen; on Ray."""
+"""mistakes + members' weights -> plots/mistakes/: each image, and where its evidence was seen.
 
-from collections.abc import Callable
+In the process of the command: two dozen images are less work than starting Ray.
+"""
+
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import ray
 from rich.console import Console
 
 from rfray.data.catalog import decode_images
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.data.overlay import as_jpeg, laid_out, overlaid, shrunk
-from rfray.errors import DataError, RfrayError
+from rfray.errors import DataError
 from rfray.evaluation.mistakes import Mistake, Mistakes, write_mistakes
 from rfray.files import write_whole
 from rfray.run import RunDir
-from rfray.search.cluster import slot_for
 
+TOLD = 3
+"""Problems that are said; mistakes.json has all."""
 WHOLE = Geometry("crop", 1, None)
 """Keeps pictures as they are."""
 
@@ -34,22 +35,17 @@ class Drawn:
     """Of the picture itself, in pixels."""
 
 
-def draw_mistakes(run: RunDir, mistakes: Mistakes, connect: Callable[[], object], console: Console) -> None:
+def draw_mistakes(run: RunDir, mistakes: Mistakes, console: Console) -> None:
     """Draws the pictures of the mistakes and writes mistakes.json; says, there too, what could not be drawn.
 
-    On the Ray that `connect` makes sure of. A report without these pictures is better than none: what goes wrong here
-    is told and does not end the command.
+    A report without these pictures is better than none: what goes wrong here is told and does not end the command.
     """
     console.print(f"Explaining {len(mistakes.shown)} wrongly classified images with {len(mistakes.members)} models")
-    try:
-        connect()
-        slot = slot_for(run.sweep().resources)
-        task = ray.remote(_draw).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
-        problems = ray.get(task.remote(run.path, mistakes, slot.threads))
-    except (RfrayError, ray.exceptions.RayError) as error:
-        problems = [f"no pictures: {_first_line(getattr(error, 'cause', None) or error)}"]
-    for problem in problems:
+    problems = draw_pictures(run, mistakes)
+    for problem in problems[:TOLD]:
         console.print(f"Mistakes: {problem}", soft_wrap=True, markup=False)
+    if len(problems) > TOLD:
+        console.print(f"Mistakes: … and {len(problems) - TOLD} more like these")
     write_mistakes(run, mistakes.model_copy(update={"problems": problems}))
 
 
@@ -84,16 +80,9 @@ def draw_pictures(run: RunDir, mistakes: Mistakes) -> list[str]:
     return problems
 
 
-def _draw(run_path: Path, mistakes: Mistakes, threads: int) -> list[str]:
-    import torch  # not in the driver, which would wait for it
-
-    torch.set_num_threads(threads)
-    return draw_pictures(RunDir(run_path), mistakes)
-
-
 def _seen_by(run: RunDir, member: str, drawn: list[Drawn], catalog: pd.DataFrame) -> list[np.ndarray]:
     """Of each picture, (h, w) float32 as it is shown: where the member saw evidence for what it was called."""
-    from rfray.training.explain import evidence_from_file
+    from rfray.training.explain import evidence_from_file  # torch, for which nobody waits where no picture is there
 
     trial = run.trial(member)
     result = trial.result()
