@@ -33,6 +33,7 @@ FULL: dict[str, Mapping[str, int]] = {
     "sweep-large": {"trials": 6, "images": 2000, "epochs": 3},
     "sweep-many": {"trials": 24, "images": 400},
     "leaderboard": {"trials": 1000, "images": 20_000},
+    "votes": {"trials": 200, "images": 10_000},
 }
 """The sizes that the goals speak of, where `make bench` has no time for them."""
 

@@ -39,7 +39,7 @@ def leaderboard(folder: Path, rounds: int = 3, trials: int = 100, images: int = 
     ]
 
 
-def votes(folder: Path, rounds: int = 3, trials: int = 200, images: int = 10_000) -> list[Figure]:
+def votes(folder: Path, rounds: int = 3, trials: int = 50, images: int = 2000) -> list[Figure]:
     """`rfray ensemble` with every method, for a run whose trials have predicted the select and the report part."""
     run = as_predicted(synthetic_run(folder / "run", trials, images))
     files = [out.predictions_file(part) for out in run.trials() for part in ("select", "report")]
