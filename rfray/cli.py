@@ -19,7 +19,6 @@ from rfray.errors import AuditError, Interrupted, RfrayError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rfray.config import Sweep
     from rfray.run import RunDir
 
 app = typer.Typer(
@@ -80,9 +79,13 @@ def tune(
     from rfray.search.cluster import connected, slot_for, slots
 
     # torch and timm take seconds to import, and Ray to start, most of which it waits
-    Thread(target=import_module, args=["rfray.search.rehearsal"]).start()
+    importing = Thread(target=import_module, args=["rfray.search.rehearsal"])
+    importing.start()
     with connected(address, file.sweep.resources) as session:
+        importing.join()
+
         from rfray.data.parts import check_audit, prepare_training
+        from rfray.report.audit_plots import draw_audit
         from rfray.search.places import check_places, disk_needs
         from rfray.search.plan import plan_lines
         from rfray.search.preflight import check_sweep
@@ -100,7 +103,7 @@ def tune(
                 console.print(f"The earlier run is now {_shown(aside)}", soft_wrap=True)
             folder.claim(file.sweep)
             prepare_training(folder, file.sweep, console)
-            _draw_audit(folder, file.sweep)
+            draw_audit(folder, file.sweep)
             check_audit(folder, accept_audit, console)
             check_places(folder, needs)
             done = run_sweep(folder, file.sweep, slot, session, console)
@@ -124,6 +127,7 @@ def audit(
     """Look for what makes results mislead: duplicates, leaks, labels given away by the files. Exit code 2 on errors."""
     from rfray.data.parts import audit_folder, prepare_training
     from rfray.evaluation.audit_record import read_audit
+    from rfray.report.audit_plots import draw_audit
     from rfray.report.terminal import audit_summary
     from rfray.run import RunDir
     from rfray.sweep_file import load_sweep, sweep_of_folder
@@ -141,7 +145,7 @@ def audit(
         else:
             folder.claim(sweep)
             prepare_training(folder, sweep, console)
-        _draw_audit(folder, sweep)
+        draw_audit(folder, sweep)
     found = read_audit(folder.audit_file)
     assert found is not None  # it was just written
     console.print(audit_summary(found))
@@ -188,7 +192,6 @@ def ensemble(
         settings = sweep.ensemble.model_copy(update={key: value for key, value in given.items() if value})
         stressed = sweep.report.stress if stress is None else stress
         conclude(folder, sweep, settings, stressed, formats or FORMATS, address, console)
-        _draw_audit(folder, sweep)
     _print_leaderboard(folder, None)
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
         if path.exists():
@@ -257,17 +260,6 @@ def _run(path: Path | None) -> "RunDir":
     run = RunDir(path) if path is not None else newest_run()
     run.sweep()  # a folder that is no run is refused before anything is written beside it
     return run
-
-
-def _draw_audit(run: "RunDir", sweep: "Sweep") -> None:
-    """Draws the pictures of the audit, unless they are there already."""
-    drawn = [picture.stat().st_mtime for picture in run.audit_pictures()]
-    if drawn and min(drawn) >= run.audit_file.stat().st_mtime:
-        return
-    from rfray.data.parts import audited_pictures
-    from rfray.report.audit_plots import write_audit_plots
-
-    write_audit_plots(run.audit_folder, *audited_pictures(run, sweep))
 
 
 def _shown(path: Path) -> str:

@@ -86,7 +86,7 @@ def conclude(
             run.leaderboard_md.unlink()
         write_groups(run)
         if "html" in formats:
-            _draw(run, console)
+            _draw(run, sweep, console)
         else:
             run.report_html.unlink(missing_ok=True)
 
@@ -110,17 +110,19 @@ def _predict_stressed(
         predict_under_stress(run, trials, missing, part, connect, console)
 
 
-def _draw(run: RunDir, console: "Console") -> None:
+def _draw(run: RunDir, sweep: Sweep, console: "Console") -> None:
     """Pictures and the page."""
     if mistakes := undrawn_mistakes(run):
         draw_mistakes(run, mistakes, console)
 
     from rfray.evaluation.search_findings import search_findings
+    from rfray.report.audit_plots import draw_audit
     from rfray.report.page import write_page
     from rfray.report.plots import write_plots
     from rfray.report.search_plots import write_search_plots
     from rfray.report.stress_plots import write_stress_plot
 
+    draw_audit(run, sweep)
     findings = search_findings(run)
     write_plots(run)
     write_search_plots(run, findings)

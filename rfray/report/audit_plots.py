@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
-from rfray.config import CLASSES
+from rfray.config import CLASSES, Sweep
+from rfray.data.parts import audited_pictures
 from rfray.files import replacing
 from rfray.report.look import CLASS_COLOURS, LOOK
+from rfray.run import RunDir
 
 SHEETS = ("contact-sheet-real.jpg", "contact-sheet-fake.jpg")  # photographs: a tenth of the size as PNG
 SIZES, MEANS, SPECTRA = "sizes.png", "mean-images.png", "spectra.png"
@@ -32,6 +34,13 @@ COLUMNS, ROWS, TILE, GAP = 8, 6, 132, 6
 """A contact sheet: pictures across and down, side of one and space between two, in pixels."""
 CHUNK = 1024
 """Pictures that are summed at a time."""
+
+
+def draw_audit(run: RunDir, sweep: Sweep) -> None:
+    """Draws the pictures of a run's audit, unless they are there and as new as the audit."""
+    drawn = [picture.stat().st_mtime for picture in run.audit_pictures()]
+    if not drawn or min(drawn) < run.audit_file.stat().st_mtime:
+        write_audit_plots(run.audit_folder, *audited_pictures(run, sweep))
 
 
 def write_audit_plots(folder: Path, pixels: np.ndarray, images: pd.DataFrame, seed: int = 0) -> list[Path]:
