@@ -17,8 +17,8 @@ KUBERAY = ROOT / "clusters" / "kuberay.yaml"
 LAUNCHED = [file for file in FILES if file != KUBERAY]
 """Those that `ray up` reads."""
 
-# The fields that a RayCluster may have, of those that ours uses and a few around them: `RayClusterSpec`, `HeadGroupSpec`,
-# `WorkerGroupSpec`, `AutoscalerOptions` and `AuthOptions` in ray-operator/apis/ray/v1/raycluster_types.go of KubeRay 1.5.
+# The fields that a RayCluster may have: `RayClusterSpec`, `HeadGroupSpec`, `WorkerGroupSpec` and `AutoscalerOptions` in
+# ray-operator/apis/ray/v1/raycluster_types.go of https://github.com/ray-project/kuberay (1.5).
 CLUSTER_SPEC = {
     "autoscalerOptions",
     "authOptions",
@@ -135,7 +135,7 @@ def test_the_dashboard_listens_on_the_head_alone(file: Path) -> None:
 def test_nothing_listens_everywhere(file: Path) -> None:
     values = re.sub(r"#.*", "", file.read_text())  # comments may say what the defaults are
     assert not re.search(r"(?<!\d)0\.0\.0\.0", values)
-    assert "::" not in values
+    assert "::/0" not in values
 
 
 @pytest.mark.parametrize("file", LAUNCHED, ids=name)
@@ -155,7 +155,7 @@ def test_no_token_in_it(file: Path) -> None:
 
 @pytest.mark.parametrize("file", LAUNCHED, ids=name)
 def test_no_way_in_but_ssh(file: Path) -> None:
-    """Ray's own AWS group opens ssh and the nodes to each other; IpPermissions would add to that. GCP's has no rules of Ray's."""
+    """Ray makes a group on AWS that opens ssh and the nodes to each other; IpPermissions would add to that."""
     assert "IpPermissions" not in launched(file)["provider"].get("security_group", {})
 
 
