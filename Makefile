@@ -39,7 +39,7 @@ format: .venv/installed  ## mend what ruff can mend
 
 lock:  ## write constraints.txt anew, from the newest versions that pyproject.toml allows
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/pip install --quiet --editable '.[dev,mlflow]'
+	build/lock/bin/pip install --quiet --editable '.[dev,mlflow,aws,gcp]'
 	{ sed '/^[^#]/,$$d' constraints.txt; build/lock/bin/pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
