@@ -18,7 +18,8 @@ LAUNCHED = [file for file in FILES if file != KUBERAY]
 """Those that `ray up` reads."""
 
 # The fields that a RayCluster may have: `RayClusterSpec`, `HeadGroupSpec`, `WorkerGroupSpec` and `AutoscalerOptions` in
-# ray-operator/apis/ray/v1/raycluster_types.go of https://github.com/ray-project/kuberay (1.5).
+# ray-operator/apis/ray/v1/raycluster_types.go of https://github.com/ray-project/kuberay; `authOptions` by its
+# release notes (1.5.1). No API server was asked.
 CLUSTER_SPEC = {
     "autoscalerOptions",
     "authOptions",
