@@ -408,10 +408,9 @@ class Resources(Strict):
             for key in ("cpu", "gpu", "workers", "price_per_hour"):
                 if (given := getattr(self, key)) != type(self).model_fields[key].default:
                     problems[(key,)] = given, "nothing beside auto, which gives each backbone what it needs"
-        elif self.workers is not None and not isinstance(self.gpu, str) and self.gpu > 0:
-            if self.workers != (fitting := max(1, int(self.gpu))):
-                allowed = f"{fitting}, as resources.gpu is {self.gpu:g} and each worker has one; or leave it out"
-                problems[("workers",)] = self.workers, allowed
+        elif self.workers is not None and self.gpu not in ("auto", 0) and self.workers != self._one_a_gpu:
+            allowed = f"{self._one_a_gpu}, as resources.gpu is {self.gpu:g} and each worker has one; or leave it out"
+            problems[("workers",)] = self.workers, allowed
         if problems:
             raise _problems(problems)
         return self
@@ -419,9 +418,11 @@ class Resources(Strict):
     @property
     def together(self) -> int:
         """How many processes train a trial together."""
-        if self.workers is not None:
-            return self.workers
-        return int(self.gpu) if isinstance(self.gpu, float) and self.gpu > 1 else 1
+        return self.workers or self._one_a_gpu
+
+    @property
+    def _one_a_gpu(self) -> int:
+        return 1 if isinstance(self.gpu, str) else max(1, int(self.gpu))
 
 
 def _written_out(given: Any) -> Any:

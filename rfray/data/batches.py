@@ -46,10 +46,10 @@ class Share:
     def of(self, batch: np.ndarray) -> np.ndarray:
         """Its part of (B,) anything, in order; the shares of all processes are as even as can be."""
         if not self.in_pairs:
-            return np.array_split(batch, self.size)[self.rank]
+            return np.asarray(np.array_split(batch, self.size)[self.rank])
         pairs = len(batch) // 2
         first = np.array_split(np.arange(pairs), self.size)[self.rank]
-        return batch[np.concatenate([first, 2 * pairs - 1 - first[::-1]])]
+        return np.asarray(batch[np.concatenate([first, 2 * pairs - 1 - first[::-1]])])
 
 
 Batch = tuple[torch.Tensor, torch.Tensor]

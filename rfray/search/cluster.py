@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -78,9 +79,20 @@ class Slot:
         return self
 
     @property
-    def kinds(self) -> "list[Slot]":
+    def kinds(self) -> list["Slot"]:
         """All that trials may get: itself."""
         return [self]
+
+
+class Shares(Protocol):
+    """What the trials of a sweep get: all the same (a Slot), or each by its backbone (a Packing)."""
+
+    def of(self, trial: Trial) -> Slot:
+        """What one trial gets."""
+
+    @property
+    def kinds(self) -> list[Slot]:
+        """All that trials may get."""
 
 
 @contextmanager
@@ -151,6 +163,8 @@ class Node:
     """Bytes."""
     accelerators: tuple[str, ...]
     """Ray's names of its kind of GPU."""
+    device: str = ""
+    """Its GPUs' own name, or cpu, where that was looked for."""
 
     def __str__(self) -> str:
         return f"{self.cpu:g} CPU and {self.gpu:g} GPU"
@@ -183,9 +197,10 @@ def slot_of_one(resources: Resources) -> Slot:
     return slot_for(resources.model_copy(update={"workers": 1}))
 
 
-def slots(slot: Slot) -> int:
-    """How many trials fit on the cluster at once; the workers of one may be on several nodes."""
-    return sum(node.room(slot) for node in nodes()) // slot.workers
+def slots(shares: Shares) -> int:
+    """How many trials fit on the cluster at once, at the most; the workers of one may be on several nodes."""
+    there = nodes()
+    return max(sum(node.room(slot) for node in there) // slot.workers for slot in shares.kinds)
 
 
 def nodes() -> list[Node]:

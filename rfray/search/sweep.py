@@ -25,7 +25,7 @@ from rfray.config import Sweep
 from rfray.errors import RfrayError, RunError, SweepFailed
 from rfray.files import is_disk_full, no_room
 from rfray.run import RunDir, TrialResult, TrialStart
-from rfray.search.cluster import Slot, slots
+from rfray.search.cluster import Shares, slots
 from rfray.search.damage import mend
 from rfray.search.disk import DiskWatch
 from rfray.search.display import Display
@@ -140,11 +140,12 @@ class Proposals(RaySearcher):
         self._searcher.tell(int(result.id.split("-")[0]), result.score)
 
 
-def run_sweep(run: RunDir, sweep: Sweep, shares: Slot, session: Path, console: Console) -> list[TrialResult]:
+def run_sweep(run: RunDir, sweep: Sweep, shares: Shares, session: Path, console: Console) -> list[TrialResult]:
     """Runs what is left of the sweep on the connected Ray cluster; all trials' results, in the order they ended.
 
-    `shares` says what each trial gets. `session` is Ray's temporary folder. Raises RfrayError where Ray ended without running every trial, DiskFullError,
-    and SweepFailed where going on would be a waste.
+    `shares` says what each trial gets. `session` is Ray's temporary folder.
+    Raises RfrayError where Ray ended without running every trial, DiskFullError, and SweepFailed where going on would
+    be a waste.
     """
     planned = planned_trials(sweep)
     for found in mend(run):
@@ -156,7 +157,7 @@ def run_sweep(run: RunDir, sweep: Sweep, shares: Slot, session: Path, console: C
         retrace(scheduler, run)
         display = Display(sweep, planned, earlier, console)
         recorder = Recorder(run, sweep, display.ended)
-        at_once = sweep.search.concurrent or max(map(slots, shares.kinds))
+        at_once = sweep.search.concurrent or slots(shares)
         # hyperband waits for whole brackets, of which most trials are paused
         proposals = Proposals(run, sweep, planned, None if sweep.search.scheduler == "hyperband" else at_once)
         recorder.follow(proposals.ended)
@@ -229,7 +230,7 @@ def retrace(scheduler: TrialScheduler, run: RunDir) -> None:
 def _fit(
     run: RunDir,
     sweep: Sweep,
-    shares: Slot,
+    shares: Shares,
     at_once: int,
     proposals: Proposals,
     scheduler: TrialScheduler,

@@ -1,8 +1,8 @@
 """one trial -> Ray Train's workers, which train it together: what its process does where a trial has several workers.
 
-The process itself holds nothing that a worker needs, so that no two trials can wait for each other: it asks for a bit of
-memory, and Ray gives its workers all that they ask for, or nothing yet. Whatever ends the trial, they have given it back
-before its process goes on.
+The process itself holds nothing that a worker needs, so that no two trials can wait for each other: it asks for a bit
+of memory, and Ray gives its workers all that they ask for, or nothing yet. Whatever ends the trial, they have given it
+back before its process goes on.
 """
 
 import asyncio

@@ -18,7 +18,7 @@ from rfray.config import Sweep, Trial
 from rfray.errors import DiskFullError, TrialError
 from rfray.files import is_disk_full, no_room, replace_text
 from rfray.run import RunDir, Start, TrialDir
-from rfray.search.cluster import Slot
+from rfray.search.cluster import Shares
 from rfray.search.messages import EPOCH, SCORE, WARNINGS
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Job:
     run: Path
     session: str
     """Changes with every start of the sweep."""
-    shares: Slot
+    shares: Shares
     """What each trial gets."""
     checkpoints: bool
     """Whether the scheduler pauses or clones trials, and so wants a Ray checkpoint with every report."""

@@ -1,6 +1,5 @@
 """Two processes that train one trial together (gloo, on CPUs) come to what one process comes to."""
 
-import os
 import pickle
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,16 +12,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
-from torch import nn
 
 from rfray.config import Trial
-from rfray.errors import GroupMemoryError, GroupStoppedError, TrialError
+from rfray.errors import GroupStoppedError
 from rfray.evaluation.predictions import read_predictions
 from rfray.run import TrialDir
-from rfray.training import loop
-from rfray.training.group import ALONE, Group, is_lost_peer, this_group
+from rfray.training.group import ALONE, Group, this_group
 from rfray.training.loop import Epoch, Hooks, TrialData, train
-from rfray.training.model import Normalisation
 from tests.pictures import SIDE, images_of, picture
 
 SETTINGS: dict[str, dict[str, Any]] = {
