@@ -113,7 +113,8 @@ def connected(address: str | None, resources: Resources) -> Iterator[Path]:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     _system_config={
-                        "preload_python_modules": TRIAL_MODULES,
+                        # a trial with several workers takes many processes, most of them for little
+                        "preload_python_modules": TRIAL_MODULES if resources.together == 1 else [],
                         "num_workers_soft_limit": max(1, min(READY, int((os.cpu_count() or 1) // resources.cpu))),
                     },
                 )
