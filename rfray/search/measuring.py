@@ -154,11 +154,7 @@ def _start(attempt: Attempt) -> Any:
     node = attempt.node
     cores = max(1, int(node.cpu // node.gpu)) if node.gpu else 1
     # on CPUs as many at once as there are cores, as trials will be
-    task = ray.remote(footprint).options(
-        num_cpus=min(cores, node.cpu),
-        num_gpus=1 if node.gpu else 0,
-        max_calls=1,
-        max_retries=0,
-        scheduling_strategy=_at(node),
+    task = ray.remote(max_calls=1, max_retries=0)(footprint).options(
+        num_cpus=min(cores, node.cpu), num_gpus=1 if node.gpu else 0, scheduling_strategy=_at(node)
     )
     return task.remote(attempt.trial, cores, attempt.micro_batch)

@@ -49,7 +49,7 @@ def footprint(trial: Trial, threads: int, micro_batch: int | None) -> Footprint:
     """Trains the trial's backbone in its batches; call it in a process that has done nothing else yet.
 
     `micro_batch` is how many images to compute at once, if not a whole batch; it is halved where memory runs out.
-    Raises TrialError where not even one image fits, or the model can't be trained.
+    Raises TrialError where not even one image fits.
     """
     device, _ = device_and_type(trial.precision)
     on_gpu = device.type == "cuda"
