@@ -85,8 +85,8 @@ def _check_room(address: str, need: int, cache: CacheSettings) -> None:
         room = make_room(cache_folder(cache), cache.max_gb, need)
     if room < need:
         raise DataError(
-            f"{address}: its images take {need / 1e9:.2f} GB, but the cache {cache_folder(cache)} has room for "
-            f"{room / 1e9:.2f} GB (data.cache.max_gb: {cache.max_gb:g}). Allow more, or name a larger disk "
+            f"{address}: its images take {need / 1e9:.3g} GB, but the cache {cache_folder(cache)} has room for "
+            f"{room / 1e9:.3g} GB (data.cache.max_gb: {cache.max_gb:g}). Allow more, or name a larger disk "
             "(data.cache.dir)"
         )
 
