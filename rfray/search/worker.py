@@ -19,6 +19,7 @@ from rfray.errors import DiskFullError, TrialError
 from rfray.files import is_disk_full, no_room, replace_text
 from rfray.run import RunDir, Start, TrialDir
 from rfray.search.messages import EPOCH, SCORE, WARNINGS
+from rfray.storage import STATES
 
 if TYPE_CHECKING:
     from rfray.training.loop import Epoch, TrialData
@@ -38,7 +39,8 @@ DEATHS = 4
 class Job:
     """What every trial of a sweep needs to know besides its setting."""
 
-    run: Path
+    run: Path | str
+    """Path or address of the run folder."""
     session: str
     """Changes with every start of the sweep."""
     threads: int
@@ -59,8 +61,9 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     run = RunDir(job.run)
     out = run.trial(tune.get_context().get_trial_name())
     trial = Trial(**{name: value for name, value in config.items() if name != "id"})
-    out.error_file.unlink(missing_ok=True)
     try:
+        out.mirror.pull(removing=STATES)  # another node may have had the trial before
+        out.mirror.remove([out.error_file])
         _take_over(run, out, trial)
         token, fruitless = _sign_in(out, job.session)
         for attempt in range(1, ATTEMPTS + 1):
@@ -77,6 +80,7 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
                 if attempt == ATTEMPTS:
                     reason = (str(error).splitlines() or [""])[0]
                     replace_text(out.error_file, f"{type(error).__name__}: {reason}\n\n{traceback.format_exc()}")
+                    out.mirror.push(removing=STATES)
     except OSError as error:
         if is_disk_full(error):
             raise no_room(out.path, 0) from error
@@ -90,6 +94,7 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
     say = list(warnings)
 
     def report(epoch: "Epoch") -> None:
+        out.mirror.push(removing=STATES)
         metrics = {
             EPOCH: epoch.epoch,
             SCORE: epoch.score if epoch.score is not None else 0.0,  # for the scheduler, undefined is worst
@@ -137,7 +142,7 @@ def _sign_in(out: TrialDir, session: str) -> tuple[str, int]:
 
 
 @lru_cache(maxsize=4)
-def _images(run: Path, resize: str, side: int) -> tuple[Sweep, "TrialData", list[str]]:
+def _images(run: Path | str, resize: str, side: int) -> tuple[Sweep, "TrialData", list[str]]:
     """Kept for the trials that this process has still to run; the pixels themselves are memory-mapped."""
     from rfray.data.catalog import load_images
     from rfray.data.geometry import Geometry
@@ -145,6 +150,7 @@ def _images(run: Path, resize: str, side: int) -> tuple[Sweep, "TrialData", list
     from rfray.training.loop import TrialData
 
     folder = RunDir(run)
+    folder.mirror.pull("sweep.yaml", "catalog.parquet")
     sweep, catalog = folder.sweep(), folder.read_catalog()
     geometry = Geometry(resize, side, sweep.data.reencode)
     fit, select = (load_images(catalog, sweep.data, part, geometry) for part in ("fit", "select"))
@@ -159,7 +165,10 @@ def _take_over(run: RunDir, out: TrialDir, trial: Trial) -> None:
         return
     with checkpoint.as_directory() as folder:
         donor = run.trial(Path(folder, POINTER).read_text())
-    if donor.id == out.id or not donor.state_files():
+    if donor.id == out.id:
+        return
+    donor.mirror.pull(removing=STATES)
+    if not donor.state_files():
         return
     for state in out.state_files():
         state.unlink()
@@ -174,3 +183,4 @@ def _take_over(run: RunDir, out: TrialDir, trial: Trial) -> None:
                 shutil.copyfile(newest, out.path / newest.name)  # the last: the loop makes the rest agree with it
                 break
     out.write_start(out.start().model_copy(update={"trial": trial}))
+    out.mirror.push(removing=STATES)
