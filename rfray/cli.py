@@ -30,8 +30,9 @@ app = typer.Typer(
 )
 
 SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep file, e.g. experiments/quickstart.yaml.")]
-RunPath = Annotated[
-    Path | None, typer.Argument(metavar="[RUN]", help="The run folder; the newest in runs/ if not named.")
+RunPlace = Annotated[
+    str | None,
+    typer.Argument(metavar="[RUN]", help="The run folder, or its address (s3://…); the newest in runs/ if not named."),
 ]
 Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster (auto, or host:port); by default this machine alone.")
@@ -55,7 +56,9 @@ def resumable(verb: Callable[..., None]) -> Callable[..., None]:
 @resumable
 def tune(
     sweep: SweepPath,
-    run: Annotated[Path | None, typer.Option(help="The run folder; by default runs/<name>.")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="The run folder, or its address (s3://bucket/runs/x); by default runs/<name>.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="A key of the sweep file: --set trial.epochs=3. May be repeated.")
     ] = None,
@@ -69,12 +72,11 @@ def tune(
     address: Address = None,
 ) -> None:
     """Run the sweep. The same command after any interruption goes on where it stopped."""
-    from rfray.run import RunDir
+    from rfray.run import HEAVY, RunDir
     from rfray.sweep_file import load_sweep
 
     file = load_sweep(sweep, tuple(overrides or ()))
-    folder = RunDir(run or Path("runs", file.sweep.name))
-    console = _console()
+    folder, console = RunDir(run or Path("runs", file.sweep.name)), _console()
 
     from rfray.search.cluster import connected, slot_for, slots
 
@@ -102,9 +104,9 @@ def tune(
         if dry_run:
             console.print("\n".join(plan_lines(file.sweep, folder, shares, needs)), soft_wrap=True)
             return
-        with folder.lock():
+        with folder.lock(without=HEAVY):
             if fresh and (aside := folder.move_aside()):
-                console.print(f"The earlier run is now {_shown(aside)}", soft_wrap=True)
+                console.print(f"The earlier run is now {aside}", soft_wrap=True)
             folder.claim(file.sweep)
             keep_packing(folder, shares, console)
             prepare_training(folder, file.sweep, console)
@@ -114,7 +116,7 @@ def tune(
             prepare_nodes(folder, shares, console)
             done = run_sweep(folder, file.sweep, shares, session, console)
     check_outcome(folder, file.sweep, done)
-    console.print(f"{len(done)} trials done. Next: rfray ensemble {_shown(folder.path)}", soft_wrap=True)
+    console.print(f"{len(done)} trials done. Next: rfray ensemble {folder.shown(folder.path)}", soft_wrap=True)
 
 
 @app.command()
@@ -124,7 +126,7 @@ def audit(
         Path, typer.Argument(metavar="SWEEP|FOLDER", help="A sweep file, or a folder with a folder a class inside.")
     ],
     run: Annotated[
-        Path | None, typer.Option(help="Where to write; by default runs/<name>, or audits/<folder> for a folder.")
+        str | None, typer.Option(help="Where to write; by default runs/<name>, or audits/<folder> for a folder.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="A key of the sweep file: --set data.classes.fake=synthetic.")
@@ -135,7 +137,7 @@ def audit(
     from rfray.evaluation.audit_record import read_audit
     from rfray.report.audit_plots import draw_audit
     from rfray.report.terminal import audit_summary
-    from rfray.run import RunDir
+    from rfray.run import HEAVY, RunDir
     from rfray.sweep_file import load_sweep, sweep_of_folder
 
     given, console = tuple(overrides or ()), _console()
@@ -145,7 +147,7 @@ def audit(
     else:
         sweep = load_sweep(source, given).sweep
         folder = RunDir(run or Path("runs", sweep.name))
-    with folder.lock():
+    with folder.lock(without=HEAVY):
         if source.is_dir():
             audit_folder(folder, sweep, console)
         else:
@@ -156,15 +158,15 @@ def audit(
     assert found is not None  # it was just written
     console.print(audit_summary(found))
     for path in (folder.audit_file, *folder.audit_pictures()):
-        print(_shown(path))
+        print(folder.shown(path))
     if found.stamp:
-        raise AuditError(f"the audit has found errors; see {_shown(folder.audit_file)}")
+        raise AuditError(f"the audit has found errors; see {folder.shown(folder.audit_file)}")
 
 
 @app.command()
 @resumable
 def ensemble(
-    run: RunPath = None,
+    run: RunPlace = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Members; by default the sweep's ensemble.top_k.")] = None,
     diverse: Annotated[
         int | None, typer.Option(min=1, help="Most members of one backbone; by default the sweep's ensemble.diverse.")
@@ -201,16 +203,18 @@ def ensemble(
     _print_leaderboard(folder, None)
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
         if path.exists():
-            print(_shown(path))
+            print(folder.shown(path))
 
 
 @app.command()
 def leaderboard(
-    run: RunPath = None,
+    run: RunPlace = None,
     sort: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to sort by, best first.")] = None,
 ) -> None:
     """Show the leaderboard of a run in the terminal."""
-    _print_leaderboard(_run(run), sort)
+    folder = _run(run)
+    folder.mirror.pull(without=("*.safetensors", "*.pt", "plots/*"))
+    _print_leaderboard(folder, sort)
 
 
 @app.command()
@@ -260,16 +264,13 @@ def _console() -> "Console":
     return console
 
 
-def _run(path: Path | None) -> "RunDir":
+def _run(where: str | None) -> "RunDir":
     from rfray.run import RunDir, newest_run
 
-    run = RunDir(path) if path is not None else newest_run()
+    run = RunDir(where) if where is not None else newest_run()
+    run.mirror.fetch(run.sweep_file)
     run.sweep()  # a folder that is no run is refused before anything is written beside it
     return run
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _print_leaderboard(run: "RunDir", sort: str | None) -> None:

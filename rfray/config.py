@@ -292,9 +292,9 @@ class DataSettings(Strict):
     source: Literal["folder", "demo"] = "folder"
     """folder: `train` and `valid` below; demo: the built-in data set."""
     train: str | None = None
-    """Folder with one folder a class; fit and select are cut out of it."""
+    """Folder with one folder a class, or its address (s3://…); fit and select are cut out of it."""
     valid: str | None = None
-    """Folder with one folder a class: the report part, read by `rfray ensemble` only."""
+    """Folder (or address) with one folder a class: the report part, read by `rfray ensemble` only."""
     valid_fraction: float | None = Field(default=None, gt=0, lt=0.9)
     """Instead of `valid`: the share of `train` that becomes the report part."""
     classes: dict[Literal["real", "fake"], str | Annotated[list[str], Field(min_length=1)]] = Field(

@@ -6,6 +6,7 @@ RfrayError                     exit 1   the work failed
 │   ├── DataError              exit 2   the image folders can't be used
 │   ├── AuditError             exit 2   what the images teach would mislead; `--accept-audit` goes on
 │   ├── RunError               exit 2   a run folder is missing, changed, in use or damaged
+│   ├── StorageError           exit 2   an address such as s3://bucket/folder can't be read or written
 │   └── ClusterError           exit 2   the cluster lacks what the sweep asks for
 ├── TrialError                 exit 1   one trial failed; the sweep goes on without it
 ├── GroupStoppedError          exit 1   another process of the group that trains a trial has stopped
@@ -45,6 +46,10 @@ class AuditError(InputError):
 
 class RunError(InputError):
     """A run folder is missing, belongs to another sweep, is in use or is damaged."""
+
+
+class StorageError(InputError):
+    """An address can't be reached, or refuses what is asked of it."""
 
 
 class ClusterError(InputError):

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from rfray.errors import DiskFullError
 
 NO_ROOM = "no room on the disk for"
@@ -54,6 +56,11 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def user_cache() -> Path:
+    """Where rfray keeps what it can make again, on this machine: RFRAY_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("RFRAY_CACHE") or user_cache_path("rfray"))
 
 
 def is_disk_full(error: BaseException) -> bool:

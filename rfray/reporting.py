@@ -62,7 +62,7 @@ def conclude(
         members = candidates[: settings.top_k]
         if not members:
             write_leaderboard(run)  # the failed trials, with their reasons
-            raise SweepFailed(f"{run.path}: no trial has succeeded, so there is nothing to join")
+            raise SweepFailed(f"{run.where}: no trial has succeeded, so there is nothing to join")
         if len(members) < settings.top_k:
             _say(
                 console,

@@ -5,10 +5,11 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -20,13 +21,19 @@ from pydantic import BaseModel, ValidationError
 
 from rfray.config import Strict, Sweep, Trial
 from rfray.errors import RunError
-from rfray.files import file_digest, replace_text, replacing
+from rfray.files import file_digest, replace_text, replacing, user_cache
+from rfray.lease import leased
+from rfray.storage import Mirror, Storage, is_address
 from rfray.sweep_file import differences, read_resolved_sweep, resolved_text
 
 Record = TypeVar("Record", bound=BaseModel)
 
 Part = Literal["select", "report"]
 """A part of the data that is predicted."""
+
+WEIGHTS_FILE = "best.safetensors"
+HEAVY = (f"*{WEIGHTS_FILE}", "*predictions-report*", "*predictions-select-*")
+"""Patterns of the files that a sweep has no need to read back."""
 
 
 class TrialStart(Strict):
@@ -114,12 +121,13 @@ class Start(NamedTuple):
 class TrialDir:
     """runs/<name>/trials/<id>: the files of one trial."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
         self.path = path
         self.id = path.name
+        self.mirror = mirror or Mirror(path, None)
         self.start_file = path / "trial.json"
         self.history_file = path / "history.csv"
-        self.weights_file = path / "best.safetensors"
+        self.weights_file = path / WEIGHTS_FILE
         self.result_file = path / "result.json"
         self.error_file = path / "error.txt"
         self.starts_file = path / "starts.csv"
@@ -144,6 +152,7 @@ class TrialDir:
     def write_start(self, start: TrialStart) -> None:
         """Writes trial.json."""
         _write(self.start_file, start)
+        self.mirror.send(self.start_file)
 
     def result(self) -> TrialResult | None:
         """result.json, or None while the trial is not finished. Raises RunError where it is damaged."""
@@ -152,6 +161,7 @@ class TrialDir:
     def write_result(self, result: TrialResult) -> None:
         """Writes result.json."""
         _write(self.result_file, result)
+        self.mirror.send(self.result_file)
 
     def damaged_files(self, result: TrialResult) -> list[Path]:
         """The files of the ended trial that are not what they were; weights that were not kept are not missed."""
@@ -177,6 +187,7 @@ class TrialDir:
 
     def starts(self) -> list[Start]:
         """starts.csv: every time that a process began with this trial, in order."""
+        self.mirror.fetch(self.starts_file)
         if not self.starts_file.exists():
             return []
         lines = csv.reader(self.starts_file.read_text(encoding="utf-8", errors="replace").splitlines())
@@ -185,14 +196,28 @@ class TrialDir:
     def write_starts(self, starts: list[Start]) -> None:
         """Writes starts.csv."""
         replace_text(self.starts_file, "".join(",".join(start) + "\n" for start in starts))
+        self.mirror.send(self.starts_file)
 
 
 class RunDir:
-    """runs/<name>: the files of one sweep."""
+    """runs/<name>: the files of one sweep.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
-        self.name = self.path.name
+    Of a run at an address (s3://bucket/runs/<name>), `path` is a folder in this machine's cache that mirrors it: `pull`
+    and `push` of `mirror` bring the one up to what the other has, and do nothing for a run on a disk.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self.where = str(where).rstrip("/") if is_address(where) else Path(where).absolute()
+        """The path or the address: what another process makes the same RunDir from."""
+        if isinstance(self.where, str):
+            key = hashlib.sha256(self.where.encode()).hexdigest()[:12]
+            self.name = self.where.rsplit("/", 1)[-1]
+            self.path = user_cache() / "runs" / key / self.name
+            self.mirror = Mirror(self.path, Storage(self.where))
+        else:
+            self.name = self.where.name
+            self.path = self.where
+            self.mirror = Mirror(self.path, None)
         self.sweep_file = self.path / "sweep.yaml"
         self.catalog_file = self.path / "catalog.parquet"
         self.unreadable_file = self.path / "unreadable.csv"
@@ -213,6 +238,18 @@ class RunDir:
         self.images_file = self.path / "audit" / "images.parquet"
         self.audit_folder = self.path / "audit"
 
+    def shown(self, path: Path) -> str:
+        """How a user calls a file of the run, or the run itself: by its address, or from the working directory."""
+        if isinstance(self.where, str):
+            return f"{self.where}/{path.relative_to(self.path).as_posix()}".removesuffix("/.")
+        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+    def forget_ray(self) -> None:
+        """Removes what Ray Tune has written for itself."""
+        shutil.rmtree(self.ray_folder, ignore_errors=True)
+        if self.mirror.storage is not None:
+            self.mirror.storage.remove_folder(self.ray_folder.name)
+
     def ensemble_predictions_file(self, name: str, part: Part, stress: str | None = None) -> Path:
         """ensemble/<name>-predictions-<part>.parquet; of the pictures under a stress <…>-<part>-<stress>.parquet."""
         return self.ensemble_file.parent / f"{name}-{_predictions_name(part, stress)}"
@@ -232,7 +269,7 @@ class RunDir:
     def sweep(self) -> Sweep:
         """The resolved sweep.yaml. Raises RunError where this is no run folder."""
         if not self.sweep_file.exists():
-            raise RunError(f"{self.path}: not a run folder (no sweep.yaml); `rfray tune SWEEP` makes one")
+            raise RunError(f"{self.where}: not a run folder (no sweep.yaml); `rfray tune SWEEP` makes one")
         return read_resolved_sweep(self.sweep_file)
 
     def claim(self, sweep: Sweep) -> None:
@@ -241,24 +278,34 @@ class RunDir:
             changed = differences(self.sweep(), sweep)
             if changed:
                 raise RunError(
-                    f"{self.path} holds a sweep of this name with other settings:\n  "
+                    f"{self.where} holds a sweep of this name with other settings:\n  "
                     + "\n  ".join(changed)
                     + "\nChange `name`, choose another folder with --run, or start anew with --fresh "
                     "(the old folder is moved aside)."
                 )
         replace_text(self.sweep_file, resolved_text(sweep))
+        self.mirror.send(self.sweep_file)
 
-    def move_aside(self) -> Path | None:
-        """Renames an existing run folder to <name>.<date>-<time>; returns the new path, None if there was none."""
+    def move_aside(self) -> str | None:
+        """Renames an existing run folder to <name>.<date>-<time>; returns the new one, None if there was none."""
         if not self.path.exists():
             return None
         aside = self.path.with_name(f"{self.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        if isinstance(self.where, str) and self.mirror.storage is not None:
+            address = f"{self.where.rsplit('/', 1)[0]}/{aside.name}"
+            self.mirror.storage.move(address)
+            shutil.rmtree(self.path)
+            return address
         self.path.rename(aside)
-        return aside
+        return self.shown(aside)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Holds the run folder for one command; the lock ends with the process. Raises RunError where it is held."""
+    def lock(self, without: tuple[str, ...] = ()) -> Iterator[None]:
+        """Holds the run folder for one command; the lock ends with the process. Raises RunError where it is held.
+
+        Of a run at an address, everything but `without` (patterns of `Mirror.pull`) is brought here first, and what has
+        changed is sent there afterwards. Where nothing was left out, what was removed here is removed there.
+        """
         self.lock_file.parent.mkdir(parents=True, exist_ok=True)
         holder = self.lock_file.with_suffix(".holder")
         try:
@@ -268,7 +315,12 @@ class RunDir:
             raise RunError(f"{self.path} is in use by {by}; wait for it, or choose another folder with --run") from None
         with held:
             replace_text(holder, _this_process())
-            yield
+            with leased(self.mirror.storage, _this_process()) if self.mirror.storage else nullcontext():
+                self.mirror.pull(without=without, removing="*")
+                try:
+                    yield
+                finally:
+                    self.mirror.push(removing=None if without else "*")
 
     def audit_pictures(self) -> list[Path]:
         """The pictures of the audit that are there."""
@@ -276,11 +328,11 @@ class RunDir:
 
     def trial(self, trial_id: str) -> TrialDir:
         """The folder of the trial with this id."""
-        return TrialDir(self.trials_folder / trial_id)
+        return TrialDir(self.trials_folder / trial_id, self.mirror.at(f"trials/{trial_id}"))
 
     def trials(self) -> list[TrialDir]:
         """All trials that have a trial.json, in the order in which they were proposed."""
-        return [TrialDir(found.parent) for found in sorted(self.trials_folder.glob("*/trial.json"))]
+        return [self.trial(found.parent.name) for found in sorted(self.trials_folder.glob("*/trial.json"))]
 
     def check_trials(self) -> None:
         """Raises RunError, naming every damaged file of the trials that have ended."""
@@ -294,8 +346,10 @@ class RunDir:
             raise RunError("\n".join([*damaged, "The `rfray tune` that made the run trains such trials again"]))
 
     def write_catalog(self, catalog: pd.DataFrame) -> None:
-        """Writes catalog.parquet."""
+        """Writes catalog.parquet, the last of what is known of the images."""
+        self.mirror.push()
         _write_table(self.catalog_file, catalog)
+        self.mirror.send(self.catalog_file)
 
     def read_catalog(self) -> pd.DataFrame:
         """Reads catalog.parquet. Raises RunError where it is missing or damaged."""
@@ -303,6 +357,7 @@ class RunDir:
 
     def measured(self) -> list[Measured]:
         """measured.json; nothing where it is missing or damaged, since it can be measured again."""
+        self.mirror.fetch(self.measured_file)
         try:
             return _read(self.measured_file, Measurements).measured
         except RunError:
@@ -311,6 +366,7 @@ class RunDir:
     def write_measured(self, measured: list[Measured]) -> None:
         """Writes measured.json."""
         _write(self.measured_file, Measurements(measured=measured))
+        self.mirror.send(self.measured_file)
 
     def write_images(self, images: pd.DataFrame) -> None:
         """Writes what the audit looked at: one row an image file of both folders."""

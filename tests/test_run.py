@@ -62,6 +62,7 @@ def test_moved_aside_keeps_everything_and_makes_room(tmp_path: Path) -> None:
     start_trial(run, "0000-aaaaaa")
     aside = run.move_aside()
     assert aside is not None
+    aside = Path(aside)
     assert aside.parent == tmp_path
     assert aside.name.startswith("s.")
     assert [trial.id for trial in RunDir(aside).trials()] == ["0000-aaaaaa"]

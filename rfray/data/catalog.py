@@ -13,19 +13,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
 from rfray.config import CLASSES, DataSettings
+from rfray.data.cache_room import cache_folder
 from rfray.data.decoding import SUFFIXES
 from rfray.data.demo import make_demo
 from rfray.data.duplicates import groups
+from rfray.data.fetching import RemoteFolder
 from rfray.data.fingerprints import fingerprint, to_table
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import Files, Images, Source, cache_folder, load, scan
+from rfray.data.pixels import Files, Images, Source, load, scan
 from rfray.errors import DataError
+from rfray.storage import is_address
 
 GROUPS_NEEDED = 10
 """`split_by: auto` keeps subfolders together where every class has at least this many of them."""
@@ -46,13 +49,38 @@ class Scanned:
     """Whether all decoded pixels fitted into the cache."""
 
 
-def image_folder(settings: DataSettings, part: str) -> Path:
+def image_folder(settings: DataSettings, part: str) -> Path | RemoteFolder:
     """The data folder that the images of a part are in (made first, for the built-in data)."""
     if settings.source == "demo":
         return make_demo(cache_folder(settings.cache)) / ("valid" if part == "report" else "train")
     folder = settings.valid if part == "report" and settings.valid else settings.train
     assert folder is not None  # DataSettings makes sure of it
+    if is_address(folder):
+        names = [name for names in settings.class_folders().values() for name in names]
+        return RemoteFolder(folder, tuple(names), settings.cache)
     return Path(folder)
+
+
+def list_images(settings: DataSettings, part: str) -> pd.DataFrame:
+    """Every image file of the data folder of a part, ordered by path: path, label, group, size, modified.
+
+    Nothing is fetched of one at an address. Raises StorageError, and DataError as `list_folder` does.
+    """
+    folder, classes = image_folder(settings, part), settings.class_folders()
+    if isinstance(folder, Path):
+        return list_folder(folder, classes)
+    found = list(folder.entries())
+    rows = [
+        (entry.path, label, _group(PurePosixPath(entry.path), PurePosixPath(class_folder)), entry.size, entry.modified)
+        for label, name in enumerate(CLASSES)
+        for class_folder in classes[name]
+        for entry in found
+        if entry.path.startswith(f"{class_folder}/")
+    ]
+    for label, name in enumerate(CLASSES):
+        if all(row[1] != label for row in rows):
+            raise _no_image(folder.address, name, classes[name])
+    return _listing(rows)
 
 
 def divide(images: pd.DataFrame, settings: DataSettings, seed: int, pairs: np.ndarray) -> pd.DataFrame:
@@ -77,14 +105,14 @@ def scan_folder(settings: DataSettings, part: str, geometries: Sequence[Geometry
     """
     _check_distinct(settings)
     folder = image_folder(settings, part)
-    listed = list_folder(folder, settings.class_folders())
+    listed = list_images(settings, part)
     files, prints, cached = scan(folder, listed["path"].tolist(), geometries, settings.cache, fingerprint)
     reasons = pd.Series([file.reason for file in files], index=listed.index, dtype=object)
     bad = reasons.notna()
     unreadable = listed.loc[bad, ["path", "size", "modified"]].assign(reason=reasons[bad])
     if bad.mean() > settings.max_unreadable:
         raise DataError(
-            f"{folder}: {bad.sum()} of {len(listed)} files can't be read, more than data.max_unreadable "
+            f"{_shown(folder)}: {bad.sum()} of {len(listed)} files can't be read, more than data.max_unreadable "
             f"({100 * settings.max_unreadable:g} %) allows:\n  "
             + "\n  ".join(f"{row.path}: {row.reason}" for row in unreadable.head(10).itertuples())
         )
@@ -94,7 +122,7 @@ def scan_folder(settings: DataSettings, part: str, geometries: Sequence[Geometry
     images = pd.concat([listed[~bad].reset_index(drop=True), seen], axis=1)
     for label, name in enumerate(CLASSES):
         if not (images["label"] == label).any():
-            raise DataError(f"{folder}: no readable image of class {name}")
+            raise DataError(f"{_shown(folder)}: no readable image of class {name}")
     return Scanned(images, unreadable.reset_index(drop=True), cached)
 
 
@@ -122,17 +150,13 @@ def list_folder(folder: Path, classes: Mapping[str, list[str]]) -> pd.DataFrame:
                 for path, size, modified in _image_files(folder / class_folder, name, folders_read)
             )
         if len(rows) == before:
-            raise DataError(
-                f"{folder}: class {name} has no image in {', '.join(classes[name])} "
-                f"(images end in {', '.join(SUFFIXES)}, any case)"
-            )
-    table = pd.DataFrame(rows, columns=["path", "label", "group", "size", "modified"])
-    return table.astype({"label": "int8"}).sort_values("path", ignore_index=True)
+            raise _no_image(folder, name, classes[name])
+    return _listing(rows)
 
 
 def changes(settings: DataSettings, part: str, known: pd.DataFrame) -> list[str]:
     """What differs between a data folder now and the `path`, `size`, `modified` noted before; empty if nothing."""
-    now = list_folder(image_folder(settings, part), settings.class_folders())
+    now = list_images(settings, part)
     before, after = (set(zip(table["path"], table["size"], table["modified"], strict=True)) for table in (known, now))
     old_paths, new_paths = {path for path, *_ in before}, {path for path, *_ in after}
     changed = {path for path, *_ in before ^ after} & old_paths & new_paths
@@ -221,7 +245,23 @@ def _not_listed(error: OSError) -> None:
     raise DataError(f"{error.filename}: {error.strerror}")
 
 
-def _group(path: Path, class_folder: Path) -> str:
+def _shown(folder: Path | RemoteFolder) -> str:
+    return str(folder) if isinstance(folder, Path) else folder.address
+
+
+def _no_image(folder: object, name: str, class_folders: list[str]) -> DataError:
+    return DataError(
+        f"{folder}: class {name} has no image in {', '.join(class_folders)} "
+        f"(images end in {', '.join(SUFFIXES)}, any case)"
+    )
+
+
+def _listing(rows: list[tuple[str, int, str, int, int]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["path", "label", "group", "size", "modified"])
+    return table.astype({"label": "int8"}).sort_values("path", ignore_index=True)
+
+
+def _group(path: PurePath, class_folder: PurePath) -> str:
     group = path.parent.relative_to(class_folder).as_posix()
     return "" if group == "." else group
 

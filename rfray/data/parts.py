@@ -24,7 +24,7 @@ from rfray.data.decoding import decode, square
 from rfray.data.duplicates import find_pairs, groups
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import not_cached
-from rfray.errors import AuditError, DataError, RunError
+from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.evaluation.audit_record import read_audit, write_audit
 from rfray.evaluation.predictions import predictions_metadata
 from rfray.evaluation.robustness import STRESS_NAMES
@@ -115,7 +115,7 @@ def prepare_report(run: RunDir, sweep: Sweep, console: Console) -> None:
     audited = images[images["folder"] == "valid"]
     try:
         changed = changes(sweep.data, "report", pd.concat([audited, _unreadable(run, "valid")]))
-    except DataError as error:
+    except (DataError, StorageError) as error:
         if known.empty:
             raise
         console.print(f"Going on with the report part as it was read before: {error}", soft_wrap=True, markup=False)
@@ -194,7 +194,7 @@ def _report_if_there(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     if sweep.data.valid_fraction is None:
         try:
             return _scan(run, sweep, "report", console)
-        except DataError as error:
+        except (DataError, StorageError) as error:
             console.print(
                 f"The report part can't be compared with the training images yet: {error}", soft_wrap=True, markup=False
             )

@@ -1,14 +1,12 @@
 """image files -> decoded pixels: one memory-mapped file a node, content and geometry, shared by all its trials.
 
 `pixels-<key>.u8` holds the pictures one after the other, in the order of the catalog; `pixels-<key>.parquet` each one's
-height, width and checksum. The key is the digest of what is in it. A file in use is locked; of the others, those not
-used for longest make room for new ones.
+height, width and checksum. The key is the digest of what is in it. A file in use is locked (see `cache_room`).
 """
 
 import fcntl
 import hashlib
 import os
-import shutil
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
-from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import Progress
 
 from rfray.config import CacheSettings
+from rfray.data.cache_room import cache_folder, make_room
 from rfray.data.decoding import UnreadableImageError, decode
 from rfray.data.geometry import Geometry
 from rfray.errors import DataError
@@ -38,8 +36,6 @@ AT_ONCE = 16
 """Files that a thread reads before it hands them on."""
 GROWTH = 100_000_000
 """Bytes for which room is made at a time, where the size of all is not known."""
-FREE_SHARE = 0.02
-"""Share of the disk that the cache leaves free."""
 
 INDEX = pa.schema({"height": pa.int32(), "width": pa.int32(), "checksum": pa.uint64()})
 """The columns beside a file of pixels."""
@@ -101,10 +97,19 @@ class ScannedFile:
     """Size in pixels of the picture that a person sees."""
 
 
+class DataFolder(Protocol):
+    """Where the files of a data folder are: a Path, or a `fetching.RemoteFolder`."""
+
+    def __truediv__(self, path: str, /) -> Path:
+        """A file of it, on this machine."""
+
+
 class Files:
     """Decodes the files themselves, each time anew."""
 
-    def __init__(self, folder: Path, paths: Sequence[str], digests: Sequence[str], geometry: Geometry | None) -> None:
+    def __init__(
+        self, folder: DataFolder, paths: Sequence[str], digests: Sequence[str], geometry: Geometry | None
+    ) -> None:
         """Without a geometry, pictures are as their files have them."""
         self._folder = folder
         self._paths = paths
@@ -215,13 +220,8 @@ class Writer:
 
     def _has_room(self, more: int) -> bool:
         with FileLock(self._folder / ".room.lock"):
-            self._limit = self._size + _make_room(self._folder, self._max_gb, more)
+            self._limit = self._size + make_room(self._folder, self._max_gb, more)
         return self._size + more <= self._limit
-
-
-def cache_folder(cache: CacheSettings) -> Path:
-    """The folder for decoded pixels on this node: `data.cache.dir`, else RFRAY_CACHE, else the user's cache folder."""
-    return Path(cache.dir or os.environ.get("RFRAY_CACHE") or user_cache_path("rfray"))
 
 
 def not_cached(cache: CacheSettings) -> str:
@@ -233,7 +233,7 @@ def not_cached(cache: CacheSettings) -> str:
 
 
 def scan(
-    folder: Path,
+    folder: DataFolder,
     paths: Sequence[str],
     geometries: Sequence[Geometry],
     cache: CacheSettings,
@@ -274,7 +274,7 @@ def scan(
 
 
 def load(
-    folder: Path,
+    folder: DataFolder,
     paths: Sequence[str],
     digests: Sequence[str],
     sizes: Sequence[tuple[int, int]],
@@ -384,33 +384,3 @@ def _open(target: Path, need: int, files: Files) -> Stored | None:
         return None
     os.utime(target)
     return Stored(file, index, files)
-
-
-def _make_room(folder: Path, max_gb: float, need: int) -> int:
-    """Deletes what was not used for longest, nothing that is in use, until `need` bytes fit; how many there are."""
-    for left in folder.glob(".writing-*.u8"):
-        if _is_idle(left):  # its process was killed
-            left.unlink(missing_ok=True)
-    idle = [path for path in sorted(folder.glob("pixels-*.u8"), key=_last_used) if _is_idle(path)]
-    while True:
-        taken = sum(path.stat().st_size for path in (*folder.glob("pixels-*.u8"), *folder.glob(".writing-*.u8")))
-        disk = shutil.disk_usage(folder)
-        room = max(0, int(min(max_gb * 1e9 - taken, disk.free - FREE_SHARE * disk.total)))
-        if room >= need or not idle:
-            return room
-        oldest = idle.pop(0)
-        oldest.unlink(missing_ok=True)
-        oldest.with_suffix(".parquet").unlink(missing_ok=True)
-
-
-def _last_used(path: Path) -> float:
-    return path.stat().st_mtime
-
-
-def _is_idle(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -18,6 +18,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # nothing of Ray's ne
 
 import ray
 from ray._private import ray_constants
+from ray._private import utils as ray_utils
 from ray.tune.execution import class_cache
 
 from rfray.config import Resources, Trial
@@ -106,7 +107,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[Path]:
     polite = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            with _loopback_only():
+            with _loopback_only(), _without_agents():
                 context = ray.init(
                     address="local",
                     include_dashboard=False,
@@ -150,6 +151,20 @@ def _loopback_only() -> Iterator[None]:
     finally:
         del os.environ[setting]
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _without_agents() -> Iterator[None]:
+    """Has Ray leave out what serves a dashboard, also where `ray[default]` is installed: nobody would look at it.
+
+    A busy machine may take longer to import it than Ray waits for it.
+    """
+    before = ray_utils.get_dashboard_dependency_error
+    ray_utils.get_dashboard_dependency_error = lambda: ImportError("a Ray of our own has no dashboard")
+    try:
+        yield
+    finally:
+        ray_utils.get_dashboard_dependency_error = before
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ def _reopened(out: TrialDir) -> Iterator[str]:
         for file in damaged:
             yield f"{file} is damaged: its content does not match its digest; the trial is run again"
     if damaged:
-        for file in (out.result_file, out.history_file, *damaged):
-            file.unlink(missing_ok=True)
+        out.mirror.remove([out.result_file, out.history_file, *damaged])
 
 
 def _mended(out: TrialDir) -> Iterator[str]:

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rfray.config import Sweep
+from rfray.data.cache_room import cache_folder
 from rfray.data.catalog import image_folder, load_images
 from rfray.data.parts import geometries
-from rfray.data.pixels import Files, cache_folder
-from rfray.errors import ClusterError, DataError
+from rfray.data.pixels import Files
+from rfray.errors import ClusterError, DataError, StorageError
 from rfray.run import RunDir
 from rfray.search.cluster import Node, Shares, nodes
 
@@ -27,7 +28,7 @@ def prepare_nodes(run: RunDir, shares: Shares, console: Console) -> None:
     able = [node for node in nodes() if any(node.room(slot) for slot in shares.kinds)]
     if all(node.id == here for node in able):
         return
-    tasks = {_start(node, run.path): node for node in able}
+    tasks = {_start(node, run.where): node for node in able}
     problems = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"Preparing the images on {len(tasks)} nodes", total=len(tasks))
@@ -46,31 +47,31 @@ def prepare_nodes(run: RunDir, shares: Shares, console: Console) -> None:
         raise ClusterError("\n".join(sorted(problems)))
 
 
-def _start(node: Node, run: Path) -> "ray.ObjectRef[str | None]":
+def _start(node: Node, run: Path | str) -> "ray.ObjectRef[str | None]":
     at = NodeAffinitySchedulingStrategy(node.id, soft=False)
     return ray.remote(_prepare).options(num_cpus=0, scheduling_strategy=at).remote(run)
 
 
-def _prepare(path: Path) -> str | None:
+def _prepare(where: Path | str) -> str | None:
     """Fills this node's cache; what is wrong where that can't be done, to be read after the node's name."""
-    run = RunDir(path)
+    run = RunDir(where)
+    run.mirror.pull("sweep.yaml", "catalog.parquet")
     sweep, catalog = run.sweep(), run.read_catalog()
     folder = image_folder(sweep.data, "fit")
-    for geometry in geometries(sweep):
-        try:
+    unseen = isinstance(folder, Path) and not folder.is_dir()
+    try:
+        for geometry in geometries(sweep):
             source = load_images(catalog, sweep.data, "fit", geometry).source  # select is in the same folder
-        except DataError as error:
-            if folder.is_dir():
-                return f"can't read the images: {error}"
-            return _unseen(sweep, folder)
-        if isinstance(source, Files) and not folder.is_dir():  # nothing was read, as the cache has no room
-            return _unseen(sweep, folder)
+            if unseen and isinstance(source, Files):  # nothing was read, as the cache has no room
+                return _unseen(sweep, folder)
+    except (DataError, StorageError) as error:
+        return _unseen(sweep, folder) if unseen else f"can't read the images: {error}"
     return None
 
 
-def _unseen(sweep: Sweep, folder: Path) -> str:
+def _unseen(sweep: Sweep, folder: object) -> str:
     return (
         f"can't see the images: {folder} is not there, and they are not in its cache of decoded pixels "
         f"({cache_folder(sweep.data.cache)}) either. Put them on a disk that all nodes share, or copy them to "
-        f"{socket.gethostname()}, under the same path (data.train)"
+        f"{socket.gethostname()}, under the same path; or at an address that all reach (data.train: s3://…)"
     )

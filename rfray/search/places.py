@@ -10,7 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rfray.config import Sweep
-from rfray.errors import ClusterError
+from rfray.errors import ClusterError, StorageError
 from rfray.files import no_room
 from rfray.run import RunDir
 from rfray.search.strategies import planned_trials
@@ -47,42 +47,48 @@ def disk_needs(sweep: Sweep, parameters: dict[str, int], at_once: int) -> Needs:
 def check_places(run: RunDir, needs: Needs) -> None:
     """Raises ClusterError where a node can't write into the run folder, DiskFullError where it has not enough room."""
     run.path.mkdir(parents=True, exist_ok=True)
-    for node, problem in _unwritable(run.path):
+    for node, problem in _unwritable(run):
         raise ClusterError(
-            f"node {node} can't write into the run folder {run.path}: {problem}. "
-            "Put it on a disk that all nodes share under the same path (--run DIR)"
+            f"node {node} can't write into the run folder {run.where}: {problem}. "
+            f"Put it on a disk that all nodes share under the same path, or at an address that all reach "
+            f"(--run DIR, --run s3://bucket/runs/{run.name})"
         )
     if shutil.disk_usage(run.path).free < needs.total:
         raise no_room(run.path, needs.total)
 
 
-def _unwritable(folder: Path) -> Iterator[tuple[str, str]]:
-    """The nodes that don't see, or can't write to, a folder of this machine: address and why."""
+def _unwritable(run: RunDir) -> Iterator[tuple[str, str]]:
+    """The nodes that don't see, or can't write to, the run folder: address and why."""
     probe = f".probe-{uuid.uuid4().hex[:8]}"
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     answers = [
         ray.remote(_write_probe)
         .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        .remote(folder, f"{probe}-{node['NodeID']}")
+        .remote(run.where, f"{probe}-{node['NodeID']}")
         for node in others
     ]
     try:
-        if problem := _write_probe(folder, f"{probe}-{here}"):
+        if problem := _write_probe(run.where, f"{probe}-{here}"):
             yield ray.util.get_node_ip_address(), problem
         for node, problem in zip(others, ray.get(answers), strict=True):
             if problem:
                 yield node["NodeManagerAddress"], problem
-            elif not (folder / f"{probe}-{node['NodeID']}").exists():
+            elif not run.mirror.find(f"{probe}-{node['NodeID']}"):
                 yield node["NodeManagerAddress"], "it has a folder of its own under this path"
     finally:
-        for left in folder.glob(f"{probe}-*"):
-            left.unlink(missing_ok=True)
+        run.mirror.remove(run.mirror.find(f"{probe}-*"))
 
 
-def _write_probe(folder: Path, name: str) -> str | None:
+def _write_probe(where: Path | str, name: str) -> str | None:
     try:
-        (folder / name).write_text("")
+        run = RunDir(where)
+        if isinstance(where, str):
+            run.path.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text("")
+        run.mirror.send(run.path / name)
     except OSError as error:
         return error.strerror or str(error)
+    except StorageError as error:
+        return str(error)
     return None

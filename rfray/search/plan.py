@@ -1,7 +1,7 @@
 """a sweep -> the plan in words: what `rfray tune --dry-run` prints."""
 
 from rfray.config import Range, Sweep
-from rfray.data.catalog import image_folder, list_folder
+from rfray.data.catalog import list_images
 from rfray.data.geometry import Geometry
 from rfray.data.parts import geometries
 from rfray.run import Measured, RunDir
@@ -13,7 +13,7 @@ from rfray.search.strategies import planned_trials
 
 def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[str]:
     """Trials, epochs, images and places. Raises DataError where the training folder can't be used."""
-    images = list_folder(image_folder(sweep.data, "fit"), sweep.data.class_folders())
+    images = list_images(sweep.data, "fit")
     trials = planned_trials(sweep)
     epochs = sweep.trial.axes().get("epochs", sweep.trial.choices("epochs"))
     most = int(max(epochs) if isinstance(epochs, list) else epochs.bounds[1])
@@ -21,7 +21,7 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[
     at_once = min(trials, sweep.search.concurrent or slots(shares))
     done = sum(trial.result() is not None for trial in run.trials())
     return [
-        f"run folder   {run.path}" + (f" ({done} trials done already)" if done else ""),
+        f"run folder   {run.where}" + (f" ({done} trials done already)" if done else ""),
         f"trials       {trials} by {sweep.search.algorithm}, scheduler {sweep.search.scheduler}, "
         + (
             f"at most {at_once} at once"

@@ -12,7 +12,7 @@ from rfray.data.geometry import geometry_of
 from rfray.data.parts import prediction_origins
 from rfray.errors import RfrayError
 from rfray.evaluation.predictions import write_predictions
-from rfray.run import RunDir, TrialDir
+from rfray.run import WEIGHTS_FILE, RunDir, TrialDir
 from rfray.search.cluster import slot_of_one
 from rfray.training.inference import predict_from_file
 
@@ -26,13 +26,14 @@ def predict_report_part(run: RunDir, trials: list[TrialDir], connect: Callable[[
     connect()
     slot = slot_of_one(run.sweep().resources)
     task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
-    pending = {task.remote(run.path, trial.id, slot.threads): trial for trial in trials}
+    pending = {task.remote(run.where, trial.id, slot.threads): trial for trial in trials}
     failed: list[str] = []
     while pending:
         (ready,), _ = ray.wait(list(pending))
         trial = pending.pop(ready)
         try:
             ray.get(ready)
+            trial.mirror.fetch(trial.predictions_file("report"))
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
             failed.append(f"{trial.id}: {str(cause).splitlines()[0]}")
@@ -40,10 +41,12 @@ def predict_report_part(run: RunDir, trials: list[TrialDir], connect: Callable[[
         raise RfrayError("the report part could not be predicted:\n  " + "\n  ".join(failed))
 
 
-def _predict(run_path: Path, trial_id: str, threads: int) -> None:
+def _predict(where: Path | str, trial_id: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    run = RunDir(run_path)
+    run = RunDir(where)
+    run.mirror.pull("sweep.yaml", "catalog.parquet")
     out = run.trial(trial_id)
+    out.mirror.pull("result.json", WEIGHTS_FILE)
     result = out.result()
     assert result is not None  # only ended trials have kept weights
     sweep, catalog = run.sweep(), run.read_catalog()
@@ -51,3 +54,4 @@ def _predict(run_path: Path, trial_id: str, threads: int) -> None:
     predictions = predict_from_file(out.weights_file, result.trial, report)
     origin = prediction_origins([out], catalog, "report")[out.id]
     write_predictions(out.predictions_file("report"), predictions, origin)
+    out.mirror.send(out.predictions_file("report"))

@@ -8,9 +8,10 @@ from rfray.config import Sweep, Trial
 from rfray.errors import DiskFullError, SweepFailed
 from rfray.evaluation.predictions import predictions_metadata
 from rfray.files import NO_ROOM, file_digest
-from rfray.run import RunDir, TrialDir, TrialResult
+from rfray.run import HEAVY, WEIGHTS_FILE, RunDir, TrialDir, TrialResult
 from rfray.search.follower import Follower
 from rfray.search.strategies import PAUSING
+from rfray.storage import STATES
 
 BREAKER = 5
 """So many failures in a row with one reason, or on one node and none else there, end the sweep."""
@@ -47,6 +48,7 @@ class Recorder(Follower):
 
     def record(self, out: TrialDir) -> None:
         """Writes result.json of a trial that has ended. Raises SweepFailed where going on would be a waste."""
+        out.mirror.pull(without=(*HEAVY, f"*{STATES}"))
         history, starts = out.history(), out.starts()
         origin = predictions_metadata(out.predictions_file("select"))
         fields: dict[str, Any]
@@ -63,6 +65,9 @@ class Recorder(Follower):
                 "best_epoch": int(origin["epoch"]),
             }
         vouched = (out.history_file, out.weights_file, out.predictions_file("select"))
+        files = {file.name: file_digest(file) for file in vouched if file.exists()}
+        if out.weights_file.name not in files and "weights" in origin:
+            files[out.weights_file.name] = origin["weights"]  # they stay at the address where they were written
         result = TrialResult(
             id=out.id,
             position=self._count,
@@ -71,7 +76,7 @@ class Recorder(Follower):
             seconds=float(history["seconds"].sum()) if len(history) else 0.0,
             wait_share=float(history["wait_share"].mean()) if len(history) else None,
             node=starts[-1].host if starts else "",
-            files={file.name: file_digest(file) for file in vouched if file.exists()},
+            files=files,
             **fields,
         )
         out.write_result(result)
@@ -91,7 +96,8 @@ class Recorder(Follower):
             _remove_states(out)
         ranked = ranking([*self._kept, result])
         for loser in {result.id, *(one.id for one in self._kept)} - {one.id for one in ranked[: self._sweep.keep]}:
-            self._run.trial(loser).weights_file.unlink(missing_ok=True)
+            out = self._run.trial(loser)
+            out.mirror.remove([out.weights_file])
         self._kept = ranked[: self._sweep.keep]
 
 
@@ -125,16 +131,13 @@ def tidy(run: RunDir, sweep: Sweep, ended: list[TrialResult], every_state: bool)
     And states of ended trials: `every_state`, or only those that nothing goes on from any more.
     """
     kept = {one.id for one in ranking(ended)[: sweep.keep]}
-    for one in ended:
-        out = run.trial(one.id)
-        if one.id not in kept:
-            out.weights_file.unlink(missing_ok=True)
-        if every_state or sweep.search.scheduler not in PAUSING:
-            _remove_states(out)
+    over = {one.id for one in ended}
+    run.mirror.remove(file for file in run.mirror.find(f"trials/*/{WEIGHTS_FILE}") if file.parent.name in over - kept)
+    if every_state or sweep.search.scheduler not in PAUSING:
+        run.mirror.remove(file for file in run.mirror.find(f"trials/*/{STATES}") if file.parent.name in over)
     for part in run.path.rglob(".*.part*"):
         part.unlink(missing_ok=True)
 
 
 def _remove_states(out: TrialDir) -> None:
-    for state in out.state_files():
-        state.unlink(missing_ok=True)
+    out.mirror.remove(out.mirror.find(STATES))

@@ -28,7 +28,7 @@ from rfray.data.stress import STRESSES
 from rfray.errors import RfrayError, RunError, TrialError
 from rfray.evaluation.predictions import Predictions, write_predictions
 from rfray.files import write_whole
-from rfray.run import Part, RunDir, TrialDir
+from rfray.run import WEIGHTS_FILE, Part, RunDir, TrialDir
 from rfray.search.cluster import slot_of_one
 from rfray.training.inference import Detector, load_detector, predict_stressed
 
@@ -120,7 +120,7 @@ def _predict_all(run: RunDir, part: Part, pieces: Sequence[Piece]) -> None:
             if piece.file.exists():
                 progress.advance(bar, _pictures_of(piece))
             else:
-                pending[task.remote(run.path, part, piece, slot.threads)] = piece
+                pending[task.remote(run.where, part, piece, slot.threads)] = piece
         while pending:
             (ready,), _ = ray.wait(list(pending))
             piece = pending.pop(ready)
@@ -147,11 +147,11 @@ def _read(piece: Piece) -> np.ndarray:
         raise RunError(f"{piece.file} is damaged ({error}); delete it, and the same command makes it anew") from None
 
 
-def _predict(run_path: Path, part: Part, piece: Piece, threads: int) -> np.ndarray:
+def _predict(where: Path | str, part: Part, piece: Piece, threads: int) -> np.ndarray:
     torch.set_num_threads(threads)
-    detectors, geometries = _detectors(run_path, piece.trials)
+    detectors, geometries = _detectors(where, piece.trials)
     rows = np.arange(piece.first, piece.last)
-    p_fake = predict_stressed(detectors, geometries, _pictures(run_path, part), rows, threads)
+    p_fake = predict_stressed(detectors, geometries, _pictures(where, part), rows, threads)
     for trial_id, found in zip(piece.trials, p_fake, strict=True):
         if not np.isfinite(found).all():
             raise TrialError(f"the outputs of {trial_id} are not finite under stress")
@@ -159,12 +159,14 @@ def _predict(run_path: Path, part: Part, piece: Piece, threads: int) -> np.ndarr
 
 
 @lru_cache(maxsize=1)
-def _detectors(run_path: Path, trial_ids: tuple[str, ...]) -> tuple[list[Detector], list[Geometry]]:
+def _detectors(where: Path | str, trial_ids: tuple[str, ...]) -> tuple[list[Detector], list[Geometry]]:
     """Kept for the pieces that this process has still to predict."""
-    run = RunDir(run_path)
+    run = RunDir(where)
+    run.mirror.pull("sweep.yaml")
     settings = run.sweep().data
     detectors, geometries = [], []
     for trial in map(run.trial, trial_ids):
+        trial.mirror.pull("result.json", WEIGHTS_FILE)
         result = trial.result()
         assert result is not None  # only ended trials have kept weights
         detectors.append(load_detector(trial.weights_file, result.trial))
@@ -173,6 +175,7 @@ def _detectors(run_path: Path, trial_ids: tuple[str, ...]) -> tuple[list[Detecto
 
 
 @lru_cache(maxsize=1)
-def _pictures(run_path: Path, part: Part) -> Source:
-    run = RunDir(run_path)
+def _pictures(where: Path | str, part: Part) -> Source:
+    run = RunDir(where)
+    run.mirror.pull("sweep.yaml", "catalog.parquet")
     return original_pictures(run.read_catalog(), run.sweep().data, part)

@@ -7,7 +7,6 @@ through a new searcher, so that it knows what the killed one knew, and hands the
 import errno
 import logging
 import os
-import shutil
 import uuid
 from math import isnan
 from pathlib import Path
@@ -183,7 +182,7 @@ def run_sweep(run: RunDir, sweep: Sweep, shares: Shares, session: Path, console:
             raise next((one.reason for one in followers if one.reason), error) from None
         finally:
             display.close()
-            shutil.rmtree(run.ray_folder, ignore_errors=True)
+            run.forget_ray()
     done = results(run)
     if len(done) < planned:
         raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")
@@ -241,7 +240,7 @@ def _fit(
         logging.getLogger(name).setLevel(logging.CRITICAL)  # rfray says in its own words what fails
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # Ray would start them one after the other
-    job = Job(run.path, uuid.uuid4().hex[:8], shares, checkpoints=sweep.search.scheduler in PAUSING)
+    job = Job(run.where, uuid.uuid4().hex[:8], shares, checkpoints=sweep.search.scheduler in PAUSING)
 
     def asked(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([shares.of(trial_of(config)).asked])
@@ -259,7 +258,7 @@ def _fit(
         ),
         run_config=tune.RunConfig(
             name=run.ray_folder.name,
-            storage_path=str(run.path),
+            storage_path=str(run.where),
             # a trial that fails says so itself; what Ray sees is a process that died, and starts it again
             failure_config=tune.FailureConfig(max_failures=-1),
             callbacks=callbacks,

@@ -27,6 +27,7 @@ from rfray.errors import GroupMemoryError, GroupStoppedError
 from rfray.run import RunDir
 from rfray.search.cluster import Slot
 from rfray.search.worker import GroupLostError, check_in, images_of, remember
+from rfray.storage import STATES
 
 PAUSE = 2.0
 """Seconds between two looks at what holds resources that the workers wait for."""
@@ -39,7 +40,8 @@ Report = Callable[[dict[str, Any], list[str]], None]
 class Order:
     """What every worker needs to know."""
 
-    run: Path
+    run: Path | str
+    """Path or address of the run folder."""
     id: str
     trial: Trial
     slot: Slot
@@ -173,12 +175,17 @@ def _work(order: Order, desk: Any) -> None:
     from rfray.training.loop import Epoch, Hooks, train
 
     out, group = RunDir(order.run).trial(order.id), this_group()
+    if group.is_first:
+        out.mirror.pull(removing=STATES)  # another node may have had the trial before
+    else:
+        out.mirror.fetch(out.start_file)
     sweep, data, warnings = images_of(order.run, order.trial.resize, order.trial.image_size)
 
     def warn(sentence: str) -> None:
         ray.get(desk.warn.remote(sentence))
 
     def tell(epoch: Epoch) -> None:
+        out.mirror.push(removing=STATES)
         if not ray.get(desk.tell.remote(asdict(epoch))):
             raise GroupStoppedError("the trial was ended")
 

@@ -57,6 +57,9 @@ class TensorBoard(Follower):
         writer = self._writers.pop(str(trial), None)
         if writer is not None:
             writer.close()
+            out = self._run.trial(str(trial))
+            for file in out.tensorboard.iterdir():
+                out.mirror.send(file)
 
     def _write(self, name: str, event: Event) -> None:
         # at once, not through SummaryWriter's thread: that one dies of a full disk, and whoever waits for it hangs

@@ -20,6 +20,7 @@ from rfray.files import is_disk_full, no_room, replace_text
 from rfray.run import RunDir, Start, TrialDir
 from rfray.search.cluster import Shares
 from rfray.search.messages import EPOCH, SCORE, WARNINGS
+from rfray.storage import STATES
 
 if TYPE_CHECKING:
     from rfray.training.loop import Epoch, TrialData
@@ -39,7 +40,8 @@ DEATHS = 4
 class Job:
     """What every trial of a sweep needs to know besides its setting."""
 
-    run: Path
+    run: Path | str
+    """Path or address of the run folder."""
     session: str
     """Changes with every start of the sweep."""
     shares: Shares
@@ -66,8 +68,9 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
     run = RunDir(job.run)
     out = run.trial(tune.get_context().get_trial_name())
     trial = trial_of(config)
-    out.error_file.unlink(missing_ok=True)
     try:
+        out.mirror.pull(removing=STATES)  # another node may have had the trial before
+        out.mirror.remove([out.error_file])
         _take_over(run, out, trial)
         token, fruitless = _sign_in(out, job.session)
         for attempt in range(1, ATTEMPTS + 1):
@@ -84,6 +87,7 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
                 if attempt == ATTEMPTS:
                     reason = (str(error).splitlines() or [""])[0]
                     replace_text(out.error_file, f"{type(error).__name__}: {reason}\n\n{traceback.format_exc()}")
+                    out.mirror.push(removing=STATES)
     except OSError as error:
         if is_disk_full(error):
             raise no_room(out.path, 0) from error
@@ -101,7 +105,11 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
     if slot.workers > 1:
         from rfray.search.together import Order, train_together
 
-        train_together(Order(job.run, out.id, trial, slot, token), report)
+        try:
+            train_together(Order(job.run, out.id, trial, slot, token), report)
+        except Exception:
+            out.mirror.pull(removing=STATES)  # what the first worker has written, on another node maybe
+            raise
         return
     from rfray.training.loop import Hooks, train
 
@@ -109,6 +117,7 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
     say = list(warnings)
 
     def on_epoch(epoch: "Epoch") -> None:
+        out.mirror.push(removing=STATES)
         said = say.copy()
         say.clear()
         report(asdict(epoch), said)
@@ -164,7 +173,7 @@ def _sign_in(out: TrialDir, session: str) -> tuple[str, int]:
 
 
 @lru_cache(maxsize=4)
-def images_of(run: Path, resize: str, side: int) -> tuple[Sweep, "TrialData", list[str]]:
+def images_of(run: Path | str, resize: str, side: int) -> tuple[Sweep, "TrialData", list[str]]:
     """Kept for the trials that this process has still to run; the pixels themselves are memory-mapped."""
     from rfray.data.catalog import load_images
     from rfray.data.geometry import Geometry
@@ -172,6 +181,7 @@ def images_of(run: Path, resize: str, side: int) -> tuple[Sweep, "TrialData", li
     from rfray.training.loop import TrialData
 
     folder = RunDir(run)
+    folder.mirror.pull("sweep.yaml", "catalog.parquet")
     sweep, catalog = folder.sweep(), folder.read_catalog()
     geometry = Geometry(resize, side, sweep.data.reencode)
     fit, select = (load_images(catalog, sweep.data, part, geometry) for part in ("fit", "select"))
@@ -186,7 +196,10 @@ def _take_over(run: RunDir, out: TrialDir, trial: Trial) -> None:
         return
     with checkpoint.as_directory() as folder:
         donor = run.trial(Path(folder, POINTER).read_text())
-    if donor.id == out.id or not donor.state_files():
+    if donor.id == out.id:
+        return
+    donor.mirror.pull(removing=STATES)
+    if not donor.state_files():
         return
     for state in out.state_files():
         state.unlink()
@@ -201,3 +214,4 @@ def _take_over(run: RunDir, out: TrialDir, trial: Trial) -> None:
                 shutil.copyfile(newest, out.path / newest.name)  # the last: the loop makes the rest agree with it
                 break
     out.write_start(out.start().model_copy(update={"trial": trial}))
+    out.mirror.push(removing=STATES)

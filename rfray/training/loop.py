@@ -451,10 +451,11 @@ def _row(record: Epoch, select_metric: str) -> dict[str, float | None]:
 
 def _write_best(learner: Learner, trial: Trial, predictions: Predictions, out: TrialDir, record: Epoch) -> None:
     origin = {"epoch": str(record.best_epoch), "score": repr(record.best_score), "trial": trial.model_dump_json()}
-    files = (out.weights_file, out.predictions_file("select"))
-    save_weights(files[0], learner.judged, origin)
-    write_predictions(files[1], predictions, origin)
-    learner.best_files = {file.name: file_digest(file) for file in files}
+    save_weights(out.weights_file, learner.judged, origin)
+    weights = file_digest(out.weights_file)
+    select = out.predictions_file("select")
+    write_predictions(select, predictions, {**origin, "weights": weights})
+    learner.best_files = {out.weights_file.name: weights, select.name: file_digest(select)}
 
 
 def _whole_state(out: TrialDir, device: torch.device | str, on_damage: Callable[[str], None]) -> dict[str, Any] | None:

@@ -49,14 +49,14 @@ def test_a_node_that_can_not_see_the_images_says_so(
     assert said is not None
     assert said.startswith(f"can't see the images: {tmp_path}/data/train is not there, and they are not in its cache")
     assert f"({tmp_path}/empty)" in said
-    assert said.endswith("under the same path (data.train)")
+    assert said.endswith("under the same path; or at an address that all reach (data.train: s3://…)")
 
 
 def test_no_room_in_the_cache_is_no_excuse_for_images_out_of_sight(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr("rfray.data.pixels._make_room", lambda folder, max_gb, need: 0)
+    monkeypatch.setattr("rfray.data.pixels.make_room", lambda folder, max_gb, need: 0)
     assert _prepare(run.path) is None  # they are decoded when they are needed
     shutil.rmtree(tmp_path / "data")
     said = _prepare(run.path)

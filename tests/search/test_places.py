@@ -26,9 +26,7 @@ def test_a_disk_too_small_for_the_plan(tmp_path: Path, ray_here: None) -> None:
     assert list((tmp_path / "run").iterdir()) == []  # the probes are gone
 
 
-def test_a_node_that_can_not_write_is_named(tmp_path: Path, ray_here: None) -> None:
-    (tmp_path / "run").mkdir()
-    blocked = RunDir(tmp_path / "run")
-    blocked.path = Path("/proc")  # a folder that is there and that nobody can write to
+def test_a_node_that_can_not_write_is_named(ray_here: None) -> None:
+    blocked = RunDir("/proc")  # a folder that is there and that nobody can write to
     with pytest.raises(ClusterError, match=r"node 127\.0\.0\.1 can't write into the run folder /proc"):
         check_places(blocked, Needs(1, 1))

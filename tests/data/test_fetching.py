@@ -1,0 +1,109 @@
+"""Images at an address: fetched once, resumed, kept under the cache's limit, the same as from a disk."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rfray.config import CacheSettings, DataSettings
+from rfray.data.cache_room import make_room
+from rfray.data.catalog import changes, decode_images, list_images, scan_folder
+from rfray.data.fetching import RemoteFolder
+from rfray.data.geometry import Geometry
+from rfray.errors import DataError
+from rfray.storage import Entry, Storage
+from tests.object_store import bucket_here, upload
+
+SMALL = Geometry("scale", 16, None)
+
+
+@pytest.fixture(scope="module")
+def address(pictures: Path) -> Iterator[str]:
+    with bucket_here() as bucket:
+        upload(pictures / "train", f"{bucket}/train")
+        Storage(bucket).write("train/readme.txt", b"no image")
+        Storage(bucket).write("train/real/.hidden.png", b"no image")
+        yield f"{bucket}/train"
+
+
+@pytest.fixture
+def fetches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of what is fetched."""
+    fetched: list[str] = []
+    fetch = Storage.fetch
+
+    def noted(self: Storage, entry: Entry, folder: Path) -> None:
+        fetched.append(entry.path)
+        fetch(self, entry, folder)
+
+    monkeypatch.setattr(Storage, "fetch", noted)
+    return fetched
+
+
+def at(address: str, cache: Path, max_gb: float = 1.0) -> DataSettings:
+    return DataSettings(train=address, valid_fraction=0.2, cache=CacheSettings(dir=str(cache), max_gb=max_gb))
+
+
+def test_the_same_images_as_on_a_disk(address: str, pictures: Path, tmp_path: Path, fetches: list[str]) -> None:
+    there = list_images(at(address, tmp_path / "cache"), "fit")
+    assert fetches == []
+    here = list_images(at(str(pictures / "train"), tmp_path / "other"), "fit")
+    same = ["path", "label", "group", "size"]
+    assert there[same].equals(here[same])
+    from_address = scan_folder(at(address, tmp_path / "cache"), "fit", [SMALL])
+    from_disk = scan_folder(at(str(pictures / "train"), tmp_path / "other"), "fit", [SMALL])
+    assert from_address.images["digest"].tolist() == from_disk.images["digest"].tolist()
+    assert sorted(fetches) == here["path"].tolist()
+
+
+def test_what_is_there_is_not_fetched_again_and_what_changed_is(
+    address: str, tmp_path: Path, fetches: list[str]
+) -> None:
+    settings = at(address, tmp_path)
+    before = scan_folder(settings, "fit", [SMALL]).images.assign(part="fit")
+    (kept, lost, *_) = list_images(settings, "fit")["path"]
+    fetches.clear()
+    folder = RemoteFolder(address, ("real", "fake"), settings.cache)
+    (folder / lost).unlink()  # as if the fetch had been killed before it
+    stray = (folder / kept).with_name("stray.png")
+    stray.write_text("")
+    assert (RemoteFolder(address, ("real", "fake"), settings.cache) / lost).exists()
+    assert fetches == [lost]
+    assert not stray.exists()
+    assert changes(settings, "fit", before) == []
+
+
+def test_a_picture_is_fetched_when_it_is_asked_for(address: str, tmp_path: Path, fetches: list[str]) -> None:
+    settings = at(address, tmp_path)
+    catalog = scan_folder(settings, "fit", [SMALL]).images.assign(part="fit")
+    shutil.rmtree(tmp_path)
+    fetches.clear()
+    images = decode_images(catalog, settings, "fit", SMALL, catalog["path"].tolist()[:2])
+    assert fetches == []
+    assert images.batch(np.array([0, 1])).shape == (2, 16, 16, 3)
+    assert len(fetches) == len(catalog)
+
+
+def test_images_that_do_not_fit_into_the_cache_are_refused(address: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"its images take \S+ GB, but the cache .*data\.cache\.max_gb: 1e-06"):
+        scan_folder(at(address, tmp_path, max_gb=1e-6), "fit", [SMALL])
+
+
+def test_a_folder_that_nobody_uses_makes_room(address: str, tmp_path: Path) -> None:
+    folder = RemoteFolder(address, ("real", "fake"), CacheSettings(dir=str(tmp_path), max_gb=1.0))
+    path = folder / "real"
+    taken = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
+    assert make_room(tmp_path, 1.0, 0) <= 1_000_000_000 - taken
+    make_room(tmp_path, 1.0, 1_000_000_000)
+    assert path.exists()  # it is in use
+    del folder
+    assert make_room(tmp_path, 1.0, 1_000_000_000) == 1_000_000_000
+    assert not path.exists()
+
+
+def test_a_class_without_an_image_is_named(address: str, tmp_path: Path) -> None:
+    settings = at(address, tmp_path).model_copy(update={"classes": {"real": "real", "fake": "forged"}})
+    with pytest.raises(DataError, match=r"s3://.*/train: class fake has no image in forged"):
+        list_images(settings, "fit")

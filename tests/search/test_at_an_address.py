@@ -1,0 +1,105 @@
+"""The whole line with images and run folder on S3, each command as if on another machine."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rfray.storage import Mirror, Storage
+from tests.object_store import bucket_here, upload
+
+SWEEP = """
+name: small
+data: {{train: "{bucket}/images/train", valid: "{bucket}/images/valid", select_fraction: 0.25}}
+trial:
+  backbone: [test_resnet, test_vit]
+  pretrained: false
+  image_size: 32
+  lr: 1e-3
+  epochs: 2
+  batch_size: 20
+search: {{algorithm: grid, concurrent: 1}}
+ensemble: {{top_k: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def bucket(pictures: Path) -> Iterator[str]:
+    with bucket_here() as address:
+        upload(pictures, f"{address}/images")
+        yield address
+
+
+def rfray(*words: str, machine: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command with a cache and a working directory of its own: all that one machine does not share."""
+    machine.mkdir(exist_ok=True)
+    environment = {"RFRAY_CACHE": str(machine / "cache")}
+    command = [sys.executable, "-m", "rfray.cli", *words]
+    done = subprocess.run(
+        ["env", *(f"{name}={value}" for name, value in environment.items()), *command],
+        cwd=machine,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def names(address: str) -> set[str]:
+    return {entry.path for entry in Storage(address).entries()}
+
+
+@pytest.mark.slow
+def test_a_run_on_s3_goes_from_machine_to_machine(bucket: str, tmp_path: Path) -> None:
+    run = f"{bucket}/runs/small"
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(SWEEP.format(bucket=bucket))
+    done = rfray("tune", str(sweep), "--run", run, "--accept-audit", machine=tmp_path / "one")
+    assert done.returncode == 0, done.stderr
+    assert f"rfray ensemble {run}" in done.stdout
+    there = names(run)
+    trials = sorted({name.split("/")[1] for name in there if name.startswith("trials/")})
+    assert len(trials) == 2
+    contract = {"trial.json", "history.csv", "best.safetensors", "predictions-select.parquet", "result.json"}
+    for trial in trials:
+        assert {f"trials/{trial}/{file}" for file in contract} <= there
+    assert {"sweep.yaml", "catalog.parquet", "audit.json"} <= there
+    assert not [name for name in there if "state-" in name or name.startswith(".")]
+
+    # a trial that another machine must run again
+    lost = f"trials/{trials[0]}/result.json"
+    before = json.loads(Storage(run).read(lost))
+    Storage(run).remove([lost])
+    done = rfray("tune", str(sweep), "--run", run, "--accept-audit", machine=tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    after = json.loads(Storage(run).read(lost))
+    assert after["files"]["best.safetensors"] == before["files"]["best.safetensors"]  # the same seed, the same weights
+
+    done = rfray("ensemble", run, machine=tmp_path / "three")
+    assert done.returncode == 0, done.stderr
+    assert f"{run}/leaderboard.csv" in done.stdout
+    assert {"leaderboard.csv", "leaderboard.md", "report.html", "ensemble/ensemble.json"} <= names(run)
+    Mirror(tmp_path / "here", Storage(run)).pull("leaderboard.csv")
+    rows = pd.read_csv(tmp_path / "here" / "leaderboard.csv")
+    assert sorted(rows["kind"]) == ["ensemble", "model", "model"]
+    assert rows["auc"].notna().all()
+
+    done = rfray("leaderboard", run, machine=tmp_path / "four")
+    assert done.returncode == 0, done.stderr
+    assert "ensemble" in done.stdout
+
+    changed = rfray("tune", str(sweep), "--run", run, "--set", "trial.epochs=3", machine=tmp_path / "two")
+    assert changed.returncode == 2
+    assert f"{run} holds a sweep of this name with other settings" in changed.stderr
+
+
+def test_a_bucket_that_is_not_there_is_one_line(bucket: str, tmp_path: Path) -> None:
+    done = rfray("ensemble", "s3://no-such-bucket-here/runs/x", machine=tmp_path / "one")
+    assert done.returncode == 2
+    assert "not a run folder" in done.stderr or "no bucket" in done.stderr
