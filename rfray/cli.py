@@ -88,6 +88,8 @@ def tune(
 
         from rfray.data.parts import check_audit, prepare_training
         from rfray.report.audit_plots import draw_audit
+        from rfray.search.measuring import keep_packing, shares_for
+        from rfray.search.nodes import prepare_nodes
         from rfray.search.places import check_places, disk_needs
         from rfray.search.plan import plan_lines
         from rfray.search.preflight import check_sweep
@@ -96,19 +98,23 @@ def tune(
 
         slot = slot_for(file.sweep.resources)
         check_sweep(file)
-        needs = disk_needs(file.sweep, rehearse_models(file), slots(slot))
+        parameters = rehearse_models(file)
+        shares = shares_for(file.sweep, folder, slot, fresh, console)
+        needs = disk_needs(file.sweep, parameters, slots(shares))
         if dry_run:
-            console.print("\n".join(plan_lines(file.sweep, folder, slot, needs)), soft_wrap=True)
+            console.print("\n".join(plan_lines(file.sweep, folder, shares, needs)), soft_wrap=True)
             return
         with folder.lock(without=HEAVY):
             if fresh and (aside := folder.move_aside()):
                 console.print(f"The earlier run is now {aside}", soft_wrap=True)
             folder.claim(file.sweep)
+            keep_packing(folder, shares, console)
             prepare_training(folder, file.sweep, console)
             draw_audit(folder, file.sweep)
             check_audit(folder, accept_audit, console)
             check_places(folder, needs)
-            done = run_sweep(folder, file.sweep, slot, session, console)
+            prepare_nodes(folder, shares, console)
+            done = run_sweep(folder, file.sweep, shares, session, console)
     check_outcome(folder, file.sweep, done)
     console.print(f"{len(done)} trials done. Next: rfray ensemble {folder.shown(folder.path)}", soft_wrap=True)
 

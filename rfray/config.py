@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -378,23 +379,59 @@ class SearchSettings(Strict):
 
 
 class Resources(Strict):
-    """What one trial gets."""
+    """What one trial gets. `resources: auto` measures what each backbone needs, and packs as many as fit."""
 
     cpu: float = Field(default=1, gt=0)
-    """CPU cores."""
+    """CPU cores; of each worker, where several train a trial."""
     gpu: float | Literal["auto"] = "auto"
-    """GPUs, may be a fraction; auto: 1 where the cluster has any, else 0."""
+    """GPUs: 0, a fraction of one, or a whole number; more than one train the trial together, a worker each.
+    auto: 1 (one a worker) where the cluster has any, else 0."""
+    workers: int | None = Field(default=None, ge=1)
+    """Processes that train one trial together, each with a share of every batch, `cpu` cores and one GPU or none.
+    By default as many as `gpu`, else 1."""
+    auto: bool = False
+    """Whether cpu and gpu follow from what each backbone is measured to need; `resources: auto` says the same."""
     price_per_hour: float | None = Field(default=None, ge=0)
     """What the resources of one trial cost in an hour, in any currency; with it the leaderboard has a column `cost`."""
 
     @field_validator("gpu")
     @classmethod
-    def _not_negative(cls, gpu: float | str) -> float | str:
-        if not isinstance(gpu, str) and gpu < 0:
-            raise ValueError("0, a fraction of one GPU, 1, or auto")
-        if not isinstance(gpu, str) and gpu > 1:
-            raise ValueError("at most 1: a trial on several GPUs is not supported yet")
+    def _whole_above_one(cls, gpu: float | str) -> float | str:
+        if not isinstance(gpu, str) and (gpu < 0 or (gpu > 1 and gpu != int(gpu))):
+            raise ValueError("0, a fraction of one GPU, a whole number of them, or auto")
         return gpu
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        problems: dict[KeyPath, tuple[object, str]] = {}
+        if self.auto:
+            for key in ("cpu", "gpu", "workers", "price_per_hour"):
+                if (given := getattr(self, key)) != type(self).model_fields[key].default:
+                    problems[(key,)] = given, "nothing beside auto, which gives each backbone what it needs"
+        elif self.workers is not None and self.gpu not in ("auto", 0) and self.workers != self._one_a_gpu:
+            allowed = f"{self._one_a_gpu}, as resources.gpu is {self.gpu:g} and each worker has one; or leave it out"
+            problems[("workers",)] = self.workers, allowed
+        if problems:
+            raise _problems(problems)
+        return self
+
+    @property
+    def together(self) -> int:
+        """How many processes train a trial together."""
+        return self.workers or self._one_a_gpu
+
+    @property
+    def _one_a_gpu(self) -> int:
+        return 1 if isinstance(self.gpu, str) else max(1, int(self.gpu))
+
+
+def _written_out(given: Any) -> Any:
+    """`resources: auto` as the mapping that it stands for. Raises ValueError for another text."""
+    if given == "auto":
+        return {"auto": True}
+    if isinstance(given, str):
+        raise ValueError("keys with values (key: value), or auto")
+    return given
 
 
 class MaxFpr(Strict):
@@ -452,8 +489,10 @@ class Sweep(Strict):
     """Own policies: name -> list of albumentations transforms, each `{Name: {argument: value}}`."""
     search: SearchSettings = SearchSettings()
     """How trials are chosen, stopped and kept."""
-    resources: Resources = Resources()
-    """What one trial gets."""
+    resources: Annotated[
+        Resources, BeforeValidator(_written_out, json_schema_input_type=Resources | Literal["auto"])
+    ] = Resources()
+    """What one trial gets; auto: what its backbone is measured to need."""
     ensemble: EnsembleSettings = EnsembleSettings()
     """Which trials vote together, how, and what the vote is taken for."""
     report: ReportSettings = ReportSettings()

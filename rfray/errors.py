@@ -9,6 +9,8 @@ RfrayError                     exit 1   the work failed
 │   ├── StorageError           exit 2   an address such as s3://bucket/folder can't be read or written
 │   └── ClusterError           exit 2   the cluster lacks what the sweep asks for
 ├── TrialError                 exit 1   one trial failed; the sweep goes on without it
+├── GroupStoppedError          exit 1   another process of the group that trains a trial has stopped
+├── GroupMemoryError           exit 1   a group of processes must begin again with smaller bites
 ├── DiskFullError              exit 1   a disk is full; the message names the path, the need and what is free
 ├── SweepFailed                exit 1   too many trials failed, or none is left to show
 └── Interrupted                exit 130 stopped by the user; the message names the command that goes on
@@ -56,6 +58,14 @@ class ClusterError(InputError):
 
 class TrialError(RfrayError):
     """One trial can't go on; the message becomes its reason on the leaderboard."""
+
+
+class GroupStoppedError(RfrayError):
+    """The first of the processes that train a trial together has stopped, for a reason that it gives itself."""
+
+
+class GroupMemoryError(RfrayError):
+    """One of the processes that train a trial together had no memory left; with smaller bites they begin again."""
 
 
 class DiskFullError(RfrayError):

@@ -78,6 +78,33 @@ class TrialResult(Strict):
     """Name -> SHA-256 of the trial's other files, by which damage is noticed."""
 
 
+class Measured(Strict):
+    """What it takes to train one backbone at one image size, as measured on one kind of GPU, or on CPUs."""
+
+    setting: str
+    """Digest of the trial that was trained for it."""
+    backbone: str
+    image_size: int
+    device: str
+    """Name of the GPU, or cpu."""
+    device_memory: int
+    """Bytes that one such GPU has; 0 on CPUs."""
+    memory: int
+    """Bytes of it that the training took at the most, all that its process takes there included; 0 on CPUs."""
+    host_memory: int
+    """Bytes of the node's memory that its process took at the most."""
+    micro_batch: int
+    """Images that were computed at once: a batch, or fewer where so many did not fit."""
+    images_per_second: float
+    """Of training, without augmentation."""
+
+
+class Measurements(Strict):
+    """measured.json: what `resources: auto` goes by, so that a later start need not measure again."""
+
+    measured: list[Measured]
+
+
 class Start(NamedTuple):
     """One line of starts.csv: a process began with a trial."""
 
@@ -196,6 +223,7 @@ class RunDir:
         self.unreadable_file = self.path / "unreadable.csv"
         # beside the folder, so that it stays in force when the folder is moved aside
         self.lock_file = self.path.with_name(f".{self.name}.lock")
+        self.measured_file = self.path / "measured.json"
         self.ray_folder = self.path / ".ray"
         self.trials_folder = self.path / "trials"
         self.ensemble_file = self.path / "ensemble" / "ensemble.json"
@@ -326,6 +354,19 @@ class RunDir:
     def read_catalog(self) -> pd.DataFrame:
         """Reads catalog.parquet. Raises RunError where it is missing or damaged."""
         return _read_table(self.catalog_file, self.catalog_file)
+
+    def measured(self) -> list[Measured]:
+        """measured.json; nothing where it is missing or damaged, since it can be measured again."""
+        self.mirror.fetch(self.measured_file)
+        try:
+            return _read(self.measured_file, Measurements).measured
+        except RunError:
+            return []
+
+    def write_measured(self, measured: list[Measured]) -> None:
+        """Writes measured.json."""
+        _write(self.measured_file, Measurements(measured=measured))
+        self.mirror.send(self.measured_file)
 
     def write_images(self, images: pd.DataFrame) -> None:
         """Writes what the audit looked at: one row an image file of both folders."""

@@ -26,7 +26,7 @@ def all_classes(base: type[RfrayError]) -> list[type[RfrayError]]:
 def test_the_classes_are_as_the_docstring_draws_them() -> None:
     here = [found for found in all_classes(RfrayError) if found.__module__ == "rfray.errors"]
     assert {found.__name__: (found.__base__.__name__, found.exit_code) for found in here} == drawn_tree()
-    assert len(here) == 11
+    assert len(here) == 14
 
 
 def test_the_nearest_names_come_first_then_the_others_as_they_were() -> None:

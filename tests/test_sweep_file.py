@@ -263,6 +263,26 @@ def test_the_resolved_text_is_the_same_sweep(text: str, tmp_path: Path) -> None:
     assert differences(read_resolved_sweep(resolved), sweep) == []
 
 
+def test_resources_auto_is_written_out_and_read_again(tmp_path: Path) -> None:
+    sweep = load(SWEEP + "resources: auto\n", tmp_path)
+    assert sweep.resources == Resources(auto=True)
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(resolved_text(sweep))
+    assert read_resolved_sweep(resolved) == sweep
+    assert {"const": "auto", "type": "string"} in schema({})["properties"]["resources"]["anyOf"]
+
+
+@pytest.mark.parametrize(
+    ("given", "together"),
+    [
+        ("{}", 1), ("auto", 1), ("{gpu: 0.25}", 1), ("{gpu: 1}", 1), ("{gpu: 4}", 4), ("{gpu: 4, workers: 4}", 4),
+        ("{workers: 2}", 2), ("{gpu: 0, workers: 3}", 3), ("{gpu: auto, workers: 2}", 2), ("{gpu: 0.5, workers: 1}", 1),
+    ],
+)  # fmt: skip
+def test_how_many_processes_train_a_trial(given: str, together: int, tmp_path: Path) -> None:
+    assert load(SWEEP + f"resources: {given}\n", tmp_path).resources.together == together
+
+
 def test_the_resolved_text_does_not_depend_on_the_order_of_the_keys(tmp_path: Path) -> None:
     turned = "".join(f"{part}\n" for part in reversed(re.split(r"\n(?=\w)", SWEEP.strip())))
     assert turned.startswith("search:")
@@ -403,7 +423,7 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     "in resources": (
         "search:",
         "resources:\n  cpus: 3\nsearch:",
-        "11: resources.cpus: no such key; allowed: cpu, gpu, price_per_hour; nearest: cpu",
+        "11: resources.cpus: no such key; allowed: cpu, gpu, workers, auto, price_per_hour; nearest: cpu",
     ),
     "in ensemble": (
         "search:",
@@ -632,10 +652,35 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
         "resources: {gpu: all}\nsearch:",
         '10: resources.gpu: given "all"; allowed: a number or auto',
     ),
-    "two gpus": (
+    "a gpu and a half": (
         "search:",
-        "resources: {gpu: 2}\nsearch:",
-        "10: resources.gpu: given 2; allowed: at most 1: a trial on several GPUs is not supported yet",
+        "resources: {gpu: 1.5}\nsearch:",
+        "10: resources.gpu: given 1.5; allowed: 0, a fraction of one GPU, a whole number of them, or auto",
+    ),
+    "other workers than gpus": (
+        "search:",
+        "resources: {gpu: 4, workers: 2}\nsearch:",
+        "10: resources.workers: given 2; allowed: 4, as resources.gpu is 4 and each worker has one; or leave it out",
+    ),
+    "workers on a share of a gpu": (
+        "search:",
+        "resources: {gpu: 0.5, workers: 2}\nsearch:",
+        "10: resources.workers: given 2; allowed: 1, as resources.gpu is 0.5 and each worker has one; or leave it out",
+    ),
+    "no workers": (
+        "search:",
+        "resources: {workers: 0}\nsearch:",
+        "10: resources.workers: given 0; allowed: greater than or equal to 1",
+    ),
+    "auto and more": (
+        "search:",
+        "resources: {auto: true, cpu: 2}\nsearch:",
+        "10: resources.cpu: given 2.0; allowed: nothing beside auto, which gives each backbone what it needs",
+    ),
+    "resources in another word": (
+        "search:",
+        "resources: all\nsearch:",
+        '10: resources: given "all"; allowed: keys with values (key: value), or auto',
     ),
     "policies in a list": (
         "search:",

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -32,6 +33,25 @@ class WaitTime:
     seconds: float = field(default=0.0)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which images of a batch a process takes that trains together with others."""
+
+    rank: int = 0
+    size: int = 1
+    in_pairs: bool = False
+    """Whether an image and its mirror place in the batch stay together, as they are mixed; of an odd number, the last
+    one is left out."""
+
+    def of(self, batch: np.ndarray) -> np.ndarray:
+        """Its part of (B,) anything, in order; the shares of all processes are as even as can be."""
+        if not self.in_pairs:
+            return np.asarray(np.array_split(batch, self.size)[self.rank])
+        pairs = len(batch) // 2
+        first = np.array_split(np.arange(pairs), self.size)[self.rank]
+        return np.asarray(batch[np.concatenate([first, 2 * pairs - 1 - first[::-1]])])
+
+
 Batch = tuple[torch.Tensor, torch.Tensor]
 """(B, 3, S, S) uint8 images and (B,) int64 labels, both on the CPU."""
 
@@ -53,18 +73,20 @@ def fit_batches(
     seed: tuple[int, int],
     pin: bool,
     wait: WaitTime,
+    share: Share = Share(),
 ) -> Iterator[Batch]:
     """Augmented batches in the given order, `len(policies)` of them in the making at once, one thread each.
 
-    Whole batches only, unless there is just one; what is made of a batch depends on `seed` (seed, epoch) and its number
-    alone, not on the threads. Time spent waiting is added to `wait`.
+    Whole batches only, unless there is just one; what is made of a batch depends on `seed` (seed, epoch), its number
+    and `share` alone, not on the threads. Time spent waiting is added to `wait`. Of every batch only the `share` is
+    made: its images are those that one process would have, what augmentation draws for them is not.
     """
     count = max(1, len(order) // batch_size)
     free: deque[Policy | None] = deque(policies)
 
     def make(number: int) -> Batch:
-        chosen = order[number * batch_size : (number + 1) * batch_size]
-        draws = np.random.SeedSequence([*seed, number])
+        chosen = share.of(order[number * batch_size : (number + 1) * batch_size])
+        draws = np.random.SeedSequence([*seed, number, *([share.rank] if share.rank else [])])
         pixels = images.batch(chosen, np.random.default_rng(draws))
         policy = free.popleft()
         try:
@@ -76,7 +98,7 @@ def fit_batches(
             free.append(policy)
         return _tensors(pixels, images.labels[chosen], pin)
 
-    return _ahead(make, count, len(policies), wait)
+    return _ahead(make, count, len(policies), wait, pin)
 
 
 def plain_batches(images: Images, batch_size: int, pin: bool) -> Iterator[Batch]:
@@ -86,7 +108,7 @@ def plain_batches(images: Images, batch_size: int, pin: bool) -> Iterator[Batch]
         chosen = np.arange(number * batch_size, min((number + 1) * batch_size, len(images)))
         return _tensors(images.batch(chosen), images.labels[chosen], pin)
 
-    return _ahead(make, -(-len(images) // batch_size), 1, WaitTime())
+    return _ahead(make, -(-len(images) // batch_size), 1, WaitTime(), pin)
 
 
 def stressed_batches(
@@ -112,7 +134,7 @@ def stressed_batches(
                     pixels[position, way] = geometry.window(geometry.stored(stressed), None)
         return [_pixels(pixels.reshape(-1, *pixels.shape[2:]), pin) for pixels in squares]
 
-    return _ahead(make, -(-len(rows) // together), threads, WaitTime())
+    return _ahead(make, -(-len(rows) // together), threads, WaitTime(), pin)
 
 
 def _tensors(pixels: np.ndarray, labels: np.ndarray, pin: bool) -> Batch:
@@ -125,8 +147,10 @@ def _pixels(pixels: np.ndarray, pin: bool) -> torch.Tensor:
     return batch.pin_memory() if pin else batch
 
 
-def _ahead(make: Callable[[int], Made], count: int, threads: int, wait: WaitTime) -> Iterator[Made]:
-    with ThreadPoolExecutor(threads, thread_name_prefix="batches") as pool:
+def _ahead(make: Callable[[int], Made], count: int, threads: int, wait: WaitTime, pin: bool) -> Iterator[Made]:
+    # pinned memory belongs to a GPU: each thread is to know this process's, where there are several
+    on_gpu = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin else None
+    with ThreadPoolExecutor(threads, thread_name_prefix="batches", initializer=on_gpu) as pool:
         try:
             making: deque[Future[Made]] = deque(pool.submit(make, number) for number in range(min(count, threads + 1)))
             for following in range(len(making), count + len(making)):

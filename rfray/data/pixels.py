@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -69,6 +69,11 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, first: int, last: int) -> "Images":
+        """The images from one position up to another, which is not included."""
+        here = slice(first, last)
+        return replace(self, rows=self.rows[here], labels=self.labels[here], ids=self.ids[here])
 
     def batch(self, chosen: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
         """(B, S, S, 3) uint8 of the chosen images; `generator` draws the windows where the geometry has any."""

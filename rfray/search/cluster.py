@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -20,7 +21,7 @@ from ray._private import ray_constants
 from ray._private import utils as ray_utils
 from ray.tune.execution import class_cache
 
-from rfray.config import Resources
+from rfray.config import Resources, Trial
 from rfray.errors import ClusterError
 
 TRIAL_MODULES = ["rfray.training.loop", "rfray.search.worker"]
@@ -28,24 +29,71 @@ TRIAL_MODULES = ["rfray.training.loop", "rfray.search.worker"]
 READY = 4
 """At most so many processes import them before there is a trial; each takes 0.4 GB."""
 
+ACCELERATOR = "accelerator_type:"
+"""Ray's prefix for the kind of GPU that a node has."""
+
+OWN = {"memory": 1.0}
+"""What the process of a trial with several workers asks for: every node has that, and no worker needs it."""
+
 # Ray keeps processes ready only for what has no environment of its own. This one is for PyTorch Lightning.
 class_cache.DEFAULT_ENV_VARS.clear()
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What one trial gets."""
+    """What one trial gets, or each of the workers that train it together."""
 
     cpu: float
     gpu: float
+    workers: int = 1
+    memory: float = 0
+    """Bytes of the node's memory that are set aside; 0 where nobody has measured what it takes."""
+    accelerator: str = ""
+    """Ray's name of the one kind of GPU that will do, where not all of them do."""
+    micro_batch: int | None = None
+    """Images to compute at once, where fewer than a batch are known to fit."""
 
     def __str__(self) -> str:
-        return f"{self.cpu:g} CPU and {self.gpu:g} GPU"
+        each = f"{self.cpu:g} CPU and {self.gpu:g} GPU" + (f" ({self.accelerator})" if self.accelerator else "")
+        return each if self.workers == 1 else f"{self.workers} workers of {each}"
 
     @property
     def threads(self) -> int:
-        """CPU threads that a trial may keep busy."""
+        """CPU threads that a trial, or a worker, may keep busy."""
         return max(1, int(self.cpu))
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What Ray is asked for, for one worker."""
+        asked = {"CPU": self.cpu, "GPU": self.gpu, "memory": float(int(self.memory))}
+        if self.accelerator:
+            asked[ACCELERATOR + self.accelerator] = 0.001
+        return {name: amount for name, amount in asked.items() if amount}
+
+    @property
+    def asked(self) -> dict[str, float]:
+        """What Ray is asked for, for a trial's own process: where several workers train, they get what it takes."""
+        return self.bundle if self.workers == 1 else OWN
+
+    def of(self, trial: Trial) -> "Slot":
+        """Itself: every trial gets the same, where no Packing says otherwise."""
+        return self
+
+    @property
+    def kinds(self) -> list["Slot"]:
+        """All that trials may get: itself."""
+        return [self]
+
+
+class Shares(Protocol):
+    """What the trials of a sweep get: all the same (a Slot), or each by its backbone (a Packing)."""
+
+    def of(self, trial: Trial) -> Slot:
+        """What one trial gets."""
+
+    @property
+    def kinds(self) -> list[Slot]:
+        """All that trials may get."""
 
 
 @contextmanager
@@ -66,7 +114,8 @@ def connected(address: str | None, resources: Resources) -> Iterator[Path]:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     _system_config={
-                        "preload_python_modules": TRIAL_MODULES,
+                        # a trial with several workers takes many processes, most of them for little
+                        "preload_python_modules": TRIAL_MODULES if resources.together == 1 else [],
                         "num_workers_soft_limit": max(1, min(READY, int((os.cpu_count() or 1) // resources.cpu))),
                     },
                 )
@@ -118,29 +167,71 @@ def _without_agents() -> Iterator[None]:
         ray_utils.get_dashboard_dependency_error = before
 
 
+@dataclass(frozen=True)
+class Node:
+    """What a node has for trials."""
+
+    id: str
+    address: str
+    cpu: float
+    gpu: float
+    memory: float
+    """Bytes."""
+    accelerators: tuple[str, ...]
+    """Ray's names of its kind of GPU."""
+    device: str = ""
+    """Its GPUs' own name, or cpu, where that was looked for."""
+
+    def __str__(self) -> str:
+        return f"{self.cpu:g} CPU and {self.gpu:g} GPU"
+
+    def room(self, slot: Slot) -> int:
+        """How many trials, or workers of trials, fit on it."""
+        if slot.accelerator and slot.accelerator not in self.accelerators:
+            return 0
+        pairs = ((self.cpu, slot.cpu), (self.gpu, slot.gpu), (self.memory, slot.memory))
+        return min(int(there / asked + 1e-6) for there, asked in pairs if asked)
+
+
 def slot_for(resources: Resources) -> Slot:
-    """What one trial gets on this cluster. Raises ClusterError where no node has that much."""
-    nodes = _nodes()
+    """What one trial gets on this cluster. Raises ClusterError where there is not so much."""
+    there = nodes()
     gpu = resources.gpu
     if gpu == "auto":
-        gpu = 1.0 if any(node.gpu for node in nodes) else 0.0
-    slot = Slot(resources.cpu, float(gpu))
-    if not any(node.cpu >= slot.cpu and node.gpu >= slot.gpu for node in nodes):
-        there = "; ".join(f"a node with {node}" for node in nodes) or "no node"
-        raise ClusterError(f"resources: a trial asks for {slot}, but the cluster has {there}. Ask for less")
+        gpu = 1.0 if any(node.gpu for node in there) else 0.0
+    slot = Slot(resources.cpu, min(float(gpu), 1.0), resources.together)
+    if slots(slot) == 0:
+        has = "; ".join(f"a node with {node}" for node in there) or "no node"
+        raise ClusterError(f"resources: a trial asks for {slot}, but the cluster has {has}. Ask for less")
     return slot
 
 
-def slots(slot: Slot) -> int:
-    """How many trials fit on the cluster at once."""
-    return sum(
-        int(min(node.cpu // slot.cpu, node.gpu // slot.gpu if slot.gpu else node.cpu // slot.cpu)) for node in _nodes()
-    )
+def slot_of_one(resources: Resources) -> Slot:
+    """What is enough to predict with a trial: what one worker gets. Raises ClusterError where there is not so much."""
+    if isinstance(resources.gpu, float):
+        resources = resources.model_copy(update={"gpu": min(resources.gpu, 1.0)})
+    return slot_for(resources.model_copy(update={"workers": 1}))
 
 
-def _nodes() -> list[Slot]:
+def slots(shares: Shares) -> int:
+    """How many trials fit on the cluster at once, at the most; the workers of one may be on several nodes."""
+    there = nodes()
+    return max(sum(node.room(slot) for node in there) // slot.workers for slot in shares.kinds)
+
+
+def nodes() -> list[Node]:
+    """The nodes that are alive."""
     return [
-        Slot(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        Node(
+            id=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            cpu=node["Resources"].get("CPU", 0.0),
+            gpu=node["Resources"].get("GPU", 0.0),
+            memory=node["Resources"].get("memory", 0.0),
+            accelerators=tuple(
+                name.removeprefix(ACCELERATOR) for name in node["Resources"] if name.startswith(ACCELERATOR)
+            ),
+        )
         for node in ray.nodes()
         if node["Alive"]
     ]

@@ -4,25 +4,31 @@ from rfray.config import Range, Sweep
 from rfray.data.catalog import list_images
 from rfray.data.geometry import Geometry
 from rfray.data.parts import geometries
-from rfray.run import RunDir
-from rfray.search.cluster import Slot, slots
+from rfray.run import Measured, RunDir
+from rfray.search.cluster import Shares, slots
+from rfray.search.packing import Packing
 from rfray.search.places import Needs
 from rfray.search.strategies import planned_trials
 
 
-def plan_lines(sweep: Sweep, run: RunDir, slot: Slot, needs: Needs) -> list[str]:
+def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[str]:
     """Trials, epochs, images and places. Raises DataError where the training folder can't be used."""
     images = list_images(sweep.data, "fit")
     trials = planned_trials(sweep)
     epochs = sweep.trial.axes().get("epochs", sweep.trial.choices("epochs"))
     most = int(max(epochs) if isinstance(epochs, list) else epochs.bounds[1])
     fit = len(images) * (1 - (sweep.data.valid_fraction or 0)) * (1 - sweep.data.select_fraction)
-    at_once = min(trials, sweep.search.concurrent or slots(slot))
+    at_once = min(trials, sweep.search.concurrent or slots(shares))
     done = sum(trial.result() is not None for trial in run.trials())
     return [
         f"run folder   {run.where}" + (f" ({done} trials done already)" if done else ""),
         f"trials       {trials} by {sweep.search.algorithm}, scheduler {sweep.search.scheduler}, "
-        f"{at_once} at once with {slot} each",
+        + (
+            f"at most {at_once} at once"
+            if isinstance(shares, Packing)
+            else f"{at_once} at once with {shares.kinds[0]} each"
+        ),
+        *packing_lines(shares),
         *(f"axis         {name}: {_axis(axis)}" for name, axis in sweep.trial.axes().items()),
         f"epochs       at most {trials * most} ({most} a trial)",
         f"images       {len(images)} to train and choose with, about {trials * most * fit:.0f} passes over one image",
@@ -31,6 +37,25 @@ def plan_lines(sweep: Sweep, run: RunDir, slot: Slot, needs: Needs) -> list[str]
         f"{sum(_megabytes(geometry) for geometry in geometries(sweep)) * len(images):.0f} MB of pixels in the cache of "
         "each node" + (", and the whole pictures for crops" if "crop" in sweep.trial.choices("resize") else ""),
     ]
+
+
+def packing_lines(shares: Shares) -> list[str]:
+    """What each backbone was measured to take, and what its trials get; nothing where that was not measured."""
+    if not isinstance(shares, Packing):
+        return []
+    return [
+        f"packing      {one.backbone} at {one.image_size} px: {_footprint(one)}; "
+        f"{(slot := shares.slots[one.backbone, one.image_size])} each, {slots(slot)} at once"
+        for one in shares.measured
+    ]
+
+
+def _footprint(one: Measured) -> str:
+    """Of all that was measured for a backbone."""
+    took = f"{one.host_memory / 1e9:.1f} GB"
+    if one.memory:
+        took = f"{one.memory / 1e9:.1f} of {one.device_memory / 1e9:.0f} GB of {one.device}, {took} of its node"
+    return f"{took}, {one.images_per_second:.0f} images/s, {one.micro_batch} at a time"
 
 
 def _axis(axis: list[object] | Range) -> str:

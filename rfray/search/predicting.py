@@ -13,7 +13,7 @@ from rfray.data.parts import prediction_origins
 from rfray.errors import RfrayError
 from rfray.evaluation.predictions import write_predictions
 from rfray.run import WEIGHTS_FILE, RunDir, TrialDir
-from rfray.search.cluster import slot_for
+from rfray.search.cluster import slot_of_one
 from rfray.training.inference import predict_from_file
 
 
@@ -24,7 +24,7 @@ def predict_report_part(run: RunDir, trials: list[TrialDir], connect: Callable[[
     """
     console.print(f"Predicting the report part with {len(trials)} trials")
     connect()
-    slot = slot_for(run.sweep().resources)
+    slot = slot_of_one(run.sweep().resources)
     task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     pending = {task.remote(run.where, trial.id, slot.threads): trial for trial in trials}
     failed: list[str] = []

@@ -29,7 +29,7 @@ def registered_names() -> dict[str, list[str]]:
 def check_sweep(file: SweepFile) -> None:
     """Names, policies, weights and combinations. Raises SweepError, one line per problem, with file, line and key."""
     # each group relies on what the one before it has found to be right
-    for checks in ((_names,), (_policies, _search), (_weights,)):
+    for checks in ((_names,), (_policies, _search, _shares), (_weights,)):
         problems = dict.fromkeys(problem for check in checks for problem in check(file))
         if problems:
             raise SweepError("\n".join(problems))
@@ -102,6 +102,20 @@ def _search(file: SweepFile) -> Iterator[str]:
     elif search.trials is not None and search.trials < (settings := grid_size(sweep)):
         allowed = f"at least {settings}, the settings of the grid; or leave it out, or use random"
         yield file.not_allowed(("search", "trials"), search.trials, allowed)
+
+
+def _shares(file: SweepFile) -> Iterator[str]:
+    """Every worker of a trial must get some of every batch."""
+    trial, workers = file.sweep.trial, file.sweep.resources.together
+    mixed = any(trial.choices(name) != [0.0] for name in ("mixup", "cutmix"))
+    least = workers * 2 if mixed and workers > 1 else workers
+    for place, size in trial.written("batch_size"):
+        if (size.bounds[0] if isinstance(size, Range) else size) < least:
+            pairs = ", two each as mixup and cutmix mix pairs" if mixed else ""
+            given = size.model_dump(exclude_none=True) if isinstance(size, Range) else size
+            yield file.not_allowed(
+                ("trial", *place), given, f"at least {least}: {workers} workers share every batch (resources){pairs}"
+            )
 
 
 def _weights(file: SweepFile) -> Iterator[str]:

@@ -29,7 +29,7 @@ from rfray.errors import RfrayError, RunError, TrialError
 from rfray.evaluation.predictions import Predictions, write_predictions
 from rfray.files import write_whole
 from rfray.run import WEIGHTS_FILE, Part, RunDir, TrialDir
-from rfray.search.cluster import slot_for
+from rfray.search.cluster import slot_of_one
 from rfray.training.inference import Detector, load_detector, predict_stressed
 
 PIECE, PIECES = 64, 32
@@ -111,7 +111,7 @@ def _pieces(
 
 def _predict_all(run: RunDir, part: Part, pieces: Sequence[Piece]) -> None:
     """Has every piece predicted whose file is not there."""
-    slot = slot_for(run.sweep().resources)
+    slot = slot_of_one(run.sweep().resources)
     task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"Stressing the {part} part", total=sum(_pictures_of(piece) for piece in pieces))

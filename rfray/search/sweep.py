@@ -24,7 +24,7 @@ from rfray.config import Sweep
 from rfray.errors import RfrayError, RunError, SweepFailed
 from rfray.files import is_disk_full, no_room
 from rfray.run import RunDir, TrialResult, TrialStart
-from rfray.search.cluster import Slot, slots
+from rfray.search.cluster import Shares, slots
 from rfray.search.damage import mend
 from rfray.search.disk import DiskWatch
 from rfray.search.display import Display
@@ -33,7 +33,7 @@ from rfray.search.messages import EPOCH, SCORE
 from rfray.search.recorder import Recorder, results, tidy
 from rfray.search.strategies import PAUSING, SCHEDULERS, SEARCHERS, ByName, planned_trials
 from rfray.search.trackers import TensorBoard, mlflow_callbacks
-from rfray.search.worker import Job, run_trial
+from rfray.search.worker import Job, run_trial, trial_of
 
 NOBODY = SimpleNamespace(get_live_trials=list)
 """Stands in for Ray's controller while a scheduler is told of the past: no trial is live."""
@@ -139,11 +139,12 @@ class Proposals(RaySearcher):
         self._searcher.tell(int(result.id.split("-")[0]), result.score)
 
 
-def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, session: Path, console: Console) -> list[TrialResult]:
+def run_sweep(run: RunDir, sweep: Sweep, shares: Shares, session: Path, console: Console) -> list[TrialResult]:
     """Runs what is left of the sweep on the connected Ray cluster; all trials' results, in the order they ended.
 
-    `session` is Ray's temporary folder. Raises RfrayError where Ray ended without running every trial, DiskFullError,
-    and SweepFailed where going on would be a waste.
+    `shares` says what each trial gets. `session` is Ray's temporary folder.
+    Raises RfrayError where Ray ended without running every trial, DiskFullError, and SweepFailed where going on would
+    be a waste.
     """
     planned = planned_trials(sweep)
     for found in mend(run):
@@ -155,7 +156,7 @@ def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, session: Path, console: Con
         retrace(scheduler, run)
         display = Display(sweep, planned, earlier, console)
         recorder = Recorder(run, sweep, display.ended)
-        at_once = sweep.search.concurrent or slots(slot)
+        at_once = sweep.search.concurrent or slots(shares)
         # hyperband waits for whole brackets, of which most trials are paused
         proposals = Proposals(run, sweep, planned, None if sweep.search.scheduler == "hyperband" else at_once)
         recorder.follow(proposals.ended)
@@ -164,7 +165,7 @@ def run_sweep(run: RunDir, sweep: Sweep, slot: Slot, session: Path, console: Con
             _fit(
                 run,
                 sweep,
-                slot,
+                shares,
                 at_once,
                 proposals,
                 scheduler,
@@ -228,7 +229,7 @@ def retrace(scheduler: TrialScheduler, run: RunDir) -> None:
 def _fit(
     run: RunDir,
     sweep: Sweep,
-    slot: Slot,
+    shares: Shares,
     at_once: int,
     proposals: Proposals,
     scheduler: TrialScheduler,
@@ -239,10 +240,12 @@ def _fit(
         logging.getLogger(name).setLevel(logging.CRITICAL)  # rfray says in its own words what fails
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # Ray would start them one after the other
-    job = Job(run.where, uuid.uuid4().hex[:8], slot.threads, checkpoints=sweep.search.scheduler in PAUSING)
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, job=job), tune.PlacementGroupFactory([{"CPU": slot.cpu, "GPU": slot.gpu}])
-    )
+    job = Job(run.where, uuid.uuid4().hex[:8], shares, checkpoints=sweep.search.scheduler in PAUSING)
+
+    def asked(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([shares.of(trial_of(config)).asked])
+
+    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), asked)
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

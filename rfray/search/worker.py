@@ -7,8 +7,8 @@ import tempfile
 import traceback
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from rfray.config import Sweep, Trial
 from rfray.errors import DiskFullError, TrialError
 from rfray.files import is_disk_full, no_room, replace_text
 from rfray.run import RunDir, Start, TrialDir
+from rfray.search.cluster import Shares
 from rfray.search.messages import EPOCH, SCORE, WARNINGS
 from rfray.storage import STATES
 
@@ -43,7 +44,8 @@ class Job:
     """Path or address of the run folder."""
     session: str
     """Changes with every start of the sweep."""
-    threads: int
+    shares: Shares
+    """What each trial gets."""
     checkpoints: bool
     """Whether the scheduler pauses or clones trials, and so wants a Ray checkpoint with every report."""
 
@@ -52,15 +54,20 @@ class SupersededError(Exception):
     """Another process has taken this trial over, so this one must not write any more."""
 
 
+class GroupLostError(Exception):
+    """One of the workers that train this trial together has died, and it goes on with others from its last epoch."""
+
+
 def run_trial(config: dict[str, Any], job: Job) -> None:
     """Trains the trial `config` (id and fields of `Trial`) and reports every epoch to Ray Tune.
 
     A trial that fails twice leaves error.txt (first line: the reason) in its folder and returns as if it had ended:
-    for Ray, only a process that dies is a failure, and it starts that one again. Raises DiskFullError.
+    for Ray, only a process that dies is a failure, and it starts that one again (GroupLostError says that a worker's
+    process has). Raises DiskFullError.
     """
     run = RunDir(job.run)
     out = run.trial(tune.get_context().get_trial_name())
-    trial = Trial(**{name: value for name, value in config.items() if name != "id"})
+    trial = trial_of(config)
     try:
         out.mirror.pull(removing=STATES)  # another node may have had the trial before
         out.mirror.remove([out.error_file])
@@ -73,7 +80,7 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
                 _attempt(out, trial, job, token)
                 return
             except Exception as error:
-                if isinstance(error, DiskFullError | SupersededError) or is_disk_full(error):
+                if isinstance(error, DiskFullError | SupersededError | GroupLostError) or is_disk_full(error):
                     raise
                 if out.starts()[-1].token != token:
                     raise  # another process has the trial now
@@ -87,42 +94,66 @@ def run_trial(config: dict[str, Any], job: Job) -> None:
         raise
 
 
+def trial_of(config: dict[str, Any]) -> Trial:
+    """The setting in what Ray Tune calls a trial's config."""
+    return Trial(**{name: value for name, value in config.items() if name != "id"})
+
+
 def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
+    slot = job.shares.of(trial)
+    report = partial(_report, out, job)
+    if slot.workers > 1:
+        from rfray.search.together import Order, train_together
+
+        try:
+            train_together(Order(job.run, out.id, trial, slot, token), report)
+        except Exception:
+            out.mirror.pull(removing=STATES)  # what the first worker has written, on another node maybe
+            raise
+        return
     from rfray.training.loop import Hooks, train
 
-    sweep, data, warnings = _images(job.run, trial.resize, trial.image_size)
+    sweep, data, warnings = images_of(job.run, trial.resize, trial.image_size)
     say = list(warnings)
 
-    def report(epoch: "Epoch") -> None:
+    def on_epoch(epoch: "Epoch") -> None:
         out.mirror.push(removing=STATES)
-        metrics = {
-            EPOCH: epoch.epoch,
-            SCORE: epoch.score if epoch.score is not None else 0.0,  # for the scheduler, undefined is worst
-            WARNINGS: "\n".join(say),
-            "best_score": epoch.best_score,
-            "best_epoch": epoch.best_epoch,
-            "train_loss": epoch.train_loss,
-            "lr": epoch.lr,
-            "images_per_second": epoch.images_per_second,
-            "seconds": epoch.seconds,
-        }
+        said = say.copy()
         say.clear()
-        if not job.checkpoints:
-            tune.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, POINTER).write_text(out.id)
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+        report(asdict(epoch), said)
 
-    def remember(micro_batch: int) -> None:
-        out.write_start(out.start().model_copy(update={"micro_batch": micro_batch}))
+    hooks = Hooks(on_epoch, partial(remember, out), say.append, partial(check_in, out, token))
+    train(trial, data, out, sweep.search.metric, slot.threads, hooks, out.start().micro_batch or slot.micro_batch)
 
-    def check_in() -> None:
-        if out.starts()[-1].token != token:
-            raise SupersededError(f"{out.id} was started again elsewhere")
 
-    hooks = Hooks(report, remember, say.append, check_in)
-    train(trial, data, out, sweep.search.metric, job.threads, hooks, out.start().micro_batch)
+def _report(out: TrialDir, job: Job, epoch: dict[str, Any], said: list[str]) -> None:
+    """Tells Ray Tune of an epoch (the fields of an Epoch), and what the user should know."""
+    metrics = {
+        EPOCH: epoch["epoch"],
+        SCORE: epoch["score"] if epoch["score"] is not None else 0.0,  # for the scheduler, undefined is worst
+        WARNINGS: "\n".join(said),
+        **{
+            name: epoch[name]
+            for name in ("best_score", "best_epoch", "train_loss", "lr", "images_per_second", "seconds")
+        },
+    }
+    if not job.checkpoints:
+        tune.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, POINTER).write_text(out.id)
+        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def remember(out: TrialDir, micro_batch: int) -> None:
+    """Notes for later starts of the trial how many images fit into memory at once."""
+    out.write_start(out.start().model_copy(update={"micro_batch": micro_batch}))
+
+
+def check_in(out: TrialDir, token: str) -> None:
+    """Raises SupersededError where the trial's folder is not any more to be written by who signed in with `token`."""
+    if out.starts()[-1].token != token:
+        raise SupersededError(f"{out.id} was started again elsewhere")
 
 
 def _sign_in(out: TrialDir, session: str) -> tuple[str, int]:
@@ -142,7 +173,7 @@ def _sign_in(out: TrialDir, session: str) -> tuple[str, int]:
 
 
 @lru_cache(maxsize=4)
-def _images(run: Path | str, resize: str, side: int) -> tuple[Sweep, "TrialData", list[str]]:
+def images_of(run: Path | str, resize: str, side: int) -> tuple[Sweep, "TrialData", list[str]]:
     """Kept for the trials that this process has still to run; the pixels themselves are memory-mapped."""
     from rfray.data.catalog import load_images
     from rfray.data.geometry import Geometry

@@ -40,13 +40,12 @@ class Detector:
 
 def device_and_type(precision: str) -> tuple[torch.device, torch.dtype]:
     """Where this process computes, and in what: `auto` is bf16 on a GPU that has it, else fp32."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     half = precision == "bf16" or (precision == "auto" and has_bf16)
     return device, torch.bfloat16 if half else torch.float32
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module,
     normalise: Normalisation,
@@ -55,15 +54,27 @@ def predict(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Predictions:
-    """p_fake of every image: the second softmax output of a model that is on `device`, in evaluation mode.
+    """p_fake of every image, as `p_fake_of`. Raises ValueError where an output is not finite."""
+    return Predictions(images.ids, images.labels, p_fake_of(model, normalise, images, batch_size, device, dtype))
+
+
+@torch.inference_mode()
+def p_fake_of(
+    model: nn.Module,
+    normalise: Normalisation,
+    images: Images,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> np.ndarray:
+    """p_fake, (n,) float64: the second softmax output of a model that is on `device`, which is put in evaluation mode.
 
     Where memory runs out, the batch is halved, down to one image; then that error is raised.
-    Raises ValueError where an output is not finite.
     """
     model.eval()
     while True:
         try:
-            return Predictions(images.ids, images.labels, _scores(model, normalise, images, batch_size, device, dtype))
+            return _p_fake(model, normalise, images, batch_size, device, dtype)
         except (RuntimeError, MemoryError) as error:
             if batch_size == 1 or not is_out_of_memory(error):
                 raise
@@ -71,7 +82,7 @@ def predict(
         give_back()
 
 
-def _scores(
+def _p_fake(
     model: nn.Module,
     normalise: Normalisation,
     images: Images,

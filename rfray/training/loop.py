@@ -2,6 +2,10 @@
 
 After every epoch all of it is on disk, in an order that a later start can make whole again, so that a trial that is
 killed at any moment goes on from its last epoch.
+
+Several processes may train one trial together, a `Group`: each takes its share of every batch, they average the
+gradients, and the first of them writes. It comes to the same as in one process, but for what chance draws
+(augmentation, dropout) and for batch normalisation on CPUs.
 """
 
 import gc
@@ -9,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +25,15 @@ from torch import nn
 
 from rfray.config import Trial
 from rfray.data.augment import Policy, Spec, build_policy
-from rfray.data.batches import WaitTime, epoch_order, fit_batches
+from rfray.data.batches import Share, WaitTime, epoch_order, fit_batches
 from rfray.data.pixels import Images
-from rfray.errors import TrialError
+from rfray.errors import GroupMemoryError, TrialError
 from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import Predictions, write_predictions
 from rfray.files import file_digest
 from rfray.run import TrialDir
-from rfray.training.inference import device_and_type, predict, save_weights
+from rfray.training.group import ALONE, Group
+from rfray.training.inference import device_and_type, p_fake_of, save_weights
 from rfray.training.memory import give_back, is_out_of_memory
 from rfray.training.model import Normalisation, build_model
 from rfray.training.optim import make_optimizer, make_schedule
@@ -51,7 +57,7 @@ class Epoch:
     epoch: int
     """From 1."""
     train_loss: float
-    """Mean over the epoch's batches."""
+    """Mean over the epoch's batches, whole ones where several processes train."""
     score: float | None
     """The select metric after this epoch, in [0, 1]; None where it is undefined."""
     best_score: float | None
@@ -75,7 +81,7 @@ class Hooks:
     on_epoch: Callable[[Epoch], None]
     """Called once an epoch, when its files are written, and with the epoch that a trial goes on from.
 
-    May raise to end the trial early.
+    May raise to end the trial early. In a group, the first process alone calls it.
     """
     on_micro_batch: Callable[[int], None] = lambda size: None
     """Called with how many images are computed at once from now on, because more did not fit into memory."""
@@ -89,14 +95,17 @@ class Hooks:
 class Learner:
     """Everything that changes while a trial trains, and what changes it."""
 
+    group: Group
     model: nn.Module
+    trained: nn.Module
+    """The model, or what it is trained through in a group."""
     average: ModelEmaV3 | None
     micro_batch: int
-    """Images that are computed at once; the gradients of a batch are accumulated over as many as it takes."""
+    """Images that this process computes at once; a batch's gradients are accumulated over as many as it takes."""
     optimizer: torch.optim.Optimizer
     schedule: Scheduler
     normalise: Normalisation
-    class_weights: torch.Tensor | None
+    class_weights: np.ndarray | None
     """(2,) float32, or None for 1 each."""
     label_smoothing: float
     mix: Mixup | None
@@ -123,27 +132,31 @@ def train(
     threads: int,
     hooks: Hooks,
     micro_batch: int | None = None,
+    group: Group = ALONE,
 ) -> None:
     """Trains until the last epoch, or until `patience` runs out; goes on from the state in `out` where there is one.
 
     `threads` is the number of CPU threads for the model, and of those that make batches. `micro_batch` is how many
     images to compute at once, where a whole batch is known not to fit into memory; it is halved when they don't.
+    Every process of a `group` calls it with the same arguments.
     Raises TrialError: the model can't be built, the loss is not finite, the select metric is undefined throughout,
-    not even one image fits into memory. Raises DiskFullError.
+    not even one image fits into memory. Raises DiskFullError. In a group also GroupMemoryError: images did not fit
+    into a process's memory, and all have to begin again; and GroupStoppedError where the first process has raised.
     """
     torch.set_num_threads(threads)
     gc.freeze()  # what is there already, modules above all, need not be searched when the trial gives its memory back
     learner = None
     try:
-        learner, start = _prepare(trial, data, out, threads, micro_batch, hooks.on_damage)
+        learner, start = _prepare(trial, data, out, threads, micro_batch, hooks.on_damage, group)
         last = start
         if last is not None:
-            hooks.on_epoch(last)  # say again how it stood: who was told may have died, or this process before it told
+            # say again how it stood: who was told may have died, or this process before it told
+            group.first(partial(hooks.on_epoch, last))
         for epoch in range((start.epoch if start else 0) + 1, trial.epochs + 1):
             if last is not None and _out_of_patience(trial, last):
                 break
             last = _one_epoch(learner, trial, data, out, select_metric, epoch, last, hooks)
-            hooks.on_epoch(last)
+            group.first(partial(hooks.on_epoch, last))
         if last is None or last.best_epoch is None:
             raise TrialError(f"the select metric {select_metric} is undefined in every epoch")
     finally:
@@ -159,39 +172,61 @@ def _prepare(
     threads: int,
     micro_batch: int | None,
     on_damage: Callable[[str], None],
+    group: Group,
 ) -> tuple[Learner, Epoch | None]:
-    _seed_everything(trial.seed, 0)
+    _seed_everything(trial.seed, 0, group)
     device, dtype = device_and_type(trial.precision)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    state = _whole_state(out, device, on_damage)
+    mix = _mix(trial)
+    _check_shares(trial, data.fit, group, in_pairs=mix is not None)
+    # the first alone reads it, so that all go on from the same; it travels on the CPU
+    state = _whole_state(out, device if group.size == 1 else "cpu", on_damage) if group.is_first else None
+    state = group.of_first(state)
     model, normalise = build_model(trial, load_pretrained=state is None)
-    model.to(device)
+    model = group.with_batch_norm(model.to(device))
     optimizer = make_optimizer(trial, model)
     learner = Learner(
+        group=group,
         model=model,
+        trained=model,
         average=ModelEmaV3(model, decay=trial.ema, use_warmup=True) if trial.ema else None,
         micro_batch=min(micro_batch or trial.batch_size, trial.batch_size),
         optimizer=optimizer,
         schedule=make_schedule(trial, optimizer, _steps_per_epoch(trial, data.fit)),
         normalise=normalise,
-        class_weights=_class_weights(trial, data.fit.labels, device),
+        class_weights=_class_weights(trial, data.fit.labels),
         label_smoothing=trial.label_smoothing,
-        mix=_mix(trial),
+        mix=mix,
         policies=[build_policy(trial.augmentation, data.augmentations, trial.image_size) for _ in range(threads)],
         device=device,
         dtype=dtype,
         history=state["history"] if state is not None else [],
         best_files=state["best_files"] if state is not None else {},
     )
-    if state is None:
-        out.history_file.unlink(missing_ok=True)
-        return learner, None
-    last = _restore(learner, state)
-    write_history(out, learner.history)
-    if last.best_epoch == last.epoch:  # its files come after the state, so that they may be missing or half there
-        _write_best(learner, trial, _judge(learner, trial, data.select), out, last)
+    last = _restore(learner, state) if state is not None else None
+    learner.trained = group.wrapped(model)
+    # the best epoch's files come after the state, so that they may be missing or half there
+    predictions = _judge(learner, trial, data.select) if last and last.best_epoch == last.epoch else None
+
+    def write() -> None:
+        if last is None:
+            out.history_file.unlink(missing_ok=True)
+            return
+        write_history(out, learner.history)
+        if predictions is not None:
+            _write_best(learner, trial, predictions, out, last)
+
+    group.first(write)
     return learner, last
+
+
+def _check_shares(trial: Trial, fit: Images, group: Group, in_pairs: bool) -> None:
+    """Raises TrialError where some of the group would have no image."""
+    whole = min(trial.batch_size, len(fit)) // (2 if in_pairs else 1)
+    if whole < group.size:
+        what = "pairs of images (mixup, cutmix)" if in_pairs else "images"
+        raise TrialError(f"a batch has {whole} {what}, too few for {group.size} workers: each takes a share of it")
 
 
 def _one_epoch(
@@ -205,12 +240,13 @@ def _one_epoch(
     hooks: Hooks,
 ) -> Epoch:
     began = time.perf_counter()
-    _seed_everything(trial.seed, epoch)
+    group = learner.group
+    _seed_everything(trial.seed, epoch, group)
     wait = WaitTime()
     train_loss = _learn(learner, trial, data, epoch, wait, hooks)
     learned = time.perf_counter() - began
     predictions = _judge(learner, trial, data.select)
-    score = metric(select_metric, predictions)
+    score = group.of_first(metric(select_metric, predictions))  # decisions follow from it, the same ones everywhere
     best = last.best_score if last else None
     better = score is not None and (best is None or score > best)
     record = Epoch(
@@ -225,101 +261,136 @@ def _one_epoch(
         wait_share=wait.seconds / learned,
         ended=time.time(),
     )
-    hooks.before_writing()
-    learner.history.append(_row(record, select_metric))
-    write_history(out, learner.history)
-    _write_state(learner, out, record)
-    if better:
-        _write_best(learner, trial, predictions, out, record)
+
+    def write() -> None:
+        hooks.before_writing()
+        learner.history.append(_row(record, select_metric))
+        write_history(out, learner.history)
+        _write_state(learner, out, record)
+        if better:
+            _write_best(learner, trial, predictions, out, record)
+
+    group.first(write)
     return record
 
 
 def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: WaitTime, hooks: Hooks) -> float:
     """Moves the model through one epoch; mean loss. Raises TrialError where the loss is not finite."""
-    model, device = learner.model, learner.device
+    model, device, group = learner.model, learner.device, learner.group
     model.train()
     order = epoch_order(data.fit.labels, trial.class_balance == "sampling", trial.seed, epoch)
     steps = _steps_per_epoch(trial, data.fit)
     total = torch.zeros((), device=device)
+    # timm mixes an image with its mirror place in the batch
+    share = Share(group.rank, group.size, in_pairs=learner.mix is not None)
     batches = fit_batches(
-        data.fit, order, trial.batch_size, learner.policies, (trial.seed, epoch), device.type == "cuda", wait
+        data.fit, order, trial.batch_size, learner.policies, (trial.seed, epoch), device.type == "cuda", wait, share
     )
     for number, (pixels, labels) in enumerate(batches):
         learner.schedule.step_update((epoch - 1) * steps + number)
         images = learner.normalise(pixels.to(device, non_blocking=True))  # (B, 3, S, S)
         targets = labels.to(device, non_blocking=True)  # (B,), or (B, 2) once mixed
         if learner.mix is not None:
-            even = len(images) - len(images) % 2  # timm mixes an image with its mirror place in the batch
-            images, targets = learner.mix(images[:even], targets[:even])
-        total += _backward(learner, images, targets, hooks)
+            images, targets = learner.mix(images, targets)
+        whole = data.fit.labels[order[number * trial.batch_size : (number + 1) * trial.batch_size]]
+        if learner.mix is not None:
+            whole = whole[: len(whole) // 2 * 2]
+        total += _backward(learner, images, targets, whole, hooks)
         if trial.clip_grad:
             nn.utils.clip_grad_norm_(model.parameters(), trial.clip_grad)
         learner.optimizer.step()
         learner.optimizer.zero_grad()
         if learner.average is not None:
             learner.average.update(model, step=(epoch - 1) * steps + number)
-    mean = float(total) / steps
+    for judged in (model, *([] if learner.average is None else [learner.average.module])):
+        group.even_out(judged.buffers())
+    mean = float(group.sum(total)) / steps
     if not math.isfinite(mean):
         raise TrialError(f"the loss is {mean} in epoch {epoch} (lr {trial.lr:g}, {trial.optimizer})")
     return mean
 
 
-def _backward(learner: Learner, images: torch.Tensor, targets: torch.Tensor, hooks: Hooks) -> torch.Tensor:
-    """Adds a batch's gradients to the model's; its mean loss. Halves the micro-batch until it fits into memory.
+def _backward(
+    learner: Learner, images: torch.Tensor, targets: torch.Tensor, whole: np.ndarray, hooks: Hooks
+) -> torch.Tensor:
+    """Adds a batch's gradients to the model's; this share's part of its mean loss.
 
-    `images` are (B, 3, S, S) float32, `targets` (B,) labels or (B, 2) shares.
-    Raises TrialError where not even one image fits.
+    `images` are (B, 3, S, S) float32, `targets` (B,) labels or (B, 2) shares; `whole` are the labels of the batch that
+    they are a share of. Halves the micro-batch until it fits into memory; in a group, which can't do that by itself in
+    the middle of a batch, GroupMemoryError is raised then. Raises TrialError where not even one image fits.
     """
     while True:
         try:
-            return _accumulate(learner, images, targets)
+            return _accumulate(learner, images, targets, whole)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            said = str(error).splitlines()[0]
             if learner.micro_batch == 1:
-                raise TrialError(f"out of memory with one image at a time: {str(error).splitlines()[0]}") from None
+                raise TrialError(f"out of memory with one image at a time: {said}") from None
         learner.optimizer.zero_grad()
         give_back()
         learner.micro_batch = max(1, min(learner.micro_batch, len(images)) // 2)
         hooks.on_micro_batch(learner.micro_batch)
+        if learner.group.size > 1:
+            raise GroupMemoryError(f"out of memory in worker {learner.group.rank}: {said}")
 
 
-def _accumulate(learner: Learner, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    # the mean over the batch: each part's sum over what the whole batch weighs
+def _accumulate(learner: Learner, images: torch.Tensor, targets: torch.Tensor, whole: np.ndarray) -> torch.Tensor:
+    # the mean over the whole batch: each part's sum over what all of it weighs
     mixed = targets.ndim == 2
-    weights = learner.class_weights
-    weight = len(images) if weights is None or mixed else weights[targets].sum()
+    group, weights = learner.group, learner.class_weights
+    weight = float(len(whole)) if weights is None or mixed else float(weights[whole].sum())
+    class_weights = None if weights is None else torch.from_numpy(weights).to(images.device)
+    parts = _parts(len(whole), group, mixed, learner.micro_batch)
     total = torch.zeros((), device=images.device)
-    for part, wanted in zip(
-        torch.split(images, learner.micro_batch), torch.split(targets, learner.micro_batch), strict=True
+    for number, (part, wanted) in enumerate(
+        zip(torch.tensor_split(images, parts), torch.tensor_split(targets, parts), strict=True), start=1
     ):
-        with torch.autocast(learner.device.type, learner.dtype, enabled=learner.dtype != torch.float32):
-            logits = learner.model(part)  # (b, 2)
-        loss = nn.functional.cross_entropy(
-            logits.float(),
-            wanted,
-            weight=weights,
-            reduction="sum",
-            # where images are mixed, timm has smoothed the labels on the way
-            label_smoothing=0.0 if mixed else learner.label_smoothing,
-        )
-        loss = loss / weight
-        loss.backward()
+        with group.averaging(learner.trained, number == parts):
+            with torch.autocast(learner.device.type, learner.dtype, enabled=learner.dtype != torch.float32):
+                logits = learner.trained(part)  # (b, 2)
+            loss = nn.functional.cross_entropy(
+                logits.float(),
+                wanted,
+                weight=class_weights,
+                reduction="sum",
+                # where images are mixed, timm has smoothed the labels on the way
+                label_smoothing=0.0 if mixed else learner.label_smoothing,
+            )
+            loss = loss / weight
+            (loss * group.size).backward()  # the gradients of the group are averaged, and are to be a sum
         total += loss.detach()
     return total
 
 
+def _parts(batch: int, group: Group, in_pairs: bool, micro_batch: int) -> int:
+    """Into how many parts every share of a batch is divided: the same number in all processes of a group.
+
+    None is empty, and none larger than the micro-batch, unless both can't be had.
+    """
+    largest, smallest = (len(Share(rank, group.size, in_pairs).of(np.arange(batch))) for rank in (0, group.size - 1))
+    return min(smallest, -(-largest // micro_batch))
+
+
 def _judge(learner: Learner, trial: Trial, select: Images) -> Predictions:
+    group, of = learner.group, (learner.judged, learner.normalise)
+    bounds = np.linspace(0, len(select), group.size + 1).astype(int)
+    mine = select.part(bounds[group.rank], bounds[group.rank + 1])
+    p_fake = p_fake_of(*of, mine, 2 * trial.batch_size, learner.device, learner.dtype)
     try:
-        return predict(learner.judged, learner.normalise, select, 2 * trial.batch_size, learner.device, learner.dtype)
+        return Predictions(select.ids, select.labels, group.gather(p_fake, bounds, learner.device))
     except ValueError as error:
         raise TrialError(f"the model's outputs are not finite (lr {trial.lr:g}): {error}") from error
 
 
-def _seed_everything(seed: int, epoch: int) -> None:
-    """The global generators that torch (dropout), timm (mixup) and drop path draw from."""
+def _seed_everything(seed: int, epoch: int, group: Group) -> None:
+    """The global generators: torch's (weights, dropout, drop path) and numpy's (timm's mixup).
+
+    In a group, numpy's is the same in all processes, and torch's each one's own once the weights are made.
+    """
     state = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    torch.manual_seed(state)
+    torch.manual_seed((state + group.rank) % 2**32 if epoch else state)
     np.random.seed(state)
 
 
@@ -327,10 +398,10 @@ def _steps_per_epoch(trial: Trial, fit: Images) -> int:
     return max(1, len(fit) // trial.batch_size)
 
 
-def _class_weights(trial: Trial, labels: np.ndarray, device: torch.device) -> torch.Tensor | None:
+def _class_weights(trial: Trial, labels: np.ndarray) -> np.ndarray | None:
     if trial.class_balance != "weights":
         return None
-    return torch.tensor(len(labels) / (2 * np.bincount(labels, minlength=2)), dtype=torch.float32, device=device)
+    return (len(labels) / (2 * np.bincount(labels, minlength=2))).astype(np.float32)
 
 
 def _mix(trial: Trial) -> Mixup | None:
@@ -387,7 +458,7 @@ def _write_best(learner: Learner, trial: Trial, predictions: Predictions, out: T
     learner.best_files = {out.weights_file.name: weights, select.name: file_digest(select)}
 
 
-def _whole_state(out: TrialDir, device: torch.device, on_damage: Callable[[str], None]) -> dict[str, Any] | None:
+def _whole_state(out: TrialDir, device: torch.device | str, on_damage: Callable[[str], None]) -> dict[str, Any] | None:
     """The state to go on from; None where there is none, or the best epoch's files that belong to it are damaged."""
     state = read_state(out, device, on_damage)
     if state is None or state["epoch"]["best_epoch"] == state["epoch"]["epoch"]:

@@ -10,6 +10,7 @@ from rfray.data.augment import Policy, build_policy
 from rfray.data.batches import (
     STRESSED_PICTURES,
     Batch,
+    Share,
     WaitTime,
     epoch_order,
     fit_batches,
@@ -70,6 +71,48 @@ def test_balanced_epochs_draw_both_classes_equally_often() -> None:
     assert 440 <= drawn.sum() <= 560  # 500 expected, with a standard deviation of 16
     assert np.array_equal(drawn, labels[epoch_order(labels, True, seed=0, epoch=1)])
     assert not np.array_equal(drawn, labels[epoch_order(labels, True, seed=0, epoch=2)])
+
+
+# what each of several processes takes of a batch
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "in_pairs", "shares"),
+    [
+        (5, 1, False, [[0, 1, 2, 3, 4]]),
+        (5, 2, False, [[0, 1, 2], [3, 4]]),
+        (5, 1, True, [[0, 1, 2, 3]]),
+        (10, 2, True, [[0, 1, 2, 7, 8, 9], [3, 4, 5, 6]]),
+        (8, 3, True, [[0, 1, 6, 7], [2, 5], [3, 4]]),
+    ],
+)
+def test_a_share_of_a_batch(batch: int, size: int, in_pairs: bool, shares: list[list[int]]) -> None:
+    assert [Share(rank, size, in_pairs).of(np.arange(batch)).tolist() for rank in range(size)] == shares
+
+
+def test_shares_hold_the_images_of_the_whole_batch_and_draw_differently() -> None:
+    given = images(16)
+    order = epoch_order(given.labels, balanced=False, seed=0, epoch=0)
+
+    def made(name: str, share: Share) -> list[Batch]:
+        return list(fit_batches(given, order, 8, policies(name, 1), (0, 0), pin=False, wait=WaitTime(), share=share))
+
+    whole = made("none", Share())
+    halves = [made("none", Share(rank, 2)) for rank in (0, 1)]
+    for batch, first, second in zip(whole, *halves, strict=True):
+        assert torch.equal(batch[0], torch.cat([first[0], second[0]]))
+        assert torch.equal(batch[1], torch.cat([first[1], second[1]]))
+    same_images = images_of(
+        np.zeros((8, SIDE, SIDE, 3), np.uint8) + np.arange(SIDE, dtype=np.uint8)[:, None, None],
+        np.arange(8),
+        np.zeros(8, np.int8),
+        given.ids[:8],
+    )
+    first, second = (
+        next(iter(fit_batches(same_images, np.arange(8), 8, policies("strong", 1), (0, 0), False, WaitTime(), share)))
+        for share in (Share(0, 2), Share(1, 2))
+    )
+    assert not torch.equal(first[0], second[0])
 
 
 # what a model is fitted on

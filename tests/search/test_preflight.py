@@ -107,6 +107,17 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     # combinations
+    "a batch too small to share": (
+        SWEEP.replace("  epochs", "  batch_size: [2, 64]\n  epochs") + "resources: {gpu: 4}\n",
+        ["9: trial.batch_size[0]: given 2; allowed: at least 4: 4 workers share every batch (resources)"],
+    ),
+    "a batch too small to share in pairs": (
+        SWEEP.replace("  epochs", "  mixup: 0.2\n  batch_size: {int: [6, 9]}\n  epochs") + "resources: {workers: 4}\n",
+        [
+            '10: trial.batch_size: given {"int": [6.0, 9.0]}; allowed: at least 8: 4 workers share every batch '
+            "(resources), two each as mixup and cutmix mix pairs"
+        ],
+    ),
     "grid with a range": (
         SWEEP.replace("random", "grid").replace("[1e-3, 1e-4]", "{log: [1e-4, 1e-3]}"),
         [
