@@ -216,6 +216,7 @@ def submit(client: Any, order: Order, console: Console) -> str:
                 console.print(f"To the cluster: {said}; nothing else", soft_wrap=True, markup=False)
                 Path(folder, order.sweep.name).write_bytes(order.sweep.read_bytes())
                 environment["working_dir"] = folder
+            if order.weights:  # Ray fails over an empty list
                 environment["py_modules"] = list(_send(client, order.weights))
             return str(
                 client.submit_job(
@@ -344,19 +345,18 @@ def _find(client: Any, order: Order, console: Console) -> Any:
                 "Ctrl-C), or choose another folder with --run"
             )
         return job
-    same = [job for job in jobs if job.metadata.get("digest") == order.digest]
-    if not same or "--fresh" in order.once:
+    before = [job for job in jobs if job.metadata.get("rfray") == order.verb]
+    if not before or before[-1].metadata.get("digest") != order.digest or "--fresh" in order.once:
         return None
-    ended = same[-1]
-    said = _said(client, ended.submission_id)
-    if ended.status == "SUCCEEDED":
-        again = "; --fresh starts anew" if order.verb == "tune" else ""
-        console.print(f"Job {ended.submission_id} has done this: {_last_line(said)}{again}", soft_wrap=True)
-        return ended if order.verb == "tune" else None
+    ended = before[-1]
+    if ended.status == "SUCCEEDED" and order.verb == "tune":
+        said = _said(client, ended.submission_id, lines=1)
+        console.print(f"Job {ended.submission_id} has done this: {said}; --fresh starts anew", soft_wrap=True)
+        return ended
     if ended.status == "FAILED":
         console.print(
             f"The job before, {ended.submission_id}, has failed (exit code {ended.driver_exit_code}):\n"
-            f"{said}\nStarting it again",
+            f"{_said(client, ended.submission_id)}\nStarting it again",
             soft_wrap=True,
             markup=False,
         )
