@@ -440,7 +440,7 @@ def test_a_sweep_on_a_cluster_from_a_laptop(head: Head) -> None:
     )  # fmt: skip
     assert going.stdout is not None
     first = next(int(found[1]) for line in going.stdout if (found := re.search(r"epoch (\d+)/400", line)))
-    assert first == done + 1
+    assert first in (done, done + 1)  # an epoch whose state was not on the disk yet is trained again
     going.send_signal(signal.SIGINT)
     assert "goes on. Look on again" in going.stdout.read()
     assert going.wait() == 130
