@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from rfray.errors import AuditError, Interrupted, RfrayError
+from rfray.errors import AuditError, InputError, Interrupted, RfrayError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -240,19 +240,31 @@ def ensemble(
 @app.command()
 @resumable
 def fetch(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run folder, as it is called there: runs/<name>.")],
-    address: Annotated[str, typer.Option(help="The cluster's job server: http://127.0.0.1:8265 behind a tunnel.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="The run folder as it is called there (runs/<name>), or s3://….")
+    ],
+    address: Annotated[
+        str | None, typer.Option(help="The cluster's job server: http://127.0.0.1:8265 behind a tunnel.")
+    ] = None,
     to: Annotated[Path | None, typer.Option(help="The folder here; by default runs/<name>.")] = None,
     weights: Annotated[bool, typer.Option(help="Bring the weights of the kept trials, too.")] = True,
 ) -> None:
-    """Bring a run folder here from a cluster; a second time only what is new or damaged."""
+    """Bring a run folder here, from a cluster or an address; a second time only what is new or damaged."""
     from rfray.run import RunDir
-    from rfray.search.fetching import ClusterRun, fetch
+    from rfray.search.fetching import ClusterRun, fetch, fetch_from_store
+    from rfray.storage import is_address
 
     folder, console = RunDir(to or Path("runs", Path(run).name)), _console()
     with folder.lock():
-        files, size = fetch(ClusterRun(address, run, console), folder, weights)
-    console.print(f"{files} files ({size / 1e6:.1f} MB) fetched into {folder.shown(folder.path)}", soft_wrap=True)
+        if is_address(run):
+            fetch_from_store(run, folder, weights)
+            came = "All"
+        elif address is None:
+            raise InputError(f"{run}: where? --address http://127.0.0.1:8265 is a cluster behind a tunnel")
+        else:
+            files, size = fetch(ClusterRun(address, run, console), folder, weights)
+            came = f"{files} files ({size / 1e6:.1f} MB)"
+    console.print(f"{came} fetched into {folder.shown(folder.path)}", soft_wrap=True)
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -265,7 +277,7 @@ def job(client: str, command: Annotated[list[str], typer.Argument()]) -> None:
 
 
 @app.command(hidden=True)
-def offer(run: Path) -> None:
+def offer(run: str) -> None:
     """Tell, in a job, of the files of a run folder and where they can be read: what `fetch` asks for."""
     from rfray.search.inside_job import offer
 

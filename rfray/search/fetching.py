@@ -14,9 +14,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from rfray.errors import ClusterError, RfrayError, RunError
 from rfray.files import file_digest, replacing
-from rfray.run import RunDir
+from rfray.run import WEIGHTS_FILE, RunDir
 from rfray.search.events import FilesOffered, OfferedFile
 from rfray.search.jobs import Order, Output, reach, submit
+from rfray.storage import STATES, Mirror, Storage
 from rfray.sweep_file import differences, read_resolved_sweep
 
 AT_ONCE = 8
@@ -91,7 +92,9 @@ def fetch(source: Source, run: RunDir, weights: bool) -> tuple[int, int]:
         for file in listed:
             if PurePosixPath(file.path).is_absolute() or ".." in PurePosixPath(file.path).parts:
                 raise RunError(f"the cluster offers {file.path}, which is not below the run folder")
-        _check_same_sweep(source, listed, run)
+        if run.sweep_file.exists():
+            sweep = next(file for file in listed if file.path == run.sweep_file.name)
+            _check_same_sweep(b"".join(source.read(sweep)), run)
         missing = [file for file in listed if not _is_here(file, run)]
         changed = _bring_all(source, missing, run)
         came += [file for file in missing if file not in changed]
@@ -103,8 +106,23 @@ def fetch(source: Source, run: RunDir, weights: bool) -> tuple[int, int]:
     )
 
 
+def fetch_from_store(address: str, run: RunDir, weights: bool) -> None:
+    """Brings a run at an address (s3://bucket/runs/x) here: what is missing, or differs in size or time.
+
+    Raises RunError where it is no run folder, `run` holds another sweep, or what came of a trial does not match the
+    digests in its result.json; StorageError where the store refuses or does not answer.
+    """
+    storage = Storage(address)
+    if storage.entry(run.sweep_file.name) is None:
+        raise RunError(f"{address}: not a run folder (no {run.sweep_file.name})")
+    _check_same_sweep(storage.read(run.sweep_file.name), run)
+    hidden = (".*", "*/.*")
+    Mirror(run.path, storage).pull(without=(*hidden, f"*{STATES}", *([] if weights else [f"*{WEIGHTS_FILE}"])))
+    run.check_trials()
+
+
 def _is_weights(file: OfferedFile) -> bool:
-    return file.path.endswith(".safetensors")
+    return PurePosixPath(file.path).name == WEIGHTS_FILE
 
 
 def _is_here(file: OfferedFile, run: RunDir) -> bool:
@@ -112,16 +130,13 @@ def _is_here(file: OfferedFile, run: RunDir) -> bool:
     return here.exists() and here.stat().st_size == file.size and file_digest(here) == file.sha256
 
 
-def _check_same_sweep(source: Source, listed: Sequence[OfferedFile], run: RunDir) -> None:
-    """Raises RunError where the folder here has another sweep than the one there."""
+def _check_same_sweep(there: bytes, run: RunDir) -> None:
+    """Raises RunError where the folder here has another sweep than `there` (its sweep.yaml) says."""
     if not run.sweep_file.exists():
         return
-    here = run.sweep()
-    there = next(file for file in listed if file.path == run.sweep_file.name)
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder, there.path)
-        text.write_bytes(b"".join(source.read(there)))
-        changed = differences(here, read_resolved_sweep(text))
+        Path(folder, run.sweep_file.name).write_bytes(there)
+        changed = differences(run.sweep(), read_resolved_sweep(Path(folder, run.sweep_file.name)))
     if changed:
         raise RunError(
             f"{run.path} holds another sweep than the one that is to be fetched:\n  "

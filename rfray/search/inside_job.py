@@ -36,8 +36,8 @@ def begin_job(client: str) -> None:
     _unpack_weights()
 
 
-def offer(path: Path) -> None:
-    """Tells of the files of a run folder , and has Ray's log server give them out.
+def offer(path: str) -> None:
+    """Tells of the files of a run folder, and has Ray's log server give them out.
 
     They are those of the contract: no states to go on from, nothing half-written. Raises RunError where it is no run
     folder.

@@ -11,6 +11,8 @@ from rfray.search.events import EpochDone, Event, SweepBegan, TrialBegan, TrialE
 
 SHOWN_ENDED = 8
 """Ended trials that stay in the live table: the best ones."""
+AROUND = 8
+"""Lines of the live table that are no trials."""
 
 
 @dataclass
@@ -37,7 +39,9 @@ class View:
         self._hint = hint
         self._sweep: SweepBegan | None = None
         self._live: Live | None = None
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, Row] = {}  # of trials that run
+        self._best: list[Row] = []  # of those that have ended since the start, the best ones
+        self._seen, self._epochs_asked = 0, 0
         self._scores: list[float | None] = []
         self._epochs_seen = 0
         self._now = 0.0
@@ -49,8 +53,7 @@ class View:
             case SweepBegan():
                 self._begin(event)
             case TrialBegan():
-                row = self._rows.setdefault(event.id, Row(event.id, event.setting, event.epochs))
-                row.setting, row.state = event.setting, "training"
+                self._start(event)
             case EpochDone():
                 self._epoch(event)
             case TrialEnded():
@@ -73,6 +76,13 @@ class View:
             self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2)
             self._live.start()
 
+    def _start(self, event: TrialBegan) -> None:
+        if event.id not in self._rows:
+            self._rows[event.id] = Row(event.id, event.setting, event.epochs)
+            self._seen += 1
+            self._epochs_asked += event.epochs
+        self._rows[event.id].setting = event.setting
+
     def _epoch(self, event: EpochDone) -> None:
         row = self._rows[event.id]
         row.epoch, row.score, row.best = event.epoch, event.score, event.best
@@ -89,9 +99,10 @@ class View:
 
     def _end(self, event: TrialEnded) -> None:
         self._scores.append(event.score)
-        row = self._rows.get(event.id)
+        row = self._rows.pop(event.id, None)
         if row is not None:
             row.state = "failed" if event.reason else "done" if row.epoch >= row.epochs else "stopped early"
+            self._best = sorted([*self._best, row], key=lambda row: -(row.best or 0))[:SHOWN_ENDED]
         if event.reason:
             self.say(f"trial {event.id} failed: {event.reason}")
         elif self._live is None and self._sweep is not None:
@@ -106,10 +117,9 @@ class View:
         if not self._epochs_seen or self._sweep is None:
             return ""
         per_epoch = (self._now - self._sweep.at) / self._epochs_seen
-        running = [row for row in self._rows.values() if row.state == "training"]
+        running = list(self._rows.values())
         to_come = max(0, self._sweep.planned - len(self._scores) - len(running))
-        mean = sum(row.epochs for row in self._rows.values()) / len(self._rows)
-        epochs = sum(row.epochs - row.epoch for row in running) + to_come * mean
+        epochs = sum(row.epochs - row.epoch for row in running) + to_come * self._epochs_asked / self._seen
         return f", about {_duration(epochs * per_epoch)} left"
 
     def _table(self) -> Table:
@@ -123,10 +133,9 @@ class View:
         )
         for name in ("trial", "setting", "epoch", f"select {self._sweep.metric}", "best", "images/s", "state"):
             table.add_column(name, justify="right" if name in ("epoch", "best", "images/s") else "left")
-        rows = list(self._rows.values())
-        running = [row for row in rows if row.state == "training"]
-        done = sorted((row for row in rows if row not in running), key=lambda row: -(row.best or 0))[:SHOWN_ENDED]
-        for row in running + done:
+        running = list(self._rows.values())
+        shown = running[: max(1, self._console.height - SHOWN_ENDED - AROUND)]
+        for row in [*shown, *self._best]:
             table.add_row(
                 Text(row.id),
                 Text(row.setting),
@@ -136,7 +145,8 @@ class View:
                 f"{row.images_per_second:.0f}" if row.images_per_second else "",
                 row.state,
             )
-        table.caption = f"best so far: {_number(best)}; {self._hint}"
+        unseen = f"{len(running) - len(shown)} more are running; " if len(running) > len(shown) else ""
+        table.caption = f"{unseen}best so far: {_number(best)}; {self._hint}"
         return table
 
 

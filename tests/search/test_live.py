@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from rfray.search.events import EpochDone, Event, SweepBegan, TrialBegan, TrialEnded, Warned
-from rfray.search.live import View
+from rfray.search.live import SHOWN_ENDED, View
 
 EVENTS: list[Event] = [
     SweepBegan(at=100.0, name="faces", metric="auc", planned=4, earlier=[0.9, None]),
@@ -62,3 +62,44 @@ def test_a_setting_that_changes_on_the_way_is_shown_as_it_is_now() -> None:
     table = console.file.getvalue().rpartition("faces: ")[2]  # type: ignore[attr-defined]
     assert "lr=0.7" in table
     assert "lr=0.1" not in table
+
+
+def table_of(*events: Event) -> str:
+    """The last table that is shown on a terminal of 30 lines."""
+    console = Console(file=io.StringIO(), width=120, height=30, force_terminal=True, color_system=None)
+    view = View(console, "")
+    for event in (SweepBegan(at=0.0, name="many", metric="auc", planned=2000, earlier=[]), *events):
+        view.show(event)
+    view.close()
+    return console.file.getvalue().rpartition("many: ")[2]  # type: ignore[attr-defined, no-any-return]
+
+
+def test_of_a_thousand_ended_trials_the_best_eight_stay() -> None:
+    events: list[Event] = []
+    for number in range(1000):
+        name, score = f"{number:05d}", number / 1000
+        events += [
+            TrialBegan(id=name, setting="", epochs=1),
+            EpochDone(id=name, epoch=1, score=score, best=score, images_per_second=1.0),
+            TrialEnded(id=name, reason=None, score=score, best_epoch=1, epochs=1),
+        ]
+    shown = table_of(*events)
+    assert shown.startswith("1000 of 2000 trials done")
+    assert [f"{number:05d}" in shown for number in range(990, 1000)] == [False] * 2 + [True] * SHOWN_ENDED
+    assert "best so far: 0.9990" in shown
+
+
+def test_more_running_trials_than_lines_are_counted() -> None:
+    shown = table_of(*(TrialBegan(id=f"{number:05d}", setting="", epochs=1) for number in range(20)))
+    assert "00013" in shown  # 30 lines, less 8 for the best and 8 for the rest
+    assert "00014" not in shown
+    assert "6 more are running" in shown
+
+
+def test_what_is_left_counts_every_epoch_to_come() -> None:
+    shown = table_of(
+        *(TrialBegan(at=1.0, id=name, setting="", epochs=4) for name in "ab"),
+        *(EpochDone(at=20.0, id=name, epoch=1, score=0.5, best=0.5, images_per_second=1.0) for name in "ab"),
+    )
+    # 10 s an epoch; 3 epochs of each that runs, 4 of the 1998 others
+    assert f"about {10 * (2 * 3 + 1998 * 4) / 3600:.1f} h left" in shown
