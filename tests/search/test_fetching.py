@@ -9,8 +9,9 @@ from rfray.errors import ClusterError, RfrayError, RunError
 from rfray.files import file_digest, replace_text
 from rfray.run import RunDir
 from rfray.search.events import OfferedFile
-from rfray.search.fetching import fetch
+from rfray.search.fetching import fetch, fetch_from_store
 from rfray.sweep_file import resolved_text
+from tests.object_store import bucket_here, upload
 from tests.synthetic import small_run
 
 
@@ -139,3 +140,21 @@ def test_nothing_is_written_outside_the_run_folder(path: str, there: Folder, tmp
     with pytest.raises(RunError, match="not below the run folder"):
         fetch(Evil(there.path), RunDir(tmp_path / "x"), weights=True)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_run_at_an_address_comes_the_same_way(there: Folder, tmp_path: Path) -> None:
+    there_run, here = RunDir(there.path), RunDir(tmp_path / "x")
+    before = content(there.path)
+    there_run.trial("005").state_file(1, "0" * 64).write_bytes(b"to go on from")
+    (there.path / ".lock").write_text("somebody")
+    with bucket_here() as bucket:
+        upload(there.path, f"{bucket}/runs/x")
+        fetch_from_store(f"{bucket}/runs/x", here, weights=False)
+        assert set(before) - set(content(here.path)) == {f"trials/00{n}/best.safetensors" for n in (1, 2)}
+        fetch_from_store(f"{bucket}/runs/x", here, weights=True)
+        assert content(here.path) == before
+        here.trial("001").weights_file.write_bytes(b"damaged")
+        fetch_from_store(f"{bucket}/runs/x", here, weights=True)
+        assert content(here.path) == before
+        with pytest.raises(RunError, match="not a run folder"):
+            fetch_from_store(f"{bucket}/runs/none", RunDir(tmp_path / "none"), weights=True)

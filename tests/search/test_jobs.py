@@ -1,7 +1,6 @@
 """A command as a job on a real head with token authentication, and what is said where that does not work."""
 
 import hashlib
-import io
 import json
 import os
 import pty
@@ -16,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +25,7 @@ import pytest
 import ray
 
 from rfray.errors import ClusterError
+from rfray.run import RunDir
 from rfray.search.events import MARK, Event, JobBegan, Warned, rfray_version
 from rfray.search.jobs import Output, ensemble_order, is_elsewhere, reach, tune_order
 from rfray.sweep_file import load_sweep
@@ -300,6 +300,8 @@ def head() -> Iterator[Head]:
     environment = found.environment(
         RAY_AUTH_MODE="token", RFRAY_HOME=str(found.shared), RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"
     )
+    write_folder(found.shared / "pictures" / "train", per_class=40, seed=0)
+    write_folder(found.shared / "pictures" / "valid", per_class=16, seed=1)
     with (folder / "ray.log").open("w") as log:
         started = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     below: list[psutil.Process] = []
@@ -312,11 +314,8 @@ def head() -> Iterator[Head]:
         below = psutil.Process(started.pid).children(recursive=True)
     finally:
         for process in [psutil.Process(started.pid), *below]:
-            with closing(io.StringIO()):
-                try:
-                    process.kill()
-                except psutil.NoSuchProcess:
-                    continue
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         started.wait()
         psutil.wait_procs(below, timeout=20)
         shutil.rmtree(folder, ignore_errors=True)
@@ -409,8 +408,6 @@ def in_terminal(head: Head, command: list[str], *steps: tuple[str, bytes]) -> tu
 
 @pytest.mark.slow
 def test_a_sweep_on_a_cluster_from_a_laptop(head: Head) -> None:
-    write_folder(head.shared / "pictures" / "train", per_class=40, seed=0)
-    write_folder(head.shared / "pictures" / "valid", per_class=16, seed=1)
     (head.laptop / "sweep.yaml").write_text(SWEEP.replace("epochs: 3", "epochs: 400"))
     tune = ["tune", "sweep.yaml", "--address", head.address, "--accept-audit"]
     # followed in a terminal, and left alone
@@ -462,8 +459,6 @@ def test_a_whole_sweep_its_ensemble_and_what_comes_back(head: Head, tmp_path: Pa
     import timm
     from safetensors.torch import save_file
 
-    write_folder(head.shared / "pictures" / "train", per_class=40, seed=0)
-    write_folder(head.shared / "pictures" / "valid", per_class=16, seed=1)
     weights = head.laptop / "own.safetensors"
     save_file(timm.create_model("test_resnet", pretrained=False, num_classes=2).state_dict(), weights)
     text = SWEEP.replace("pretrained: false", "pretrained: own.safetensors").replace("name: tiny", "name: whole")
@@ -478,7 +473,7 @@ def test_a_whole_sweep_its_ensemble_and_what_comes_back(head: Head, tmp_path: Pa
     assert "2 trials done\nNext: rfray ensemble runs/whole --address" in said
     run = head.shared / "runs" / "whole"
     name = f"{hashlib.sha256(weights.read_bytes()).hexdigest()[:16]}-own.safetensors"
-    assert f"pretrained: {head.shared}/weights/{name}" in (run / "sweep.yaml").read_text()
+    assert RunDir(run).sweep().trial.choices("pretrained") == [f"{head.shared}/weights/{name}"]
     # once more: it is done already
     assert "has done this: 2 trials done; --fresh starts anew" in head.rfray(*tune)
     said = head.rfray("ensemble", "runs/whole", "--top-k", "1", "--format", "csv", "--address", head.address)
