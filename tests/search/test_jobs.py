@@ -240,6 +240,12 @@ class Head:
         """Where commands are typed."""
         return self.folder / "laptop"
 
+    @property
+    def there(self) -> dict[str, str]:
+        """What a command has in its environment that is started on the head itself."""
+        listens_here_only = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        return {"RAY_AUTH_MODE": "token", "RFRAY_HOME": str(self.shared), **listens_here_only}
+
     def environment(self, **more: str) -> dict[str, str]:
         """Of a command on the laptop: the token is there, as a file."""
         own = {"HOME": str(self.folder / "home"), "PYTHONPATH": str(ROOT), "COLUMNS": "150", "LINES": "40"}
@@ -297,9 +303,7 @@ def head() -> Iterator[Head]:
         "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats",
         *(f"--{name}port={port}" for name, port in ports.items()),
     ]  # fmt: skip
-    environment = found.environment(
-        RAY_AUTH_MODE="token", RFRAY_HOME=str(found.shared), RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"
-    )
+    environment = found.environment(**found.there)
     write_folder(found.shared / "pictures" / "train", per_class=40, seed=0)
     write_folder(found.shared / "pictures" / "valid", per_class=16, seed=1)
     with (folder / "ray.log").open("w") as log:
@@ -488,8 +492,7 @@ def test_a_whole_sweep_its_ensemble_and_what_comes_back(head: Head, tmp_path: Pa
     said = head.rfray("tune", "wrong.yaml", "--address", head.address, code=2)
     assert re.search(r"The job before, rfray-tune-\w+, has failed \(exit code 2\):\nrfray: wrong.yaml:4:", said)
     # on the head itself
-    on_head = {"RAY_ADDRESS": head.gcs, "RAY_AUTH_MODE": "token"}
     plan = head.rfray("tune", "whole.yaml", "--address", "auto", "--dry-run", "--set=data.source=demo",
-                      "--set=data.train=null", "--set=data.valid=null", **on_head)  # fmt: skip
+                      "--set=data.train=null", "--set=data.valid=null", RAY_ADDRESS=head.gcs, **head.there)  # fmt: skip
     assert "1 at once with 1 CPU and 0 GPU each" in plan
     assert head.secrets_in(head.shared) == head.secrets_in(head.folder / "ray") == []
