@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from rfray.errors import AuditError, Interrupted, RfrayError
+from rfray.errors import AuditError, InputError, Interrupted, RfrayError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from rfray.run import RunDir
+    from rfray.search.jobs import Order
 
 app = typer.Typer(
     name="rfray",
@@ -35,7 +36,17 @@ RunPlace = Annotated[
     typer.Argument(metavar="[RUN]", help="The run folder, or its address (s3://…); the newest in runs/ if not named."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="A running Ray cluster (auto, or host:port); by default this machine alone.")
+    str | None,
+    typer.Option(
+        help="A running Ray cluster: auto (on its head), host:port, or http://127.0.0.1:8265, the job server behind a "
+        "tunnel, to which the command travels; by default this machine alone."
+    ),
+]
+WhenInterrupted = Annotated[
+    Literal["ask", "detach", "stop"],
+    typer.Option(
+        "--on-interrupt", help="What Ctrl-C does to a job on a cluster; ask: detach, where there is no terminal."
+    ),
 ]
 
 
@@ -47,7 +58,7 @@ def resumable(verb: Callable[..., None]) -> Callable[..., None]:
         try:
             verb(*arguments, **options)
         except KeyboardInterrupt:
-            raise Interrupted("stopped") from None
+            raise Interrupted("stopped; go on") from None
 
     return run
 
@@ -70,12 +81,22 @@ def tune(
         bool, typer.Option("--accept-audit", help="Go on although the audit of the images has found errors.")
     ] = False,
     address: Address = None,
+    on_interrupt: WhenInterrupted = "ask",
 ) -> None:
     """Run the sweep. The same command after any interruption goes on where it stopped."""
     from rfray.run import HEAVY, RunDir
+    from rfray.search.events import inside_job
+    from rfray.search.jobs import is_elsewhere, tune_order
     from rfray.sweep_file import load_sweep
 
     file = load_sweep(sweep, tuple(overrides or ()))
+    if address and is_elsewhere(address):
+        there = str(run or Path("runs", file.sweep.name))
+        once = {"--fresh": fresh, "--dry-run": dry_run, "--accept-audit": accept_audit}
+        _run_there(address, tune_order(file, sweep, there, overrides or (), once), on_interrupt)
+        if not dry_run:
+            print(f"Next: rfray ensemble {there} --address {address}; rfray fetch {there} --address {address}")
+        return
     folder, console = RunDir(run or Path("runs", file.sweep.name)), _console()
 
     from rfray.search.cluster import connected, slot_for, slots
@@ -116,7 +137,8 @@ def tune(
             prepare_nodes(folder, shares, console)
             done = run_sweep(folder, file.sweep, shares, session, console)
     check_outcome(folder, file.sweep, done)
-    console.print(f"{len(done)} trials done. Next: rfray ensemble {folder.shown(folder.path)}", soft_wrap=True)
+    then = "" if inside_job() else f". Next: rfray ensemble {folder.shown(folder.path)}"
+    console.print(f"{len(done)} trials done{then}", soft_wrap=True)
 
 
 @app.command()
@@ -188,8 +210,17 @@ def ensemble(
         typer.Option("--format", help="csv, markdown or html alone (the CSV always); may be repeated; by default all."),
     ] = None,
     address: Address = None,
+    on_interrupt: WhenInterrupted = "ask",
 ) -> None:
     """Join the best trials, predict the report part, write leaderboard, plots and report."""
+    from rfray.search.jobs import ensemble_order, is_elsewhere
+
+    if address and is_elsewhere(address):
+        options = {"--top-k": top_k, "--diverse": diverse, "--method": method, "--choose-by": choose_by}
+        options |= {"--format": formats, "--stress": stress or None, "--no-stress": stress is False or None}
+        _run_there(address, ensemble_order(str(run) if run else None, options), on_interrupt)
+        print(f"Next: rfray fetch {run or 'RUN'} --address {address}")
+        return
     folder, console = _run(run), _console()
 
     from rfray.reporting import FORMATS, conclude
@@ -204,6 +235,53 @@ def ensemble(
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
         if path.exists():
             print(folder.shown(path))
+
+
+@app.command()
+@resumable
+def fetch(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="The run folder as it is called there (runs/<name>), or s3://….")
+    ],
+    address: Annotated[
+        str | None, typer.Option(help="The cluster's job server: http://127.0.0.1:8265 behind a tunnel.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="The folder here; by default runs/<name>.")] = None,
+    weights: Annotated[bool, typer.Option(help="Bring the weights of the kept trials, too.")] = True,
+) -> None:
+    """Bring a run folder here, from a cluster or an address; a second time only what is new or damaged."""
+    from rfray.run import RunDir
+    from rfray.search.fetching import ClusterRun, fetch, fetch_from_store
+    from rfray.storage import is_address
+
+    folder, console = RunDir(to or Path("runs", Path(run).name)), _console()
+    with folder.lock():
+        if is_address(run):
+            fetch_from_store(run, folder, weights)
+            came = "All"
+        elif address is None:
+            raise InputError(f"{run}: where? --address http://127.0.0.1:8265 is a cluster behind a tunnel")
+        else:
+            files, size = fetch(ClusterRun(address, run, console), folder, weights)
+            came = f"{files} files ({size / 1e6:.1f} MB)"
+    console.print(f"{came} fetched into {folder.shown(folder.path)}", soft_wrap=True)
+
+
+@app.command(hidden=True, context_settings={"ignore_unknown_options": True})
+def job(client: str, command: Annotated[list[str], typer.Argument()]) -> None:
+    """Run a command as a job on a cluster, for an rfray of version CLIENT elsewhere."""
+    from rfray.search.inside_job import begin_job
+
+    begin_job(client)
+    app(command)
+
+
+@app.command(hidden=True)
+def offer(run: str) -> None:
+    """Tell, in a job, of the files of a run folder and where they can be read: what `fetch` asks for."""
+    from rfray.search.inside_job import offer
+
+    offer(run)
 
 
 @app.command()
@@ -235,7 +313,7 @@ def main() -> None:
         app()
     except Interrupted as stop:
         again = [word for word in sys.argv[1:] if word != "--fresh"]
-        print(f"\nrfray: {stop}; go on with: {shlex.join(['rfray', *again])}", file=sys.stderr)
+        print(f"\nrfray: {stop} with: {shlex.join(['rfray', *again])}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except RfrayError as error:
         print(f"rfray: {error}", file=sys.stderr)
@@ -253,6 +331,13 @@ def process() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 0)
+
+
+def _run_there(address: str, order: "Order", on_interrupt: Literal["ask", "detach", "stop"]) -> None:
+    from rfray.search.jobs import run_there
+
+    if code := run_there(address, order, on_interrupt, _console()):
+        raise typer.Exit(code)
 
 
 def _console() -> "Console":

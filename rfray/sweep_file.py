@@ -40,6 +40,8 @@ class SweepFile:
     sweep: Sweep
     places: Mapping[KeyPath, str]
     """Key path -> `file:line`, or `--set key` for an override. The empty key path is the file as a whole."""
+    raw: Mapping[str, Any]
+    """What is written, with the overrides, before defaults are filled in and paths made absolute."""
 
     def problem(self, key: KeyPath, text: str) -> str:
         """The text with file, line and key before it."""
@@ -82,7 +84,7 @@ def _checked(text: str, name: str, overrides: tuple[str, ...]) -> SweepFile:
     for override in overrides:
         _apply(override, raw, places)
     try:
-        return SweepFile(Sweep.model_validate(raw), places)
+        return SweepFile(Sweep.model_validate(raw), places, raw)
     except ValidationError as error:
         raise SweepError("\n".join(_explain(error, places))) from None
 

@@ -134,7 +134,8 @@ def test_every_verb_and_its_options_are_in_the_readme() -> None:
     if not readme.exists():
         pytest.skip("README.md is not written yet")
     text = readme.read_text()
-    for verb, command in typer.main.get_command(app).commands.items():
+    shown = {verb: one for verb, one in typer.main.get_command(app).commands.items() if not one.hidden}
+    for verb, command in shown.items():
         assert f"rfray {verb}" in text
         for option in (name for part in command.params for name in part.opts if name.startswith("--")):
             assert option in text, f"{option} of rfray {verb}"

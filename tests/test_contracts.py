@@ -17,16 +17,31 @@ def test_imports_point_one_way() -> None:
 
 def test_the_verbs_of_the_command() -> None:
     command = typer.main.get_command(cli.app)
-    assert list(command.commands) == ["tune", "audit", "ensemble", "leaderboard", "schema"]
+    assert list(command.commands) == ["tune", "audit", "ensemble", "fetch", "job", "offer", "leaderboard", "schema"]
+    # what jobs on a cluster are made of is no business of a user's
+    assert [verb for verb, one in command.commands.items() if one.hidden] == ["job", "offer"]
 
 
 def test_the_options_of_each_verb() -> None:
     commands = typer.main.get_command(cli.app).commands
     options = {verb: [option for part in commands[verb].params for option in part.opts] for verb in commands}
     assert options == {
-        "tune": ["sweep", "--run", "--set", "--fresh", "--dry-run", "--accept-audit", "--address"],
+        "tune": ["sweep", "--run", "--set", "--fresh", "--dry-run", "--accept-audit", "--address", "--on-interrupt"],
         "audit": ["source", "--run", "--set"],
-        "ensemble": ["run", "--top-k", "--diverse", "--method", "--choose-by", "--stress", "--format", "--address"],
+        "ensemble": [
+            "run",
+            "--top-k",
+            "--diverse",
+            "--method",
+            "--choose-by",
+            "--stress",
+            "--format",
+            "--address",
+            "--on-interrupt",
+        ],
+        "fetch": ["run", "--address", "--to", "--weights"],
+        "job": ["client", "command"],
+        "offer": ["run"],
         "leaderboard": ["run", "--sort"],
         "schema": [],
     }
