@@ -111,7 +111,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[Path]:
     polite = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            with _loopback_only(), _without_agents():
+            with loopback_only(), without_agents():
                 context = ray.init(
                     address="local",
                     include_dashboard=False,
@@ -143,7 +143,7 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
-def _loopback_only() -> Iterator[None]:
+def loopback_only() -> Iterator[None]:
     """Has Ray start servers that listen on 127.0.0.1 alone, as it does by itself on macOS and Windows.
 
     It reads this setting when it is imported, and takes no other word for it: `_node_ip_address` is overruled.
@@ -158,7 +158,7 @@ def _loopback_only() -> Iterator[None]:
 
 
 @contextmanager
-def _without_agents() -> Iterator[None]:
+def without_agents() -> Iterator[None]:
     """Has Ray leave out what serves a dashboard, also where `ray[default]` is installed: nobody would look at it.
 
     A busy machine may take longer to import it than Ray waits for it.

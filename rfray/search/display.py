@@ -16,6 +16,8 @@ from rfray.search.messages import EPOCH, SCORE, WARNINGS
 
 SHOWN_ENDED = 8
 """Ended trials that stay in the live table: the best ones."""
+AROUND = 8
+"""Lines of the live table that are no trials."""
 
 
 @dataclass
@@ -41,7 +43,9 @@ class Display(Follower):
         self._planned = planned
         self._console = console
         self._axes = list(sweep.trial.axes())
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, Row] = {}  # of trials that run
+        self._best: list[Row] = []  # of those that have ended since the start, the best ones
+        self._seen, self._epochs_asked = 0, 0
         self._ended = [(result.id, result.score) for result in earlier]
         self._failed = sum(result.status == "failed" for result in earlier)
         self._began = time.monotonic()
@@ -89,11 +93,12 @@ class Display(Follower):
     def ended(self, result: TrialResult) -> None:
         """A trial's result is on disk."""
         self._ended.append((result.id, result.score))
-        row = self._rows.get(result.id)
+        row = self._rows.pop(result.id, None)
         if row is not None:
             row.state = (
                 "failed" if result.status == "failed" else "done" if row.epoch >= row.epochs else "stopped early"
             )
+            self._best = sorted([*self._best, row], key=lambda row: -(row.best or 0))[:SHOWN_ENDED]
         if result.status == "failed":
             self._failed += 1
             self._say(f"trial {result.id} failed: {result.reason}")
@@ -110,19 +115,20 @@ class Display(Follower):
         name, config = str(trial), trial.config
         if name not in self._rows:
             self._rows[name] = Row(name, "", config["epochs"])
+            self._seen += 1
+            self._epochs_asked += config["epochs"]
         setting = " ".join(f"{axis}={_short(config[axis])}" for axis in self._axes)
         self._rows[name].setting = setting
         return self._rows[name]
 
     def _left(self) -> str:
         """An estimate from the epochs so far: as if every trial to come ran through all its epochs."""
-        if not self._epochs_seen or not self._rows:
+        if not self._epochs_seen:
             return ""
         per_epoch = (time.monotonic() - self._began) / self._epochs_seen
-        running = [row for row in self._rows.values() if row.state in ("training", "starting")]
+        running = list(self._rows.values())
         to_come = max(0, self._planned - len(self._ended) - len(running))
-        mean = sum(row.epochs for row in self._rows.values()) / len(self._rows)
-        epochs = sum(row.epochs - row.epoch for row in running) + to_come * mean
+        epochs = sum(row.epochs - row.epoch for row in running) + to_come * self._epochs_asked / self._seen
         return f", about {_duration(epochs * per_epoch)} left"
 
     def _table(self) -> Table:
@@ -134,10 +140,9 @@ class Display(Follower):
         )
         for name in ("trial", "setting", "epoch", f"select {self._sweep.search.metric}", "best", "images/s", "state"):
             table.add_column(name, justify="right" if name in ("epoch", "best", "images/s") else "left")
-        rows = list(self._rows.values())
-        running = [row for row in rows if row.state in ("training", "starting")]
-        done = sorted((row for row in rows if row not in running), key=lambda row: -(row.best or 0))[:SHOWN_ENDED]
-        for row in running + done:
+        running = list(self._rows.values())
+        shown = running[: max(1, self._console.height - SHOWN_ENDED - AROUND)]
+        for row in [*shown, *self._best]:
             table.add_row(
                 Text(row.id),
                 Text(row.setting),
@@ -147,7 +152,8 @@ class Display(Follower):
                 f"{row.images_per_second:.0f}" if row.images_per_second else "",
                 row.state,
             )
-        table.caption = f"best so far: {_number(best)}; Ctrl-C stops, the same command goes on"
+        unseen = f"{len(running) - len(shown)} more are running; " if len(running) > len(shown) else ""
+        table.caption = f"{unseen}best so far: {_number(best)}; Ctrl-C stops, the same command goes on"
         return table
 
 

@@ -21,13 +21,21 @@ SERIES = ("best_score", "train_loss", "lr", "images_per_second", "seconds")
 """What is followed besides the select metric."""
 
 
+class EventFile(RecordWriter):
+    """Hands each epoch to the system at once, but does not have the disk wait for it: curves are no record."""
+
+    def flush(self) -> None:
+        """Raises OSError where the disk is full."""
+        self._writer.flush()
+
+
 class TensorBoard(Follower):
     """One event file a trial: `tensorboard --logdir runs/<name>/trials`."""
 
     def __init__(self, run: RunDir, metric: str) -> None:
         self._run = run
         self._metric = metric
-        self._writers: dict[str, RecordWriter] = {}
+        self._writers: dict[str, EventFile] = {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -41,7 +49,7 @@ class TensorBoard(Follower):
                 if name not in self._writers:
                     folder.mkdir(exist_ok=True)
                     path = folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}"
-                    self._writers[name] = RecordWriter(str(path))
+                    self._writers[name] = EventFile(str(path))
                     self._write(name, Event(wall_time=now, file_version="brain.Event:2"))
                 for key, value in values.items():
                     if value is not None:
