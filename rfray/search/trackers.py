@@ -7,8 +7,8 @@ from typing import Any
 
 from ray.tune import Callback
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
 
 from rfray.config import Sweep
 from rfray.errors import InputError
@@ -51,9 +51,9 @@ class TensorBoard(Follower):
                     path = folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}"
                     self._writers[name] = EventFile(str(path))
                     self._write(name, Event(wall_time=now, file_version="brain.Event:2"))
-                for key, value in values.items():
-                    if value is not None:
-                        self._write(name, Event(wall_time=now, step=result[EPOCH], summary=scalar(key, value)))
+                told = {tag: value for tag, value in values.items() if value is not None}
+                curves = [Summary.Value(tag=tag, simple_value=value) for tag, value in told.items()]
+                self._write(name, Event(wall_time=now, step=result[EPOCH], summary=Summary(value=curves)))
                 self._writers[name].flush()
             except OSError as error:
                 if is_disk_full(error):
