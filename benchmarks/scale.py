@@ -207,9 +207,9 @@ def _sweep(given: argparse.Namespace) -> Measured:
 def _ray(slots: int) -> Iterator[Path]:
     import ray
 
-    from rfray.search.cluster import loopback_only
+    from rfray.search.cluster import loopback_only, without_agents
 
-    with loopback_only():
+    with loopback_only(), without_agents():
         context = ray.init(
             address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
         )
