@@ -5,10 +5,14 @@ CPU seconds, so that other work beside it matters little; memory is what the pro
 
 import argparse
 import gc
+import multiprocessing
+import resource
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +20,19 @@ import numpy as np
 import optuna
 import pandas as pd
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.leaderboard import synthetic_run
 from benchmarks.pictures import write_pictures
-from rfray.config import DataSettings, Sweep
-from rfray.data.catalog import divide, list_folder, part_digest
+from rfray.config import CacheSettings, DataSettings, Sweep
+from rfray.data.catalog import divide, list_folder, load_images, part_digest
 from rfray.data.decoding import decode
-from rfray.data.fingerprints import fingerprint, to_table
+from rfray.data.duplicates import candidates
+from rfray.data.fingerprints import KEYPOINTS, fingerprint, to_table
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import INDEX, Files, Stored
+from rfray.data.pixels import INDEX, Images, Stored, _pixel_file
+from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
 from rfray.run import RunDir
 from rfray.search.messages import EPOCH, SCORE
 from rfray.search.recorder import results
@@ -32,6 +40,7 @@ from rfray.search.strategies import SCHEDULERS, SEARCHERS
 from rfray.search.sweep import NOBODY
 
 MILLION = 1_000_000
+SIDE = 224
 
 
 def main() -> None:
@@ -41,7 +50,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10_000, help="that a searcher and a scheduler know")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rfray-limits-") as folder:
-        for measure in (_searchers, _schedulers, _records, _listing, _prints, _catalog):
+        for measure in (_searchers, _schedulers, _records, _listing, _prints, _duplicates, _predictions, _catalog):
             measure(Path(folder), given)
 
 
@@ -118,10 +127,38 @@ def _prints(folder: Path, given: argparse.Namespace) -> None:
     _say("audit: its keypoints", sum(len(one) // 16 for one in table["keypoints"]) / count, "")
 
 
+def _duplicates(folder: Path, given: argparse.Namespace) -> None:
+    """Of fingerprints that are drawn at random, as full as they can be: none are alike, so no picture is compared."""
+    random = np.random.default_rng(0)
+    for n in (given.images // 50, given.images // 10):
+        points = [random.bytes(16 * KEYPOINTS) for _ in range(n)]
+        hashes = random.integers(0, 2**64, (2, n), np.uint64)
+        table = pd.DataFrame({"phash": hashes[0], "phash_mirrored": hashes[1], "keypoints": points})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        took, _ = _took(partial(candidates, table))
+        grew = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        _say(f"audit: looking for duplicates among {n} images, for each", took / n * 1e3, "ms")
+        _say(f"audit: the most memory that takes among {n}, for each", grew / n, "bytes")
+
+
+def _predictions(folder: Path, given: argparse.Namespace) -> None:
+    n = 100_000
+    labels = np.arange(n, dtype=np.int8) % 2
+    said = Predictions(np.array(_names(n)), labels, np.random.default_rng(0).uniform(size=n))
+    file = folder / "predictions.parquet"
+    _say("predictions: writing one image", _seconds(lambda: write_predictions(file, said, {}), 1) / n * 1e6, "µs")
+    _say("predictions: one image in the file", file.stat().st_size / n, "bytes")
+    _say("predictions: reading one image", _seconds(lambda: read_predictions(file), 1) / n * 1e6, "µs")
+
+
+def _names(n: int) -> list[str]:
+    return [f"{'fake' if number % 2 else 'real'}/{number // 1000:05d}/{number:08d}.jpg" for number in range(n)]
+
+
 def _catalog(folder: Path, given: argparse.Namespace) -> None:
     n, settings = given.images, DataSettings(source="demo")
     random = np.random.default_rng(0)
-    names = [f"{'fake' if number % 2 else 'real'}/{number // 1000:05d}/{number:08d}.jpg" for number in range(n)]
+    names = _names(n)
     digests = [random.bytes(32).hex() for _ in range(n)]
     images = pd.DataFrame(
         {
@@ -136,38 +173,50 @@ def _catalog(folder: Path, given: argparse.Namespace) -> None:
         }
     )
     del names, digests
-    took, catalog = _took(lambda: divide(images, settings, 0, np.zeros((0, 2), int)))
+    took, catalog = _took(partial(divide, images, settings, 0, np.zeros((0, 2), int)))
     _say("catalog: dividing one image", took / n * 1e6, "µs")
     run = RunDir(folder / "catalog")
-    took, _ = _took(lambda: run.write_catalog(catalog))
+    took, _ = _took(partial(run.write_catalog, catalog))
     _say("catalog: writing one row", took / n * 1e6, "µs")
     _say("catalog: one row of the file", run.catalog_file.stat().st_size / n, "bytes")
-    del catalog, images
-    before = _memory()
-    took, catalog = _took(run.read_catalog)
-    _say("catalog: reading one row, in every trial's process", took / n * 1e6, "µs")
-    _say("catalog: one row in memory, as it was read", (_memory() - before) / n, "bytes")
-    took, _ = _took(lambda: part_digest(catalog, "fit"))
+    took, _ = _took(partial(part_digest, catalog, "fit"))
     _say("catalog: the digest of a part, for one image", took / n * 1e6, "µs")
-    before = _memory()
-    paths, sums = catalog["path"].tolist(), catalog["digest"].tolist()
-    ids = catalog["path"].to_numpy(dtype=np.str_)
-    index = _index(n)
-    pixels = folder / "pixels.u8"
-    with pixels.open("wb") as file:
-        file.truncate(3 * 224 * 224 * n)  # sparse: nothing is read of it
-    stored = Stored(pixels.open("rb"), index, Files(folder, paths, sums, Geometry("scale", 224, None)))
-    del index
-    _say("a trial's process: one image beside that (paths, digests, ids, where its pixels are)", (_memory() - before) / n, "bytes")
-    _say("the cache of pixels at 224 px: one image", 3 * 224 * 224, "bytes")
-    del stored, ids
+    _pretend_pixels(folder / "cache", catalog["digest"].tolist())
+    del catalog, images
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        read, loaded, kept = fresh.submit(_as_a_trial, folder).result()
+    _say("a trial's process: reading the catalog, for one image", read / n * 1e6, "µs")
+    _say("a trial's process: its images, the pixels being there, for one", loaded / n * 1e6, "µs")
+    _say("a trial's process: what it keeps of one image", kept / n, "bytes")
+    _say(f"the cache of pixels at {SIDE} px: one image", 3 * SIDE**2, "bytes")
 
 
-def _index(n: int) -> Any:
-    import pyarrow as pa
+def _pretend_pixels(cache: Path, digests: list[str]) -> None:
+    """A file of pixels without content, which takes no room, and where each picture would be in it."""
+    cache.mkdir()
+    file = _pixel_file(digests, Geometry("scale", SIDE, None), cache)
+    with file.open("wb") as pixels:
+        pixels.truncate(3 * SIDE**2 * len(digests))
+    sides = np.full(len(digests), SIDE)
+    checksums = np.random.default_rng(0).integers(0, 2**63, len(digests), np.uint64)
+    pq.write_table(pa.table([sides, sides, checksums], schema=INDEX), file.with_suffix(".parquet"))
 
-    checksums = np.random.default_rng(0).integers(0, 2**63, n, dtype=np.uint64)
-    return pa.table([np.full(n, 224), np.full(n, 224), checksums], schema=INDEX)
+
+def _as_a_trial(folder: Path) -> tuple[float, float, float]:
+    """CPU seconds to read the catalog, and to have its images; bytes that stay."""
+    settings = DataSettings(train=str(folder), valid=str(folder), cache=CacheSettings(dir=str(folder / "cache")))
+    before = psutil.Process().memory_full_info().uss
+    read, known = _took(RunDir(folder / "catalog").read_catalog)
+    loaded, images = _took(partial(_both_parts, known, settings))
+    del known
+    gc.collect()
+    kept = psutil.Process().memory_full_info().uss - before
+    assert all(isinstance(part.source, Stored) for part in images)
+    return read, loaded, kept
+
+
+def _both_parts(catalog: pd.DataFrame, settings: DataSettings) -> list[Images]:
+    return [load_images(catalog, settings, part, Geometry("scale", SIDE, None)) for part in ("fit", "select")]
 
 
 def _sweep(algorithm: str, scheduler: str) -> Sweep:
@@ -188,11 +237,6 @@ def _took(work: Callable[[], Any]) -> tuple[float, Any]:
     before = time.process_time()
     made = work()
     return time.process_time() - before, made
-
-
-def _memory() -> int:
-    gc.collect()
-    return int(psutil.Process().memory_full_info().uss)
 
 
 def _say(what: str, number: float, unit: str) -> None:
