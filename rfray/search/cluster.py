@@ -235,7 +235,9 @@ def outlook(shares: Shares) -> str | None:
 
 def nodes() -> list[Node]:
     """The nodes that are alive."""
-    return [_node(node["NodeID"], node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [
+        _node(node["NodeID"], node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]
+    ]
 
 
 def possible_nodes() -> list[Node]:

@@ -153,6 +153,16 @@ print(sorted(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Al
 """
 
 
+BRING_UP = """
+import ray, sys
+from rich.console import Console
+from rfray.search.autoscaling import bring_up
+from rfray.search.cluster import Slot, nodes
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+bring_up({"CPU": 4}, lambda: any(node.room(Slot(4, 0)) for node in nodes()), Console())
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_brings_up_the_nodes_it_needs(growing: Growing, tmp_path: Path) -> None:
@@ -167,8 +177,10 @@ def test_a_sweep_brings_up_the_nodes_it_needs(growing: Growing, tmp_path: Path) 
     assert refused.returncode == 2
     assert "a trial asks for 5 CPU and 0 GPU, but the cluster has a node with 0 CPU" in refused.stderr
     assert growing.run("-c", NODES, growing.address).stdout == "[0]\n"
+    assert "Waiting for the autoscaler" in growing.run("-c", BRING_UP, growing.address).stdout
+    assert growing.run("-c", NODES, growing.address).stdout == "[0, 4.0]\n"
     done = growing.run(*tune)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 of 2 slots are there" in done.stdout
+    assert "1 of 2 slots are there" in done.stdout
     assert "2 trials done" in done.stdout
     assert growing.run("-c", NODES, growing.address).stdout == "[0, 4.0, 4.0]\n"
