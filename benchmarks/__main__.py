@@ -11,6 +11,7 @@ from benchmarks.figures import Figure
 from benchmarks.leaderboard import intervals, leaderboard, votes
 from benchmarks.overhead import overhead
 from benchmarks.record import README, RESULTS, table, write_result, write_table
+from benchmarks.scale import scale
 from benchmarks.sweeps import large, many
 from benchmarks.throughput import throughput
 
@@ -27,6 +28,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "leaderboard": leaderboard,
     "votes": votes,
     "intervals": intervals,
+    "scale": scale,
 }
 
 FULL: dict[str, Mapping[str, int]] = {
@@ -34,6 +36,7 @@ FULL: dict[str, Mapping[str, int]] = {
     "sweep-many": {"trials": 24, "images": 400},
     "leaderboard": {"trials": 1000, "images": 20_000},
     "votes": {"trials": 200, "images": 10_000},
+    "scale": {"trials": 1000, "epochs": 10, "slots": 64, "sleep_ms": 10_000, "images": 10_000},
 }
 """The sizes that the goals speak of, where `make bench` has no time for them."""
 

@@ -99,7 +99,7 @@ def tune(
         return
     folder, console = RunDir(run or Path("runs", file.sweep.name)), _console()
 
-    from rfray.search.cluster import connected, slot_for, slots
+    from rfray.search.cluster import connected, outlook, slot_for, slots
 
     # torch and timm take seconds to import, and Ray to start, most of which it waits
     importing = Thread(target=import_module, args=["rfray.search.rehearsal"])
@@ -134,6 +134,8 @@ def tune(
             draw_audit(folder, file.sweep)
             check_audit(folder, accept_audit, console)
             check_places(folder, needs)
+            if coming := outlook(shares):
+                console.print(coming, soft_wrap=True)
             prepare_nodes(folder, shares, console)
             done = run_sweep(folder, file.sweep, shares, session, console)
     check_outcome(folder, file.sweep, done)

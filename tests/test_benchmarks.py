@@ -37,6 +37,7 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         ("leaderboard", {"rounds": 1, "trials": 2, "images": 20}),
         ("votes", {"rounds": 1, "trials": 2, "images": 20}),
         ("intervals", {"rounds": 1, "rows": 2, "images": 20}),
+        ("scale", {"rounds": 1, "trials": 3, "epochs": 2, "slots": 2, "sleep_ms": 50, "images": 20}),
     ],
 )
 def test_a_tiny_form_leaves_a_record(name: str, sizes: dict[str, int], tmp_path: Path) -> None:

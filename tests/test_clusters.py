@@ -17,9 +17,9 @@ KUBERAY = ROOT / "clusters" / "kuberay.yaml"
 LAUNCHED = [file for file in FILES if file != KUBERAY]
 """Those that `ray up` reads."""
 
-# The fields that a RayCluster may have: `RayClusterSpec`, `HeadGroupSpec`, `WorkerGroupSpec` and `AutoscalerOptions` in
-# ray-operator/apis/ray/v1/raycluster_types.go of https://github.com/ray-project/kuberay; `authOptions` by its
-# release notes (1.5.1). No API server was asked.
+# The fields that a RayCluster may have, by KubeRay 1.6.2's generated reference of its custom resource:
+# https://github.com/ray-project/kuberay/blob/0a9eabde561ab59ab4bbe626072c359da9214484/docs/reference/api.md, of which
+# helm-chart/kuberay-operator/crds/ray.io_rayclusters.yaml there is the schema. No API server was asked.
 CLUSTER_SPEC = {
     "autoscalerOptions",
     "authOptions",
@@ -30,8 +30,10 @@ CLUSTER_SPEC = {
     "managedBy",
     "rayVersion",
     "suspend",
+    "upgradeStrategy",
     "workerGroupSpecs",
 }
+AUTHENTICATION = {"enableK8sTokenAuth", "mode", "secretName"}
 HEAD_GROUP = {"enableIngress", "headService", "labels", "rayStartParams", "resources", "serviceType", "template"}
 WORKER_GROUP = {
     "groupName",
@@ -234,6 +236,7 @@ def test_the_manifest_has_fields_that_kuberay_knows() -> None:
     spec = cluster["spec"]
     assert cluster["apiVersion"] == "ray.io/v1"
     assert set(spec) <= CLUSTER_SPEC
+    assert set(spec["authOptions"]) <= AUTHENTICATION
     assert set(spec["headGroupSpec"]) <= HEAD_GROUP
     assert {"rayStartParams", "template"} <= set(spec["headGroupSpec"])
     assert set(spec["autoscalerOptions"]) <= AUTOSCALER

@@ -4,9 +4,10 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -23,9 +24,12 @@ from ray.tune.execution import class_cache
 
 from rfray.config import Resources, Trial
 from rfray.errors import ClusterError
+from rfray.search.autoscaling import resources_to_come
 
 TRIAL_MODULES = ["rfray.training.loop", "rfray.search.worker"]
 """They import all that a trial needs."""
+HEAD = "node:__internal_head__"
+"""A resource that the head alone has."""
 READY = 4
 """At most so many processes import them before there is a trial; each takes 0.4 GB."""
 
@@ -107,7 +111,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[Path]:
     polite = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            with _loopback_only(), _without_agents():
+            with loopback_only(), without_agents():
                 context = ray.init(
                     address="local",
                     include_dashboard=False,
@@ -139,7 +143,7 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
-def _loopback_only() -> Iterator[None]:
+def loopback_only() -> Iterator[None]:
     """Has Ray start servers that listen on 127.0.0.1 alone, as it does by itself on macOS and Windows.
 
     It reads this setting when it is imported, and takes no other word for it: `_node_ip_address` is overruled.
@@ -154,7 +158,7 @@ def _loopback_only() -> Iterator[None]:
 
 
 @contextmanager
-def _without_agents() -> Iterator[None]:
+def without_agents() -> Iterator[None]:
     """Has Ray leave out what serves a dashboard, also where `ray[default]` is installed: nobody would look at it.
 
     A busy machine may take longer to import it than Ray waits for it.
@@ -195,7 +199,7 @@ class Node:
 
 def slot_for(resources: Resources) -> Slot:
     """What one trial gets on this cluster. Raises ClusterError where there is not so much."""
-    there = nodes()
+    there = possible_nodes()
     gpu = resources.gpu
     if gpu == "auto":
         gpu = 1.0 if any(node.gpu for node in there) else 0.0
@@ -214,24 +218,44 @@ def slot_of_one(resources: Resources) -> Slot:
 
 
 def slots(shares: Shares) -> int:
-    """How many trials fit on the cluster at once, at the most; the workers of one may be on several nodes."""
-    there = nodes()
-    return max(sum(node.room(slot) for node in there) // slot.workers for slot in shares.kinds)
+    """How many trials fit on the cluster at once, at the most, with the nodes that its autoscaler may start.
+
+    The workers of one trial may be on several nodes.
+    """
+    return _slots(shares, possible_nodes())
+
+
+def outlook(shares: Shares) -> str | None:
+    """What the user should know where slots are still to come, else None."""
+    there, in_all = _slots(shares, nodes()), slots(shares)
+    if there == in_all:
+        return None
+    return f"{there} of {in_all} slots are there; the autoscaler starts nodes for the others, which takes minutes"
 
 
 def nodes() -> list[Node]:
     """The nodes that are alive."""
     return [
-        Node(
-            id=node["NodeID"],
-            address=node["NodeManagerAddress"],
-            cpu=node["Resources"].get("CPU", 0.0),
-            gpu=node["Resources"].get("GPU", 0.0),
-            memory=node["Resources"].get("memory", 0.0),
-            accelerators=tuple(
-                name.removeprefix(ACCELERATOR) for name in node["Resources"] if name.startswith(ACCELERATOR)
-            ),
-        )
-        for node in ray.nodes()
-        if node["Alive"]
+        _node(node["NodeID"], node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]
     ]
+
+
+def possible_nodes() -> list[Node]:
+    """The nodes that are alive, and those that the autoscaler may start."""
+    workers = [node["Resources"] for node in ray.nodes() if node["Alive"] and HEAD not in node["Resources"]]
+    return nodes() + [_node("", "", {"memory": inf, **resources}) for resources in resources_to_come(workers)]
+
+
+def _slots(shares: Shares, among: list[Node]) -> int:
+    return max(sum(node.room(slot) for node in among) // slot.workers for slot in shares.kinds)
+
+
+def _node(node_id: str, address: str, resources: Mapping[str, float]) -> Node:
+    return Node(
+        id=node_id,
+        address=address,
+        cpu=resources.get("CPU", 0.0),
+        gpu=resources.get("GPU", 0.0),
+        memory=resources.get("memory", 0.0),
+        accelerators=tuple(name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)),
+    )

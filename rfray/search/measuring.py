@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rfray.config import Range, Sweep, Trial
 from rfray.errors import ClusterError
 from rfray.run import Measured, RunDir
+from rfray.search.autoscaling import bring_up
 from rfray.search.cluster import Node, Shares, Slot, nodes
 from rfray.search.packing import MARGIN, Packing, pack
 from rfray.search.plan import packing_lines
@@ -37,6 +38,7 @@ def shares_for(sweep: Sweep, run: RunDir, slot: Slot, fresh: bool, console: Cons
     """
     if not sweep.resources.auto:
         return slot
+    bring_up(slot.bundle, lambda: any(node.room(slot) for node in nodes()), console)
     there = _with_devices(nodes())
     return pack(_measure(heaviest_trials(sweep), there, [] if fresh else run.measured(), console), there)
 

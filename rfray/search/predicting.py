@@ -13,7 +13,7 @@ from rfray.data.parts import prediction_origins
 from rfray.errors import RfrayError
 from rfray.evaluation.predictions import write_predictions
 from rfray.run import WEIGHTS_FILE, RunDir, TrialDir
-from rfray.search.cluster import slot_of_one
+from rfray.search.cluster import outlook, slot_of_one
 from rfray.training.inference import predict_from_file
 
 
@@ -25,6 +25,8 @@ def predict_report_part(run: RunDir, trials: list[TrialDir], connect: Callable[[
     console.print(f"Predicting the report part with {len(trials)} trials")
     connect()
     slot = slot_of_one(run.sweep().resources)
+    if coming := outlook(slot):
+        console.print(coming, soft_wrap=True)
     task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     pending = {task.remote(run.where, trial.id, slot.threads): trial for trial in trials}
     failed: list[str] = []

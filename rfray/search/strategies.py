@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
     ASHAScheduler,
     FIFOScheduler,
@@ -147,11 +148,26 @@ class ByName:
         super().on_trial_remove(tune_controller, Known(str(trial)))  # type: ignore[misc]
 
 
-class Asha(ByName, ASHAScheduler):
+class InOrder:
+    """Makes a scheduler of Ray's look for the next trial among those that are not over: it looks after every event."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The first one proposed of those that wait; those that have not begun come before paused ones."""
+        waiting = [
+            trial for trial in tune_controller.get_live_trials() if trial.status in (Trial.PENDING, Trial.PAUSED)
+        ]
+        return min(waiting, key=lambda trial: (trial.status == Trial.PAUSED, str(trial)), default=None)
+
+
+class AllTheWay(InOrder, FIFOScheduler):
+    """Stops no trial."""
+
+
+class Asha(InOrder, ByName, ASHAScheduler):
     """Ray's asynchronous successive halving, with rungs that outlive a start of the sweep."""
 
 
-class Median(ByName, MedianStoppingRule):
+class Median(InOrder, ByName, MedianStoppingRule):
     """Ray's median rule, with averages that outlive a start of the sweep."""
 
 
@@ -173,7 +189,7 @@ def _max_epochs(sweep: Sweep) -> int:
 
 
 SCHEDULERS: dict[str, Callable[[Sweep], TrialScheduler]] = {
-    "none": lambda _: FIFOScheduler(),
+    "none": lambda _: AllTheWay(),
     "asha": lambda sweep: Asha(
         time_attr=EPOCH,
         metric=SCORE,

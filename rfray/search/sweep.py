@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import uuid
+from collections.abc import Callable
 from math import isnan
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,10 +140,18 @@ class Proposals(RaySearcher):
         self._searcher.tell(int(result.id.split("-")[0]), result.score)
 
 
-def run_sweep(run: RunDir, sweep: Sweep, shares: Shares, session: Path, console: Console) -> list[TrialResult]:
+def run_sweep(
+    run: RunDir,
+    sweep: Sweep,
+    shares: Shares,
+    session: Path,
+    console: Console,
+    trainable: Callable[..., None] = run_trial,
+) -> list[TrialResult]:
     """Runs what is left of the sweep on the connected Ray cluster; all trials' results, in the order they ended.
 
-    `shares` says what each trial gets. `session` is Ray's temporary folder.
+    `shares` says what each trial gets. `session` is Ray's temporary folder, `trainable` what runs in a trial's process:
+    a function of a setting and a Job.
     Raises RfrayError where Ray ended without running every trial, DiskFullError, and SweepFailed where going on would
     be a waste.
     """
@@ -165,6 +174,7 @@ def run_sweep(run: RunDir, sweep: Sweep, shares: Shares, session: Path, console:
             _fit(
                 run,
                 sweep,
+                trainable,
                 shares,
                 at_once,
                 proposals,
@@ -229,6 +239,7 @@ def retrace(scheduler: TrialScheduler, run: RunDir) -> None:
 def _fit(
     run: RunDir,
     sweep: Sweep,
+    trainable: Callable[..., None],
     shares: Shares,
     at_once: int,
     proposals: Proposals,
@@ -245,9 +256,8 @@ def _fit(
     def asked(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([shares.of(trial_of(config)).asked])
 
-    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), asked)
     tune.Tuner(
-        trainable,
+        tune.with_resources(tune.with_parameters(trainable, job=job), asked),
         tune_config=tune.TuneConfig(
             search_alg=proposals,
             scheduler=scheduler,

@@ -7,8 +7,8 @@ from typing import Any
 
 from ray.tune import Callback
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
 
 from rfray.config import Sweep
 from rfray.errors import InputError
@@ -21,13 +21,21 @@ SERIES = ("best_score", "train_loss", "lr", "images_per_second", "seconds")
 """What is followed besides the select metric."""
 
 
+class EventFile(RecordWriter):
+    """Hands each epoch to the system at once, but does not have the disk wait for it: curves are no record."""
+
+    def flush(self) -> None:
+        """Raises OSError where the disk is full."""
+        self._writer.flush()
+
+
 class TensorBoard(Follower):
     """One event file a trial: `tensorboard --logdir runs/<name>/trials`."""
 
     def __init__(self, run: RunDir, metric: str) -> None:
         self._run = run
         self._metric = metric
-        self._writers: dict[str, RecordWriter] = {}
+        self._writers: dict[str, EventFile] = {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -41,11 +49,11 @@ class TensorBoard(Follower):
                 if name not in self._writers:
                     folder.mkdir(exist_ok=True)
                     path = folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}"
-                    self._writers[name] = RecordWriter(str(path))
+                    self._writers[name] = EventFile(str(path))
                     self._write(name, Event(wall_time=now, file_version="brain.Event:2"))
-                for key, value in values.items():
-                    if value is not None:
-                        self._write(name, Event(wall_time=now, step=result[EPOCH], summary=scalar(key, value)))
+                told = {tag: value for tag, value in values.items() if value is not None}
+                curves = [Summary.Value(tag=tag, simple_value=value) for tag, value in told.items()]
+                self._write(name, Event(wall_time=now, step=result[EPOCH], summary=Summary(value=curves)))
                 self._writers[name].flush()
             except OSError as error:
                 if is_disk_full(error):
