@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,13 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # nothing of Ray's ne
 import ray
 from ray._private import ray_constants
 from ray._private import utils as ray_utils
+from ray.exceptions import RayError
 from ray.tune.execution import class_cache
 
 from rfray.config import Resources, Trial
 from rfray.errors import ClusterError
 from rfray.search.autoscaling import resources_to_come
+from rfray.search.knock import knock
 
 TRIAL_MODULES = ["rfray.training.loop", "rfray.search.worker"]
 """They import all that a trial needs."""
@@ -106,7 +107,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[Path]:
 
     One of our own has processes import what trials need while the command goes on; `resources` are those of a trial.
     Gives the folder where Ray keeps its logs and spilled objects on this machine.
-    Raises ClusterError where nothing answers at `address`.
+    Raises ClusterError where nothing answers at `address`, or it would not take this process in.
     """
     polite = signal.getsignal(signal.SIGTERM)
     try:
@@ -124,22 +125,16 @@ def connected(address: str | None, resources: Resources) -> Iterator[Path]:
                     },
                 )
         else:
-            _knock(address)
+            knock(address)
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())  # Ray has a list of versions in some
+        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {reason}") from error
     signal.signal(signal.SIGTERM, polite)  # Ray has made an exit of it that says nothing
     try:
         yield Path(context.address_info["session_dir"])
     finally:
         ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Raises OSError at once where nothing listens; Ray would try for minutes."""
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextmanager
