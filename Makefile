@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all chaos bench check format lock clean
+.PHONY: demo test test-all test-hosts chaos bench check format lock clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("rfray needs Python 3.11 or newer; make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
@@ -20,6 +20,9 @@ test: .venv/installed  ## all but the slow tests
 
 test-all: .venv/installed  ## the slow ones too
 	$(BIN)/pytest
+
+test-hosts: .venv/installed  ## a cluster on three hosts of our own: root, and Debian's openssh-server rsync iproute2
+	$(BIN)/pytest -rsP tests/test_on_premises.py
 
 chaos: .venv/installed  ## kill drivers, trials and nodes of real sweeps; SEEDS=5 orders of it
 	$(BIN)/python -m tests.chaos --seeds $(or $(SEEDS),5)

@@ -1,5 +1,7 @@
 """The shipped cluster files: Ray takes them, and they are safe as they are."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -225,10 +227,14 @@ def test_the_extras_install_what_launching_takes() -> None:
         assert f"rfray[{extra}]" in (ROOT / file).read_text()
 
 
-def test_on_premises_addresses_agree() -> None:
+def test_the_head_on_premises_takes_the_address_that_the_file_gives_it(tmp_path: Path) -> None:
     config = launched(ROOT / "clusters" / "on-premises.yaml")
     [head] = [command for command in starts(config) if "--head" in command]
-    assert f"--node-ip-address={config['provider']['head_ip']} " in head
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps(config))  # as Ray's launcher writes it there
+    [address] = re.findall(r"--node-ip-address=(\S+ .+?\))", head.replace("\n", " "))
+    said = subprocess.run(["bash", "-c", f"echo {address}"], env={**os.environ, "HOME": str(tmp_path)}, text=True,
+                          capture_output=True, check=True)  # fmt: skip
+    assert said.stdout.strip() == config["provider"]["head_ip"]
 
 
 def test_the_manifest_has_fields_that_kuberay_knows() -> None:

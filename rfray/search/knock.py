@@ -40,7 +40,7 @@ def knock(address: str) -> None:
             return
         place = canonicalize_bootstrap_address(address)
         if place is not None:
-            _ask(place)
+            _ask(place, named=place if address == "auto" else address)
     except (ConnectionError, ValueError) as error:
         raise ClusterError(f"no Ray cluster at {address}: {error}") from error
     except AuthenticationError as error:
@@ -50,7 +50,7 @@ def knock(address: str) -> None:
         ) from error
 
 
-def _ask(place: str) -> None:
+def _ask(place: str, named: str) -> None:
     import grpc
     from ray.core.generated.gcs_pb2 import GcsNodeInfo
     from ray.core.generated.gcs_service_pb2 import CheckAliveRequest, GetAllNodeInfoRequest
@@ -63,28 +63,28 @@ def _ask(place: str) -> None:
             version = head.CheckAlive(CheckAliveRequest(), timeout=ANSWER, metadata=token).ray_version
             if version != ray.__version__:
                 here = f"this machine Ray {ray.__version__}"
-                raise ClusterError(f"the cluster at {place} runs Ray {version}, {here}: install the same on both")
+                raise ClusterError(f"the cluster at {named} runs Ray {version}, {here}: install the same on both")
             found = head.GetAllNodeInfo(GetAllNodeInfoRequest(), timeout=ANSWER, metadata=token).node_info_list
         except grpc.RpcError as error:
-            raise _refused(place, error) from error
+            raise _refused(named, error) from error
     nodes = {node.node_id.hex(): node.node_manager_address for node in found if node.state == GcsNodeInfo.ALIVE}
     if not nodes.keys() & set(find_node_ids()):
         raise ClusterError(
-            f"the cluster at {place} has no node on this machine, but on {', '.join(sorted(set(nodes.values())))}: "
+            f"the cluster at {named} has no node on this machine, but on {', '.join(sorted(set(nodes.values())))}: "
             "run the command on one of those, with --address auto, or submit it through the head's job server"
         )
 
 
-def _refused(place: str, error: "grpc.RpcError") -> ClusterError:
+def _refused(address: str, error: "grpc.RpcError") -> ClusterError:
     import grpc
 
     if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
         silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         reason = "nothing answers" if silent else str(error.details()).rpartition(": ")[2]
-        return ClusterError(f"no Ray cluster at {place}: {reason}")
+        return ClusterError(f"no Ray cluster at {address}: {reason}")
     if os.environ.get(token_setup.AUTH_MODE_ENV_VAR, "").lower() != "token":
-        return ClusterError(f"the cluster at {place} asks for a token. {TOKEN}")
-    return ClusterError(f"the cluster at {place} has another token than the one that is found here. {TOKEN}")
+        return ClusterError(f"the cluster at {address} asks for a token. {TOKEN}")
+    return ClusterError(f"the cluster at {address} has another token than the one that is found here. {TOKEN}")
 
 
 @contextmanager

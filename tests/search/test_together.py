@@ -28,14 +28,17 @@ def cores() -> float:
     return float(ray.cluster_resources()["CPU"])
 
 
-def everything_is_free() -> bool:
-    """Whether no placement group and no core is taken; Ray may need a moment to say so."""
-    for _ in range(100):
-        groups = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
-        if not groups and ray.available_resources().get("CPU") == cores():
-            return True
+def what_is_taken() -> list[object]:
+    """Placement groups, and cores, that are still taken after a while: Ray may need a moment to give them back."""
+    taken: list[object] = []
+    for _ in range(300):
+        taken = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+        if (free := ray.available_resources().get("CPU", 0.0)) != cores():
+            taken.append(f"{free} of {cores()} cores are free")
+        if not taken:
+            break
         time.sleep(0.2)
-    return False
+    return taken
 
 
 def ended_with(run: RunDir, setting: Trial, score: float) -> None:
@@ -66,7 +69,7 @@ def test_a_sweep_of_groups_of_which_one_and_a_half_fit(pictures: Path, tmp_path:
     _, *done = run_sweep(run, sweep, slot, tmp_session(), console)
     # with a perfect one before them, asha lets neither go on after its first epoch
     assert [(result.status, result.reason, result.epochs) for result in done] == [("ok", None, 1)] * 2
-    assert everything_is_free()
+    assert what_is_taken() == []
     data = images_of(run.path, "scale", 32)[1]
     for result in done:  # and what they came to is what one worker comes to
         alone, together = TrialDir(tmp_path / result.id), run.trial(result.id)
