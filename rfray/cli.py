@@ -116,9 +116,11 @@ def tune(
         from rfray.search.preflight import check_sweep
         from rfray.search.rehearsal import rehearse_models
         from rfray.search.sweep import check_outcome, run_sweep
+        from rfray.search.warm_start import check_warm_start
 
         slot = slot_for(file.sweep.resources)
         check_sweep(file)
+        check_warm_start(file, folder, fresh)
         parameters = rehearse_models(file)
         shares = shares_for(file.sweep, folder, slot, fresh, console)
         needs = disk_needs(file.sweep, parameters, slots(shares))

@@ -376,6 +376,14 @@ class SearchSettings(Strict):
     """How many trials' weights stay on disk; by default `ensemble.top_k` + 2."""
     max_failed: int = Field(default=0, ge=0)
     """More failed trials than this end `rfray tune` with exit code 1."""
+    warm_start: list[str] = Field(default=[])
+    """Earlier runs: folders or addresses. Those of their trials that are trials of this sweep, too, on the same images,
+    are taken over instead of trained, and count among `trials`; optuna learns from the others."""
+
+    @field_validator("warm_start")
+    @classmethod
+    def _absolute(cls, runs: list[str]) -> list[str]:
+        return _each_once(_absolute_paths(runs))
 
 
 class Resources(Strict):

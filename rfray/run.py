@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from rfray.config import Strict, Sweep, Trial
 from rfray.errors import RunError
@@ -76,6 +76,40 @@ class TrialResult(Strict):
     """Host that the trial ran on last."""
     files: dict[str, str]
     """Name -> SHA-256 of the trial's other files, by which damage is noticed."""
+    taken_from: str | None = None
+    """Folder of the trial of an earlier run (`search.warm_start`) that this one was taken over from, not trained."""
+
+
+class EarlierTrial(Strict):
+    """A trial of an earlier run, and what it is to a sweep that starts warm."""
+
+    run: str
+    """Path or address of the earlier run."""
+    id: str
+    """What the trial is called there."""
+    trial: Trial
+    score: float
+    """Best value of that run's select metric, in [0, 1]."""
+    use: Literal["taken over", "score", "setting"]
+    """taken over: it is one of this run's own; score: the search knows what it came to; setting: the search tries what
+    it was set to on the axes first, as its score is one of other images or another metric."""
+
+
+class WarmStart(Strict):
+    """warm_start.json: what a sweep has from earlier runs, written when all of it is in the run folder.
+
+    Whatever becomes of the earlier runs then, the search can be retraced.
+    """
+
+    trials: list[EarlierTrial] = Field(default=[])
+    """Those taken over in the order of their numbers here, from 0."""
+    lines: list[str] = Field(default=[])
+    """What was used, for people: one on each earlier run."""
+
+    @property
+    def taken_over(self) -> list[EarlierTrial]:
+        """The trials with the first numbers of this run."""
+        return [one for one in self.trials if one.use == "taken over"]
 
 
 class Measured(Strict):
@@ -224,6 +258,7 @@ class RunDir:
         # beside the folder, so that it stays in force when the folder is moved aside
         self.lock_file = self.path.with_name(f".{self.name}.lock")
         self.measured_file = self.path / "measured.json"
+        self.warm_start_file = self.path / "warm_start.json"
         self.ray_folder = self.path / ".ray"
         self.trials_folder = self.path / "trials"
         self.ensemble_file = self.path / "ensemble" / "ensemble.json"
@@ -368,6 +403,21 @@ class RunDir:
         _write(self.measured_file, Measurements(measured=measured))
         self.mirror.send(self.measured_file)
 
+    def warm_start(self) -> WarmStart | None:
+        """warm_start.json; None before it is written. Raises RunError where it is damaged."""
+        self.mirror.fetch(self.warm_start_file)
+        if not self.warm_start_file.exists():
+            return None
+        try:
+            return _read(self.warm_start_file, WarmStart)
+        except RunError as error:
+            raise RunError(f"{error}; the search can't be retraced without it: start anew with --fresh") from None
+
+    def write_warm_start(self, known: WarmStart) -> None:
+        """Writes warm_start.json."""
+        _write(self.warm_start_file, known)
+        self.mirror.send(self.warm_start_file)
+
     def write_images(self, images: pd.DataFrame) -> None:
         """Writes what the audit looked at: one row an image file of both folders."""
         _write_table(self.images_file, images)
@@ -375,6 +425,11 @@ class RunDir:
     def read_images(self) -> pd.DataFrame:
         """Reads it. Raises RunError where it is missing or damaged."""
         return _read_table(self.images_file, self.catalog_file)
+
+
+def trial_id(number: int, trial: Trial) -> str:
+    """What the `number`-th trial of a run is called: in order of the names, the trials are in order of the numbers."""
+    return f"{number:05d}-{trial.digest[:6]}"
 
 
 def newest_run(runs: Path = Path("runs")) -> RunDir:

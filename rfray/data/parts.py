@@ -44,7 +44,7 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     """
     if run.catalog_file.exists():
         catalog = run.read_catalog()
-        _check_unchanged(run, sweep, catalog, "fit")
+        _check_unchanged(run, sweep, catalog)
     else:
         images, pairs = _examined(run, sweep, console)
         catalog = _divided(images[images["folder"] == "train"], sweep, pairs)
@@ -258,9 +258,17 @@ def _links(audited: pd.DataFrame) -> np.ndarray:
     return np.column_stack([np.arange(len(audited)), first[of]])
 
 
-def _check_unchanged(run: RunDir, sweep: Sweep, catalog: pd.DataFrame, part: str) -> None:
+def training_changes(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> list[str]:
+    """What differs between the sweep's training folder and the one that a run's catalog was made of; empty if nothing.
+
+    By names, sizes and times. Raises DataError where the folder can't be used.
+    """
     known = catalog if sweep.data.valid_fraction is not None else catalog[catalog["part"] != "report"]
-    changed = changes(sweep.data, part, pd.concat([known, _unreadable(run, "train")]))
+    return changes(sweep.data, "fit", pd.concat([known, _unreadable(run, "train")]))
+
+
+def _check_unchanged(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> None:
+    changed = training_changes(run, sweep, catalog)
     if changed:
         raise RunError(
             f"{len(changed)} images have changed since this sweep began:\n  "

@@ -55,7 +55,8 @@ def column_types(sweep: Sweep) -> dict[str, str]:
     settings = {column: _dtype(field) for column, field in _setting_columns(sweep).items()}
     sure = {**dict.fromkeys((*INTERVALS, *TESTS), NUMBER), "tied": TEXT, "optimism": NUMBER}
     cost = {} if sweep.resources.price_per_hour is None else {"cost": NUMBER}
-    types = {**outcomes, **settings, **dict.fromkeys(operating_point.COLUMNS, NUMBER), **sure, **cost}
+    origin = {"taken_from": TEXT} if sweep.search.warm_start else {}
+    types = {**outcomes, **settings, **dict.fromkeys(operating_point.COLUMNS, NUMBER), **sure, **cost, **origin}
     return {column: types[column] for column in (*contract_columns(sweep), *types)}
 
 
@@ -202,6 +203,8 @@ def _trial_row(sweep: Sweep, trial: TrialDir, result: TrialResult) -> dict[str, 
         "seconds": result.seconds,
         "wait_share": result.wait_share,
     }
+    if sweep.search.warm_start:
+        row["taken_from"] = result.taken_from
     if (price := sweep.resources.price_per_hour) is not None:
         row["cost"] = cost_of(result.seconds, price)
     if trial.predictions_file("report").exists():
@@ -277,23 +280,19 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
     sweep = run.sweep()
     counted = ", ".join(str(n) for n in frame["n"].dropna().unique()) or "no"
     columns = [*contract_columns(sweep), *(group[-1] for group in STRESSED if group[-1] in frame)]
-    text = as_text(frame[columns])
-    types = column_types(sweep)
     audit = read_audit(run.audit_file)
     lines = [
-        f"# Leaderboard of {_escaped(run.name)}",
+        f"# Leaderboard of {escaped(run.name)}",
         "",
         f"Chosen and ranked by `{ranked_by(sweep, columns)}`, {_chosen_by(sweep, columns)}. The metrics and counts "
         f"without `select_` are on the report part (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
         "",
-        *([_escaped(said), ""] if (said := verdict(run, frame)) else []),
-        *([_escaped(asked), ""] if (asked := false_positives(run, frame)) else []),
-        *([_escaped(slow), ""] if (slow := waiting(frame)) else []),
-        *([f"**Audit: {_escaped(audit.stamp)}**", ""] if audit is not None and audit.stamp else []),
-        _table_line(columns),
-        _table_line("---" if types.get(column) == TEXT else "---:" for column in columns),
-        *(_table_line(_escaped(cell) for cell in row) for row in text.itertuples(index=False)),
+        *([escaped(said), ""] if (said := verdict(run, frame)) else []),
+        *([escaped(asked), ""] if (asked := false_positives(run, frame)) else []),
+        *([escaped(slow), ""] if (slow := waiting(frame)) else []),
+        *([f"**Audit: {escaped(audit.stamp)}**", ""] if audit is not None and audit.stamp else []),
+        *markdown_table(frame[columns]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -307,10 +306,17 @@ def _chosen_by(sweep: Sweep, columns: Iterable[str]) -> str:
     )
 
 
-def _table_line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def markdown_table(frame: pd.DataFrame) -> list[str]:
+    """The lines of a table as `as_text` has it, numbers to the right."""
+    text = as_text(frame)
+    lines = [
+        [str(column) for column in text],
+        ["---:" if pd.api.types.is_numeric_dtype(frame[column]) else "---" for column in frame],
+    ]
+    lines += [[escaped(cell) for cell in row] for row in text.itertuples(index=False)]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def _escaped(cell: str) -> str:
+def escaped(cell: str) -> str:
     """Text that Markdown shows as it is: on one line, no new cells, no markup, no HTML."""
     return re.sub(r"([\\|<>&`*\[\]])", r"\\\1", " ".join(cell.split()))

@@ -61,6 +61,8 @@ class SearchFindings:
     seconds of one trial's place, whatever it is made of."""
     trials: int
     """Trials that were started, whatever became of them."""
+    taken_over: int
+    """How many of them were trained in an earlier run; their epochs count as they were there."""
     epochs: pd.DataFrame
     """One row an epoch, in the order in which they ended: `trial`; `seconds`; `spent`, all trials' training up to then;
     `score`, nan where it is undefined or its trial has not succeeded; `best` and `best_trial`, the greatest score up to
@@ -119,6 +121,7 @@ def search_findings(run: RunDir) -> SearchFindings:
         metric=sweep.search.metric,
         unit=unit,
         trials=len(results),
+        taken_over=sum(result.taken_from is not None for result in ended.values()),
         epochs=epochs,
         axes=axes,
         settings=settings,
@@ -139,6 +142,8 @@ def sentences(findings: SearchFindings) -> list[str]:
 def _sentences(findings: SearchFindings) -> Iterator[str]:
     trials = f"{findings.trials:,} trial" + ("" if findings.trials == 1 else "s")
     yield f"{trials} trained for {amount(findings.spent)} {findings.unit} in all. {_reached(findings)}"
+    if findings.taken_over:
+        yield f"{findings.taken_over:,} of them were trained in earlier runs, and count here as they did there."
     importance = findings.importance
     if importance is None:
         yield f"What the score depends on can't be said: {findings.no_importance}."

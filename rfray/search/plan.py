@@ -9,6 +9,7 @@ from rfray.search.cluster import Shares, slots
 from rfray.search.packing import Packing
 from rfray.search.places import Needs
 from rfray.search.strategies import planned_trials
+from rfray.search.warm_start import BEGINNING, foreseen
 
 
 def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[str]:
@@ -19,6 +20,8 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[
     most = int(max(epochs) if isinstance(epochs, list) else epochs.bounds[1])
     fit = len(images) * (1 - (sweep.data.valid_fraction or 0)) * (1 - sweep.data.select_fraction)
     at_once = min(trials, sweep.search.concurrent or slots(shares))
+    warm = foreseen(run, sweep)
+    new = trials - len(warm.taken_over)
     done = sum(trial.result() is not None for trial in run.trials())
     return [
         f"run folder   {run.where}" + (f" ({done} trials done already)" if done else ""),
@@ -28,10 +31,11 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[
             if isinstance(shares, Packing)
             else f"{at_once} at once with {shares.kinds[0]} each"
         ),
+        *(f"warm start   {line.removeprefix(BEGINNING)}" for line in warm.lines),
         *packing_lines(shares),
         *(f"axis         {name}: {_axis(axis)}" for name, axis in sweep.trial.axes().items()),
-        f"epochs       at most {trials * most} ({most} a trial)",
-        f"images       {len(images)} to train and choose with, about {trials * most * fit:.0f} passes over one image",
+        f"epochs       at most {new * most} ({most} a trial)",
+        f"images       {len(images)} to train and choose with, about {new * most * fit:.0f} passes over one image",
         f"kept         weights of the best {sweep.keep} trials; ensemble of {sweep.ensemble.top_k}",
         f"disk         at most {needs.total / 1e6:.0f} MB in the run folder, "
         f"{sum(_megabytes(geometry) for geometry in geometries(sweep)) * len(images):.0f} MB of pixels in the cache of "

@@ -87,6 +87,9 @@ def _search(file: SweepFile) -> Iterator[str]:
     elif search.scheduler == "pbt" and not set(MUTABLE) & set(axes):
         allowed = f"pbt only with a list or range for one of {', '.join(MUTABLE)}"
         yield file.not_allowed(("search", "scheduler"), search.scheduler, allowed)
+    if search.warm_start and search.scheduler == "pbt":
+        allowed = "nothing with search.scheduler pbt, whose trials depend on each other"
+        yield file.not_allowed(("search", "warm_start"), search.warm_start, allowed)
     epochs = axes.get("epochs", sweep.trial.choices("epochs"))
     longest = max(epochs) if isinstance(epochs, list) else epochs.bounds[1]
     if search.scheduler != "none" and search.grace_epochs > longest:

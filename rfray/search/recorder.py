@@ -26,7 +26,7 @@ class Recorder(Follower):
         self._followers = [ended]
         earlier = results(run)
         self._count = max((result.position + 1 for result in earlier), default=0)
-        self._kept = ranking(earlier)[: sweep.keep]
+        self._kept = ranking(_with_weights(earlier, _weights(run)))[: sweep.keep]
         self._session: list[TrialResult] = []
 
     def follow(self, ended: Callable[[TrialResult], None]) -> None:
@@ -130,13 +130,23 @@ def tidy(run: RunDir, sweep: Sweep, ended: list[TrialResult], every_state: bool)
 
     And states of ended trials: `every_state`, or only those that nothing goes on from any more.
     """
-    kept = {one.id for one in ranking(ended)[: sweep.keep]}
-    over = {one.id for one in ended}
-    run.mirror.remove(file for file in run.mirror.find(f"trials/*/{WEIGHTS_FILE}") if file.parent.name in over - kept)
+    weights, over = _weights(run), {one.id for one in ended}
+    kept = {one.id for one in ranking(_with_weights(ended, weights))[: sweep.keep]}
+    run.mirror.remove(file for file in weights if file.parent.name in over - kept)
     if every_state or sweep.search.scheduler not in PAUSING:
         run.mirror.remove(file for file in run.mirror.find(f"trials/*/{STATES}") if file.parent.name in over)
     for part in run.path.rglob(".*.part*"):
         part.unlink(missing_ok=True)
+
+
+def _weights(run: RunDir) -> list[Path]:
+    return run.mirror.find(f"trials/*/{WEIGHTS_FILE}")
+
+
+def _with_weights(ended: list[TrialResult], weights: list[Path]) -> list[TrialResult]:
+    """A trial that was taken over may have none, and then keeps no other's from staying."""
+    there = {file.parent.name for file in weights}
+    return [one for one in ended if one.id in there]
 
 
 def _remove_states(out: TrialDir) -> None:

@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from ray import tune
 from ray.tune.search.sample import Domain
 
-from rfray.config import Range
+from rfray.config import Range, Trial
 
 Axes = Mapping[str, list[Any] | Range]
 
@@ -25,6 +25,24 @@ def distributions(axes: Axes) -> dict[str, BaseDistribution]:
 def settings(drawn: Mapping[str, Any], axes: Axes) -> dict[str, Any]:
     """What was drawn, with each place in a list of choices replaced by the choice."""
     return {name: axis[drawn[name]] if isinstance(axis, list) else drawn[name] for name, axis in axes.items()}
+
+
+def places(trial: Trial, axes: Axes) -> dict[str, Any] | None:
+    """What would have to be drawn for a trial's values on the axes; None where it is outside of one."""
+    found: dict[str, Any] = {}
+    for name, axis in axes.items():
+        value = getattr(trial, name)
+        if isinstance(axis, list):
+            choices = [choice.get(trial.backbone, False) if isinstance(choice, dict) else choice for choice in axis]
+            if value not in choices:
+                return None
+            found[name] = choices.index(value)
+        else:
+            low, high = axis.bounds
+            if not low <= value <= high:
+                return None
+            found[name] = value
+    return found
 
 
 def size(axes: Axes) -> int | None:

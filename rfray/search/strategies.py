@@ -1,7 +1,7 @@
 """SEARCHERS (how settings are proposed), SCHEDULERS (how weak trials are stopped early), and which go together."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from ray.tune.schedulers import (
 )
 
 from rfray.config import Sweep
+from rfray.run import EarlierTrial
 from rfray.search import space
 from rfray.search.messages import EPOCH, SCORE
 
@@ -38,10 +39,15 @@ class Searcher(Protocol):
 
 
 class Grid:
-    """Every combination once, in the order of the sweep file."""
+    """Every combination once, in the order of the sweep file, but for those that were taken over."""
 
-    def __init__(self, sweep: Sweep) -> None:
-        self._proposals = _distinct(sweep, space.combinations(sweep.trial.axes()))
+    def __init__(self, sweep: Sweep, earlier: Sequence[EarlierTrial] = ()) -> None:
+        done = {one.trial.digest for one in earlier if one.use == "taken over"}
+        self._proposals = (
+            values
+            for values in _distinct(sweep, space.combinations(sweep.trial.axes()))
+            if sweep.trial.trial(values).digest not in done
+        )
 
     def ask(self) -> dict[str, Any] | None:
         """See Searcher."""
@@ -52,9 +58,9 @@ class Grid:
 
 
 class Sampled:
-    """Settings drawn by one of optuna's samplers, none of them twice."""
+    """Settings drawn by one of optuna's samplers, none of them twice, and none that was taken over."""
 
-    def __init__(self, sweep: Sweep, sampler: BaseSampler) -> None:
+    def __init__(self, sweep: Sweep, sampler: BaseSampler, earlier: Sequence[EarlierTrial] = ()) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._axes = sweep.trial.axes()
         self._distributions = space.distributions(self._axes)
@@ -63,6 +69,8 @@ class Sampled:
         self._scores: dict[str, float | None] = {}
         self._keys: list[str] = []
         self._sweep = sweep
+        for one in earlier:
+            self._learn(one)
 
     def ask(self) -> dict[str, Any] | None:
         """See Searcher."""
@@ -79,6 +87,18 @@ class Sampled:
         """See Searcher."""
         self._scores[self._keys[number]] = score
         self._finish(self._proposed[number], score)
+
+    def _learn(self, one: EarlierTrial) -> None:
+        drawn = space.places(one.trial, self._axes)
+        assert drawn is not None  # others are of no use
+        if one.use == "setting":
+            self._study.enqueue_trial(drawn)
+            return
+        self._study.add_trial(
+            optuna.trial.create_trial(params=drawn, distributions=self._distributions, value=one.score)
+        )
+        if one.use == "taken over":
+            self._scores[one.trial.digest] = one.score
 
     def _first_unseen(self) -> dict[str, Any] | None:
         if space.size(self._axes) is None:
@@ -104,12 +124,24 @@ class Sampled:
             self._study.tell(drawn, score)
 
 
-SEARCHERS: dict[str, Callable[[Sweep], Searcher]] = {
+class Search(Protocol):
+    """Makes a searcher of a sweep, and of what is known from earlier runs."""
+
+    def __call__(self, sweep: Sweep, earlier: Sequence[EarlierTrial] = ()) -> Searcher:
+        """All of `earlier` are within the sweep's axes."""
+
+
+SEARCHERS: dict[str, Search] = {
     "grid": Grid,
-    "random": lambda sweep: Sampled(sweep, RandomSampler(seed=sweep.seed)),
-    "optuna": lambda sweep: Sampled(sweep, TPESampler(seed=sweep.seed, multivariate=True, constant_liar=True)),
+    "random": lambda sweep, earlier=(): Sampled(sweep, RandomSampler(seed=sweep.seed), earlier),
+    "optuna": lambda sweep, earlier=(): Sampled(
+        sweep, TPESampler(seed=sweep.seed, multivariate=True, constant_liar=True), earlier
+    ),
 }
 """Name -> searcher. `optuna` is its tree-structured Parzen estimator."""
+
+LEARNING = ("optuna",)
+"""Searchers that what other trials came to is of use to."""
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from ray.tune.search import Searcher as RaySearcher
 from rich.console import Console
 from rich.text import Text
 
-from rfray.config import Sweep
+from rfray.config import Sweep, Trial
 from rfray.errors import RfrayError, RunError, SweepFailed
 from rfray.files import is_disk_full, no_room
-from rfray.run import RunDir, TrialResult, TrialStart
+from rfray.run import RunDir, TrialResult, TrialStart, WarmStart, trial_id
 from rfray.search.cluster import Shares, slots
 from rfray.search.damage import mend
 from rfray.search.disk import DiskWatch
@@ -34,8 +34,10 @@ from rfray.search.messages import EPOCH, SCORE
 from rfray.search.recorder import Recorder, results, tidy
 from rfray.search.strategies import PAUSING, SCHEDULERS, SEARCHERS, ByName, planned_trials
 from rfray.search.trackers import TensorBoard, mlflow_callbacks
+from rfray.search.warm_start import warm_start
 from rfray.search.worker import Job, run_trial, trial_of
 
+COLD = WarmStart()
 NOBODY = SimpleNamespace(get_live_trials=list)
 """Stands in for Ray's controller while a scheduler is told of the past: no trial is live."""
 
@@ -43,14 +45,15 @@ NOBODY = SimpleNamespace(get_live_trials=list)
 class Proposals(RaySearcher):
     """Ray Tune's way to ask for trials: the open ones of the run folder first, then new ones of the searcher."""
 
-    def __init__(self, run: RunDir, sweep: Sweep, planned: int, at_once: int | None) -> None:
+    def __init__(self, run: RunDir, sweep: Sweep, planned: int, at_once: int | None, warm: WarmStart = COLD) -> None:
         super().__init__(metric="score", mode="max")
         self._run = run
         self._sweep = sweep
         self._planned = planned
         self._at_once = at_once
         self._live: set[str] = set()
-        self._searcher = SEARCHERS[sweep.search.algorithm](sweep)
+        self._taken_over = [one.trial for one in warm.taken_over]
+        self._searcher = SEARCHERS[sweep.search.algorithm](sweep, warm.trials)
         self._results = results(run)
         self._starts: list[TrialStart] = []
         self._retrace()
@@ -91,7 +94,7 @@ class Proposals(RaySearcher):
         return RaySearcher, ()
 
     def _new(self) -> TrialStart | None:
-        start = self._proposed(len(self._starts), self._searcher.ask(), len(self._results))
+        start = self._proposed(len(self._starts), self._next(len(self._starts)), len(self._results))
         if start is not None:
             self._run.trial(start.id).write_start(start)
             self._starts.append(start)
@@ -106,7 +109,7 @@ class Proposals(RaySearcher):
         folders = {int(out.id.split("-")[0]): out for out in self._run.trials()}
         told = 0
         damaged = RunError(f"a trial is missing in {self._run.trials_folder}")
-        for number in range(max(folders, default=-1) + 1):
+        for number in range(max(max(folders, default=-1) + 1, len(self._taken_over))):
             out = folders.get(number)
             try:
                 start = out.start() if out is not None else None
@@ -118,9 +121,9 @@ class Proposals(RaySearcher):
                 for result in self._results[told:known]:
                     self._tell(result)
                 told = max(told, known)
-            values = self._searcher.ask()
+            trial = self._next(number)
             if start is None:
-                start = self._proposed(number, values, told)
+                start = self._proposed(number, trial, told)
                 if start is None or (out is not None and start.id != out.id):
                     raise RunError(f"{damaged}, and can't be worked out again; start anew with --fresh")
                 self._run.trial(start.id).write_start(start)
@@ -128,16 +131,22 @@ class Proposals(RaySearcher):
         for result in self._results[told:]:
             self._tell(result)
 
-    def _proposed(self, number: int, values: dict[str, Any] | None, results_known: int) -> TrialStart | None:
-        if values is None:
+    def _next(self, number: int) -> Trial | None:
+        """The trial with this number: taken over, or what the searcher proposes next."""
+        if number < len(self._taken_over):
+            return self._taken_over[number]
+        values = self._searcher.ask()
+        return None if values is None else self._sweep.trial.trial(values)
+
+    def _proposed(self, number: int, trial: Trial | None, results_known: int) -> TrialStart | None:
+        if trial is None:
             return None
-        trial = self._sweep.trial.trial(values)
-        return TrialStart(
-            id=f"{number:05d}-{trial.digest[:6]}", number=number, results_known=results_known, trial=trial
-        )
+        return TrialStart(id=trial_id(number, trial), number=number, results_known=results_known, trial=trial)
 
     def _tell(self, result: TrialResult) -> None:
-        self._searcher.tell(int(result.id.split("-")[0]), result.score)
+        proposal = int(result.id.split("-")[0]) - len(self._taken_over)
+        if proposal >= 0:  # of those taken over it knows from the beginning
+            self._searcher.tell(proposal, result.score)
 
 
 def run_sweep(
@@ -156,6 +165,7 @@ def run_sweep(
     be a waste.
     """
     planned = planned_trials(sweep)
+    warm = warm_start(run, sweep, console)
     for found in mend(run):
         console.print(Text(f"Warning: {found}"), soft_wrap=True)
     earlier = results(run)
@@ -167,7 +177,7 @@ def run_sweep(
         recorder = Recorder(run, sweep, display.ended)
         at_once = sweep.search.concurrent or slots(shares)
         # hyperband waits for whole brackets, of which most trials are paused
-        proposals = Proposals(run, sweep, planned, None if sweep.search.scheduler == "hyperband" else at_once)
+        proposals = Proposals(run, sweep, planned, None if sweep.search.scheduler == "hyperband" else at_once, warm)
         recorder.follow(proposals.ended)
         followers = [recorder, DiskWatch(session), TensorBoard(run, sweep.search.metric), display]
         try:
