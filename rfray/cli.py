@@ -300,6 +300,32 @@ def leaderboard(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="Run folders, or their addresses (s3://…).")],
+    top: Annotated[int, typer.Option(min=0, help="Models shown of each run, besides its ensembles: the best.")] = 5,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write all rows to this .csv, and the tests to …-tests.csv beside it; or both to this .md."),
+    ] = None,
+) -> None:
+    """Join the leaderboards of runs on one report part, and test whose ensemble is better."""
+    from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, sentences, write_comparison
+    from rfray.report.terminal import comparison_table
+
+    if out is not None:
+        check_ending(out)
+    folders, console = [_run(where) for where in runs], _console()
+    for folder in folders:
+        folder.mirror.pull(*READ)
+    found = compare_runs(folders)
+    console.print(comparison_table(found, top, console.width))
+    for sentence in sentences(found):
+        console.print(sentence, soft_wrap=True, markup=False)
+    for path in write_comparison(found, out) if out is not None else []:
+        print(path)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of the sweep file, for editors."""
     import json

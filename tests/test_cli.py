@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rfray.cli import app
+from rfray.errors import InputError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
 from tests.synthetic import FIRST, SECOND, as_predicted, finish_trial, new_run, predictions, small_run
@@ -210,6 +211,29 @@ def test_an_unknown_method_is_exit_code_2_and_names_the_choices(tmp_path: Path) 
     assert done.returncode == 2
     assert "--method weigthed: no such method; allowed: weighted, soft, calibrated" in done.stderr
     assert not run.leaderboard_csv.exists()
+
+
+def test_runs_are_compared_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, said in (("first", FIRST), ("second", SECOND)):
+        run = new_run(tmp_path / name)
+        finish_trial(run, "001", 0.9, predictions(SECOND), predictions(said))
+        as_predicted(run)
+        write_ensemble(run, choose_members(run, 1))
+        write_leaderboard(run)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["compare", "first", "second", "--top", "1", "--out", "both.csv"])
+    assert done.exit_code == 0, done.output
+    assert "2 runs on 6 report images, ranked by select_auc" in done.stdout
+    assert "On 6 report images the ensemble of first is tied with that of second: AUC 0.7778 against" in done.stdout
+    assert done.stdout.splitlines()[-2:] == ["both.csv", "both-tests.csv"]
+    for words, said in [
+        (["first"], f"given {tmp_path}/first alone; name two runs or more"),
+        (["first", "third"], f"{tmp_path}/third: not a run folder (no sweep.yaml); `rfray tune SWEEP` makes one"),
+        (["first", "second", "--out", "x.txt"], "--out x.txt: given .txt; allowed: .csv, .md"),
+    ]:
+        done = CliRunner().invoke(app, ["compare", *words])
+        assert isinstance(done.exception, InputError)
+        assert str(done.exception) == said
 
 
 def test_the_options_of_ensemble_win_over_the_sweep(tmp_path: Path) -> None:

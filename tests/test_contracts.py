@@ -17,7 +17,17 @@ def test_imports_point_one_way() -> None:
 
 def test_the_verbs_of_the_command() -> None:
     command = typer.main.get_command(cli.app)
-    assert list(command.commands) == ["tune", "audit", "ensemble", "fetch", "job", "offer", "leaderboard", "schema"]
+    assert list(command.commands) == [
+        "tune",
+        "audit",
+        "ensemble",
+        "fetch",
+        "job",
+        "offer",
+        "leaderboard",
+        "compare",
+        "schema",
+    ]
     # what jobs on a cluster are made of is no business of a user's
     assert [verb for verb, one in command.commands.items() if one.hidden] == ["job", "offer"]
 
@@ -43,6 +53,7 @@ def test_the_options_of_each_verb() -> None:
         "job": ["client", "command"],
         "offer": ["run"],
         "leaderboard": ["run", "--sort"],
+        "compare": ["runs", "--top", "--out"],
         "schema": [],
     }
 

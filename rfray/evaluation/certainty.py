@@ -24,6 +24,7 @@ BOOTSTRAPPED = 100
 """Models whose intervals are bootstrapped: the best by their select score. Every ensemble's are."""
 LEVEL = 0.05
 """Rows are told apart where p is less."""
+DELONG = "DeLong's paired test"
 ANEW = "delete the predictions, and `rfray ensemble` makes them anew"
 
 MEASURES = ("accuracy", "precision", "recall", "auc")
@@ -48,7 +49,7 @@ class Judged:
 
 
 @dataclass(frozen=True, eq=False)
-class _Panel:
+class Panel:
     """k rows that speak of the same n images."""
 
     rows: Sequence[Judged]
@@ -97,7 +98,7 @@ def certainty(rows: Sequence[Judged], ensemble: str | None, groups: "pd.Series[i
     """
     models = [row.name for row in rows if row.kind == "model"]
     left_out = set(models[BOOTSTRAPPED:])
-    panels = _panels(rows)
+    panels = on_same_images(rows)
     main = _main(panels, ensemble)
     tables = []
     for panel in panels:
@@ -127,35 +128,51 @@ def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
         if not (file := run.trial(name).predictions_file("report")).exists():
             return None
         model = Judged(name, "model", None, ensemble.threshold, read_predictions(file))
-        panels = _panels([vote, model])
+        panels = on_same_images([vote, model])
         if len(panels) == 1:  # they speak of the same images
             return _sentence(panels[0], frame.set_index("name")["auc_p_best"].get(ensemble.name, np.nan))
     return None
 
 
-def _sentence(panel: _Panel, corrected: float) -> str | None:
-    """The verdict on an ensemble and a model."""
-    if panel.placed is None:
-        return None
-    vote, model = panel.placed.aucs
-    found = panel.placed.minus(1)
-    value, p, (low, high) = float(found.values[0]), float(found.p_values[0]), found.interval(0)
-    if np.isnan(p):
-        return None
-    outcome = "is tied with" if np.fmax(p, corrected) >= LEVEL else "beats" if value > 0 else "falls behind"
-    of_all = f", {_shown(corrected)} corrected for all rows" if corrected > p else ""
+def told_apart(difference: float, p: float, corrected: float) -> str:
+    """beats, is tied with or falls behind: what the first of two does by its difference to the second and a test's p.
+
+    `corrected` is the same p corrected for other tests; nan where there is none.
+    """
+    return "is tied with" if np.fmax(p, corrected) >= LEVEL else "beats" if difference > 0 else "falls behind"
+
+
+def against(values: tuple[float, float], ends: tuple[float, float], p: float, test: str, more: str = "") -> str:
+    """A value against another's, their difference with its 95 % interval, and p, as it stands in a sentence."""
+    first, second = values
     return (
-        f"On {len(panel.labels):,} report images the ensemble {outcome} the best single model, {panel.names[1]}: "
-        f"AUC {vote:.4f} against {model:.4f}, a difference of {value:.4f} (95 % interval {low:.4f} to {high:.4f}, "
-        f"{_shown(p)} by DeLong's paired test{of_all})."
+        f"{first:.4f} against {second:.4f}, a difference of {first - second:.4f} (95 % interval {ends[0]:.4f} to "
+        f"{ends[1]:.4f}, {shown(p)} by {test}{more})"
     )
 
 
-def _shown(p: float) -> str:
+def _sentence(panel: Panel, corrected: float) -> str | None:
+    """The verdict on an ensemble and a model."""
+    if panel.placed is None:
+        return None
+    found = panel.placed.minus(1)
+    value, p = float(found.values[0]), float(found.p_values[0])
+    if np.isnan(p):
+        return None
+    aucs = float(panel.placed.aucs[0]), float(panel.placed.aucs[1])
+    of_all = f", {shown(corrected)} corrected for all rows" if corrected > p else ""
+    return (
+        f"On {len(panel.labels):,} report images the ensemble {told_apart(value, p, corrected)} the best single model, "
+        f"{panel.names[1]}: AUC {against(aucs, found.interval(0), p, DELONG, of_all)}."
+    )
+
+
+def shown(p: float) -> str:
+    """p = 0.0321, or that it is less than can be shown."""
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}"
 
 
-def _panels(rows: Sequence[Judged]) -> list[_Panel]:
+def on_same_images(rows: Sequence[Judged]) -> list[Panel]:
     """The rows, those that speak of the same images together; rows without any image are left out."""
     found: list[list[tuple[Judged, np.ndarray]]] = []
     for row in rows:
@@ -176,7 +193,7 @@ def _panels(rows: Sequence[Judged]) -> list[_Panel]:
                 raise RunError(f"{twice[0]} comes twice in the report predictions of {row.name}; {ANEW}")
             found.append([(row, row.report.p_fake)])
     return [
-        _Panel(
+        Panel(
             [row for row, _ in panel],
             panel[0][0].report.ids,
             panel[0][0].report.labels,
@@ -196,13 +213,13 @@ def _order(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray | slice | None:
     return None if (order < 0).any() else order
 
 
-def _main(panels: Sequence[_Panel], ensemble: str | None) -> _Panel | None:
+def _main(panels: Sequence[Panel], ensemble: str | None) -> Panel | None:
     """The panel in which rows are compared."""
     of_ensemble = [panel for panel in panels if ensemble in panel.names]
     return next(iter(of_ensemble or [panel for panel in panels if panel.best is not None]), None)
 
 
-def _intervals(panel: _Panel) -> dict[str, np.ndarray]:
+def _intervals(panel: Panel) -> dict[str, np.ndarray]:
     """Column of INTERVALS -> (k,) float64; without those of the bootstrap."""
     is_fake = panel.labels == 1
     right = panel.right
@@ -224,10 +241,10 @@ def _intervals(panel: _Panel) -> dict[str, np.ndarray]:
     return columns
 
 
-def _bootstrap_intervals(panel: _Panel, left_out: set[str], groups: "pd.Series[int] | None") -> dict[str, np.ndarray]:
+def _bootstrap_intervals(panel: Panel, left_out: set[str], groups: "pd.Series[int] | None") -> dict[str, np.ndarray]:
     """Column of INTERVALS -> (k,) float64; those of the bootstrap."""
     chosen = np.array([name not in left_out for name in panel.names])
-    weights = resample(panel.labels, _group_numbers(panel.ids, groups))
+    weights = resample(panel.labels, group_numbers(panel.ids, groups))
     values = bootstrap(panel.labels, panel.scores[chosen], panel.thresholds[chosen], weights)
     columns: dict[str, np.ndarray] = {}
     for measure in MEASURES:
@@ -237,7 +254,7 @@ def _bootstrap_intervals(panel: _Panel, left_out: set[str], groups: "pd.Series[i
     return columns
 
 
-def _tests(panel: _Panel, ensemble: str | None) -> dict[str, np.ndarray]:
+def _tests(panel: Panel, ensemble: str | None) -> dict[str, np.ndarray]:
     """Column of TESTS, and `tied` -> (k,) float64 or text."""
     columns: dict[str, np.ndarray] = {}
     for which, name in (("best", panel.best), ("ensemble", ensemble)):
@@ -260,7 +277,7 @@ def _corrected(p_values: np.ndarray, reference: int) -> np.ndarray:
     return holm(np.where(np.arange(len(p_values)) == reference, np.nan, p_values))
 
 
-def _group_numbers(ids: np.ndarray, groups: "pd.Series[int] | None") -> np.ndarray | None:
+def group_numbers(ids: np.ndarray, groups: "pd.Series[int] | None") -> np.ndarray | None:
     """(n,) int: the group of each image, its own where none is known; None where no two images share one."""
     if groups is None:
         return None

@@ -12,6 +12,7 @@ from rfray.errors import InputError, nearest_first
 from rfray.evaluation.audit_record import Audit
 from rfray.evaluation.leaderboard import LOWER_IS_BETTER, as_text
 from rfray.evaluation.robustness import WORST
+from rfray.evaluation.run_comparison import Comparison
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
 
 WIDE = ["rank", "name", "status", "backbone", "augmentation", "lr", "accuracy", "precision", "recall", "f1", "auc", "n"]
@@ -39,7 +40,28 @@ def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Tabl
     columns.insert(columns.index("accuracy"), select)
     if sort is not None and sort not in columns:
         columns.append(sort)
-    table = Table(title=f"Leaderboard, ranked by {select}" if sort is None else f"Leaderboard, sorted by {sort}")
+    title = f"Leaderboard, ranked by {select}" if sort is None else f"Leaderboard, sorted by {sort}"
+    return _table(frame, columns, title)
+
+
+def comparison_table(comparison: Comparison, top: int, width: int) -> Table:
+    """The joined leaderboard for `width` characters: of each run its ensembles and its best `top` models."""
+    frame = comparison.table
+    models = frame["kind"] == "model"
+    shown = frame[~models | (models.groupby(frame["run"]).cumsum() <= top)]
+    columns = list(WIDE if width >= WIDE_FROM else NARROW)
+    columns.insert(columns.index("name"), "run")
+    scores = [column for column in frame.columns if column.startswith("select_")]
+    columns[columns.index("accuracy") : columns.index("accuracy")] = (
+        scores if comparison.ranked_by is None else [comparison.ranked_by]
+    )
+    left_out = len(frame) - len(shown)
+    more = f"; {left_out} more not shown (--top)" if left_out else ""
+    return _table(shown, columns, f"{comparison.title}{more}")
+
+
+def _table(frame: pd.DataFrame, columns: list[str], title: str) -> Table:
+    table = Table(title=title)
     for column in columns:
         table.add_column(column, justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left")
     for kind, row in zip(frame["kind"], as_text(frame)[columns].itertuples(index=False), strict=True):

@@ -7,8 +7,11 @@ import pytest
 from rich.console import Console
 
 from rfray.data.audit import audit_images
-from rfray.report.terminal import audit_summary, leaderboard_table
+from rfray.evaluation.run_comparison import compare_runs
+from rfray.report.terminal import audit_summary, comparison_table, leaderboard_table
 from tests.audits import ALL_READABLE, NO_PAIRS, image_table, leaking_audit
+from tests.evaluation.test_run_comparison import run_of
+from tests.synthetic import FIRST, SECOND
 
 
 def printed(audit):
@@ -49,3 +52,28 @@ def test_sorted_by_a_column_the_best_comes_first(column, values, order):
     table = leaderboard_table(frame, column, 80)
     names = next(shown for shown in table.columns if shown.header == "name")
     assert [str(cell) for cell in names.cells] == order
+
+
+@pytest.mark.parametrize(
+    ("top", "names", "more"),
+    [
+        (0, ["ensemble", "ensemble"], "; 5 more not shown (--top)"),
+        (1, ["ensemble", "ensemble", "000", "000"], "; 3 more not shown (--top)"),
+        (5, ["ensemble", "ensemble", "000", "000", "001", "001", "002"], ""),
+    ],
+)
+def test_of_each_run_the_ensembles_and_its_best_models_are_compared(top, names, more, tmp_path):
+    found = compare_runs([run_of(tmp_path / "a", FIRST, SECOND), run_of(tmp_path / "b", SECOND, FIRST, FIRST)])
+    table = comparison_table(found, top, 80)
+    shown = {column.header: [str(cell) for cell in column.cells] for column in table.columns}
+    assert list(shown) == ["rank", "run", "name", "backbone", "select_auc", "accuracy", "auc", "n"]
+    assert shown["name"] == names
+    assert shown["run"][:2] == ["a", "b"]
+    assert table.title == f"2 runs on 6 report images, ranked by select_auc{more}"
+
+
+def test_runs_ranked_by_different_metrics_show_both(tmp_path):
+    found = compare_runs([run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND, metric="f1")])
+    table = comparison_table(found, 5, 160)
+    assert [column.header for column in table.columns][7:10] == ["select_f1", "select_auc", "accuracy"]
+    assert table.title == "2 runs on 6 report images, run by run"

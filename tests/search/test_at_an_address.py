@@ -1,5 +1,6 @@
 """The whole line with images and run folder on S3, each command as if on another machine."""
 
+import io
 import json
 import subprocess
 import sys
@@ -8,9 +9,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
+from rfray.cli import app
+from rfray.run import RunDir
+from rfray.search.warm_start import warm_start
 from rfray.storage import Mirror, Storage
+from tests.evaluation.test_run_comparison import run_of
 from tests.object_store import bucket_here, upload
+from tests.search.test_warm_start import begun, ended
+from tests.search.test_warm_start import sweep as warm_sweep
+from tests.synthetic import FIRST, SECOND
 
 SWEEP = """
 name: small
@@ -103,3 +113,41 @@ def test_a_bucket_that_is_not_there_is_one_line(bucket: str, tmp_path: Path) -> 
     done = rfray("ensemble", "s3://no-such-bucket-here/runs/x", machine=tmp_path / "one")
     assert done.returncode == 2
     assert "not a run folder" in done.stderr or "no bucket" in done.stderr
+
+
+def test_earlier_runs_are_taken_from_an_address_and_to_one(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "one"))
+    first = begun(f"{bucket}/runs/first", warm_sweep())
+    ended(first, 0, 0.1, 0.6)
+    ended(first, 1, 0.3, 0.9, kept=False)
+    first.mirror.push()
+    monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "two"))  # another machine
+    asked = warm_sweep(search={"warm_start": [f"{bucket}/runs/first"]})
+    later = begun(f"{bucket}/runs/later", asked)
+    known = warm_start(later, asked, Console(file=io.StringIO()))
+    assert known.lines == [f"Warm start from {bucket}/runs/first: 2 trials guide the search, 2 of them are taken over"]
+    there = names(f"{bucket}/runs/later")
+    for out, kept in zip(later.trials(), (True, False), strict=True):
+        result = out.result()
+        assert result is not None
+        assert result.taken_from == f"{bucket}/runs/first/trials/0000{result.position}-there"
+        assert {f"trials/{out.id}/{name}" for name in ("trial.json", "result.json", "history.csv")} <= there
+        assert (f"trials/{out.id}/best.safetensors" in there) is kept
+    # a third one goes on with what was fixed there, without the earlier run
+    Storage(f"{bucket}/runs/first").remove(names(f"{bucket}/runs/first"))
+    monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "three"))
+    assert warm_start(RunDir(later.where), asked, Console(file=io.StringIO())) == known
+
+
+def test_runs_at_addresses_are_compared(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [run_of(tmp_path / name, said) for name, said in (("first", FIRST), ("second", SECOND))]
+    upload(runs[1].path, f"{bucket}/compared/second")
+    monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "cache"))
+    done = CliRunner().invoke(app, ["compare", str(runs[0].path), f"{bucket}/compared/second"])
+    assert done.exit_code == 0, done.output
+    assert "the ensemble of first is tied with that of second: AUC 0.7778 against 0.9444" in done.output
+    brought = {file.name for file in (tmp_path / "cache").rglob("*") if file.is_file()}
+    assert "leaderboard.csv" in brought
+    assert "best.safetensors" not in brought
