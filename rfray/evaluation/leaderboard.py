@@ -21,6 +21,7 @@ from rfray.evaluation.robustness import REPORT_COLUMNS, STRESS_NAMES, WORST, rob
 from rfray.files import replace_text, replacing
 from rfray.run import RunDir, TrialDir, TrialResult
 
+CONFUSION = ("tn", "fp", "fn", "tp")
 TEXT, COUNT, NUMBER = "string", "Int64", "float64"
 """The pandas dtypes of the columns; no value is "" in a text column, <NA> in a count, nan in a number."""
 STRESSED = ((WORST,), REPORT_COLUMNS)
@@ -157,6 +158,13 @@ def false_positives(run: RunDir, frame: pd.DataFrame) -> str | None:
     return asked_and_got(run.sweep().ensemble, rows.iloc[0].to_dict())
 
 
+def report_figures(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
+    """What the row of this name says of the report part: metrics, counts, intervals; None where undefined."""
+    row = frame[frame["name"] == name].iloc[0]
+    columns = [*METRICS, *CONFUSION, "n", *INTERVALS, *operating_point.COLUMNS]
+    return {column: None if pd.isna(row[column]) else float(row[column]) for column in columns}
+
+
 def _outcome_types(sweep: Sweep) -> dict[str, str]:
     """The columns that say what came out, not what was set."""
     return {
@@ -164,7 +172,7 @@ def _outcome_types(sweep: Sweep) -> dict[str, str]:
         **dict.fromkeys(("name", "kind", "status", "members"), TEXT),
         select_column(sweep): NUMBER,
         **dict.fromkeys(METRICS, NUMBER),
-        **dict.fromkeys(("tn", "fp", "fn", "tp", "n"), COUNT),
+        **dict.fromkeys((*CONFUSION, "n"), COUNT),
         "threshold": NUMBER,
         **dict.fromkeys(("best_epoch", "epochs"), COUNT),
         "seconds": NUMBER,
@@ -281,19 +289,19 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
     types = column_types(sweep)
     audit = read_audit(run.audit_file)
     lines = [
-        f"# Leaderboard of {_escaped(run.name)}",
+        f"# Leaderboard of {escaped(run.name)}",
         "",
         f"Chosen and ranked by `{ranked_by(sweep, columns)}`, {_chosen_by(sweep, columns)}. The metrics and counts "
         f"without `select_` are on the report part (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
         "",
-        *([_escaped(said), ""] if (said := verdict(run, frame)) else []),
-        *([_escaped(asked), ""] if (asked := false_positives(run, frame)) else []),
-        *([_escaped(slow), ""] if (slow := waiting(frame)) else []),
-        *([f"**Audit: {_escaped(audit.stamp)}**", ""] if audit is not None and audit.stamp else []),
+        *([escaped(said), ""] if (said := verdict(run, frame)) else []),
+        *([escaped(asked), ""] if (asked := false_positives(run, frame)) else []),
+        *([escaped(slow), ""] if (slow := waiting(frame)) else []),
+        *([f"**Audit: {escaped(audit.stamp)}**", ""] if audit is not None and audit.stamp else []),
         _table_line(columns),
         _table_line("---" if types.get(column) == TEXT else "---:" for column in columns),
-        *(_table_line(_escaped(cell) for cell in row) for row in text.itertuples(index=False)),
+        *(_table_line(escaped(cell) for cell in row) for row in text.itertuples(index=False)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -311,6 +319,6 @@ def _table_line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _escaped(cell: str) -> str:
+def escaped(cell: str) -> str:
     """Text that Markdown shows as it is: on one line, no new cells, no markup, no HTML."""
     return re.sub(r"([\\|<>&`*\[\]])", r"\\\1", " ".join(cell.split()))
