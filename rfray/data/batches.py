@@ -168,7 +168,9 @@ def decoded_batches(
     def make(number: int) -> Decoded:
         some = names[number * batch_size : (number + 1) * batch_size]
         squares = {geometry: np.empty((len(some), geometry.side, geometry.side, 3), np.uint8) for geometry in different}
-        reasons, pictures, read = [""] * len(some), [None] * len(some), []
+        reasons = [""] * len(some)
+        read: list[int] = []
+        pictures: list[np.ndarray | None] = [None] * len(some)
         for place, name in enumerate(some):
             try:
                 found = picture(name)

@@ -87,8 +87,7 @@ def _at_address(address: str) -> Iterator[str]:
             f"{address}: allowed: files, folders, patterns and {', '.join(f'{known}://' for known in SCHEMES)}; "
             "download it first"
         )
-    folder, _, last = address.rstrip("/").rpartition("/")
-    if not address.endswith("/") and last.lower().endswith(SUFFIXES):
+    if address.lower().endswith(SUFFIXES):
         yield address
         return
     storage = Storage(address)

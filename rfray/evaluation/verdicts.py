@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from rfray.evaluation.ensemble import Vote, joined
 
@@ -33,3 +34,8 @@ def verdict_table(vote: Vote, paths: Sequence[str], scores: np.ndarray, reasons:
     members = {member: np.where(unread, np.nan, row) for member, row in zip(vote.members, scores, strict=True)}
     said = {"path": list(paths), "p_fake": p_fake, "verdict": verdicts(vote, p_fake), **members}
     return pd.DataFrame({**said, "reason": list(reasons)})
+
+
+def parquet_table(table: pd.DataFrame) -> pa.Table:
+    """The same as it is written: a number that is not there is null."""
+    return pa.Table.from_pandas(table, preserve_index=False)

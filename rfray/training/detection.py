@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from rfray.data.batches import decoded_batches
-from rfray.data.decoding import UnreadableImageError, decode
+from rfray.data.decoding import decode
 from rfray.data.listing import read_file
 from rfray.training.bundle import LoadedBundle
 from rfray.training.inference import in_halves
