@@ -35,6 +35,9 @@ RunPlace = Annotated[
     str | None,
     typer.Argument(metavar="[RUN]", help="The run folder, or its address (s3://…); the newest in runs/ if not named."),
 ]
+BundlePlace = Annotated[
+    str, typer.Argument(metavar="BUNDLE|RUN", help="A folder with ensemble.json, or a run that has one (or s3://…).")
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -242,10 +245,7 @@ def ensemble(
 @app.command()
 @resumable
 def predict(
-    bundle: Annotated[
-        str,
-        typer.Argument(metavar="BUNDLE|RUN", help="A folder with ensemble.json, or a run that has one (or s3://…)."),
-    ],
+    bundle: BundlePlace,
     paths: Annotated[
         list[str],
         typer.Argument(metavar="PATH…", help="Files, folders, patterns, s3://…; - reads a path a line from the input."),
@@ -284,6 +284,23 @@ def predict(
     from rfray.predicting import predict_files
 
     predict_files(bundle, paths, Path(out) if out is not None else None, form, explain, batch_size)
+
+
+@app.command()
+@resumable
+def export(
+    bundle: BundlePlace,
+    form: Annotated[str, typer.Option("--format", help="onnx (needs rfray[onnx]) or torchscript.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The file; by default the bundle's name with .onnx or .pt.")] = None,
+) -> None:
+    """Write the whole ensemble as one model, and hold it against the bundle."""
+    from rfray.training.bundle import load_bundle
+    from rfray.training.export import SUFFIXES, check_format, export_bundle
+
+    check_format(form)
+    file = out or Path(Path(bundle).name + SUFFIXES[form])
+    difference = export_bundle(load_bundle(bundle), form, file)
+    print(f"{file}: probabilities within {difference:.1g} of the bundle's")
 
 
 @app.command()
