@@ -13,6 +13,7 @@ from rfray.search import bulk
 from rfray.search.cluster import Slot
 from rfray.training.bundle import load_bundle
 from rfray.training.detection import detect
+from tests.object_store import bucket_here, upload
 from tests.test_cli import rfray
 from tests.two_models import concluded, two_models
 
@@ -102,3 +103,20 @@ def test_export_writes_one_file(here: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("run.pt: probabilities within ")
     assert (here / "run.pt").exists()
+
+
+def test_pictures_and_bundle_at_an_address(here: Path) -> None:
+    with bucket_here() as bucket:
+        upload(here / "images" / "valid" / "real", f"{bucket}/faces")
+        upload(here / "run" / "ensemble", f"{bucket}/detector")
+        words = ["predict", f"{bucket}/detector", f"{bucket}/faces", f"{bucket}/faces/gone.jpg", "--out", "far.parquet"]
+        done = rfray(*words, here=here)
+    assert done.returncode == 1
+    rows = pd.read_parquet(here / "far.parquet")
+    assert rows["path"].tolist() == [f"{bucket}/faces/{number:03d}.bmp" for number in range(16)] + [
+        f"{bucket}/faces/gone.jpg"
+    ]
+    assert rows["reason"].tolist()[:-1] == [""] * 16
+    assert "gone.jpg" in rows["reason"].iloc[-1]
+    assert rfray("predict", "run", "images/valid/real", "--out", "near.parquet", here=here).returncode == 0
+    pd.testing.assert_series_equal(rows["p_fake"][:16], pd.read_parquet(here / "near.parquet")["p_fake"])
