@@ -35,6 +35,9 @@ RunPlace = Annotated[
     str | None,
     typer.Argument(metavar="[RUN]", help="The run folder, or its address (s3://…); the newest in runs/ if not named."),
 ]
+BundlePlace = Annotated[
+    str, typer.Argument(metavar="BUNDLE|RUN", help="A folder with ensemble.json, or a run that has one (or s3://…).")
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -239,6 +242,67 @@ def ensemble(
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
         if path.exists():
             print(folder.shown(path))
+
+
+@app.command()
+@resumable
+def predict(
+    bundle: BundlePlace,
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH…", help="Files, folders, patterns, s3://…; - reads a path a line from the input."),
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option(help="FILE.csv, .jsonl or .parquet, or FOLDER/ for millions; by default the standard output."),
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="csv, jsonl or parquet; by default as --out is called, else csv.")
+    ] = None,
+    explain: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Draw where the members saw their evidence (Grad-CAM) there.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    cpu: Annotated[float, typer.Option(min=0.1, help="With FOLDER/: cores of each process that predicts.")] = 1,
+    gpu: Annotated[
+        float | None, typer.Option(min=0, help="With FOLDER/: its share of a GPU; by default 1 where there is any.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="With FOLDER/: a running Ray cluster, auto (on its head) or host:port.")
+    ] = None,
+) -> None:
+    """Tell real from fake: a row a file. Exit code 1 where some could not be read."""
+    if out is not None and (out.endswith("/") or Path(out).is_dir()):
+        if form not in (None, "parquet") or explain is not None:
+            raise InputError(f"--out {out}: into a folder, rows are written as Parquet, and nothing is explained")
+
+        from rfray.config import Resources
+        from rfray.predicting import predict_into
+
+        resources = Resources(cpu=cpu, gpu="auto" if gpu is None else gpu)
+        predict_into(Path(out), bundle, paths, batch_size, resources, address)
+        return
+
+    from rfray.predicting import predict_files
+
+    predict_files(bundle, paths, Path(out) if out is not None else None, form, explain, batch_size)
+
+
+@app.command()
+@resumable
+def export(
+    bundle: BundlePlace,
+    form: Annotated[str, typer.Option("--format", help="onnx (needs rfray[onnx]) or torchscript.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The file; by default the bundle's name with .onnx or .pt.")] = None,
+) -> None:
+    """Write the whole ensemble as one model, and hold it against the bundle."""
+    from rfray.training.bundle import load_bundle
+    from rfray.training.export import SUFFIXES, check_format, export_bundle
+
+    check_format(form)
+    file = out or Path(Path(bundle).name + SUFFIXES[form])
+    difference = export_bundle(load_bundle(bundle), form, file)
+    print(f"{file}: probabilities within {difference:.1g} of the bundle's")
 
 
 @app.command()

@@ -9,15 +9,19 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from rfray.config import EnsembleSettings, Sweep
+from rfray.data.catalog import part_digest
 from rfray.data.parts import prepare_report, without_report_predictions, without_stressed_predictions
-from rfray.errors import InputError, SweepFailed, nearest_first
-from rfray.evaluation.ensemble import choose_members, chosen_alone, write_ensemble
+from rfray.errors import InputError, RunError, SweepFailed, nearest_first
+from rfray.evaluation.audit_record import read_audit
+from rfray.evaluation.bundle import Bundle, digests, is_intact, members_of, versions
+from rfray.evaluation.ensemble import Ensemble, choose_members, chosen_alone, read_ensemble, write_ensemble
 from rfray.evaluation.groups import write_groups
-from rfray.evaluation.leaderboard import write_leaderboard
+from rfray.evaluation.leaderboard import read_leaderboard, report_figures, write_leaderboard
 from rfray.evaluation.mistakes import undrawn_mistakes
 from rfray.evaluation.robustness import worst_scores, write_stressed_votes
 from rfray.evaluation.voting import methods_to_use
-from rfray.run import Part, RunDir, TrialDir
+from rfray.report.model_card import write_model_card
+from rfray.run import Part, RunDir, TrialDir, write_record
 from rfray.training.mistake_pictures import draw_mistakes
 
 if TYPE_CHECKING:
@@ -77,6 +81,7 @@ def conclude(
             predict_report_part(run, missing, connect, console)
         if stress:
             _predict_stressed(run, kept, "report", connect, console)
+        earlier = _bundle(run)
         ensemble = write_ensemble(run, members, methods, candidates[len(members) :], settings.choose_by)
         if alone := chosen_alone(ensemble):
             _say(console, alone)
@@ -85,6 +90,7 @@ def conclude(
         if "markdown" not in formats:
             run.leaderboard_md.unlink()
         write_groups(run)
+        _hand_over(run, sweep, ensemble, earlier)
         if "html" in formats:
             _draw(run, sweep, console)
         else:
@@ -108,6 +114,38 @@ def _predict_stressed(
         from rfray.search.stressing import predict_under_stress
 
         predict_under_stress(run, trials, missing, part, connect, console)
+
+
+def _bundle(run: RunDir) -> Bundle | None:
+    """What was handed over before, if it can be read."""
+    try:
+        earlier = read_ensemble(run)
+    except RunError:
+        return None
+    return earlier.bundle if earlier is not None else None
+
+
+def _hand_over(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle | None) -> None:
+    """Makes ensemble/ a folder that stands alone: the members' models, what they came to, the model card."""
+    trials = [run.trial(member) for member in ensemble.members]
+    members = members_of(trials)
+    if earlier is None or earlier.members != members or not is_intact(run.bundle_folder, earlier):
+        from rfray.training.bundle import write_members
+
+        write_members(run.bundle_folder, trials, members)
+    audit, frame = read_audit(run.audit_file), read_leaderboard(run)
+    bundle = Bundle(
+        members=members,
+        reencode=sweep.data.reencode,
+        files=digests(run.bundle_folder, len(members)),
+        figures=report_figures(frame, ensemble.name),
+        report_digest=part_digest(run.read_catalog(), "report"),
+        audit_stamp=audit.stamp if audit is not None else "",
+        versions=versions(),
+    )
+    handed_over = ensemble.model_copy(update={"bundle": bundle})
+    write_model_card(run, handed_over)
+    write_record(run.ensemble_file, handed_over)
 
 
 def _draw(run: RunDir, sweep: Sweep, console: "Console") -> None:

@@ -32,7 +32,11 @@ Part = Literal["select", "report"]
 """A part of the data that is predicted."""
 
 WEIGHTS_FILE = "best.safetensors"
-HEAVY = (f"*{WEIGHTS_FILE}", "*predictions-report*", "*predictions-select-*")
+ENSEMBLE_FILE = "ensemble.json"
+"""Of a bundle, which is the folder ensemble/ of a run or a copy of it."""
+MEMBER_FILES = ("config.json", "model.safetensors")
+"""Of each member of a bundle, in members/<number>: timm's own format."""
+HEAVY = (f"*{WEIGHTS_FILE}", "ensemble/members/*", "*predictions-report*", "*predictions-select-*")
 """Patterns of the files that a sweep has no need to read back."""
 
 
@@ -181,20 +185,20 @@ class TrialDir:
 
     def start(self) -> TrialStart:
         """trial.json. Raises RunError where it is missing or damaged."""
-        return _read(self.start_file, TrialStart)
+        return read_record(self.start_file, TrialStart)
 
     def write_start(self, start: TrialStart) -> None:
         """Writes trial.json."""
-        _write(self.start_file, start)
+        write_record(self.start_file, start)
         self.mirror.send(self.start_file)
 
     def result(self) -> TrialResult | None:
         """result.json, or None while the trial is not finished. Raises RunError where it is damaged."""
-        return _read(self.result_file, TrialResult) if self.result_file.exists() else None
+        return read_record(self.result_file, TrialResult) if self.result_file.exists() else None
 
     def write_result(self, result: TrialResult) -> None:
         """Writes result.json."""
-        _write(self.result_file, result)
+        write_record(self.result_file, result)
         self.mirror.send(self.result_file)
 
     def damaged_files(self, result: TrialResult) -> list[Path]:
@@ -261,8 +265,10 @@ class RunDir:
         self.warm_start_file = self.path / "warm_start.json"
         self.ray_folder = self.path / ".ray"
         self.trials_folder = self.path / "trials"
-        self.ensemble_file = self.path / "ensemble" / "ensemble.json"
-        self.mistakes_file = self.path / "ensemble" / "mistakes.json"
+        self.bundle_folder = self.path / "ensemble"
+        self.ensemble_file = self.bundle_folder / ENSEMBLE_FILE
+        self.model_card = self.bundle_folder / "README.md"
+        self.mistakes_file = self.bundle_folder / "mistakes.json"
         self.groups_csv = self.path / "groups.csv"
         self.leaderboard_csv = self.path / "leaderboard.csv"
         self.leaderboard_md = self.path / "leaderboard.md"
@@ -287,11 +293,11 @@ class RunDir:
 
     def ensemble_predictions_file(self, name: str, part: Part, stress: str | None = None) -> Path:
         """ensemble/<name>-predictions-<part>.parquet; of the pictures under a stress <…>-<part>-<stress>.parquet."""
-        return self.ensemble_file.parent / f"{name}-{_predictions_name(part, stress)}"
+        return self.bundle_folder / f"{name}-{_predictions_name(part, stress)}"
 
     def stressed_votes(self) -> list[Path]:
         """The predictions of votes under stress that are there."""
-        return sorted(self.ensemble_file.parent.glob("*-predictions-*-*.parquet"))
+        return sorted(self.bundle_folder.glob("*-predictions-*-*.parquet"))
 
     def stress_folder(self, part: Part) -> Path:
         """What was predicted of a part under stress so far, until all of it is."""
@@ -394,13 +400,13 @@ class RunDir:
         """measured.json; nothing where it is missing or damaged, since it can be measured again."""
         self.mirror.fetch(self.measured_file)
         try:
-            return _read(self.measured_file, Measurements).measured
+            return read_record(self.measured_file, Measurements).measured
         except RunError:
             return []
 
     def write_measured(self, measured: list[Measured]) -> None:
         """Writes measured.json."""
-        _write(self.measured_file, Measurements(measured=measured))
+        write_record(self.measured_file, Measurements(measured=measured))
         self.mirror.send(self.measured_file)
 
     def warm_start(self) -> WarmStart | None:
@@ -409,13 +415,13 @@ class RunDir:
         if not self.warm_start_file.exists():
             return None
         try:
-            return _read(self.warm_start_file, WarmStart)
+            return read_record(self.warm_start_file, WarmStart)
         except RunError as error:
             raise RunError(f"{error}; the search can't be retraced without it: start anew with --fresh") from None
 
     def write_warm_start(self, known: WarmStart) -> None:
         """Writes warm_start.json."""
-        _write(self.warm_start_file, known)
+        write_record(self.warm_start_file, known)
         self.mirror.send(self.warm_start_file)
 
     def write_images(self, images: pd.DataFrame) -> None:
@@ -448,13 +454,14 @@ def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
 
 
-def _write(path: Path, record: BaseModel) -> None:
+def write_record(path: Path, record: BaseModel) -> None:
     """Writes a record as JSON together with its own digest."""
     fields = record.model_dump(mode="json")
     replace_text(path, json.dumps({**fields, "sha256": _digest(fields)}, indent=1))
 
 
-def _read(path: Path, record: type[Record]) -> Record:
+def read_record(path: Path, record: type[Record]) -> Record:
+    """Reads what `write_record` wrote. Raises RunError where it is missing, damaged or no such record."""
     try:
         fields = json.loads(path.read_bytes())
         if not isinstance(fields, dict) or fields.pop("sha256", None) != _digest(fields):

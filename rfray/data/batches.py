@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from rfray.data.augment import Policy
+from rfray.data.decoding import UnreadableImageError
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import Images, Source
 from rfray.data.stress import STRESSES
@@ -135,6 +136,56 @@ def stressed_batches(
         return [_pixels(pixels.reshape(-1, *pixels.shape[2:]), pin) for pixels in squares]
 
     return _ahead(make, -(-len(rows) // together), threads, WaitTime(), pin)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Some files: those that could be read, as every geometry wants them, and why the others could not."""
+
+    names: Sequence[str]
+    reasons: list[str]
+    """Of each, why it could not be read; "" where it was."""
+    read: np.ndarray
+    """(b,) int: which of them could be."""
+    squares: dict[Geometry, torch.Tensor]
+    """(b, 3, S, S) uint8 of those."""
+    pictures: list[np.ndarray | None]
+    """The pictures themselves, (height, width, 3) uint8, where they were to be kept."""
+
+
+def decoded_batches(
+    names: Sequence[str],
+    picture: Callable[[str], np.ndarray],
+    geometries: Sequence[Geometry],
+    batch_size: int,
+    threads: int,
+    pin: bool,
+    keep_pictures: bool,
+) -> Iterator[Decoded]:
+    """Batches of files, each read once by `picture`, which raises UnreadableImageError; made by so many threads."""
+    different = list(dict.fromkeys(geometries))
+
+    def make(number: int) -> Decoded:
+        some = names[number * batch_size : (number + 1) * batch_size]
+        squares = {geometry: np.empty((len(some), geometry.side, geometry.side, 3), np.uint8) for geometry in different}
+        reasons = [""] * len(some)
+        read: list[int] = []
+        pictures: list[np.ndarray | None] = [None] * len(some)
+        for place, name in enumerate(some):
+            try:
+                found = picture(name)
+            except UnreadableImageError as error:
+                reasons[place] = str(error)
+                continue
+            for geometry, pixels in squares.items():
+                pixels[len(read)] = geometry.window(geometry.stored(found), None)
+            read.append(place)
+            if keep_pictures:
+                pictures[place] = found
+        of_those = {geometry: _pixels(pixels[: len(read)], pin) for geometry, pixels in squares.items()}
+        return Decoded(some, reasons, np.array(read, dtype=np.int64), of_those, pictures)
+
+    return _ahead(make, -(-len(names) // batch_size), threads, WaitTime(), pin)
 
 
 def _tensors(pixels: np.ndarray, labels: np.ndarray, pin: bool) -> Batch:

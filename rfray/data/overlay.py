@@ -11,10 +11,10 @@ COVER = 0.7
 """How much of the picture the strongest evidence covers, in [0, 1]."""
 
 
-def shrunk(picture: np.ndarray) -> np.ndarray:
-    """(height, width, 3) uint8 -> the same picture, its longest side at most LONGEST."""
+def shrunk(picture: np.ndarray, longest: int = LONGEST) -> np.ndarray:
+    """(height, width, 3) uint8 -> the same picture, its longest side at most `longest` pixels."""
     height, width = picture.shape[:2]
-    scale = LONGEST / max(height, width)
+    scale = longest / max(height, width)
     if scale >= 1:
         return picture
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -8,13 +8,13 @@ import numpy as np
 
 from rfray.config import CLASSES, Strict, Sweep
 from rfray.errors import RunError
+from rfray.evaluation.bundle import Bundle
 from rfray.evaluation.calibration import tempered
 from rfray.evaluation.metrics import THRESHOLD, metric
 from rfray.evaluation.operating_point import choose_point
 from rfray.evaluation.predictions import Predictions, trial_predictions, write_predictions
 from rfray.evaluation.voting import METHODS, Candidates, methods_to_use
-from rfray.files import replace_text
-from rfray.run import Part, RunDir, TrialDir
+from rfray.run import Part, RunDir, TrialDir, read_record, write_record
 
 NAME = "ensemble"
 """Name of the uniform soft vote: in its files' names and on the leaderboard."""
@@ -47,7 +47,7 @@ class Vote(Strict):
 class Ensemble(Vote):
     """ensemble.json: everything that turns the members' weights into one detector."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     classes: list[str]
     """Class names; the position is the label."""
     metric: str
@@ -56,6 +56,8 @@ class Ensemble(Vote):
     """By its value on the select part, or by the worst of its values there under stress."""
     others: list[Vote]
     """What this vote is compared with: the other ways to vote."""
+    bundle: Bundle | None = None
+    """What stands beside it in the folder, and how good it is; None until all of that is there."""
 
     @property
     def chosen_by(self) -> str:
@@ -111,9 +113,14 @@ def cast(vote: Vote, voters: Sequence[Predictions]) -> Predictions:
     p_fake = _together(voters)
     if len(p_fake) != len(vote.members):
         raise ValueError(f"{len(p_fake)} predictions of {len(vote.members)} members")
+    return Predictions(voters[0].ids, voters[0].labels, joined(vote, p_fake))
+
+
+def joined(vote: Vote, p_fake: np.ndarray) -> np.ndarray:
+    """The vote's p_fake, (n,) float64, of those of its members, (k, n) in the order of `vote.members`."""
     heard = [tempered(row, temperature) for row, temperature in zip(p_fake, vote.temperatures, strict=True)]
     mean = np.average(heard, axis=0, weights=np.array(vote.weights) / max(vote.weights))
-    return Predictions(voters[0].ids, voters[0].labels, tempered(np.clip(mean, 0, 1), vote.temperature))
+    return tempered(np.clip(mean, 0, 1), vote.temperature)
 
 
 def write_ensemble(
@@ -156,7 +163,7 @@ def write_ensemble(
         for part in PARTS:
             file = run.ensemble_predictions_file(vote.name, part)
             write_predictions(file, found[vote.name, part], {"members": " ".join(vote.members)})
-    replace_text(run.ensemble_file, ensemble.model_dump_json(indent=1))
+    write_record(run.ensemble_file, ensemble)
     return ensemble
 
 
@@ -172,14 +179,12 @@ def chosen_alone(ensemble: Ensemble) -> str | None:
 
 def read_ensemble(run: RunDir) -> Ensemble | None:
     """ensemble.json, or None where no ensemble was made yet. Raises RunError where it is damaged."""
-    try:
-        return Ensemble.model_validate_json(run.ensemble_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not run.ensemble_file.exists():
         return None
-    except ValueError as error:  # not UTF-8, not JSON or not such a record
-        raise RunError(
-            f"{run.ensemble_file} is damaged ({str(error).splitlines()[0]}); `rfray ensemble` writes it anew"
-        ) from None
+    try:
+        return read_record(run.ensemble_file, Ensemble)
+    except RunError as error:
+        raise RunError(f"{error}; `rfray ensemble` writes it anew") from None
 
 
 def _predictions(run: RunDir, trials: Sequence[TrialDir], part: Part) -> dict[str, Predictions]:
@@ -207,9 +212,9 @@ def _vote(method: str, select: Mapping[str, Predictions], top: int, sweep: Sweep
         threshold=THRESHOLD,
         select_score=None,
     )
-    joined = cast(vote, [voters[number] for number in voting])
-    point = choose_point(joined, sweep.ensemble)
-    score = metric(sweep.search.metric, joined)
+    cast_select = cast(vote, [voters[number] for number in voting])
+    point = choose_point(cast_select, sweep.ensemble)
+    score = metric(sweep.search.metric, cast_select)
     return vote.model_copy(update={"threshold": point.threshold, "unsure": point.unsure, "select_score": score})
 
 

@@ -21,6 +21,7 @@ from rfray.evaluation.robustness import REPORT_COLUMNS, STRESS_NAMES, WORST, rob
 from rfray.files import replace_text, replacing
 from rfray.run import RunDir, TrialDir, TrialResult
 
+CONFUSION = ("tn", "fp", "fn", "tp")
 TEXT, COUNT, NUMBER = "string", "Int64", "float64"
 """The pandas dtypes of the columns; no value is "" in a text column, <NA> in a count, nan in a number."""
 STRESSED = ((WORST,), REPORT_COLUMNS)
@@ -158,6 +159,13 @@ def false_positives(run: RunDir, frame: pd.DataFrame) -> str | None:
     return asked_and_got(run.sweep().ensemble, rows.iloc[0].to_dict())
 
 
+def report_figures(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
+    """What the row of this name says of the report part: metrics, counts, intervals; None where undefined."""
+    row = frame[frame["name"] == name].iloc[0]
+    columns = [*METRICS, *CONFUSION, "n", *INTERVALS, *operating_point.COLUMNS]
+    return {column: None if pd.isna(row[column]) else float(row[column]) for column in columns}
+
+
 def _outcome_types(sweep: Sweep) -> dict[str, str]:
     """The columns that say what came out, not what was set."""
     return {
@@ -165,7 +173,7 @@ def _outcome_types(sweep: Sweep) -> dict[str, str]:
         **dict.fromkeys(("name", "kind", "status", "members"), TEXT),
         select_column(sweep): NUMBER,
         **dict.fromkeys(METRICS, NUMBER),
-        **dict.fromkeys(("tn", "fp", "fn", "tp", "n"), COUNT),
+        **dict.fromkeys((*CONFUSION, "n"), COUNT),
         "threshold": NUMBER,
         **dict.fromkeys(("best_epoch", "epochs"), COUNT),
         "seconds": NUMBER,

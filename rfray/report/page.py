@@ -1,9 +1,7 @@
 """A run's leaderboard, pictures and sweep -> report.html: one file that opens anywhere, without a network."""
 
-import platform
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pandas as pd
@@ -11,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import Audit, read_audit
+from rfray.evaluation.bundle import versions
 from rfray.evaluation.certainty import verdict
 from rfray.evaluation.ensemble import Ensemble, read_ensemble
 from rfray.evaluation.groups import groups_of
@@ -37,12 +36,9 @@ from rfray.report.pictures import Picture, picture_of
 from rfray.report.plots import HISTORY, PRECISION_RECALL, RELIABILITY, ROC, SCORES, confusion_file
 from rfray.report.score_plots import reliability_alt, score_histogram_alt
 from rfray.report.search_plots import search_alts
-from rfray.report.stress_plots import STRESS, is_stressed, stress_alt, stress_sentence
+from rfray.report.stress_plots import STRESS
+from rfray.report.stress_words import is_stressed, stress_alt, stress_sentence
 from rfray.run import RunDir
-
-VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
-"""Packages whose versions a result depends on most."""
-
 
 SECTIONS = {
     "leaderboard": ("leaderboard", "Leaderboard"),
@@ -138,7 +134,7 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         stamp=audit.stamp if audit is not None else "",
         **parts,
         settings=run.sweep_file.read_text(encoding="utf-8"),
-        versions={"Python": platform.python_version(), **{name: _version(name) for name in VERSIONS_OF}},
+        versions=versions(),
     )
     replace_text(run.report_html, html)
 
@@ -285,10 +281,3 @@ def _confusion_alt(row: "pd.Series[Any]") -> str:
         f"Confusion matrix of {row['name']}: of the real images {row['tn']} called real and {row['fp']} called fake, "
         f"of the fake images {row['fn']} called real and {row['tp']} called fake"
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

@@ -1,17 +1,17 @@
-"""Leaderboard of a run -> plots/stress.png, AUC against the strength of each stress; and what it says, in words."""
+"""Leaderboard of a run -> plots/stress.png: AUC against the strength of each stress."""
 
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from rfray.evaluation.ensemble import read_ensemble
 from rfray.evaluation.leaderboard import read_leaderboard
-from rfray.evaluation.robustness import FAMILIES, REPORT_COLUMNS, stress_name
+from rfray.evaluation.robustness import FAMILIES, stress_name
 from rfray.report.look import LOOK, save, shortened, voter_styles
+from rfray.report.stress_words import is_stressed
 from rfray.run import RunDir
 
 STRESS = "stress.png"
@@ -24,13 +24,6 @@ AXES = {
     "noise": "Noise (standard deviation of 255)",
 }
 """Family -> what its strengths are."""
-WORDS = {
-    "jpeg": "JPEG of quality {}",
-    "scale": "scaling down to {} % and back",
-    "blur": "a blur of {} px",
-    "noise": "noise of {} (of 255)",
-}
-"""Family -> one of its stresses in a sentence."""
 
 
 def write_stress_plot(run: RunDir) -> Path | None:
@@ -46,40 +39,6 @@ def write_stress_plot(run: RunDir) -> Path | None:
     with mpl.rc_context(LOOK):
         save(_curves(frame.set_index("name"), voter_styles(ensemble.name, ensemble.members)), file)
     return file
-
-
-def is_stressed(frame: pd.DataFrame) -> bool:
-    """Whether a leaderboard has the columns of the report part under stress."""
-    return set(REPORT_COLUMNS) <= set(frame.columns)
-
-
-def stress_alt(frame: pd.DataFrame, names: list[str]) -> str:
-    """What the picture shows of these rows, for those who don't see it."""
-    rows = frame.set_index("name").loc[names, ["auc", "auc_worst"]].to_numpy(float)
-    listed = [
-        f"{name} {_number(auc)}, at worst {_number(worst)}" for name, (auc, worst) in zip(names, rows, strict=True)
-    ]
-    return f"AUC on the report part as it is and under JPEG, scaling, blur and noise: {'; '.join(listed)}"
-
-
-def stress_sentence(frame: pd.DataFrame, name: str) -> str:
-    """What hurts this row (the ensemble) most."""
-    row: pd.Series[Any] = frame[frame["name"] == name].iloc[0]
-    auc = float(row["auc"])
-    found = {
-        WORDS[family].format(strength): float(row[f"auc_{stress_name(family, strength)}"])
-        for family, strengths in FAMILIES.items()
-        for strength in strengths
-    }
-    defined = {stress: value for stress, value in found.items() if not np.isnan(value)}
-    if not defined or np.isnan(auc):
-        return "The AUC of the ensemble under stress is undefined."
-    stress = min(defined, key=defined.__getitem__)
-    if defined[stress] >= auc:
-        return (
-            f"No stress lowers the AUC of the ensemble, {auc:.4f}; the least, {defined[stress]:.4f}, is under {stress}."
-        )
-    return f"What hurts the ensemble most is {stress}: its AUC falls from {auc:.4f} to {defined[stress]:.4f}."
 
 
 def _curves(rows: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> Figure:
@@ -98,7 +57,3 @@ def _curves(rows: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> Figure:
     figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)
     figure.tight_layout(rect=(0, legend / (5.6 + legend), 1, 1))
     return figure
-
-
-def _number(value: float) -> str:
-    return "undefined" if np.isnan(value) else f"{value:.4f}"

@@ -18,14 +18,55 @@ from torch.nn import functional as F
 
 from rfray.config import Trial
 from rfray.data.batches import plain_batches
+from rfray.data.overlay import as_jpeg, laid_out, overlaid, shrunk
 from rfray.data.pixels import Images
-from rfray.training.inference import device_and_type, load_weights
+from rfray.files import write_whole
+from rfray.training.bundle import LoadedBundle
+from rfray.training.detection import Detected
+from rfray.training.inference import Detector, device_and_type, load_weights
 from rfray.training.model import build_model
 
 AT_ONCE = 8
 """Images that a model explains at once: gradients take several times the memory of a prediction."""
+EXPLAINED = 512
+"""Longest side, in pixels, of a picture that `draw_evidence` writes."""
 SALIENCY_GRID = 14
 """Cells a side into which an input gradient is averaged; pixel by pixel it is a scatter of dots."""
+
+
+def draw_evidence(bundle: LoadedBundle, seen: Detected, p_fake: np.ndarray, folder: Path, first: int) -> list[str]:
+    """Writes a picture of each file: where the members saw evidence for the call, by their share in the vote.
+
+    <number>-<name>.jpg, numbers from `first`; the names are returned, "" of a file that could not be read. `p_fake`
+    (B,) is the vote's, and `seen` has its pictures.
+    """
+    ensemble = bundle.ensemble
+    numbers = [number for number, reason in enumerate(seen.reasons) if not reason]
+    names = [""] * len(seen.paths)
+    for number in numbers:
+        picture = seen.pictures[number]
+        assert picture is not None  # there is no reason why it could not be read
+        small = shrunk(picture, EXPLAINED)
+        call = torch.tensor([int(p_fake[number] >= ensemble.threshold)])
+        covers = [
+            share
+            * laid_out(
+                evidence_of_one(detector, geometry.window(geometry.stored(picture), None), call),
+                geometry.seen(picture.shape[1], picture.shape[0]) * small.shape[1] / picture.shape[1],
+                *small.shape[:2],
+            )
+            for share, detector, geometry in zip(ensemble.weights, bundle.detectors, bundle.geometries, strict=True)
+        ]
+        names[number] = f"{first + number:06d}-{Path(seen.paths[number]).stem[:80]}.jpg"
+        write_whole(folder / names[number], as_jpeg(overlaid(small, np.sum(covers, axis=0))))
+    return names
+
+
+def evidence_of_one(detector: Detector, square: np.ndarray, call: torch.Tensor) -> np.ndarray:
+    """`evidence` of one (S, S, 3) uint8 square for one call, (1,) int64: (S, S) float32; 0 where it is not finite."""
+    pixels = torch.from_numpy(np.ascontiguousarray(square)).permute(2, 0, 1)[None].to(detector.device)
+    found = evidence(detector.model, detector.normalise(pixels), call.to(detector.device))[0].cpu().numpy()
+    return np.asarray(np.nan_to_num(found))
 
 
 def evidence_from_file(weights: Path, trial: Trial, images: Images, calls: np.ndarray) -> np.ndarray:

@@ -126,19 +126,20 @@ def predict_stressed(
     for batch in stressed_batches(source, rows, different, threads, pin):
         squares = dict(zip(different, batch, strict=True))
         for found, detector, geometry in zip(scores, detectors, geometries, strict=True):
-            found.append(_in_halves(detector, squares[geometry]))
+            found.append(in_halves(detector, squares[geometry]))
     p_fake = np.stack([torch.cat(found).cpu().numpy() for found in scores])
     return p_fake.reshape(len(detectors), len(rows), len(STRESSES)).transpose(0, 2, 1)
 
 
-def _in_halves(detector: Detector, pixels: torch.Tensor) -> torch.Tensor:
+def in_halves(detector: Detector, pixels: torch.Tensor) -> torch.Tensor:
+    """p_fake as the detector says it, (B,) float64; computed in halves where memory runs out, down to one image."""
     try:
         return detector(pixels)
     except (RuntimeError, MemoryError) as error:
         if len(pixels) == 1 or not is_out_of_memory(error):
             raise
     give_back()
-    return torch.cat([_in_halves(detector, half) for half in pixels.chunk(2)])
+    return torch.cat([in_halves(detector, half) for half in pixels.chunk(2)])
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> None:

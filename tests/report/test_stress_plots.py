@@ -8,7 +8,8 @@ from rfray.evaluation.leaderboard import read_leaderboard, write_leaderboard
 from rfray.evaluation.predictions import write_predictions
 from rfray.evaluation.robustness import FAMILIES, STRESS_NAMES, write_stressed_votes
 from rfray.report.page import write_page
-from rfray.report.stress_plots import AXES, STRESS, WORDS, stress_alt, stress_sentence, write_stress_plot
+from rfray.report.stress_plots import AXES, STRESS, write_stress_plot
+from rfray.report.stress_words import WORDS, stress_alt, stress_sentence
 from tests.synthetic import FIRST, REVERSED, SECOND, predictions, small_run, stress_trial
 
 

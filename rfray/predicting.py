@@ -1,0 +1,94 @@
+"""A bundle and image files -> a row a file: the steps of `rfray predict`."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rfray.config import Resources
+from rfray.data.listing import image_files
+from rfray.errors import DataError, RfrayError
+from rfray.evaluation.verdicts import VERDICTS, verdict_table
+from rfray.report.verdict_rows import format_of, verdict_rows
+from rfray.storage import is_address
+from rfray.training.bundle import load_bundle
+from rfray.training.detection import detect
+from rfray.training.explain import draw_evidence
+
+
+def predict_files(
+    where: str, words: Sequence[str], out: Path | None, form: str | None, explain: Path | None, batch_size: int
+) -> None:
+    """Writes what the bundle at `where` says of the files that `words` mean (see `image_files`) to `out`.
+
+    `explain` is a folder for pictures of where it saw its evidence; their names stand in a further column. Raises
+    InputError where there is nothing to read or no bundle, and RfrayError when all is written but some files could not
+    be read.
+    """
+    chosen, paths = format_of(out, form), list(image_files(words, sys.stdin))
+    if not paths:
+        raise DataError("no image to predict: no path was given")
+    bundle = load_bundle(where)
+    found: Counter[str] = Counter()
+    with _bar() as progress, verdict_rows(out, chosen) as write:
+        task = progress.add_task("Predicting", total=len(paths))
+        for seen in detect(bundle, paths, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
+            table = verdict_table(bundle.ensemble, seen.paths, seen.scores, seen.reasons)
+            if explain is not None:
+                first = sum(found.values())
+                table["evidence"] = draw_evidence(bundle, seen, table["p_fake"].to_numpy(), explain, first)
+            write(table)
+            found.update(table["verdict"])
+            progress.advance(task, len(seen.paths))
+    _tell(found, out)
+
+
+def predict_into(
+    out: Path, where: str, words: Sequence[str], batch_size: int, resources: Resources, address: str | None
+) -> None:
+    """The same into a folder of Parquet shards, by many processes (see `search.bulk`); what is there is not made again.
+
+    Raises RunError where the folder holds something else, ClusterError, and as `predict_files`.
+    """
+    from rfray.search.bulk import claim, predicted_shards
+
+    out = out.absolute()
+    where = where if is_address(where) else str(Path(where).absolute())
+    load_bundle(where)  # a damaged one is refused before anything starts
+    total, found = claim(out, where, words), Counter[str]()
+    with _bar() as progress:
+        task = progress.add_task("Predicting", total=total)
+        for counts in predicted_shards(out, where, batch_size, resources, address):
+            found.update(counts)
+            progress.update(task, completed=found.total())
+    _tell(found, out)
+
+
+def _bar() -> Progress:
+    """A progress bar that leaves the standard output alone."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _tell(found: Counter[str], out: Path | None) -> None:
+    """Says how many verdicts there were of each kind. Raises RfrayError where some files ("") got none."""
+    said = ", ".join(f"{found[verdict]:,} {verdict}" for verdict in VERDICTS if found[verdict])
+    unread = found[""]
+    total = sum(found.values())
+    into = f" Rows: {out}" if out is not None else ""
+    if unread:
+        raise RfrayError(
+            f"{unread:,} of {total:,} files could not be read: their rows have the reason. "
+            f"The others: {said or 'none'}.{into}"
+        )
+    Console(stderr=True, highlight=False).print(f"{total:,} images: {said}.{into}", soft_wrap=True, markup=False)

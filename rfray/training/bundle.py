@@ -1,0 +1,116 @@
+"""trials' weights -> ensemble/members/, in timm's own format; and a bundle -> the detectors that vote.
+
+What is read from a bundle is data, whoever wrote it: JSON against a schema, tensors by safetensors, models by timm's
+own names.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from timm.models import save_for_hf
+
+from rfray.config import CLASSES
+from rfray.data.geometry import Geometry
+from rfray.errors import RunError, TrialError
+from rfray.evaluation.bundle import Bundle, Member, check_files, member_file
+from rfray.evaluation.ensemble import Ensemble
+from rfray.run import ENSEMBLE_FILE, MEMBER_FILES, RunDir, TrialDir, read_record
+from rfray.training.inference import Detector, device_and_type, load_weights
+from rfray.training.model import Normalisation, backbone_names, build_model
+
+CONFIG, WEIGHTS = MEMBER_FILES
+
+
+@dataclass(frozen=True)
+class LoadedBundle:
+    """A bundle, ready to predict."""
+
+    ensemble: Ensemble
+    detectors: list[Detector]
+    """Of the members, in the order of `ensemble.members`."""
+    geometries: list[Geometry]
+    """How each of them wants its pictures."""
+
+
+def write_members(folder: Path, trials: Sequence[TrialDir], members: Sequence[Member]) -> None:
+    """Writes config.json and model.safetensors of each of the trials into `folder`/members/<number>."""
+    shutil.rmtree(folder / "members", ignore_errors=True)
+    for number, (out, member) in enumerate(zip(trials, members, strict=True), start=1):
+        model, normalise = build_model(member.trial, load_pretrained=False)
+        load_weights(out.weights_file, model)
+        side = member.trial.image_size
+        save_for_hf(
+            model.to(memory_format=torch.contiguous_format),  # the only one that safetensors writes
+            str(folder / "members" / str(number)),
+            model_config={"label_names": list(CLASSES)},
+            safe_serialization=True,
+            data_config={
+                "input_size": (3, side, side),
+                "mean": normalise.mean,
+                "std": normalise.std,
+                "interpolation": "bilinear",
+                "crop_pct": 1.0,
+            },
+        )
+
+
+def load_bundle(where: Path | str) -> LoadedBundle:
+    """The detector in a bundle, or in the run whose ensemble/ is one.
+
+    Raises RunError where it is none, a file is missing, damaged or more than data, or its models can't be built.
+    """
+    folder = find_bundle(where)
+    ensemble = read_record(folder / ENSEMBLE_FILE, Ensemble)
+    bundle = ensemble.bundle
+    if bundle is None or [member.id for member in bundle.members] != ensemble.members:
+        raise RunError(
+            f"{folder / ENSEMBLE_FILE} does not say what its members are; `rfray ensemble RUN` writes it anew"
+        )
+    check_files(folder, bundle.files, len(bundle.members))
+    return LoadedBundle(
+        ensemble,
+        [_detector(folder, number, member) for number, member in enumerate(bundle.members, start=1)],
+        [geometry_of_member(bundle, member) for member in bundle.members],
+    )
+
+
+def find_bundle(where: Path | str) -> Path:
+    """The folder with ensemble.json: `where` itself or its ensemble/, brought here from an address."""
+    run = RunDir(where)
+    run.mirror.pull(ENSEMBLE_FILE, f"ensemble/{ENSEMBLE_FILE}", "members/*", "ensemble/members/*")
+    for folder in (run.path, run.bundle_folder):
+        if (folder / ENSEMBLE_FILE).is_file():
+            return folder
+    made = "; `rfray ensemble` makes it" if run.sweep_file.exists() else ", and no run folder"
+    raise RunError(f"{run.where}: no bundle (a folder with {ENSEMBLE_FILE}){made}")
+
+
+def geometry_of_member(bundle: Bundle, member: Member) -> Geometry:
+    """How a member wants its pictures."""
+    return Geometry(member.trial.resize, member.trial.image_size, bundle.reencode)
+
+
+def _detector(folder: Path, number: int, member: Member) -> Detector:
+    if member.trial.backbone not in backbone_names():  # timm would take some names for places to load from
+        raise RunError(f"{folder / ENSEMBLE_FILE}: member {number}: timm has no {member.trial.backbone}")
+    device, dtype = device_and_type(member.trial.precision)
+    try:
+        model, _ = build_model(member.trial, load_pretrained=False)
+    except TrialError as error:
+        raise RunError(f"{folder}: member {number}: {error}") from None
+    load_weights(folder / member_file(number, WEIGHTS), model)
+    return Detector(model.to(device).eval(), _normalisation(folder / member_file(number, CONFIG)), device, dtype)
+
+
+def _normalisation(config: Path) -> Normalisation:
+    try:
+        known = json.loads(config.read_bytes())["pretrained_cfg"]
+        mean, std = ([float(value) for value in known[name]] for name in ("mean", "std"))
+        (a, b, c), (d, e, f) = mean, std
+        return Normalisation((a, b, c), (d, e, f))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{config} is damaged: no mean and std of three channels ({error})") from None
