@@ -71,10 +71,12 @@ class Sampled:
         self._sweep = sweep
         for one in earlier:
             self._learn(one)
+        # the same seed draws all that a random search has drawn before
+        self._patience = REPEATS_BEFORE_LISTING + len(self._scores)
 
     def ask(self) -> dict[str, Any] | None:
         """See Searcher."""
-        for _ in range(REPEATS_BEFORE_LISTING):
+        for _ in range(self._patience):
             drawn = self._study.ask(self._distributions)
             values = space.settings(drawn.params, self._axes)
             key = self._sweep.trial.trial(values).digest

@@ -26,7 +26,6 @@ from rfray.run import (
     EarlierTrial,
     RunDir,
     TrialResult,
-    TrialStart,
     WarmStart,
     trial_id,
 )
@@ -169,6 +168,7 @@ def _begin(run: RunDir, sweep: Sweep, console: Console) -> WarmStart:
                 number += 1
             except RunError as error:
                 console.print(Text(f"Warning: {error}; it is not taken over"), soft_wrap=True)
+                shutil.rmtree(run.trial(trial_id(number, found.result.trial)).path, ignore_errors=True)
                 one.found[place] = replace(found, use="score")
                 one.obstacles.append(f"{found.result.id} is damaged")
     known = _concluded(sweep, looked)
@@ -193,21 +193,14 @@ def _take_over(found: Found, run: RunDir, number: int, with_weights: bool) -> No
     result, source = found.result, found.run.trial(found.result.id)
     names = {name: digest for name, digest in result.files.items() if name != WEIGHTS_FILE or with_weights}
     source.mirror.pull(*names, "tensorboard/*")
+    start = source.start()
     out = run.trial(trial_id(number, result.trial))
     for name, digest in names.items():
         if not _copied(source.path / name, out.path / name, digest) and name != WEIGHTS_FILE:
             raise RunError(f"{source.path / name} is missing")
     for curves in sorted(source.tensorboard.glob("*")):
         _copied(curves, out.tensorboard / curves.name)
-    out.write_start(
-        TrialStart(
-            id=out.id,
-            number=number,
-            results_known=number,
-            trial=result.trial,
-            micro_batch=source.start().micro_batch,
-        )
-    )
+    out.write_start(start.model_copy(update={"id": out.id, "number": number, "results_known": number}))
     out.write_result(
         result.model_copy(update={"id": out.id, "position": number, "taken_from": found.run.shown(source.path)})
     )

@@ -296,7 +296,7 @@ def test_weights_that_are_gone_or_too_many_are_no_reason_against_it(tmp_path: Pa
 
 def test_a_damaged_trial_is_named_and_not_taken_over(tmp_path: Path) -> None:
     first = begun(tmp_path / "first", sweep())
-    first.trial(ended(first, 0, 0.1, 0.6)).predictions_file("select").write_bytes(b"damaged")
+    first.trial(ended(first, 0, 0.1, 0.6)).predictions_file("select").write_bytes(b"damaged")  # copied last
     ended(first, 1, 0.2, 0.7)
     asked, said = sweep(search=warm(first)), io.StringIO()
     run = begun(tmp_path / "later", asked)
@@ -309,6 +309,7 @@ def test_a_damaged_trial_is_named_and_not_taken_over(tmp_path: Path) -> None:
     )
     assert uses(run) == [("first/00000", "score"), ("first/00001", "taken over")]
     assert [(out.id[:5], out.start().trial.lr) for out in run.trials()] == [("00000", 0.2)]
+    assert len(list(run.trials_folder.iterdir())) == 1
 
 
 def test_a_trial_taken_over_that_is_damaged_or_lost_later_is_trained_here(tmp_path: Path) -> None:
@@ -356,6 +357,15 @@ def test_what_was_taken_over_is_not_proposed_and_what_is_only_known_is(name: str
     assert second is not None
     assert {first["lr"], second["lr"]} == {0.1, 0.3}
     assert searcher.ask() is None
+
+
+def test_a_random_search_goes_on_where_one_of_the_same_seed_ended() -> None:
+    asked = sweep(trial={"lr": {"log": [1e-5, 1.0]}}, search={"algorithm": "random"})
+    cold = SEARCHERS["random"](asked)
+    proposals = [cold.ask() for _ in range(200)]
+    known = [earlier("taken over", values["lr"], 0.5) for values in proposals[:150] if values]
+    again = SEARCHERS["random"](asked, known)
+    assert [again.ask() for _ in range(50)] == proposals[150:]
 
 
 def test_optuna_learns_from_what_earlier_runs_found() -> None:
