@@ -43,6 +43,8 @@ def test_a_wrong_word_is_one_line_and_exit_code_2(here: Path) -> None:
     for words, reason in [
         (["run", "https://example.org/x.jpg"], "download it first"),
         (["images", "broken.jpg"], "no bundle (a folder with ensemble.json), and no run folder"),
+        (["run", "broken.jpg", "--out", "broken.jpg/rows.csv"], "--out broken.jpg/rows.csv: Not a directory"),
+        (["run", "broken.jpg", "--explain", "broken.jpg"], "--explain broken.jpg: File exists"),
         (["run", "broken.jpg", "--out", "rows.txt"], "--out rows.txt: allowed: a name that ends in .csv"),
         (["run", "broken.jpg", "--out", "shards/", "--format", "csv"], "rows are written as Parquet"),
     ]:
