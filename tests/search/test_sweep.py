@@ -96,7 +96,7 @@ def test_every_allowed_pair_runs_to_its_end(
 
 
 def test_trials_run_side_by_side_and_only_the_best_weights_stay(pictures: Path, tmp_path: Path, ray_here: None) -> None:
-    sweep = sweep_of(pictures, tmp_path, "search.keep=2", "trial.epochs=1", "search.concurrent=2")
+    sweep = sweep_of(pictures, tmp_path, "search.keep=2", "trial.epochs=3", "search.concurrent=2")
     run, done = run_here(sweep, tmp_path)
     if (os.cpu_count() or 1) > 1:  # also the first two, though either would end before another process is ready
         assert len({trial.starts()[0].process for trial in run.trials()}) == 2
