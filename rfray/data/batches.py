@@ -132,7 +132,7 @@ def stressed_batches(
             for way, stress in enumerate(stresses):
                 stressed = stress(picture)
                 for pixels, geometry in zip(squares, geometries, strict=True):
-                    pixels[position, way] = geometry.window(geometry.stored(stressed), None)
+                    pixels[position, way] = geometry.square(stressed)
         return [_pixels(pixels.reshape(-1, *pixels.shape[2:]), pin) for pixels in squares]
 
     return _ahead(make, -(-len(rows) // together), threads, WaitTime(), pin)
@@ -178,7 +178,7 @@ def decoded_batches(
                 reasons[place] = str(error)
                 continue
             for geometry, pixels in squares.items():
-                pixels[len(read)] = geometry.window(geometry.stored(found), None)
+                pixels[len(read)] = geometry.square(found)
             read.append(place)
             if keep_pictures:
                 pictures[place] = found

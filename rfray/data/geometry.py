@@ -54,6 +54,10 @@ class Geometry:
         top, left = free // 2 if generator is None else generator.integers(0, free + 1)
         return stored[top : top + self.side, left : left + self.side]
 
+    def square(self, picture: np.ndarray) -> np.ndarray:
+        """(height, width, 3) uint8 RGB -> (S, S, 3): what a model sees of it when it predicts."""
+        return self.window(self.stored(picture), None)
+
     def seen(self, width: int, height: int) -> float:
         """Side, in its own pixels, of the square around a picture's middle that the middle `window` shows.
 

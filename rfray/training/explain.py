@@ -51,7 +51,7 @@ def draw_evidence(bundle: LoadedBundle, seen: Detected, p_fake: np.ndarray, fold
         covers = [
             share
             * laid_out(
-                evidence_of_one(detector, geometry.window(geometry.stored(picture), None), call),
+                evidence_of_one(detector, geometry.square(picture), call),
                 geometry.seen(picture.shape[1], picture.shape[0]) * small.shape[1] / picture.shape[1],
                 *small.shape[:2],
             )

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rfray.config import Reencode
 from rfray.data.geometry import Geometry
 from rfray.errors import InputError, RfrayError, nearest_first
 from rfray.evaluation.ensemble import joined
@@ -72,6 +73,16 @@ def inputs_of(bundle: LoadedBundle) -> list[Geometry]:
 def input_name(geometry: Geometry) -> str:
     """What an input is called."""
     return f"square_{geometry.side}_{geometry.resize}"
+
+
+def geometries_in(metadata: str) -> dict[str, Geometry]:
+    """Input -> the geometry that makes it of a picture, by the METADATA of an exported file."""
+    inputs = json.loads(metadata)["inputs"]
+    found = {}
+    for name, how in inputs.items():
+        reencode = None if how["reencode"] is None else Reencode(**how["reencode"])
+        found[name] = Geometry(how["resize"], how["side"], reencode)
+    return found
 
 
 def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
@@ -168,10 +179,9 @@ def _metadata(bundle: LoadedBundle) -> dict[str, Any]:
     ensemble = bundle.ensemble
     inputs = {
         input_name(geometry): {
-            "reencode": geometry.reencode.model_dump() if geometry.reencode else None,
             "resize": geometry.resize,
             "side": geometry.side,
-            "pixels": "(B, 3, side, side) uint8, RGB",
+            "reencode": geometry.reencode.model_dump() if geometry.reencode else None,
         }
         for geometry in inputs_of(bundle)
     }

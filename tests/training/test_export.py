@@ -7,18 +7,31 @@ import numpy as np
 import pytest
 import torch
 
+from rfray.data.decoding import decode
 from rfray.errors import InputError, RfrayError
 from rfray.evaluation.ensemble import joined
+from rfray.evaluation.verdicts import verdict_table
 from rfray.run import RunDir
 from rfray.training import export
 from rfray.training.bundle import load_bundle
-from rfray.training.export import FORMATS, METADATA, READERS, SUFFIXES, check_format, export_bundle, inputs_of
+from rfray.training.detection import detect
+from rfray.training.export import (
+    FORMATS,
+    METADATA,
+    READERS,
+    SUFFIXES,
+    check_format,
+    export_bundle,
+    geometries_in,
+    inputs_of,
+)
 from tests.two_models import concluded, two_models
 
 
 @pytest.fixture(scope="module")
 def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    return concluded(two_models(tmp_path_factory.mktemp("export"), pictures), "calibrated")
+    folder = tmp_path_factory.mktemp("export")
+    return concluded(two_models(folder, pictures, reencode={"quality": 60, "size": 48}), "calibrated")
 
 
 def test_every_format_can_be_written_and_read() -> None:
@@ -42,6 +55,22 @@ def test_the_same_as_the_bundle(form: str, run: RunDir, tmp_path: Path) -> None:
             wanted = np.stack([of(torch.from_numpy(s)) for of, s in zip(bundle.detectors, squares, strict=True)])
         np.testing.assert_allclose(scores.T, wanted, rtol=0, atol=1e-4)
         np.testing.assert_allclose(p_fake, joined(bundle.ensemble, wanted), rtol=0, atol=1e-4)
+
+
+def test_pictures_come_to_what_predict_says_of_them(run: RunDir, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="the extra rfray[onnx] is not installed")
+    bundle, file = load_bundle(run.path), tmp_path / "model.onnx"
+    export_bundle(bundle, "onnx", file)
+    paths = sorted(str(path) for path in (run.path.parent / "images" / "valid").rglob("*.bmp"))
+    (seen,) = detect(bundle, paths, batch_size=len(paths), threads=1)
+    wanted = verdict_table(bundle.ensemble, seen.paths, seen.scores, seen.reasons)["p_fake"]
+    # as the README has it
+    session = runtime.InferenceSession(file)
+    geometries = geometries_in(session.get_modelmeta().custom_metadata_map[METADATA])
+    for path, p_fake in zip(paths, wanted, strict=True):
+        picture = decode(Path(path).read_bytes())
+        inputs = {name: geometry.square(picture).transpose(2, 0, 1)[None] for name, geometry in geometries.items()}
+        assert session.run(["p_fake"], inputs)[0][0] == pytest.approx(p_fake, abs=1e-4)
 
 
 def test_the_file_says_what_goes_in(run: RunDir, tmp_path: Path) -> None:
