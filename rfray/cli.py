@@ -35,6 +35,9 @@ RunPlace = Annotated[
     str | None,
     typer.Argument(metavar="[RUN]", help="The run folder, or its address (s3://…); the newest in runs/ if not named."),
 ]
+BundlePlace = Annotated[
+    str, typer.Argument(metavar="BUNDLE|RUN", help="A folder with ensemble.json, or a run that has one (or s3://…).")
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -242,10 +245,7 @@ def ensemble(
 @app.command()
 @resumable
 def predict(
-    bundle: Annotated[
-        str,
-        typer.Argument(metavar="BUNDLE|RUN", help="A folder with ensemble.json, or a run that has one (or s3://…)."),
-    ],
+    bundle: BundlePlace,
     paths: Annotated[
         list[str],
         typer.Argument(metavar="PATH…", help="Files, folders, patterns, s3://…; - reads a path a line from the input."),
@@ -284,6 +284,32 @@ def predict(
     from rfray.predicting import predict_files
 
     predict_files(bundle, paths, Path(out) if out is not None else None, form, explain, batch_size)
+
+
+@app.command()
+@resumable
+def serve(
+    bundle: BundlePlace,
+    host: Annotated[str, typer.Option(help="The address to listen on; others than this machine need 0.0.0.0.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Processes with the models; by default one for each GPU, or one.")
+    ] = None,
+    gpu: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Each one's share of a GPU; by default 1 where there is any.")
+    ] = None,
+) -> None:
+    """Tell real from fake over HTTP, and on a page for the browser, until stopped (Ctrl-C)."""
+    try:
+        from rfray.serving.server import serve_bundle
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("rfray"):
+            raise
+        raise InputError(f"serve needs {error.name}, which is not installed: pip install 'rfray[serve]'") from None
+
+    serve_bundle(bundle, host, port, replicas, gpu)
 
 
 @app.command()
