@@ -288,9 +288,26 @@ def predict(
 
 @app.command()
 @resumable
+def export(
+    bundle: BundlePlace,
+    form: Annotated[str, typer.Option("--format", help="onnx (needs rfray[onnx]) or torchscript.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The file; by default the bundle's name with .onnx or .pt.")] = None,
+) -> None:
+    """Write the whole ensemble as one model, and hold it against the bundle."""
+    from rfray.training.bundle import load_bundle
+    from rfray.training.export import SUFFIXES, check_format, export_bundle
+
+    check_format(form)
+    file = out or Path(Path(bundle).name + SUFFIXES[form])
+    difference = export_bundle(load_bundle(bundle), form, file)
+    print(f"{file}: probabilities within {difference:.1g} of the bundle's")
+
+
+@app.command()
+@resumable
 def serve(
     bundle: BundlePlace,
-    host: Annotated[str, typer.Option(help="The address to listen on; others than this machine need 0.0.0.0.")] = (
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,

@@ -16,6 +16,8 @@ from rfray.evaluation.robustness import STRESS_NAMES
 from rfray.files import replace_text
 from rfray.run import Part, RunDir, TrialDir, TrialResult, TrialStart
 from rfray.sweep_file import resolved_text
+from rfray.training.inference import save_weights
+from rfray.training.model import build_model
 from tests.audits import leaking_audit
 
 LABELS = [0, 0, 0, 1, 1, 1]
@@ -127,7 +129,10 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
 
 
 def as_predicted(run: RunDir) -> RunDir:
-    """The same run with what makes `rfray ensemble` take the report predictions as up to date: no image is needed."""
+    """The same run with what makes `rfray ensemble` take the report predictions as up to date: no image is needed.
+
+    Its weights are real ones, since the models are handed over.
+    """
     sweep = run.sweep()
     nowhere = DataSettings(train=str(run.path / "images"), valid_fraction=0.5)
     replace_text(run.sweep_file, resolved_text(sweep.model_copy(update={"data": nowhere})))
@@ -138,6 +143,8 @@ def as_predicted(run: RunDir) -> RunDir:
     catalog = pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **columns})
     run.write_catalog(catalog)
     kept = [trial for trial in found if trial.weights_file.exists()]
+    for trial in kept:
+        save_weights(trial.weights_file, build_model(trial.start().trial, load_pretrained=False)[0], {})
     for trial, origin in zip(kept, prediction_origins(kept, catalog, "report").values(), strict=True):
         write_predictions(files[trial], found[trial], origin)
     write_audit(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))

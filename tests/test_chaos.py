@@ -12,6 +12,7 @@ def chaos(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kills_on_a_cluster_leave_a_whole_run() -> None:
     chaos("--seeds", "3", "--kills", "1", "--interrupted")  # a node, then all of them, then a trial

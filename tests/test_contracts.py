@@ -17,7 +17,8 @@ def test_imports_point_one_way() -> None:
 
 def test_the_verbs_of_the_command() -> None:
     command = typer.main.get_command(cli.app)
-    assert list(command.commands) == ["tune", "audit", "ensemble", "fetch", "job", "offer", "leaderboard", "schema"]
+    verbs = ["tune", "audit", "ensemble", "predict", "export", "fetch", "job", "offer", "leaderboard", "schema"]
+    assert list(command.commands) == verbs
     # what jobs on a cluster are made of is no business of a user's
     assert [verb for verb, one in command.commands.items() if one.hidden] == ["job", "offer"]
 
@@ -39,6 +40,18 @@ def test_the_options_of_each_verb() -> None:
             "--address",
             "--on-interrupt",
         ],
+        "predict": [
+            "bundle",
+            "paths",
+            "--out",
+            "--format",
+            "--explain",
+            "--batch-size",
+            "--cpu",
+            "--gpu",
+            "--address",
+        ],
+        "export": ["bundle", "--format", "--out"],
         "fetch": ["run", "--address", "--to", "--weights"],
         "job": ["client", "command"],
         "offer": ["run"],

@@ -72,11 +72,18 @@ class Cluster:
     """Seconds of ray up."""
     seen: Path
     """A line a tenth of a second: the time, and the addresses of the nodes that Ray counts as alive."""
+    watch: subprocess.Popen[bytes]
+    """Writes those lines, on the head."""
     cut: list[Host] = field(default_factory=list)
 
     @property
     def run(self) -> RunDir:
         return RunDir(self.there.shared / "runs" / "hosts")
+
+    def stop_watching(self) -> None:
+        assert self.watch.stdin is not None
+        self.watch.stdin.close()
+        self.watch.wait(PATIENCE)
 
     def nodes(self) -> tuple[float, set[str]]:
         """When Ray was last asked for its nodes, and what it said."""
@@ -132,9 +139,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         with seen.open("w") as file:
             words = there.hosts[0].words("python", "-c", WATCH, RAY_AUTH_MODE="token")
             watch = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT)
-        yield Cluster(there, took, seen)
-        assert watch.stdin is not None
-        watch.stdin.close()
+        made = Cluster(there, took, seen, watch)
+        yield made
+        made.stop_watching()
 
 
 def test_all_hosts_join(cluster: Cluster) -> None:
@@ -226,6 +233,7 @@ def test_the_token_stands_nowhere(cluster: Cluster) -> None:
 
 def test_taking_it_down_leaves_nothing(cluster: Cluster) -> None:
     there = cluster.there
+    cluster.stop_watching()
     down = laptop(there, "python", "clusters/down.py", FILE)
     assert down.returncode == (1 if cluster.cut else 0)
     for host in there.hosts:

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 pytest.importorskip("moto", reason="moto simulates EC2")
 boto3 = pytest.importorskip("boto3", reason="Ray talks to AWS through boto3")
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "cluster.yaml"

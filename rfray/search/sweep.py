@@ -193,6 +193,11 @@ def run_sweep(
         finally:
             display.close()
             run.forget_ray()
+            if any(slot.workers > 1 for slot in shares.kinds):
+                from rfray.search.together import free_orphans
+
+                # Tune gives a stopped trial five seconds to end, and the last ones may still be ending their workers
+                free_orphans(of_all=True)
     done = results(run)
     if len(done) < planned:
         raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")

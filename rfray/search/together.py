@@ -143,16 +143,17 @@ def _listen(desk: Any, training: "Future[Any]", report: Report) -> None:
             free_orphans()
 
 
-def free_orphans() -> None:
-    """Gives back what the workers of trials hold whose processes were killed.
+def free_orphans(of_all: bool = False) -> None:
+    """Gives back what the workers of trials hold whose processes were killed; `of_all`: of those that live, too.
 
-    Ray does so by itself only when the whole sweep ends, or with the help of its dashboard.
+    Ray does so by itself only when the whole command ends, or with the help of its dashboard.
     """
     job = ray.get_runtime_context().get_job_id()
     for found in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
         group = gcs_pb2.PlacementGroupTableData.FromString(found)
         is_ours = group.creator_job_id.hex() == job and any(byte != 255 for byte in group.creator_actor_id)
-        if is_ours and group.creator_actor_dead and group.state != gcs_pb2.PlacementGroupTableData.REMOVED:
+        is_held = group.state != gcs_pb2.PlacementGroupTableData.REMOVED
+        if is_ours and is_held and (of_all or group.creator_actor_dead):
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 

@@ -124,6 +124,7 @@ def test_shuffled_labels_leave_an_interval_around_a_half():
     assert low < HALF < high
 
 
+@pytest.mark.slow
 def test_covers_the_truth_about_as_often_as_it_says():
     # each row is an experiment of its own; fakes lie 1.2 above the real images, and are called from the middle on
     labels = np.repeat([0, 1], 150)
@@ -136,6 +137,7 @@ def test_covers_the_truth_about_as_often_as_it_says():
         assert 0.93 <= covered <= 0.97, name
 
 
+@pytest.mark.slow
 def test_covers_the_truth_where_images_come_in_groups():
     # 80 + 80 identities of 3 images each, which have most of what they score in common
     labels, groups = np.repeat([0, 1], 240), np.repeat(np.arange(160), 3)

@@ -107,6 +107,7 @@ def test_one_class_has_no_auc(label):
         place(np.full(3, label), np.zeros((1, 3)))
 
 
+@pytest.mark.slow
 def test_delongs_test_errs_and_its_interval_covers_as_often_as_they_say():
     # three models that see the images much alike: two are equally good, the third is better
     random = np.random.default_rng(2)

@@ -47,6 +47,7 @@ def test_one_class_has_no_band(labels):
     assert curve_bands(predictions([0.2, 0.7], labels)) is None
 
 
+@pytest.mark.slow
 def test_covers_the_true_curves_about_as_often_as_it_says(monkeypatch):
     monkeypatch.setattr(module, "RESAMPLES", 200)
     random = np.random.default_rng(0)

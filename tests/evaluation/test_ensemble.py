@@ -124,8 +124,10 @@ def test_what_is_written(tmp_path):
     run = small_run(tmp_path / "run")
     ensemble = write_ensemble(run, choose_members(run, 2))
     assert read_ensemble(run) == ensemble
-    assert json.loads(run.ensemble_file.read_text()) == {
-        "schema_version": 2,
+    written = json.loads(run.ensemble_file.read_text())
+    assert len(written.pop("sha256")) == 64
+    assert written == {
+        "schema_version": 3,
         "name": "ensemble",
         "members": ["001", "002"],
         "weights": [0.5, 0.5],
@@ -138,6 +140,7 @@ def test_what_is_written(tmp_path):
         "choose_by": "score",
         "select_score": 1.0,
         "others": [],
+        "bundle": None,
     }
     for part in ("select", "report"):
         vote = read_predictions(run.ensemble_predictions_file("ensemble", part))

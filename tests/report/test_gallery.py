@@ -7,8 +7,8 @@ from PIL import Image
 from rfray.data.overlay import LONGEST, as_jpeg
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import AT_MOST, find_mistakes, write_mistakes
-from rfray.files import replace_text
 from rfray.report.gallery import gallery_of
+from rfray.run import write_record
 from tests.synthetic import FIRST, finish_trial, new_run, predictions
 
 
@@ -22,7 +22,7 @@ def run(tmp_path):
 
 def shown(run, **changes):
     ensemble = write_ensemble(run, choose_members(run, 1)).model_copy(update=changes)
-    replace_text(run.ensemble_file, ensemble.model_dump_json())
+    write_record(run.ensemble_file, ensemble)
     write_mistakes(run, find_mistakes(run).model_copy(update={"problems": ["two could not be explained: <b>"]}))
     run.mistakes_folder.mkdir(exist_ok=True, parents=True)
     return gallery_of(run, ensemble)

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from rfray.evaluation.ensemble import choose_members, write_ensemble
-from rfray.files import replace_text
 from rfray.report.plots import write_plots
+from rfray.run import write_record
 from tests.synthetic import FIRST, finish_trial, new_run, predictions, small_run
 
 
@@ -76,5 +76,5 @@ def test_twenty_four_members_and_a_band_without_a_verdict_make_small_pictures(tm
         report = predictions(np.clip(random.normal(labels, 1) / 4 + 0.4, 0, 1), labels)
         finish_trial(run, f"{number:05d}-" + "long-" * 9, 0.7, report, report)
     ensemble = write_ensemble(run, choose_members(run, 24))
-    replace_text(run.ensemble_file, ensemble.model_copy(update={"unsure": (0.4, 0.6)}).model_dump_json())
+    write_record(run.ensemble_file, ensemble.model_copy(update={"unsure": (0.4, 0.6)}))
     assert all(file.stat().st_size < 120_000 for file in write_plots(run))

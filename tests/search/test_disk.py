@@ -40,6 +40,7 @@ def fill_after_the_first_epoch(folder: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_sweep_cleanly_and_nothing_is_lost(
     pictures: Path, tmp_path: Path, small_disk: Path, ray_here: None
 ) -> None:

@@ -51,6 +51,7 @@ def ended_with(run: RunDir, setting: Trial, score: float) -> None:
     out.write_result(TrialResult(id=out.id, position=0, status="ok", node="", files={}, **fields))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_of_groups_of_which_one_and_a_half_fit(pictures: Path, tmp_path: Path, ray_here: None) -> None:
     """Two ask for two thirds of the cores at once; the scheduler stops both, which give back what they had."""
@@ -58,6 +59,7 @@ def test_a_sweep_of_groups_of_which_one_and_a_half_fit(pictures: Path, tmp_path:
         pictures, tmp_path, f"resources={{cpu: {cores() / 3:.4f}, gpu: 0, workers: 2}}", "search.concurrent=2",
         "search.scheduler=asha", "search.trials=3", "search.algorithm=grid", "trial.augmentation=none",
         "trial.lr=[1e-3, 3e-4, 1e-4]", "trial.backbone=test_vit", "trial.optimizer=sgd", "trial.warmup=0",
+        "trial.schedule=constant",
     )  # fmt: skip
     slot = slot_for(sweep.resources)
     assert (slot.workers, slots(slot)) == (2, 1)

@@ -8,58 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 
-from rfray.config import Sweep, Trial
-from rfray.data.catalog import decode_images, load_images
+from rfray.config import Trial
+from rfray.data.catalog import decode_images
 from rfray.data.geometry import geometry_of
 from rfray.data.overlay import as_jpeg, overlaid
-from rfray.data.parts import prediction_origins, prepare_report, prepare_training
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import read_mistakes, undrawn_mistakes
-from rfray.evaluation.predictions import read_predictions, write_predictions
-from rfray.files import replace_text
-from rfray.run import RunDir
-from rfray.sweep_file import resolved_text
+from rfray.evaluation.predictions import read_predictions
+from rfray.run import RunDir, write_record
 from rfray.training.explain import evidence_from_file
-from rfray.training.inference import predict_from_file, save_weights
 from rfray.training.mistake_pictures import draw_mistakes, draw_pictures
-from rfray.training.model import build_model
-from tests.synthetic import finish_trial
-
-SETTINGS = {
-    "a": {"backbone": "test_resnet", "image_size": 32},
-    "b": {"backbone": "test_efficientnet", "image_size": 24, "resize": "crop"},
-}
+from tests.two_models import SETTINGS, two_models
 
 
 @pytest.fixture(scope="module")
 def prepared(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """Two models that know nothing, and their vote on 32 report images."""
-    folder = tmp_path_factory.mktemp("explaining")
-    shutil.copytree(pictures, folder / "images")
-    run = RunDir(folder / "run")
-    data = {"train": f"{folder}/images/train", "valid": f"{folder}/images/valid"}
-    trial = {"backbone": ["test_resnet", "test_efficientnet"], "pretrained": False, "image_size": [32, 24]}
-    sweep = Sweep.model_validate({"name": "run", "data": data, "trial": {**trial, "resize": ["scale", "crop"]}})
-    replace_text(run.sweep_file, resolved_text(sweep))
-    console = Console(file=io.StringIO())
-    prepare_training(run, sweep, console)
-    prepare_report(run, sweep, console)
-    catalog = run.read_catalog()
-    for trial_id, setting in SETTINGS.items():
-        torch.manual_seed(0)
-        chosen = Trial(pretrained=False, **setting)
-        out = finish_trial(run, trial_id, 0.6, pretrained=False, lr=chosen.lr, **setting)
-        model, _ = build_model(chosen)
-        save_weights(out.weights_file, model, {})
-        for part in ("select", "report"):
-            images = load_images(catalog, sweep.data, part, geometry_of(sweep.data, chosen))
-            predictions = predict_from_file(out.weights_file, chosen, images)
-            write_predictions(out.predictions_file(part), predictions, prediction_origins([out], catalog, part)[out.id])
-    return run
+    """Two models that know nothing, and what they say of 32 report images."""
+    return two_models(tmp_path_factory.mktemp("explaining"), pictures)
 
 
 @pytest.fixture
@@ -69,7 +37,7 @@ def run(prepared: RunDir, tmp_path: Path) -> RunDir:
     shutil.copytree(prepared.path, run.path)
     ensemble = write_ensemble(run, choose_members(run, 2))
     middle = float(np.median(read_predictions(run.ensemble_predictions_file(ensemble.name, "report")).p_fake))
-    replace_text(run.ensemble_file, ensemble.model_copy(update={"threshold": middle}).model_dump_json())
+    write_record(run.ensemble_file, ensemble.model_copy(update={"threshold": middle}))
     return run
 
 

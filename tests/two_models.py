@@ -1,0 +1,59 @@
+"""A run of two real models that know nothing, whose predictions are all there: nothing has to be trained for it."""
+
+import io
+import shutil
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from rfray.config import Sweep, Trial
+from rfray.data.catalog import load_images
+from rfray.data.geometry import geometry_of
+from rfray.data.parts import prediction_origins, prepare_report, prepare_training
+from rfray.evaluation.predictions import write_predictions
+from rfray.files import replace_text
+from rfray.reporting import conclude
+from rfray.run import RunDir
+from rfray.sweep_file import resolved_text
+from rfray.training.inference import predict_from_file, save_weights
+from rfray.training.model import build_model
+from tests.synthetic import finish_trial
+
+SETTINGS = {
+    "a": {"backbone": "test_resnet", "image_size": 32},
+    "b": {"backbone": "test_efficientnet", "image_size": 24, "resize": "crop"},
+}
+
+
+def two_models(folder: Path, pictures: Path, **data: object) -> RunDir:
+    """The run, in a new folder, without an ensemble; `data` are further settings of its images."""
+    shutil.copytree(pictures, folder / "images")
+    run = RunDir(folder / "run")
+    data = {"train": f"{folder}/images/train", "valid": f"{folder}/images/valid", **data}
+    trial = {"backbone": ["test_resnet", "test_efficientnet"], "pretrained": False, "image_size": [32, 24]}
+    sweep = Sweep.model_validate({"name": "run", "data": data, "trial": {**trial, "resize": ["scale", "crop"]}})
+    replace_text(run.sweep_file, resolved_text(sweep))
+    console = Console(file=io.StringIO())
+    prepare_training(run, sweep, console)
+    prepare_report(run, sweep, console)
+    catalog = run.read_catalog()
+    for trial_id, setting in SETTINGS.items():
+        torch.manual_seed(0)
+        chosen = Trial(pretrained=False, **setting)
+        out = finish_trial(run, trial_id, 0.6, pretrained=False, lr=chosen.lr, **setting)
+        model, _ = build_model(chosen)
+        save_weights(out.weights_file, model, {})
+        for part in ("select", "report"):
+            images = load_images(catalog, sweep.data, part, geometry_of(sweep.data, chosen))
+            predictions = predict_from_file(out.weights_file, chosen, images)
+            write_predictions(out.predictions_file(part), predictions, prediction_origins([out], catalog, part)[out.id])
+    return run
+
+
+def concluded(run: RunDir, *methods: str) -> RunDir:
+    """The same with its ensemble, leaderboard and bundle."""
+    sweep = run.sweep()
+    settings = sweep.ensemble.model_copy(update={"top_k": 2, "methods": list(methods) or ["soft"]})
+    conclude(run, sweep, settings, False, ("csv",), None, Console(file=io.StringIO()))
+    return run
