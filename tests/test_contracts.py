@@ -17,7 +17,8 @@ def test_imports_point_one_way() -> None:
 
 def test_the_verbs_of_the_command() -> None:
     command = typer.main.get_command(cli.app)
-    verbs = ["tune", "audit", "ensemble", "predict", "export", "fetch", "job", "offer", "leaderboard", "schema"]
+    verbs = ["tune", "audit", "ensemble", "predict", "export", "serve"]
+    verbs += ["fetch", "job", "offer", "leaderboard", "schema"]
     assert list(command.commands) == verbs
     # what jobs on a cluster are made of is no business of a user's
     assert [verb for verb, one in command.commands.items() if one.hidden] == ["job", "offer"]
@@ -52,6 +53,7 @@ def test_the_options_of_each_verb() -> None:
             "--address",
         ],
         "export": ["bundle", "--format", "--out"],
+        "serve": ["bundle", "--host", "--port", "--replicas", "--gpu"],
         "fetch": ["run", "--address", "--to", "--weights"],
         "job": ["client", "command"],
         "offer": ["run"],

@@ -102,9 +102,7 @@ class Shares(Protocol):
 
 
 @contextmanager
-def connected(
-    address: str | None, resources: Resources, settings: Mapping[str, Any] | None = None
-) -> Iterator[Path]:
+def connected(address: str | None, resources: Resources, settings: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """Ray for the length of a block: the cluster at `address`, or one of our own on this machine alone.
 
     One of our own has processes import what trials need while the command goes on; `resources` are those of a trial.

@@ -22,12 +22,14 @@ from rfray.serving.batching import Batches, Squares
 from rfray.serving.judging import Judge
 from rfray.serving.measures import Measured, Measures
 from rfray.serving.page import page
-from rfray.serving.uploads import Limits, Room, come_again, read_uploads
+from rfray.serving.uploads import Limits, Room, Upload, come_again, read_uploads
 
 Found = TypeVar("Found")
 
 ALIVE_SECONDS = 5
 """Models that don't answer for so long count as dead."""
+DRAWN_AT_ONCE = 2
+"""Heat maps; each holds a whole picture."""
 TOLD = 5
 """At most so many files' reasons stand in one sentence."""
 
@@ -63,15 +65,20 @@ class Models(Protocol):
 
 
 def create_app(
-    ensemble: Ensemble, geometries: Sequence[Geometry], models: Models, at_once: int, limits: Limits = Limits()
+    ensemble: Ensemble, geometries: Sequence[Geometry], models: Models, at_once: int, limits: Limits
 ) -> Measured:
-    """The application. `models` are given so many batches `at_once`; `geometries` are those of the members."""
+    """The application. `models` are given so many batches `at_once`; `geometries` are those of the members.
+
+    `ensemble` is that of a bundle.
+    """
+    bundle = ensemble.bundle
+    assert bundle is not None
     measures = Measures()
     batches = Batches(models.scores, at_once, measures.batches.observe)
     judge = Judge(ensemble, geometries, batches, os.cpu_count() or 1)
-    room = Room(limits, batches.delay)
+    room, drawing = Room(limits, batches.delay), asyncio.Semaphore(DRAWN_AT_ONCE)
     measures.watch("rfray_waiting_images", "Images in the server now.", lambda: room.taken["images"])
-    html, policy = page(ensemble, limits)
+    html, policy = page(ensemble, bundle, limits)
     app = FastAPI(
         title="rfray",
         version=version("rfray"),
@@ -110,10 +117,13 @@ def create_app(
                 raise HTTPException(400, f"{len(uploads)} files in the request; one at a time is explained")
             guest.take("explanations", 1)
             try:
-                picture = await judge.picture(uploads[0])
+                return Response(await _in_time(drawn(uploads[0]), room), media_type="image/jpeg")
             except UnreadableImageError as error:
                 raise HTTPException(422, f"{uploads[0].name}: {error}") from None
-            return Response(await _in_time(models.evidence(picture), room), media_type="image/jpeg")
+
+    async def drawn(upload: Upload) -> bytes:
+        async with drawing:
+            return await models.evidence(await judge.picture(upload))
 
     @app.get("/healthz", responses={503: {"model": Refusal}})
     async def healthz() -> dict[str, str]:

@@ -59,7 +59,9 @@ class Batches:
         self._seen(len(batch))
         began = time.monotonic()
         try:
-            scores = await self._predict([np.stack(parts) for parts in zip(*(squares for squares, _ in batch))])
+            scores = await self._predict(
+                [np.stack(parts) for parts in zip(*(squares for squares, _ in batch), strict=True)]
+            )
         except Exception as error:  # whatever it is, those who asked get it
             for _, future in batch:
                 if not future.done():

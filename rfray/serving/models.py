@@ -9,7 +9,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from rfray.data.geometry import Geometry
 from rfray.evaluation.ensemble import joined
 from rfray.serving.batching import Squares
 from rfray.serving.judging import different

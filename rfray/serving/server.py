@@ -5,10 +5,14 @@ uploads into memory without a limit; and a handle called for every image, as `se
 a call here carries a batch.
 """
 
+import os
 import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
+
+# before torch: the models share their cores with what answers, which threads that wait by spinning would keep waiting
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import uvicorn
 

@@ -70,7 +70,7 @@ def evidence_picture(bundle: LoadedBundle, picture: np.ndarray, p_fake: float) -
 
 def evidence_of_one(detector: Detector, square: np.ndarray, call: torch.Tensor) -> np.ndarray:
     """`evidence` of one (S, S, 3) uint8 square for one call, (1,) int64: (S, S) float32; 0 where it is not finite."""
-    pixels = torch.from_numpy(np.ascontiguousarray(square)).permute(2, 0, 1)[None].to(detector.device)
+    pixels = torch.tensor(square).permute(2, 0, 1)[None].to(detector.device)
     found = evidence(detector.model, detector.normalise(pixels), call.to(detector.device))[0].cpu().numpy()
     return np.asarray(np.nan_to_num(found))
 
