@@ -24,7 +24,7 @@ from rfray.serving.measures import Measured
 from rfray.serving.replica import start_replicas
 from rfray.serving.uploads import Limits
 from rfray.storage import is_address
-from rfray.training.bundle import load_bundle
+from rfray.training.bundle import geometry_of_member, read_bundle
 
 IDLE_SECONDS = 30
 """A connection that asks for nothing is closed."""
@@ -43,12 +43,13 @@ def serve_bundle(where: str, host: str, port: int, replicas: int | None, gpu: fl
     """
     where = where if is_address(where) else str(Path(where).absolute())
     with _bound(host, port) as listener:
-        bundle = load_bundle(where)
+        _, ensemble, bundle = read_bundle(where)
+        geometries = [geometry_of_member(bundle, member) for member in bundle.members]
         with connected(None, Resources(cpu=1), NO_LESS_THAN_OTHERS):
             models = start_replicas(where, replicas, gpu)
             # while one batch is computed, the next one is on its way
-            app = create_app(bundle.ensemble, bundle.geometries, models, 2 * models.count, LIMITS)
-            server = _Server(_config(app), f"{len(bundle.detectors)} models at {_address(listener)}")
+            app = create_app(ensemble, geometries, models, 2 * models.count, LIMITS)
+            server = _Server(_config(app), f"{len(bundle.members)} models at {_address(listener)}")
             with suppress(KeyboardInterrupt):  # uvicorn's way to say that it was stopped
                 server.run([listener])
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest is done in a second

@@ -32,8 +32,8 @@ class Limits:
     """The same for what was uploaded of them."""
     explanations: int = 16
     """The same for heat maps: each takes several times as long as a prediction."""
-    connections: int = 900
-    """Most systems let a process have 1,024 open files."""
+    connections: int = 4000
+    """Each is an open file, of which Ray lets this process have as many as the system allows: 4,096 or more."""
 
 
 @dataclass(frozen=True)
