@@ -10,6 +10,7 @@ from benchmarks.cache import cache
 from benchmarks.figures import Figure
 from benchmarks.leaderboard import intervals, leaderboard, votes
 from benchmarks.overhead import overhead
+from benchmarks.predicting import predicting
 from benchmarks.record import README, RESULTS, table, write_result, write_table
 from benchmarks.scale import scale
 from benchmarks.serving import serving
@@ -23,6 +24,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "sweep-large": large,
     "sweep-many": many,
     "throughput": throughput,
+    "predicting": predicting,
     "overhead": overhead,
     "cache": cache,
     "audit": audit,

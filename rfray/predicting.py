@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rfray.config import Resources
 from rfray.data.listing import image_files
-from rfray.errors import DataError, RfrayError
+from rfray.errors import DataError, InputError, RfrayError
 from rfray.evaluation.verdicts import VERDICTS, verdict_table
 from rfray.report.verdict_rows import format_of, verdict_rows
 from rfray.storage import is_address
@@ -32,6 +32,8 @@ def predict_files(
     chosen, paths = format_of(out, form), list(image_files(words, sys.stdin))
     if not paths:
         raise DataError("no image to predict: no path was given")
+    if explain is not None:
+        _make_folder("--explain", explain)
     bundle = load_bundle(where)
     found: Counter[str] = Counter()
     with _bar() as progress, verdict_rows(out, chosen) as write:
@@ -57,6 +59,7 @@ def predict_into(
     from rfray.search.bulk import claim, predicted_shards
 
     out = out.absolute()
+    _make_folder("--out", out)
     where = where if is_address(where) else str(Path(where).absolute())
     load_bundle(where)  # a damaged one is refused before anything starts
     total, found = claim(out, where, words), Counter[str]()
@@ -68,15 +71,24 @@ def predict_into(
     _tell(found, out)
 
 
+def _make_folder(option: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{option} {folder}: {error.strerror}") from None
+
+
 def _bar() -> Progress:
-    """A progress bar that leaves the standard output alone."""
+    """A progress bar that leaves the standard output, and logs, alone."""
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 
@@ -91,4 +103,5 @@ def _tell(found: Counter[str], out: Path | None) -> None:
             f"{unread:,} of {total:,} files could not be read: their rows have the reason. "
             f"The others: {said or 'none'}.{into}"
         )
-    Console(stderr=True, highlight=False).print(f"{total:,} images: {said}.{into}", soft_wrap=True, markup=False)
+    images = "1 image" if total == 1 else f"{total:,} images"
+    Console(stderr=True, highlight=False).print(f"{images}: {said}.{into}", soft_wrap=True, markup=False)

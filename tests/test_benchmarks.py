@@ -35,6 +35,7 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("cache", {"rounds": 1, "images": 8, "large_images": 2}),
         pytest.param("throughput", {"rounds": 1, "images": 80}, marks=pytest.mark.slow),
+        ("predicting", {"rounds": 1, "images": 6}),
         ("leaderboard", {"rounds": 1, "trials": 2, "images": 20}),
         ("votes", {"rounds": 1, "trials": 2, "images": 20}),
         ("intervals", {"rounds": 1, "rows": 2, "images": 20}),

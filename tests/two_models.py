@@ -2,7 +2,9 @@
 
 import io
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -26,19 +28,26 @@ SETTINGS = {
 }
 
 
-def two_models(folder: Path, pictures: Path, **data: object) -> RunDir:
-    """The run, in a new folder, without an ensemble; `data` are further settings of its images."""
+def two_models(
+    folder: Path, pictures: Path, settings: Mapping[str, Mapping[str, Any]] = SETTINGS, **data: object
+) -> RunDir:
+    """The run, in a new folder, without an ensemble; `settings` are its trials', `data` further ones of its images."""
     shutil.copytree(pictures, folder / "images")
     run = RunDir(folder / "run")
     data = {"train": f"{folder}/images/train", "valid": f"{folder}/images/valid", **data}
-    trial = {"backbone": ["test_resnet", "test_efficientnet"], "pretrained": False, "image_size": [32, 24]}
-    sweep = Sweep.model_validate({"name": "run", "data": data, "trial": {**trial, "resize": ["scale", "crop"]}})
+    trial = {
+        "backbone": sorted({one["backbone"] for one in settings.values()}),
+        "pretrained": False,
+        "image_size": sorted({one["image_size"] for one in settings.values()}),
+        "resize": ["scale", "crop"],
+    }
+    sweep = Sweep.model_validate({"name": "run", "data": data, "trial": trial})
     replace_text(run.sweep_file, resolved_text(sweep))
     console = Console(file=io.StringIO())
     prepare_training(run, sweep, console)
     prepare_report(run, sweep, console)
     catalog = run.read_catalog()
-    for trial_id, setting in SETTINGS.items():
+    for trial_id, setting in settings.items():
         torch.manual_seed(0)
         chosen = Trial(pretrained=False, **setting)
         out = finish_trial(run, trial_id, 0.6, pretrained=False, lr=chosen.lr, **setting)

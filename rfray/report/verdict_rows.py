@@ -42,12 +42,19 @@ def format_of(out: Path | None, asked: str | None) -> str:
 
 @contextmanager
 def verdict_rows(out: Path | None, form: str) -> Iterator[Write]:
-    """What appends to `out`, which is whole when the block ends well and else as it was; None: the standard output."""
+    """What appends to `out`, which is whole when the block ends well and else as it was; None: the standard output.
+
+    Raises InputError where it can't be written.
+    """
     with ExitStack() as stack:
         if out is None:
             yield WRITERS[form](sys.stdout)
             return
-        path = stack.enter_context(replacing(out))
+        try:
+            path = stack.enter_context(replacing(out))
+            path.touch()
+        except OSError as error:
+            raise InputError(f"--out {out}: {error.strerror}") from None
         if form == "parquet":
             yield stack.enter_context(_parquet(path))
         else:

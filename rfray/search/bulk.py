@@ -10,6 +10,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +32,6 @@ from rfray.storage import is_address
 from rfray.training.bundle import find_bundle, load_bundle
 from rfray.training.detection import detect
 
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of how Ray Data itself starts processes
 logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 SHARD = 2_000
@@ -50,7 +50,9 @@ def predicted_shards(
     there = [number for number in range(count) if _part(out, number).exists()]
     yield from (_counted(_part(out, number)) for number in there)
     if missing := sorted(set(range(count)) - set(there)):
-        with connected(address, resources):
+        with ExitStack() as session:
+            with _silent():
+                session.enter_context(connected(address, resources))
             slot = slot_of_one(resources)
             if coming := outlook(slot):
                 Console(stderr=True).print(coming, soft_wrap=True)
@@ -78,6 +80,23 @@ class Predictor:
                 pq.write_table(pa.concat_tables(tables), temporary)
             counts.append(json.dumps(_counted(_part(self._out, number))))
         return {"counts": counts}
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Has Ray's own library be silent from here on: it would warn of how Ray Data starts its processes.
+
+    It takes no other word for it than this variable, and tells on the standard error, in C++, that it has taken it.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _predicted(out: Path, where: str, missing: list[int], batch_size: int, slot: Slot) -> Iterator[Counter[str]]:
