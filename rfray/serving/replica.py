@@ -75,12 +75,15 @@ def start_replicas(where: str, replicas: int | None, gpu: float | None) -> Repli
         name="models",
         num_replicas=count,
         max_ongoing_requests=CALLS,
+        max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": threads, "num_gpus": share},
     )
     try:
         return Replicas(serve.run(models.bind(where, threads), name="rfray", route_prefix=None), count)
     except RuntimeError as error:
-        raise RfrayError(f"the models did not start: {error}") from error
+        told = serve.status().applications["rfray"].deployments["models"].message  # ends in the traceback's last line
+        reason = told.strip().splitlines()[-1].partition(": ")[2]
+        raise RfrayError(f"the models did not start: {reason or error}") from error
 
 
 def _listen_on_loopback() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,8 @@ import psutil
 import pytest
 
 from rfray.errors import ClusterError, InputError, RunError
-from rfray.run import RunDir
+from rfray.evaluation.ensemble import Ensemble
+from rfray.run import RunDir, read_record, write_record
 from rfray.training.bundle import load_bundle
 from rfray.training.detection import detect
 
@@ -177,6 +179,22 @@ def test_more_than_the_machine_has_is_refused(run: RunDir) -> None:
     many = (os.cpu_count() or 1) + 1
     with pytest.raises(ClusterError, match=f"--replicas {many}: this machine has room for"):
         start_replicas(str(run.path), many, 0)
+
+
+@pytest.mark.slow
+def test_models_that_can_not_be_built_are_named_in_one_line(run: RunDir, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run.bundle_folder, tmp_path / "bundle"))
+    ensemble = read_record(copy / "ensemble.json", Ensemble)
+    assert ensemble.bundle is not None
+    second = ensemble.bundle.members[1]
+    ensemble.bundle.members[1] = second.model_copy(
+        update={"trial": second.trial.model_copy(update={"backbone": "resnet1"})}
+    )
+    write_record(copy / "ensemble.json", ensemble)
+    words = [sys.executable, "-m", "rfray.cli", "serve", str(copy), "--port", "0"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=200)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"rfray: the models did not start: {copy}/ensemble.json: member 2: timm has no resnet1\n"
 
 
 def test_without_the_extra_one_line_says_what_to_install() -> None:
