@@ -13,6 +13,7 @@ from benchmarks.overhead import overhead
 from benchmarks.predicting import predicting
 from benchmarks.record import README, RESULTS, table, write_result, write_table
 from benchmarks.scale import scale
+from benchmarks.serving import serving
 from benchmarks.sweeps import large, many
 from benchmarks.throughput import throughput
 
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "votes": votes,
     "intervals": intervals,
     "scale": scale,
+    "serving": serving,
 }
 
 FULL: dict[str, Mapping[str, int]] = {
@@ -38,6 +40,7 @@ FULL: dict[str, Mapping[str, int]] = {
     "sweep-many": {"trials": 24, "images": 400},
     "leaderboard": {"trials": 1000, "images": 20_000},
     "votes": {"trials": 200, "images": 10_000},
+    "serving": {"seconds": 60, "rounds": 3},
     "scale": {"trials": 1000, "epochs": 10, "slots": 64, "sleep_ms": 10_000, "images": 10_000},
 }
 """The sizes that the goals speak of, where `make bench` has no time for them."""

@@ -307,6 +307,32 @@ def export(
 
 @app.command()
 @resumable
+def serve(
+    bundle: BundlePlace,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Processes with the models; by default one for each GPU, or one.")
+    ] = None,
+    gpu: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Each one's share of a GPU; by default 1 where there is any.")
+    ] = None,
+) -> None:
+    """Tell real from fake over HTTP, and on a page for the browser, until stopped (Ctrl-C)."""
+    try:
+        from rfray.serving.server import serve_bundle
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("rfray"):
+            raise
+        raise InputError(f"serve needs {error.name}, which is not installed: pip install 'rfray[serve]'") from None
+
+    serve_bundle(bundle, host, port, replicas, gpu)
+
+
+@app.command()
+@resumable
 def fetch(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="The run folder as it is called there (runs/<name>), or s3://….")

@@ -1,6 +1,7 @@
 """The benchmarks: each is documented, and a tiny form of them runs and leaves a whole record. No speed is asserted."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,14 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         ("leaderboard", {"rounds": 1, "trials": 2, "images": 20}),
         ("votes", {"rounds": 1, "trials": 2, "images": 20}),
         ("intervals", {"rounds": 1, "rows": 2, "images": 20}),
+        pytest.param(
+            "serving",
+            {"rounds": 1, "clients": 4, "seconds": 1},
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not shutil.which("wrk"), reason="no wrk here: apt install wrk"),
+            ],
+        ),
         ("scale", {"rounds": 1, "trials": 3, "epochs": 2, "slots": 2, "sleep_ms": 50, "images": 20}),
     ],
 )

@@ -17,7 +17,7 @@ def test_imports_point_one_way() -> None:
 
 def test_the_verbs_of_the_command() -> None:
     command = typer.main.get_command(cli.app)
-    shown = ["tune", "audit", "ensemble", "predict", "export", "fetch", "leaderboard", "compare", "schema"]
+    shown = ["tune", "audit", "ensemble", "predict", "export", "serve", "fetch", "leaderboard", "compare", "schema"]
     assert [verb for verb, one in command.commands.items() if not one.hidden] == shown
     # what jobs on a cluster are made of is no business of a user's
     assert [verb for verb, one in command.commands.items() if one.hidden] == ["job", "offer"]
@@ -52,6 +52,7 @@ def test_the_options_of_each_verb() -> None:
             "--address",
         ],
         "export": ["bundle", "--format", "--out"],
+        "serve": ["bundle", "--host", "--port", "--replicas", "--gpu"],
         "fetch": ["run", "--address", "--to", "--weights"],
         "job": ["client", "command"],
         "offer": ["run"],

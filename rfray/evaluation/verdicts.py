@@ -10,6 +10,8 @@ from rfray.evaluation.ensemble import Vote, joined
 
 VERDICTS = ("real", "fake", "unsure")
 """What can be said of a picture."""
+NOT_FINITE = "a model's output is not a number"
+"""A reason why there is no verdict."""
 
 
 def verdicts(vote: Vote, p_fake: np.ndarray) -> np.ndarray:

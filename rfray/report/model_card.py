@@ -49,7 +49,7 @@ def write_model_card(run: RunDir, ensemble: Ensemble) -> None:
         name=run.name,
         ensemble=ensemble,
         bundle=bundle,
-        figures=[_figure(name, column, bundle.figures) for column, name in MEASURES.items()],
+        figures=[figure_text(name, column, bundle.figures) for column, name in MEASURES.items()],
         sentence=verdict(run, frame),
         images=_images(run),
         worst_group=group_table(groups).worst if groups is not None else None,
@@ -80,7 +80,7 @@ def _front_matter(name: str, bundle: Bundle) -> str:
     return out.getvalue()
 
 
-def _figure(name: str, column: str, figures: dict[str, float | None]) -> tuple[str, str, str]:
+def figure_text(name: str, column: str, figures: dict[str, float | None]) -> tuple[str, str, str]:
     """Name, value and 95 % interval as text."""
     value, low, high = (figures[key] for key in (column, f"{column}_low", f"{column}_high"))
     if value is None:

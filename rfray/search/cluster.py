@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -102,10 +102,11 @@ class Shares(Protocol):
 
 
 @contextmanager
-def connected(address: str | None, resources: Resources) -> Iterator[Path]:
+def connected(address: str | None, resources: Resources, settings: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """Ray for the length of a block: the cluster at `address`, or one of our own on this machine alone.
 
     One of our own has processes import what trials need while the command goes on; `resources` are those of a trial.
+    `settings` (Ray's `_system_config`) take the place of that.
     Gives the folder where Ray keeps its logs and spilled objects on this machine.
     Raises ClusterError where nothing answers at `address`, or it would not take this process in.
     """
@@ -118,11 +119,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[Path]:
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    _system_config={
-                        # a trial with several workers takes many processes, most of them for little
-                        "preload_python_modules": TRIAL_MODULES if resources.together == 1 else [],
-                        "num_workers_soft_limit": max(1, min(READY, int((os.cpu_count() or 1) // resources.cpu))),
-                    },
+                    _system_config=_for_trials(resources) if settings is None else dict(settings),
                 )
         else:
             knock(address)
@@ -135,6 +132,14 @@ def connected(address: str | None, resources: Resources) -> Iterator[Path]:
         yield Path(context.address_info["session_dir"])
     finally:
         ray.shutdown()
+
+
+def _for_trials(resources: Resources) -> dict[str, Any]:
+    return {
+        # a trial with several workers takes many processes, most of them for little
+        "preload_python_modules": TRIAL_MODULES if resources.together == 1 else [],
+        "num_workers_soft_limit": max(1, min(READY, int((os.cpu_count() or 1) // resources.cpu))),
+    }
 
 
 @contextmanager

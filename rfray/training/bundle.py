@@ -63,6 +63,16 @@ def load_bundle(where: Path | str) -> LoadedBundle:
 
     Raises RunError where it is none, a file is missing, damaged or more than data, or its models can't be built.
     """
+    folder, ensemble, bundle = read_bundle(where)
+    return LoadedBundle(
+        ensemble,
+        [_detector(folder, number, member) for number, member in enumerate(bundle.members, start=1)],
+        [geometry_of_member(bundle, member) for member in bundle.members],
+    )
+
+
+def read_bundle(where: Path | str) -> tuple[Path, Ensemble, Bundle]:
+    """The folder of a bundle whose files are what they were, and what it says of itself. Raises as `load_bundle`."""
     folder = find_bundle(where)
     ensemble = read_record(folder / ENSEMBLE_FILE, Ensemble)
     bundle = ensemble.bundle
@@ -71,11 +81,7 @@ def load_bundle(where: Path | str) -> LoadedBundle:
             f"{folder / ENSEMBLE_FILE} does not say what its members are; `rfray ensemble RUN` writes it anew"
         )
     check_files(folder, bundle.files, len(bundle.members))
-    return LoadedBundle(
-        ensemble,
-        [_detector(folder, number, member) for number, member in enumerate(bundle.members, start=1)],
-        [geometry_of_member(bundle, member) for member in bundle.members],
-    )
+    return folder, ensemble, bundle
 
 
 def find_bundle(where: Path | str) -> Path:

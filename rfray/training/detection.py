@@ -1,6 +1,6 @@
 """a bundle + image files -> what each member says of each: every file is read and decoded once, for all of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +8,11 @@ import torch
 
 from rfray.data.batches import decoded_batches
 from rfray.data.decoding import decode
+from rfray.data.geometry import Geometry
 from rfray.data.listing import read_file
+from rfray.evaluation.verdicts import NOT_FINITE
 from rfray.training.bundle import LoadedBundle
 from rfray.training.inference import in_halves
-
-NOT_FINITE = "a model's output is not a number"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def detect(
     for batch in decoded_batches(paths, _picture, bundle.geometries, batch_size, threads, pin, keep_pictures):
         scores = np.full((len(bundle.detectors), len(batch.names)), np.nan)
         if len(batch.read):
-            scores[:, batch.read] = _scores(bundle, batch.squares)
+            scores[:, batch.read] = scores_of(bundle, batch.squares)
         reasons = list(batch.reasons)
         for place in batch.read[~np.isfinite(scores[:, batch.read]).all(axis=0)]:
             reasons[place] = NOT_FINITE
@@ -51,8 +51,11 @@ def _picture(path: str) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _scores(bundle: LoadedBundle, squares: dict) -> np.ndarray:
-    """(k, b) float64: what the members say of (b, 3, S, S) uint8 squares, which each geometry has its own of."""
+def scores_of(bundle: LoadedBundle, squares: Mapping[Geometry, torch.Tensor]) -> np.ndarray:
+    """(k, b) float64: p_fake as the members say it of (b, 3, S, S) uint8 squares, which each geometry has its own of.
+
+    Where memory runs out, they are predicted in halves. A model's output that is not a number is nan.
+    """
     found = [
         in_halves(detector, squares[geometry])
         for detector, geometry in zip(bundle.detectors, bundle.geometries, strict=True)

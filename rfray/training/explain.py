@@ -40,31 +40,37 @@ def draw_evidence(bundle: LoadedBundle, seen: Detected, p_fake: np.ndarray, fold
     <number>-<name>.jpg, numbers from `first`; the names are returned, "" of a file that could not be read. `p_fake`
     (B,) is the vote's, and `seen` has its pictures.
     """
-    ensemble = bundle.ensemble
-    numbers = [number for number, reason in enumerate(seen.reasons) if not reason]
     names = [""] * len(seen.paths)
-    for number in numbers:
+    for number in (number for number, reason in enumerate(seen.reasons) if not reason):
         picture = seen.pictures[number]
         assert picture is not None  # there is no reason why it could not be read
-        small = shrunk(picture, EXPLAINED)
-        call = torch.tensor([int(p_fake[number] >= ensemble.threshold)])
-        covers = [
-            share
-            * laid_out(
-                evidence_of_one(detector, geometry.square(picture), call),
-                geometry.seen(picture.shape[1], picture.shape[0]) * small.shape[1] / picture.shape[1],
-                *small.shape[:2],
-            )
-            for share, detector, geometry in zip(ensemble.weights, bundle.detectors, bundle.geometries, strict=True)
-        ]
         names[number] = f"{first + number:06d}-{Path(seen.paths[number]).stem[:80]}.jpg"
-        write_whole(folder / names[number], as_jpeg(overlaid(small, np.sum(covers, axis=0))))
+        write_whole(folder / names[number], evidence_picture(bundle, picture, p_fake[number]))
     return names
+
+
+def evidence_picture(bundle: LoadedBundle, picture: np.ndarray, p_fake: float) -> bytes:
+    """The bytes of a JPEG: (height, width, 3) uint8 RGB, with where the members saw evidence for the call of `p_fake`.
+
+    That is the vote's. Its longest side has at most EXPLAINED pixels.
+    """
+    ensemble, small = bundle.ensemble, shrunk(picture, EXPLAINED)
+    call = torch.tensor([int(p_fake >= ensemble.threshold)])
+    covers = [
+        share
+        * laid_out(
+            evidence_of_one(detector, geometry.square(picture), call),
+            geometry.seen(picture.shape[1], picture.shape[0]) * small.shape[1] / picture.shape[1],
+            *small.shape[:2],
+        )
+        for share, detector, geometry in zip(ensemble.weights, bundle.detectors, bundle.geometries, strict=True)
+    ]
+    return as_jpeg(overlaid(small, np.sum(covers, axis=0)))
 
 
 def evidence_of_one(detector: Detector, square: np.ndarray, call: torch.Tensor) -> np.ndarray:
     """`evidence` of one (S, S, 3) uint8 square for one call, (1,) int64: (S, S) float32; 0 where it is not finite."""
-    pixels = torch.from_numpy(np.ascontiguousarray(square)).permute(2, 0, 1)[None].to(detector.device)
+    pixels = torch.tensor(square).permute(2, 0, 1)[None].to(detector.device)
     found = evidence(detector.model, detector.normalise(pixels), call.to(detector.device))[0].cpu().numpy()
     return np.asarray(np.nan_to_num(found))
 

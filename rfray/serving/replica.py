@@ -1,0 +1,104 @@
+"""a bundle -> processes of Ray Serve that have its models, on this machine, and what calls them."""
+
+import logging
+import os
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fastapi import HTTPException
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from rfray.config import Resources
+from rfray.errors import ClusterError, RfrayError
+from rfray.search.cluster import nodes, slot_of_one, slots
+from rfray.serving.batching import Squares
+from rfray.serving.models import LoadedModels
+from rfray.serving.uploads import come_again
+
+RESTART_SECONDS = 10
+"""A process that has died is there again after about so long."""
+CALLS = 100
+"""To one process at once: batches, heat maps and whether it is alive."""
+log = logging.getLogger(__name__)
+
+
+class Replica(LoadedModels):
+    """The models in a process of Ray Serve."""
+
+    def __init__(self, where: str, threads: int) -> None:
+        _listen_on_loopback()
+        super().__init__(where, threads)
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """All of them, as one; see `app.Models`."""
+
+    handle: DeploymentHandle
+    count: int
+
+    async def scores(self, squares: Squares) -> np.ndarray:
+        """(k, b) float64 for a batch of b images."""
+        return np.asarray(await _answer(self.handle.scores.remote(squares)))
+
+    async def evidence(self, picture: np.ndarray) -> bytes:
+        """The heat map of (height, width, 3) uint8, as JPEG."""
+        return bytes(await _answer(self.handle.evidence.remote(picture)))
+
+    async def alive(self) -> None:
+        """Returns, if one of them is."""
+        await _answer(self.handle.alive.remote())
+
+
+def start_replicas(where: str, replicas: int | None, gpu: float | None) -> Replicas:
+    """Starts them on the Ray that is connected, and waits until they have loaded the bundle.
+
+    By default one for each GPU, or one; each gets a share `gpu`, by default a GPU where there is any, and its part of
+    the cores. Raises ClusterError where there is not so much, RfrayError where they don't start.
+    """
+    there = sum(node.gpu for node in nodes())
+    share = min(1.0, there) if gpu is None else gpu
+    count = replicas or max(1, int(there / share) if share else 1)
+    threads = max(1, (os.cpu_count() or 1) // count)
+    slot = slot_of_one(Resources(cpu=threads, gpu=share))
+    if slots(slot) < count:
+        raise ClusterError(f"--replicas {count}: this machine has room for {slots(slot)} with {slot}")
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "ERROR"})
+    models = serve.deployment(
+        Replica,
+        name="models",
+        num_replicas=count,
+        max_ongoing_requests=CALLS,
+        max_constructor_retry_count=1,
+        ray_actor_options={"num_cpus": threads, "num_gpus": share},
+    )
+    try:
+        return Replicas(serve.run(models.bind(where, threads), name="rfray", route_prefix=None), count)
+    except RuntimeError as error:
+        told = serve.status().applications["rfray"].deployments["models"].message  # ends in the traceback's last line
+        reason = told.strip().splitlines()[-1].partition(": ")[2]
+        raise RfrayError(f"the models did not start: {reason or error}") from error
+
+
+def _listen_on_loopback() -> None:
+    """Has Ray Serve's server for calls from other nodes listen on 127.0.0.1: it takes pickles from anybody."""
+    from ray.serve._private import replica
+
+    add_port = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, _: add_port(server, "127.0.0.1:0")
+
+
+async def _answer(response: Awaitable[Any]) -> Any:
+    try:
+        return await response
+    except RayTaskError as error:
+        log.error("the models failed: %s", error)
+        raise HTTPException(500, "the models failed; the server's output says why") from None
+    except (RayError, RayServeException):
+        raise come_again("the process with the models has ended and is being started again", RESTART_SECONDS) from None

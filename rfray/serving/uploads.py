@@ -1,0 +1,168 @@
+"""a multipart request -> its files, within limits; HTTPException with the reason where that can't be."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from math import ceil
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+HOW = "send multipart/form-data, e.g. curl -F files=@photo.jpg"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes. How many pixels a picture may have, `data.decoding` says."""
+
+    files: int = 100
+    """Of a request."""
+    file_bytes: int = 25_000_000
+    request_bytes: int = 100_000_000
+    upload_seconds: float = 60
+    """A request that has not arrived then is refused."""
+    answer_seconds: float = 120
+    """One that has arrived and is not answered then is given up."""
+    images: int = 2000
+    """In the server at once, of all requests; so many more bring a 503."""
+    held_bytes: int = 1_000_000_000
+    """The same for what was uploaded of them."""
+    explanations: int = 16
+    """The same for heat maps: each takes several times as long as a prediction."""
+    connections: int = 4000
+    """Each is an open file, of which Ray lets this process have as many as the system allows: 4,096 or more."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file of a request."""
+
+    name: str
+    data: bytes
+
+
+@dataclass
+class Room:
+    """What is in the server: who comes in while it is full is told to come again."""
+
+    limits: Limits
+    delay: Callable[[], float]
+    """In about so many seconds there will be room."""
+    taken: dict[str, int] = field(default_factory=lambda: {"images": 0, "held_bytes": 0, "explanations": 0})
+    """Of each of these limits."""
+
+    @contextmanager
+    def guest(self) -> Iterator["Guest"]:
+        """Room for a request; what it has taken is free again when the block ends."""
+        guest = Guest(self)
+        try:
+            yield guest
+        finally:
+            for what, amount in guest.taken.items():
+                self.taken[what] -= amount
+
+    def full(self) -> HTTPException:
+        """A 503 that says when to come again."""
+        return come_again("the server is busy", self.delay())
+
+
+@dataclass
+class Guest:
+    """One request."""
+
+    room: Room
+    taken: dict[str, int] = field(default_factory=dict)
+
+    def take(self, what: str, amount: int) -> None:
+        """Takes so much of a limit for the request. Raises HTTPException (503) where there is no room for it."""
+        if self.room.taken[what] + amount > getattr(self.room.limits, what):
+            raise self.room.full()
+        self.room.taken[what] += amount
+        self.taken[what] = self.taken.get(what, 0) + amount
+
+
+def come_again(reason: str, seconds: float) -> HTTPException:
+    """A 503 with Retry-After, in whole seconds, one at least."""
+    wait = max(1, ceil(seconds))
+    return HTTPException(503, f"{reason}; try again in {wait} s", {"Retry-After": str(wait)})
+
+
+async def read_uploads(request: Request, guest: Guest) -> list[Upload]:
+    """The files of a request, whatever their fields are called; what they take is taken for `guest`.
+
+    Raises HTTPException: 400 (no multipart request, or not a whole one; no file; too many; an empty one), 408 (too
+    slow), 413 (too large), 415 (something else), 503 (no room).
+    """
+    limits = guest.room.limits
+    body = _Body(request.receive, guest)
+    try:
+        async with asyncio.timeout(limits.upload_seconds):
+            return await _read(request, body, limits)
+    except TimeoutError:
+        raise HTTPException(408, f"the upload took longer than {limits.upload_seconds:g} s") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the upload broke off") from None
+    except HTTPException:
+        await body.discard(limits.upload_seconds)
+        raise
+
+
+@dataclass
+class _Body:
+    """A request's body on its way in; ASGI's `receive`."""
+
+    receive: Callable[[], Awaitable[Message]]
+    guest: Guest
+    size: int = 0
+    more: bool = True
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        self.more = message.get("more_body", False)
+        arrived = len(message.get("body", b""))
+        self.size += arrived
+        most = self.guest.room.limits.request_bytes
+        if self.size > most:
+            raise HTTPException(413, f"the request is over {_megabytes(most)}")
+        self.guest.take("held_bytes", arrived)
+        return message
+
+    async def discard(self, seconds: float) -> None:
+        """Lets the rest pass: a client that sends all before it listens would not hear why it was refused."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.more:
+                    self.more = (await self.receive()).get("more_body", False)
+
+
+async def _read(request: Request, body: _Body, limits: Limits) -> list[Upload]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise HTTPException(415, f"the content type is {kind or 'not given'}; {HOW}")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.request_bytes:
+        raise HTTPException(
+            413, f"the request has {_megabytes(int(length))}, which is over {_megabytes(limits.request_bytes)}"
+        )
+    async with Request(request.scope, body).form(max_files=limits.files, max_fields=limits.files) as form:
+        files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+        if not files:
+            raise HTTPException(400, f"no file in the request; {HOW}")
+        for number, file in enumerate(files, start=1):
+            size = file.size or 0
+            if size > limits.file_bytes:
+                raise HTTPException(
+                    413, f"{_name(file, number)} has {_megabytes(size)}, which is over {_megabytes(limits.file_bytes)}"
+                )
+        return [Upload(_name(file, number), await file.read()) for number, file in enumerate(files, start=1)]
+
+
+def _name(file: UploadFile, number: int) -> str:
+    return file.filename or f"file {number}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.4g} MB"

@@ -1,0 +1,206 @@
+"""`rfray serve` as a command, on a Ray Serve of its own: the same verdicts, nothing open but its port, a clean end."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from rfray.errors import ClusterError, InputError, RunError
+from rfray.evaluation.ensemble import Ensemble
+from rfray.run import RunDir, read_record, write_record
+from rfray.training.bundle import load_bundle
+from rfray.training.detection import detect
+
+pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
+
+import requests
+
+from rfray.serving.replica import start_replicas
+from rfray.serving.server import serve_bundle
+from rfray.serving.uploads import Limits
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Server:
+    process: "subprocess.Popen[str]"
+    address: str
+
+    def predict(self, *files: Path) -> Any:
+        parts = [("files", (file.name, file.read_bytes())) for file in files]
+        return requests.post(f"{self.address}/predict", files=parts, timeout=60)
+
+    def family(self) -> list[psutil.Process]:
+        """Its processes, itself included."""
+        me = psutil.Process(self.process.pid)
+        return [me, *me.children(recursive=True)]
+
+    def interrupt(self) -> tuple[int, str, str]:
+        """What Ctrl-C in its terminal does: all its processes hear it. Exit code, output, errors."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
+
+
+@contextmanager
+def served(where: Path, *options: str) -> Iterator[Server]:
+    words = [sys.executable, "-m", "rfray.cli", "serve", str(where), "--port", "0", *options]
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()  # it says so when it answers
+        found = re.fullmatch(r"Serving 2 models at (http://127\.0\.0\.1:\d+) \(Ctrl-C stops it\)\n", said)
+        assert found, said + process.communicate()[1]
+        yield Server(process, found[1])
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(run: RunDir) -> Iterator[Server]:
+    with served(run.path) as server:
+        yield server
+
+
+def test_it_says_what_detect_says_to_many_at_once(server: Server, run: RunDir, images: list[Path]) -> None:
+    (seen,) = detect(load_bundle(run.path), [str(image) for image in images], 64, 1)
+    with ThreadPoolExecutor(40) as clients:
+        answers = list(clients.map(server.predict, images * 10))
+    assert [answer.status_code for answer in answers] == [200] * len(answers)
+    for number, answer in enumerate(answers):
+        (one,) = answer.json()["images"]
+        at = number % len(images)
+        assert one["name"] == images[at].name
+        assert list(one["members"].values()) == pytest.approx(seen.scores[:, at].tolist(), abs=1e-6)
+        assert one["p_fake"] == pytest.approx(seen.scores[:, at].mean(), abs=1e-6)
+    text = requests.get(f"{server.address}/metrics", timeout=60).text
+    batches, predicted = (float(re.findall(rf"rfray_batch_images_{part} (\S+)", text)[0]) for part in ("count", "sum"))
+    assert predicted == len(answers)
+    assert batches < predicted
+
+
+def test_the_other_addresses_answer(server: Server, images: list[Path]) -> None:
+    assert requests.get(f"{server.address}/healthz", timeout=60).json() == {"status": "ok"}
+    assert "/predict" in requests.get(f"{server.address}/openapi.json", timeout=60).json()["paths"]
+    assert "Real or fake?" in requests.get(server.address, timeout=60).text
+    drawn = requests.post(f"{server.address}/explain", files={"files": images[0].read_bytes()}, timeout=60)
+    assert drawn.content[:3] == b"\xff\xd8\xff"
+    bad = requests.post(f"{server.address}/predict", files={"files": b"hello"}, timeout=60)
+    assert bad.status_code == 422
+
+
+@pytest.mark.parametrize("has_length", [True, False])
+def test_who_sends_too_much_hears_so(server: Server, has_length: bool) -> None:
+    begin = b'--y\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+    chunks = [begin, *[bytes(1_000_000)] * (Limits().request_bytes // 1_000_000 + 1)]
+    body = b"".join(chunks) if has_length else iter(chunks)
+    kind = {"Content-Type": "multipart/form-data; boundary=y"}
+    answer = requests.post(f"{server.address}/predict", data=body, headers=kind, timeout=60)
+    assert answer.status_code == 413
+    assert "over 100 MB" in answer.json()["detail"]
+
+
+def test_nothing_listens_beyond_this_machine(server: Server) -> None:
+    listening = [
+        ip_address(connection.laddr.ip)
+        for process in server.family()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > 3  # Ray's own
+    beyond = [str(ip) for ip in listening if not (getattr(ip, "ipv4_mapped", None) or ip).is_loopback]
+    assert beyond == []
+
+
+def test_ctrl_c_ends_it_and_leaves_nothing(server: Server, images: list[Path]) -> None:
+    family = server.family()
+    assert server.predict(images[0]).status_code == 200
+    assert server.interrupt() == (0, "Stopped\n", "")
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []
+    with socket.create_server(("127.0.0.1", int(server.address.rpartition(":")[2]))):
+        pass  # the port is free again, and at once
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_started_again(run: RunDir, images: list[Path]) -> None:
+    with served(run.path, "--replicas", "2", "--gpu", "0") as server:
+        models = [process for process in server.family() if "ServeReplica" in " ".join(process.cmdline())]
+        assert len(models) == 2
+        for process in models:
+            process.kill()
+        statuses: list[int] = []
+        while statuses.count(200) < 5:
+            answer = server.predict(images[0])
+            statuses.append(answer.status_code)
+            if answer.status_code == 503:
+                assert int(answer.headers["retry-after"]) >= 1
+        assert set(statuses) <= {200, 503}
+        code, _, _ = server.interrupt()
+        assert code == 0
+
+
+def test_a_busy_port_is_refused_before_anything_starts(run: RunDir) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"--host 127\.0\.0\.1 --port {port}: Address already in use"):
+            serve_bundle(str(run.path), "127.0.0.1", port, None, None)
+
+
+def test_what_is_no_bundle_and_no_address_is_refused(tmp_path: Path, run: RunDir) -> None:
+    with pytest.raises(RunError, match="no bundle"):
+        serve_bundle(str(tmp_path), "127.0.0.1", 0, None, None)
+    with pytest.raises(InputError, match=r"--host nowhere\.invalid"):
+        serve_bundle(str(run.path), "nowhere.invalid", 0, None, None)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_more_than_the_machine_has_is_refused(run: RunDir) -> None:
+    with pytest.raises(ClusterError, match="asks for"):
+        start_replicas(str(run.path), 1, 1.0)
+    many = (os.cpu_count() or 1) + 1
+    with pytest.raises(ClusterError, match=f"--replicas {many}: this machine has room for"):
+        start_replicas(str(run.path), many, 0)
+
+
+@pytest.mark.slow
+def test_models_that_can_not_be_built_are_named_in_one_line(run: RunDir, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run.bundle_folder, tmp_path / "bundle"))
+    ensemble = read_record(copy / "ensemble.json", Ensemble)
+    assert ensemble.bundle is not None
+    second = ensemble.bundle.members[1]
+    ensemble.bundle.members[1] = second.model_copy(
+        update={"trial": second.trial.model_copy(update={"backbone": "resnet1"})}
+    )
+    write_record(copy / "ensemble.json", ensemble)
+    words = [sys.executable, "-m", "rfray.cli", "serve", str(copy), "--port", "0"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=200)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"rfray: the models did not start: {copy}/ensemble.json: member 2: timm has no resnet1\n"
+
+
+def test_without_the_extra_one_line_says_what_to_install() -> None:
+    without = "import sys; sys.modules['fastapi'] = None; sys.argv = ['rfray', 'serve', 'x']; import rfray.cli as cli"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{without}; cli.process()"], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "rfray: serve needs fastapi, which is not installed: pip install 'rfray[serve]'\n"
