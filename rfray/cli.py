@@ -314,7 +314,8 @@ def serve(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
     replicas: Annotated[
-        int | None, typer.Option(min=1, help="Processes with the models; by default one for each GPU, or one.")
+        int | None,
+        typer.Option(min=1, help="Processes with the models; by default one a GPU; else one a core, up to 4."),
     ] = None,
     gpu: Annotated[
         float | None, typer.Option(min=0, max=1, help="Each one's share of a GPU; by default 1 where there is any.")

@@ -7,6 +7,7 @@ import numpy as np
 
 from rfray.config import DataSettings, Reencode, Trial
 from rfray.data.decoding import square
+from rfray.evaluation.bundle import Bundle, Member
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Geometry:
 def geometry_of(settings: DataSettings, trial: Trial) -> Geometry:
     """How a trial's images are made."""
     return Geometry(trial.resize, trial.image_size, settings.reencode)
+
+
+def geometry_of_member(bundle: Bundle, member: Member) -> Geometry:
+    """How a member wants its pictures."""
+    return Geometry(member.trial.resize, member.trial.image_size, bundle.reencode)
 
 
 def reencoded(picture: np.ndarray, quality: int) -> np.ndarray:

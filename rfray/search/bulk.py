@@ -24,12 +24,13 @@ from rich.console import Console
 from rfray.config import Resources
 from rfray.data.listing import image_files
 from rfray.errors import DataError, RfrayError, RunError
+from rfray.evaluation.bundle_folder import find_bundle
 from rfray.evaluation.verdicts import parquet_table, verdict_table
 from rfray.files import file_digest, replace_text, replacing
 from rfray.run import ENSEMBLE_FILE
 from rfray.search.cluster import Slot, connected, outlook, slot_of_one, slots
 from rfray.storage import is_address
-from rfray.training.bundle import find_bundle, load_bundle
+from rfray.training.bundle import load_bundle
 from rfray.training.detection import detect
 
 logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -17,22 +17,30 @@ from rfray.config import Resources
 from rfray.errors import ClusterError, RfrayError
 from rfray.search.cluster import nodes, slot_of_one, slots
 from rfray.serving.batching import Squares
-from rfray.serving.models import LoadedModels
 from rfray.serving.uploads import come_again
 
 RESTART_SECONDS = 10
 """A process that has died is there again after about so long."""
+FEW = 4
+"""Processes with a thread each predict more than one with as many threads; but each takes 0.7 GB, and more with large
+models."""
+NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Else torch's threads wait for each other by keeping their cores busy, which what answers shares with them."""
 CALLS = 100
 """To one process at once: batches, heat maps and whether it is alive."""
 log = logging.getLogger(__name__)
 
 
-class Replica(LoadedModels):
-    """The models in a process of Ray Serve."""
+class Replica:
+    """The models in a process of Ray Serve, which alone imports what they need; see `LoadedModels`."""
 
     def __init__(self, where: str, threads: int) -> None:
         _listen_on_loopback()
-        super().__init__(where, threads)
+
+        from rfray.serving.models import LoadedModels
+
+        models = LoadedModels(where, threads)
+        self.scores, self.evidence, self.alive = models.scores, models.evidence, models.alive
 
 
 @dataclass(frozen=True)
@@ -58,13 +66,14 @@ class Replicas:
 def start_replicas(where: str, replicas: int | None, gpu: float | None) -> Replicas:
     """Starts them on the Ray that is connected, and waits until they have loaded the bundle.
 
-    By default one for each GPU, or one; each gets a share `gpu`, by default a GPU where there is any, and its part of
-    the cores. Raises ClusterError where there is not so much, RfrayError where they don't start.
+    By default one for each GPU; without one, for each core, up to FEW. Each gets a share `gpu`, by default a GPU where
+    there is any, and its part of the cores. Raises ClusterError where there is not so much, RfrayError where they don't
+    start.
     """
-    there = sum(node.gpu for node in nodes())
-    share = min(1.0, there) if gpu is None else gpu
-    count = replicas or max(1, int(there / share) if share else 1)
-    threads = max(1, (os.cpu_count() or 1) // count)
+    gpus, cores = sum(node.gpu for node in nodes()), os.cpu_count() or 1
+    share = min(1.0, gpus) if gpu is None else gpu
+    count = replicas or (max(1, int(gpus / share)) if share else min(FEW, cores))
+    threads = max(1, cores // count)
     slot = slot_of_one(Resources(cpu=threads, gpu=share))
     if slots(slot) < count:
         raise ClusterError(f"--replicas {count}: this machine has room for {slots(slot)} with {slot}")
@@ -76,7 +85,7 @@ def start_replicas(where: str, replicas: int | None, gpu: float | None) -> Repli
         num_replicas=count,
         max_ongoing_requests=CALLS,
         max_constructor_retry_count=1,
-        ray_actor_options={"num_cpus": threads, "num_gpus": share},
+        ray_actor_options={"num_cpus": threads, "num_gpus": share, "runtime_env": {"env_vars": NO_SPINNING}},
     )
     try:
         return Replicas(serve.run(models.bind(where, threads), name="rfray", route_prefix=None), count)

@@ -5,26 +5,23 @@ uploads into memory without a limit; and a handle called for every image, as `se
 a call here carries a batch.
 """
 
-import os
 import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
 
-# before torch: the models share their cores with what answers, which threads that wait by spinning would keep waiting
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import uvicorn
 
 from rfray.config import Resources
+from rfray.data.geometry import geometry_of_member
 from rfray.errors import InputError
+from rfray.evaluation.bundle_folder import read_bundle
 from rfray.search.cluster import connected
 from rfray.serving.app import create_app
 from rfray.serving.measures import Measured
 from rfray.serving.replica import start_replicas
 from rfray.serving.uploads import Limits
 from rfray.storage import is_address
-from rfray.training.bundle import geometry_of_member, read_bundle
 
 IDLE_SECONDS = 30
 """A connection that asks for nothing is closed."""

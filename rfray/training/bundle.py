@@ -14,11 +14,12 @@ import torch
 from timm.models import save_for_hf
 
 from rfray.config import CLASSES
-from rfray.data.geometry import Geometry
+from rfray.data.geometry import Geometry, geometry_of_member
 from rfray.errors import RunError, TrialError
-from rfray.evaluation.bundle import Bundle, Member, check_files, member_file
+from rfray.evaluation.bundle import Member, member_file
+from rfray.evaluation.bundle_folder import read_bundle
 from rfray.evaluation.ensemble import Ensemble
-from rfray.run import ENSEMBLE_FILE, MEMBER_FILES, RunDir, TrialDir, read_record
+from rfray.run import ENSEMBLE_FILE, MEMBER_FILES, TrialDir
 from rfray.training.inference import Detector, device_and_type, load_weights
 from rfray.training.model import Normalisation, backbone_names, build_model
 
@@ -69,35 +70,6 @@ def load_bundle(where: Path | str) -> LoadedBundle:
         [_detector(folder, number, member) for number, member in enumerate(bundle.members, start=1)],
         [geometry_of_member(bundle, member) for member in bundle.members],
     )
-
-
-def read_bundle(where: Path | str) -> tuple[Path, Ensemble, Bundle]:
-    """The folder of a bundle whose files are what they were, and what it says of itself. Raises as `load_bundle`."""
-    folder = find_bundle(where)
-    ensemble = read_record(folder / ENSEMBLE_FILE, Ensemble)
-    bundle = ensemble.bundle
-    if bundle is None or [member.id for member in bundle.members] != ensemble.members:
-        raise RunError(
-            f"{folder / ENSEMBLE_FILE} does not say what its members are; `rfray ensemble RUN` writes it anew"
-        )
-    check_files(folder, bundle.files, len(bundle.members))
-    return folder, ensemble, bundle
-
-
-def find_bundle(where: Path | str) -> Path:
-    """The folder with ensemble.json: `where` itself or its ensemble/, brought here from an address."""
-    run = RunDir(where)
-    run.mirror.pull(ENSEMBLE_FILE, f"ensemble/{ENSEMBLE_FILE}", "members/*", "ensemble/members/*")
-    for folder in (run.path, run.bundle_folder):
-        if (folder / ENSEMBLE_FILE).is_file():
-            return folder
-    made = "; `rfray ensemble` makes it" if run.sweep_file.exists() else ", and no run folder"
-    raise RunError(f"{run.where}: no bundle (a folder with {ENSEMBLE_FILE}){made}")
-
-
-def geometry_of_member(bundle: Bundle, member: Member) -> Geometry:
-    """How a member wants its pictures."""
-    return Geometry(member.trial.resize, member.trial.image_size, bundle.reencode)
 
 
 def _detector(folder: Path, number: int, member: Member) -> Detector:

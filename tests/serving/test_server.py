@@ -76,7 +76,7 @@ def served(where: Path, *options: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def server(run: RunDir) -> Iterator[Server]:
-    with served(run.path) as server:
+    with served(run.path, "--replicas", "1") as server:
         yield server
 
 
@@ -142,9 +142,9 @@ def test_ctrl_c_ends_it_and_leaves_nothing(server: Server, images: list[Path]) -
 
 @pytest.mark.slow
 def test_a_process_that_dies_is_started_again(run: RunDir, images: list[Path]) -> None:
-    with served(run.path, "--replicas", "2", "--gpu", "0") as server:
+    with served(run.path, "--gpu", "0") as server:
         models = [process for process in server.family() if "ServeReplica" in " ".join(process.cmdline())]
-        assert len(models) == 2
+        assert len(models) == min(4, os.cpu_count() or 1)
         for process in models:
             process.kill()
         statuses: list[int] = []

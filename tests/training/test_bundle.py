@@ -14,10 +14,11 @@ import torch
 from ruamel.yaml import YAML
 
 from rfray.errors import RunError
+from rfray.evaluation.bundle_folder import find_bundle
 from rfray.evaluation.ensemble import Ensemble, read_ensemble
 from rfray.files import file_digest
 from rfray.run import RunDir, read_record, write_record
-from rfray.training.bundle import find_bundle, load_bundle
+from rfray.training.bundle import load_bundle
 from tests.two_models import concluded, two_models
 
 
