@@ -37,7 +37,7 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.param("throughput", {"rounds": 1, "images": 80}, marks=pytest.mark.slow),
         ("predicting", {"rounds": 1, "images": 6}),
         ("leaderboard", {"rounds": 1, "trials": 2, "images": 20}),
-        ("votes", {"rounds": 1, "trials": 2, "images": 20}),
+        pytest.param("votes", {"rounds": 1, "trials": 2, "images": 20}, marks=pytest.mark.slow),
         ("intervals", {"rounds": 1, "rows": 2, "images": 20}),
         pytest.param(
             "serving",
@@ -47,7 +47,11 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
                 pytest.mark.skipif(not shutil.which("wrk"), reason="no wrk here: apt install wrk"),
             ],
         ),
-        ("scale", {"rounds": 1, "trials": 3, "epochs": 2, "slots": 2, "sleep_ms": 50, "images": 20}),
+        pytest.param(
+            "scale",
+            {"rounds": 1, "trials": 3, "epochs": 2, "slots": 2, "sleep_ms": 50, "images": 20},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_tiny_form_leaves_a_record(name: str, sizes: dict[str, int], tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """`rfray predict` and `rfray export` as a user meets them."""
 
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from rfray.cli import main
 from rfray.errors import RunError
 from rfray.search import bulk
 from rfray.search.cluster import Slot
@@ -16,6 +21,8 @@ from rfray.training.detection import detect
 from tests.object_store import bucket_here, upload
 from tests.test_cli import rfray
 from tests.two_models import concluded, two_models
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +33,24 @@ def here(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_rows_on_the_standard_output_and_an_exit_code_that_tells(here: Path) -> None:
-    done = rfray("predict", "run", "images/valid/real", "--format", "csv", here=here)
+@pytest.fixture
+def command(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """The same as `rfray`, in this process, which has imported torch already."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(here)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["rfray", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return subprocess.CompletedProcess(words, int(end.value.code or 0), *capfd.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_rows_on_the_standard_output_and_an_exit_code_that_tells(here: Path, command: Command) -> None:
+    done = command("predict", "run", "images/valid/real", "--format", "csv")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 17), done.stderr
     assert done.stderr.splitlines()[-1].startswith("16 images: ")
     done = rfray("predict", "run/ensemble", "images/valid/real/000.bmp", "broken.jpg", "--out", "rows.jsonl", here=here)
@@ -39,16 +62,16 @@ def test_rows_on_the_standard_output_and_an_exit_code_that_tells(here: Path) -> 
     assert list(rows.columns) == ["path", "p_fake", "verdict", "a", "b", "reason"]
 
 
-def test_a_wrong_word_is_one_line_and_exit_code_2(here: Path) -> None:
+def test_a_wrong_word_is_one_line_and_exit_code_2(command: Command) -> None:
     for words, reason in [
         (["run", "https://example.org/x.jpg"], "download it first"),
         (["images", "broken.jpg"], "no bundle (a folder with ensemble.json), and no run folder"),
-        (["run", "broken.jpg", "--out", "broken.jpg/rows.csv"], "--out broken.jpg/rows.csv: Not a directory"),
+        (["run", "broken.jpg", "--out", "broken.jpg/rows.csv"], "--out broken.jpg/rows.csv: File exists"),
         (["run", "broken.jpg", "--explain", "broken.jpg"], "--explain broken.jpg: File exists"),
         (["run", "broken.jpg", "--out", "rows.txt"], "--out rows.txt: allowed: a name that ends in .csv"),
         (["run", "broken.jpg", "--out", "shards/", "--format", "csv"], "rows are written as Parquet"),
     ]:
-        done = rfray("predict", *words, here=here)
+        done = command("predict", *words)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert reason in done.stderr
 
@@ -100,8 +123,8 @@ def test_the_command_writes_shards_and_tells(here: Path) -> None:
     assert pq.read_table(here / "whole" / "part-000000.parquet").num_rows == 33
 
 
-def test_export_writes_one_file(here: Path) -> None:
-    done = rfray("export", "run", "--format", "torchscript", here=here)
+def test_export_writes_one_file(here: Path, command: Command) -> None:
+    done = command("export", "run", "--format", "torchscript")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("run.pt: probabilities within ")
     assert (here / "run.pt").exists()

@@ -335,6 +335,7 @@ def test_without_the_token_or_with_another_one(head: Head, tmp_path: Path) -> No
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_is_fetched_and_mended(head: Head) -> None:
     there = small_run(head.shared / "runs" / "small")
     state = there.trial("005").state_file(1, "0" * 64)

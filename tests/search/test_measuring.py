@@ -84,6 +84,7 @@ def test_every_backbone_is_measured_once(tmp_path: Path, ray_here: None, monkeyp
     assert shares_for(file.sweep, run, slot, False, QUIET) == slot
 
 
+@pytest.mark.slow
 def test_what_can_not_be_trained_anywhere_is_named(tmp_path: Path, ray_here: None) -> None:
     if ray.cluster_resources().get("GPU"):
         pytest.skip("this machine has a GPU")

@@ -109,6 +109,7 @@ def test_trials_that_are_too_large_to_share_give_the_same(run: RunDir, monkeypat
     np.testing.assert_allclose(p_fake(run, "jpeg_50"), before, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_reports_on_stress_and_chooses_by_the_worst(run: RunDir) -> None:
     """All is predicted, so it needs no Ray."""
     predict(run)

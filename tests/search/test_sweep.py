@@ -62,7 +62,7 @@ def run_here(sweep: Sweep, folder: Path, said: io.StringIO | None = None) -> tup
 
 
 PAIRS = [(algorithm, scheduler) for algorithm in SEARCHERS for scheduler in SCHEDULERS]
-QUICK = [("random", "pbt"), ("random", "hyperband"), ("grid", "median")]
+QUICK = [("grid", "median")]
 """With the other tests' sweeps and the chaos seeds each algorithm and each scheduler once; the rest are slow tests."""
 
 
@@ -146,9 +146,10 @@ def test_a_second_run_of_a_finished_sweep_does_nothing(pictures: Path, tmp_path:
     assert {path: path.stat().st_mtime_ns for path in run.trials_folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm",
-    ["optuna", pytest.param("random", marks=pytest.mark.slow), pytest.param("grid", marks=pytest.mark.slow)],
+    ["optuna", "random", "grid"],
 )
 def test_a_sweep_cut_off_between_trials_proposes_what_the_whole_one_would_have(
     algorithm: str, pictures: Path, tmp_path: Path, ray_here: None

@@ -494,6 +494,7 @@ def two_of_three(pictures: Path, tmp_path_factory: pytest.TempPathFactory, ray_h
     return run_here(sweep_of(pictures, folder, *AXES, "trial.lr=[1e-5, 1e-4]"), folder)[0]
 
 
+@pytest.mark.slow
 def test_a_grid_trains_what_is_new_and_comes_to_what_a_cold_one_does(
     two_of_three: RunDir, pictures: Path, tmp_path: Path, ray_here: None
 ) -> None:
@@ -522,6 +523,7 @@ def test_a_grid_trains_what_is_new_and_comes_to_what_a_cold_one_does(
     assert rows(run) == rows(cold)
 
 
+@pytest.mark.slow
 def test_optuna_is_retraced_with_what_it_knew(
     two_of_three: RunDir, pictures: Path, tmp_path: Path, ray_here: None
 ) -> None:
