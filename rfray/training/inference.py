@@ -1,5 +1,6 @@
 """weights + images -> `Predictions`, or p_fake under stress; and best.safetensors <-> model."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from rfray.evaluation.predictions import Predictions
 from rfray.files import write_whole
 from rfray.training.memory import give_back, is_out_of_memory
 from rfray.training.model import Normalisation, build_model
+
+METADATA = "rfray"
+"""The key under which a file of weights says where they are from, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,10 @@ def in_halves(detector: Detector, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> None:
-    """Writes the model's tensors; `metadata` says which epoch they are from."""
+    """Writes the model's tensors; `metadata` says which epoch they are from. The same ones are the same bytes."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(path, save(tensors, dict(metadata)))
+    # under one key: safetensors writes several in an order of chance
+    write_whole(path, save(tensors, {METADATA: json.dumps(metadata, sort_keys=True)}))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -160,6 +165,7 @@ def weights_metadata(path: Path) -> dict[str, str]:
     """The metadata given to `save_weights`; nothing where there is no readable file."""
     try:
         with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError):
+            found: dict[str, str] = json.loads((file.metadata() or {})[METADATA])
+            return found
+    except (OSError, SafetensorError, KeyError, ValueError):
         return {}

@@ -1,5 +1,7 @@
 """Weights written and read back; predictions that do not depend on the batch."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,19 @@ def test_written_weights_predict_the_same_in_any_batch(images: Images, tmp_path:
     with torch.inference_mode():
         logits = model.eval()(normalise(picture))[0].double()
     assert whole.p_fake[-1] == pytest.approx(float(1 / (1 + torch.exp(logits[0] - logits[1]))), abs=1e-6)
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    """In any process: what safetensors keeps its metadata in has an order of chance."""
+    code = (
+        "import sys, torch; from pathlib import Path; from rfray.training.inference import save_weights\n"
+        "model = torch.nn.Linear(2, 2); torch.nn.init.ones_(model.weight); torch.nn.init.zeros_(model.bias)\n"
+        "for name in sys.argv[1:]: save_weights(Path(name), model, dict(zip('dbca', 'wxyz')))"
+    )
+    files = [str(tmp_path / f"{number}.safetensors") for number in range(8)]
+    for some in (files[:4], files[4:]):
+        subprocess.run([sys.executable, "-c", code, *some], check=True)
+    assert len({Path(file).read_bytes() for file in files}) == 1
 
 
 def test_damaged_and_foreign_weights_are_named(tmp_path: Path) -> None:
