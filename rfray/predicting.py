@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+# before torch: its threads share their cores with those that decode, which would wait for threads that wait by spinning
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
