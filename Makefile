@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-all chaos bench check format lock clean
+.PHONY: demo test test-slow test-hosts test-all chaos bench check format lock clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("rfray needs Python 3.11 or newer; make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
@@ -18,8 +18,11 @@ demo: .venv/installed  ## a sweep, an ensemble and a leaderboard from the built-
 test: .venv/installed  ## all but the slow tests
 	$(BIN)/pytest -m 'not slow'
 
-test-slow: .venv/installed  ## those alone; a cluster on hosts of our own wants root, and Debian's openssh-server rsync iproute2
+test-slow: .venv/installed  ## those alone
 	$(BIN)/pytest -m slow
+
+test-hosts: .venv/installed  ## of those, a cluster on hosts of our own: root, and Debian's openssh-server rsync iproute2
+	$(BIN)/pytest -rsP tests/test_on_premises.py
 
 test-all: test test-slow  ## both
 
