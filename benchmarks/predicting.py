@@ -20,6 +20,7 @@ BATCH = 64
 
 def predicting(folder: Path, rounds: int = 3, images: int | None = None) -> list[Figure]:
     """Time to predict `images` JPEGs of 256 px (by default 8,192 on a GPU, 384 on a CPU) with three members."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command has it, for both sides
     import torch
 
     from rfray.training.detection import detect
