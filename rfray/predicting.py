@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rfray.config import Resources
 from rfray.data.listing import image_files
 from rfray.errors import DataError, InputError, RfrayError
+from rfray.evaluation.bundle_folder import read_bundle
 from rfray.evaluation.verdicts import VERDICTS, verdict_table
 from rfray.report.verdict_rows import format_of, verdict_rows
 from rfray.storage import is_address
@@ -44,7 +45,7 @@ def predict_files(
         for seen in detect(bundle, paths, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
             table = verdict_table(bundle.ensemble, seen.paths, seen.scores, seen.reasons)
             if explain is not None:
-                first = sum(found.values())
+                first = found.total()
                 table["evidence"] = draw_evidence(bundle, seen, table["p_fake"].to_numpy(), explain, first)
             write(table)
             found.update(table["verdict"])
@@ -64,7 +65,7 @@ def predict_into(
     out = out.absolute()
     _make_folder("--out", out)
     where = where if is_address(where) else str(Path(where).absolute())
-    load_bundle(where)  # a damaged one is refused before anything starts
+    read_bundle(where)  # a damaged one is refused before anything starts
     total, found = claim(out, where, words), Counter[str]()
     with _bar() as progress:
         task = progress.add_task("Predicting", total=total)

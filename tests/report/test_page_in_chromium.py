@@ -1,6 +1,5 @@
 """report.html in a real browser, on a screen and on a phone: it sorts, opens, fits, and asks nobody for anything."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +18,10 @@ from rfray.report.page import write_page
 from rfray.report.plots import write_plots
 from rfray.report.search_plots import write_search_plots
 from rfray.run import RunDir
+from tests.chromium import NEEDED, PHONE, SCREEN, chromium
 from tests.synthetic import small_run
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no Chromium here: apt install chromium chromium-driver"
-)
-SCREEN, PHONE = (1280, 900), (500, 900)
-"""Width and height of a window in pixels; Chromium makes none narrower."""
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +45,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield chrome
-    chrome.quit()
+    with chromium() as chrome:
+        yield chrome
 
 
 def opened(browser: webdriver.Chrome, run: RunDir, size: tuple[int, int] = SCREEN) -> webdriver.Chrome:

@@ -1,6 +1,5 @@
 """The page in a real browser: a real upload, its verdict, votes and heat map; errors in words; the keyboard alone."""
 
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -24,12 +23,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 from rfray.serving.app import create_app
 from rfray.serving.models import LoadedModels
 from rfray.serving.uploads import Limits
+from tests.chromium import NEEDED, PHONE, SCREEN, chromium
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no Chromium here: apt install chromium chromium-driver"
-)
-SCREEN, PHONE = (1280, 900), (500, 900)
+pytestmark = NEEDED
 DRAWN = "Where the members saw evidence for their call (Grad-CAM): the brighter, the more."
 
 
@@ -65,14 +61,8 @@ def address(run: RunDir, models: Models) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield chrome
-    chrome.quit()
+    with chromium() as chrome:
+        yield chrome
 
 
 def opened(browser: webdriver.Chrome, address: str, size: tuple[int, int] = SCREEN) -> webdriver.Chrome:
