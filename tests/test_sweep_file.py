@@ -82,6 +82,7 @@ def with_trial(line: str) -> str:
 VALUES: dict[str, tuple[Any, Any]] = {
     "backbone": ("test_resnet", "test_vit"),
     "pretrained": (False, "/weights/vit.safetensors"),
+    "head": ["random", "probe"],
     "augmentation": ("none", "strong"),
     "image_size": (32, 96),
     "resize": ("scale", "crop"),
