@@ -97,6 +97,9 @@ class Trial(Strict):
     """Greatest norm of the gradient; 0 is off."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU that has it, else fp32."""
+    tta: Literal["none", "flip", "auto"] = "none"
+    """flip: the trial is judged, and predicts, by the mean of each picture and its mirror image, in twice the time.
+    auto: flip where that is better on the select part by DeLong's paired test (p < 0.05, one-sided), else none."""
     patience: int = Field(default=0, ge=0)
     """Stop after this many epochs without a better select metric; 0 is off."""
     seed: int = Field(default=0, ge=SEEDS.start, lt=SEEDS.stop)

@@ -103,6 +103,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "class_balance": ("weights", "sampling"),
     "clip_grad": (0.0, 2.0),
     "precision": ("fp32", "bf16"),
+    "tta": ("auto", "flip"),
     "patience": (1, 2),
     "seed": (1, 2),
 }

@@ -24,10 +24,10 @@ from rfray.training.staged import Staged
 from tests.synthetic import finish_trial
 
 SETTINGS = {
-    "a": {"backbone": "test_resnet", "image_size": 32},
+    "a": {"backbone": "test_resnet", "image_size": 32, "tta": "flip"},
     "b": {"backbone": "test_efficientnet", "image_size": 24, "resize": "crop", "head": "probe"},
 }
-"""The second has the head of a probe."""
+"""The first looks at mirror images, too; the second has the head of a probe."""
 
 
 def two_models(
@@ -56,12 +56,14 @@ def two_models(
         out = finish_trial(run, trial_id, 0.6, pretrained=False, lr=chosen.lr, **setting)
         model, _ = build_model(chosen)
         if isinstance(model, Staged):
-            torch.nn.init.normal_(model.head.linear.weight, std=0.1)
-        save_weights(out.weights_file, model, {})
+            # by chance it would tell these pictures apart: the other way round it errs
+            model.head.linear.weight.data.normal_(std=0.01).neg_()
+        save_weights(out.weights_file, model, {"tta": chosen.tta})
         for part in ("select", "report"):
             images = load_images(catalog, sweep.data, part, geometry_of(sweep.data, chosen))
             predictions = predict_from_file(out.weights_file, chosen, images)
-            write_predictions(out.predictions_file(part), predictions, prediction_origins([out], catalog, part)[out.id])
+            origin = {**prediction_origins([out], catalog, part)[out.id], "tta": chosen.tta}
+            write_predictions(out.predictions_file(part), predictions, origin)
     return run
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rfray.config import Reencode, Strict, Trial
 from rfray.errors import RunError
+from rfray.evaluation.predictions import predictions_metadata
 from rfray.files import file_digest
 from rfray.run import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, TrialDir
 
@@ -22,7 +23,8 @@ class Member(Strict):
     weights: str
     """SHA-256 of that trial's file of weights."""
     trial: Trial
-    """How its model is built and how it was trained; `pretrained` says whether, but not from which file."""
+    """How its model is built, was trained and predicts (`tta` is none or flip); `pretrained` says whether, but not from
+    which file."""
 
 
 class Bundle(Strict):
@@ -63,7 +65,8 @@ def members_of(trials: Iterable[TrialDir]) -> list[Member]:
     for out in trials:
         result = out.result()
         assert result is not None  # only ended trials vote
-        trial = result.trial.model_copy(update={"pretrained": bool(result.trial.pretrained)})
+        flip = predictions_metadata(out.predictions_file("select")).get("tta", "none")
+        trial = result.trial.model_copy(update={"pretrained": bool(result.trial.pretrained), "tta": flip})
         found.append(Member(id=out.id, weights=file_digest(out.weights_file), trial=trial))
     return found
 

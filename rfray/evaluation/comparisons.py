@@ -17,6 +17,9 @@ from rfray.evaluation.intervals import logit_interval, placements
 NOISE = 1e-28
 """A variance of this or less is rounding: one image of ten million that is placed one place apart gives more."""
 
+PROVEN = 0.05
+"""What is to be taken for better must be so rarely so much better by chance."""
+
 
 @dataclass(frozen=True)
 class Differences:
@@ -119,6 +122,14 @@ def mcnemar(right: np.ndarray, reference: np.ndarray) -> np.ndarray:
     alone, other_alone = ((right & ~reference).sum(axis=1), (~right & reference).sum(axis=1))
     p_values = 2 * special.bdtr(np.minimum(alone, other_alone), alone + other_alone, 0.5)
     return np.asarray(np.minimum(1, p_values))
+
+
+def pays(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether the AUC of `after` (n,) is higher than that of `before`, as DeLong's one-sided test has it (p < 0.05)."""
+    if not 0 < labels.sum() < len(labels) or not np.isfinite([before, after]).all():
+        return False
+    gained = place(labels, np.stack([before, after])).minus(0)
+    return bool(gained.values[1] > 0 and gained.p_values[1] / 2 < PROVEN)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

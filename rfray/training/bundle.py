@@ -91,7 +91,8 @@ def _detector(folder: Path, number: int, member: Member) -> Detector:
     load_weights(folder / member_file(number, WEIGHTS), model.backbone if isinstance(model, Staged) else model)
     if isinstance(model, Staged):
         load_weights(folder / member_file(number, HEAD_FILE), model.head)
-    return Detector(model.to(device).eval(), _normalisation(folder / member_file(number, CONFIG)), device, dtype)
+    normalise, flip = _normalisation(folder / member_file(number, CONFIG)), member.trial.tta == "flip"
+    return Detector(model.to(device).eval(), normalise, device, dtype, flip)
 
 
 def _normalisation(config: Path) -> Normalisation:

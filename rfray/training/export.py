@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from rfray.errors import InputError, RfrayError, nearest_first
 from rfray.evaluation.ensemble import joined
 from rfray.files import replacing
 from rfray.training.bundle import LoadedBundle
-from rfray.training.inference import Detector
 
 TOLERANCE = 1e-4
 """By how much a probability of the file may differ from the bundle's."""
@@ -54,8 +54,12 @@ class Whole(nn.Module):
         ensemble = self._ensemble
         margins = []  # of two softmax outputs, the logit of the second is the difference of theirs
         for model, detector, place in zip(self.models, self._detectors, self._inputs, strict=True):
-            logits = model(detector.normalise(squares[place])).double()
-            margins.append(logits[:, 1] - logits[:, 0])
+            images = detector.normalise(squares[place])
+            margin = _margin(model(images))
+            if detector.flip:
+                mean = (torch.sigmoid(margin) + torch.sigmoid(_margin(model(images.flip(3))))) / 2
+                margin = torch.logit(mean, eps=1e-15)
+            margins.append(margin)
         scores = torch.sigmoid(torch.stack(margins, dim=1))
         temperatures = torch.tensor(ensemble.temperatures, dtype=torch.float64)
         weights = torch.tensor(ensemble.weights, dtype=torch.float64)
@@ -63,6 +67,10 @@ class Whole(nn.Module):
         if ensemble.temperature != 1:
             p_fake = torch.sigmoid(torch.logit(p_fake, eps=1e-15) / ensemble.temperature)
         return p_fake.float(), scores.float()
+
+
+def _margin(logits: torch.Tensor) -> torch.Tensor:
+    return logits[:, 1].double() - logits[:, 0].double()
 
 
 def inputs_of(bundle: LoadedBundle) -> list[Geometry]:
@@ -200,7 +208,7 @@ def _difference(bundle: LoadedBundle, run: Run, squares: list[torch.Tensor]) -> 
     by_geometry = dict(zip(inputs_of(bundle), squares, strict=True))
     wanted = np.stack(
         [
-            Detector(detector.model, detector.normalise, torch.device("cpu"), torch.float32)(by_geometry[geometry])
+            replace(detector, device=torch.device("cpu"), dtype=torch.float32)(by_geometry[geometry])
             for detector, geometry in zip(bundle.detectors, bundle.geometries, strict=True)
         ]
     )

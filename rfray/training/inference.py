@@ -34,11 +34,21 @@ class Detector:
     normalise: Normalisation
     device: torch.device
     dtype: torch.dtype
+    flip: bool = False
+    """Whether the mirror images are looked at, too."""
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """p_fake of (B, 3, S, S) uint8, (B,) float64 on the device: the second softmax output."""
+        """p_fake of (B, 3, S, S) uint8, (B,) float64 on the device: the second softmax output, or the mean of two."""
+        return self.views(pixels).mean(0)
+
+    def views(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The same, (1 or 2, B): of the images as they are and, with `flip`, of their mirror images."""
+        images = self.normalise(pixels.to(self.device, non_blocking=True))
+        return torch.stack([self._seen(images), self._seen(images.flip(3))] if self.flip else [self._seen(images)])
+
+    def _seen(self, images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.model(self.normalise(pixels.to(self.device, non_blocking=True)))  # (B, 2)
+            logits = self.model(images)  # (B, 2)
         return torch.softmax(logits.double(), dim=1)[:, 1]
 
 
@@ -50,35 +60,21 @@ def device_and_type(precision: str) -> tuple[torch.device, torch.dtype]:
     return device, torch.bfloat16 if half else torch.float32
 
 
-def predict(
-    model: nn.Module,
-    normalise: Normalisation,
-    images: Images,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Predictions:
-    """p_fake of every image, as `p_fake_of`. Raises ValueError where an output is not finite."""
-    return Predictions(images.ids, images.labels, p_fake_of(model, normalise, images, batch_size, device, dtype))
+def predict(detector: Detector, images: Images, batch_size: int) -> Predictions:
+    """p_fake of every image, from `views_of`. Raises ValueError where an output is not finite."""
+    return Predictions(images.ids, images.labels, views_of(detector, images, batch_size).mean(axis=0))
 
 
 @torch.inference_mode()
-def p_fake_of(
-    model: nn.Module,
-    normalise: Normalisation,
-    images: Images,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> np.ndarray:
-    """p_fake, (n,) float64: the second softmax output of a model that is on `device`, which is put in evaluation mode.
+def views_of(detector: Detector, images: Images, batch_size: int) -> np.ndarray:
+    """(1 or 2, n) float64: see `Detector.views`. Puts the model in evaluation mode.
 
     Where memory runs out, the batch is halved, down to one image; then that error is raised.
     """
-    model.eval()
+    detector.model.eval()
     while True:
         try:
-            return _p_fake(model, normalise, images, batch_size, device, dtype)
+            return _views(detector, images, batch_size)
         except (RuntimeError, MemoryError) as error:
             if batch_size == 1 or not is_out_of_memory(error):
                 raise
@@ -86,25 +82,18 @@ def p_fake_of(
         give_back()
 
 
-def _p_fake(
-    model: nn.Module,
-    normalise: Normalisation,
-    images: Images,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> np.ndarray:
-    """p_fake, (n,) float64."""
-    detector = Detector(model, normalise, device, dtype)
-    scores = [torch.empty(0)]
-    scores += [detector(pixels) for pixels, _ in plain_batches(images, batch_size, pin=device.type == "cuda")]
-    return torch.cat([score.cpu() for score in scores]).numpy().astype(np.float64)
+def _views(detector: Detector, images: Images, batch_size: int) -> np.ndarray:
+    scores = [torch.empty(1 + detector.flip, 0)]
+    scores += [
+        detector.views(pixels).cpu()
+        for pixels, _ in plain_batches(images, batch_size, pin=detector.device.type == "cuda")
+    ]
+    return torch.cat(scores, dim=1).numpy().astype(np.float64)
 
 
 def predict_from_file(weights: Path, trial: Trial, images: Images) -> Predictions:
     """Predictions of a finished trial's weights. Raises RunError where the file is damaged or does not fit."""
-    of = load_detector(weights, trial)
-    return predict(of.model, of.normalise, images, 2 * trial.batch_size, of.device, of.dtype)
+    return predict(load_detector(weights, trial), images, 2 * trial.batch_size)
 
 
 def load_detector(weights: Path, trial: Trial) -> Detector:
@@ -112,7 +101,7 @@ def load_detector(weights: Path, trial: Trial) -> Detector:
     device, dtype = device_and_type(trial.precision)
     model, normalise = build_model(trial, load_pretrained=False)
     load_weights(weights, model)
-    return Detector(model.to(device).eval(), normalise, device, dtype)
+    return Detector(model.to(device).eval(), normalise, device, dtype, weights_metadata(weights).get("tta") == "flip")
 
 
 @torch.inference_mode()

@@ -29,12 +29,13 @@ from rfray.data.augment import Policy, Spec, build_policy
 from rfray.data.batches import Share, WaitTime, epoch_order, fit_batches
 from rfray.data.pixels import Images
 from rfray.errors import GroupMemoryError, TrialError
+from rfray.evaluation.comparisons import pays
 from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import Predictions, write_predictions
 from rfray.files import file_digest
 from rfray.run import TrialDir
 from rfray.training.group import ALONE, Group
-from rfray.training.inference import device_and_type, load_weights, p_fake_of, save_weights
+from rfray.training.inference import Detector, device_and_type, load_weights, save_weights, views_of
 from rfray.training.memory import give_back, is_out_of_memory
 from rfray.training.model import Normalisation, build_model
 from rfray.training.optim import make_optimizer, make_schedule
@@ -75,6 +76,15 @@ class Epoch:
     """Share of the training time in which the model waited for images."""
     ended: float
     """Seconds since 1970: when the epoch was judged, by which the epochs of all trials can be put in order."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a trial says of the select part after an epoch."""
+
+    predictions: Predictions
+    flip: bool
+    """Whether the mirror images were looked at, too."""
 
 
 @dataclass(frozen=True)
@@ -212,15 +222,15 @@ def _prepare(
     last = _restore(learner, state) if state is not None else None
     learner.trained = group.wrapped(model)
     # the best epoch's files come after the state, so that they may be missing or half there
-    predictions = _judge(learner, trial, data.select) if last and last.best_epoch == last.epoch else None
+    judged = _judge(learner, trial, data.select) if last and last.best_epoch == last.epoch else None
 
     def write() -> None:
         if last is None:
             out.history_file.unlink(missing_ok=True)
             return
         write_history(out, learner.history)
-        if predictions is not None:
-            _write_best(learner, trial, predictions, out, last)
+        if judged is not None:
+            _write_best(learner, trial, judged, out, last)
 
     group.first(write)
     return learner, last
@@ -250,8 +260,9 @@ def _one_epoch(
     wait = WaitTime()
     train_loss = _learn(learner, trial, data, epoch, wait, hooks)
     learned = time.perf_counter() - began
-    predictions = _judge(learner, trial, data.select)
-    score = group.of_first(metric(select_metric, predictions))  # decisions follow from it, the same ones everywhere
+    judged = _judge(learner, trial, data.select)
+    # decisions follow from it, the same ones everywhere
+    score = group.of_first(metric(select_metric, judged.predictions))
     best = last.best_score if last else None
     better = score is not None and (best is None or score > best)
     record = Epoch(
@@ -273,7 +284,7 @@ def _one_epoch(
         write_history(out, learner.history)
         _write_state(learner, out, record)
         if better:
-            _write_best(learner, trial, predictions, out, record)
+            _write_best(learner, trial, judged, out, record)
 
     group.first(write)
     return record
@@ -378,13 +389,16 @@ def _parts(batch: int, group: Group, in_pairs: bool, micro_batch: int) -> int:
     return min(smallest, -(-largest // micro_batch))
 
 
-def _judge(learner: Learner, trial: Trial, select: Images) -> Predictions:
-    group, of = learner.group, (learner.judged, learner.normalise)
+def _judge(learner: Learner, trial: Trial, select: Images) -> Judged:
+    group = learner.group
+    of = Detector(learner.judged, learner.normalise, learner.device, learner.dtype, flip=trial.tta != "none")
     bounds = np.linspace(0, len(select), group.size + 1).astype(int)
     mine = select.part(bounds[group.rank], bounds[group.rank + 1])
-    p_fake = p_fake_of(*of, mine, 2 * trial.batch_size, learner.device, learner.dtype)
+    views = np.stack([group.gather(view, bounds, learner.device) for view in views_of(of, mine, 2 * trial.batch_size)])
+    both = views.mean(axis=0)
+    flip = trial.tta == "flip" or (trial.tta == "auto" and pays(select.labels, views[0], both))
     try:
-        return Predictions(select.ids, select.labels, group.gather(p_fake, bounds, learner.device))
+        return Judged(Predictions(select.ids, select.labels, both if flip else views[0]), flip)
     except ValueError as error:
         raise TrialError(f"the model's outputs are not finite (lr {trial.lr:g}): {error}") from error
 
@@ -454,12 +468,13 @@ def _row(record: Epoch, select_metric: str) -> dict[str, float | None]:
     return row
 
 
-def _write_best(learner: Learner, trial: Trial, predictions: Predictions, out: TrialDir, record: Epoch) -> None:
+def _write_best(learner: Learner, trial: Trial, judged: Judged, out: TrialDir, record: Epoch) -> None:
     origin = {"epoch": str(record.best_epoch), "score": repr(record.best_score), "trial": trial.model_dump_json()}
+    origin["tta"] = "flip" if judged.flip else "none"
     save_weights(out.weights_file, learner.judged, origin)
     weights = file_digest(out.weights_file)
     select = out.predictions_file("select")
-    write_predictions(select, predictions, {**origin, "weights": weights})
+    write_predictions(select, judged.predictions, {**origin, "weights": weights})
     learner.best_files = {out.weights_file.name: weights, select.name: file_digest(select)}
 
 

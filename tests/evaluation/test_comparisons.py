@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
-from rfray.evaluation.comparisons import holm, mcnemar, place
+from rfray.evaluation.comparisons import holm, mcnemar, pays, place
 from rfray.evaluation.intervals import delong
 from tests.synthetic import FIRST, LABELS, SECOND
 
@@ -53,6 +53,21 @@ def test_a_difference_by_hand():
     assert found.p_values == pytest.approx([0.37109, 1, 0.58388], abs=1e-5)
     assert found.interval(0) == pytest.approx((2 / 9 - 1.959964 * 0.248452, 2 / 9 + 1.959964 * 0.248452), abs=1e-6)
     assert found.interval(1) == (0, 0)
+
+
+def test_what_is_better_by_chance_does_not_pay():
+    labels = np.tile([0, 1], 100)
+    random = np.random.default_rng(0)
+    before = np.clip(0.4 + 0.2 * labels + random.normal(0, 0.2, 200), 0, 1)
+    helped = np.clip(before + 0.1 * (2 * labels - 1), 0, 1)
+    assert pays(labels, before, helped)
+    assert not pays(labels, helped, before)
+    assert not pays(labels, before, before)
+    one_pair = before.copy()
+    one_pair[np.argsort(before[labels == 1])[0] * 2 + 1] += 0.05
+    assert not pays(labels, before, one_pair)
+    assert not pays(np.zeros(200, int), before, helped)  # one class: nothing to tell apart
+    assert not pays(labels, before, np.full(200, np.nan))
 
 
 def test_variances_are_those_of_the_whole_covariance():

@@ -14,6 +14,7 @@ from rfray.data.pixels import Images
 from rfray.data.stress import STRESSES
 from rfray.errors import RunError
 from rfray.training.inference import (
+    Detector,
     load_detector,
     load_weights,
     predict,
@@ -40,7 +41,7 @@ def test_written_weights_predict_the_same_in_any_batch(images: Images, tmp_path:
     model, normalise = build_model(TRIAL)
     save_weights(tmp_path / "best.safetensors", model, {"epoch": "3"})
     assert weights_metadata(tmp_path / "best.safetensors") == {"epoch": "3"}
-    whole = predict(model, normalise, images, 100, torch.device("cpu"), torch.float32)
+    whole = predict(Detector(model, normalise, torch.device("cpu"), torch.float32), images, 100)
     again = predict_from_file(tmp_path / "best.safetensors", TRIAL, images)
     np.testing.assert_allclose(whole.p_fake, again.p_fake, atol=1e-6)
     assert list(whole.ids) == list("abcdefg")
@@ -82,7 +83,7 @@ def test_outputs_that_are_not_finite_are_refused(images: Images) -> None:
     with torch.no_grad():
         model.fc.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="probabilities"):
-        predict(model, normalise, images, 4, torch.device("cpu"), torch.float32)
+        predict(Detector(model, normalise, torch.device("cpu"), torch.float32), images, 4)
 
 
 def test_what_is_predicted_under_stress_is_what_the_model_says_of_stressed_pictures(tmp_path: Path) -> None:
@@ -103,6 +104,19 @@ def test_what_is_predicted_under_stress_is_what_the_model_says_of_stressed_pictu
             stressed = np.stack([geometry.window(geometry.stored(stress(picture)), None) for picture in pictures])
             plain = images_of(stressed, rows, np.zeros(3, np.int8), np.array(list("abc")))
             of = detectors[seed]
-            expected = predict(of.model, of.normalise, plain, 100, of.device, of.dtype)
+            expected = predict(of, plain, 100)
             np.testing.assert_allclose(found[seed, way], expected.p_fake, atol=1e-6)
     assert np.ptp(found, axis=1).min() > 1e-3  # no stress is another
+
+
+def test_with_its_mirror_image_an_image_has_the_mean_of_two() -> None:
+    torch.manual_seed(0)
+    model, normalise = build_model(Trial(backbone="test_resnet", pretrained=False, image_size=32))
+    cpu = (torch.device("cpu"), torch.float32)
+    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        plain = Detector(model.eval(), normalise, *cpu)
+        both = Detector(model, normalise, *cpu, flip=True)
+        assert both.views(pixels).tolist() == [plain(pixels).tolist(), plain(pixels.flip(3)).tolist()]
+        assert both(pixels).tolist() == pytest.approx(((plain(pixels) + plain(pixels.flip(3))) / 2).tolist())
+        assert plain.views(pixels).shape == (1, 3)

@@ -17,7 +17,7 @@ from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import predictions_metadata, read_predictions
 from rfray.run import TrialDir
 from rfray.sweep_file import load_sweep
-from rfray.training.inference import predict_from_file, weights_metadata
+from rfray.training.inference import load_detector, predict, predict_from_file, weights_metadata
 from rfray.training.loop import Epoch, Hooks, TrialData, train
 from rfray.training.optim import SCHEDULES
 
@@ -245,3 +245,17 @@ def test_nothing_of_a_trial_stays_in_memory(data: TrialData, tmp_path: Path) -> 
     run(trial(epochs=1), data, tmp_path)
     gc.collect()
     assert not [one for one in gc.get_objects() if isinstance(one, torch.nn.Conv2d | torch.optim.Optimizer)]
+
+
+def test_mirror_images_are_looked_at_where_they_are_asked_for(data: TrialData, tmp_path: Path) -> None:
+    found = {}
+    for tta in ("none", "flip", "auto"):
+        out = TrialDir(tmp_path / tta)
+        run(trial(tta=tta, epochs=1), data, out.path)
+        found[tta] = read_predictions(out.predictions_file("select")).p_fake
+        detector = load_detector(out.weights_file, trial(tta=tta))
+        assert detector.flip == (predictions_metadata(out.predictions_file("select"))["tta"] == "flip")
+        assert found[tta] == pytest.approx(predict(detector, data.select, 8).p_fake, abs=1e-6)
+        assert detector.flip == (tta == "flip")  # that it pays is not to be proven on a few easy images
+    assert np.array_equal(found["auto"], found["none"])
+    assert not np.allclose(found["flip"], found["none"])

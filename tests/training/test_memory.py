@@ -109,11 +109,11 @@ def test_not_even_one_image_fails_the_trial(data: TrialData, tmp_path: Path, mon
 
 
 def test_predicting_takes_smaller_bites_too(data: TrialData) -> None:
-    roomy = predict(Hungry(1000), PLAIN, data.fit, 48, torch.device("cpu"), torch.float32)
-    tight = predict(Hungry(5), PLAIN, data.fit, 48, torch.device("cpu"), torch.float32)
+    roomy = predict(Detector(Hungry(1000), PLAIN, torch.device("cpu"), torch.float32), data.fit, 48)
+    tight = predict(Detector(Hungry(5), PLAIN, torch.device("cpu"), torch.float32), data.fit, 48)
     np.testing.assert_allclose(roomy.p_fake, tight.p_fake, rtol=1e-6)
     with pytest.raises(torch.OutOfMemoryError):
-        predict(Hungry(0), PLAIN, data.fit, 48, torch.device("cpu"), torch.float32)
+        predict(Detector(Hungry(0), PLAIN, torch.device("cpu"), torch.float32), data.fit, 48)
 
 
 def test_what_out_of_memory_looks_like() -> None:
