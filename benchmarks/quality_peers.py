@@ -1,15 +1,17 @@
 """A task (JSON) -> what a skilled user of another tool hands over when the time is up: the peers of `quality`.
 
 python -m benchmarks.quality_peers WAY TASK.json, where WAY is one of three:
-ray-tune   as https://docs.ray.io/en/latest/tune/examples/tune-pytorch-cifar.html teaches it: a function, random settings,
-           ASHA, a checkpoint with every report; here with a time budget instead of a number of trials.
-optuna     as https://github.com/optuna/optuna-examples/blob/main/pytorch/pytorch_simple.py teaches it: an objective with a
-           plain loop, TPE, the median pruner; a process for each slot, which share a journal.
+ray-tune   as Ray Tune's PyTorch guide teaches it: a function, random settings, ASHA, a checkpoint with every report;
+           here with a time budget instead of a number of trials.
+           https://docs.ray.io/en/latest/tune/examples/tune-pytorch-cifar.html
+optuna     as Optuna's PyTorch example teaches it: an objective with a plain loop, TPE, the median pruner; here with a
+           process for each slot, which share a journal.
+           https://github.com/optuna/optuna-examples/blob/main/pytorch/pytorch_simple.py
 random     the same with random settings, and no trial is stopped.
 
 All of them train with the same function, and choose by the same rule: the best single model is the epoch with the best
-AUC on the select part, the vote is the mean of the three best trials. When the time is up, and not before, the images of
-the valid folder are predicted, and step-<n>.parquet, vote.parquet and arm.json are written beside the task.
+AUC on the select part, the vote is the mean of the best trials. When the time is up, and not before, the images of the
+valid folder are predicted, and step-<n>.parquet, vote.parquet and arm.json are written beside the task.
 """
 
 import argparse
@@ -42,7 +44,7 @@ from torchvision.datasets import ImageFolder
 Task = dict[str, Any]
 """The fields of `benchmarks.quality.Task`, and: seed; until, seconds since 1970; out, a folder."""
 Judged = dict[str, Any]
-"""An epoch that could be handed over: trial, backbone, auc (on select), ended (seconds since 1970), weights (a file)."""
+"""An epoch that may be handed over: trial, backbone, auc (on select), ended (seconds since 1970), weights (a file)."""
 
 
 def make_model(task: Task, backbone: str, pretrained: bool) -> nn.Module:
