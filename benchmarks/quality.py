@@ -128,8 +128,8 @@ def quality(folder: Path, minutes: int = 1, seconds: int = 0, seeds: int = 1) ->
 def measure(folder: Path, task: Task, budget: int, seeds: int) -> list[Figure]:
     """Runs every way with every seed, in turn and in another order each time; `budget` is in seconds.
 
-    What is in `folder` already, from a call before that was stopped, is not measured again. Raises ValueError where that
-    was another task.
+    What is in `folder` already, from a call before that was stopped, is not measured again.
+    Raises ValueError where that was another task.
     """
     known, asked = folder / "task.json", json.dumps({**asdict(task), "budget": budget}, indent=1)
     if known.exists() and known.read_text() != asked:

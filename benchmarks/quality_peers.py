@@ -25,21 +25,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas as pd
-import ray
 import timm
 import torch
-from optuna.storages.journal import JournalFileBackend, JournalStorage
-from ray import tune
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.basic_variant import BasicVariantGenerator
 from sklearn.metrics import roc_auc_score
 from timm.data import resolve_model_data_config
 from torch import nn
 from torch.utils.data import DataLoader, Subset, random_split
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+
+# ray and optuna are imported inside the functions: each way takes the time to import its own tool alone.
 
 Task = dict[str, Any]
 """The fields of `benchmarks.quality.Task`, and: seed; until, seconds since 1970; out, a folder."""
@@ -105,6 +101,10 @@ def predict(model: nn.Module, loader: DataLoader) -> tuple[torch.Tensor, torch.T
 
 def by_ray_tune(task: Task) -> list[Judged]:
     """Ray Tune, as its guide teaches it."""
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.basic_variant import BasicVariantGenerator
 
     def train(config: dict) -> None:
         for model, auc in training(task, config["backbone"], config["lr"]):
@@ -142,8 +142,10 @@ def by_ray_tune(task: Task) -> list[Judged]:
 
 def by_optuna(task: Task, stopping: bool = True) -> list[Judged]:
     """Optuna and a plain loop, in a process for each slot; random settings and no stopping where not `stopping`."""
+    import optuna
+
     optuna.create_study(study_name="sweep", storage=_journal(task), direction="maximize")
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # nothing was computed yet, so torch has no threads
     slots = [context.Process(target=_optimize, args=(task, stopping, slot)) for slot in range(task["slots"])]
     for slot in slots:
         slot.start()
@@ -156,6 +158,8 @@ def by_optuna(task: Task, stopping: bool = True) -> list[Judged]:
 
 
 def _optimize(task: Task, stopping: bool, slot: int) -> None:
+    import optuna
+
     out = Path(task["out"])
 
     def objective(trial: optuna.Trial) -> float:
@@ -186,7 +190,9 @@ def _optimize(task: Task, stopping: bool, slot: int) -> None:
     study.optimize(objective, timeout=max(0, task["until"] - time.time()))
 
 
-def _journal(task: Task) -> JournalStorage:
+def _journal(task: Task) -> Any:
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
     return JournalStorage(JournalFileBackend(str(Path(task["out"], "journal.log"))))
 
 
