@@ -12,11 +12,24 @@ import pytest
 from benchmarks.__main__ import BENCHMARKS, FULL, ON_REQUEST, main
 from benchmarks.figures import Figure
 from benchmarks.pictures import write_pictures
-from benchmarks.quality import MARKS, WAYS, Arm, Step, Task, figures, quality_table, read_arm, score, seconds_to
+from benchmarks.quality import (
+    MARKS,
+    WAYS,
+    Arm,
+    Step,
+    Task,
+    figures,
+    in_turn,
+    measure,
+    quality_table,
+    read_arm,
+    score,
+    seconds_to,
+)
 from benchmarks.quality_plot import curves
 from benchmarks.record import BEGIN, END, README, table, write_result, write_table
 from benchmarks.resampled import resampled, write_resampled
-from rfray.evaluation.predictions import Predictions
+from rfray.evaluation.predictions import Predictions, write_predictions
 
 
 def test_every_benchmark_is_documented() -> None:
@@ -170,6 +183,24 @@ def test_the_figures_and_both_tables_of_quality(tmp_path: Path) -> None:
     assert rows[0].endswith("| 2 of 2 |")  # 1.0 against 0.75
     assert rows[2].endswith("| 0 of 2 |")  # 0.5 against 1.0
     assert len(curves(json.loads(path.read_text())).axes[0].get_lines()) == 2 * 2 * len(WAYS) + len(WAYS) + 1
+
+
+def test_what_was_measured_before_a_stop_is_not_measured_again(tmp_path: Path) -> None:
+    assert [in_turn(seed)[0] for seed in range(5)] == [*WAYS, "rfray"]
+    assert all(set(in_turn(seed)) == set(WAYS) for seed in range(4))
+    task = Task("faces", "train", "valid", {"lcnet_050": None}, 96, (1e-3, 1e-2), 2, 0.2)
+    for name, one in one_round().items():
+        out = tmp_path / f"0-{name}"
+        out.mkdir()
+        (out / "task.json").write_text(json.dumps({"start": 100}))
+        steps = [{"ended": 100 + step.seconds, "select_auc": step.select_auc} for step in one.steps]
+        (out / "arm.json").write_text(json.dumps({"ended": 160, "trials": 5, "steps": steps}))
+        for number, step in enumerate(one.steps):
+            write_predictions(out / f"step-{number}.parquet", step.report, {})
+        write_predictions(out / "vote.parquet", one.vote, {})
+    assert measure(tmp_path, task, 60, 1) == figures(task, 60, [score(one_round())])
+    with pytest.raises(ValueError, match="another measurement"):
+        measure(tmp_path, task, 90, 1)
 
 
 def test_a_peer_hands_over_the_best_so_far_and_the_mean_of_its_best_trials(tmp_path: Path) -> None:
