@@ -342,7 +342,7 @@ def _by_rfray(task: Task, budget: int, seed: int, start: float, out: Path) -> No
     command = [sys.executable, "-m", "rfray.cli", "ensemble", str(run.path)]
     run_command(command, out / "cache", out / "ensemble-log.txt")
     board = read_leaderboard(run)
-    singles = board[(board["kind"] != "ensemble") & (board["status"] == "ok")]  # models, and probes
+    singles = board[(board["kind"] != "ensemble") & board["status"].isin(["ok", "not kept"])]  # models, and probes
     best = singles.loc[singles["select_auc"].idxmax()]
     steps = [{"ended": at, "select_auc": auc} for at, auc, _, _ in candidates]
     reports = _predicted(run, candidates, out / "cache")
