@@ -332,6 +332,7 @@ def _by_rfray(task: Task, budget: int, seed: int, start: float, out: Path) -> No
     kept.mkdir()
     pretrained = {backbone: file for backbone, file in task.weights.items() if file is not None}
     settings = {**asdict(task), "seed": seed, "backbones": ", ".join(task.weights)}
+    settings |= {"train": json.dumps(task.train), "valid": json.dumps(task.valid)}
     settings |= {"pretrained": json.dumps(pretrained or False), "search": _search(budget, task.slots)}
     sweep.write_text(SWEEP.format(**settings))
     with ThreadPoolExecutor(1) as pool:

@@ -32,7 +32,7 @@ def curves(record: Mapping[str, Any]) -> Figure:
     for way, name in WAYS.items():
         axes.plot([], [], MARKERS[way], linestyle="-", color=LOOKS[way], label=name)
     axes.axvline(budget / 60, color=GREY, linestyle=":", linewidth=1)
-    seeds = len({id(one) for one in rounds if one["way"] == rounds[0]["way"]})
+    seeds = sum(one["way"] == rounds[0]["way"] for one in rounds)
     axes.set(
         title=f"{rounds[0]['task']['name']}: what would be handed over, {seeds} seed{'s' if seeds > 1 else ''}",
         xlabel="Minutes since the start (line: best single model by select so far; mark: the vote, at the end)",
