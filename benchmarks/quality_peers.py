@@ -65,7 +65,7 @@ def to_tensor(task: Task, model: nn.Module, flips: bool) -> transforms.Compose:
 
 
 def training(task: Task, backbone: str, lr: float, until: float = math.inf) -> Iterator[tuple[nn.Module, float]]:
-    """The model after each epoch and its AUC on the select part; ends in the middle of an epoch when it is `until`."""
+    """The model after each epoch and its AUC on the select part; ends in the middle of an epoch where it is `until`."""
     torch.set_num_threads(1)
     torch.manual_seed(task["seed"])
     model = make_model(task, backbone, pretrained=True)
@@ -88,6 +88,8 @@ def training(task: Task, backbone: str, lr: float, until: float = math.inf) -> I
             criterion(model(images), labels).backward()
             optimizer.step()
         truth, p_fake = predict(model, select_loader)
+        if time.time() > until:
+            return
         yield model, float(roc_auc_score(truth, p_fake))
 
 

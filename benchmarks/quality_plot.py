@@ -39,7 +39,7 @@ def curves(record: Mapping[str, Any]) -> Figure:
         ylabel="AUC on the held-out images",
         xlim=(0, end * 1.07),
     )
-    axes.legend(loc="lower right", fontsize=9)
+    drawn.legend(loc="outside lower center", ncols=len(WAYS), fontsize=9)
     return drawn
 
 
