@@ -117,6 +117,7 @@ def tune(
         from rfray.search.places import check_places, disk_needs
         from rfray.search.plan import plan_lines
         from rfray.search.preflight import check_sweep
+        from rfray.search.probing import narrowed, probe_backbones
         from rfray.search.rehearsal import rehearse_models
         from rfray.search.sweep import check_outcome, run_sweep
         from rfray.search.warm_start import check_warm_start
@@ -142,7 +143,8 @@ def tune(
             if coming := outlook(shares):
                 console.print(coming, soft_wrap=True)
             prepare_nodes(folder, shares, console)
-            done = run_sweep(folder, file.sweep, shares, session, console)
+            probe_backbones(folder, file.sweep, console)
+            done = run_sweep(folder, narrowed(folder, file.sweep, console), shares, session, console)
     check_outcome(folder, file.sweep, done)
     then = "" if inside_job() else f". Next: rfray ensemble {folder.shown(folder.path)}"
     console.print(f"{len(done)} trials done{then}", soft_wrap=True)

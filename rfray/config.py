@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import product
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -52,6 +53,9 @@ class Trial(Strict):
     """Name of a timm model, e.g. `resnet50` or `convnext_tiny.fb_in22k`."""
     pretrained: bool | str = True
     """true: timm's hub weights; false: random weights; text: a .safetensors or checkpoint file."""
+    head: Literal["random", "probe"] = "random"
+    """What the backbone's classifier starts from: random weights, on the last features; or the probe's head, which sees
+    the features of all stages, and was learned while the backbone stood still (see `search.probe`)."""
     augmentation: str = "light"
     """A built-in policy (none, light, strong, compression) or one of the sweep's `augmentations`."""
     image_size: int = Field(default=224, ge=16, le=2048)
@@ -104,6 +108,9 @@ class Trial(Strict):
         canonical = json.dumps(self.model_dump(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
+
+PROBED = ("backbone", "pretrained", "image_size", "resize")
+"""The fields of a trial that its probe shares."""
 
 Bounds = tuple[float, float]
 
@@ -376,6 +383,14 @@ class SearchSettings(Strict):
     """How many trials' weights stay on disk; by default `ensemble.top_k` + 2."""
     max_failed: int = Field(default=0, ge=0)
     """More failed trials than this end `rfray tune` with exit code 1."""
+    probe: bool | Literal["auto"] = "auto"
+    """Whether, before the first trial, a linear head is learned on what each backbone sees without any training (all
+    its stages, on at most 20,000 fit images): a row of its own that may vote, and what trials with `head: probe` begin
+    with. auto: for pretrained weights, and where a trial may begin with it."""
+    probe_keep: int = Field(default=2, ge=1)
+    """How many backbones stay in the sweep whatever their probes say. Of the others those go that are clearly worse
+    than the best one: the chance to see it by chance, by DeLong's paired test on images that the head had not learned
+    from and after Holm's correction, is below 5 %."""
     warm_start: list[str] = Field(default=[])
     """Earlier runs: folders or addresses. Those of their trials that are trials of this sweep, too, on the same images,
     are taken over instead of trained, and count among `trials`; optuna learns from the others."""
@@ -508,8 +523,29 @@ class Sweep(Strict):
 
     @property
     def keep(self) -> int:
-        """How many trials' weights stay on disk across the whole sweep."""
+        """How many trials' weights stay on disk across the whole sweep, besides those of the probes."""
         return self.search.keep or self.ensemble.top_k + 2
+
+    def probe(self, trial: Trial) -> Trial:
+        """The probe that a trial belongs to: the same backbone, weights and images, and no training."""
+        kept = {name: getattr(trial, name) for name in PROBED}
+        return Trial(**kept, head="probe", seed=self.seed)
+
+    def probes(self) -> list[Trial]:
+        """The probes that `search.probe` asks for, each once; of a range of image sizes at the largest."""
+        size = self.trial.axes().get("image_size")
+        sizes = [int(size.bounds[1])] if isinstance(size, Range) else self.trial.choices("image_size")
+        wanted: dict[str, Trial] = {}
+        for backbone, source, side, resize in product(
+            self.trial.choices("backbone"), self.trial.choices("pretrained"), sizes, self.trial.choices("resize")
+        ):
+            weights = source.get(backbone, False) if isinstance(source, dict) else source
+            one = Trial(
+                backbone=backbone, pretrained=weights, image_size=side, resize=resize, head="probe", seed=self.seed
+            )
+            if self.search.probe is True or weights or "probe" in self.trial.choices("head"):
+                wanted[one.digest] = one
+        return list(wanted.values()) if self.search.probe else []
 
     @model_validator(mode="before")
     @classmethod

@@ -137,7 +137,7 @@ def _hand_over(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle | 
     bundle = Bundle(
         members=members,
         reencode=sweep.data.reencode,
-        files=digests(run.bundle_folder, len(members)),
+        files=digests(run.bundle_folder, members),
         figures=report_figures(frame, ensemble.name),
         report_digest=part_digest(run.read_catalog(), "report"),
         audit_stamp=audit.stamp if audit is not None else "",

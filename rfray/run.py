@@ -31,11 +31,15 @@ Record = TypeVar("Record", bound=BaseModel)
 Part = Literal["select", "report"]
 """A part of the data that is predicted."""
 
+PROBE = "probe-"
+"""What the ids of probes begin with."""
 WEIGHTS_FILE = "best.safetensors"
 ENSEMBLE_FILE = "ensemble.json"
 """Of a bundle, which is the folder ensemble/ of a run or a copy of it."""
 MEMBER_FILES = ("config.json", "model.safetensors")
 """Of each member of a bundle, in members/<number>: timm's own format."""
+HEAD_FILE = "head.safetensors"
+"""Beside them where the member has a probe's head: that head, while theirs is the backbone."""
 HEAVY = (f"*{WEIGHTS_FILE}", "ensemble/members/*", "*predictions-report*", "*predictions-select-*")
 """Patterns of the files that a sweep has no need to read back."""
 
@@ -59,11 +63,13 @@ class TrialResult(Strict):
     id: str
     position: int
     """Position in the order in which the trials ended, from 0."""
+    kind: Literal["model", "probe"] = "model"
+    """A trained trial, or a probe: a backbone that stood still, under a head that was learned."""
     status: Literal["ok", "failed"]
     reason: str | None = None
     """First line of the error of a failed trial."""
     trial: Trial
-    """The setting at the best epoch (pbt changes it on the way)."""
+    """The setting at the best epoch (pbt changes it on the way); of a probe, see `Sweep.probe`."""
     metric: str
     """Name of the select metric."""
     score: float | None = None
@@ -170,6 +176,12 @@ class TrialDir:
         self.error_file = path / "error.txt"
         self.starts_file = path / "starts.csv"
         self.tensorboard = path / "tensorboard"
+        self.out_of_fold_file = path / "predictions-fit.parquet"
+        self.features_folder = path / "features"
+
+    def features_file(self, first: int) -> Path:
+        """features/<first>.safetensors: what a probe's backbone sees in some of its images, from that one on."""
+        return self.features_folder / f"{first:06d}.safetensors"
 
     def state_file(self, epoch: int, digest: str) -> Path:
         """What the trial goes on from after `epoch`; its digest is in its name, so that it vouches for itself."""
@@ -265,6 +277,7 @@ class RunDir:
         self.warm_start_file = self.path / "warm_start.json"
         self.ray_folder = self.path / ".ray"
         self.trials_folder = self.path / "trials"
+        self.probes_folder = self.path / "probes"
         self.bundle_folder = self.path / "ensemble"
         self.ensemble_file = self.bundle_folder / ENSEMBLE_FILE
         self.model_card = self.bundle_folder / "README.md"
@@ -368,8 +381,17 @@ class RunDir:
         return sorted(path for path in self.audit_folder.glob("*") if path.suffix in (".png", ".jpg"))
 
     def trial(self, trial_id: str) -> TrialDir:
-        """The folder of the trial with this id."""
-        return TrialDir(self.trials_folder / trial_id, self.mirror.at(f"trials/{trial_id}"))
+        """The folder of the trial, or the probe, with this id."""
+        kind = self.probes_folder if trial_id.startswith(PROBE) else self.trials_folder
+        return TrialDir(kind / trial_id, self.mirror.at(f"{kind.name}/{trial_id}"))
+
+    def probes(self) -> list[TrialDir]:
+        """All probes that have ended."""
+        return [self.trial(found.parent.name) for found in sorted(self.probes_folder.glob("*/result.json"))]
+
+    def models(self) -> list[TrialDir]:
+        """All that may get a row of its own: probes and trials."""
+        return [*self.probes(), *self.trials()]
 
     def trials(self) -> list[TrialDir]:
         """All trials that have a trial.json, in the order in which they were proposed."""
@@ -379,7 +401,7 @@ class RunDir:
         """Raises RunError, naming every damaged file of the trials that have ended."""
         damaged = [
             f"{file} is damaged: its content does not match its digest"
-            for out in self.trials()
+            for out in self.models()
             if (result := out.result()) is not None
             for file in out.damaged_files(result)
         ]
@@ -436,6 +458,11 @@ class RunDir:
 def trial_id(number: int, trial: Trial) -> str:
     """What the `number`-th trial of a run is called: in order of the names, the trials are in order of the numbers."""
     return f"{number:05d}-{trial.digest[:6]}"
+
+
+def probe_id(probe: Trial) -> str:
+    """What a probe is called."""
+    return f"{PROBE}{probe.digest[:6]}"
 
 
 def newest_run(runs: Path = Path("runs")) -> RunDir:

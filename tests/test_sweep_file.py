@@ -82,6 +82,7 @@ def with_trial(line: str) -> str:
 VALUES: dict[str, tuple[Any, Any]] = {
     "backbone": ("test_resnet", "test_vit"),
     "pretrained": (False, "/weights/vit.safetensors"),
+    "head": ("probe", "random"),
     "augmentation": ("none", "strong"),
     "image_size": (32, 96),
     "resize": ("scale", "crop"),
@@ -418,7 +419,7 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
         "algorithm",
         "algoritm",
         "11: search.algoritm: no such key; allowed: algorithm, trials, scheduler, metric, grace_epochs, "
-        "reduction_factor, concurrent, keep, max_failed, warm_start; nearest: algorithm",
+        "reduction_factor, concurrent, keep, max_failed, probe, probe_keep, warm_start; nearest: algorithm",
     ),
     "in resources": (
         "search:",

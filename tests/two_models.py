@@ -20,12 +20,14 @@ from rfray.run import RunDir
 from rfray.sweep_file import resolved_text
 from rfray.training.inference import predict_from_file, save_weights
 from rfray.training.model import build_model
+from rfray.training.staged import Staged
 from tests.synthetic import finish_trial
 
 SETTINGS = {
     "a": {"backbone": "test_resnet", "image_size": 32},
-    "b": {"backbone": "test_efficientnet", "image_size": 24, "resize": "crop"},
+    "b": {"backbone": "test_efficientnet", "image_size": 24, "resize": "crop", "head": "probe"},
 }
+"""The second has the head of a probe."""
 
 
 def two_models(
@@ -40,6 +42,7 @@ def two_models(
         "pretrained": False,
         "image_size": sorted({one["image_size"] for one in settings.values()}),
         "resize": ["scale", "crop"],
+        "head": ["random", "probe"],
     }
     sweep = Sweep.model_validate({"name": "run", "data": data, "trial": trial})
     replace_text(run.sweep_file, resolved_text(sweep))
@@ -52,6 +55,8 @@ def two_models(
         chosen = Trial(pretrained=False, **setting)
         out = finish_trial(run, trial_id, 0.6, pretrained=False, lr=chosen.lr, **setting)
         model, _ = build_model(chosen)
+        if isinstance(model, Staged):
+            torch.nn.init.normal_(model.head.linear.weight, std=0.1)
         save_weights(out.weights_file, model, {})
         for part in ("select", "report"):
             images = load_images(catalog, sweep.data, part, geometry_of(sweep.data, chosen))

@@ -72,7 +72,10 @@ class Images:
 
     def part(self, first: int, last: int) -> "Images":
         """The images from one position up to another, which is not included."""
-        here = slice(first, last)
+        return self.at(slice(first, last))
+
+    def at(self, here: slice | np.ndarray) -> "Images":
+        """The images at some positions, in that order."""
         return replace(self, rows=self.rows[here], labels=self.labels[here], ids=self.ids[here])
 
     def batch(self, chosen: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:

@@ -1,14 +1,14 @@
 """Trials that vote, members/ -> `Bundle`: what makes ensemble.json, and the folder around it, stand alone."""
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rfray.config import Reencode, Strict, Trial
 from rfray.errors import RunError
 from rfray.files import file_digest
-from rfray.run import ENSEMBLE_FILE, MEMBER_FILES, TrialDir
+from rfray.run import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, TrialDir
 
 VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
 """Packages whose versions a result depends on most."""
@@ -32,7 +32,7 @@ class Bundle(Strict):
     reencode: Reencode | None
     """What every picture is brought through before a member's own geometry."""
     files: dict[str, str]
-    """members/<number>/config.json and model.safetensors, numbers from 1 -> SHA-256."""
+    """members/<number>/config.json, model.safetensors and maybe head.safetensors, numbers from 1 -> SHA-256."""
     figures: dict[str, float | None]
     """Metrics, counts and 95 % intervals of the vote on the report part: the columns of its row on the leaderboard."""
     report_digest: str
@@ -48,9 +48,13 @@ def member_file(number: int, name: str) -> str:
     return f"members/{number}/{name}"
 
 
-def member_files(count: int) -> list[str]:
-    """The files that a bundle of so many members has."""
-    return [member_file(number, name) for number in range(1, count + 1) for name in MEMBER_FILES]
+def member_files(members: Sequence[Member]) -> list[str]:
+    """The files that a bundle of these members has."""
+    return [
+        member_file(number, name)
+        for number, member in enumerate(members, start=1)
+        for name in (*MEMBER_FILES, *([HEAD_FILE] if member.trial.head == "probe" else []))
+    ]
 
 
 def members_of(trials: Iterable[TrialDir]) -> list[Member]:
@@ -64,14 +68,14 @@ def members_of(trials: Iterable[TrialDir]) -> list[Member]:
     return found
 
 
-def digests(folder: Path, count: int) -> dict[str, str]:
-    """`Bundle.files` of a folder with so many members."""
-    return {name: file_digest(folder / name) for name in member_files(count)}
+def digests(folder: Path, members: Sequence[Member]) -> dict[str, str]:
+    """`Bundle.files` of a folder with these members."""
+    return {name: file_digest(folder / name) for name in member_files(members)}
 
 
-def check_files(folder: Path, files: Mapping[str, str], count: int) -> None:
+def check_files(folder: Path, files: Mapping[str, str], members: Sequence[Member]) -> None:
     """Raises RunError, naming each, where a bundle's files are not those that `files` says they are."""
-    wanted = member_files(count)
+    wanted = member_files(members)
     problems = [
         f"{ENSEMBLE_FILE} names a file that is none of a bundle's: {name!r}" for name in files if name not in wanted
     ]
@@ -91,7 +95,7 @@ def check_files(folder: Path, files: Mapping[str, str], count: int) -> None:
 def is_intact(folder: Path, bundle: Bundle) -> bool:
     """Whether a bundle's files are there and what they were."""
     try:
-        check_files(folder, bundle.files, len(bundle.members))
+        check_files(folder, bundle.files, bundle.members)
     except RunError:
         return False
     return True

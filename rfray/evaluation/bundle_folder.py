@@ -20,7 +20,7 @@ def read_bundle(where: Path | str) -> tuple[Path, Ensemble, Bundle]:
         raise RunError(
             f"{folder / ENSEMBLE_FILE} does not say what its members are; `rfray ensemble RUN` writes it anew"
         )
-    check_files(folder, bundle.files, len(bundle.members))
+    check_files(folder, bundle.files, bundle.members)
     return folder, ensemble, bundle
 
 

@@ -40,7 +40,7 @@ class Judged:
     """One row of the leaderboard that has predicted the report part."""
 
     name: str
-    kind: Literal["model", "ensemble"]
+    kind: Literal["model", "probe", "ensemble"]
     select: float | None
     """Its value of the select metric on the select part."""
     threshold: float
@@ -78,7 +78,7 @@ class Panel:
     @property
     def best(self) -> str | None:
         """Name of the best single model by the select part: by the report part it would be flattered."""
-        models = (row.name for row in self.rows if row.kind == "model" and row.select is not None)
+        models = (row.name for row in self.rows if row.kind != "ensemble" and row.select is not None)
         return next(models, None)
 
     @cached_property
@@ -96,7 +96,7 @@ def certainty(rows: Sequence[Judged], ensemble: str | None, groups: "pd.Series[i
     does not tell from it; else no.
     Raises RunError where rows disagree on a label or one names an image twice.
     """
-    models = [row.name for row in rows if row.kind == "model"]
+    models = [row.name for row in rows if row.kind != "ensemble"]
     left_out = set(models[BOOTSTRAPPED:])
     panels = on_same_images(rows)
     main = _main(panels, ensemble)
@@ -123,7 +123,7 @@ def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
     if ensemble is None or not (file := run.ensemble_predictions_file(ensemble.name, "report")).exists():
         return None
     vote = Judged(ensemble.name, "ensemble", None, ensemble.threshold, read_predictions(file))
-    models = frame[(frame["kind"] == "model") & frame["rank"].notna() & frame["n"].notna()].sort_values("rank")
+    models = frame[(frame["kind"] != "ensemble") & frame["rank"].notna() & frame["n"].notna()].sort_values("rank")
     for name in models["name"]:
         if not (file := run.trial(name).predictions_file("report")).exists():
             return None

@@ -83,7 +83,7 @@ def choose_members(
     """
     scored = [
         (-score, trial.id, result.trial.backbone, trial)
-        for trial in run.trials()
+        for trial in run.models()
         if (result := trial.result()) is not None
         and result.status == "ok"
         and (score := result.score if scores is None else scores.get(trial.id)) is not None

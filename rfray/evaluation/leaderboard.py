@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from rfray.config import Sweep, Trial
+from rfray.config import PROBED, Sweep, Trial
 from rfray.errors import RunError
 from rfray.evaluation import operating_point
 from rfray.evaluation.audit_record import read_audit
@@ -71,7 +71,7 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     not allow the choice of a threshold.
     """
     sweep = run.sweep()
-    rows = [_trial_row(sweep, trial, result) for trial in run.trials() if (result := trial.result()) is not None]
+    rows = [_trial_row(sweep, trial, result) for trial in run.models() if (result := trial.result()) is not None]
     ensemble = read_ensemble(run)
     if ensemble is not None:
         rows += [_vote_row(sweep, run, vote) for vote in ensemble.votes]
@@ -196,8 +196,10 @@ def _dtype(field: str) -> str:
 
 
 def _trial_row(sweep: Sweep, trial: TrialDir, result: TrialResult) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": trial.id, "kind": "model"}
+    row: dict[str, Any] = {"name": trial.id, "kind": result.kind}
     for column, field in _setting_columns(sweep).items():
+        if result.kind == "probe" and field not in (*PROBED, "head"):
+            continue  # it was not trained
         value = getattr(result.trial, field)
         row[column] = str(value).lower() if isinstance(value, bool) else value
     if result.status == "failed":

@@ -80,7 +80,7 @@ def robustness(run: RunDir) -> dict[str, dict[str, float | None]]:
         return {}
     name = run.sweep().search.metric
     files: dict[str, PredictionsFile] = {
-        **{trial.id: trial.predictions_file for trial in run.trials()},
+        **{trial.id: trial.predictions_file for trial in run.models()},
         **{vote.name: partial(run.ensemble_predictions_file, vote.name) for vote in ensemble.votes},
     }
     rows: dict[str, dict[str, float | None]] = {row: {} for row in files}

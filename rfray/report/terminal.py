@@ -47,7 +47,7 @@ def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Tabl
 def comparison_table(comparison: Comparison, top: int, width: int) -> Table:
     """The joined leaderboard for `width` characters: of each run its ensembles and its best `top` models."""
     frame = comparison.table
-    models = frame["kind"] == "model"
+    models = frame["kind"] != "ensemble"
     shown = frame[~models | (models.groupby(frame["run"]).cumsum() <= top)]
     columns = list(WIDE if width >= WIDE_FROM else NARROW)
     columns.insert(columns.index("name"), "run")

@@ -13,7 +13,7 @@ def mend(run: RunDir) -> list[str]:
     A finished trial that has lost something is run again. One that was running has its history written anew from its
     state, or goes on without what is lost.
     """
-    return [line for out in run.trials() for line in (_reopened(out) if out.result_file.exists() else _mended(out))]
+    return [line for out in run.models() for line in (_reopened(out) if out.result_file.exists() else _mended(out))]
 
 
 def _reopened(out: TrialDir) -> Iterator[str]:

@@ -29,7 +29,7 @@ def registered_names() -> dict[str, list[str]]:
 def check_sweep(file: SweepFile) -> None:
     """Names, policies, weights and combinations. Raises SweepError, one line per problem, with file, line and key."""
     # each group relies on what the one before it has found to be right
-    for checks in ((_names,), (_policies, _search, _shares), (_weights,)):
+    for checks in ((_names,), (_policies, _search, _probes, _shares), (_weights,)):
         problems = dict.fromkeys(problem for check in checks for problem in check(file))
         if problems:
             raise SweepError("\n".join(problems))
@@ -105,6 +105,16 @@ def _search(file: SweepFile) -> Iterator[str]:
     elif search.trials is not None and search.trials < (settings := grid_size(sweep)):
         allowed = f"at least {settings}, the settings of the grid; or leave it out, or use random"
         yield file.not_allowed(("search", "trials"), search.trials, allowed)
+
+
+def _probes(file: SweepFile) -> Iterator[str]:
+    trial = file.sweep.trial
+    for place, head in trial.written("head"):
+        if head == "probe" and file.sweep.search.probe is False:
+            yield file.not_allowed(("trial", *place), head, "random, as search.probe is false")
+        if head == "probe" and isinstance(sizes := trial.axes().get("image_size"), Range):
+            allowed = "a value or a list of values with trial.head probe, as each size has a probe of its own"
+            yield file.not_allowed(("trial", "image_size"), sizes.model_dump(exclude_none=True), allowed)
 
 
 def _shares(file: SweepFile) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """SEARCHERS (how settings are proposed), SCHEDULERS (how weak trials are stopped early), and which go together."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -41,7 +41,9 @@ class Searcher(Protocol):
 class Grid:
     """Every combination once, in the order of the sweep file, but for those that were taken over."""
 
-    def __init__(self, sweep: Sweep, earlier: Sequence[EarlierTrial] = ()) -> None:
+    def __init__(
+        self, sweep: Sweep, earlier: Sequence[EarlierTrial] = (), beginnings: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         done = {one.trial.digest for one in earlier if one.use == "taken over"}
         self._proposals = (
             values
@@ -60,7 +62,13 @@ class Grid:
 class Sampled:
     """Settings drawn by one of optuna's samplers, none of them twice, and none that was taken over."""
 
-    def __init__(self, sweep: Sweep, sampler: BaseSampler, earlier: Sequence[EarlierTrial] = ()) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        sampler: BaseSampler,
+        earlier: Sequence[EarlierTrial] = (),
+        beginnings: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._axes = sweep.trial.axes()
         self._distributions = space.distributions(self._axes)
@@ -71,6 +79,8 @@ class Sampled:
         self._sweep = sweep
         for one in earlier:
             self._learn(one)
+        for drawn in beginnings:
+            self._study.enqueue_trial(dict(drawn))
         # the same seed draws all that a random search has drawn before
         self._patience = REPEATS_BEFORE_LISTING + len(self._scores)
 
@@ -92,7 +102,8 @@ class Sampled:
 
     def _learn(self, one: EarlierTrial) -> None:
         drawn = space.places(one.trial, self._axes)
-        assert drawn is not None  # others are of no use
+        if drawn is None:
+            return  # its backbone was left out since
         if one.use == "setting":
             self._study.enqueue_trial(drawn)
             return
@@ -127,17 +138,19 @@ class Sampled:
 
 
 class Search(Protocol):
-    """Makes a searcher of a sweep, and of what is known from earlier runs."""
+    """Makes a searcher of a sweep, and of what is known from earlier runs and from probes."""
 
-    def __call__(self, sweep: Sweep, earlier: Sequence[EarlierTrial] = ()) -> Searcher:
-        """All of `earlier` are within the sweep's axes."""
+    def __call__(
+        self, sweep: Sweep, earlier: Sequence[EarlierTrial] = (), beginnings: Sequence[Mapping[str, Any]] = ()
+    ) -> Searcher:
+        """`beginnings`: places on some of the axes (see `space.places`) that a searcher which learns tries first."""
 
 
 SEARCHERS: dict[str, Search] = {
     "grid": Grid,
-    "random": lambda sweep, earlier=(): Sampled(sweep, RandomSampler(seed=sweep.seed), earlier),
-    "optuna": lambda sweep, earlier=(): Sampled(
-        sweep, TPESampler(seed=sweep.seed, multivariate=True, constant_liar=True), earlier
+    "random": lambda sweep, earlier=(), beginnings=(): Sampled(sweep, RandomSampler(seed=sweep.seed), earlier),
+    "optuna": lambda sweep, earlier=(), beginnings=(): Sampled(
+        sweep, TPESampler(seed=sweep.seed, multivariate=True, constant_liar=True), earlier, beginnings
     ),
 }
 """Name -> searcher. `optuna` is its tree-structured Parzen estimator."""

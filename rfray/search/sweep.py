@@ -31,6 +31,7 @@ from rfray.search.disk import DiskWatch
 from rfray.search.display import Display
 from rfray.search.follower import Silence
 from rfray.search.messages import EPOCH, SCORE
+from rfray.search.probing import beginnings
 from rfray.search.recorder import Recorder, results, tidy
 from rfray.search.strategies import PAUSING, SCHEDULERS, SEARCHERS, ByName, planned_trials
 from rfray.search.trackers import TensorBoard, mlflow_callbacks
@@ -53,7 +54,7 @@ class Proposals(RaySearcher):
         self._at_once = at_once
         self._live: set[str] = set()
         self._taken_over = [one.trial for one in warm.taken_over]
-        self._searcher = SEARCHERS[sweep.search.algorithm](sweep, warm.trials)
+        self._searcher = SEARCHERS[sweep.search.algorithm](sweep, warm.trials, beginnings(run, sweep))
         self._results = results(run)
         self._starts: list[TrialStart] = []
         self._retrace()

@@ -26,7 +26,7 @@ from rfray.config import Trial
 from rfray.errors import GroupMemoryError, GroupStoppedError
 from rfray.run import RunDir
 from rfray.search.cluster import Slot
-from rfray.search.worker import GroupLostError, check_in, images_of, remember
+from rfray.search.worker import GroupLostError, check_in, data_of, remember
 from rfray.storage import STATES
 
 PAUSE = 2.0
@@ -180,7 +180,7 @@ def _work(order: Order, desk: Any) -> None:
         out.mirror.pull(removing=STATES)  # another node may have had the trial before
     else:
         out.mirror.fetch(out.start_file)
-    sweep, data, warnings = images_of(order.run, order.trial.resize, order.trial.image_size)
+    sweep, data, warnings = data_of(order.run, order.trial)
 
     def warn(sentence: str) -> None:
         ray.get(desk.warn.remote(sentence))

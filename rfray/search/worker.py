@@ -7,7 +7,7 @@ import tempfile
 import traceback
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from ray import tune
 from rfray.config import Sweep, Trial
 from rfray.errors import DiskFullError, TrialError
 from rfray.files import is_disk_full, no_room, replace_text
-from rfray.run import RunDir, Start, TrialDir
+from rfray.run import WEIGHTS_FILE, RunDir, Start, TrialDir, probe_id
 from rfray.search.cluster import Shares
 from rfray.search.messages import EPOCH, SCORE, WARNINGS
 from rfray.storage import STATES
@@ -113,7 +113,7 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
         return
     from rfray.training.loop import Hooks, train
 
-    sweep, data, warnings = images_of(job.run, trial.resize, trial.image_size)
+    sweep, data, warnings = data_of(job.run, trial)
     say = list(warnings)
 
     def on_epoch(epoch: "Epoch") -> None:
@@ -170,6 +170,23 @@ def _sign_in(out: TrialDir, session: str) -> tuple[str, int]:
     token = uuid.uuid4().hex[:12]
     out.write_starts([*starts, Start(session, str(done), socket.gethostname(), str(os.getpid()), token)])
     return token, fruitless
+
+
+def data_of(where: Path | str, trial: Trial) -> tuple[Sweep, "TrialData", list[str]]:
+    """What a trial learns from and begins with, and what the user should know of it.
+
+    Raises TrialError where it is to begin with a probe that there is not.
+    """
+    sweep, data, warnings = images_of(where, trial.resize, trial.image_size)
+    if trial.head == "random":
+        return sweep, data, warnings
+    probe = RunDir(where).trial(probe_id(sweep.probe(trial)))
+    probe.mirror.pull("result.json", WEIGHTS_FILE)
+    result = probe.result()
+    if result is None or result.status == "failed":
+        why = "was not made" if result is None else f"failed: {result.reason}"
+        raise TrialError(f"head: probe, but the probe of {trial.backbone} at {trial.image_size} px {why}")
+    return sweep, replace(data, probe=probe.weights_file), warnings
 
 
 @lru_cache(maxsize=4)

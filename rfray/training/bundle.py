@@ -19,9 +19,10 @@ from rfray.errors import RunError, TrialError
 from rfray.evaluation.bundle import Member, member_file
 from rfray.evaluation.bundle_folder import read_bundle
 from rfray.evaluation.ensemble import Ensemble
-from rfray.run import ENSEMBLE_FILE, MEMBER_FILES, TrialDir
-from rfray.training.inference import Detector, device_and_type, load_weights
+from rfray.run import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, TrialDir
+from rfray.training.inference import Detector, device_and_type, load_weights, save_weights
 from rfray.training.model import Normalisation, backbone_names, build_model
+from rfray.training.staged import Staged
 
 CONFIG, WEIGHTS = MEMBER_FILES
 
@@ -38,15 +39,22 @@ class LoadedBundle:
 
 
 def write_members(folder: Path, trials: Sequence[TrialDir], members: Sequence[Member]) -> None:
-    """Writes config.json and model.safetensors of each of the trials into `folder`/members/<number>."""
+    """Writes config.json and model.safetensors of each of the trials into `folder`/members/<number>.
+
+    Of one with a probe's head these are the backbone, without a classifier, and head.safetensors is that head.
+    """
     shutil.rmtree(folder / "members", ignore_errors=True)
     for number, (out, member) in enumerate(zip(trials, members, strict=True), start=1):
         model, normalise = build_model(member.trial, load_pretrained=False)
         load_weights(out.weights_file, model)
-        side = member.trial.image_size
+        model.to(memory_format=torch.contiguous_format)  # the only one that safetensors writes
+        side, place = member.trial.image_size, folder / "members" / str(number)
+        if isinstance(model, Staged):
+            place.mkdir(parents=True)
+            save_weights(place / HEAD_FILE, model.head, {"stages": json.dumps(model.stages)})
         save_for_hf(
-            model.to(memory_format=torch.contiguous_format),  # the only one that safetensors writes
-            str(folder / "members" / str(number)),
+            model.backbone if isinstance(model, Staged) else model,
+            str(place),
             model_config={"label_names": list(CLASSES)},
             safe_serialization=True,
             data_config={
@@ -80,7 +88,9 @@ def _detector(folder: Path, number: int, member: Member) -> Detector:
         model, _ = build_model(member.trial, load_pretrained=False)
     except TrialError as error:
         raise RunError(f"{folder}: member {number}: {error}") from None
-    load_weights(folder / member_file(number, WEIGHTS), model)
+    load_weights(folder / member_file(number, WEIGHTS), model.backbone if isinstance(model, Staged) else model)
+    if isinstance(model, Staged):
+        load_weights(folder / member_file(number, HEAD_FILE), model.head)
     return Detector(model.to(device).eval(), _normalisation(folder / member_file(number, CONFIG)), device, dtype)
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from rfray.evaluation.predictions import Predictions, write_predictions
 from rfray.files import file_digest
 from rfray.run import TrialDir
 from rfray.training.group import ALONE, Group
-from rfray.training.inference import device_and_type, p_fake_of, save_weights
+from rfray.training.inference import device_and_type, load_weights, p_fake_of, save_weights
 from rfray.training.memory import give_back, is_out_of_memory
 from rfray.training.model import Normalisation, build_model
 from rfray.training.optim import make_optimizer, make_schedule
@@ -48,6 +49,8 @@ class TrialData:
     select: Images
     augmentations: Mapping[str, Spec]
     """The sweep's own policies."""
+    probe: Path | None = None
+    """The weights that a trial with `head: probe` starts from."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,9 @@ def _prepare(
     # the first alone reads it, so that all go on from the same; it travels on the CPU
     state = _whole_state(out, device if group.size == 1 else "cpu", on_damage) if group.is_first else None
     state = group.of_first(state)
-    model, normalise = build_model(trial, load_pretrained=state is None)
+    model, normalise = build_model(trial, load_pretrained=state is None and data.probe is None)
+    if state is None and data.probe is not None:
+        load_weights(data.probe, model)
     model = group.with_batch_norm(model.to(device))
     optimizer = make_optimizer(trial, model)
     learner = Learner(

@@ -15,6 +15,7 @@ from torch import nn
 
 from rfray.config import CLASSES, Trial
 from rfray.errors import TrialError
+from rfray.training.staged import Staged
 
 logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of every classifier that is not taken over
 
@@ -41,9 +42,10 @@ def backbone_names() -> list[str]:
 def build_model(trial: Trial, load_pretrained: bool = True) -> tuple[nn.Module, Normalisation]:
     """The trial's model on the CPU, with the weights that it starts from (random ones if not `load_pretrained`).
 
+    One with `head: probe` is a Staged whose head knows nothing yet: what it is to know is in the probe's own file.
     Raises TrialError: weights out of reach or not fitting, or a size or option that the backbone does not take.
     """
-    arguments: dict[str, Any] = {"num_classes": len(CLASSES)}
+    arguments: dict[str, Any] = {"num_classes": len(CLASSES) if trial.head == "random" else 0}
     if trial.drop_rate:
         arguments["drop_rate"] = trial.drop_rate
     if trial.drop_path:
@@ -63,9 +65,19 @@ def build_model(trial: Trial, load_pretrained: bool = True) -> tuple[nn.Module, 
         raise TrialError(f"{trial.backbone} does not take one of {', '.join(arguments)}: {error}") from error
     except Exception as error:  # whatever a file of unknown origin makes timm, torch or safetensors raise
         raise TrialError(_why_not(trial, error)) from error
-    _calm_classifier(model)
     data = resolve_model_data_config(model)
+    if trial.head == "probe":
+        model = _staged(model, trial)
+    else:
+        _calm_classifier(model)
     return model.to(memory_format=torch.channels_last), Normalisation(data["mean"], data["std"])
+
+
+def _staged(model: nn.Module, trial: Trial) -> Staged:
+    try:
+        return Staged(model, trial.image_size, trial.drop_rate)
+    except Exception as error:  # whatever one of timm's backbones raises where it has no stages
+        raise TrialError(f"{trial.backbone} can't be probed at {trial.image_size} px: {error}") from error
 
 
 def _calm_classifier(model: Any) -> None:

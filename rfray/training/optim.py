@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
 from rfray.config import Trial
+from rfray.training.staged import Staged
 
 SCHEDULES: dict[str, Mapping[str, Any]] = {
     "cosine": {"sched": "cosine"},
@@ -29,13 +30,15 @@ def optimizer_names() -> list[str]:
 
 def make_optimizer(trial: Trial, model: nn.Module) -> Optimizer:
     """timm's optimizer over the model's parameters, with layer-wise decay where it is asked for."""
-    optimizer: Optimizer = create_optimizer_v2(
-        model,
-        opt=trial.optimizer,
-        lr=trial.lr,
-        weight_decay=trial.weight_decay,
-        layer_decay=trial.layer_decay if trial.layer_decay < 1 else None,
-    )
+    options = {"opt": trial.optimizer, "lr": trial.lr, "weight_decay": trial.weight_decay}
+    optimizer: Optimizer
+    if trial.layer_decay == 1:
+        optimizer = create_optimizer_v2(model, **options)
+    elif isinstance(model, Staged):  # timm knows the layers of the backbone; the head is one more, above them
+        layers = param_groups_layer_decay(model.backbone, trial.weight_decay, layer_decay=trial.layer_decay)
+        optimizer = create_optimizer_v2([*layers, {"params": list(model.head.parameters())}], **options)
+    else:
+        optimizer = create_optimizer_v2(model, layer_decay=trial.layer_decay, **options)
     return optimizer
 
 

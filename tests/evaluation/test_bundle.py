@@ -4,9 +4,12 @@ import hashlib
 
 import pytest
 
+from rfray.config import Trial
 from rfray.errors import RunError
-from rfray.evaluation.bundle import check_files, digests, members_of
+from rfray.evaluation.bundle import Member, check_files, digests, members_of
 from tests.synthetic import finish_trial, new_run
+
+MEMBERS = [Member(id=name, weights="", trial=Trial(backbone="resnet18")) for name in ("a", "b")]
 
 
 @pytest.fixture
@@ -20,18 +23,27 @@ def folder(tmp_path):
 
 def problem(folder, files):
     with pytest.raises(RunError) as caught:
-        check_files(folder, files, 2)
+        check_files(folder, files, MEMBERS)
     return str(caught.value)
 
 
 def test_what_it_was_sealed_with_is_fine(folder):
-    files = digests(folder, 2)
+    files = digests(folder, MEMBERS)
     assert list(files) == [f"members/{n}/{name}" for n in (1, 2) for name in ("config.json", "model.safetensors")]
-    check_files(folder, files, 2)
+    check_files(folder, files, MEMBERS)
+
+
+def test_a_probes_head_is_a_file_of_its_own(folder):
+    probed = [MEMBERS[0], Member(id="b", weights="", trial=Trial(backbone="resnet18", head="probe"))]
+    (folder / "members/2/head.safetensors").write_bytes(b"head")
+    files = digests(folder, probed)
+    assert [name for name in files if "head" in name] == ["members/2/head.safetensors"]
+    check_files(folder, files, probed)
+    assert "names a file that is none of a bundle's: 'members/2/head.safetensors'" in problem(folder, files)
 
 
 def test_every_file_that_is_not_what_it_was_is_named(folder):
-    files = digests(folder, 2)
+    files = digests(folder, MEMBERS)
     (folder / "members/1/model.safetensors").write_bytes(b"tensorz")
     (folder / "members/2/config.json").unlink()
     said = problem(folder, files)
@@ -41,7 +53,7 @@ def test_every_file_that_is_not_what_it_was_is_named(folder):
 
 
 def test_names_that_lead_elsewhere_are_refused(folder):
-    files = digests(folder, 2)
+    files = digests(folder, MEMBERS)
     said = problem(folder, {**files, "members/../../evil": files["members/1/config.json"]})
     assert "names a file that is none of a bundle's: 'members/../../evil'" in said
     files.pop("members/2/config.json")
@@ -49,7 +61,7 @@ def test_names_that_lead_elsewhere_are_refused(folder):
 
 
 def test_a_link_is_no_file_of_a_bundle(folder, tmp_path_factory):
-    files = digests(folder, 2)
+    files = digests(folder, MEMBERS)
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "weights"
     (folder / "members/1/model.safetensors").rename(elsewhere)
     (folder / "members/1/model.safetensors").symlink_to(elsewhere)

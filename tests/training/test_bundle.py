@@ -65,19 +65,37 @@ def test_it_says_all_that_a_detector_needs(run: RunDir) -> None:
     assert str(run.path) not in run.ensemble_file.read_text()
 
 
-def test_members_load_without_rfray(run: RunDir) -> None:
-    code = (
-        "import sys, timm, torch; torch.manual_seed(0)\n"
-        f"model = timm.create_model('local-dir:{run.bundle_folder}/members/2', pretrained=True).eval()\n"
-        "assert 'rfray' not in sys.modules\n"
-        "print(model.pretrained_cfg['input_size'], model.num_classes, float(model(torch.ones(1, 3, 24, 24))[0, 1]))"
-    )
+PLAIN = """
+import sys, timm, torch
+model = timm.create_model('local-dir:{member}', pretrained=True).eval()
+print(model.pretrained_cfg['input_size'], float(model(torch.ones(1, 3, {side}, {side}))[0, 1]))
+assert 'rfray' not in sys.modules
+"""
+PROBED = """
+import json, sys, timm, torch
+from safetensors import safe_open
+backbone = timm.create_model('local-dir:{member}', pretrained=True).eval()
+with safe_open('{member}/head.safetensors', 'pt') as file:
+    head = {{name: file.get_tensor(name) for name in file.keys()}}
+    stages = json.loads(json.loads(file.metadata()['rfray'])['stages'])
+places = backbone.forward_intermediates(torch.ones(1, 3, {side}, {side}), indices=stages, intermediates_only=True)
+seen = [of.flatten(2) for of in places]
+pooled = torch.cat([torch.cat([of.mean(2), of.amax(2), of.std(2, correction=0)], 1) for of in seen], 1)
+logits = (pooled - head['centre']) / head['scale'] @ head['linear.weight'].T + head['linear.bias']
+print(backbone.pretrained_cfg['input_size'], float(logits[0, 1]))
+assert 'rfray' not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(("number", "side", "code"), [(1, 32, PLAIN), (2, 24, PROBED)])
+def test_members_load_without_rfray(number: int, side: int, code: str, run: RunDir) -> None:
+    code = code.format(member=run.bundle_folder / "members" / str(number), side=side)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = load_bundle(run.path).detectors[1].model.float()
+    loaded = load_bundle(run.path).detectors[number - 1].model.float()
     with torch.inference_mode():
-        logit = float(loaded(torch.ones(1, 3, 24, 24))[0, 1])
-    size, classes, seen = done.stdout.strip().rsplit(" ", 2)
-    assert (size, classes) == ("(3, 24, 24)", "2")
+        logit = float(loaded(torch.ones(1, 3, side, side))[0, 1])
+    size, seen = done.stdout.strip().rsplit(" ", 1)
+    assert size == f"(3, {side}, {side})"
     assert float(seen) == pytest.approx(logit, abs=1e-5)
 
 

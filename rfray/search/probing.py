@@ -1,0 +1,303 @@
+"""a sweep + the images -> probes/: a frozen pass of every backbone on the cluster's slots, and a head on what it saw.
+
+And what follows from them for the search: the backbones in order, without those that are clearly worse, and where to
+begin. A share of a pass is kept once it is there, a probe once its head is: a command that was killed goes on.
+"""
+
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError
+from rich.console import Console
+from rich.progress import Progress
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from rfray.config import PROBED, Sweep, Trial
+from rfray.evaluation.comparisons import holm, place
+from rfray.evaluation.metrics import metric
+from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
+from rfray.files import file_digest, write_whole
+from rfray.run import RunDir, TrialDir, TrialResult, probe_id
+from rfray.search import space
+from rfray.search.cluster import Slot, slot_of_one
+from rfray.search.worker import images_of
+
+IMAGES = 20_000
+"""A probe learns from at most so many fit images, drawn by chance: more of them change little, and what is seen in them
+has to fit into memory."""
+SHARE, SHARES = 2048, 4
+"""A task passes at most so many of them through a backbone; a small part is cut into so many shares."""
+CLEARLY = 0.05
+"""A backbone is clearly worse where such a difference, or a larger one, would be rarer than this by chance."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A probe that has succeeded."""
+
+    out: TrialDir
+    trial: Trial
+    score: float
+    """The select metric of the fit images, each by a head that had not learned from it, in [0, 1]."""
+    out_of_fold: Predictions
+    """By those heads."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some of the images of one probe."""
+
+    probe: Trial
+    first: int
+    last: int
+    """Positions among those that it learns from, the last one not included."""
+
+
+def probe_backbones(run: RunDir, sweep: Sweep, console: Console) -> None:
+    """Makes the probes that the sweep asks for and that are not there. One that fails has its reason on record.
+
+    Raises DiskFullError.
+    """
+    missing = [probe for probe in sweep.probes() if not run.trial(probe_id(probe)).result_file.exists()]
+    if not missing:
+        return
+    began = time.perf_counter()
+    catalog = run.read_catalog()
+    count = len(_chosen(int((catalog["part"] == "fit").sum()), sweep.seed))
+    console.print(f"Probing {len(missing)} frozen backbones on {count} fit images", soft_wrap=True)
+    slot = slot_of_one(sweep.resources)
+    size = min(SHARE, -(-count // SHARES))
+    shares = [Share(probe, first, min(first + size, count)) for probe in missing for first in range(0, count, size)]
+    seen, problems = _seen(run, shares, slot)
+    position = len(run.probes())
+    for probe, came_to in _learned(run, [probe for probe in missing if probe not in problems], seen, slot):
+        if isinstance(came_to, str):
+            problems[probe] = came_to
+        else:
+            _record(run, sweep, probe, position, came_to)
+            position += 1
+    for probe, reason in problems.items():
+        console.print(f"{probe.backbone} could not be probed: {reason}", soft_wrap=True, markup=False)
+        _record(run, sweep, probe, position, reason)
+        position += 1
+    console.print(f"Probed in {time.perf_counter() - began:.0f} s")
+
+
+def narrowed(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
+    """The sweep with its backbones in the order of their probes, best first, and without the clearly worse ones.
+
+    Backbones that were not probed come last. Says what the probes came to.
+    """
+    best = _best_of_each(_probed(run, sweep))
+    if not best:
+        return sweep
+    for one in best:
+        console.print(
+            f"Probe of {one.trial.backbone} at {one.trial.image_size} px: {sweep.search.metric} {one.score:.4f} on fit "
+            "images that its head had not learned from",
+            soft_wrap=True,
+            markup=False,
+        )
+    worse = _clearly_worse(best, sweep.search.probe_keep)
+    if worse:
+        listed = ", ".join(f"{name} (p = {p:.2g})" for name, p in worse.items())
+        console.print(
+            f"Left out of the sweep, as clearly worse than {best[0].trial.backbone}: {listed}. search.probe_keep keeps "
+            "more",
+            soft_wrap=True,
+            markup=False,
+        )
+    ranked = [one.trial.backbone for one in best]
+    others = [name for name in sweep.trial.choices("backbone") if name not in ranked]
+    kept = [name for name in (*ranked, *others) if name not in worse]
+    if kept == sweep.trial.choices("backbone"):
+        return sweep
+    return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"backbone": kept})})
+
+
+def beginnings(run: RunDir, sweep: Sweep) -> list[dict[str, Any]]:
+    """Where a search begins: for each backbone, best first, the places on the axes that its best probe points to.
+
+    On the axes that it says nothing of, the search may do as it likes.
+    """
+    axes = sweep.trial.axes()
+    told = {name: axis for name, axis in axes.items() if name in (*PROBED, "head")}
+    if not told:
+        return []
+    by_choice = "probe" in sweep.trial.choices("head")
+    found = []
+    for one in _best_of_each(_probed(run, sweep)):
+        trial = one.trial.model_copy(update={} if by_choice else {"head": "random"})
+        if (drawn := space.places(trial, told)) is not None:
+            found.append(drawn)
+    return found
+
+
+def _probed(run: RunDir, sweep: Sweep) -> list[Probed]:
+    """Those of the sweep's backbones that have succeeded."""
+    found = []
+    for probe in sweep.probes():
+        out = run.trial(probe_id(probe))
+        out.mirror.fetch(out.out_of_fold_file)
+        result = out.result()
+        if result is not None and result.status == "ok":
+            predictions = read_predictions(out.out_of_fold_file)
+            found.append(Probed(out, probe, metric(sweep.search.metric, predictions) or 0.0, predictions))
+    return found
+
+
+def _best_of_each(probed: Sequence[Probed]) -> list[Probed]:
+    """The best probe of each backbone, best first; among equals the one that the sweep names first."""
+    best: dict[str, Probed] = {}
+    for one in sorted(probed, key=lambda one: -one.score):
+        best.setdefault(one.trial.backbone, one)
+    return list(best.values())
+
+
+def _clearly_worse(best: Sequence[Probed], keep: int) -> dict[str, float]:
+    """Backbone -> p, corrected, of its AUC's difference from that of the first; without the first `keep`."""
+    first = best[0].out_of_fold
+    differences = place(first.labels, np.stack([one.out_of_fold.p_fake for one in best])).minus(0)
+    corrected = np.concatenate([[1.0], holm(differences.p_values[1:])])
+    return {
+        one.trial.backbone: float(p)
+        for one, p, difference in list(zip(best, corrected, differences.values, strict=True))[keep:]
+        if p < CLEARLY and difference < 0
+    }
+
+
+def _chosen(count: int, seed: int) -> np.ndarray:
+    """Positions (sorted) of the fit images, `count` of them, that probes learn from."""
+    if count <= IMAGES:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, IMAGES, replace=False))
+
+
+def _seen(run: RunDir, shares: Sequence[Share], slot: Slot) -> tuple[dict[Share, Any], dict[Trial, str]]:
+    """Share -> what was seen in it (held by Ray); and the probes that failed, with the reason."""
+    seen: dict[Share, Any] = {}
+    problems: dict[Trial, str] = {}
+    task = ray.remote(_look).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("Probing", total=sum(share.last - share.first for share in shares))
+        pending = {}
+        for share in shares:
+            if (kept := _read(_file(run, share), share.last - share.first)) is not None:
+                seen[share] = ray.put(kept)
+                progress.advance(bar, share.last - share.first)
+            else:
+                pending[task.remote(run.where, share, slot.threads)] = share
+        while pending:
+            (ready,), _ = ray.wait(list(pending))
+            share = pending.pop(ready)
+            try:
+                write_whole(_file(run, share), save({"features": ray.get(ready)}))
+                seen[share] = ready
+            except RayError as error:
+                problems[share.probe] = _reason(error)
+            progress.advance(bar, share.last - share.first)
+    return seen, problems
+
+
+def _learned(
+    run: RunDir, probes: Sequence[Trial], seen: dict[Share, Any], slot: Slot
+) -> Iterator[tuple[Trial, float | str]]:
+    """Each probe with the seconds that it took to learn, or why it could not."""
+    task = ray.remote(_learn).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+    pending = {}
+    for probe in probes:
+        its_own = sorted((share for share in seen if share.probe == probe), key=lambda share: share.first)
+        pending[task.remote(run.where, probe, slot.threads, *(seen[share] for share in its_own))] = probe
+    while pending:
+        (ready,), _ = ray.wait(list(pending))
+        probe = pending.pop(ready)
+        try:
+            yield probe, ray.get(ready)
+        except RayError as error:
+            yield probe, _reason(error)
+
+
+def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, came_to: float | str) -> None:
+    """Writes result.json of a probe, the last of its files: `came_to` are its seconds, or why it failed."""
+    out = run.trial(probe_id(probe))
+    out.path.mkdir(parents=True, exist_ok=True)
+    out.mirror.pull(without=("features/*",))
+    files = (out.weights_file, out.out_of_fold_file, out.predictions_file("select"))
+    failed = isinstance(came_to, str)
+    score = None if failed else metric(sweep.search.metric, read_predictions(out.predictions_file("select")))
+    result = TrialResult(
+        id=out.id,
+        position=position,
+        kind="probe",
+        status="failed" if failed else "ok",
+        reason=came_to if isinstance(came_to, str) else None,
+        trial=probe,
+        metric=sweep.search.metric,
+        score=score,
+        epochs=0,
+        seconds=0.0 if isinstance(came_to, str) else came_to,
+        node=socket.gethostname(),
+        files={file.name: file_digest(file) for file in files if file.exists()},
+    )
+    out.write_result(result)
+
+
+def _file(run: RunDir, share: Share) -> Path:
+    return run.trial(probe_id(share.probe)).features_file(share.first)
+
+
+def _read(file: Path, count: int) -> np.ndarray | None:
+    """What an earlier command has seen in a share; None where it is not there, or not whole, or of another size."""
+    try:
+        features = load_file(file)["features"]
+    except (OSError, KeyError, SafetensorError):
+        return None
+    return features if len(features) == count else None
+
+
+def _reason(error: RayError) -> str:
+    cause = getattr(error, "cause", None) or error
+    return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
+def _look(where: Path | str, share: Share, threads: int) -> np.ndarray:
+    """What a task does with a share: (n, F) float32."""
+    from rfray.training.probe import frozen_features
+
+    sweep, data, _ = images_of(where, share.probe.resize, share.probe.image_size)
+    chosen = data.fit.at(_chosen(len(data.fit), sweep.seed)[share.first : share.last])
+    return frozen_features(share.probe, chosen, threads)
+
+
+def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> float:
+    """What a task does once all shares of a probe are there: its files, but for the record; the seconds it took."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    from rfray.training.inference import predict_from_file
+    from rfray.training.probe import learn_head, save_probe
+
+    began = time.perf_counter()
+    torch.set_num_threads(threads)
+    sweep, data, _ = images_of(where, probe.resize, probe.image_size)
+    run = RunDir(where)
+    run.mirror.pull("catalog.parquet")
+    catalog, out = run.read_catalog(), run.trial(probe_id(probe))
+    fit = data.fit.at(_chosen(len(data.fit), sweep.seed))
+    groups = catalog.set_index("path")["bundle"].loc[fit.ids].to_numpy()
+    with threadpool_limits(threads):
+        head = learn_head(np.concatenate(seen), fit.labels, groups, sweep.search.metric, sweep.seed)
+    save_probe(out.weights_file, probe, head)
+    weights = {"weights": file_digest(out.weights_file)}
+    write_predictions(out.out_of_fold_file, Predictions(fit.ids, fit.labels, head.out_of_fold), weights)
+    write_predictions(out.predictions_file("select"), predict_from_file(out.weights_file, probe, data.select), weights)
+    for file in (out.weights_file, out.out_of_fold_file, out.predictions_file("select")):
+        out.mirror.send(file)
+    return time.perf_counter() - began

@@ -1,0 +1,217 @@
+"""Probes on real Ray: made once, kept, gone on with; what they say of backbones and of where to begin."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from sklearn import metrics as sk
+
+from rfray.config import Sweep
+from rfray.data.parts import prepare_training
+from rfray.errors import SweepError
+from rfray.evaluation.leaderboard import build_leaderboard
+from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
+from rfray.run import RunDir, TrialResult, probe_id
+from rfray.search.cluster import slot_for
+from rfray.search.damage import mend
+from rfray.search.preflight import check_sweep
+from rfray.search.probing import beginnings, narrowed, probe_backbones
+from rfray.search.sweep import run_sweep
+from rfray.sweep_file import load_sweep
+
+SWEEP = """
+name: probed
+data: {{train: {pictures}/train, valid: {pictures}/valid, select_fraction: 0.25}}
+trial:
+  backbone: [test_resnet, test_vit]
+  pretrained: false
+  head: [random, probe]
+  image_size: 32
+  lr: {{log: [1e-6, 1e-2]}}
+  epochs: 1
+  batch_size: 20
+search: {{trials: 2, algorithm: optuna, probe_keep: 1}}
+resources: {{cpu: 1}}
+"""
+
+
+def sweep_of(pictures: Path, folder: Path, *overrides: str) -> Sweep:
+    file = folder / "sweep.yaml"
+    file.write_text(SWEEP.format(pictures=pictures))
+    loaded = load_sweep(file, overrides)
+    check_sweep(loaded)
+    return loaded.sweep
+
+
+def prepared(sweep: Sweep, folder: Path) -> RunDir:
+    run = RunDir(folder / "run")
+    run.claim(sweep)
+    prepare_training(run, sweep, quiet())
+    return run
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def test_a_probe_is_a_model_like_any_other(pictures: Path, tmp_path: Path, ray_here: None) -> None:
+    sweep = sweep_of(pictures, tmp_path)
+    run = prepared(sweep, tmp_path)
+    probe_backbones(run, sweep, quiet())
+    catalog = run.read_catalog()
+    fit = catalog[catalog["part"] == "fit"]
+    results = [out.result() for out in run.probes()]
+    assert {result.trial.backbone for result in results} == {"test_resnet", "test_vit"}
+    for result in results:
+        assert (result.kind, result.status, result.epochs) == ("probe", "ok", 0)
+        out = run.trial(result.id)
+        select = read_predictions(out.predictions_file("select"))
+        assert sk.roc_auc_score(select.labels, select.p_fake) == pytest.approx(result.score, abs=1e-12)
+        assert read_predictions(out.out_of_fold_file).ids.tolist() == fit["path"].tolist()
+        assert out.weights_file.exists()
+        assert out.damaged_files(result) == []
+    table = build_leaderboard(run)
+    assert table["kind"].tolist() == ["probe", "probe"]
+    assert table["select_auc"].tolist() == sorted((result.score for result in results), reverse=True)
+    assert table["lr"].isna().all()
+    assert set(table["backbone"]) == {"test_resnet", "test_vit"}
+
+
+def test_a_second_command_makes_only_what_is_missing(pictures: Path, tmp_path: Path, ray_here: None) -> None:
+    sweep = sweep_of(pictures, tmp_path)
+    run = prepared(sweep, tmp_path)
+    probe_backbones(run, sweep, quiet())
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.probes_folder.rglob("*.*")}
+    probe_backbones(run, sweep, quiet())
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    # killed before its record: the passes are kept, the rest is made again, the same
+    lost, kept = run.probes()
+    lost.result_file.unlink()
+    seen = lost.features_file(0).stat().st_mtime_ns
+    probe_backbones(run, sweep, quiet())
+    assert lost.features_file(0).stat().st_mtime_ns == seen
+    assert kept.result_file.stat().st_mtime_ns == before[kept.result_file][0]
+    assert lost.weights_file.read_bytes() == before[lost.weights_file][1]
+    # damaged: found before the sweep, and made again
+    kept.weights_file.write_bytes(b"damaged")
+    assert any("best.safetensors is damaged" in found for found in mend(run))
+    probe_backbones(run, sweep, quiet())
+    assert kept.weights_file.read_bytes() == before[kept.weights_file][1]
+
+
+def test_what_can_not_be_probed_is_a_row_with_its_reason(pictures: Path, tmp_path: Path, ray_here: None) -> None:
+    sweep = sweep_of(pictures, tmp_path)
+    run = prepared(sweep, tmp_path)
+    images = pictures / "train"  # a probe of a file that is none
+    broken = sweep.model_copy(
+        update={"trial": sweep.trial.model_copy(update={"pretrained": {"test_vit": f"{images}/none.safetensors"}})}
+    )
+    said = io.StringIO()
+    probe_backbones(run, broken, Console(file=said, width=200))
+    assert "test_vit could not be probed: pretrained:" in said.getvalue()
+    failed = [out.result() for out in run.probes() if out.result().status == "failed"]
+    assert [result.trial.backbone for result in failed] == ["test_vit"]
+    assert "no such file" in failed[0].reason
+    (status,) = build_leaderboard(run).query("backbone == 'test_vit'")["status"]
+    assert status.startswith("failed: pretrained:")
+
+
+def test_trials_begin_with_the_head_and_the_search_where_the_probe_points(
+    pictures: Path, tmp_path: Path, ray_here: None
+) -> None:
+    sweep = sweep_of(pictures, tmp_path, "trial.lr=1e-9", "search.probe_keep=2")
+    run = prepared(sweep, tmp_path)
+    probe_backbones(run, sweep, quiet())
+    search = narrowed(run, sweep, quiet())
+    done = run_sweep(run, search, slot_for(sweep.resources), tmp_path, quiet())
+    first, second = sorted(done, key=lambda result: result.id)
+    scores = {out.result().trial.backbone: out.result().score for out in run.probes()}
+    ranked = search.trial.choices("backbone")
+    assert [first.trial.backbone, second.trial.backbone] == ranked
+    assert {first.trial.head, second.trial.head} == {"probe"}
+    # at this learning rate nothing is learned, but batch normalisation moves a little
+    for result in (first, second):
+        assert result.status == "ok"
+        probe = run.trial(probe_id(sweep.probe(result.trial)))
+        ours, its = (read_predictions(out.predictions_file("select")) for out in (run.trial(result.id), probe))
+        assert np.corrcoef(ours.p_fake, its.p_fake)[0, 1] > 0.9
+        assert scores[result.trial.backbone] == pytest.approx(result.score, abs=0.2)
+
+
+def finished(run: RunDir, sweep: Sweep, out_of_fold: dict[str, list[float]], labels: list[int]) -> None:
+    """Probes by hand: backbone -> p_fake of images that its head had not learned from."""
+    ids = np.array([f"{number}.bmp" for number in range(len(labels))])
+    for position, probe in enumerate(sweep.probes()):
+        out = run.trial(probe_id(probe))
+        out.path.mkdir(parents=True)
+        p_fake = np.array(out_of_fold[probe.backbone])
+        write_predictions(out.out_of_fold_file, Predictions(ids, np.array(labels, np.int8), p_fake), {})
+        fields = {"status": "ok", "metric": "auc", "score": 0.5, "epochs": 0, "seconds": 0.0, "node": "", "files": {}}
+        out.write_result(TrialResult(id=out.id, position=position, kind="probe", trial=probe, **fields))
+
+
+LABELS = [0, 1] * 40
+GOOD = [0.2 + 0.6 * label for label in LABELS]
+MISTAKEN = [1 - value if number < 4 else value for number, value in enumerate(GOOD)]
+"""Wrong of four images in eighty: not as good, but that may be chance."""
+WORTHLESS = [0.5] * 80
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"), [(1, ["test_vit", "test_resnet"]), (3, ["test_vit", "test_resnet", "test_vit2"])]
+)
+def test_the_clearly_worse_are_left_out_and_the_others_ranked(
+    keep: int, expected: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    sweep = sweep_of(
+        pictures, tmp_path, "trial.backbone=[test_vit2, test_resnet, test_vit]", f"search.probe_keep={keep}"
+    )
+    run = RunDir(tmp_path / "run")
+    finished(run, sweep, {"test_vit2": WORTHLESS, "test_resnet": MISTAKEN, "test_vit": GOOD}, LABELS)
+    said = io.StringIO()
+    search = narrowed(run, sweep, Console(file=said, width=200))
+    assert search.trial.choices("backbone") == expected
+    assert ("Left out of the sweep, as clearly worse than test_vit: test_vit2" in said.getvalue()) == (keep == 1)
+    assert beginnings(run, search)[0] == {"backbone": 0, "head": 1}
+    assert len(beginnings(run, search)) == len(expected)
+
+
+def test_backbones_that_were_not_probed_stay(pictures: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(pictures, tmp_path, "trial.head=random")
+    assert sweep.probes() == []  # auto, and nothing is pretrained
+    run = RunDir(tmp_path / "run")
+    assert narrowed(run, sweep, quiet()) is sweep
+    assert beginnings(run, sweep) == []
+    some = sweep_of(pictures, tmp_path, "trial.head=random", "search.probe=true")
+    assert [probe.backbone for probe in some.probes()] == ["test_resnet", "test_vit"]
+
+
+def test_each_probe_is_wanted_once(pictures: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(
+        pictures,
+        tmp_path,
+        "trial.image_size=[32, 64]",
+        "trial.resize=[scale, crop]",
+        "trial.augmentation=[none, light]",
+    )
+    probes = sweep.probes()
+    assert len(probes) == len({probe_id(probe) for probe in probes}) == 2 * 2 * 2
+    trial = sweep.trial.trial(
+        {"backbone": "test_vit", "head": "probe", "image_size": 64, "resize": "crop", "lr": 0.5, "augmentation": "none"}
+    )
+    assert sweep.probe(trial) in probes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["search.probe=false"], 'trial.head[1]: given "probe"; allowed: random, as search.probe is false'),
+        (["trial.image_size={int: [32, 64]}"], "allowed: a value or a list of values with trial.head probe"),
+    ],
+)
+def test_a_head_without_a_probe_is_refused(overrides: list[str], said: str, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(SweepError) as refused:
+        sweep_of(pictures, tmp_path, *overrides)
+    assert said in str(refused.value)

@@ -1,0 +1,70 @@
+"""A probe's head: against scikit-learn by hand, on images of other folds, and in the weights that are written."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from rfray.config import Trial
+from rfray.errors import TrialError
+from rfray.training.inference import load_weights
+from rfray.training.model import build_model
+from rfray.training.probe import STRENGTHS, frozen_features, learn_head, save_probe
+from tests.pictures import images_of
+
+GENERATOR = np.random.default_rng(0)
+LABELS = np.repeat([0, 1], 30).astype(np.int8)
+TELLING = (GENERATOR.normal(size=(60, 4)) + 2 * LABELS[:, None] * [1, 0, 0, 0]).astype(np.float32)
+TELLING[:, 3] = 7  # constant
+ALONE = np.arange(60)
+
+
+def test_the_head_is_a_regression_on_standardised_features() -> None:
+    head = learn_head(TELLING, LABELS, ALONE, "auc", seed=0)
+    assert head.strength in STRENGTHS
+    assert head.centre == pytest.approx(TELLING.mean(axis=0))
+    assert head.scale[3] == 1
+    standard = (TELLING - head.centre) / head.scale
+    expected = LogisticRegression(C=head.strength / 60, max_iter=500).fit(standard, LABELS)
+    assert head.weights == pytest.approx(expected.coef_[0])
+    assert head.bias == pytest.approx(expected.intercept_[0])
+    assert abs(head.weights[0]) > 2 * abs(head.weights[1:]).max()
+
+
+def test_no_image_is_judged_by_a_head_that_has_seen_it_or_its_like() -> None:
+    """Noise that can be learned by heart: pairs of equal features with equal labels, which tell nothing of others."""
+    noise = np.repeat(np.random.default_rng(1).normal(size=(40, 200)), 2, axis=0).astype(np.float32)
+    labels = np.repeat(np.tile([0, 1], 20), 2).astype(np.int8)
+    apart = learn_head(noise, labels, np.arange(80), "auc", seed=0)
+    together = learn_head(noise, labels, np.repeat(np.arange(40), 2), "auc", seed=0)
+    right = [((head.out_of_fold > 0.5) == (labels == 1)).mean() for head in (apart, together)]
+    assert right[0] > 0.75  # the twin gives it away
+    assert right[1] < 0.65
+
+
+def test_the_same_seed_gives_the_same_head() -> None:
+    first, second = (learn_head(TELLING, LABELS, ALONE, "auc", seed=3) for _ in range(2))
+    assert np.array_equal(first.weights, second.weights)
+    assert np.array_equal(first.out_of_fold, second.out_of_fold)
+
+
+def test_too_few_images_are_an_error_of_the_probe() -> None:
+    with pytest.raises(TrialError, match="too few images to be probed"):
+        learn_head(TELLING[:31], LABELS[:31], ALONE[:31], "auc", seed=0)
+
+
+def test_what_is_written_says_what_the_head_says(tmp_path) -> None:
+    probe = Trial(backbone="test_resnet", pretrained=False, image_size=32, head="probe", seed=5)
+    pictures = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    labels = np.tile([0, 1], 6).astype(np.int8)
+    images = images_of(pictures, np.arange(12), labels, np.arange(12).astype(str))
+    features = frozen_features(probe, images, threads=1)
+    head = learn_head(features, labels, np.arange(12), "auc", seed=0)
+    save_probe(tmp_path / "best.safetensors", probe, head)
+    model, normalise = build_model(probe)
+    load_weights(tmp_path / "best.safetensors", model)
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        p_fake = torch.softmax(model.eval()(normalise(pixels)), dim=1)[:, 1].numpy()
+    expected = 1 / (1 + np.exp(-((features - head.centre) / head.scale @ head.weights + head.bias)))
+    assert p_fake == pytest.approx(expected, abs=1e-4)
