@@ -347,7 +347,7 @@ def _by_rfray(task: Task, budget: int, seed: int, start: float, out: Path) -> No
     best = singles.loc[singles["select_auc"].idxmax()]
     steps = [{"ended": at, "select_auc": auc} for at, auc, _, _ in candidates]
     reports = _predicted(run, candidates, out / "cache")
-    if not candidates or candidates[-1][2] != best["name"]:  # there is nothing in its folder that could be watched
+    if not candidates or candidates[-1][2] != best["name"]:  # it came and went between two looks
         steps.append({"ended": ended, "select_auc": float(best["select_auc"])})
         reports.append(trial_predictions(run.trial(best["name"]), "report"))
     for number, report in enumerate(reports):
@@ -370,7 +370,7 @@ def _watched(run: RunDir, kept: Path, tuning: Future[None]) -> list[Candidate]:
     over = False
     while not over:
         over = tuning.done()  # and look once more
-        for trial in run.trials():
+        for trial in run.models():
             _keep(trial, kept, found)
         time.sleep(0.5)
     steps: list[Candidate] = []
@@ -404,7 +404,8 @@ def _predicted(run: RunDir, candidates: Sequence[Candidate], cache: Path) -> lis
     settings = settings.model_copy(update={"cache": settings.cache.model_copy(update={"dir": str(cache)})})
     catalog, reports = run.read_catalog(), []
     for _, _, trial_id, weights in candidates:
-        trial = run.trial(trial_id).start().trial
+        result = run.trial(trial_id).result()
+        trial = run.trial(trial_id).start().trial if result is None else result.trial  # a probe has a result alone
         images = load_images(catalog, settings, "report", geometry_of(settings, trial))
         reports.append(predict_from_file(weights, trial, images))
     return reports
