@@ -11,6 +11,7 @@ from benchmarks.figures import Figure
 from benchmarks.leaderboard import intervals, leaderboard, votes
 from benchmarks.overhead import overhead
 from benchmarks.predicting import predicting
+from benchmarks.quality import MARKS, quality, quality_table
 from benchmarks.record import README, RESULTS, table, write_result, write_table
 from benchmarks.scale import scale
 from benchmarks.serving import serving
@@ -33,7 +34,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     "intervals": intervals,
     "scale": scale,
     "serving": serving,
+    "quality": quality,
 }
+
+ON_REQUEST = {"quality"}
+"""Too long for `make bench`: measured where they are named."""
 
 FULL: dict[str, Mapping[str, int]] = {
     "sweep-large": {"trials": 6, "images": 2000, "epochs": 3},
@@ -42,6 +47,7 @@ FULL: dict[str, Mapping[str, int]] = {
     "votes": {"trials": 200, "images": 10_000},
     "serving": {"seconds": 60, "rounds": 3},
     "scale": {"trials": 1000, "epochs": 10, "slots": 64, "sleep_ms": 10_000, "images": 10_000},
+    "quality": {"minutes": 12, "seeds": 3},
 }
 """The sizes that the goals speak of, where `make bench` has no time for them."""
 
@@ -62,7 +68,7 @@ def main(words: Sequence[str] | None = None) -> None:
             print(f"{name:12} {(benchmark.__doc__ or '').splitlines()[0]}")
         return
     given = {name: int(number) for name, _, number in (one.partition("=") for one in asked.set)}
-    names = asked.names or list(BENCHMARKS)
+    names = asked.names or [name for name in BENCHMARKS if name not in ON_REQUEST]
     for name in names:
         sizes = {**(FULL.get(name, {}) if asked.full else {}), **given}
         print(f"{name} {sizes or ''}", flush=True)
@@ -70,8 +76,14 @@ def main(words: Sequence[str] | None = None) -> None:
             figures = BENCHMARKS[name](Path(folder), **sizes)
         print(f"  -> {write_result(asked.results or RESULTS, name, sizes, figures)}", flush=True)
     if asked.results is None:
-        write_table(README, table(RESULTS, BENCHMARKS))
+        write_tables()
     print(table(asked.results or RESULTS, names))
+
+
+def write_tables() -> None:
+    """Writes what is in results/ into README.md."""
+    write_table(README, table(RESULTS, BENCHMARKS))
+    write_table(README, quality_table(RESULTS), MARKS)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 Side = Callable[[], float]
 """Does one side's work once and gives the seconds that count."""
@@ -17,7 +18,7 @@ class Figure:
     reference: str
     """What rfray is compared with."""
     rfray_seconds: list[float]
-    """Every measurement, in order."""
+    """Every measurement, in order; inf where rfray did not get there."""
     reference_seconds: list[float]
     """Those of the other side, each taken right after rfray's."""
     least_ratio: float | None = None
@@ -25,6 +26,8 @@ class Figure:
     most_seconds: float | None = None
     """The goal for rfray's median where it is a time."""
     note: str = ""
+    details: list[dict[str, Any]] = field(default_factory=list)
+    """What else was found in each round, for the JSON file alone."""
 
     @property
     def ratio(self) -> float:

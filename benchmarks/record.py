@@ -1,6 +1,7 @@
 """Figures -> results/<name>.json (with what they were measured on), and the table in README.md."""
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -48,24 +49,28 @@ def write_result(folder: Path, name: str, sizes: Mapping[str, int], figures: Ite
 
 
 def table(folder: Path, names: Iterable[str]) -> str:
-    """The results in `folder` as Markdown, a row for each figure, in the order of `names`."""
+    """The results in `folder` as Markdown, a row for each figure, in the order of `names`.
+
+    After each <name>.json come the <name>-<data>.json of the same benchmark on other images.
+    """
     lines = [
         "| benchmark | what | rfray | compared with | its time | ratio | goal | n | measured |",
         "|---|---|---:|---|---:|---:|---:|---:|---|",
     ]
     for name in names:
-        path = folder / f"{name}.json"
-        if path.exists():
-            record = json.loads(path.read_text())
-            lines += [_row(record, figure) for figure in record["figures"]]
+        for path in (folder / f"{name}.json", *sorted(folder.glob(f"{name}-*.json"))):
+            if path.exists():
+                record = json.loads(path.read_text())
+                lines += [_row(record, figure) for figure in record["figures"]]
     return "\n".join(lines)
 
 
-def write_table(readme: Path, text: str) -> None:
+def write_table(readme: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Puts the table between the two comments of the README that say where it stands."""
-    before, rest = readme.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    begin, end = marks
+    before, rest = readme.read_text().split(begin)
+    after = rest.split(end)[1]
+    readme.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def hardware() -> dict[str, Any]:
@@ -100,6 +105,8 @@ def _row(record: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
 
 def _seconds(measured: list[float]) -> str:
     middle = median(measured)
+    if math.isinf(middle):
+        return "never"
     return f"{middle:.3f} s" if middle < 1 else f"{middle:.1f} s"
 
 

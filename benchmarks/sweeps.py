@@ -100,7 +100,7 @@ def _sweep(
         command = [*plain, str(place), "--backbones", *BACKBONES, "--lrs", *lrs, *plain_options]
         return timed(lambda: run_command(command, place / "cache", place / "log.txt"))
 
-    _warm_up(folder)
+    warm_up(folder)
     return Figure(
         f"sweep of {len(lrs) * len(BACKBONES)} trials, epochs {epochs}, {images} JPEGs of 256 px",
         "plain Ray Tune script" + (f" with {workers} workers a loader" if workers else ""),
@@ -109,7 +109,7 @@ def _sweep(
     )
 
 
-def _warm_up(folder: Path) -> None:
+def warm_up(folder: Path) -> None:
     """Has the system read the libraries of both sides, so that nobody's first start pays for the disk."""
     libraries = "albumentations, ray.tune, sklearn.metrics, timm, torchvision"
     with tempfile.TemporaryDirectory(dir=folder) as cache:
