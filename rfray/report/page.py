@@ -144,10 +144,12 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
 
     A sentence each; then what was asked for, and what is missing.
     """
-    models = frame[frame["kind"] == "model"]
-    failed = int(models["status"].str.startswith("failed").sum())
-    not_kept = int((models["status"] == "not kept").sum())
-    trials = f"{_counted(len(models), 'finished trial')} ({failed} failed, {not_kept} not kept)"
+    models, trained = frame[frame["kind"] != "ensemble"], frame[frame["kind"] == "model"]
+    failed = int(trained["status"].str.startswith("failed").sum())
+    not_kept = int((trained["status"] == "not kept").sum())
+    trials = f"{_counted(len(trained), 'finished trial')} ({failed} failed, {not_kept} not kept)"
+    if probes := len(models) - len(trained):
+        trials += f" and {_counted(probes, 'probe')}"
     if ensemble is None:
         yield f"No ensemble was made of {trials}."
     else:
