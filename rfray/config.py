@@ -70,7 +70,8 @@ class Trial(Strict):
     optimizer: str = "adamw"
     """Name of a timm optimizer."""
     schedule: str = "cosine"
-    """How the learning rate falls after the warm-up: cosine, poly, tanh, step or constant."""
+    """How the learning rate falls after the warm-up: cosine, rungs (a cosine down to each of the epochs 1, 3, 9, 27, …
+    where asha pauses trials, and from the peak again), poly, tanh, step or constant."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of all steps in which the learning rate rises linearly from a hundredth of its peak."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
