@@ -87,6 +87,9 @@ def _search(file: SweepFile) -> Iterator[str]:
     elif search.scheduler == "pbt" and not set(MUTABLE) & set(axes):
         allowed = f"pbt only with a list or range for one of {', '.join(MUTABLE)}"
         yield file.not_allowed(("search", "scheduler"), search.scheduler, allowed)
+    if search.budget and search.scheduler in ("hyperband", "pbt"):
+        allowed = "none, asha, median with a search.budget; this one plans for a number of trials that is known"
+        yield file.not_allowed(("search", "scheduler"), search.scheduler, allowed)
     if search.warm_start and search.scheduler == "pbt":
         allowed = "nothing with search.scheduler pbt, whose trials depend on each other"
         yield file.not_allowed(("search", "warm_start"), search.warm_start, allowed)
@@ -103,8 +106,8 @@ def _search(file: SweepFile) -> Iterator[str]:
             allowed = f"{RUNG}, as trial.schedule rungs comes down at the epochs 1, 3, 9, 27, …"
             yield file.not_allowed(("search", "reduction_factor"), search.reduction_factor, allowed)
     if search.algorithm != "grid":
-        if search.trials is None:
-            allowed = f"how many; {search.algorithm} does not know by itself when it is done"
+        if search.trials is None and search.budget is None:
+            allowed = f"how many (or search.budget); {search.algorithm} does not know by itself when it is done"
             yield file.not_allowed(("search", "trials"), None, allowed)
     elif ranges:
         for name, axis in ranges.items():

@@ -1,7 +1,7 @@
 """weights + images -> `Predictions`, or p_fake under stress; and best.safetensors <-> model."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,15 +70,17 @@ def p_fake_of(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """p_fake, (n,) float64: the second softmax output of a model that is on `device`, which is put in evaluation mode.
 
+    `before_batch` is called before each batch, and may raise to end it.
     Where memory runs out, the batch is halved, down to one image; then that error is raised.
     """
     model.eval()
     while True:
         try:
-            return _p_fake(model, normalise, images, batch_size, device, dtype)
+            return _p_fake(model, normalise, images, batch_size, device, dtype, before_batch)
         except (RuntimeError, MemoryError) as error:
             if batch_size == 1 or not is_out_of_memory(error):
                 raise
@@ -93,11 +95,14 @@ def _p_fake(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
+    before_batch: Callable[[], None],
 ) -> np.ndarray:
     """p_fake, (n,) float64."""
     detector = Detector(model, normalise, device, dtype)
     scores = [torch.empty(0)]
-    scores += [detector(pixels) for pixels, _ in plain_batches(images, batch_size, pin=device.type == "cuda")]
+    for pixels, _ in plain_batches(images, batch_size, pin=device.type == "cuda"):
+        before_batch()
+        scores.append(detector(pixels))
     return torch.cat([score.cpu() for score in scores]).numpy().astype(np.float64)
 
 
