@@ -36,6 +36,7 @@ class Asha(TrialScheduler):
         self._over: set[str] = set()
         self._epochs: dict[str, int] = {}
         self._best: dict[str, float] = {}
+        self._paused: set[str] = set()
         self.running: set[str] = set()
         """Trials that have a slot, or wait for one alone."""
         self.at_once: int | None = None
@@ -76,6 +77,7 @@ class Asha(TrialScheduler):
     def begin(self, name: str) -> None:
         """A trial gets a slot: a new one, or one that may go on."""
         self.running.add(name)
+        self._paused.discard(name)
         if self.waits(name):
             self._gone_on[self.rungs.index(self._epochs[name])].add(name)
 
@@ -101,8 +103,6 @@ class Asha(TrialScheduler):
             return str(TrialScheduler.CONTINUE)
         if self._is_out(name):
             return str(TrialScheduler.STOP)
-        for told in self.on_pause:
-            told(name)
         return str(TrialScheduler.PAUSE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -120,6 +120,10 @@ class Asha(TrialScheduler):
         if pending := [trial for trial in live if trial.status == Trial.PENDING]:
             return min(pending, key=str)
         paused = {str(trial): trial for trial in sorted(live, key=str) if trial.status == Trial.PAUSED}
+        for newly in paused.keys() - self._paused:
+            for told in self.on_pause:  # here, as whoever follows the sweep has heard of its epoch by now
+                told(newly)
+        self._paused |= paused.keys()
         name = self.next()
         all_is_over = name is None and not self.running and not self.more_to_come()
         for other in paused:
