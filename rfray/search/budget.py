@@ -13,6 +13,7 @@ from statistics import mean
 from threading import Event, Thread
 from typing import Any
 
+import ray
 from ray.tune import Stopper
 
 from rfray.config import Budget, Range, Sweep, Trial, budget_of
@@ -23,9 +24,12 @@ from rfray.search.follower import Follower
 from rfray.search.messages import EPOCH
 from rfray.sweep_file import SweepFile
 
-MARGIN = 4.0
+MARGIN = 6.0
 """Seconds before the end of a budget by the clock at which the last trial stops: after it Ray Tune ends the trials'
 processes, records and left-overs are brought in order, and Ray itself is shut down."""
+GRACE = 1.5
+"""Seconds that trials then have to give up their epoch; whoever has not (a process that is still importing torch, say,
+or in the middle of a large batch) is ended from outside: its last whole epoch is on the disk."""
 EVERY = 3.0
 """Seconds between two records of what was used: a killed start loses no more of it."""
 REMEMBERED = 5
@@ -48,6 +52,8 @@ class Meter(Follower):
         self._gpus_given_back = 0.0
         self._holding: dict[str, tuple[float, float]] = {}  # trial -> since when, how many GPUs
         self._started: dict[str, float] = {}  # trial -> when, until its first epoch
+        self._processes: dict[str, Any] = {}  # trial -> Ray's handle
+        self._over_since: float | None = None
         self._seen: dict[str, int] = {}  # trial -> epochs
         self._epochs: dict[Kind, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._starts: dict[Kind, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
@@ -100,6 +106,7 @@ class Meter(Follower):
         """A trial gets its slot."""
         now, slot = time.time(), self._shares.of(_setting(trial.config))
         self._started[str(trial)] = now
+        self._processes[str(trial)] = trial.temporary_state.ray_actor
         self._holding.setdefault(str(trial), (now, slot.gpu * slot.workers))
 
     def on_trial_result(
@@ -114,6 +121,20 @@ class Meter(Follower):
         if name in self._started:
             took = now - self._started.pop(name) - (result["seconds"] if is_new else 0.0)
             self._starts[kind].append(max(0.0, took))
+
+    def must_end(self) -> bool:
+        """Whether trials that still run are to be ended from outside."""
+        if self._over_since is None and self.is_over():
+            self._over_since = time.time()
+        return self._over_since is not None and time.time() - self._over_since >= GRACE
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Ends the processes of trials that Ray Tune has just stopped: it would wait for them, for up to 15 s."""
+        if self.must_end():
+            for name in list(self._holding):
+                if (process := self._processes.get(name)) is not None:
+                    ray.kill(process)
+                self.paused(name)
 
     def paused(self, name: str) -> None:
         """A trial gives its slot back."""
@@ -160,8 +181,8 @@ class OutOfTime(Stopper):
         return not self._meter.has_time(_setting(result["config"]), going_on=True)
 
     def stop_all(self) -> bool:
-        """No: each trial ends by itself, so that it is recorded."""
-        return False
+        """When trials have had their time to end by themselves; asked ten times a second."""
+        return self._meter.must_end()
 
     def __reduce__(self) -> tuple[Callable[[], Stopper], tuple[()]]:
         """Pickles, for Ray's snapshot, as one that stops nothing."""

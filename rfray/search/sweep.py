@@ -24,8 +24,9 @@ from rich.text import Text
 
 from rfray.config import Sweep, Trial
 from rfray.errors import RfrayError, RunError, SweepFailed
-from rfray.files import is_disk_full, no_room
-from rfray.run import RunDir, TrialResult, TrialStart, WarmStart, trial_id
+from rfray.evaluation.predictions import predictions_metadata
+from rfray.files import file_digest, is_disk_full, no_room
+from rfray.run import HEAVY, RunDir, TrialDir, TrialResult, TrialStart, WarmStart, trial_id
 from rfray.search.asha import Asha
 from rfray.search.budget import Meter, OutOfTime
 from rfray.search.cluster import Shares, slots
@@ -39,6 +40,7 @@ from rfray.search.strategies import PAUSING, SCHEDULERS, SEARCHERS, ByName, plan
 from rfray.search.trackers import TensorBoard, mlflow_callbacks
 from rfray.search.warm_start import warm_start
 from rfray.search.worker import Job, run_trial, trial_of
+from rfray.storage import STATES, Storage
 
 COLD = WarmStart()
 NOBODY = SimpleNamespace(get_live_trials=list)
@@ -297,8 +299,9 @@ def run_sweep(
                 # Tune gives a stopped trial five seconds to end, and the last ones may still be ending their workers
                 free_orphans(of_all=True)
     if sweep.search.scheduler == "asha" or not has_time or meter:
-        for out in run.trials():  # paused ones of earlier starts that none of this one's slots was for
-            if not out.result_file.exists() and out.predictions_file("select").exists():
+        # paused ones of earlier starts that there was no slot for, and those that were ended from outside
+        for out in run.trials():
+            if not out.result_file.exists() and _is_whole(out):
                 recorder.record(out)
     done = results(run)
     if meter is not None and (planned is None or len(done) < planned):
@@ -307,6 +310,15 @@ def run_sweep(
         raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")
     tidy(run, sweep, done, every_state=True)
     return done
+
+
+def _is_whole(out: TrialDir) -> bool:
+    """Whether a trial that has not ended has a best epoch, with the weights that its predictions are of."""
+    out.mirror.pull(without=(*HEAVY, f"*{STATES}"))
+    weights = predictions_metadata(out.predictions_file("select")).get("weights")
+    if weights is None or not out.weights_file.exists():
+        return weights is not None and isinstance(out.mirror.storage, Storage)  # there they stay where they are
+    return file_digest(out.weights_file) == weights
 
 
 def _what_is_left(run: RunDir, sweep: Sweep, done: int) -> str:
