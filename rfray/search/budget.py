@@ -66,6 +66,12 @@ class Meter(Follower):
             return None
         return self._began + self._budget.seconds - self._earlier.clock - MARGIN
 
+    @property
+    def was_used_up(self) -> bool:
+        """Whether earlier starts have left nothing."""
+        used = self._earlier.gpus if self._budget.of_gpus else self._earlier.clock + MARGIN
+        return used >= self._budget.seconds
+
     def spent(self) -> Spent:
         """By all starts until now."""
         now = time.time()
@@ -209,7 +215,7 @@ def metered(run: RunDir, sweep: Sweep, shares: Shares, began: float) -> Iterator
         return
     run.mirror.remove([run.budget_over_file])
     meter = Meter(run, budget, shares, began)
-    if meter.is_over():
+    if meter.was_used_up:
         yield meter
         return
     ended = Event()
