@@ -33,6 +33,8 @@ class Asha(TrialScheduler):
             grace *= factor
         self._reached: list[dict[str, float]] = [{} for _ in self.rungs]
         self._gone_on: list[set[str]] = [set() for _ in self.rungs]
+        self._order: list[list[str]] = [[] for _ in self.rungs]
+        self._has_news = False
         self._over: set[str] = set()
         self._epochs: dict[str, int] = {}
         self._best: dict[str, float] = {}
@@ -65,7 +67,7 @@ class Asha(TrialScheduler):
     def next(self) -> str | None:
         """The trial that waits and may go on: of the highest rung that has any, the best one."""
         for rung in reversed(range(len(self.rungs))):
-            ranked = self._ranked(rung)
+            ranked = self._order[rung]
             most = len(ranked) // self._factor
             if not self.more_to_come():
                 most = max(most, 1)  # or the best of few trials would never be trained to its end
@@ -126,9 +128,11 @@ class Asha(TrialScheduler):
         self._paused |= paused.keys()
         name = self.next()
         all_is_over = name is None and not self.running and not self.more_to_come()
-        for other in paused:
-            if all_is_over or self._is_out(other):
-                tune_controller.stop_trial(paused[other])
+        if all_is_over or self._has_news:
+            for other in paused:
+                if all_is_over or self._is_out(other):
+                    tune_controller.stop_trial(paused[other])
+            self._has_news = False
         if name not in paused or (self.at_once is not None and len(self.running) >= self.at_once):
             return None
         self.begin(name)
@@ -145,11 +149,11 @@ class Asha(TrialScheduler):
         self._epochs[name] = epoch
         self._best[name] = max(score, self._best.get(name, 0.0))
         if epoch in self.rungs:
-            self._reached[self.rungs.index(epoch)][name] = self._best[name]
-
-    def _ranked(self, rung: int) -> list[str]:
-        reached = self._reached[rung]
-        return sorted(reached, key=lambda name: (-reached[name], name))
+            rung = self.rungs.index(epoch)
+            reached = self._reached[rung]
+            reached[name] = self._best[name]
+            self._order[rung] = sorted(reached, key=lambda one: (-reached[one], one))
+            self._has_news = True
 
     def _is_out(self, name: str) -> bool:
         """Whether a waiting trial has so many better ones before it that no trial to come could make it go on."""
@@ -159,4 +163,4 @@ class Asha(TrialScheduler):
         most = self._planned
         for _ in range(rung + 1):
             most = max(most // self._factor, 1)
-        return self._ranked(rung).index(name) >= most
+        return self._order[rung].index(name) >= most

@@ -22,12 +22,13 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[
     at_once = sweep.search.concurrent or slots(shares)
     at_once = at_once if trials is None else min(trials, at_once)
     warm = foreseen(run, sweep)
+    many = "as many as there is time for" if trials is None else trials
     new = None if trials is None else trials - len(warm.taken_over)
     done = sum(trial.result() is not None for trial in run.trials())
     return [
         f"run folder   {run.where}" + (f" ({done} trials done already)" if done else ""),
         *_budget_line(sweep, run),
-        f"trials       {'as many as there is time for' if trials is None else trials} by {sweep.search.algorithm}, scheduler {sweep.search.scheduler}, "
+        f"trials       {many} by {sweep.search.algorithm}, scheduler {sweep.search.scheduler}, "
         + (
             f"at most {at_once} at once"
             if isinstance(shares, Packing)
@@ -36,7 +37,9 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[
         *(f"warm start   {line.removeprefix(BEGINNING)}" for line in warm.lines),
         *packing_lines(shares),
         *(f"axis         {name}: {_axis(axis)}" for name, axis in sweep.trial.axes().items()),
-        f"epochs       at most {most} a trial" if new is None else f"epochs       at most {new * most} ({most} a trial)",
+        f"epochs       at most {most} a trial"
+        if new is None
+        else f"epochs       at most {new * most} ({most} a trial)",
         f"images       {len(images)} to train and choose with"
         + ("" if new is None else f", about {new * most * fit:.0f} passes over one image"),
         f"kept         weights of the best {sweep.keep} trials; ensemble of {sweep.ensemble.top_k}",

@@ -60,7 +60,7 @@ class Proposals(RaySearcher):
         asha: Asha | None = None,
         meter: Meter | None = None,
     ) -> None:
-        """At most `planned` trials, if that is known, and `at_once` with a slot; `asha` says who goes on from a rung."""
+        """At most `planned` trials, if that is known, and `at_once` with a slot; `asha` says who goes on, if it does."""
         super().__init__(metric="score", mode="max")
         self._run = run
         self._sweep = sweep
@@ -204,9 +204,7 @@ class Proposals(RaySearcher):
         values = self._searcher.ask()
         return None if values is None else self._sweep.trial.trial(values)
 
-    def _proposed(
-        self, number: int, trial: Trial | None, results_known: int, epochs_known: int
-    ) -> TrialStart | None:
+    def _proposed(self, number: int, trial: Trial | None, results_known: int, epochs_known: int) -> TrialStart | None:
         if trial is None:
             return None
         return TrialStart(
@@ -240,8 +238,8 @@ def run_sweep(
 ) -> list[TrialResult]:
     """Runs what is left of the sweep on the connected Ray cluster; all trials' results, in the order they ended.
 
-    `shares` says what each trial gets, `meter` how much of a budget there is, if any. `session` is Ray's temporary folder, `trainable` what runs in a trial's process:
-    a function of a setting and a Job.
+    `shares` says what each trial gets, `meter` how much of a budget there is, if any. `session` is Ray's temporary
+    folder, `trainable` what runs in a trial's process: a function of a setting and a Job.
     Raises RfrayError where Ray ended without running every trial, DiskFullError, and SweepFailed where going on would
     be a waste.
     """

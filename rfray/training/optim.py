@@ -23,7 +23,9 @@ class Rungs(Scheduler):
     Whoever stops after one of them has a model that has come to rest. The warm-up is at the beginning alone.
     """
 
-    def __init__(self, optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup: float, warmup_lr: float) -> None:
+    def __init__(
+        self, optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup: float, warmup_lr: float
+    ) -> None:
         """`warmup` is a number of steps, in which the rate rises from `warmup_lr` to the optimizer's own."""
         super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)
         self._ends = [epoch * steps_per_epoch for epoch in (*rungs(epochs), epochs)]

@@ -144,7 +144,9 @@ def test_trials_may_be_told_in_any_order() -> None:
         ({key: [n / 10 for n in range(1, 10)] for key in ("lr", "mixup", "cutmix", "ema", "warmup")}, {"trials": 2}, 2),
     ],
 )
-def test_the_number_of_trials_is_known_beforehand(trial: dict[str, Any], search: dict[str, Any], planned: int | None) -> None:
+def test_the_number_of_trials_is_known_beforehand(
+    trial: dict[str, Any], search: dict[str, Any], planned: int | None
+) -> None:
     assert planned_trials(sweep(trial, **search)) == planned
 
 

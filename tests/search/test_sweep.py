@@ -134,7 +134,7 @@ def test_asha_goes_on_after_a_kill_as_it_would_have(pictures: Path, tmp_path: Pa
     settings = ["search.scheduler=asha", "search.trials=6", "search.algorithm=optuna", "search.reduction_factor=2"]
     settings += ["trial.lr={log: [1e-4, 1e-2]}", "trial.epochs=4"]
     (tmp_path / "whole").mkdir()
-    whole, done = run_here(sweep_of(pictures, tmp_path, *settings), tmp_path / "whole")
+    _, done = run_here(sweep_of(pictures, tmp_path, *settings), tmp_path / "whole")
     assert sorted({result.epochs for result in done})[0] == 1
     assert max(result.epochs for result in done) == 4
 
@@ -192,7 +192,7 @@ def test_a_sweep_cut_off_between_trials_proposes_what_the_whole_one_would_have(
     if algorithm != "grid":
         settings.append("trial.lr={log: [1e-4, 1e-2]}")
     (tmp_path / "whole").mkdir()
-    whole, done = run_here(sweep_of(pictures, tmp_path, *settings), tmp_path / "whole")
+    _, done = run_here(sweep_of(pictures, tmp_path, *settings), tmp_path / "whole")
     # the folder of a sweep that was killed after two trials, with the third open
     cut = tmp_path / "cut"
     cut.mkdir()
