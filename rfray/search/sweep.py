@@ -60,7 +60,7 @@ class Proposals(RaySearcher):
         asha: Asha | None = None,
         meter: Meter | None = None,
     ) -> None:
-        """At most `planned` trials, if that is known, and `at_once` with a slot; `asha` says who goes on, if it does."""
+        """At most `planned` trials, if that is known, and `at_once` with a slot; `asha` says who goes on, if used."""
         super().__init__(metric="score", mode="max")
         self._run = run
         self._sweep = sweep

@@ -90,8 +90,8 @@ class Hooks:
     before_writing: Callable[[], None] = lambda: None
     """Called before an epoch's files are written; raises where the folder is no longer this process's to write."""
     is_over: Callable[[], bool] | None = None
-    """Asked between two batches: whether there is no time left. The epoch is given up then, and the trial ends with what
-    it has; where that is nothing, its folder stays as that of a trial that has not begun."""
+    """Asked between two batches: whether there is no time left. The epoch is given up then, and the trial ends with
+    what it has; where that is nothing, its folder stays as that of a trial that has not begun."""
 
 
 class OutOfTimeError(Exception):

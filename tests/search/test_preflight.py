@@ -131,11 +131,15 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
     ),
     "random without trials": (
         SWEEP.replace("  trials: 2\n", ""),
-        ["10: search.trials: given nothing; allowed: how many; random does not know by itself when it is done"],
+        [
+            "10: search.trials: given nothing; allowed: how many (or search.budget); random does not know by itself when it is done"
+        ],
     ),
     "nothing under search": (
         SWEEP[: SWEEP.index("search:")],
-        ["1: search.trials: given nothing; allowed: how many; random does not know by itself when it is done"],
+        [
+            "1: search.trials: given nothing; allowed: how many (or search.budget); random does not know by itself when it is done"
+        ],
     ),
     "pbt without an axis": (
         SWEEP.replace("random", "random\n  scheduler: pbt").replace("[1e-3, 1e-4]", "1e-3"),
@@ -148,9 +152,16 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         SWEEP.replace("random", "random\n  scheduler: asha\n  grace_epochs: 3"),
         ["13: search.grace_epochs: given 3; allowed: at most trial.epochs (2)"],
     ),
+    "a budget for what plans ahead": (
+        SWEEP.replace("random", "random\n  scheduler: hyperband\n  budget: 5m"),
+        [
+            '12: search.scheduler: given "hyperband"; allowed: none, asha, median with a search.budget; this one plans '
+            "for a number of trials that is known"
+        ],
+    ),
     "rungs at other epochs than asha's": (
-        SWEEP.replace("random", "random\n  scheduler: asha\n  grace_epochs: 2\n  reduction_factor: 4").replace(
-            "epochs: 2", "epochs: 2\n  schedule: rungs"
+        SWEEP.replace("  epochs: 2", "  epochs: 2\n  schedule: rungs").replace(
+            "random", "random\n  scheduler: asha\n  grace_epochs: 2\n  reduction_factor: 4"
         ),
         [
             "14: search.grace_epochs: given 2; allowed: 1, 3, 9, 27, …: the epochs at which trial.schedule rungs has "

@@ -192,7 +192,7 @@ def test_a_sweep_cut_off_between_trials_proposes_what_the_whole_one_would_have(
     if algorithm != "grid":
         settings.append("trial.lr={log: [1e-4, 1e-2]}")
     (tmp_path / "whole").mkdir()
-    _, done = run_here(sweep_of(pictures, tmp_path, *settings), tmp_path / "whole")
+    whole, done = run_here(sweep_of(pictures, tmp_path, *settings), tmp_path / "whole")
     # the folder of a sweep that was killed after two trials, with the third open
     cut = tmp_path / "cut"
     cut.mkdir()
