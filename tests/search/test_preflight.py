@@ -132,13 +132,15 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
     "random without trials": (
         SWEEP.replace("  trials: 2\n", ""),
         [
-            "10: search.trials: given nothing; allowed: how many (or search.budget); random does not know by itself when it is done"
+            "10: search.trials: given nothing; allowed: how many (or search.budget); random does not know by itself "
+            "when it is done"
         ],
     ),
     "nothing under search": (
         SWEEP[: SWEEP.index("search:")],
         [
-            "1: search.trials: given nothing; allowed: how many (or search.budget); random does not know by itself when it is done"
+            "1: search.trials: given nothing; allowed: how many (or search.budget); random does not know by itself "
+            "when it is done"
         ],
     ),
     "pbt without an axis": (
