@@ -382,7 +382,7 @@ class SearchSettings(Strict):
     """What all starts of the sweep together may use: time by the clock (90s, 12m, 1.5h) or of GPUs (30gpu-m, 8gpu-h).
     With it `trials` may be left out, and algorithm and scheduler are optuna and asha unless given."""
     trials: int | None = Field(default=None, ge=1)
-    """How many trials; may be left out for grid (all combinations), and with a budget (as many as there is time for)."""
+    """How many; may be left out for grid (all combinations), and with a budget (as many as there is time for)."""
     algorithm: str = "random"
     """How settings are proposed: grid, random or optuna."""
     scheduler: str = "none"

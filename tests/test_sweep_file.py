@@ -425,7 +425,7 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     "in search": (
         "algorithm",
         "algoritm",
-        "11: search.algoritm: no such key; allowed: algorithm, trials, scheduler, metric, grace_epochs, "
+        "11: search.algoritm: no such key; allowed: algorithm, budget, trials, scheduler, metric, grace_epochs, "
         "reduction_factor, concurrent, keep, max_failed, warm_start; nearest: algorithm",
     ),
     "in resources": (
