@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
@@ -75,6 +75,18 @@ def _drawn(kind: optuna.distributions.BaseDistribution, random: np.random.Genera
     return float(np.exp(random.uniform(np.log(kind.low), np.log(kind.high))))
 
 
+class _Named:
+    """What a scheduler asks of a trial of Ray's."""
+
+    config: ClassVar[dict[str, int]] = {"epochs": 10}
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
+
 def _schedulers(folder: Path, given: argparse.Namespace) -> None:
     """Twenty trials more, after as many as are asked for."""
     for name in ("asha", "median"):
@@ -86,10 +98,11 @@ def _schedulers(folder: Path, given: argparse.Namespace) -> None:
             for trial in range(known + 20):
                 if trial == known:
                     told, before = 0, time.process_time()
-                scheduler.on_trial_add(NOBODY, f"{trial:05d}")
+                known_as = _Named(f"{trial:05d}")
+                scheduler.on_trial_add(NOBODY, known_as)
                 for epoch in range(1, 11):
                     score, told = float(random.uniform()), told + 1
-                    if scheduler.on_trial_result(NOBODY, f"{trial:05d}", {EPOCH: epoch, SCORE: score}) == "STOP":
+                    if scheduler.on_trial_result(NOBODY, known_as, {EPOCH: epoch, SCORE: score}) != "CONTINUE":
                         break
             took = (time.process_time() - before) / told
             _say(f"{name}: an epoch when {known} trials of at most 10 are known", took * 1e3, "ms")

@@ -6,7 +6,9 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     from rfray.run import RunDir
     from rfray.search.jobs import Order
+
+BEGAN = time.time()
+"""When this process did, in seconds since 1970: a search.budget counts from here."""
 
 app = typer.Typer(
     name="rfray",
@@ -112,6 +117,7 @@ def tune(
 
         from rfray.data.parts import check_audit, prepare_training
         from rfray.report.audit_plots import draw_audit
+        from rfray.search.budget import check_budget, metered
         from rfray.search.measuring import keep_packing, shares_for
         from rfray.search.nodes import prepare_nodes
         from rfray.search.places import check_places, disk_needs
@@ -127,14 +133,16 @@ def tune(
         check_warm_start(file, folder, fresh)
         parameters = rehearse_models(file)
         shares = shares_for(file.sweep, folder, slot, fresh, console)
+        check_budget(file, shares)
         needs = disk_needs(file.sweep, parameters, slots(shares))
         if dry_run:
             console.print("\n".join(plan_lines(file.sweep, folder, shares, needs)), soft_wrap=True)
             return
-        with folder.lock(without=HEAVY):
+        with folder.lock(without=HEAVY), ExitStack() as held:
             if fresh and (aside := folder.move_aside()):
                 console.print(f"The earlier run is now {aside}", soft_wrap=True)
             folder.claim(file.sweep)
+            meter = held.enter_context(metered(folder, file.sweep, shares, BEGAN))
             keep_packing(folder, shares, console)
             prepare_training(folder, file.sweep, console)
             draw_audit(folder, file.sweep)
@@ -144,7 +152,8 @@ def tune(
                 console.print(coming, soft_wrap=True)
             prepare_nodes(folder, shares, console)
             probe_backbones(folder, file.sweep, console)
-            done = run_sweep(folder, narrowed(folder, file.sweep, console), shares, session, console)
+            search = narrowed(folder, file.sweep, console)
+            done = run_sweep(folder, search, shares, session, console, meter=meter)
     check_outcome(folder, file.sweep, done)
     then = "" if inside_job() else f". Next: rfray ensemble {folder.shown(folder.path)}"
     console.print(f"{len(done)} trials done{then}", soft_wrap=True)

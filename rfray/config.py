@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import product
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -74,7 +74,8 @@ class Trial(Strict):
     optimizer: str = "adamw"
     """Name of a timm optimizer."""
     schedule: str = "cosine"
-    """How the learning rate falls after the warm-up: cosine, poly, tanh, step or constant."""
+    """How the learning rate falls after the warm-up: cosine, rungs (a cosine down to each of the epochs 1, 3, 9, 27, …
+    where asha pauses trials, and from the peak again), poly, tanh, step or constant."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of all steps in which the learning rate rises linearly from a hundredth of its peak."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
@@ -365,11 +366,33 @@ class DataSettings(Strict):
         return {name: [given] if isinstance(given, str) else list(given) for name, given in self.classes.items()}
 
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+class Budget(NamedTuple):
+    """`search.budget`: what a sweep may use, over all its starts."""
+
+    seconds: float
+    of_gpus: bool
+    """Whether they are seconds of GPUs (trial seconds x the GPUs of its slot), else of the command, by the clock."""
+
+
+def budget_of(text: str) -> Budget | None:
+    """What a text such as 12m or 8gpu-h stands for; None where it is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(gpu-)?([smh])", text)
+    if found is None or not float(found[1]):
+        return None
+    return Budget(float(found[1]) * _SECONDS[found[3]], found[2] is not None)
+
+
 class SearchSettings(Strict):
     """How trials are chosen, stopped and kept."""
 
+    budget: str | None = None
+    """What all starts of the sweep together may use: time by the clock (90s, 12m, 1.5h) or of GPUs (30gpu-m, 8gpu-h).
+    With it `trials` may be left out, and algorithm and scheduler are optuna and asha unless given."""
     trials: int | None = Field(default=None, ge=1)
-    """How many trials; for grid it may be left out (all combinations)."""
+    """How many; may be left out for grid (all combinations), and with a budget (as many as there is time for)."""
     algorithm: str = "random"
     """How settings are proposed: grid, random or optuna."""
     scheduler: str = "none"
@@ -379,7 +402,7 @@ class SearchSettings(Strict):
     grace_epochs: int = Field(default=1, ge=1)
     """No trial is stopped before this many epochs; for pbt, epochs between two exchanges."""
     reduction_factor: int = Field(default=3, ge=2)
-    """asha and hyperband: one in this many goes on at each rung."""
+    """asha and hyperband: one in this many goes on at each rung (asha: grace_epochs times its powers)."""
     concurrent: int | None = Field(default=None, ge=1)
     """Most trials at once; by default as many as the resources allow."""
     keep: int | None = Field(default=None, ge=1)
@@ -397,6 +420,20 @@ class SearchSettings(Strict):
     warm_start: list[str] = Field(default=[])
     """Earlier runs: folders or addresses. Those of their trials that are trials of this sweep, too, on the same images,
     are taken over instead of trained, and count among `trials`; optuna learns from the others."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_budget_is_enough(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("budget") is not None:
+            return {"algorithm": "optuna", "scheduler": "asha", **raw}
+        return raw
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _a_time(cls, given: Any) -> Any:
+        if given is None or (isinstance(given, str) and budget_of(given)):
+            return given
+        raise ValueError("a time by the clock such as 90s, 12m or 1.5h, or of GPUs such as 30gpu-m or 8gpu-h")
 
     @field_validator("warm_start")
     @classmethod

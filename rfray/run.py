@@ -52,6 +52,8 @@ class TrialStart(Strict):
     """Position in the order in which the search proposed the trials, from 0."""
     results_known: int
     """How many trials had ended when it was proposed: with `TrialResult.position`, the search can be retraced."""
+    epochs_known: int = 0
+    """How many epochs, of all trials, had been judged by then; the search learns from them where trials pause."""
     trial: Trial
     micro_batch: int | None = None
     """Images that fit into memory at once, where that was fewer than `trial.batch_size`; gradients are accumulated."""
@@ -147,6 +149,15 @@ class Measurements(Strict):
     """measured.json: what `resources: auto` goes by, so that a later start need not measure again."""
 
     measured: list[Measured]
+
+
+class Spent(Strict):
+    """budget.json: what the starts of a sweep with a `search.budget` have used so far."""
+
+    clock: float = 0
+    """Seconds of the command."""
+    gpus: float = 0
+    """Seconds of trials x the GPUs that they had."""
 
 
 class Start(NamedTuple):
@@ -275,6 +286,8 @@ class RunDir:
         self.lock_file = self.path.with_name(f".{self.name}.lock")
         self.measured_file = self.path / "measured.json"
         self.warm_start_file = self.path / "warm_start.json"
+        self.budget_file = self.path / "budget.json"
+        self.budget_over_file = self.path / ".budget-over"
         self.ray_folder = self.path / ".ray"
         self.trials_folder = self.path / "trials"
         self.probes_folder = self.path / "probes"
@@ -445,6 +458,26 @@ class RunDir:
         """Writes warm_start.json."""
         write_record(self.warm_start_file, known)
         self.mirror.send(self.warm_start_file)
+
+    def spent(self) -> Spent:
+        """budget.json. Raises RunError where it is damaged."""
+        self.mirror.fetch(self.budget_file)
+        return read_record(self.budget_file, Spent) if self.budget_file.exists() else Spent()
+
+    def write_spent(self, spent: Spent) -> None:
+        """Writes budget.json."""
+        write_record(self.budget_file, spent)
+        self.mirror.send(self.budget_file)
+
+    def say_budget_over(self) -> None:
+        """Tells all trials, wherever they run, that the budget is used up."""
+        replace_text(self.budget_over_file, "")
+        self.mirror.send(self.budget_over_file)
+
+    def is_budget_over(self) -> bool:
+        """Whether they were told so."""
+        self.mirror.fetch(self.budget_over_file)
+        return self.budget_over_file.exists()
 
     def write_images(self, images: pd.DataFrame) -> None:
         """Writes what the audit looked at: one row an image file of both folders."""

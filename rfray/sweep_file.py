@@ -115,10 +115,12 @@ _RESOLVED = "# every value as it was used; sha256 of what follows: "
 
 
 def differences(old: Sweep, new: Sweep) -> list[str]:
-    """What changed, one `key: old -> new` each; resources, ensemble and report may differ: no trial depends on them."""
-    before, after = (
-        dict(_leaves(s.model_dump(mode="json", exclude={"resources", "ensemble", "report"}))) for s in (old, new)
-    )
+    """What changed, one `key: old -> new` each.
+
+    Resources, ensemble, report and the budget may differ: no trial depends on them.
+    """
+    free: dict[str, Any] = {"resources": True, "ensemble": True, "report": True, "search": {"budget"}}
+    before, after = (dict(_leaves(s.model_dump(mode="json", exclude=free))) for s in (old, new))
     return [
         f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
         for key in sorted(before.keys() | after.keys())

@@ -291,6 +291,14 @@ def test_the_resolved_text_does_not_depend_on_the_order_of_the_keys(tmp_path: Pa
     assert resolved_text(load(turned, tmp_path)) == resolved_text(load(SWEEP, tmp_path))
 
 
+def test_the_budget_may_change(tmp_path: Path) -> None:
+    before, after = (
+        load(SWEEP, tmp_path, "search.algorithm=optuna", "search.scheduler=asha", f"search.budget={budget}")
+        for budget in ("5m", "2h")
+    )
+    assert differences(before, after) == []
+
+
 def test_differences_name_what_changed(tmp_path: Path) -> None:
     old = load(RICH, tmp_path)
     changes = ["trial.lr=1e-4", "augmentations.mine=[ToGray: {p: 1}]", "search.keep=3", "resources.cpu=1"]
@@ -419,7 +427,7 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     "in search": (
         "algorithm",
         "algoritm",
-        "11: search.algoritm: no such key; allowed: algorithm, trials, scheduler, metric, grace_epochs, "
+        "11: search.algoritm: no such key; allowed: algorithm, budget, trials, scheduler, metric, grace_epochs, "
         "reduction_factor, concurrent, keep, max_failed, probe, probe_keep, warm_start; nearest: algorithm",
     ),
     "in resources": (

@@ -13,6 +13,7 @@ from rfray.search.events import (
     SweepBegan,
     TrialBegan,
     TrialEnded,
+    TrialPaused,
     Warned,
     inside_job,
     print_event,
@@ -25,11 +26,15 @@ from rfray.search.messages import EPOCH, SCORE, WARNINGS
 class Display(Follower):
     """Tells how the sweep goes; `ended` is told of every result once it is on disk."""
 
-    def __init__(self, sweep: Sweep, planned: int, earlier: list[TrialResult], console: Console) -> None:
+    def __init__(
+        self, sweep: Sweep, planned: int | None, earlier: list[TrialResult], console: Console, until: float | None
+    ) -> None:
+        """`planned` trials, where that is known, and `until` when, in seconds since 1970, if a budget says so."""
         self._began = SweepBegan(
             name=sweep.name,
             metric=sweep.search.metric,
             planned=planned,
+            until=until,
             earlier=[result.score for result in earlier],
         )
         self._axes = list(sweep.trial.axes())
@@ -69,6 +74,10 @@ class Display(Follower):
                 images_per_second=result["images_per_second"],
             )
         )
+
+    def paused(self, name: str) -> None:
+        """A trial has paused."""
+        self._tell(TrialPaused(id=name))
 
     def ended(self, result: TrialResult) -> None:
         """A trial's result is on disk."""

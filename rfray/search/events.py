@@ -58,8 +58,10 @@ class SweepBegan(Happening):
     name: str
     metric: str
     """What is maximised on the select part."""
-    planned: int
-    """Trials in all."""
+    planned: int | None
+    """Trials in all; None where a budget decides."""
+    until: float | None = None
+    """When a budget by the clock ends, in seconds since 1970; None where there is none."""
     earlier: list[float | None]
     """Scores of the trials that had ended before; None where one failed."""
 
@@ -86,6 +88,13 @@ class EpochDone(Happening):
     images_per_second: float
 
 
+class TrialPaused(Happening):
+    """A trial gives its slot to another, and may go on later."""
+
+    kind: Literal["trial paused"] = "trial paused"
+    id: str
+
+
 class TrialEnded(Happening):
     """A trial's result is on disk."""
 
@@ -106,7 +115,7 @@ class Warned(Happening):
     text: str
 
 
-Event = JobBegan | FilesOffered | SweepBegan | TrialBegan | EpochDone | TrialEnded | Warned
+Event = JobBegan | FilesOffered | SweepBegan | TrialBegan | EpochDone | TrialPaused | TrialEnded | Warned
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 

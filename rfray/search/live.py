@@ -7,7 +7,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rfray.search.events import EpochDone, Event, SweepBegan, TrialBegan, TrialEnded, Warned
+from rfray.search.events import EpochDone, Event, SweepBegan, TrialBegan, TrialEnded, TrialPaused, Warned
 
 SHOWN_ENDED = 8
 """Ended trials that stay in the live table: the best ones."""
@@ -39,7 +39,7 @@ class View:
         self._hint = hint
         self._sweep: SweepBegan | None = None
         self._live: Live | None = None
-        self._rows: dict[str, Row] = {}  # of trials that run
+        self._rows: dict[str, Row] = {}  # of trials that run, or are paused
         self._best: list[Row] = []  # of those that have ended since the start, the best ones
         self._seen, self._epochs_asked = 0, 0
         self._scores: list[float | None] = []
@@ -56,6 +56,8 @@ class View:
                 self._start(event)
             case EpochDone():
                 self._epoch(event)
+            case TrialPaused():
+                self._pause(event)
             case TrialEnded():
                 self._end(event)
             case Warned():
@@ -81,7 +83,7 @@ class View:
             self._rows[event.id] = Row(event.id, event.setting, event.epochs)
             self._seen += 1
             self._epochs_asked += event.epochs
-        self._rows[event.id].setting = event.setting
+        self._rows[event.id].setting, self._rows[event.id].state = event.setting, "training"
 
     def _epoch(self, event: EpochDone) -> None:
         row = self._rows[event.id]
@@ -97,6 +99,12 @@ class View:
                 f"{_number(row.score)} best {_number(row.best)} {row.images_per_second:.0f} images/s{self._left()}"
             )
 
+    def _pause(self, event: TrialPaused) -> None:
+        row = self._rows[event.id]
+        row.state = "paused"
+        if self._live is None and self._sweep is not None:
+            self.say(f"trial {event.id} paused after epoch {row.epoch}: others go first")
+
     def _end(self, event: TrialEnded) -> None:
         self._scores.append(event.score)
         row = self._rows.pop(event.id, None)
@@ -109,18 +117,26 @@ class View:
             self.say(
                 f"trial {event.id} ended after {event.epochs} epochs: select {self._sweep.metric} "
                 f"{_number(event.score)} (epoch {event.best_epoch}); "
-                f"{len(self._scores)} of {self._sweep.planned} trials done"
+                f"{self._done()}"
             )
 
+    def _done(self) -> str:
+        assert self._sweep is not None  # it began before a trial did
+        of = "" if self._sweep.planned is None else f" of {self._sweep.planned}"
+        return f"{len(self._scores)}{of} trials done"
+
     def _left(self) -> str:
-        """An estimate from the epochs so far: as if every trial to come ran through all its epochs."""
-        if not self._epochs_seen or self._sweep is None:
+        """Until a budget ends; or an estimate from the epochs so far, as if every trial ran through all its epochs."""
+        if self._sweep is None:
             return ""
-        per_epoch = (self._now - self._sweep.at) / self._epochs_seen
-        running = list(self._rows.values())
-        to_come = max(0, self._sweep.planned - len(self._scores) - len(running))
-        epochs = sum(row.epochs - row.epoch for row in running) + to_come * self._epochs_asked / self._seen
-        return f", about {_duration(epochs * per_epoch)} left"
+        left = [] if self._sweep.until is None else [max(0.0, self._sweep.until - self._now)]
+        if self._epochs_seen and self._sweep.planned is not None:
+            per_epoch = (self._now - self._sweep.at) / self._epochs_seen
+            begun = list(self._rows.values())
+            to_come = max(0, self._sweep.planned - len(self._scores) - len(begun))
+            epochs = sum(row.epochs - row.epoch for row in begun) + to_come * self._epochs_asked / self._seen
+            left.append(epochs * per_epoch)
+        return f", about {_duration(min(left))} left" if left else ""
 
     def _table(self) -> Table:
         assert self._sweep is not None  # it began before the table was shown
@@ -128,12 +144,13 @@ class View:
         failures = self._scores.count(None)
         failed = f", {failures} failed" if failures else ""
         table = Table(
-            title=f"{self._sweep.name}: {len(self._scores)} of {self._sweep.planned} trials done{failed}{self._left()}",
+            title=f"{self._sweep.name}: {self._done()}{failed}{self._left()}",
             title_justify="left",
         )
         for name in ("trial", "setting", "epoch", f"select {self._sweep.metric}", "best", "images/s", "state"):
             table.add_column(name, justify="right" if name in ("epoch", "best", "images/s") else "left")
-        running = list(self._rows.values())
+        running = [row for row in self._rows.values() if row.state != "paused"]
+        paused = len(self._rows) - len(running)
         shown = running[: max(1, self._console.height - SHOWN_ENDED - AROUND)]
         for row in [*shown, *self._best]:
             table.add_row(
@@ -146,6 +163,7 @@ class View:
                 row.state,
             )
         unseen = f"{len(running) - len(shown)} more are running; " if len(running) > len(shown) else ""
+        unseen += f"{paused} are paused; " if paused else ""
         table.caption = f"{unseen}best so far: {_number(best)}; {self._hint}"
         return table
 

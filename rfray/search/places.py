@@ -37,11 +37,14 @@ class Needs:
 def disk_needs(sweep: Sweep, parameters: dict[str, int], at_once: int) -> Needs:
     """By the largest backbone: a state is weights, two moments and maybe an average, and there twice while written."""
     largest = BYTES * max(parameters.values())
-    trials = planned_trials(sweep)
+    planned = planned_trials(sweep)
+    trials = sweep.keep + at_once if planned is None else planned
     running = min(at_once, trials)
+    # what may be paused at asha's rungs: trials / factor at the first, and so on; more where no number is known
+    paused = trials // (sweep.search.reduction_factor - 1) if sweep.search.scheduler == "asha" else 0
     averages = "ema" in sweep.trial.axes() or sweep.trial.choices("ema") != [0.0]
     state = largest * (4 if averages else 3)
-    return Needs(weights=largest * (min(sweep.keep, trials) + running), states=state * 2 * running)
+    return Needs(weights=largest * (min(sweep.keep, trials) + running), states=state * (2 * running + paused))
 
 
 def check_places(run: RunDir, needs: Needs) -> None:

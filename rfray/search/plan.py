@@ -1,6 +1,6 @@
 """a sweep -> the plan in words: what `rfray tune --dry-run` prints."""
 
-from rfray.config import Range, Sweep
+from rfray.config import Range, Sweep, budget_of
 from rfray.data.catalog import list_images
 from rfray.data.geometry import Geometry
 from rfray.data.parts import geometries
@@ -19,13 +19,16 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[
     epochs = sweep.trial.axes().get("epochs", sweep.trial.choices("epochs"))
     most = int(max(epochs) if isinstance(epochs, list) else epochs.bounds[1])
     fit = len(images) * (1 - (sweep.data.valid_fraction or 0)) * (1 - sweep.data.select_fraction)
-    at_once = min(trials, sweep.search.concurrent or slots(shares))
+    at_once = sweep.search.concurrent or slots(shares)
+    at_once = at_once if trials is None else min(trials, at_once)
     warm = foreseen(run, sweep)
-    new = trials - len(warm.taken_over)
+    many = "as many as there is time for" if trials is None else trials
+    new = None if trials is None else trials - len(warm.taken_over)
     done = sum(trial.result() is not None for trial in run.trials())
     return [
         f"run folder   {run.where}" + (f" ({done} trials done already)" if done else ""),
-        f"trials       {trials} by {sweep.search.algorithm}, scheduler {sweep.search.scheduler}, "
+        *_budget_line(sweep, run),
+        f"trials       {many} by {sweep.search.algorithm}, scheduler {sweep.search.scheduler}, "
         + (
             f"at most {at_once} at once"
             if isinstance(shares, Packing)
@@ -34,13 +37,26 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[
         *(f"warm start   {line.removeprefix(BEGINNING)}" for line in warm.lines),
         *packing_lines(shares),
         *(f"axis         {name}: {_axis(axis)}" for name, axis in sweep.trial.axes().items()),
-        f"epochs       at most {new * most} ({most} a trial)",
-        f"images       {len(images)} to train and choose with, about {new * most * fit:.0f} passes over one image",
+        f"epochs       at most {most} a trial"
+        if new is None
+        else f"epochs       at most {new * most} ({most} a trial)",
+        f"images       {len(images)} to train and choose with"
+        + ("" if new is None else f", about {new * most * fit:.0f} passes over one image"),
         f"kept         weights of the best {sweep.keep} trials; ensemble of {sweep.ensemble.top_k}",
         f"disk         at most {needs.total / 1e6:.0f} MB in the run folder, "
         f"{sum(_megabytes(geometry) for geometry in geometries(sweep)) * len(images):.0f} MB of pixels in the cache of "
         "each node" + (", and the whole pictures for crops" if "crop" in sweep.trial.choices("resize") else ""),
     ]
+
+
+def _budget_line(sweep: Sweep, run: RunDir) -> list[str]:
+    budget = budget_of(sweep.search.budget) if sweep.search.budget else None
+    if budget is None:
+        return []
+    spent = run.spent().gpus if budget.of_gpus else run.spent().clock
+    what = "seconds of GPUs" if budget.of_gpus else "seconds by the clock, from the start of the command to its end"
+    used = f", of which {spent:.0f} are used" if spent else ""
+    return [f"budget       {sweep.search.budget}: {budget.seconds:.0f} {what}{used}"]
 
 
 def packing_lines(shares: Shares) -> list[str]:

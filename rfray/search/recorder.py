@@ -9,8 +9,9 @@ from rfray.errors import DiskFullError, SweepFailed
 from rfray.evaluation.predictions import predictions_metadata
 from rfray.files import NO_ROOM, file_digest
 from rfray.run import HEAVY, WEIGHTS_FILE, RunDir, TrialDir, TrialResult
+from rfray.search.budget import Meter
 from rfray.search.follower import Follower
-from rfray.search.strategies import PAUSING
+from rfray.search.strategies import KEEPING
 from rfray.storage import STATES
 
 BREAKER = 5
@@ -20,10 +21,12 @@ BREAKER = 5
 class Recorder(Follower):
     """Writes down how each trial ended, before anything else learns of it."""
 
-    def __init__(self, run: RunDir, sweep: Sweep, ended: Callable[[TrialResult], None]) -> None:
+    def __init__(self, run: RunDir, sweep: Sweep, meter: Meter | None = None) -> None:
+        """`meter` says whether a trial may have ended for lack of time."""
         self._run = run
         self._sweep = sweep
-        self._followers = [ended]
+        self._meter = meter
+        self._followers: list[Callable[[TrialResult], None]] = []
         earlier = results(run)
         self._count = max((result.position + 1 for result in earlier), default=0)
         self._kept = ranking(_with_weights(earlier, _weights(run)))[: sweep.keep]
@@ -51,6 +54,8 @@ class Recorder(Follower):
         out.mirror.pull(without=(*HEAVY, f"*{STATES}"))
         history, starts = out.history(), out.starts()
         origin = predictions_metadata(out.predictions_file("select"))
+        if self._meter is not None and self._meter.is_over() and not origin and not out.error_file.exists():
+            return  # the end of the budget fell before its first judged epoch: it stays open
         fields: dict[str, Any]
         if out.error_file.exists() or not origin:
             reason = "the trial ended without predictions"
@@ -92,7 +97,7 @@ class Recorder(Follower):
 
     def _make_room(self, result: TrialResult) -> None:
         out = self._run.trial(result.id)
-        if self._sweep.search.scheduler not in PAUSING:
+        if self._sweep.search.scheduler not in KEEPING:
             _remove_states(out)
         ranked = ranking([*self._kept, result])
         for loser in {result.id, *(one.id for one in self._kept)} - {one.id for one in ranked[: self._sweep.keep]}:
@@ -133,7 +138,7 @@ def tidy(run: RunDir, sweep: Sweep, ended: list[TrialResult], every_state: bool)
     weights, over = _weights(run), {one.id for one in ended}
     kept = {one.id for one in ranking(_with_weights(ended, weights))[: sweep.keep]}
     run.mirror.remove(file for file in weights if file.parent.name in over - kept)
-    if every_state or sweep.search.scheduler not in PAUSING:
+    if every_state or sweep.search.scheduler not in KEEPING:
         run.mirror.remove(file for file in run.mirror.find(f"trials/*/{STATES}") if file.parent.name in over)
     for part in run.path.rglob(".*.part*"):
         part.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
-    ASHAScheduler,
     FIFOScheduler,
     HyperBandScheduler,
     MedianStoppingRule,
@@ -22,6 +21,7 @@ from ray.tune.schedulers import (
 from rfray.config import Sweep
 from rfray.run import EarlierTrial
 from rfray.search import space
+from rfray.search.asha import Asha
 from rfray.search.messages import EPOCH, SCORE
 
 REPEATS_BEFORE_LISTING = 100
@@ -35,7 +35,10 @@ class Searcher(Protocol):
         """Values for the axes; None where there is nothing left to propose."""
 
     def tell(self, number: int, score: float | None) -> None:
-        """How the `number`-th proposal (from 0) did: its best select metric, or None where it failed."""
+        """How the `number`-th proposal (from 0) did: its best select metric, or None where it failed.
+
+        May be told again once it has got further.
+        """
 
 
 class Grid:
@@ -97,8 +100,15 @@ class Sampled:
 
     def tell(self, number: int, score: float | None) -> None:
         """See Searcher."""
-        self._scores[self._keys[number]] = score
-        self._finish(self._proposed[number], score)
+        key, drawn = self._keys[number], self._proposed[number]
+        before = self._scores[key]
+        if before is None:
+            self._scores[key] = score
+            self._finish(drawn, score)
+        elif score is not None:
+            self._scores[key] = score
+            # optuna takes a score once, but a paused trial must count now and may get further later
+            self._study.get_trials(deepcopy=False)[drawn.number].value = score
 
     def _learn(self, one: EarlierTrial) -> None:
         drawn = space.places(one.trial, self._axes)
@@ -210,10 +220,6 @@ class AllTheWay(InOrder, FIFOScheduler):
     """Stops no trial."""
 
 
-class Asha(InOrder, ByName, ASHAScheduler):
-    """Ray's asynchronous successive halving, with rungs that outlive a start of the sweep."""
-
-
 class Median(InOrder, ByName, MedianStoppingRule):
     """Ray's median rule, with averages that outlive a start of the sweep."""
 
@@ -238,12 +244,7 @@ def _max_epochs(sweep: Sweep) -> int:
 SCHEDULERS: dict[str, Callable[[Sweep], TrialScheduler]] = {
     "none": lambda _: AllTheWay(),
     "asha": lambda sweep: Asha(
-        time_attr=EPOCH,
-        metric=SCORE,
-        mode="max",
-        max_t=_max_epochs(sweep),
-        grace_period=sweep.search.grace_epochs,
-        reduction_factor=sweep.search.reduction_factor,
+        sweep.search.grace_epochs, sweep.search.reduction_factor, _max_epochs(sweep), planned_trials(sweep)
     ),
     "hyperband": lambda sweep: HyperBandScheduler(
         time_attr=EPOCH,
@@ -267,8 +268,11 @@ SCHEDULERS: dict[str, Callable[[Sweep], TrialScheduler]] = {
 }
 """Name -> Ray Tune's scheduler, in epochs."""
 
-PAUSING = ("hyperband", "pbt")
-"""Schedulers that pause a trial or clone another: the states of ended trials stay until the sweep's end."""
+PAUSING = ("asha", "hyperband", "pbt")
+"""Schedulers that pause a trial or clone another, and so want a checkpoint of Ray's with every report."""
+
+KEEPING = ("hyperband", "pbt")
+"""Those of them for which the states of ended trials stay until the sweep's end."""
 
 REFUSED: dict[tuple[str, str], str] = {
     ("grid", "pbt"): "pbt changes settings in the middle of a trial, so they would not stay on the grid; use random",
@@ -283,11 +287,13 @@ def grid_size(sweep: Sweep) -> int:
     return sum(1 for _ in _distinct(sweep, space.combinations(sweep.trial.axes())))
 
 
-def planned_trials(sweep: Sweep) -> int:
-    """How many trials a checked sweep asks for: `search.trials`, or all settings where that is fewer or not given."""
+def planned_trials(sweep: Sweep) -> int | None:
+    """How many trials a checked sweep asks for: `search.trials`, or all settings where that is fewer or not given.
+
+    None where a budget alone ends it.
+    """
     asked, axes = sweep.search.trials, sweep.trial.axes()
     if space.size(axes) is None:
-        assert asked is not None  # check_sweep refuses a sweep without end
         return asked
     return sum(1 for _ in itertools.islice(_distinct(sweep, space.combinations(axes)), asked))
 

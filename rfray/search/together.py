@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,7 +25,7 @@ from rfray.config import Trial
 from rfray.errors import GroupMemoryError, GroupStoppedError
 from rfray.run import RunDir
 from rfray.search.cluster import Slot
-from rfray.search.worker import GroupLostError, check_in, data_of, remember
+from rfray.search.worker import GroupLostError, Job, check_in, data_of, end_of_time, remember
 from rfray.storage import STATES
 
 PAUSE = 2.0
@@ -40,8 +39,7 @@ Report = Callable[[dict[str, Any], list[str]], None]
 class Order:
     """What every worker needs to know."""
 
-    run: Path | str
-    """Path or address of the run folder."""
+    job: Job
     id: str
     trial: Trial
     slot: Slot
@@ -175,12 +173,12 @@ def _work(order: Order, desk: Any) -> None:
     from rfray.training.group import this_group
     from rfray.training.loop import Epoch, Hooks, train
 
-    out, group = RunDir(order.run).trial(order.id), this_group()
+    out, group = RunDir(order.job.run).trial(order.id), this_group()
     if group.is_first:
         out.mirror.pull(removing=STATES)  # another node may have had the trial before
     else:
         out.mirror.fetch(out.start_file)
-    sweep, data, warnings = data_of(order.run, order.trial)
+    sweep, data, warnings = data_of(order.job.run, order.trial)
 
     def warn(sentence: str) -> None:
         ray.get(desk.warn.remote(sentence))
@@ -193,7 +191,7 @@ def _work(order: Order, desk: Any) -> None:
     for sentence in warnings:
         warn(sentence)
     collective.barrier()  # without a limit in time: on some nodes the images may have had to be decoded first
-    hooks = Hooks(tell, partial(remember, out), warn, partial(check_in, out, order.token))
+    hooks = Hooks(tell, partial(remember, out), warn, partial(check_in, out, order.token), end_of_time(order.job))
     micro_batch = out.start().micro_batch or order.slot.micro_batch
     try:
         train(order.trial, data, out, sweep.search.metric, order.slot.threads, hooks, micro_batch, group)

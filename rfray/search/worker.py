@@ -4,8 +4,10 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 import traceback
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -48,6 +50,10 @@ class Job:
     """What each trial gets."""
     checkpoints: bool
     """Whether the scheduler pauses or clones trials, and so wants a Ray checkpoint with every report."""
+    deadline: float | None = None
+    """Where a budget by the clock ends, in seconds since 1970: the nodes' clocks are taken to agree."""
+    watches_budget: bool = False
+    """Whether the run folder will say that a budget of GPUs is used up."""
 
 
 class SupersededError(Exception):
@@ -99,6 +105,25 @@ def trial_of(config: dict[str, Any]) -> Trial:
     return Trial(**{name: value for name, value in config.items() if name != "id"})
 
 
+def end_of_time(job: Job) -> Callable[[], bool] | None:
+    """What says whether the budget is over; None where there is none. To ask it between any two batches is cheap."""
+    if job.deadline is not None:
+        deadline = job.deadline
+        return lambda: time.time() >= deadline
+    if not job.watches_budget:
+        return None
+    run = RunDir(job.run)
+    asked, answer = 0.0, False
+
+    def is_over() -> bool:
+        nonlocal asked, answer
+        if not answer and time.monotonic() - asked >= 1:  # the folder may be far away
+            asked, answer = time.monotonic(), run.is_budget_over()
+        return answer
+
+    return is_over
+
+
 def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
     slot = job.shares.of(trial)
     report = partial(_report, out, job)
@@ -106,7 +131,7 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
         from rfray.search.together import Order, train_together
 
         try:
-            train_together(Order(job.run, out.id, trial, slot, token), report)
+            train_together(Order(job, out.id, trial, slot, token), report)
         except Exception:
             out.mirror.pull(removing=STATES)  # what the first worker has written, on another node maybe
             raise
@@ -122,7 +147,7 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
         say.clear()
         report(asdict(epoch), said)
 
-    hooks = Hooks(on_epoch, partial(remember, out), say.append, partial(check_in, out, token))
+    hooks = Hooks(on_epoch, partial(remember, out), say.append, partial(check_in, out, token), end_of_time(job))
     train(trial, data, out, sweep.search.metric, slot.threads, hooks, out.start().micro_batch or slot.micro_batch)
 
 

@@ -1,7 +1,7 @@
 """weights + images -> `Predictions`, or p_fake under stress; and best.safetensors <-> model."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,15 +66,18 @@ def predict(detector: Detector, images: Images, batch_size: int) -> Predictions:
 
 
 @torch.inference_mode()
-def views_of(detector: Detector, images: Images, batch_size: int) -> np.ndarray:
+def views_of(
+    detector: Detector, images: Images, batch_size: int, before_batch: Callable[[], None] = lambda: None
+) -> np.ndarray:
     """(1 or 2, n) float64: see `Detector.views`. Puts the model in evaluation mode.
 
+    `before_batch` is called before each batch, and may raise to end it.
     Where memory runs out, the batch is halved, down to one image; then that error is raised.
     """
     detector.model.eval()
     while True:
         try:
-            return _views(detector, images, batch_size)
+            return _views(detector, images, batch_size, before_batch)
         except (RuntimeError, MemoryError) as error:
             if batch_size == 1 or not is_out_of_memory(error):
                 raise
@@ -82,12 +85,11 @@ def views_of(detector: Detector, images: Images, batch_size: int) -> np.ndarray:
         give_back()
 
 
-def _views(detector: Detector, images: Images, batch_size: int) -> np.ndarray:
+def _views(detector: Detector, images: Images, batch_size: int, before_batch: Callable[[], None]) -> np.ndarray:
     scores = [torch.empty(1 + detector.flip, 0)]
-    scores += [
-        detector.views(pixels).cpu()
-        for pixels, _ in plain_batches(images, batch_size, pin=detector.device.type == "cuda")
-    ]
+    for pixels, _ in plain_batches(images, batch_size, pin=detector.device.type == "cuda"):
+        before_batch()
+        scores.append(detector.views(pixels).cpu())
     return torch.cat(scores, dim=1).numpy().astype(np.float64)
 
 

@@ -102,6 +102,13 @@ class Hooks:
     """Called with a sentence that names a damaged file and says what becomes of the trial."""
     before_writing: Callable[[], None] = lambda: None
     """Called before an epoch's files are written; raises where the folder is no longer this process's to write."""
+    is_over: Callable[[], bool] | None = None
+    """Asked between two batches: whether there is no time left. The epoch is given up then, and the trial ends with
+    what it has; where that is nothing, its folder stays as that of a trial that has not begun."""
+
+
+class OutOfTimeError(Exception):
+    """The time that there was has ended in the middle of an epoch."""
 
 
 @dataclass
@@ -168,7 +175,10 @@ def train(
         for epoch in range((start.epoch if start else 0) + 1, trial.epochs + 1):
             if last is not None and _out_of_patience(trial, last):
                 break
-            last = _one_epoch(learner, trial, data, out, select_metric, epoch, last, hooks)
+            try:
+                last = _one_epoch(learner, trial, data, out, select_metric, epoch, last, hooks)
+            except OutOfTimeError:
+                return
             group.first(partial(hooks.on_epoch, last))
         if last is None or last.best_epoch is None:
             raise TrialError(f"the select metric {select_metric} is undefined in every epoch")
@@ -260,7 +270,9 @@ def _one_epoch(
     wait = WaitTime()
     train_loss = _learn(learner, trial, data, epoch, wait, hooks)
     learned = time.perf_counter() - began
-    judged = _judge(learner, trial, data.select)
+    # the processes of a group may have different numbers of batches to judge
+    check = partial(_check_time, group, hooks) if group.size == 1 else lambda: None
+    judged = _judge(learner, trial, data.select, check)
     # decisions follow from it, the same ones everywhere
     score = group.of_first(metric(select_metric, judged.predictions))
     best = last.best_score if last else None
@@ -303,6 +315,7 @@ def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: Wa
         data.fit, order, trial.batch_size, learner.policies, (trial.seed, epoch), device.type == "cuda", wait, share
     )
     for number, (pixels, labels) in enumerate(batches):
+        _check_time(group, hooks)
         learner.schedule.step_update((epoch - 1) * steps + number)
         images = learner.normalise(pixels.to(device, non_blocking=True))  # (B, 3, S, S)
         targets = labels.to(device, non_blocking=True)  # (B,), or (B, 2) once mixed
@@ -324,6 +337,12 @@ def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: Wa
     if not math.isfinite(mean):
         raise TrialError(f"the loss is {mean} in epoch {epoch} (lr {trial.lr:g}, {trial.optimizer})")
     return mean
+
+
+def _check_time(group: Group, hooks: Hooks) -> None:
+    """Raises OutOfTimeError, in all processes of the group, where the first one's time has ended."""
+    if hooks.is_over is not None and group.of_first(hooks.is_over()):
+        raise OutOfTimeError
 
 
 def _backward(
@@ -389,12 +408,13 @@ def _parts(batch: int, group: Group, in_pairs: bool, micro_batch: int) -> int:
     return min(smallest, -(-largest // micro_batch))
 
 
-def _judge(learner: Learner, trial: Trial, select: Images) -> Judged:
+def _judge(learner: Learner, trial: Trial, select: Images, before_batch: Callable[[], None] = lambda: None) -> Judged:
     group = learner.group
     of = Detector(learner.judged, learner.normalise, learner.device, learner.dtype, flip=trial.tta != "none")
     bounds = np.linspace(0, len(select), group.size + 1).astype(int)
     mine = select.part(bounds[group.rank], bounds[group.rank + 1])
-    views = np.stack([group.gather(view, bounds, learner.device) for view in views_of(of, mine, 2 * trial.batch_size)])
+    seen = views_of(of, mine, 2 * trial.batch_size, before_batch)
+    views = np.stack([group.gather(view, bounds, learner.device) for view in seen])
     both = views.mean(axis=0)
     flip = trial.tta == "flip" or (trial.tta == "auto" and pays(select.labels, views[0], both))
     try:

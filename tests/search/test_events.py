@@ -15,6 +15,7 @@ from rfray.search.events import (
     SweepBegan,
     TrialBegan,
     TrialEnded,
+    TrialPaused,
     Warned,
     event_in,
     print_event,
@@ -24,8 +25,10 @@ ONE_OF_EACH: list[Event] = [
     JobBegan(at=1.5, rfray="0.1.0", package="/tmp/package"),
     FilesOffered(at=2.0, folder="/runs/x", link="rfray/x", files=[OfferedFile(path="a/b", size=3, sha256="00")]),
     SweepBegan(at=3.0, name="faces", metric="auc", planned=3, earlier=[0.5, None]),
+    SweepBegan(at=3.0, name="faces", metric="auc", planned=None, until=93.0, earlier=[]),
     TrialBegan(at=4.0, id="00000-abcdef", setting="lr=0.001", epochs=2),
     EpochDone(at=5.0, id="00000-abcdef", epoch=1, score=0.6, best=None, images_per_second=93.0),
+    TrialPaused(at=5.5, id="00000-abcdef"),
     TrialEnded(at=6.0, id="00000-abcdef", reason="TrialError: line\nline", score=None, best_epoch=None, epochs=1),
     Warned(at=7.0, text="the cache is full"),
 ]

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from rfray.search.events import EpochDone, Event, SweepBegan, TrialBegan, TrialEnded, Warned
+from rfray.search.events import EpochDone, Event, SweepBegan, TrialBegan, TrialEnded, TrialPaused, Warned
 from rfray.search.live import SHOWN_ENDED, View
 
 EVENTS: list[Event] = [
@@ -103,3 +103,26 @@ def test_what_is_left_counts_every_epoch_to_come() -> None:
     )
     # 10 s an epoch; 3 epochs of each that runs, 4 of the 1998 others
     assert f"about {10 * (2 * 3 + 1998 * 4) / 3600:.1f} h left" in shown
+
+
+def test_where_a_budget_decides_the_time_left_is_its_own_and_paused_trials_are_counted() -> None:
+    began = SweepBegan(at=100.0, name="faces", metric="auc", planned=None, until=190.0, earlier=[])
+    paused = TrialPaused(at=111.0, id="a")
+    console = Console(file=io.StringIO(), width=200)
+    view = View(console, "")
+    for event in (began, *EVENTS[1:4], paused):
+        view.show(event)
+    assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "trial a epoch 1/2 select auc 0.5000 best 0.5000 80 images/s, about 80 s left",
+        "trial a paused after epoch 1: others go first",
+    ]
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    view = View(console, "")
+    for event in (began, *EVENTS[1:4], paused):
+        view.show(event)
+    view.close()
+    table = console.file.getvalue().rpartition("faces: ")[2]  # type: ignore[attr-defined]
+    assert table.startswith("0 trials done, about 79 s left")
+    assert "1 are paused; best so far" in table
+    assert "│ a " not in table
+    assert "│ b " in table

@@ -68,7 +68,7 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
     ),
     "schedule": (
         SWEEP.replace("  lr:", "  schedule: [step, cosin]\n  lr:"),
-        ['8: trial.schedule[1]: given "cosin"; allowed: cosine, poly, tanh, step, constant; nearest: cosine'],
+        ['8: trial.schedule[1]: given "cosin"; allowed: cosine, rungs, poly, tanh, step, constant; nearest: cosine'],
     ),
     "algorithm, scheduler and metric": (
         SWEEP.replace("random", "optna\n  scheduler: ahsa\n  metric: acuracy"),
@@ -131,11 +131,17 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
     ),
     "random without trials": (
         SWEEP.replace("  trials: 2\n", ""),
-        ["10: search.trials: given nothing; allowed: how many; random does not know by itself when it is done"],
+        [
+            "10: search.trials: given nothing; allowed: how many (or search.budget); random does not know by itself "
+            "when it is done"
+        ],
     ),
     "nothing under search": (
         SWEEP[: SWEEP.index("search:")],
-        ["1: search.trials: given nothing; allowed: how many; random does not know by itself when it is done"],
+        [
+            "1: search.trials: given nothing; allowed: how many (or search.budget); random does not know by itself "
+            "when it is done"
+        ],
     ),
     "pbt without an axis": (
         SWEEP.replace("random", "random\n  scheduler: pbt").replace("[1e-3, 1e-4]", "1e-3"),
@@ -147,6 +153,24 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
     "more grace than epochs": (
         SWEEP.replace("random", "random\n  scheduler: asha\n  grace_epochs: 3"),
         ["13: search.grace_epochs: given 3; allowed: at most trial.epochs (2)"],
+    ),
+    "a budget for what plans ahead": (
+        SWEEP.replace("random", "random\n  scheduler: hyperband\n  budget: 5m"),
+        [
+            '12: search.scheduler: given "hyperband"; allowed: none, asha, median with a search.budget; this one plans '
+            "for a number of trials that is known"
+        ],
+    ),
+    "rungs at other epochs than asha's": (
+        SWEEP.replace("  epochs: 2", "  epochs: 2\n  schedule: rungs").replace(
+            "random", "random\n  scheduler: asha\n  grace_epochs: 2\n  reduction_factor: 4"
+        ),
+        [
+            "14: search.grace_epochs: given 2; allowed: 1, 3, 9, 27, …: the epochs at which trial.schedule rungs has "
+            "come down",
+            "15: search.reduction_factor: given 4; allowed: 3, as trial.schedule rungs comes down at the epochs 1, 3, "
+            "9, 27, …",
+        ],
     ),
     "a policy and a combination": (
         with_policy("HorizontalFlip: {p: 1.5}").replace("random", "grid"),

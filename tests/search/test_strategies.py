@@ -12,7 +12,6 @@ from rfray.search.strategies import (
     SCHEDULERS,
     SCORE,
     SEARCHERS,
-    Asha,
     Median,
     Searcher,
     grid_size,
@@ -37,6 +36,16 @@ def ask_all(searcher: Searcher, limit: int) -> list[dict[str, Any]]:
     while len(proposals) < limit and (values := searcher.ask()) is not None:
         proposals.append(values)
     return proposals
+
+
+@pytest.mark.parametrize("name", ["random", "optuna"])
+def test_a_paused_trial_counts_and_counts_again_when_it_got_further(name: str) -> None:
+    searcher = SEARCHERS[name](sweep(ENDLESS))
+    ask_all(searcher, 3)
+    for number, score in [(0, 0.5), (1, 0.6), (0, 0.9), (1, None), (2, None)]:
+        searcher.tell(number, score)
+    assert [trial.value for trial in searcher._study.get_trials()] == [0.9, 0.6, None]
+    assert searcher.ask() is not None
 
 
 def test_a_grid_is_walked_in_the_order_of_the_trial_keys() -> None:
@@ -126,13 +135,18 @@ def test_trials_may_be_told_in_any_order() -> None:
         (TWELVE, {"algorithm": "optuna", "trials": 40}, 12),
         (ENDLESS, {"algorithm": "optuna", "trials": 40}, 40),
         ({}, {"algorithm": "random", "trials": 3}, 1),
+        (ENDLESS, {"budget": "5m"}, None),
+        (ENDLESS, {"budget": "5m", "trials": 7}, 7),
+        (TWELVE, {"budget": "5m"}, 12),
         (WEIGHTS, {"algorithm": "grid"}, 3),
         (WEIGHTS, {"algorithm": "random", "trials": 4}, 3),
         # a million settings are not counted through
         ({key: [n / 10 for n in range(1, 10)] for key in ("lr", "mixup", "cutmix", "ema", "warmup")}, {"trials": 2}, 2),
     ],
 )
-def test_the_number_of_trials_is_known_beforehand(trial: dict[str, Any], search: dict[str, Any], planned: int) -> None:
+def test_the_number_of_trials_is_known_beforehand(
+    trial: dict[str, Any], search: dict[str, Any], planned: int | None
+) -> None:
     assert planned_trials(sweep(trial, **search)) == planned
 
 
@@ -150,7 +164,8 @@ def test_schedulers_count_in_epochs(name: str) -> None:
 
 @pytest.mark.parametrize("epochs", [4, [2, 4], {"int": [2, 4]}])
 def test_asha_goes_up_to_the_longest_trial(epochs: Any) -> None:
-    assert SCHEDULERS["asha"](sweep({"epochs": epochs}))._max_t == 4
+    assert SCHEDULERS["asha"](sweep({"epochs": epochs}, trials=1)).rungs == [1, 3]
+    assert SCHEDULERS["asha"](sweep({"epochs": epochs}, trials=1, grace_epochs=4)).rungs == []
 
 
 def test_what_is_refused_is_there_to_be_chosen() -> None:
@@ -158,10 +173,8 @@ def test_what_is_refused_is_there_to_be_chosen() -> None:
     assert {scheduler for _, scheduler in REFUSED} <= set(SCHEDULERS)
 
 
-@pytest.mark.parametrize("make", [Asha, Median])
-def test_what_a_trial_says_again_is_decided_as_before_and_counted_once(make: type) -> None:
-    more = {"grace_period": 1, **({"max_t": 4} if make is Asha else {"min_samples_required": 1})}
-    scheduler = make(time_attr=EPOCH, metric=SCORE, mode="max", **more)
+def test_what_a_trial_says_again_is_decided_as_before_and_counted_once() -> None:
+    scheduler = Median(time_attr=EPOCH, metric=SCORE, mode="max", grace_period=1, min_samples_required=1)
 
     def say(name: str, epoch: int, score: float) -> str:
         return scheduler.on_trial_result(NOBODY, name, {EPOCH: epoch, SCORE: score})

@@ -17,6 +17,7 @@ from rfray.errors import ClusterError, InputError, SweepFailed
 from rfray.evaluation.predictions import read_predictions
 from rfray.run import RunDir, TrialResult
 from rfray.search.cluster import Slot, slot_for
+from rfray.search.display import Display
 from rfray.search.preflight import check_sweep
 from rfray.search.strategies import PAUSING, REFUSED, SCHEDULERS, SEARCHERS
 from rfray.search.sweep import check_outcome, run_sweep
@@ -124,6 +125,39 @@ def test_a_failing_trial_is_a_row_with_its_reason_and_the_sweep_goes_on(
     with pytest.raises(SweepFailed, match=rf"1 of 2 trials failed.*\n  {failed[0].id}: TrialError"):
         check_outcome(run, sweep, done)
     check_outcome(run, sweep.model_copy(update={"search": sweep.search.model_copy(update={"max_failed": 1})}), done)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_asha_goes_on_after_a_kill_as_it_would_have(pictures: Path, tmp_path: Path, ray_here: None) -> None:
+    """Cut off after so many epochs as a driver that was killed leaves it: states, and no word of who may go on."""
+    settings = ["search.scheduler=asha", "search.trials=6", "search.algorithm=optuna", "search.reduction_factor=2"]
+    settings += ["trial.lr={log: [1e-4, 1e-2]}", "trial.epochs=4"]
+    (tmp_path / "whole").mkdir()
+    _, done = run_here(sweep_of(pictures, tmp_path, *settings), tmp_path / "whole")
+    assert sorted({result.epochs for result in done})[0] == 1
+    assert max(result.epochs for result in done) == 4
+
+    class Killed(Exception):
+        pass
+
+    seen = 0
+
+    def killed(self: Display, *arguments: object, **options: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 6:  # two trials have been at the second rung then, and two wait at the first
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Display, "on_trial_result", killed)
+        with pytest.raises(Exception, match="Killed"):
+            run_here(sweep_of(pictures, tmp_path, *settings), tmp_path)
+    _, again = run_here(sweep_of(pictures, tmp_path, *settings), tmp_path)
+    found, wanted = (
+        sorted((one.id, one.score, one.best_epoch, one.epochs) for one in several) for several in (again, done)
+    )
+    assert found == wanted
 
 
 def test_the_report_folder_is_not_needed_to_train_and_choose(pictures: Path, tmp_path: Path, ray_here: None) -> None:

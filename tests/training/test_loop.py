@@ -65,6 +65,25 @@ def run(setting: Trial, data: TrialData, folder: Path, stop_after: int | None = 
     return seen
 
 
+@pytest.mark.parametrize("batches", [0, 2, 7, 13])
+def test_an_epoch_that_the_end_falls_into_is_given_up(batches: int, data: TrialData, tmp_path: Path) -> None:
+    """An epoch asks before each of its 6 batches to learn from and 1 to judge: after 7, the first one is whole."""
+    asked = 0
+
+    def is_over() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > batches
+
+    seen: list[Epoch] = []
+    out = TrialDir(tmp_path)
+    train(trial(epochs=3), data, out, "auc", 1, Hooks(seen.append, is_over=is_over))
+    assert [epoch.epoch for epoch in seen] == ([1] if batches >= 7 else [])
+    assert out.weights_file.exists() == (batches >= 7)
+    assert len(out.history()) == len(seen)
+    assert [epoch.epoch for epoch in run(trial(epochs=3), data, tmp_path)][-1] == 3  # and it goes on
+
+
 def test_learns_what_is_easy_and_writes_every_file(data: TrialData, tmp_path: Path) -> None:
     epochs = run(trial(epochs=5), data, tmp_path)
     out = TrialDir(tmp_path)

@@ -1,0 +1,252 @@
+"""search.budget + budget.json + what epochs have taken -> whether there is time for another one.
+
+The command measures: its own time by the clock, and for how long each trial has had its GPUs. A trial is told by the
+scheduler's answer to each epoch that there is no time for another one, and gives up an epoch that the end falls into.
+"""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
+from statistics import mean
+from threading import Event, Thread
+from typing import Any
+
+import ray
+from ray.tune import Stopper
+
+from rfray.config import Budget, Range, Sweep, Trial, budget_of
+from rfray.errors import SweepError
+from rfray.run import RunDir, Spent
+from rfray.search.cluster import Shares
+from rfray.search.follower import Follower
+from rfray.search.messages import EPOCH
+from rfray.sweep_file import SweepFile
+
+MARGIN = 6.0
+"""Seconds before the end of a budget by the clock at which the last trial stops: after it Ray Tune ends the trials'
+processes, records and left-overs are brought in order, and Ray itself is shut down."""
+GRACE = 1.5
+"""Seconds that trials then have to give up their epoch; whoever has not (a process that is still importing torch, say,
+or in the middle of a large batch) is ended from outside: its last whole epoch is on the disk."""
+EVERY = 3.0
+"""Seconds between two records of what was used: a killed start loses no more of it."""
+REMEMBERED = 5
+"""Epochs of a backbone by which the next one is foreseen: the machine may have got busier."""
+
+Kind = tuple[str, int]
+"""Backbone and image size, by which epochs take alike."""
+
+
+class Meter(Follower):
+    """Knows what was used of a budget, and what epochs take."""
+
+    def __init__(self, run: RunDir, budget: Budget, shares: Shares, began: float) -> None:
+        """`began` is when the command's process did, in seconds since 1970."""
+        self._run = run
+        self._budget = budget
+        self._shares = shares
+        self._began = began
+        self._earlier = run.spent()
+        self._gpus_given_back = 0.0
+        self._holding: dict[str, tuple[float, float]] = {}  # trial -> since when, how many GPUs
+        self._started: dict[str, float] = {}  # trial -> when, until its first epoch
+        self._processes: dict[str, Any] = {}  # trial -> Ray's handle
+        self._over_since: float | None = None
+        self._seen: dict[str, int] = {}  # trial -> epochs
+        self._epochs: dict[Kind, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._starts: dict[Kind, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._recall()
+
+    @property
+    def deadline(self) -> float | None:
+        """When trials must have stopped, in seconds since 1970; None where a budget of GPUs decides."""
+        if self._budget.of_gpus:
+            return None
+        return self._began + self._budget.seconds - self._earlier.clock - MARGIN
+
+    @property
+    def was_used_up(self) -> bool:
+        """Whether earlier starts have left nothing."""
+        used = self._earlier.gpus if self._budget.of_gpus else self._earlier.clock + MARGIN
+        return used >= self._budget.seconds
+
+    def spent(self) -> Spent:
+        """By all starts until now."""
+        now = time.time()
+        held = sum((now - since) * gpus for since, gpus in list(self._holding.values()))
+        return Spent(
+            clock=self._earlier.clock + now - self._began, gpus=self._earlier.gpus + self._gpus_given_back + held
+        )
+
+    def is_over(self) -> bool:
+        """Whether trials have to stop."""
+        return self._left(0) <= 0
+
+    def has_time(self, trial: Trial, going_on: bool = False) -> bool:
+        """Whether one more epoch of a trial is expected to end in time; a trial that runs is `going_on`."""
+        slot, kind = self._shares.of(trial), _kind(trial)
+        left = self._left(0 if going_on else slot.gpu * slot.workers)
+        expected = mean(self._epochs[kind]) if self._epochs[kind] else 0.0
+        if not going_on and self._starts[kind]:
+            expected += mean(self._starts[kind])
+        return left > 0 and expected <= left
+
+    def has_time_for_any(self, sweep: Sweep) -> bool:
+        """Whether there is time for an epoch of the sweep's quickest backbone, as far as is known."""
+        sizes = sweep.trial.axes().get("image_size", sweep.trial.choices("image_size"))
+        expected = 0.0
+        if not isinstance(sizes, Range):  # of which not all are known
+            kinds = product(sweep.trial.choices("backbone"), sizes)
+            expected = min(mean(self._epochs[kind]) if self._epochs[kind] else 0.0 for kind in kinds)
+        return 0 < self._left(0) >= expected
+
+    def record(self) -> None:
+        """Writes down what was used, and tells trials where that is all there was of GPUs."""
+        self._run.write_spent(self.spent())
+        if self._budget.of_gpus and self.is_over() and not self._run.budget_over_file.exists():
+            self._run.say_budget_over()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial gets its slot."""
+        now, slot = time.time(), self._shares.of(_setting(trial.config))
+        self._started[str(trial)] = now
+        self._processes[str(trial)] = trial.temporary_state.ray_actor
+        self._holding.setdefault(str(trial), (now, slot.gpu * slot.workers))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """One epoch is done, or said again."""
+        name, kind, now = str(trial), _kind(_setting(trial.config)), time.time()
+        is_new = result[EPOCH] > self._seen.get(name, 0)
+        if is_new:
+            self._seen[name] = result[EPOCH]
+            self._epochs[kind].append(result["seconds"])
+        if name in self._started:
+            took = now - self._started.pop(name) - (result["seconds"] if is_new else 0.0)
+            self._starts[kind].append(max(0.0, took))
+
+    def must_end(self) -> bool:
+        """Whether trials that still run are to be ended from outside."""
+        if self._over_since is None and self.is_over():
+            self._over_since = time.time()
+        return self._over_since is not None and time.time() - self._over_since >= GRACE
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Ends the processes of trials that Ray Tune has just stopped: it would wait for them, for up to 15 s."""
+        if self.must_end():
+            for name in list(self._holding):
+                if (process := self._processes.get(name)) is not None:
+                    ray.kill(process)
+                self.paused(name)
+
+    def paused(self, name: str) -> None:
+        """A trial gives its slot back."""
+        since, gpus = self._holding.pop(name, (0.0, 0.0))
+        self._gpus_given_back += (time.time() - since) * gpus
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has ended."""
+        self.paused(str(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's process has died."""
+        self.paused(str(trial))
+
+    def _left(self, more_gpus: float) -> float:
+        """Seconds until the end by the clock; of GPUs, as long as those do that are in use, and so many more."""
+        if (deadline := self.deadline) is not None:
+            return deadline - time.time()
+        left = self._budget.seconds - self.spent().gpus
+        rate = more_gpus + sum(gpus for _, gpus in self._holding.values())
+        return left / rate if rate else left
+
+    def _recall(self) -> None:
+        """Takes in what the epochs of earlier starts took."""
+        found = []
+        for out in self._run.trials():
+            history = out.history()
+            self._seen[out.id] = len(history)
+            if len(history):
+                kind = _kind(out.start().trial)
+                found += [(ended, kind, took) for ended, took in history[["ended", "seconds"]].itertuples(index=False)]
+        for _, kind, took in sorted(found):
+            self._epochs[kind].append(took)
+
+
+class OutOfTime(Stopper):
+    """Ends a trial for which there is no time for another epoch."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """After each epoch."""
+        return not self._meter.has_time(_setting(result["config"]), going_on=True)
+
+    def stop_all(self) -> bool:
+        """When trials have had their time to end by themselves; asked ten times a second."""
+        return self._meter.must_end()
+
+    def __reduce__(self) -> tuple[Callable[[], Stopper], tuple[()]]:
+        """Pickles, for Ray's snapshot, as one that stops nothing."""
+        return _Never, ()
+
+
+class _Never(Stopper):
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return False
+
+
+@contextmanager
+def metered(run: RunDir, sweep: Sweep, shares: Shares, began: float) -> Iterator[Meter | None]:
+    """The meter of a sweep with a budget, which writes down what is used as long as the block lasts; None without one.
+
+    A start for which nothing is left uses nothing.
+    """
+    budget = budget_of(sweep.search.budget) if sweep.search.budget else None
+    if budget is None:
+        yield None
+        return
+    run.mirror.remove([run.budget_over_file])
+    meter = Meter(run, budget, shares, began)
+    if meter.was_used_up:
+        yield meter
+        return
+    ended = Event()
+
+    def record() -> None:
+        while not ended.wait(EVERY):
+            meter.record()
+
+    writer = Thread(target=record, daemon=True)
+    writer.start()
+    try:
+        yield meter
+    finally:
+        ended.set()
+        writer.join()
+        meter.record()
+        run.mirror.remove([run.budget_over_file])
+
+
+def check_budget(file: SweepFile, shares: Shares) -> None:
+    """Raises SweepError for a budget of GPUs where trials get none."""
+    text = file.sweep.search.budget
+    budget = budget_of(text) if text else None
+    if budget is not None and budget.of_gpus and not all(slot.gpu for slot in shares.kinds):
+        allowed = "a time by the clock (90s, 12m, 1.5h), as trials get no GPU here"
+        raise SweepError(file.not_allowed(("search", "budget"), text, allowed))
+
+
+def _kind(trial: Trial) -> Kind:
+    return trial.backbone, trial.image_size
+
+
+def _setting(config: dict[str, Any]) -> Trial:
+    return Trial(**{name: value for name, value in config.items() if name != "id"})
