@@ -151,7 +151,7 @@ def tune(
             if coming := outlook(shares):
                 console.print(coming, soft_wrap=True)
             prepare_nodes(folder, shares, console)
-            probe_backbones(folder, file.sweep, console)
+            probe_backbones(folder, file.sweep, meter.deadline if meter else None, console)
             search = narrowed(folder, file.sweep, console)
             done = run_sweep(folder, search, shares, session, console, meter=meter)
     check_outcome(folder, file.sweep, done)

@@ -46,6 +46,8 @@ class Asha(TrialScheduler):
         """Whether there may be another new trial."""
         self.has_time: Callable[[str], bool] = lambda name: True
         """Whether there is time for another epoch of a trial."""
+        self.fills = False
+        """Whether, once no new trial is to come, slots that would be empty go to the best of those that wait."""
         self.on_pause: list[Callable[[str], None]] = []
         """Told of each trial that pauses."""
 
@@ -65,15 +67,35 @@ class Asha(TrialScheduler):
         return epochs in self.rungs and name not in self._gone_on[self.rungs.index(epochs)]
 
     def next(self) -> str | None:
-        """The trial that waits and may go on: of the highest rung that has any, the best one."""
+        """The trial that waits and may go on: of the highest rung that has any, the best one.
+
+        Of those that `fills` lets go on, one of the lowest rung: several that are half trained make a better vote.
+        """
+        more = self.more_to_come()
         for rung in reversed(range(len(self.rungs))):
-            ranked = self._order[rung]
-            most = len(ranked) // self._factor
-            if not self.more_to_come():
-                most = max(most, 1)  # or the best of few trials would never be trained to its end
-            for name in ranked[:most]:
-                if name not in self._gone_on[rung] | self._over | self.running and self.has_time(name):
-                    return name
+            most = len(self._order[rung]) // self._factor
+            # or the best of few trials would never be trained to its end
+            if (name := self._first_waiting(rung, most if more else max(most, 1))) is not None:
+                return name
+        if more or not self.fills:
+            return None
+        waiting = (self._first_waiting(rung, len(self._order[rung])) for rung in range(len(self.rungs)))
+        return next((name for name in waiting if name is not None), None)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether any trial waits at a rung."""
+        return any(self.waits(name) for name in self._epochs.keys() - self._over - self.running)
+
+    @property
+    def to_compare(self) -> int:
+        """Epochs up to the second rung: a new trial that can't get there can only be passed over."""
+        return self.rungs[1] if len(self.rungs) > 1 else 1
+
+    def _first_waiting(self, rung: int, most: int) -> str | None:
+        for name in self._order[rung][:most]:
+            if name not in self._gone_on[rung] | self._over | self.running and self.has_time(name):
+                return name
         return None
 
     def begin(self, name: str) -> None:

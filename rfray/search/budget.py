@@ -93,14 +93,14 @@ class Meter(Follower):
             expected += mean(self._starts[kind])
         return left > 0 and expected <= left
 
-    def has_time_for_any(self, sweep: Sweep) -> bool:
-        """Whether there is time for an epoch of the sweep's quickest backbone, as far as is known."""
+    def has_time_for_any(self, sweep: Sweep, epochs: int = 1) -> bool:
+        """Whether there is time for so many epochs of the sweep's quickest backbone, as far as is known."""
         sizes = sweep.trial.axes().get("image_size", sweep.trial.choices("image_size"))
         expected = 0.0
         if not isinstance(sizes, Range):  # of which not all are known
             kinds = product(sweep.trial.choices("backbone"), sizes)
             expected = min(mean(self._epochs[kind]) if self._epochs[kind] else 0.0 for kind in kinds)
-        return 0 < self._left(0) >= expected
+        return 0 < self._left(0) >= expected * epochs
 
     def record(self) -> None:
         """Writes down what was used, and tells trials where that is all there was of GPUs."""

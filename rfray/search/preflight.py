@@ -10,7 +10,7 @@ from rfray.search.space import MUTABLE
 from rfray.search.strategies import REFUSED, SCHEDULERS, SEARCHERS, grid_size
 from rfray.sweep_file import SweepFile
 from rfray.training.model import backbone_names, check_weights
-from rfray.training.optim import RUNG, SCHEDULES, optimizer_names
+from rfray.training.optim import SCHEDULES, optimizer_names
 
 
 def registered_names() -> dict[str, list[str]]:
@@ -97,14 +97,6 @@ def _search(file: SweepFile) -> Iterator[str]:
     longest = max(epochs) if isinstance(epochs, list) else epochs.bounds[1]
     if search.scheduler != "none" and search.grace_epochs > longest:
         yield file.not_allowed(("search", "grace_epochs"), search.grace_epochs, f"at most trial.epochs ({longest:g})")
-    if search.scheduler == "asha" and "rungs" in sweep.trial.choices("schedule"):
-        # a power of three divides the largest one that there may be, and nothing else does
-        if RUNG**20 % search.grace_epochs:
-            allowed = "1, 3, 9, 27, …: the epochs at which trial.schedule rungs has come down"
-            yield file.not_allowed(("search", "grace_epochs"), search.grace_epochs, allowed)
-        if search.reduction_factor != RUNG:
-            allowed = f"{RUNG}, as trial.schedule rungs comes down at the epochs 1, 3, 9, 27, …"
-            yield file.not_allowed(("search", "reduction_factor"), search.reduction_factor, allowed)
     if search.algorithm != "grid":
         if search.trials is None and search.budget is None:
             allowed = f"how many (or search.budget); {search.algorithm} does not know by itself when it is done"

@@ -6,7 +6,7 @@ begin. A share of a pass is kept once it is there, a probe once its head is: a c
 
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ IMAGES = 20_000
 has to fit into memory."""
 SHARE, SHARES = 2048, 4
 """A task passes at most so many of them through a backbone; a small part is cut into so many shares."""
-CLEARLY = 0.05
-"""A backbone is clearly worse where such a difference, or a larger one, would be rarer than this by chance."""
+CLEARLY, BY = 0.05, 1.25
+"""A backbone is clearly worse where such a difference would be rarer than this by chance, and it places so many times
+the pairs of a real and a fake image wrongly; of many images, the smallest difference is none of chance."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +61,31 @@ class Share:
     """Positions among those that it learns from, the last one not included."""
 
 
-def probe_backbones(run: RunDir, sweep: Sweep, console: Console) -> None:
+def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: Console) -> None:
     """Makes the probes that the sweep asks for and that are not there. One that fails has its reason on record.
 
+    At the most half of the time until `deadline` (seconds since 1970) is used: what is not done then is not made.
     Raises DiskFullError.
     """
     missing = [probe for probe in sweep.probes() if not run.trial(probe_id(probe)).result_file.exists()]
     if not missing:
         return
-    began = time.perf_counter()
+    began = time.time()
+    until = None if deadline is None else (began + deadline) / 2
     catalog = run.read_catalog()
     count = len(_chosen(int((catalog["part"] == "fit").sum()), sweep.seed))
     console.print(f"Probing {len(missing)} frozen backbones on {count} fit images", soft_wrap=True)
     slot = slot_of_one(sweep.resources)
     size = min(SHARE, -(-count // SHARES))
     shares = [Share(probe, first, min(first + size, count)) for probe in missing for first in range(0, count, size)]
-    seen, problems = _seen(run, shares, slot)
+    seen, problems = _seen(run, shares, slot, until)
+    whole = [
+        probe
+        for probe in missing
+        if probe not in problems and all(share in seen for share in shares if share.probe == probe)
+    ]
     position = len(run.probes())
-    for probe, came_to in _learned(run, [probe for probe in missing if probe not in problems], seen, slot):
+    for probe, came_to in _learned(run, whole, seen, slot, until):
         if isinstance(came_to, str):
             problems[probe] = came_to
         else:
@@ -87,7 +95,9 @@ def probe_backbones(run: RunDir, sweep: Sweep, console: Console) -> None:
         console.print(f"{probe.backbone} could not be probed: {reason}", soft_wrap=True, markup=False)
         _record(run, sweep, probe, position, reason)
         position += 1
-    console.print(f"Probed in {time.perf_counter() - began:.0f} s")
+    if not_made := [p.backbone for p in missing if not run.trial(probe_id(p)).result_file.exists()]:
+        console.print(f"There was no time for the probes of {', '.join(not_made)}", soft_wrap=True, markup=False)
+    console.print(f"Probed in {time.time() - began:.0f} s")
 
 
 def narrowed(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
@@ -164,12 +174,13 @@ def _best_of_each(probed: Sequence[Probed]) -> list[Probed]:
 def _clearly_worse(best: Sequence[Probed], keep: int) -> dict[str, float]:
     """Backbone -> p, corrected, of its AUC's difference from that of the first; without the first `keep`."""
     first = best[0].out_of_fold
-    differences = place(first.labels, np.stack([one.out_of_fold.p_fake for one in best])).minus(0)
-    corrected = np.concatenate([[1.0], holm(differences.p_values[1:])])
+    placed = place(first.labels, np.stack([one.out_of_fold.p_fake for one in best]))
+    corrected = np.concatenate([[1.0], holm(placed.minus(0).p_values[1:])])
+    wrong = 1 - placed.aucs
     return {
         one.trial.backbone: float(p)
-        for one, p, difference in list(zip(best, corrected, differences.values, strict=True))[keep:]
-        if p < CLEARLY and difference < 0
+        for one, p, misplaced in list(zip(best, corrected, wrong, strict=True))[keep:]
+        if p < CLEARLY and misplaced > BY * wrong[0]
     }
 
 
@@ -180,7 +191,9 @@ def _chosen(count: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(count, IMAGES, replace=False))
 
 
-def _seen(run: RunDir, shares: Sequence[Share], slot: Slot) -> tuple[dict[Share, Any], dict[Trial, str]]:
+def _seen(
+    run: RunDir, shares: Sequence[Share], slot: Slot, until: float | None
+) -> tuple[dict[Share, Any], dict[Trial, str]]:
     """Share -> what was seen in it (held by Ray); and the probes that failed, with the reason."""
     seen: dict[Share, Any] = {}
     problems: dict[Trial, str] = {}
@@ -194,8 +207,7 @@ def _seen(run: RunDir, shares: Sequence[Share], slot: Slot) -> tuple[dict[Share,
                 progress.advance(bar, share.last - share.first)
             else:
                 pending[task.remote(run.where, share, slot.threads)] = share
-        while pending:
-            (ready,), _ = ray.wait(list(pending))
+        while (ready := _ready(pending, until)) is not None:
             share = pending.pop(ready)
             try:
                 write_whole(_file(run, share), save({"features": ray.get(ready)}))
@@ -207,7 +219,7 @@ def _seen(run: RunDir, shares: Sequence[Share], slot: Slot) -> tuple[dict[Share,
 
 
 def _learned(
-    run: RunDir, probes: Sequence[Trial], seen: dict[Share, Any], slot: Slot
+    run: RunDir, probes: Sequence[Trial], seen: dict[Share, Any], slot: Slot, until: float | None
 ) -> Iterator[tuple[Trial, float | str]]:
     """Each probe with the seconds that it took to learn, or why it could not."""
     task = ray.remote(_learn).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
@@ -215,13 +227,24 @@ def _learned(
     for probe in probes:
         its_own = sorted((share for share in seen if share.probe == probe), key=lambda share: share.first)
         pending[task.remote(run.where, probe, slot.threads, *(seen[share] for share in its_own))] = probe
-    while pending:
-        (ready,), _ = ray.wait(list(pending))
+    while (ready := _ready(pending, until)) is not None:
         probe = pending.pop(ready)
         try:
             yield probe, ray.get(ready)
         except RayError as error:
             yield probe, _reason(error)
+
+
+def _ready(pending: Collection[Any], until: float | None) -> Any:
+    """The first task that is done; None where there is none, or the time is over, and then the others are ended."""
+    if not pending:
+        return None
+    ready, others = ray.wait(list(pending), timeout=None if until is None else max(0.0, until - time.time()))
+    if ready:
+        return ready[0]
+    for task in others:
+        ray.cancel(task, force=True)
+    return None
 
 
 def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, came_to: float | str) -> None:

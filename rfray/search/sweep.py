@@ -81,6 +81,7 @@ class Proposals(RaySearcher):
         self._open = [start for start in self._starts if start.id not in ended]
         if asha is not None:
             asha.at_once, asha.more_to_come, asha.has_time = at_once, self.more_to_come, self._has_time_for
+            asha.fills = meter is not None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The id and setting of the next trial; None while enough are running; FINISHED after the last."""
@@ -146,11 +147,13 @@ class Proposals(RaySearcher):
     def _new(self) -> TrialStart | None:
         if not self.more_to_come():
             return None
-        if self._meter is not None and not self._meter.has_time_for_any(self._sweep):
+        # where others wait, what time is left is worth more to them than to one that could not catch up with them
+        epochs = self._asha.to_compare if self._asha is not None and self._asha.has_waiting else 1
+        if self._meter is not None and not self._meter.has_time_for_any(self._sweep, epochs):
             self._no_more = True
             return None
-        epochs = sum(self._epochs.values()) if self._asha is not None else 0
-        start = self._proposed(len(self._starts), self._next(len(self._starts)), len(self._results), epochs)
+        judged = sum(self._epochs.values()) if self._asha is not None else 0
+        start = self._proposed(len(self._starts), self._next(len(self._starts)), len(self._results), judged)
         if start is None:
             self._no_more = True
             return None

@@ -108,6 +108,20 @@ def test_the_best_of_few_trials_is_trained_to_its_end() -> None:
     assert sweep.epochs_of() == [1, 9]
 
 
+def test_what_time_is_left_goes_to_those_that_wait() -> None:
+    sweep = Sweep(asha(), [0.5, 0.6, 0.9, 0.7])
+    sweep.asha.fills = True
+    sweep.asha.more_to_come = lambda: len(sweep.begun) < 4 and len(sweep.trained) < 6
+    assert not sweep.asha.has_waiting
+    sweep.run(most=6)
+    assert sweep.epochs_of() == [1, 1, 3, 1]  # the best of the first three, then the last new one
+    assert sweep.asha.has_waiting
+    sweep.run(most=18)
+    assert sweep.epochs_of() == [3, 3, 9, 3]  # the best at each rung as ever, then from the lowest, in order
+    sweep.run()
+    assert sweep.epochs_of() == [9, 9, 9, 9]
+
+
 def test_ties_go_to_the_first_and_undefined_scores_last() -> None:
     sweep = Sweep(asha(), [0.0, 0.5, 0.5, 0.0, 0.0, 0.0])
     sweep.run()

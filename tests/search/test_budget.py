@@ -82,6 +82,24 @@ def test_with_a_budget_nothing_else_need_be_said() -> None:
     assert (search.algorithm, search.scheduler, search.trials) == ("optuna", "asha", None)
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, ("probe", "constant", 0.99, "auto")),
+        ({"pretrained": False}, ("random", "constant", 0.99, "auto")),
+        ({"image_size": {"int": [64, 96]}}, ("random", "constant", 0.99, "auto")),
+        ({"head": "random", "ema": 0.0}, ("random", "constant", 0.0, "auto")),
+    ],
+)
+def test_what_is_not_said_is_what_suits_a_budget(said: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    raw = {"name": "a", "data": {"source": "demo"}, "trial": {"backbone": "a", **said}}
+    trial = Sweep.model_validate({**raw, "search": {"budget": "5m"}}).trial
+    assert (trial.head, trial.schedule, trial.ema, trial.tta) == expected
+    assert list(trial.axes()) == (["image_size", "lr"] if "image_size" in said else ["lr"])
+    trial = Sweep.model_validate(raw).trial
+    assert (trial.schedule, trial.axes().get("lr")) == ("cosine", None)
+
+
 def test_a_budget_of_gpus_needs_gpus(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text("name: a\ndata: {source: demo}\ntrial: {backbone: a}\nsearch:\n  budget: 8gpu-h\n")

@@ -1,6 +1,7 @@
 """Probes on real Ray: made once, kept, gone on with; what they say of backbones and of where to begin."""
 
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def quiet() -> Console:
 def test_a_probe_is_a_model_like_any_other(pictures: Path, tmp_path: Path, ray_here: None) -> None:
     sweep = sweep_of(pictures, tmp_path)
     run = prepared(sweep, tmp_path)
-    probe_backbones(run, sweep, quiet())
+    probe_backbones(run, sweep, None, quiet())
     catalog = run.read_catalog()
     fit = catalog[catalog["part"] == "fit"]
     results = [out.result() for out in run.probes()]
@@ -82,22 +83,22 @@ def test_a_probe_is_a_model_like_any_other(pictures: Path, tmp_path: Path, ray_h
 def test_a_second_command_makes_only_what_is_missing(pictures: Path, tmp_path: Path, ray_here: None) -> None:
     sweep = sweep_of(pictures, tmp_path)
     run = prepared(sweep, tmp_path)
-    probe_backbones(run, sweep, quiet())
+    probe_backbones(run, sweep, None, quiet())
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.probes_folder.rglob("*.*")}
-    probe_backbones(run, sweep, quiet())
+    probe_backbones(run, sweep, None, quiet())
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
     # killed before its record: the passes are kept, the rest is made again, the same
     lost, kept = run.probes()
     lost.result_file.unlink()
     seen = lost.features_file(0).stat().st_mtime_ns
-    probe_backbones(run, sweep, quiet())
+    probe_backbones(run, sweep, None, quiet())
     assert lost.features_file(0).stat().st_mtime_ns == seen
     assert kept.result_file.stat().st_mtime_ns == before[kept.result_file][0]
     assert lost.weights_file.read_bytes() == before[lost.weights_file][1]
     # damaged: found before the sweep, and made again
     kept.weights_file.write_bytes(b"damaged")
     assert any("best.safetensors is damaged" in found for found in mend(run))
-    probe_backbones(run, sweep, quiet())
+    probe_backbones(run, sweep, None, quiet())
     assert kept.weights_file.read_bytes() == before[kept.weights_file][1]
 
 
@@ -109,7 +110,7 @@ def test_what_can_not_be_probed_is_a_row_with_its_reason(pictures: Path, tmp_pat
         update={"trial": sweep.trial.model_copy(update={"pretrained": {"test_vit": f"{images}/none.safetensors"}})}
     )
     said = io.StringIO()
-    probe_backbones(run, broken, Console(file=said, width=200))
+    probe_backbones(run, broken, None, Console(file=said, width=200))
     assert "test_vit could not be probed: pretrained:" in said.getvalue()
     failed = [out.result() for out in run.probes() if out.result().status == "failed"]
     assert [result.trial.backbone for result in failed] == ["test_vit"]
@@ -123,7 +124,7 @@ def test_trials_begin_with_the_head_and_the_search_where_the_probe_points(
 ) -> None:
     sweep = sweep_of(pictures, tmp_path, "trial.lr=1e-9", "search.probe_keep=2")
     run = prepared(sweep, tmp_path)
-    probe_backbones(run, sweep, quiet())
+    probe_backbones(run, sweep, None, quiet())
     search = narrowed(run, sweep, quiet())
     done = run_sweep(run, search, slot_for(sweep.resources), tmp_path, quiet())
     first, second = sorted(done, key=lambda result: result.id)
@@ -215,3 +216,14 @@ def test_a_head_without_a_probe_is_refused(overrides: list[str], said: str, pict
     with pytest.raises(SweepError) as refused:
         sweep_of(pictures, tmp_path, *overrides)
     assert said in str(refused.value)
+
+
+def test_no_more_than_half_of_a_budget_is_used(pictures: Path, tmp_path: Path, ray_here: None) -> None:
+    sweep = sweep_of(pictures, tmp_path)
+    run = prepared(sweep, tmp_path)
+    said = io.StringIO()
+    probe_backbones(run, sweep, time.time(), Console(file=said, width=200))
+    assert "There was no time for the probes of test_resnet, test_vit" in said.getvalue()
+    assert run.probes() == []
+    probe_backbones(run, sweep, time.time() + 1000, quiet())
+    assert len(run.probes()) == 2

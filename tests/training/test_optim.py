@@ -1,7 +1,6 @@
 """Schedules by hand, every optimizer by one step."""
 
 import itertools
-import math
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import nn
 
 from rfray.config import Trial
 from rfray.training.model import build_model
-from rfray.training.optim import SCHEDULES, make_optimizer, make_schedule, optimizer_names, rungs
+from rfray.training.optim import SCHEDULES, make_optimizer, make_schedule, optimizer_names
 
 
 def rates(schedule: str, epochs: int = 6, steps: int = 10, warmup: float = 0.0) -> list[float]:
@@ -28,22 +27,6 @@ def test_cosine_by_hand() -> None:
     assert seen[0] == 1.0
     assert seen[30] == pytest.approx(0.5)  # half of the way: (1 + cos(pi / 2)) / 2
     assert seen[59] < 0.01
-
-
-def test_rungs_come_down_at_1_3_and_9_and_at_the_end_by_hand() -> None:
-    seen = rates("rungs", epochs=10)
-    for begins, ends in [(0, 10), (10, 30), (30, 90), (90, 100)]:
-        assert seen[begins] == 1.0
-        assert seen[(begins + ends) // 2] == pytest.approx(0.5)
-        assert seen[ends - 1] == pytest.approx(0, abs=0.03)
-        assert seen[begins:ends] == sorted(seen[begins:ends], reverse=True)
-    assert (rungs(1), rungs(3), rungs(4), rungs(10)) == ([], [1], [1, 3], [1, 3, 9])
-
-
-def test_rungs_warm_up_once() -> None:
-    seen = rates("rungs", epochs=3, warmup=0.1)
-    assert [*seen[:3], seen[4]] == pytest.approx([0.01, 0.34, 0.67, (1 + math.cos(math.pi * 0.4)) / 2])
-    assert seen[10] == 1.0
 
 
 def test_constant_stays() -> None:
