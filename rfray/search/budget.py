@@ -84,11 +84,11 @@ class Meter(Follower):
         """Whether trials have to stop."""
         return self._left(0) <= 0
 
-    def has_time(self, trial: Trial, going_on: bool = False) -> bool:
-        """Whether one more epoch of a trial is expected to end in time; a trial that runs is `going_on`."""
+    def has_time(self, trial: Trial, going_on: bool = False, epochs: int = 1) -> bool:
+        """Whether so many epochs of a trial are expected to end in time; a trial that runs is `going_on`."""
         slot, kind = self._shares.of(trial), _kind(trial)
         left = self._left(0 if going_on else slot.gpu * slot.workers)
-        expected = mean(self._epochs[kind]) if self._epochs[kind] else 0.0
+        expected = epochs * mean(self._epochs[kind]) if self._epochs[kind] else 0.0
         if not going_on and self._starts[kind]:
             expected += mean(self._starts[kind])
         return left > 0 and expected <= left

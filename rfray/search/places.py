@@ -24,7 +24,7 @@ class Needs:
     """What a sweep takes on the disk, in bytes; the most that it can be at any moment."""
 
     weights: int
-    """Of the kept trials, and of those that run."""
+    """Of the kept trials, of those that run, and of the probes."""
     states: int
     """To go on from, of the trials that run; twice, while a new one is written."""
 
@@ -44,7 +44,8 @@ def disk_needs(sweep: Sweep, parameters: dict[str, int], at_once: int) -> Needs:
     paused = trials // (sweep.search.reduction_factor - 1) if sweep.search.scheduler == "asha" else 0
     averages = "ema" in sweep.trial.axes() or sweep.trial.choices("ema") != [0.0]
     state = largest * (4 if averages else 3)
-    return Needs(weights=largest * (min(sweep.keep, trials) + running), states=state * (2 * running + paused))
+    kept = min(sweep.keep, trials) + len(sweep.probes())
+    return Needs(weights=largest * (kept + running), states=state * (2 * running + paused))
 
 
 def check_places(run: RunDir, needs: Needs) -> None:

@@ -159,7 +159,7 @@ class Proposals(RaySearcher):
             return None
         self._run.trial(start.id).write_start(start)
         self._starts.append(start)
-        if not self._has_time_for(start.id):  # it stays open, for a larger budget
+        if self._meter is not None and not self._meter.has_time(start.trial, epochs=epochs):  # open, for more budget
             self._no_more = True
             return None
         return start
@@ -330,13 +330,14 @@ def _what_is_left(run: RunDir, sweep: Sweep, done: int) -> str:
 
 
 def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
-    """Raises SweepFailed, with each failed trial and its reason, where more failed than `search.max_failed`."""
+    """Raises SweepFailed, with each failed trial's or probe's reason, where more failed than `search.max_failed`."""
+    done = [*(result for out in run.probes() if (result := out.result()) is not None), *done]
     failed = [result for result in done if result.status == "failed"]
     if len(failed) > sweep.search.max_failed:
         raise SweepFailed(
             f"{len(failed)} of {len(done)} trials failed (search.max_failed: {sweep.search.max_failed}):\n"
             + "\n".join(f"  {result.id}: {result.reason}" for result in failed)
-            + f"\nThe whole of each error is in {run.trials_folder}/<id>/error.txt"
+            + f"\nThe whole of each trial's error is in {run.trials_folder}/<id>/error.txt"
         )
 
 

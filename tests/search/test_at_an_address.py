@@ -28,6 +28,7 @@ data: {{train: "{bucket}/images/train", valid: "{bucket}/images/valid", select_f
 trial:
   backbone: [test_resnet, test_vit]
   pretrained: false
+  head: probe
   image_size: 32
   lr: 1e-3
   epochs: 2
@@ -97,7 +98,7 @@ def test_a_run_on_s3_goes_from_machine_to_machine(bucket: str, tmp_path: Path) -
     assert {"leaderboard.csv", "leaderboard.md", "report.html", "ensemble/ensemble.json"} <= names(run)
     Mirror(tmp_path / "here", Storage(run)).pull("leaderboard.csv")
     rows = pd.read_csv(tmp_path / "here" / "leaderboard.csv")
-    assert sorted(rows["kind"]) == ["ensemble", "model", "model"]
+    assert sorted(rows["kind"]) == ["ensemble", "model", "model", "probe", "probe"]
     assert rows["auc"].notna().all()
 
     done = rfray("leaderboard", run, machine=tmp_path / "four")

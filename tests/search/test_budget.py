@@ -116,7 +116,9 @@ def test_an_epoch_is_begun_where_it_is_expected_to_end_in_time(tmp_path: Path) -
     an_epoch(mine, SLOW, 80, "00001")
     assert mine.has_time(QUICK)
     assert not mine.has_time(SLOW)
+    assert (mine.has_time(QUICK, epochs=2), mine.has_time(QUICK, epochs=3)) == (True, False)  # 40 s and 60 s
     assert mine.has_time_for_any(sweep_asking("100s"))
+    assert not mine.has_time_for_any(sweep_asking("100s"), epochs=3)
     stops = OutOfTime(mine)
     assert [stops("", {"config": of_ray(one).config}) for one in (QUICK, SLOW)] == [False, True]
 
@@ -221,6 +223,7 @@ def test_a_sweep_ends_with_its_budget(pictures: Path, tmp_path: Path, ray_here: 
     assert {path: path.stat().st_mtime_ns for path in run.trials_folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_trial_that_the_end_meets_before_its_first_epoch_stays_open(
     pictures: Path, tmp_path: Path, ray_here: None
 ) -> None:

@@ -17,6 +17,8 @@ def test_what_the_disk_must_hold_by_hand(tmp_path: Path) -> None:
     averaged = sweep_file(tmp_path, "backbone: test_resnet\n  lr: [1, 2, 3, 4]\n  ema: 0.99").sweep
     assert disk_needs(averaged, {"a": 1000}, at_once=9).states == 4 * 2 * 4 * 4000  # never more than 4 trials
     assert disk_needs(averaged, {"a": 1000}, at_once=9).total == 7 * 4000 + 4 * 2 * 4 * 4000
+    probed = sweep_file(tmp_path, "backbone: [a, b]\n  lr: [1, 2]\n  head: [random, probe]").sweep
+    assert disk_needs(probed, {"a": 1000}, at_once=2).weights == (3 + 2 + 2) * 4000  # and two probes
 
 
 def test_a_disk_too_small_for_the_plan(tmp_path: Path, ray_here: None) -> None:

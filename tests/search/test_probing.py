@@ -1,6 +1,7 @@
 """Probes on real Ray: made once, kept, gone on with; what they say of backbones and of where to begin."""
 
 import io
+import shutil
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sklearn import metrics as sk
 
 from rfray.config import Sweep
 from rfray.data.parts import prepare_training
-from rfray.errors import SweepError
+from rfray.errors import SweepError, SweepFailed
 from rfray.evaluation.leaderboard import build_leaderboard
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
 from rfray.run import RunDir, TrialResult, probe_id
@@ -19,7 +20,7 @@ from rfray.search.cluster import slot_for
 from rfray.search.damage import mend
 from rfray.search.preflight import check_sweep
 from rfray.search.probing import beginnings, narrowed, probe_backbones
-from rfray.search.sweep import run_sweep
+from rfray.search.sweep import check_outcome, run_sweep
 from rfray.sweep_file import load_sweep
 
 SWEEP = """
@@ -57,10 +58,22 @@ def quiet() -> Console:
     return Console(file=io.StringIO(), width=200)
 
 
-def test_a_probe_is_a_model_like_any_other(pictures: Path, tmp_path: Path, ray_here: None) -> None:
-    sweep = sweep_of(pictures, tmp_path)
-    run = prepared(sweep, tmp_path)
+@pytest.fixture(scope="module")
+def made(pictures: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: None) -> Path:
+    """A run folder with both probes, for the tests to copy."""
+    folder = tmp_path_factory.mktemp("made")
+    sweep = sweep_of(pictures, folder)
+    run = prepared(sweep, folder)
     probe_backbones(run, sweep, None, quiet())
+    return run.path
+
+
+def copied(made: Path, folder: Path) -> RunDir:
+    return RunDir(shutil.copytree(made, folder / "run"))
+
+
+def test_a_probe_is_a_model_like_any_other(made: Path, tmp_path: Path) -> None:
+    run = copied(made, tmp_path)
     catalog = run.read_catalog()
     fit = catalog[catalog["part"] == "fit"]
     results = [out.result() for out in run.probes()]
@@ -80,10 +93,8 @@ def test_a_probe_is_a_model_like_any_other(pictures: Path, tmp_path: Path, ray_h
     assert set(table["backbone"]) == {"test_resnet", "test_vit"}
 
 
-def test_a_second_command_makes_only_what_is_missing(pictures: Path, tmp_path: Path, ray_here: None) -> None:
-    sweep = sweep_of(pictures, tmp_path)
-    run = prepared(sweep, tmp_path)
-    probe_backbones(run, sweep, None, quiet())
+def test_a_second_command_makes_only_what_is_missing(pictures: Path, made: Path, tmp_path: Path) -> None:
+    sweep, run = sweep_of(pictures, tmp_path), copied(made, tmp_path)
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.probes_folder.rglob("*.*")}
     probe_backbones(run, sweep, None, quiet())
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
@@ -102,9 +113,8 @@ def test_a_second_command_makes_only_what_is_missing(pictures: Path, tmp_path: P
     assert kept.weights_file.read_bytes() == before[kept.weights_file][1]
 
 
-def test_what_can_not_be_probed_is_a_row_with_its_reason(pictures: Path, tmp_path: Path, ray_here: None) -> None:
-    sweep = sweep_of(pictures, tmp_path)
-    run = prepared(sweep, tmp_path)
+def test_what_can_not_be_probed_is_a_row_with_its_reason(pictures: Path, made: Path, tmp_path: Path) -> None:
+    sweep, run = sweep_of(pictures, tmp_path), copied(made, tmp_path)
     images = pictures / "train"  # a probe of a file that is none
     broken = sweep.model_copy(
         update={"trial": sweep.trial.model_copy(update={"pretrained": {"test_vit": f"{images}/none.safetensors"}})}
@@ -115,16 +125,18 @@ def test_what_can_not_be_probed_is_a_row_with_its_reason(pictures: Path, tmp_pat
     failed = [out.result() for out in run.probes() if out.result().status == "failed"]
     assert [result.trial.backbone for result in failed] == ["test_vit"]
     assert "no such file" in failed[0].reason
-    (status,) = build_leaderboard(run).query("backbone == 'test_vit'")["status"]
+    with pytest.raises(SweepFailed, match=rf"1 of 3 trials failed .*\n  {failed[0].id}: pretrained:"):
+        check_outcome(run, sweep, [])
+    (status,) = build_leaderboard(run).query("pretrained != 'false'")["status"]
     assert status.startswith("failed: pretrained:")
 
 
 def test_trials_begin_with_the_head_and_the_search_where_the_probe_points(
-    pictures: Path, tmp_path: Path, ray_here: None
+    pictures: Path, made: Path, tmp_path: Path
 ) -> None:
-    sweep = sweep_of(pictures, tmp_path, "trial.lr=1e-9", "search.probe_keep=2")
-    run = prepared(sweep, tmp_path)
-    probe_backbones(run, sweep, None, quiet())
+    sweep, run = sweep_of(pictures, tmp_path, "trial.lr=1e-9", "search.probe_keep=2"), copied(made, tmp_path)
+    run.sweep_file.unlink()
+    run.claim(sweep)
     search = narrowed(run, sweep, quiet())
     done = run_sweep(run, search, slot_for(sweep.resources), tmp_path, quiet())
     first, second = sorted(done, key=lambda result: result.id)
@@ -225,5 +237,3 @@ def test_no_more_than_half_of_a_budget_is_used(pictures: Path, tmp_path: Path, r
     probe_backbones(run, sweep, time.time(), Console(file=said, width=200))
     assert "There was no time for the probes of test_resnet, test_vit" in said.getvalue()
     assert run.probes() == []
-    probe_backbones(run, sweep, time.time() + 1000, quiet())
-    assert len(run.probes()) == 2
