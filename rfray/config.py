@@ -583,9 +583,7 @@ class Sweep(Strict):
             self.trial.choices("backbone"), self.trial.choices("pretrained"), sizes, self.trial.choices("resize")
         ):
             weights = source.get(backbone, False) if isinstance(source, dict) else source
-            one = Trial(
-                backbone=backbone, pretrained=weights, image_size=side, resize=resize, head="probe", seed=self.seed
-            )
+            one = self.probe(Trial(backbone=backbone, pretrained=weights, image_size=side, resize=resize))
             if self.search.probe is True or weights or "probe" in self.trial.choices("head"):
                 wanted[one.digest] = one
         return list(wanted.values()) if self.search.probe else []

@@ -28,7 +28,7 @@ from rfray.evaluation.bundle_folder import find_bundle
 from rfray.evaluation.verdicts import parquet_table, verdict_table
 from rfray.files import file_digest, replace_text, replacing
 from rfray.run import ENSEMBLE_FILE
-from rfray.search.cluster import Slot, connected, outlook, slot_of_one, slots
+from rfray.search.cluster import Slot, connected, outlook, reason_of, slot_of_one, slots
 from rfray.storage import is_address
 from rfray.training.bundle import load_bundle
 from rfray.training.detection import detect
@@ -117,9 +117,9 @@ def _predicted(out: Path, where: str, missing: list[int], batch_size: int, slot:
         for row in predicted.iter_rows():
             yield Counter(json.loads(row["counts"]))
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        reason = str(cause).splitlines()[0]
-        raise RfrayError(f"{out}: {reason}. What was predicted is there, and the same command goes on") from error
+        raise RfrayError(
+            f"{out}: {reason_of(error)}. What was predicted is there, and the same command goes on"
+        ) from error
 
 
 def claim(out: Path, where: str, words: Sequence[str]) -> int:

@@ -171,6 +171,12 @@ def without_agents() -> Iterator[None]:
         ray_utils.get_dashboard_dependency_error = before
 
 
+def reason_of(error: RayError) -> str:
+    """Why a task failed, in one line: what it raised itself, or what Ray says of it."""
+    cause = getattr(error, "cause", None) or error
+    return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
 @dataclass(frozen=True)
 class Node:
     """What a node has for trials."""

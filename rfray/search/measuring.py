@@ -15,7 +15,7 @@ from rfray.config import Range, Sweep, Trial
 from rfray.errors import ClusterError
 from rfray.run import Measured, RunDir
 from rfray.search.autoscaling import bring_up
-from rfray.search.cluster import Node, Shares, Slot, nodes
+from rfray.search.cluster import Node, Shares, Slot, nodes, reason_of
 from rfray.search.packing import MARGIN, Packing, pack
 from rfray.search.plan import packing_lines
 from rfray.training.footprint import Footprint, footprint
@@ -144,7 +144,7 @@ def _attempts(to_do: Sequence[Attempt]) -> Iterator[tuple[Attempt, Footprint | s
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
             came_to, fits = f"its process died ({str(error).splitlines()[0]})", False
         except ray.exceptions.RayError as error:
-            came_to, fits = str(getattr(error, "cause", None) or error).splitlines()[0], True
+            came_to, fits = reason_of(error), True
         if not fits and attempt.micro_batch > 1:
             pending[_start(smaller)] = smaller
         else:

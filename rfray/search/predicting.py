@@ -13,7 +13,7 @@ from rfray.data.parts import prediction_origins
 from rfray.errors import RfrayError
 from rfray.evaluation.predictions import write_predictions
 from rfray.run import WEIGHTS_FILE, RunDir, TrialDir
-from rfray.search.cluster import outlook, slot_of_one
+from rfray.search.cluster import outlook, reason_of, slot_of_one
 from rfray.training.inference import predict_from_file
 
 
@@ -37,8 +37,7 @@ def predict_report_part(run: RunDir, trials: list[TrialDir], connect: Callable[[
             ray.get(ready)
             trial.mirror.fetch(trial.predictions_file("report"))
         except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None) or error
-            failed.append(f"{trial.id}: {str(cause).splitlines()[0]}")
+            failed.append(f"{trial.id}: {reason_of(error)}")
     if failed:
         raise RfrayError("the report part could not be predicted:\n  " + "\n  ".join(failed))
 

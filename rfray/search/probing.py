@@ -24,9 +24,9 @@ from rfray.evaluation.comparisons import holm, place
 from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
 from rfray.files import file_digest, write_whole
-from rfray.run import RunDir, TrialDir, TrialResult, probe_id
+from rfray.run import RunDir, TrialResult, probe_id
 from rfray.search import space
-from rfray.search.cluster import Slot, slot_of_one
+from rfray.search.cluster import Slot, reason_of, slot_of_one
 from rfray.search.worker import images_of
 
 IMAGES = 20_000
@@ -43,12 +43,11 @@ the pairs of a real and a fake image wrongly; of many images, the smallest diffe
 class Probed:
     """A probe that has succeeded."""
 
-    out: TrialDir
     trial: Trial
     score: float
-    """The select metric of the fit images, each by a head that had not learned from it, in [0, 1]."""
+    """The select metric of `out_of_fold`, in [0, 1]."""
     out_of_fold: Predictions
-    """By those heads."""
+    """Of the fit images, each by a head that had not learned from it."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ def _probed(run: RunDir, sweep: Sweep) -> list[Probed]:
         result = out.result()
         if result is not None and result.status == "ok":
             predictions = read_predictions(out.out_of_fold_file)
-            found.append(Probed(out, probe, metric(sweep.search.metric, predictions) or 0.0, predictions))
+            found.append(Probed(probe, metric(sweep.search.metric, predictions) or 0.0, predictions))
     return found
 
 
@@ -185,7 +184,7 @@ def _clearly_worse(best: Sequence[Probed], keep: int) -> dict[str, float]:
 
 
 def _chosen(count: int, seed: int) -> np.ndarray:
-    """Positions (sorted) of the fit images, `count` of them, that probes learn from."""
+    """(m,) int, rising: positions of those among `count` fit images, at most IMAGES, that probes learn from."""
     if count <= IMAGES:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, IMAGES, replace=False))
@@ -213,7 +212,7 @@ def _seen(
                 write_whole(_file(run, share), save({"features": ray.get(ready)}))
                 seen[share] = ready
             except RayError as error:
-                problems[share.probe] = _reason(error)
+                problems[share.probe] = reason_of(error)
             progress.advance(bar, share.last - share.first)
     return seen, problems
 
@@ -232,7 +231,7 @@ def _learned(
         try:
             yield probe, ray.get(ready)
         except RayError as error:
-            yield probe, _reason(error)
+            yield probe, reason_of(error)
 
 
 def _ready(pending: Collection[Any], until: float | None) -> Any:
@@ -253,21 +252,22 @@ def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, came_to: flo
     out.path.mkdir(parents=True, exist_ok=True)
     out.mirror.pull(without=("features/*",))
     files = (out.weights_file, out.out_of_fold_file, out.predictions_file("select"))
-    failed = isinstance(came_to, str)
-    score = None if failed else metric(sweep.search.metric, read_predictions(out.predictions_file("select")))
+    outcome: dict[str, Any]
+    if isinstance(came_to, str):
+        outcome = {"status": "failed", "reason": came_to, "seconds": 0.0}
+    else:
+        score = metric(sweep.search.metric, read_predictions(out.predictions_file("select")))
+        outcome = {"status": "ok", "score": score, "seconds": came_to}
     result = TrialResult(
         id=out.id,
         position=position,
         kind="probe",
-        status="failed" if failed else "ok",
-        reason=came_to if isinstance(came_to, str) else None,
         trial=probe,
         metric=sweep.search.metric,
-        score=score,
         epochs=0,
-        seconds=0.0 if isinstance(came_to, str) else came_to,
         node=socket.gethostname(),
         files={file.name: file_digest(file) for file in files if file.exists()},
+        **outcome,
     )
     out.write_result(result)
 
@@ -283,11 +283,6 @@ def _read(file: Path, count: int) -> np.ndarray | None:
     except (OSError, KeyError, SafetensorError):
         return None
     return features if len(features) == count else None
-
-
-def _reason(error: RayError) -> str:
-    cause = getattr(error, "cause", None) or error
-    return (str(cause).splitlines() or [type(cause).__name__])[0]
 
 
 def _look(where: Path | str, share: Share, threads: int) -> np.ndarray:

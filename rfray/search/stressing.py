@@ -29,7 +29,7 @@ from rfray.errors import RfrayError, RunError, TrialError
 from rfray.evaluation.predictions import Predictions, write_predictions
 from rfray.files import write_whole
 from rfray.run import WEIGHTS_FILE, Part, RunDir, TrialDir
-from rfray.search.cluster import slot_of_one
+from rfray.search.cluster import reason_of, slot_of_one
 from rfray.training.inference import Detector, load_detector, predict_stressed
 
 PIECE, PIECES = 64, 32
@@ -127,10 +127,9 @@ def _predict_all(run: RunDir, part: Part, pieces: Sequence[Piece]) -> None:
             try:
                 p_fake = ray.get(ready)
             except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None) or error
-                reason = str(cause).splitlines()[0]
+                who = ", ".join(piece.trials)
                 raise RfrayError(
-                    f"the {part} part could not be predicted under stress by {', '.join(piece.trials)}: {reason}"
+                    f"the {part} part could not be predicted under stress by {who}: {reason_of(error)}"
                 ) from error
             write_whole(piece.file, save({"p_fake": p_fake}))
             progress.advance(bar, _pictures_of(piece))

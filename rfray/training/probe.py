@@ -79,15 +79,14 @@ def learn_head(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, jud
     centre, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale == 0] = 1
     standard = (features - centre) / scale
-    folds = list(_folds(labels, groups, seed))
+    folds, ids = list(_folds(labels, groups, seed)), np.arange(len(labels))
     tried: list[tuple[float, float, np.ndarray]] = []
     for strength in STRENGTHS:
         p_fake = np.empty(len(labels))
         for learned, judged in folds:
-            p_fake[judged] = _regression(strength, standard[learned], labels[learned]).predict_proba(standard[judged])[
-                :, 1
-            ]
-        score = metric(judge, Predictions(np.arange(len(labels)).astype(str), labels, p_fake))
+            head = _regression(strength, standard[learned], labels[learned])
+            p_fake[judged] = head.predict_proba(standard[judged])[:, 1]
+        score = metric(judge, Predictions(ids, labels, p_fake))
         tried.append((-1.0 if score is None else score, -strength, p_fake))
     _, strength, out_of_fold = max(tried, key=lambda one: one[:2])
     final = _regression(-strength, standard, labels)

@@ -3,6 +3,7 @@
 import io
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,9 @@ from rfray.evaluation.predictions import Predictions, read_predictions, write_pr
 from rfray.run import RunDir, TrialResult, probe_id
 from rfray.search.cluster import slot_for
 from rfray.search.damage import mend
-from rfray.search.preflight import check_sweep
 from rfray.search.probing import beginnings, narrowed, probe_backbones
 from rfray.search.sweep import check_outcome, run_sweep
-from rfray.sweep_file import load_sweep
+from tests.search.test_sweep import sweep_of as checked_sweep
 
 SWEEP = """
 name: probed
@@ -39,12 +39,7 @@ resources: {{cpu: 1}}
 """
 
 
-def sweep_of(pictures: Path, folder: Path, *overrides: str) -> Sweep:
-    file = folder / "sweep.yaml"
-    file.write_text(SWEEP.format(pictures=pictures))
-    loaded = load_sweep(file, overrides)
-    check_sweep(loaded)
-    return loaded.sweep
+sweep_of = partial(checked_sweep, text=SWEEP)
 
 
 def prepared(sweep: Sweep, folder: Path) -> RunDir:

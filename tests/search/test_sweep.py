@@ -41,9 +41,9 @@ ensemble: {{top_k: 2}}
 """
 
 
-def sweep_of(pictures: Path, folder: Path, *overrides: str) -> Sweep:
+def sweep_of(pictures: Path, folder: Path, *overrides: str, text: str = SWEEP) -> Sweep:
     file = folder / "sweep.yaml"
-    file.write_text(SWEEP.format(pictures=pictures))
+    file.write_text(text.format(pictures=pictures))
     loaded = load_sweep(file, overrides)
     check_sweep(loaded)
     return loaded.sweep
