@@ -21,9 +21,9 @@ from rfray.search.cluster import slot_for
 from rfray.search.places import Needs
 from rfray.search.plan import plan_lines
 from rfray.search.preflight import check_sweep
+from rfray.search.proposals import Proposals
 from rfray.search.recorder import results, tidy
 from rfray.search.strategies import SEARCHERS, Sampled, Searcher
-from rfray.search.sweep import Proposals
 from rfray.search.warm_start import check_warm_start, foreseen, warm_start
 from rfray.sweep_file import differences, load_sweep
 from tests.search.test_sweep import run_here, sweep_of
