@@ -316,6 +316,9 @@ class DataSettings(Strict):
     """Class -> its folder's name below the data folder, or several names."""
     select_fraction: float = Field(default=0.15, gt=0, lt=0.9)
     """Share of the training images on which everything is chosen."""
+    folds: int | None = Field(default=None, ge=2)
+    """Cuts fit and select together into so many folds, on each of which a model of every finalist (`search.finalists`)
+    is judged that has learned from the others: votes and thresholds then rest on every training image."""
     split_by: Literal["auto", "image", "group"] = "auto"
     """What stays on one side of the split: each image, or each subfolder (group) as a whole.
     auto: group where every class has at least ten subfolders, else image. Identical files always stay together."""
@@ -409,7 +412,13 @@ class SearchSettings(Strict):
     concurrent: int | None = Field(default=None, ge=1)
     """Most trials at once; by default as many as the resources allow."""
     keep: int | None = Field(default=None, ge=1)
-    """How many trials' weights stay on disk; by default `ensemble.top_k` + 2."""
+    """How many trials' weights stay on disk, besides those of finalists that are trained again; by default
+    `ensemble.top_k` + 2."""
+    finalists: int = Field(default=0, ge=0)
+    """How many of the best trials are trained again once all trials have ended: with other seeds (`seeds`), for each of
+    the folds (`data.folds`), or both. They are never stopped early."""
+    seeds: int = Field(default=1, ge=1)
+    """Trainings of each finalist, each with a seed of its own; the first one is the trial itself."""
     max_failed: int = Field(default=0, ge=0)
     """More failed trials than this end `rfray tune` with exit code 1."""
     probe: bool | Literal["auto"] = "auto"
@@ -566,7 +575,7 @@ class Sweep(Strict):
 
     @property
     def keep(self) -> int:
-        """How many trials' weights stay on disk across the whole sweep, besides those of the probes."""
+        """How many trials' weights stay on disk across the whole sweep, besides those of probes and of repeats."""
         return self.search.keep or self.ensemble.top_k + 2
 
     def probe(self, trial: Trial) -> Trial:
@@ -610,6 +619,27 @@ class Sweep(Strict):
             if type(seed) is int and seed in SEEDS:  # a wrong one is one problem, not two
                 return {**raw, "trial": {"seed": seed, **raw["trial"]}}
         return raw
+
+    @property
+    def repeats(self) -> int:
+        """How often each finalist is trained again."""
+        return self.search.seeds - 1 + (self.data.folds or 0)
+
+    @model_validator(mode="after")
+    def _finalists_are_trained_again(self) -> Self:
+        problems: dict[KeyPath, tuple[object, str]] = {}
+        if self.search.finalists and not self.repeats:
+            allowed = "0; or together with search.seeds (at least 2) or data.folds, by which they are trained again"
+            problems["search", "finalists"] = self.search.finalists, allowed
+        if self.repeats and not self.search.finalists:
+            place = ("data", "folds") if self.data.folds else ("search", "seeds")
+            given = self.data.folds or self.search.seeds
+            problems[place] = given, "nothing, unless search.finalists says how many of the best trials it is for"
+        if self.data.folds and self.ensemble.choose_by == "worst":
+            problems["ensemble", "choose_by"] = "worst", "score, as data.folds are not predicted under stress"
+        if problems:
+            raise _problems(problems)
+        return self
 
     @model_validator(mode="after")
     def _weights_for_the_ensemble_are_kept(self) -> Self:

@@ -14,7 +14,7 @@ from rfray.data.parts import prepare_report, without_report_predictions, without
 from rfray.errors import InputError, RunError, SweepFailed, nearest_first
 from rfray.evaluation.audit_record import read_audit
 from rfray.evaluation.bundle import Bundle, digests, is_intact, members_of, versions
-from rfray.evaluation.ensemble import Ensemble, choose_members, chosen_alone, read_ensemble, write_ensemble
+from rfray.evaluation.ensemble import Ensemble, choose_members, chosen_alone, fold_models, read_ensemble, write_ensemble
 from rfray.evaluation.groups import write_groups
 from rfray.evaluation.leaderboard import read_leaderboard, report_figures, write_leaderboard
 from rfray.evaluation.mistakes import undrawn_mistakes
@@ -62,19 +62,20 @@ def conclude(
 
             session.enter_context(connected(address, sweep.resources))
 
-        candidates = _candidates(run, settings, connect, console)
+        folds = _fold_models(run, sweep, settings, console)
+        candidates = [run.trial(one) for one in folds] if folds else _candidates(run, settings, connect, console)
         members = candidates[: settings.top_k]
         if not members:
             write_leaderboard(run)  # the failed trials, with their reasons
             raise SweepFailed(f"{run.where}: no trial has succeeded, so there is nothing to join")
         if len(members) < settings.top_k:
+            those = "finalists with all their folds" if folds else "trials with weights"
             _say(
                 console,
-                f"Only {len(members)} trials with weights are there to choose from, so the ensemble has "
-                f"{len(members)} members",
+                f"Only {len(members)} {those} are there to choose from, so the ensemble has {len(members)} members",
             )
         prepare_report(run, sweep, console)
-        kept = choose_members(run)
+        kept = [*choose_members(run), *(model for models in folds.values() for model in models)]
         if missing := without_report_predictions(run, kept):
             from rfray.search.predicting import predict_report_part
 
@@ -82,7 +83,8 @@ def conclude(
         if stress:
             _predict_stressed(run, kept, "report", connect, console)
         earlier = _bundle(run)
-        ensemble = write_ensemble(run, members, methods, candidates[len(members) :], settings.choose_by)
+        others = candidates[len(members) :]
+        ensemble = write_ensemble(run, members, methods, others, settings.choose_by, folds or None)
         if alone := chosen_alone(ensemble):
             _say(console, alone)
         write_stressed_votes(run, ensemble, select=settings.choose_by == "worst", report=stress)
@@ -104,6 +106,20 @@ def _candidates(run: RunDir, settings: EnsembleSettings, connect: Connect, conso
     kept = choose_members(run)
     _predict_stressed(run, kept, "select", connect, console)
     return choose_members(run, diverse=settings.diverse, scores=worst_scores(run, kept))
+
+
+def _fold_models(
+    run: RunDir, sweep: Sweep, settings: EnsembleSettings, console: "Console"
+) -> dict[str, list[TrialDir]]:
+    """The models of the folds, by which finalists vote; none where the sweep asks for none, or none are there."""
+    if sweep.data.folds is None:
+        return {}
+    if settings.choose_by == "worst":
+        raise InputError("--choose-by worst: allowed: score, as data.folds are not predicted under stress")
+    found = fold_models(run, sweep.data.folds, settings.diverse)
+    if not found:
+        _say(console, f"No finalist has a model of each of its {sweep.data.folds} folds, so trials vote instead")
+    return found
 
 
 def _predict_stressed(

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -31,6 +32,10 @@ Record = TypeVar("Record", bound=BaseModel)
 Part = Literal["select", "report"]
 """A part of the data that is predicted."""
 
+Fold = tuple[int, int]
+"""Its number, from 1, and how many there are (`data.folds`)."""
+REPEAT = re.compile(r"\d+-[0-9a-f]+-(seed\d+|fold\d+of\d+)")
+"""The ids of repeats: the finalist's, and which one it is."""
 PROBE = "probe-"
 """What the ids of probes begin with."""
 WEIGHTS_FILE = "best.safetensors"
@@ -40,7 +45,7 @@ MEMBER_FILES = ("config.json", "model.safetensors")
 """Of each member of a bundle, in members/<number>: timm's own format."""
 HEAD_FILE = "head.safetensors"
 """Beside them where the member has a probe's head: that head, while theirs is the backbone."""
-HEAVY = (f"*{WEIGHTS_FILE}", "ensemble/members/*", "*predictions-report*", "*predictions-select-*")
+HEAVY = (f"*{WEIGHTS_FILE}", "*/folds/*", "ensemble/members/*", "*predictions-report*", "*predictions-select-*")
 """Patterns of the files that a sweep has no need to read back."""
 
 
@@ -55,6 +60,10 @@ class TrialStart(Strict):
     epochs_known: int = 0
     """How many epochs, of all trials, had been judged by then; the search learns from them where trials pause."""
     trial: Trial
+    repeats: str | None = None
+    """Id of the finalist that is trained again."""
+    fold: Fold | None = None
+    """The fold of the training images that this one is judged on; None: on the select part."""
     micro_batch: int | None = None
     """Images that fit into memory at once, where that was fewer than `trial.batch_size`; gradients are accumulated."""
 
@@ -65,8 +74,9 @@ class TrialResult(Strict):
     id: str
     position: int
     """Position in the order in which the trials ended, from 0."""
-    kind: Literal["model", "probe"] = "model"
-    """A trained trial, or a probe: a backbone that stood still, under a head that was learned."""
+    kind: Literal["model", "probe", "fold"] = "model"
+    """A trained trial; a probe: a backbone that stood still, under a head that was learned; or a finalist trained again
+    on all folds but one."""
     status: Literal["ok", "failed"]
     reason: str | None = None
     """First line of the error of a failed trial."""
@@ -88,6 +98,8 @@ class TrialResult(Strict):
     """Host that the trial ran on last."""
     files: dict[str, str]
     """Name -> SHA-256 of the trial's other files, by which damage is noticed."""
+    repeats: str | None = None
+    """Id of the finalist that was trained again; None for a trial of the search."""
     taken_from: str | None = None
     """Folder of the trial of an earlier run (`search.warm_start`) that this one was taken over from, not trained."""
 
@@ -189,10 +201,15 @@ class TrialDir:
         self.tensorboard = path / "tensorboard"
         self.out_of_fold_file = path / "predictions-fit.parquet"
         self.features_folder = path / "features"
+        self.folds_folder = path / "folds"
 
     def features_file(self, first: int) -> Path:
         """features/<first>.safetensors: what a probe's backbone sees in some of its images, from that one on."""
         return self.features_folder / f"{first:06d}.safetensors"
+
+    def fold_weights_file(self, fold: Fold) -> Path:
+        """folds/<number>of<folds>.safetensors: the probe whose head has not learned from that fold."""
+        return self.folds_folder / f"{fold[0]}of{fold[1]}.safetensors"
 
     def state_file(self, epoch: int, digest: str) -> Path:
         """What the trial goes on from after `epoch`; its digest is in its name, so that it vouches for itself."""
@@ -291,6 +308,7 @@ class RunDir:
         self.ray_folder = self.path / ".ray"
         self.trials_folder = self.path / "trials"
         self.probes_folder = self.path / "probes"
+        self.repeats_folder = self.path / "repeats"
         self.bundle_folder = self.path / "ensemble"
         self.ensemble_file = self.bundle_folder / ENSEMBLE_FILE
         self.model_card = self.bundle_folder / "README.md"
@@ -394,8 +412,12 @@ class RunDir:
         return sorted(path for path in self.audit_folder.glob("*") if path.suffix in (".png", ".jpg"))
 
     def trial(self, trial_id: str) -> TrialDir:
-        """The folder of the trial, or the probe, with this id."""
-        kind = self.probes_folder if trial_id.startswith(PROBE) else self.trials_folder
+        """The folder of the trial, the probe or the repeat with this id."""
+        kind = self.trials_folder
+        if trial_id.startswith(PROBE):
+            kind = self.probes_folder
+        elif REPEAT.fullmatch(trial_id):
+            kind = self.repeats_folder
         return TrialDir(kind / trial_id, self.mirror.at(f"{kind.name}/{trial_id}"))
 
     def probes(self) -> list[TrialDir]:
@@ -403,12 +425,16 @@ class RunDir:
         return [self.trial(found.parent.name) for found in sorted(self.probes_folder.glob("*/result.json"))]
 
     def models(self) -> list[TrialDir]:
-        """All that may get a row of its own: probes and trials."""
-        return [*self.probes(), *self.trials()]
+        """All that may get a row of its own: probes, trials and repeats."""
+        return [*self.probes(), *self.trials(), *self.repeats()]
 
     def trials(self) -> list[TrialDir]:
         """All trials that have a trial.json, in the order in which they were proposed."""
         return [self.trial(found.parent.name) for found in sorted(self.trials_folder.glob("*/trial.json"))]
+
+    def repeats(self) -> list[TrialDir]:
+        """All repeats that have a trial.json, those of one finalist together."""
+        return [self.trial(found.parent.name) for found in sorted(self.repeats_folder.glob("*/trial.json"))]
 
     def check_trials(self) -> None:
         """Raises RunError, naming every damaged file of the trials that have ended."""
@@ -496,6 +522,11 @@ def trial_id(number: int, trial: Trial) -> str:
 def probe_id(probe: Trial) -> str:
     """What a probe is called."""
     return f"{PROBE}{probe.digest[:6]}"
+
+
+def repeat_id(finalist: str, seed: int, fold: Fold | None) -> str:
+    """What a finalist is called when it is trained again, with another seed or on all folds but one."""
+    return f"{finalist}-seed{seed}" if fold is None else f"{finalist}-fold{fold[0]}of{fold[1]}"
 
 
 def newest_run(runs: Path = Path("runs")) -> RunDir:

@@ -117,9 +117,10 @@ _RESOLVED = "# every value as it was used; sha256 of what follows: "
 def differences(old: Sweep, new: Sweep) -> list[str]:
     """What changed, one `key: old -> new` each.
 
-    Resources, ensemble, report and the budget may differ: no trial depends on them.
+    Resources, ensemble, report, the budget and who is trained again may differ: no trial depends on them.
     """
-    free: dict[str, Any] = {"resources": True, "ensemble": True, "report": True, "search": {"budget"}}
+    free: dict[str, Any] = {"resources": True, "ensemble": True, "report": True}
+    free |= {"search": {"budget", "finalists", "seeds"}, "data": {"folds"}}
     before, after = (dict(_leaves(s.model_dump(mode="json", exclude=free))) for s in (old, new))
     return [
         f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"

@@ -14,7 +14,7 @@ from rfray.evaluation.audit_record import write_audit
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
 from rfray.evaluation.robustness import STRESS_NAMES
 from rfray.files import replace_text
-from rfray.run import Part, RunDir, TrialDir, TrialResult, TrialStart
+from rfray.run import Fold, Part, RunDir, TrialDir, TrialResult, TrialStart
 from rfray.sweep_file import resolved_text
 from rfray.training.inference import save_weights
 from rfray.training.model import build_model
@@ -56,12 +56,15 @@ def new_run(folder: Path, **trial_axes: Any) -> RunDir:
     return run
 
 
-def start_trial(run: RunDir, trial_id: str, **setting: Any) -> TrialDir:
+def start_trial(
+    run: RunDir, trial_id: str, repeats: str | None = None, fold: Fold | None = None, **setting: Any
+) -> TrialDir:
     """A trial that began and did not end."""
     trial = run.trial(trial_id)
     setting = {"backbone": "test_resnet", "lr": 1e-4, **setting}
     number = len(run.trials())
-    trial.write_start(TrialStart(id=trial_id, number=number, results_known=number, trial=Trial(**setting)))
+    known = {"id": trial_id, "number": number, "results_known": number, "repeats": repeats, "fold": fold}
+    trial.write_start(TrialStart(**known, trial=Trial(**setting)))
     return trial
 
 
@@ -93,6 +96,8 @@ def finish_trial(
         TrialResult(
             id=trial_id,
             position=start.number,
+            kind="model" if start.fold is None else "fold",
+            repeats=start.repeats,
             status="ok",
             trial=start.trial,
             metric="auc",
@@ -117,6 +122,7 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
             position=start.number,
             status="failed",
             reason=reason,
+            repeats=start.repeats,
             trial=start.trial,
             metric="auc",
             epochs=0,

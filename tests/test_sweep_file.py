@@ -428,7 +428,8 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
         "algorithm",
         "algoritm",
         "11: search.algoritm: no such key; allowed: algorithm, budget, trials, scheduler, metric, grace_epochs, "
-        "reduction_factor, concurrent, keep, max_failed, probe, probe_keep, warm_start; nearest: algorithm",
+        "reduction_factor, concurrent, keep, finalists, seeds, max_failed, probe, probe_keep, warm_start; "
+        "nearest: algorithm",
     ),
     "in resources": (
         "search:",
@@ -652,6 +653,23 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
         "5: data.select_fraction: given 1.5; allowed: less than 0.9",
     ),
     # the rest
+    "finalists with nothing to do": (
+        "  trials: 2",
+        "  trials: 2\n  finalists: 2",
+        "13: search.finalists: given 2; allowed: 0; or together with search.seeds (at least 2) or data.folds, by which "
+        "they are trained again",
+    ),
+    "seeds of no finalist": (
+        "  trials: 2",
+        "  trials: 2\n  seeds: 3",
+        "13: search.seeds: given 3; allowed: nothing, unless search.finalists says how many of the best trials it is "
+        "for",
+    ),
+    "folds of no finalist": (
+        "  source: demo",
+        "  source: demo\n  folds: 5",
+        "5: data.folds: given 5; allowed: nothing, unless search.finalists says how many of the best trials it is for",
+    ),
     "fewer kept than joined": (
         "  trials: 2",
         "  trials: 2\n  keep: 1",

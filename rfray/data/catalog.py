@@ -17,6 +17,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
 
 from rfray.config import CLASSES, DataSettings
 from rfray.data.cache_room import cache_folder
@@ -165,6 +166,33 @@ def changes(settings: DataSettings, part: str, known: pd.DataFrame) -> list[str]
         + [f"{path} is gone" for path in sorted(old_paths - new_paths)]
         + [f"{path} has changed" for path in sorted(changed)]
     )
+
+
+def fold_of(catalog: pd.DataFrame, fold: tuple[int, int], seed: int) -> pd.DataFrame:
+    """The catalog with fit and select divided anew: a fold (its number from 1, of how many) is select, the rest fit.
+
+    Stratified by class; images of one bundle are in one fold. The same for the same images and seed.
+    Raises DataError where a fold would lack a class.
+    """
+    number, folds = fold
+    training = np.flatnonzero(catalog["part"].isin(["fit", "select"]))
+    labels, bundles = (catalog[column].to_numpy()[training] for column in ("label", "bundle"))
+    apart = [len(np.unique(bundles[labels == label])) for label in range(len(CLASSES))]
+    cuts = []
+    if min(apart) >= folds:
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        cuts = [judged for _, judged in splitter.split(labels, labels, bundles)]
+    if not cuts or any(np.bincount(labels[judged], minlength=len(CLASSES)).min() == 0 for judged in cuts):
+        fewest = int(np.argmin(apart))
+        raise DataError(
+            f"data.folds {folds}: not every fold would have images of both classes: class {CLASSES[fewest]} has "
+            f"{apart[fewest]} bundles that stay together (same picture, identity or subfolder). Choose fewer folds, or "
+            "add images"
+        )
+    part = catalog["part"].to_numpy(copy=True)
+    part[training] = "fit"
+    part[training[cuts[number - 1]]] = "select"
+    return catalog.assign(part=part)
 
 
 def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry) -> Images:

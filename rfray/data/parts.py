@@ -15,6 +15,7 @@ from rfray.data.catalog import (
     bundle,
     changes,
     divide,
+    fold_of,
     image_folder,
     load_folder,
     part_digest,
@@ -50,6 +51,8 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
         catalog = _divided(images[images["folder"] == "train"], sweep, pairs)
         _audit(run, sweep, images, pairs, catalog)
         run.write_catalog(catalog)
+    if sweep.data.folds is not None:
+        fold_of(catalog, (1, sweep.data.folds), sweep.seed)  # before a whole sweep has been trained for nothing
     counts = catalog.groupby(["part", "label"]).size()
     console.print(
         "Images: "

@@ -27,6 +27,8 @@ LEVEL = 0.05
 DELONG = "DeLong's paired test"
 ANEW = "delete the predictions, and `rfray ensemble` makes them anew"
 
+SINGLE = ("model", "probe")
+"""The kinds of rows that may be the best single model; a fold's is judged on other images than the select part."""
 MEASURES = ("accuracy", "precision", "recall", "auc")
 INTERVALS = [f"{measure}{way}_{end}" for way in ("", "_boot") for measure in MEASURES for end in ("low", "high")]
 """95 % intervals: Wilson's, of the AUC DeLong's on the logit scale; then those of the bootstrap."""
@@ -40,7 +42,7 @@ class Judged:
     """One row of the leaderboard that has predicted the report part."""
 
     name: str
-    kind: Literal["model", "probe", "ensemble"]
+    kind: Literal["model", "probe", "fold", "ensemble"]
     select: float | None
     """Its value of the select metric on the select part."""
     threshold: float
@@ -78,7 +80,7 @@ class Panel:
     @property
     def best(self) -> str | None:
         """Name of the best single model by the select part: by the report part it would be flattered."""
-        models = (row.name for row in self.rows if row.kind != "ensemble" and row.select is not None)
+        models = (row.name for row in self.rows if row.kind in SINGLE and row.select is not None)
         return next(models, None)
 
     @cached_property
@@ -123,7 +125,7 @@ def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
     if ensemble is None or not (file := run.ensemble_predictions_file(ensemble.name, "report")).exists():
         return None
     vote = Judged(ensemble.name, "ensemble", None, ensemble.threshold, read_predictions(file))
-    models = frame[(frame["kind"] != "ensemble") & frame["rank"].notna() & frame["n"].notna()].sort_values("rank")
+    models = frame[frame["kind"].isin(SINGLE) & frame["rank"].notna() & frame["n"].notna()].sort_values("rank")
     for name in models["name"]:
         if not (file := run.trial(name).predictions_file("report")).exists():
             return None

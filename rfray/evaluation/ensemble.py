@@ -1,7 +1,7 @@
 """Trials' predictions-*.parquet -> ensemble/: who votes and how, what each vote comes to, and ensemble.json."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -76,7 +76,7 @@ def choose_members(
     diverse: int | None = None,
     scores: Mapping[str, float | None] | None = None,
 ) -> list[TrialDir]:
-    """The best trials that finished well and whose weights are still there, best first.
+    """The best models that finished well and whose weights are still there, best first; none of a fold.
 
     At most `top_k` (>= 1) of them, and at most `diverse` (>= 1) of one backbone, if given. Ranked by their select
     score, or by `scores` (id -> score), ties by id; a trial without one is left out.
@@ -86,16 +86,23 @@ def choose_members(
         for trial in run.models()
         if (result := trial.result()) is not None
         and result.status == "ok"
+        and result.kind != "fold"
         and (score := result.score if scores is None else scores.get(trial.id)) is not None
         and trial.weights_file.exists()
     ]
+    ordered = sorted(scored, key=lambda entry: entry[:2])
+    return _diverse([(backbone, trial) for _, _, backbone, trial in ordered], diverse)[:top_k]
+
+
+def _diverse(trials: Iterable[tuple[str, TrialDir]], most: int | None) -> list[TrialDir]:
+    """Those trials (each with its backbone, best first) that are among the first `most` of their backbone."""
     seen: Counter[str] = Counter()
     chosen = []
-    for _, _, backbone, trial in sorted(scored, key=lambda entry: entry[:2]):
+    for backbone, trial in trials:
         seen[backbone] += 1
-        if diverse is None or seen[backbone] <= diverse:
+        if most is None or seen[backbone] <= most:
             chosen.append(trial)
-    return chosen[:top_k]
+    return chosen
 
 
 def vote_name(method: str) -> str:
@@ -129,23 +136,32 @@ def write_ensemble(
     methods: Sequence[str] = (),
     others: Sequence[TrialDir] = (),
     choose_by: Literal["score", "worst"] = "score",
+    folds: Mapping[str, Sequence[TrialDir]] | None = None,
 ) -> Ensemble:
     """Lets `members` (best first) vote and writes everything below ensemble/, ensemble.json last.
 
     One vote for each of `methods` (of METHODS), the first of which is handed over, and the soft one; `others` (best
     first) are further trials that a method may choose from; `choose_by` says what they were ranked by, as in
-    EnsembleSettings. What was written for other methods is removed.
+    EnsembleSettings. What was written for other methods is removed. With `folds`, as `fold_models` has them, a member
+    or other stands for the models of its folds: it votes by their mean, and what it says of the select part is what
+    they say of all training images, each of the ones that it has not learned from.
     Raises RunError where there is no member, predictions are missing, or they don't fit together, and InputError for
     an unknown method.
     """
     if not members:
         raise RunError(f"{run.path}: no finished trial whose weights are still there, so there is nothing to join")
     sweep, asked = run.sweep(), methods_to_use(methods)
-    select = _predictions(run, [*members, *others], "select")
+    if folds is None:
+        select = _predictions(run, [*members, *others], "select")
+    else:
+        select = {trial.id: out_of_fold(folds[trial.id]) for trial in (*members, *others)}
     votes = [_vote(method, select, len(members), sweep) for method in asked]
     found: dict[tuple[str, Part], Predictions] = {}
     for vote in votes:
         found[vote.name, "select"] = cast(vote, [select[member] for member in vote.members])
+    if folds is not None:
+        votes = [_of_folds(vote, folds) for vote in votes]
+    for vote in votes:
         report = _predictions(run, [run.trial(member) for member in vote.members], "report")
         found[vote.name, "report"] = cast(vote, list(report.values()))
     ensemble = Ensemble(
@@ -165,6 +181,51 @@ def write_ensemble(
             write_predictions(file, found[vote.name, part], {"members": " ".join(vote.members)})
     write_record(run.ensemble_file, ensemble)
     return ensemble
+
+
+def fold_models(run: RunDir, folds: int, diverse: int | None = None) -> dict[str, list[TrialDir]]:
+    """Id of a finalist -> its models of each of so many folds, where all of them finished well; best finalist first.
+
+    Ranked by the select metric of what they say of the training images that they have not learned from; at most
+    `diverse` of one backbone, if given.
+    """
+    found: dict[str, list[TrialDir]] = defaultdict(list)
+    for trial in run.repeats():
+        result = trial.result()
+        fold = trial.start().fold
+        if result is not None and result.status == "ok" and result.repeats and fold is not None and fold[1] == folds:
+            found[result.repeats].append(trial)
+    judge = run.sweep().search.metric
+    scores = {
+        finalist: metric(judge, out_of_fold(models)) or 0.0
+        for finalist, models in found.items()
+        if len(models) == folds
+    }
+    ordered = sorted(scores, key=lambda one: (-scores[one], one))
+    kept = _diverse([(found[one][0].start().trial.backbone, run.trial(one)) for one in ordered], diverse)
+    return {finalist.id: found[finalist.id] for finalist in kept}
+
+
+def out_of_fold(models: Sequence[TrialDir]) -> Predictions:
+    """What the models of the folds say of all training images together, each of its own fold; in order of the ids."""
+    parts = [trial_predictions(trial, "select") for trial in models]
+    ids, labels, p_fake = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "labels", "p_fake")
+    )
+    order = np.argsort(ids)
+    return Predictions(ids[order], labels[order], p_fake[order])
+
+
+def _of_folds(vote: Vote, folds: Mapping[str, Sequence[TrialDir]]) -> Vote:
+    """The same vote with each member's share divided among the models of its folds."""
+    members = [(model, number) for number, member in enumerate(vote.members) for model in folds[member]]
+    return vote.model_copy(
+        update={
+            "members": [model.id for model, _ in members],
+            "weights": [vote.weights[number] / len(folds[vote.members[number]]) for _, number in members],
+            "temperatures": [vote.temperatures[number] for _, number in members],
+        }
+    )
 
 
 def chosen_alone(ensemble: Ensemble) -> str | None:

@@ -1,9 +1,11 @@
 """A run's records and report predictions -> leaderboard.csv and leaderboard.md, one row a trial or ensemble."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from itertools import chain
+from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
@@ -57,7 +59,18 @@ def column_types(sweep: Sweep) -> dict[str, str]:
     sure = {**dict.fromkeys((*INTERVALS, *TESTS), NUMBER), "tied": TEXT, "optimism": NUMBER}
     cost = {} if sweep.resources.price_per_hour is None else {"cost": NUMBER}
     origin = {"taken_from": TEXT} if sweep.search.warm_start else {}
-    types = {**outcomes, **settings, **dict.fromkeys(operating_point.COLUMNS, NUMBER), **sure, **cost, **origin}
+    again = {"repeats": TEXT} if sweep.repeats else {}
+    if sweep.search.seeds > 1:
+        again |= {"seeds": COUNT, **dict.fromkeys(_over_seeds(sweep), NUMBER)}
+    types = {
+        **outcomes,
+        **settings,
+        **dict.fromkeys(operating_point.COLUMNS, NUMBER),
+        **sure,
+        **cost,
+        **origin,
+        **again,
+    }
     return {column: types[column] for column in (*contract_columns(sweep), *types)}
 
 
@@ -86,6 +99,8 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     handed_over = None if ensemble is None else ensemble.name
     sure: dict[Any, dict[Any, Any]] = certainty(judged, handed_over, _groups(run)).to_dict("index")
     rows = [{**row, **sure.get(row["name"], {}), "optimism": _optimism(sweep, row)} for row in rows]
+    if sweep.search.seeds > 1:
+        rows = _with_spread(sweep, rows)
     return _frame(rows, types)
 
 
@@ -196,7 +211,7 @@ def _dtype(field: str) -> str:
 
 
 def _trial_row(sweep: Sweep, trial: TrialDir, result: TrialResult) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": trial.id, "kind": result.kind}
+    row: dict[str, Any] = {"name": trial.id, "kind": result.kind, "repeats": result.repeats}
     for column, field in _setting_columns(sweep).items():
         if result.kind == "probe" and field not in (*PROBED, "head"):
             continue  # it was not trained
@@ -250,6 +265,36 @@ def _optimism(sweep: Sweep, row: Mapping[str, Any]) -> float | None:
     """The select metric on the select part minus the same on the report part."""
     chosen, reported = row.get(select_column(sweep)), row.get(sweep.search.metric)
     return None if chosen is None or reported is None else chosen - reported
+
+
+def _over_seeds(sweep: Sweep) -> dict[str, tuple[str, Callable[[list[float]], float]]]:
+    """Column -> of which column it is what, over the trainings of one finalist with different seeds."""
+    return {
+        f"{name}_{column}": (column, of)
+        for column in dict.fromkeys((select_column(sweep), "accuracy", "auc"))
+        for name, of in (("mean", mean), ("spread", stdev))
+    }
+
+
+def _with_spread(sweep: Sweep, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of finalists, and of their trainings with other seeds, with how many they are, mean and spread.
+
+    The spread is the standard deviation, for which there must be two values (n - 1 in the denominator).
+    """
+    trained: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["kind"] == "model" and row.get(select_column(sweep)) is not None:
+            trained[row["repeats"] or row["name"]].append(row)
+    known: dict[str, dict[str, Any]] = {}
+    for alike in trained.values():
+        if len(alike) < 2:
+            continue
+        said: dict[str, Any] = {"seeds": len(alike)}
+        for name, (column, of) in _over_seeds(sweep).items():
+            values = [row[column] for row in alike if row.get(column) is not None]
+            said[name] = of(values) if len(values) > 1 else None
+        known |= {row["name"]: said for row in alike}
+    return [{**row, **known.get(row["name"], {})} for row in rows]
 
 
 def _groups(run: RunDir) -> "pd.Series[int] | None":

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rfray.errors import RunError
 from rfray.evaluation.audit_record import Audit, read_audit
 from rfray.evaluation.bundle import versions
-from rfray.evaluation.certainty import verdict
+from rfray.evaluation.certainty import SINGLE, verdict
 from rfray.evaluation.ensemble import Ensemble, read_ensemble
 from rfray.evaluation.groups import groups_of
 from rfray.evaluation.leaderboard import (
@@ -144,12 +144,17 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
 
     A sentence each; then what was asked for, and what is missing.
     """
-    models, trained = frame[frame["kind"] != "ensemble"], frame[frame["kind"] == "model"]
+    models, trained = frame[frame["kind"].isin(SINGLE)], frame[frame["kind"] == "model"]
+    if "repeats" in trained:
+        trained = trained[trained["repeats"] == ""]
+    again = int((frame["repeats"] != "").sum()) if "repeats" in frame else 0
     failed = int(trained["status"].str.startswith("failed").sum())
     not_kept = int((trained["status"] == "not kept").sum())
     trials = f"{_counted(len(trained), 'finished trial')} ({failed} failed, {not_kept} not kept)"
-    if probes := len(models) - len(trained):
+    if probes := int((frame["kind"] == "probe").sum()):
         trials += f" and {_counted(probes, 'probe')}"
+    if again:
+        trials += f", and {_counted(again, 'training')} of finalists again"
     if ensemble is None:
         yield f"No ensemble was made of {trials}."
     else:
@@ -159,7 +164,10 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
         those = f"the {voting} best vote" if voting > 1 else "the best votes"
         if ensemble.members != [best, *others][:voting]:  # weighted, or of different backbones
             those = f"{voting} vote" if voting > 1 else "one votes"
-        yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.chosen_by} on the select part."
+        on = "the select part"
+        if _is_of_folds(frame, ensemble):
+            on = "all training images, of each by the models that have not learned from it"
+        yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.chosen_by} on {on}."
         row = _row(frame, ensemble.name)
         images = _counted(row["n"], "report image")
         yield f"On {images}, which nothing was chosen on, the ensemble reaches {_reached(row)}."
@@ -169,6 +177,10 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
     unreadable = _unreadable(run)
     if unreadable:
         yield f"{_counted(unreadable, 'image')} could not be read and took no part ({run.unreadable_file.name})."
+
+
+def _is_of_folds(frame: pd.DataFrame, ensemble: Ensemble) -> bool:
+    return bool((frame.set_index("name")["kind"].reindex(ensemble.members) == "fold").all())
 
 
 def _audit(run: RunDir, audit: Audit) -> dict[str, Any]:

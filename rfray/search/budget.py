@@ -22,6 +22,7 @@ from rfray.run import RunDir, Spent
 from rfray.search.cluster import Shares
 from rfray.search.follower import Follower
 from rfray.search.messages import EPOCH
+from rfray.search.strategies import planned_trials
 from rfray.sweep_file import SweepFile
 
 MARGIN = 6.0
@@ -166,7 +167,7 @@ class Meter(Follower):
     def _recall(self) -> None:
         """Takes in what the epochs of earlier starts took."""
         found = []
-        for out in self._run.trials():
+        for out in (*self._run.trials(), *self._run.repeats()):
             history = out.history()
             self._seen[out.id] = len(history)
             if len(history):
@@ -236,9 +237,12 @@ def metered(run: RunDir, sweep: Sweep, shares: Shares, began: float) -> Iterator
 
 
 def check_budget(file: SweepFile, shares: Shares) -> None:
-    """Raises SweepError for a budget of GPUs where trials get none."""
-    text = file.sweep.search.budget
+    """Raises SweepError for a budget of GPUs where trials get none, and one that leaves no time for finalists."""
+    text, finalists = file.sweep.search.budget, file.sweep.search.finalists
     budget = budget_of(text) if text else None
+    if budget is not None and finalists and planned_trials(file.sweep) is None:
+        allowed = "0; or together with search.trials, as there would be new trials until the budget is used up"
+        raise SweepError(file.not_allowed(("search", "finalists"), finalists, allowed))
     if budget is not None and budget.of_gpus and not all(slot.gpu for slot in shares.kinds):
         allowed = "a time by the clock (90s, 12m, 1.5h), as trials get no GPU here"
         raise SweepError(file.not_allowed(("search", "budget"), text, allowed))

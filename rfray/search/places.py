@@ -44,7 +44,7 @@ def disk_needs(sweep: Sweep, parameters: dict[str, int], at_once: int) -> Needs:
     paused = trials // (sweep.search.reduction_factor - 1) if sweep.search.scheduler == "asha" else 0
     averages = "ema" in sweep.trial.axes() or sweep.trial.choices("ema") != [0.0]
     state = largest * (4 if averages else 3)
-    kept = min(sweep.keep, trials) + len(sweep.probes())
+    kept = min(sweep.keep, trials) + len(sweep.probes()) + sweep.search.finalists * sweep.repeats
     return Needs(weights=largest * (kept + running), states=state * (2 * running + paused))
 
 

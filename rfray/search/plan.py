@@ -42,11 +42,20 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[
         else f"epochs       at most {new * most} ({most} a trial)",
         f"images       {len(images)} to train and choose with"
         + ("" if new is None else f", about {new * most * fit:.0f} passes over one image"),
+        *_finalists_line(sweep),
         f"kept         weights of the best {sweep.keep} trials; ensemble of {sweep.ensemble.top_k}",
         f"disk         at most {needs.total / 1e6:.0f} MB in the run folder, "
         f"{sum(_megabytes(geometry) for geometry in geometries(sweep)) * len(images):.0f} MB of pixels in the cache of "
         "each node" + (", and the whole pictures for crops" if "crop" in sweep.trial.choices("resize") else ""),
     ]
+
+
+def _finalists_line(sweep: Sweep) -> list[str]:
+    if not sweep.search.finalists:
+        return []
+    kinds = [f"{sweep.search.seeds - 1} other seeds"] * (sweep.search.seeds > 1)
+    kinds += [f"{sweep.data.folds} folds"] * (sweep.data.folds is not None)
+    return [f"finalists    the best {sweep.search.finalists} trials are trained again: {' and '.join(kinds)} each"]
 
 
 def _budget_line(sweep: Sweep, run: RunDir) -> list[str]:

@@ -24,7 +24,7 @@ from rfray.evaluation.comparisons import holm, place
 from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
 from rfray.files import file_digest, write_whole
-from rfray.run import RunDir, TrialResult, probe_id
+from rfray.run import Fold, RunDir, TrialResult, TrialStart, probe_id
 from rfray.search import space
 from rfray.search.cluster import Slot, reason_of, slot_of_one
 from rfray.search.worker import images_of
@@ -75,8 +75,7 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
     count = len(_chosen(int((catalog["part"] == "fit").sum()), sweep.seed))
     console.print(f"Probing {len(missing)} frozen backbones on {count} fit images", soft_wrap=True)
     slot = slot_of_one(sweep.resources)
-    size = min(SHARE, -(-count // SHARES))
-    shares = [Share(probe, first, min(first + size, count)) for probe in missing for first in range(0, count, size)]
+    shares = _cut(missing, count)
     seen, problems = _seen(run, shares, slot, until)
     whole = [
         probe
@@ -97,6 +96,33 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
     if not_made := [p.backbone for p in missing if not run.trial(probe_id(p)).result_file.exists()]:
         console.print(f"There was no time for the probes of {', '.join(not_made)}", soft_wrap=True, markup=False)
     console.print(f"Probed in {time.time() - began:.0f} s")
+
+
+def learn_without_folds(run: RunDir, sweep: Sweep, starts: Sequence[TrialStart]) -> None:
+    """Learns the heads that trials judged on folds begin with: a probe's own has learned from most of every fold.
+
+    Where one can't be learned the trial says so. Raises DiskFullError.
+    """
+    wanted = {
+        (sweep.probe(start.trial), start.fold)
+        for start in starts
+        if start.fold is not None and start.trial.head == "probe"
+    }
+    missing = [
+        (probe, fold) for probe, fold in wanted if not run.trial(probe_id(probe)).fold_weights_file(fold).exists()
+    ]
+    if not missing:
+        return
+    count = len(_chosen(int((run.read_catalog()["part"] == "fit").sum()), sweep.seed))
+    slot = slot_of_one(sweep.resources)
+    probes = list({probe.digest: probe for probe, _ in missing}.values())
+    seen, _ = _seen(run, _cut(probes, count), slot, None)
+    task = ray.remote(_learn_without).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+    pending = []
+    for probe, fold in missing:
+        its_own = sorted((share for share in seen if share.probe == probe), key=lambda share: share.first)
+        pending.append(task.remote(run.where, probe, fold, slot.threads, *(seen[share] for share in its_own)))
+    ray.wait(pending, num_returns=len(pending))
 
 
 def narrowed(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
@@ -188,6 +214,12 @@ def _chosen(count: int, seed: int) -> np.ndarray:
     if count <= IMAGES:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, IMAGES, replace=False))
+
+
+def _cut(probes: Sequence[Trial], count: int) -> list[Share]:
+    """The shares of these probes, each of which learns from `count` images."""
+    size = min(SHARE, -(-count // SHARES))
+    return [Share(probe, first, min(first + size, count)) for probe in probes for first in range(0, count, size)]
 
 
 def _seen(
@@ -319,3 +351,26 @@ def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> 
     for file in (out.weights_file, out.out_of_fold_file, out.predictions_file("select")):
         out.mirror.send(file)
     return time.perf_counter() - began
+
+
+def _learn_without(where: Path | str, probe: Trial, fold: Fold, threads: int, *seen: np.ndarray) -> None:
+    """What a task does for one fold: the weights of the probe, whose head learns from the images of the others."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    from rfray.training.probe import learn_head, save_probe
+
+    torch.set_num_threads(threads)
+    sweep, data, _ = images_of(where, probe.resize, probe.image_size)
+    _, others, _ = images_of(where, probe.resize, probe.image_size, fold)
+    run = RunDir(where)
+    fit = data.fit.at(_chosen(len(data.fit), sweep.seed))
+    here = np.flatnonzero(np.isin(fit.ids, others.fit.ids))
+    groups = run.read_catalog().set_index("path")["bundle"].loc[fit.ids[here]].to_numpy()
+    with threadpool_limits(threads):
+        head = learn_head(np.concatenate(seen)[here], fit.labels[here], groups, sweep.search.metric, sweep.seed)
+    out = run.trial(probe_id(probe))
+    file = out.fold_weights_file(fold)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_probe(file, probe, head)
+    out.mirror.send(file)

@@ -52,7 +52,7 @@ class Recorder(Follower):
     def record(self, out: TrialDir) -> None:
         """Writes result.json of a trial that has ended. Raises SweepFailed where going on would be a waste."""
         out.mirror.pull(without=(*HEAVY, f"*{STATES}"))
-        history, starts = out.history(), out.starts()
+        start, history, starts = out.start(), out.history(), out.starts()
         origin = predictions_metadata(out.predictions_file("select"))
         if self._meter is not None and self._meter.is_over() and not origin and not out.error_file.exists():
             return  # the end of the budget fell before its first judged epoch: it stays open
@@ -61,7 +61,7 @@ class Recorder(Follower):
             reason = "the trial ended without predictions"
             if out.error_file.exists():
                 reason = out.error_file.read_text(encoding="utf-8").splitlines()[0]
-            fields = {"status": "failed", "reason": reason, "trial": out.start().trial}
+            fields = {"status": "failed", "reason": reason, "trial": start.trial}
         else:
             fields = {
                 "status": "ok",
@@ -76,6 +76,8 @@ class Recorder(Follower):
         result = TrialResult(
             id=out.id,
             position=self._count,
+            kind="model" if start.fold is None else "fold",
+            repeats=start.repeats,
             metric=self._sweep.search.metric,
             epochs=len(history),
             seconds=float(history["seconds"].sum()) if len(history) else 0.0,
@@ -97,8 +99,10 @@ class Recorder(Follower):
 
     def _make_room(self, result: TrialResult) -> None:
         out = self._run.trial(result.id)
-        if self._sweep.search.scheduler not in KEEPING:
+        if result.repeats or self._sweep.search.scheduler not in KEEPING:
             _remove_states(out)
+        if result.repeats:
+            return  # whose weights all stay
         ranked = ranking([*self._kept, result])
         for loser in {result.id, *(one.id for one in self._kept)} - {one.id for one in ranked[: self._sweep.keep]}:
             out = self._run.trial(loser)
@@ -138,6 +142,9 @@ def tidy(run: RunDir, sweep: Sweep, ended: list[TrialResult], every_state: bool)
     weights, over = _weights(run), {one.id for one in ended}
     kept = {one.id for one in ranking(_with_weights(ended, weights))[: sweep.keep]}
     run.mirror.remove(file for file in weights if file.parent.name in over - kept)
+    for out in run.repeats():
+        if out.result_file.exists():
+            _remove_states(out)
     if every_state or sweep.search.scheduler not in KEEPING:
         run.mirror.remove(file for file in run.mirror.find(f"trials/*/{STATES}") if file.parent.name in over)
     for part in run.path.rglob(".*.part*"):

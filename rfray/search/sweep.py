@@ -5,14 +5,14 @@ import logging
 import os
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher as RaySearcher
 from rich.console import Console
 from rich.text import Text
 
@@ -20,7 +20,7 @@ from rfray.config import Sweep
 from rfray.errors import RfrayError, SweepFailed
 from rfray.evaluation.predictions import predictions_metadata
 from rfray.files import file_digest, is_disk_full, no_room
-from rfray.run import HEAVY, RunDir, TrialDir, TrialResult
+from rfray.run import HEAVY, RunDir, TrialDir, TrialResult, WarmStart
 from rfray.search.asha import Asha
 from rfray.search.budget import Meter, OutOfTime
 from rfray.search.cluster import Shares, slots
@@ -29,8 +29,10 @@ from rfray.search.disk import DiskWatch
 from rfray.search.display import Display
 from rfray.search.follower import Silence
 from rfray.search.messages import EPOCH, SCORE
+from rfray.search.probing import learn_without_folds
 from rfray.search.proposals import Proposals, judged_epochs
 from rfray.search.recorder import Recorder, results, tidy
+from rfray.search.repeats import Listed, repeats
 from rfray.search.strategies import PAUSING, SCHEDULERS, ByName, planned_trials
 from rfray.search.trackers import TensorBoard, mlflow_callbacks
 from rfray.search.warm_start import warm_start
@@ -39,6 +41,28 @@ from rfray.storage import STATES, Storage
 
 NOBODY = SimpleNamespace(get_live_trials=list)
 """Stands in for Ray's controller while a scheduler is told of the past: no trial is live."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all trials of one start run under."""
+
+    run: RunDir
+    sweep: Sweep
+    shares: Shares
+    """What each trial gets."""
+    session: Path
+    """Ray's temporary folder."""
+    console: Console
+    trainable: Callable[..., None]
+    """What runs in a trial's process: a function of a setting and a Job."""
+    meter: Meter | None
+    """How much of a budget there is, if any."""
+
+    @property
+    def at_once(self) -> int:
+        """Most trials that run at the same time."""
+        return self.sweep.search.concurrent or slots(self.shares)
 
 
 def run_sweep(
@@ -50,13 +74,13 @@ def run_sweep(
     trainable: Callable[..., None] = run_trial,
     meter: Meter | None = None,
 ) -> list[TrialResult]:
-    """Runs what is left of the sweep on the connected Ray cluster; all trials' results, in the order they ended.
+    """Runs what is left of the sweep on the connected Ray cluster, then of its finalists' repeats.
 
-    `shares` says what each trial gets, `meter` how much of a budget there is, if any. `session` is Ray's temporary
-    folder, `trainable` what runs in a trial's process: a function of a setting and a Job.
+    All trials' results, in the order they ended. The arguments are those of `Conditions`.
     Raises RfrayError where Ray ended without running every trial, DiskFullError, and SweepFailed where going on would
     be a waste.
     """
+    conditions = Conditions(run, sweep, shares, session, console, trainable, meter)
     planned = planned_trials(sweep)
     warm = warm_start(run, sweep, console)
     for found in mend(run):
@@ -66,50 +90,7 @@ def run_sweep(
     recorder = Recorder(run, sweep, meter)
     has_time = meter is None or meter.has_time_for_any(sweep)
     if (planned is None or len(earlier) < planned) and has_time:
-        scheduler = SCHEDULERS[sweep.search.scheduler](sweep)
-        asha = scheduler if isinstance(scheduler, Asha) else None
-        retrace(scheduler, run)
-        display = Display(sweep, planned, earlier, console, meter.deadline if meter else None)
-        recorder.follow(display.ended)
-        at_once = sweep.search.concurrent or slots(shares)
-        # hyperband waits for whole brackets, of which most trials are paused
-        most = None if sweep.search.scheduler == "hyperband" else at_once
-        proposals = Proposals(run, sweep, planned, most, warm, asha, meter)
-        recorder.follow(proposals.ended)
-        if asha is not None:
-            asha.on_pause += [display.paused, *([meter.paused] if meter else [])]
-        followers = [recorder, DiskWatch(session), TensorBoard(run, sweep.search.metric), display]
-        followers += [meter] if meter else []
-        try:
-            _fit(
-                run,
-                sweep,
-                trainable,
-                shares,
-                at_once,
-                proposals,
-                scheduler,
-                # with asha Ray must not let go of a trial's process when all are proposed: paused ones go on in it
-                -1 if planned is None or asha else planned - len(earlier),
-                meter,
-                [*followers, Silence(), *mlflow_callbacks(sweep)],
-            )
-        except OSError as error:
-            if is_disk_full(error):
-                raise no_room(run.path, 0) from error
-            raise
-        except tune.TuneError as error:
-            if os.strerror(errno.ENOSPC) in str(error):  # met by Ray's own files in the run folder
-                raise no_room(run.path, 0) from error
-            raise next((one.reason for one in followers if one.reason), error) from None
-        finally:
-            display.close()
-            run.forget_ray()
-            if any(slot.workers > 1 for slot in shares.kinds):
-                from rfray.search.together import free_orphans
-
-                # Tune gives a stopped trial five seconds to end, and the last ones may still be ending their workers
-                free_orphans(of_all=True)
+        _search(conditions, planned, warm, earlier, recorder)
     if sweep.search.scheduler == "asha" or not has_time or meter:
         # paused ones of earlier starts that there was no slot for, and those that were ended from outside
         for out in run.trials():
@@ -120,8 +101,57 @@ def run_sweep(
         console.print(Text(_what_is_left(run, sweep, len(done))), soft_wrap=True)
     if meter is None and planned is not None and len(done) < planned:
         raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")
+    if planned is not None and len(done) == planned:
+        _repeat_finalists(conditions, done)
     tidy(run, sweep, done, every_state=True)
     return done
+
+
+def _search(
+    here: Conditions, planned: int | None, warm: WarmStart, earlier: list[TrialResult], recorder: Recorder
+) -> None:
+    scheduler = SCHEDULERS[here.sweep.search.scheduler](here.sweep)
+    asha = scheduler if isinstance(scheduler, Asha) else None
+    retrace(scheduler, here.run)
+    display = Display(here.sweep, planned, earlier, here.console, here.meter.deadline if here.meter else None)
+    recorder.follow(display.ended)
+    # hyperband waits for whole brackets, of which most trials are paused
+    most = None if here.sweep.search.scheduler == "hyperband" else here.at_once
+    proposals = Proposals(here.run, here.sweep, planned, most, warm, asha, here.meter)
+    recorder.follow(proposals.ended)
+    if asha is not None:
+        asha.on_pause += [display.paused, *([here.meter.paused] if here.meter else [])]
+    # with asha Ray must not let go of a trial's process when all are proposed: paused ones go on in it
+    missing = -1 if planned is None or asha else planned - len(earlier)
+    _fit(here, proposals, scheduler, missing, recorder, display)
+
+
+def _repeat_finalists(here: Conditions, done: list[TrialResult]) -> None:
+    """Trains the best trials again, as the sweep asks for; what a budget leaves no time for is not done."""
+    wanted = repeats(here.sweep, done)
+    found = [here.run.trial(one.id).result() for one in wanted]
+    earlier = [result for result in found if result is not None]
+    missing = [start for start, result in zip(wanted, found, strict=True) if result is None]
+    if not missing:
+        return
+    finalists = len({one.repeats for one in wanted})
+    here.console.print(
+        Text(f"Training {finalists} finalists again: {len(missing)} of {len(wanted)} trainings are to be done"),
+        soft_wrap=True,
+    )
+    learn_without_folds(here.run, here.sweep, missing)
+    recorder = Recorder(here.run, here.sweep, here.meter)
+    display = Display(here.sweep, len(wanted), earlier, here.console, here.meter.deadline if here.meter else None)
+    recorder.follow(display.ended)
+    listed = Listed(here.run, missing, here.at_once, here.meter)
+    _fit(here, listed, SCHEDULERS["none"](here.sweep), len(missing), recorder, display)
+    left = [start for start in missing if not here.run.trial(start.id).result_file.exists()]
+    if left and here.meter is None:
+        raise RfrayError(f"Ray Tune ended with {len(left)} finalists' trainings missing; the same command goes on")
+    if left:
+        budget = f"search.budget of {here.sweep.search.budget}"
+        text = f"The {budget} left no time for {len(left)} of the finalists' trainings; a larger one goes on"
+        here.console.print(Text(text), soft_wrap=True)
 
 
 def _is_whole(out: TrialDir) -> bool:
@@ -140,14 +170,15 @@ def _what_is_left(run: RunDir, sweep: Sweep, done: int) -> str:
 
 
 def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
-    """Raises SweepFailed, with each failed trial's or probe's reason, where more failed than `search.max_failed`."""
-    done = [*(result for out in run.probes() if (result := out.result()) is not None), *done]
+    """Raises SweepFailed, with each one's reason, where more trials, probes and repeats failed than allowed."""
+    others = (*run.probes(), *run.repeats())
+    done = [*(result for out in others if (result := out.result()) is not None), *done]
     failed = [result for result in done if result.status == "failed"]
     if len(failed) > sweep.search.max_failed:
         raise SweepFailed(
             f"{len(failed)} of {len(done)} trials failed (search.max_failed: {sweep.search.max_failed}):\n"
             + "\n".join(f"  {result.id}: {result.reason}" for result in failed)
-            + f"\nThe whole of each trial's error is in {run.trials_folder}/<id>/error.txt"
+            + f"\nThe whole of each trial's error is in error.txt in its folder, {run.trials_folder}/<id>"
         )
 
 
@@ -177,45 +208,65 @@ def retrace(scheduler: TrialScheduler, run: RunDir) -> None:
 
 
 def _fit(
-    run: RunDir,
-    sweep: Sweep,
-    trainable: Callable[..., None],
-    shares: Shares,
-    at_once: int,
-    proposals: Proposals,
+    here: Conditions,
+    searcher: RaySearcher,
     scheduler: TrialScheduler,
     missing: int,
-    meter: Meter | None,
-    callbacks: list[Callback],
+    recorder: Recorder,
+    display: Display,
 ) -> None:
+    """Has Ray Tune run what the searcher proposes, until it has no more: `missing` trials, -1 where that is not known.
+
+    Raises RfrayError where Ray has ended for a reason of ours.
+    """
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # rfray says in its own words what fails
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # Ray would start them one after the other
-    job = Job(run.where, uuid.uuid4().hex[:8], shares, checkpoints=sweep.search.scheduler in PAUSING)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(here.at_once)  # Ray would start them one after the other
+    run, shares, meter = here.run, here.shares, here.meter
+    job = Job(run.where, uuid.uuid4().hex[:8], shares, checkpoints=here.sweep.search.scheduler in PAUSING)
     if meter is not None:
         job = replace(job, deadline=meter.deadline, watches_budget=meter.deadline is None)
 
     def asked(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([shares.of(trial_of(config)).asked])
 
-    tune.Tuner(
-        tune.with_resources(tune.with_parameters(trainable, job=job), asked),
-        tune_config=tune.TuneConfig(
-            search_alg=proposals,
-            scheduler=scheduler,
-            num_samples=missing,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: str(trial.config["id"]),
-            trial_dirname_creator=lambda trial: str(trial.config["id"]),
-        ),
-        run_config=tune.RunConfig(
-            name=run.ray_folder.name,
-            storage_path=str(run.where),
-            # a trial that fails says so itself; what Ray sees is a process that died, and starts it again
-            failure_config=tune.FailureConfig(max_failures=-1),
-            callbacks=callbacks,
-            stop=OutOfTime(meter) if meter else None,
-            verbose=0,
-        ),
-    ).fit()
+    followers = [recorder, DiskWatch(here.session), TensorBoard(run, here.sweep.search.metric), display]
+    followers += [meter] if meter else []
+    try:
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(here.trainable, job=job), asked),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=missing,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: str(trial.config["id"]),
+                trial_dirname_creator=lambda trial: str(trial.config["id"]),
+            ),
+            run_config=tune.RunConfig(
+                name=run.ray_folder.name,
+                storage_path=str(run.where),
+                # a trial that fails says so itself; what Ray sees is a process that died, and starts it again
+                failure_config=tune.FailureConfig(max_failures=-1),
+                callbacks=[*followers, Silence(), *mlflow_callbacks(here.sweep)],
+                stop=OutOfTime(meter) if meter else None,
+                verbose=0,
+            ),
+        ).fit()
+    except OSError as error:
+        if is_disk_full(error):
+            raise no_room(run.path, 0) from error
+        raise
+    except tune.TuneError as error:
+        if os.strerror(errno.ENOSPC) in str(error):  # met by Ray's own files in the run folder
+            raise no_room(run.path, 0) from error
+        raise next((one.reason for one in followers if one.reason), error) from None
+    finally:
+        display.close()
+        run.forget_ray()
+        if any(slot.workers > 1 for slot in shares.kinds):
+            from rfray.search.together import free_orphans
+
+            # Tune gives a stopped trial five seconds to end, and the last ones may still be ending their workers
+            free_orphans(of_all=True)

@@ -178,7 +178,7 @@ def _work(order: Order, desk: Any) -> None:
         out.mirror.pull(removing=STATES)  # another node may have had the trial before
     else:
         out.mirror.fetch(out.start_file)
-    sweep, data, warnings = data_of(order.job.run, order.trial)
+    sweep, data, warnings = data_of(order.job.run, order.trial, out.start().fold)
 
     def warn(sentence: str) -> None:
         ray.get(desk.warn.remote(sentence))

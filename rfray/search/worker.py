@@ -19,7 +19,7 @@ from ray import tune
 from rfray.config import Sweep, Trial
 from rfray.errors import DiskFullError, TrialError
 from rfray.files import is_disk_full, no_room, replace_text
-from rfray.run import WEIGHTS_FILE, RunDir, Start, TrialDir, probe_id
+from rfray.run import WEIGHTS_FILE, Fold, RunDir, Start, TrialDir, probe_id
 from rfray.search.cluster import Shares
 from rfray.search.messages import EPOCH, SCORE, WARNINGS
 from rfray.storage import STATES
@@ -138,7 +138,7 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
         return
     from rfray.training.loop import Hooks, train
 
-    sweep, data, warnings = data_of(job.run, trial)
+    sweep, data, warnings = data_of(job.run, trial, out.start().fold)
     say = list(warnings)
 
     def on_epoch(epoch: "Epoch") -> None:
@@ -197,12 +197,12 @@ def _sign_in(out: TrialDir, session: str) -> tuple[str, int]:
     return token, fruitless
 
 
-def data_of(where: Path | str, trial: Trial) -> tuple[Sweep, "TrialData", list[str]]:
-    """What a trial learns from and begins with, and what the user should know of it.
+def data_of(where: Path | str, trial: Trial, fold: Fold | None) -> tuple[Sweep, "TrialData", list[str]]:
+    """What a trial learns from and begins with, judged on a fold or else select, and what the user should know of it.
 
     Raises TrialError where it is to begin with a probe that there is not.
     """
-    sweep, data, warnings = images_of(where, trial.resize, trial.image_size)
+    sweep, data, warnings = images_of(where, trial.resize, trial.image_size, fold)
     if trial.head == "random":
         return sweep, data, warnings
     probe = RunDir(where).trial(probe_id(sweep.probe(trial)))
@@ -211,13 +211,21 @@ def data_of(where: Path | str, trial: Trial) -> tuple[Sweep, "TrialData", list[s
     if result is None or result.status == "failed":
         why = "was not made" if result is None else f"failed: {result.reason}"
         raise TrialError(f"head: probe, but the probe of {trial.backbone} at {trial.image_size} px {why}")
-    return sweep, replace(data, probe=probe.weights_file), warnings
+    weights = probe.weights_file
+    if fold is not None:
+        weights = probe.fold_weights_file(fold)
+        probe.mirror.fetch(weights)
+        if not weights.exists():
+            raise TrialError(f"head: probe, but no head of {trial.backbone} could be learned without fold {fold[0]}")
+    return sweep, replace(data, probe=weights), warnings
 
 
 @lru_cache(maxsize=4)
-def images_of(run: Path | str, resize: str, side: int) -> tuple[Sweep, "TrialData", list[str]]:
+def images_of(
+    run: Path | str, resize: str, side: int, fold: Fold | None = None
+) -> tuple[Sweep, "TrialData", list[str]]:
     """Kept for the trials that this process has still to run; the pixels themselves are memory-mapped."""
-    from rfray.data.catalog import load_images
+    from rfray.data.catalog import fold_of, load_images
     from rfray.data.geometry import Geometry
     from rfray.data.pixels import Files, not_cached
     from rfray.training.loop import TrialData
@@ -225,6 +233,8 @@ def images_of(run: Path | str, resize: str, side: int) -> tuple[Sweep, "TrialDat
     folder = RunDir(run)
     folder.mirror.pull("sweep.yaml", "catalog.parquet")
     sweep, catalog = folder.sweep(), folder.read_catalog()
+    if fold is not None:
+        catalog = fold_of(catalog, fold, sweep.seed)
     geometry = Geometry(resize, side, sweep.data.reencode)
     fit, select = (load_images(catalog, sweep.data, part, geometry) for part in ("fit", "select"))
     warnings = [f"{socket.gethostname()}: {not_cached(sweep.data.cache)}"] if isinstance(fit.source, Files) else []

@@ -14,6 +14,7 @@ from rfray.data.catalog import (
     changes,
     decode_images,
     divide,
+    fold_of,
     image_folder,
     list_folder,
     load_images,
@@ -618,3 +619,37 @@ def test_a_few_images_are_decoded_by_their_ids(tmp_path: Path) -> None:
     (tmp_path / "valid/real/002.png").write_bytes(b"other")
     with pytest.raises(DataError, match=r"real/002\.png has changed"):
         images.batch(np.array([0]))
+
+
+def catalog_of(bundles: list[int], labels: list[int]) -> pd.DataFrame:
+    count = len(labels)
+    parts = ["fit"] * (count - 4) + ["select"] * 3 + ["report"]
+    paths = [f"{number:03d}.png" for number in range(count)]
+    return pd.DataFrame({"path": paths, "label": labels, "bundle": bundles, "part": parts})
+
+
+def test_folds_cover_fit_and_select_once_and_keep_bundles_and_classes_together() -> None:
+    labels = [0, 1] * 12
+    bundles = [0, 0, 0, 0, *range(1, 21)]  # the first four belong together
+    catalog = catalog_of(bundles, labels)
+    judged = []
+    for number in (1, 2, 3):
+        fold = fold_of(catalog, (number, 3), seed=5)
+        assert fold.drop(columns="part").equals(catalog.drop(columns="part"))
+        assert fold["part"].tolist()[-1] == "report"
+        select = fold[fold["part"] == "select"]
+        assert set(select["label"]) == {0, 1}
+        assert not set(select["bundle"]) & set(fold.loc[fold["part"] == "fit", "bundle"])
+        judged += select["path"].tolist()
+    assert sorted(judged) == catalog["path"].tolist()[:-1]
+    again = fold_of(catalog, (3, 3), seed=5)
+    assert again.loc[again["part"] == "select", "path"].tolist() == judged[-len(select) :]
+
+
+def test_too_few_images_for_so_many_folds_are_an_error() -> None:
+    labels = [0] * 10 + [1] * 14
+    bundles = [*range(10), *[99] * 14]  # all fakes belong together
+    with pytest.raises(DataError, match=r"data\.folds 2: .* class fake has 1 bundles .*fewer folds"):
+        fold_of(catalog_of(bundles, labels), (1, 2), seed=0)
+    with pytest.raises(DataError, match=r"data\.folds 40: "):
+        fold_of(catalog_of(list(range(24)), labels), (1, 40), seed=0)

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from rfray.errors import DataError, InputError, RunError
-from rfray.evaluation.ensemble import Vote, cast, choose_members, chosen_alone, read_ensemble, write_ensemble
+from rfray.evaluation.ensemble import (
+    Vote,
+    cast,
+    choose_members,
+    chosen_alone,
+    fold_models,
+    out_of_fold,
+    read_ensemble,
+    write_ensemble,
+)
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
 from rfray.evaluation.voting import METHODS
 from rfray.sweep_file import resolved_text
@@ -256,3 +265,70 @@ def test_no_member_and_a_damaged_record_are_errors(tmp_path):
     run.ensemble_file.write_text('{"schema_version": 2}')
     with pytest.raises(RunError, match=r"ensemble\.json is damaged"):
         read_ensemble(run)
+
+
+FOLDS = ([0, 3, 4], [1, 2, 5])
+"""Positions of the images of two folds."""
+
+
+def run_of_folds(folder):
+    """Two finalists, 1-a and 2-b, whose folds say FIRST and SECOND of the training images; a third lacks a fold."""
+    run = new_run(folder)
+    for name, said, backbone in (("1-a", FIRST, "x"), ("2-b", SECOND, "y"), ("3-c", LABELS, "x")):
+        finish_trial(run, name, 0.6, predictions(said), predictions(said), backbone=backbone)
+        for number, here in enumerate(FOLDS, 1):
+            whole = predictions(said)
+            part = Predictions(whole.ids[here], whole.labels[here], whole.p_fake[here])
+            report = predictions([0.1 * number] * 6)
+            if (name, number) != ("3-c", 2):
+                how = {"repeats": name, "fold": (number, 2), "backbone": backbone}
+                finish_trial(run, f"{name}-fold{number}of2", 0.5, part, report, **how)
+    return run
+
+
+def test_finalists_are_ranked_by_what_their_folds_say_of_all_training_images(tmp_path):
+    run = run_of_folds(tmp_path / "run")
+    models = fold_models(run, 2)
+    # 8.5 of the nine pairs against 7; the third is not whole, and no folds of another number are there
+    assert {name: [trial.id for trial in found] for name, found in models.items()} == {
+        "2-b": ["2-b-fold1of2", "2-b-fold2of2"],
+        "1-a": ["1-a-fold1of2", "1-a-fold2of2"],
+    }
+    assert fold_models(run, 3) == {}
+    order = np.argsort(predictions(FIRST).ids)
+    assert out_of_fold(models["1-a"]).p_fake.tolist() == np.array(FIRST)[order].tolist()
+    # the models of folds are no candidates by themselves
+    assert chosen(run) == ["1-a", "2-b", "3-c"]
+
+
+def test_at_most_so_many_finalists_of_one_backbone(tmp_path):
+    run = run_of_folds(tmp_path / "run")
+    finish_trial(
+        run,
+        "3-c-fold2of2",
+        0.5,
+        Predictions(*(getattr(predictions(LABELS), of)[FOLDS[1]] for of in ("ids", "labels", "p_fake"))),
+        repeats="3-c",
+        fold=(2, 2),
+        backbone="x",
+    )
+    assert list(fold_models(run, 2)) == ["3-c", "2-b", "1-a"]
+    assert list(fold_models(run, 2, 1)) == ["3-c", "2-b"]
+
+
+def test_a_finalist_votes_by_the_mean_of_its_folds_chosen_on_all_training_images(tmp_path):
+    run = run_of_folds(tmp_path / "run")
+    set_ensemble(run, threshold="max_f1")
+    models = fold_models(run, 2)
+    ensemble = write_ensemble(run, [run.trial(name) for name in models], folds=models)
+    assert ensemble.members == ["2-b-fold1of2", "2-b-fold2of2", "1-a-fold1of2", "1-a-fold2of2"]
+    assert ensemble.weights == [0.25] * 4
+    assert ensemble.temperatures == [1.0] * 4
+    assert ensemble.select_score == 1.0  # of the mean of FIRST and SECOND, which is all right
+    assert 0.4 < ensemble.threshold <= 0.6
+    select = read_predictions(run.ensemble_predictions_file("ensemble", "select"))
+    said = dict(zip(select.ids.tolist(), select.p_fake.tolist(), strict=True))
+    mean = (np.array(FIRST) + np.array(SECOND)) / 2
+    assert [said[name] for name in predictions(FIRST).ids.tolist()] == pytest.approx(mean.tolist(), abs=1e-15)
+    report = read_predictions(run.ensemble_predictions_file("ensemble", "report"))
+    assert report.p_fake.tolist() == pytest.approx([0.15] * 6, abs=1e-15)

@@ -356,3 +356,43 @@ def test_errors_of_the_audit_stand_above_the_table(run):
     write_audit(run.audit_file, audit.model_copy(update={"findings": ()}))
     write_leaderboard(run)
     assert "Audit" not in run.leaderboard_md.read_text()
+
+
+def test_mean_and_spread_over_the_seeds_of_a_finalist(tmp_path):
+    run = new_run(tmp_path / "run")
+    sweep = run.sweep()
+    search = sweep.search.model_copy(update={"finalists": 1, "seeds": 3})
+    run.sweep_file.write_text(resolved_text(sweep.model_copy(update={"search": search})))
+    finish_trial(run, "1-a", 0.9, predictions(FIRST), predictions(FIRST))  # 7 of 9 pairs, 4 of 6 images
+    finish_trial(run, "1-a-seed1", 0.7, predictions(FIRST), predictions(SECOND), repeats="1-a")  # 8.5 and 5
+    fail_trial(run, "1-a-seed2", "no memory", repeats="1-a")
+    finish_trial(run, "2-b", 0.8, predictions(FIRST), predictions(FIRST))
+    frame = write_leaderboard(run).set_index("name")
+    assert frame.loc["1-a-seed1", "repeats"] == frame.loc["1-a-seed2", "repeats"] == "1-a"
+    for name in ("1-a", "1-a-seed1"):
+        row = frame.loc[name]
+        assert row["seeds"] == 2
+        assert row["mean_select_auc"] == pytest.approx(0.8, abs=1e-15)
+        assert row["spread_select_auc"] == pytest.approx(0.02**0.5, abs=1e-15)  # (0.1^2 + 0.1^2) / (2 - 1)
+        assert row["mean_auc"] == pytest.approx(15.5 / 18, abs=1e-15)
+        assert row["spread_auc"] == pytest.approx(1.5 / 9 / 2**0.5, abs=1e-15)
+        assert row["mean_accuracy"] == pytest.approx(4.5 / 6, abs=1e-15)
+    assert frame.loc["2-b", ["seeds", "mean_auc", "spread_auc"]].isna().all()
+    assert read_leaderboard(run).shape == (4, frame.shape[1] + 1)
+
+
+def test_a_model_of_a_fold_is_not_the_best_single_model(tmp_path):
+    run = new_run(tmp_path / "run")
+    sweep = run.sweep()
+    changed = {
+        "search": sweep.search.model_copy(update={"finalists": 1}),
+        "data": sweep.data.model_copy(update={"folds": 2}),
+    }
+    run.sweep_file.write_text(resolved_text(sweep.model_copy(update=changed)))
+    finish_trial(run, "1-a", 0.7, predictions(FIRST), predictions(FIRST))
+    finish_trial(run, "1-a-fold1of2", 0.9, predictions(SECOND), predictions(SECOND), repeats="1-a", fold=(1, 2))
+    frame = write_leaderboard(run).set_index("name")
+    assert frame.loc["1-a-fold1of2", ["kind", "rank"]].tolist() == ["fold", 1]
+    # compared with 1-a, though that has the smaller score
+    assert np.isnan(frame.loc["1-a", "auc_p_best"])
+    assert not np.isnan(frame.loc["1-a-fold1of2", "auc_p_best"])
