@@ -30,6 +30,11 @@ STRESSED = ((WORST,), REPORT_COLUMNS)
 """Columns (NUMBER) that are there, all or none of a group, where the predictions under stress are."""
 WAIT_ALLOWED = 0.1
 """Share of the training time."""
+OF_FOLDS = (
+    "Of a row whose kind is `fold`, the `select_` column is on its own fold of the training images; where such models "
+    "vote, the vote's is on all training images, of each by the models that have not learned from it."
+)
+"""What a reader has to know where there are models of folds: their select column is of other images."""
 LOWER_IS_BETTER = frozenset({"rank", "fp", "fn", "seconds", "wait_share", *operating_point.COLUMNS} - {"temperature"})
 """The columns in which the lowest value is the best."""
 
@@ -343,6 +348,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         f"without `select_` are on the report part (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
         "",
+        *([OF_FOLDS, ""] if (frame["kind"] == "fold").any() else []),
         *([escaped(said), ""] if (said := verdict(run, frame)) else []),
         *([escaped(asked), ""] if (asked := false_positives(run, frame)) else []),
         *([escaped(slow), ""] if (slow := waiting(frame)) else []),

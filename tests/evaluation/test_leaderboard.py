@@ -392,6 +392,7 @@ def test_a_model_of_a_fold_is_not_the_best_single_model(tmp_path):
     finish_trial(run, "1-a", 0.7, predictions(FIRST), predictions(FIRST))
     finish_trial(run, "1-a-fold1of2", 0.9, predictions(SECOND), predictions(SECOND), repeats="1-a", fold=(1, 2))
     frame = write_leaderboard(run).set_index("name")
+    assert "is on its own fold of the training images" in run.leaderboard_md.read_text()
     assert frame.loc["1-a-fold1of2", ["kind", "rank"]].tolist() == ["fold", 1]
     # compared with 1-a, though that has the smaller score
     assert np.isnan(frame.loc["1-a", "auc_p_best"])

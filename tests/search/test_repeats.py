@@ -22,7 +22,7 @@ from rfray.search.repeats import repeats
 from rfray.search.sweep import run_sweep
 from rfray.sweep_file import load_sweep
 from tests.search.test_probing import prepared, quiet
-from tests.search.test_sweep import run_here, sweep_of, tmp_session
+from tests.search.test_sweep import sweep_of, tmp_session
 
 SWEEP = """
 name: again
@@ -141,13 +141,16 @@ def test_a_later_command_trains_only_what_is_missing_and_comes_to_the_same(made:
     assert {out.id: out.result_file.stat().st_mtime_ns for out in run.repeats() if out.id != lost.id} == others
 
 
-def test_a_finished_sweep_may_be_asked_for_finalists_later(pictures: Path, tmp_path: Path, ray_here: None) -> None:
-    plain = ("search.trials=2", "trial.epochs=1")
-    run, done = run_here(sweep_of(pictures, tmp_path, *plain), tmp_path)
-    assert run.repeats() == []
-    run, again_done = run_here(sweep_of(pictures, tmp_path, *plain, "search.finalists=1", "search.seeds=2"), tmp_path)
-    assert again_done == done
-    assert [out.start().trial.seed for out in run.repeats()] == [1]
+def test_a_finished_sweep_may_be_asked_for_finalists_later(made: Path, pictures: Path, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    shutil.copytree(made, run.path)
+    later = again(pictures, tmp_path, "search.finalists=1", "search.seeds=3", "data.folds=null")
+    run.claim(later)  # nothing that a trial depends on has changed
+    run_sweep(run, later, slot_for(later.resources), tmp_session(), quiet())
+    best = max(run.trials(), key=lambda out: out.result().score)
+    seeds = [out.start().trial.seed for out in run.repeats() if out.start().repeats == best.id and not out.start().fold]
+    assert seeds == [8, 9]
+    assert len(run.repeats()) == 6 + 1
 
 
 def test_a_budget_without_a_number_of_trials_leaves_no_time_for_finalists(pictures: Path, tmp_path: Path) -> None:
