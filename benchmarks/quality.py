@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +28,6 @@ from benchmarks.figures import Figure
 from benchmarks.record import RESULTS, table, write_result
 from benchmarks.resampled import write_resampled
 from benchmarks.sweeps import run_command, tune_command, warm_up
-from rfray.config import SearchSettings
 from rfray.data.catalog import load_images
 from rfray.data.demo import make_demo
 from rfray.data.geometry import geometry_of
@@ -125,11 +125,15 @@ def quality(folder: Path, minutes: int = 1, seconds: int = 0, seeds: int = 1) ->
     return measure(folder, task, 60 * minutes + seconds, seeds)
 
 
-def measure(folder: Path, task: Task, budget: int, seeds: int) -> list[Figure]:
+Round = Mapping[str, Mapping[str, Any]]
+"""Way -> what `score` says of it, of one seed."""
+
+
+def measure(folder: Path, task: Task, budget: int, seeds: int, known_rounds: Sequence[Round] = ()) -> list[Figure]:
     """Runs every way with every seed, in turn and in another order each time; `budget` is in seconds.
 
-    What is in `folder` already, from a call before that was stopped, is not measured again.
-    Raises ValueError where that was another task.
+    What is in `folder` already, from a call before that was stopped, is not measured again, nor are the first seeds
+    where `known_rounds` has what they came to. Raises ValueError where `folder` is of another task.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known, asked = folder / "task.json", json.dumps({**asdict(task), "budget": budget}, indent=1)
@@ -137,14 +141,14 @@ def measure(folder: Path, task: Task, budget: int, seeds: int) -> list[Figure]:
         raise ValueError(f"{folder} holds another measurement: what it was is in {known}")
     known.write_text(asked)
     warm_up(folder)
-    scored: list[dict[str, dict[str, Any]]] = []
-    for seed in range(seeds):
+    scored: list[Round] = list(known_rounds)
+    for seed in range(len(scored), seeds):
         for name in in_turn(seed):
             out = folder / f"{seed}-{name}"
             if not (out / "arm.json").exists():
                 _run(name, task, budget, seed, out)
         arms = {name: read_arm(folder / f"{seed}-{name}") for name in WAYS}
-        scored.append(score(arms))
+        scored.append({name: {**found, "date": f"{date.today()}"} for name, found in score(arms).items()})
         for name, found in scored[-1].items():
             best, vote = found["best"]["auc"], found["vote"]["auc"]
             print(f"  seed {seed} {name:9} best {best:.4f} vote {vote:.4f} ({found['trials']} trials)", flush=True)
@@ -209,12 +213,30 @@ def seconds_to(curve: Sequence[tuple[float, float]], auc: float) -> float | None
     return reached
 
 
-def figures(task: Task, budget: int, scored: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Figure]:
+def rounds_in(file: Path, task: Task, budget: int) -> list[Round]:
+    """The rounds that a result has, in order of their seeds; none where there is no file.
+
+    Raises ValueError where it is of another task.
+    """
+    if not file.exists():
+        return []
+    ways = [figure["details"] for figure in json.loads(file.read_text())["figures"]]
+    for one in (one for details in ways for one in details):
+        if {"task": one["task"], "budget": one["budget"]} != json.loads(json.dumps(_setting(task, budget))):
+            raise ValueError(f"{file} holds another measurement, so there is nothing to go on from")
+    return [{one["way"]: one for one in together} for together in zip(*ways, strict=True)]
+
+
+def _setting(task: Task, budget: int) -> dict[str, Any]:
+    """Task and budget without the folders of this machine."""
+    return {"task": {**asdict(task), "train": "", "valid": "", "weights": _named(task.weights)}, "budget": budget}
+
+
+def figures(task: Task, budget: int, scored: Sequence[Round]) -> list[Figure]:
     """A row for rfray's own time, and one for each other way: its time against rfray's to the same AUC."""
-    setting = {"task": {**asdict(task), "train": "", "valid": "", "weights": _named(task.weights)}, "budget": budget}
 
     def details(name: str) -> list[dict[str, Any]]:
-        return [{"way": name, **setting, **found[name]} for found in scored]
+        return [{**found[name], "way": name, **_setting(task, budget)} for found in scored]
 
     own = [found[RFRAY]["seconds"] for found in scored]
     made = [Figure(f"{task.name}: rfray tune", "its budget", own, [float(budget)] * len(own), details=details(RFRAY))]
@@ -321,9 +343,7 @@ ensemble: {{top_k: {top_k}}}
 
 def _search(budget: int, slots: int) -> str:
     """How rfray is told of its time."""
-    # Until `search.budget` is there, a number of trials stands in for it, and the time is not held.
-    limit = f"budget: {budget}s" if "budget" in SearchSettings.model_fields else f"trials: {max(2, budget // 15)}"
-    return f"{{{limit}, algorithm: optuna, scheduler: asha, concurrent: {slots}}}"
+    return f"{{budget: {budget}s, concurrent: {slots}}}"
 
 
 def _by_rfray(task: Task, budget: int, seed: int, start: float, out: Path) -> None:
@@ -450,6 +470,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=int, default=12)
     parser.add_argument("--seconds", type=int, default=0, help="beside the minutes")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--go-on", action="store_true", help="keep the rounds that the results have; measure the rest")
     parser.add_argument("--work", type=Path, help="folder that stays: the same command goes on where it was stopped")
     parser.add_argument("--results", type=Path, help="folder for the results; the tables in README.md are left alone")
     asked = parser.parse_args(words)
@@ -474,9 +495,10 @@ def main(words: Sequence[str] | None = None) -> None:
             slots=asked.slots,
         )
         print(f"quality-{name} {budget} s", flush=True)
-        made = measure(folder, task, budget, asked.seeds)
+        results = asked.results or RESULTS
+        known = rounds_in(results / f"quality-{name}.json", task, budget) if asked.go_on else []
+        made = measure(folder, task, budget, asked.seeds, known)
     sizes = {"seconds": budget, "seeds": asked.seeds}
-    results = asked.results or RESULTS
     print(f"  -> {write_result(results, f'quality-{name}', sizes, made)}", flush=True)
     if asked.results is None:
         from benchmarks.__main__ import write_tables

@@ -70,7 +70,10 @@ class Trial(Strict):
     batch_size: int = Field(default=64, ge=1)
     """Images per optimizer step."""
     epochs: int = Field(default=10, ge=1)
-    """Passes over the fit part, at the most."""
+    """Passes over the fit part, or over `epoch_images` of it, at the most. After each the trial is judged."""
+    epoch_images: int = Field(default=0, ge=0)
+    """Where the fit part is large, an epoch is the nearest whole share of it to so many images (1 / 3 of 119,000 for
+    40,000), the next epoch goes on with the next share; 0: an epoch is all of it."""
     optimizer: str = "adamw"
     """Name of a timm optimizer."""
     schedule: str = "cosine"
@@ -112,9 +115,23 @@ class Trial(Strict):
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-WITH_A_BUDGET = {"lr": {"log": [1e-4, 3e-3]}, "schedule": "constant", "ema": 0.99, "tta": "auto"}
+WITH_A_BUDGET = {
+    "lr": {"log": [1e-4, 3e-3]},
+    "schedule": "constant",
+    "ema": 0.99,
+    "tta": "auto",
+    "epoch_images": 40_000,
+}
 """What the trials of a sweep with a `search.budget` are unless it says otherwise: what is measured to be good wherever
-one is cut. With pretrained weights, `head` is probe then, too."""
+one is cut, and epochs small enough for the first ones to tell settings apart. With pretrained weights, `head` is probe
+then, too."""
+
+
+def epochs_of_a_pass(count: int, epoch_images: int) -> int:
+    """Into how many epochs a pass over `count` fit images is divided: each as near to `epoch_images` as can be."""
+    return max(1, round(count / epoch_images)) if epoch_images else 1
+
+
 PROBED = ("backbone", "pretrained", "image_size", "resize")
 """The fields of a trial that its probe shares."""
 

@@ -1,9 +1,11 @@
 """The benchmarks: each is documented, and a tiny form of them runs and leaves a whole record. No speed is asserted."""
 
+import dataclasses
 import json
 import math
 import shutil
 import time
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from benchmarks.quality import (
     measure,
     quality_table,
     read_arm,
+    rounds_in,
     score,
     seconds_to,
 )
@@ -185,6 +188,21 @@ def test_the_figures_and_both_tables_of_quality(tmp_path: Path) -> None:
     assert len(curves(json.loads(path.read_text())).axes[0].get_lines()) == 2 * 2 * len(WAYS) + len(WAYS) + 1
 
 
+def test_rounds_of_earlier_days_are_kept(tmp_path: Path) -> None:
+    task = Task("faces", "/here/train", "/here/valid", {"lcnet_050": "/here/w.safetensors"}, 96, (1e-3, 1e-2), 2, 0.2)
+    assert rounds_in(tmp_path / "quality-faces.json", task, 60) == []
+    made = figures(task, 60, [score(one_round())] * 2)
+    path = write_result(tmp_path, "quality-faces", {"seeds": 2}, made)
+    elsewhere = dataclasses.replace(task, train="/there/train", valid="/there/valid")
+    rounds = rounds_in(path, elsewhere, 60)
+    assert [set(one) for one in rounds] == [set(WAYS)] * 2
+    more = figures(task, 60, [*rounds, score(one_round())])
+    assert [len(figure.details) for figure in more] == [3] * 4
+    assert [figure.ratio for figure in more] == [figure.ratio for figure in made]
+    with pytest.raises(ValueError, match="another measurement"):
+        rounds_in(path, task, 61)
+
+
 def test_what_was_measured_before_a_stop_is_not_measured_again(tmp_path: Path) -> None:
     assert [in_turn(seed)[0] for seed in range(5)] == [*WAYS, "rfray"]
     assert all(set(in_turn(seed)) == set(WAYS) for seed in range(4))
@@ -198,7 +216,8 @@ def test_what_was_measured_before_a_stop_is_not_measured_again(tmp_path: Path) -
         for number, step in enumerate(one.steps):
             write_predictions(out / f"step-{number}.parquet", step.report, {})
         write_predictions(out / "vote.parquet", one.vote, {})
-    assert measure(tmp_path, task, 60, 1) == figures(task, 60, [score(one_round())])
+    today = {name: {**found, "date": f"{date.today()}"} for name, found in score(one_round()).items()}
+    assert measure(tmp_path, task, 60, 1) == figures(task, 60, [today])
     with pytest.raises(ValueError, match="another measurement"):
         measure(tmp_path, task, 90, 1)
 

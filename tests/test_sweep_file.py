@@ -18,6 +18,7 @@ from rfray.config import (
     Sweep,
     Trial,
     TrialAxes,
+    epochs_of_a_pass,
 )
 from rfray.errors import SweepError
 from rfray.sweep_file import differences, load_sweep, read_resolved_sweep, resolved_text, schema
@@ -90,6 +91,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "weight_decay": (0.0, 0.1),
     "batch_size": (8, 16),
     "epochs": (1, 2),
+    "epoch_images": (0, 40_000),
     "optimizer": ("sgd", "lion"),
     "schedule": ("step", "poly"),
     "warmup": (0.0, 0.1),
@@ -814,3 +816,11 @@ def test_no_message_speaks_of_pydantic(tmp_path: Path) -> None:
             if message:
                 assert message.startswith(f"{tmp_path}/sweep.yaml:{number + 1}: ")
                 assert not re.search("valid|Input|instance|Value error|dictionary", message)
+
+
+@pytest.mark.parametrize(
+    ("count", "asked", "epochs"),
+    [(119_000, 40_000, 3), (100_000, 40_000, 2), (50_000, 40_000, 1), (1_054, 40_000, 1), (1_000, 0, 1), (10, 1, 10)],
+)
+def test_a_pass_is_divided_into_epochs_of_about_so_many_images(count: int, asked: int, epochs: int) -> None:
+    assert epochs_of_a_pass(count, asked) == epochs

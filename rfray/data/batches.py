@@ -57,13 +57,18 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """(B, 3, S, S) uint8 images and (B,) int64 labels, both on the CPU."""
 
 
-def epoch_order(labels: np.ndarray, balanced: bool, seed: int, epoch: int) -> np.ndarray:
-    """(n,) int: the images of one epoch in order; `balanced` draws both classes equally often, with replacement."""
-    generator = np.random.default_rng([seed, epoch])
-    if not balanced:
-        return generator.permutation(len(labels))
-    share = np.where(labels == 1, 1 / max(1, (labels == 1).sum()), 1 / max(1, (labels == 0).sum()))
-    return generator.choice(len(labels), size=len(labels), p=share / share.sum())
+def epoch_order(labels: np.ndarray, balanced: bool, seed: int, epoch: int, epochs_a_pass: int = 1) -> np.ndarray:
+    """(n // epochs_a_pass,) int: the images of one epoch (from 1) in order.
+
+    The epochs of one pass have no image in common. `balanced` draws both classes equally often, with replacement, and
+    then each epoch by itself.
+    """
+    count = len(labels) // epochs_a_pass
+    if balanced:
+        share = np.where(labels == 1, 1 / max(1, (labels == 1).sum()), 1 / max(1, (labels == 0).sum()))
+        return np.random.default_rng([seed, epoch]).choice(len(labels), size=count, p=share / share.sum())
+    passes, place = divmod(epoch - 1, epochs_a_pass)
+    return np.random.default_rng([seed, passes + 1]).permutation(len(labels))[place * count : (place + 1) * count]
 
 
 def fit_batches(

@@ -24,7 +24,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from rfray.config import Trial
+from rfray.config import Trial, epochs_of_a_pass
 from rfray.data.augment import Policy, Spec, build_policy
 from rfray.data.batches import Share, WaitTime, epoch_order, fit_batches
 from rfray.data.pixels import Images
@@ -248,7 +248,7 @@ def _prepare(
 
 def _check_shares(trial: Trial, fit: Images, group: Group, in_pairs: bool) -> None:
     """Raises TrialError where some of the group would have no image."""
-    whole = min(trial.batch_size, len(fit)) // (2 if in_pairs else 1)
+    whole = min(trial.batch_size, _images_per_epoch(trial, fit)) // (2 if in_pairs else 1)
     if whole < group.size:
         what = "pairs of images (mixup, cutmix)" if in_pairs else "images"
         raise TrialError(f"a batch has {whole} {what}, too few for {group.size} workers: each takes a share of it")
@@ -285,7 +285,7 @@ def _one_epoch(
         best_epoch=epoch if better else last.best_epoch if last else None,
         lr=learner.optimizer.param_groups[-1]["lr"],
         seconds=time.perf_counter() - began,
-        images_per_second=len(data.fit) / learned,
+        images_per_second=_images_per_epoch(trial, data.fit) / learned,
         wait_share=wait.seconds / learned,
         ended=time.time(),
     )
@@ -306,7 +306,9 @@ def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: Wa
     """Moves the model through one epoch; mean loss. Raises TrialError where the loss is not finite."""
     model, device, group = learner.model, learner.device, learner.group
     model.train()
-    order = epoch_order(data.fit.labels, trial.class_balance == "sampling", trial.seed, epoch)
+    balanced = trial.class_balance == "sampling"
+    epochs_a_pass = epochs_of_a_pass(len(data.fit), trial.epoch_images)
+    order = epoch_order(data.fit.labels, balanced, trial.seed, epoch, epochs_a_pass)
     steps = _steps_per_epoch(trial, data.fit)
     total = torch.zeros((), device=device)
     # timm mixes an image with its mirror place in the batch
@@ -434,7 +436,11 @@ def _seed_everything(seed: int, epoch: int, group: Group) -> None:
 
 
 def _steps_per_epoch(trial: Trial, fit: Images) -> int:
-    return max(1, len(fit) // trial.batch_size)
+    return max(1, _images_per_epoch(trial, fit) // trial.batch_size)
+
+
+def _images_per_epoch(trial: Trial, fit: Images) -> int:
+    return len(fit) // epochs_of_a_pass(len(fit), trial.epoch_images)
 
 
 def _class_weights(trial: Trial, labels: np.ndarray) -> np.ndarray | None:

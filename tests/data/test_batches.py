@@ -64,6 +64,17 @@ def test_every_image_is_in_an_epoch_once() -> None:
     assert len({tuple(order) for order in orders}) == 3
 
 
+def test_the_epochs_of_one_pass_have_no_image_in_common() -> None:
+    labels = np.array([0] * 22 + [1] * 10)
+    first, second, third, fourth = (epoch_order(labels, False, 5, epoch, 3) for epoch in (1, 2, 3, 4))
+    assert [len(order) for order in (first, second, third, fourth)] == [10] * 4  # of 32, two are left out of a pass
+    assert len({*first, *second, *third}) == 30
+    whole = epoch_order(labels, False, 5, 1)
+    assert [*first, *second, *third] == whole[:30].tolist()
+    assert fourth.tolist() == epoch_order(labels, False, 5, 2)[:10].tolist()
+    assert len(epoch_order(labels, True, 5, 1, 3)) == 10
+
+
 def test_balanced_epochs_draw_both_classes_equally_often() -> None:
     labels = np.array([0] * 900 + [1] * 100)
     drawn = labels[epoch_order(labels, True, seed=0, epoch=1)]
