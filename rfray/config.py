@@ -94,6 +94,10 @@ class Trial(Strict):
     """Alpha of cutmix's beta distribution; 0 is off."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay per step of the averaged weights that are judged and kept; 0 is off."""
+    soup: Literal["none", "epochs", "auto"] = "none"
+    """epochs: judged and kept is the mean of the weights after each epoch so far (a soup of one training's checkpoints,
+    Wortsman et al. 2022). auto: where that is better on the select part by DeLong's paired test (p < 0.05, one-sided),
+    else the weights as they are."""
     class_balance: Literal["none", "weights", "sampling"] = "none"
     """Uneven classes: left as they are, weighted in the loss, or drawn equally often."""
     clip_grad: float = Field(default=1.0, ge=0)

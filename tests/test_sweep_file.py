@@ -102,6 +102,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "mixup": (0.1, 0.2),
     "cutmix": (0.1, 0.2),
     "ema": (0.9, 0.99),
+    "soup": ("auto", "epochs"),
     "class_balance": ("weights", "sampling"),
     "clip_grad": (0.0, 2.0),
     "precision": ("fp32", "bf16"),

@@ -35,7 +35,7 @@ class Needs:
 
 
 def disk_needs(sweep: Sweep, parameters: dict[str, int], at_once: int) -> Needs:
-    """By the largest backbone: a state is weights, two moments and maybe an average, and there twice while written."""
+    """By the largest backbone: a state is weights, two moments, maybe two averages, and there twice while written."""
     largest = BYTES * max(parameters.values())
     planned = planned_trials(sweep)
     trials = sweep.keep + at_once if planned is None else planned
@@ -43,7 +43,8 @@ def disk_needs(sweep: Sweep, parameters: dict[str, int], at_once: int) -> Needs:
     # what may be paused at asha's rungs: trials / factor at the first, and so on; more where no number is known
     paused = trials // (sweep.search.reduction_factor - 1) if sweep.search.scheduler == "asha" else 0
     averages = "ema" in sweep.trial.axes() or sweep.trial.choices("ema") != [0.0]
-    state = largest * (4 if averages else 3)
+    soups = sweep.trial.choices("soup") != ["none"]
+    state = largest * (3 + averages + soups)
     kept = min(sweep.keep, trials) + len(sweep.probes()) + sweep.search.finalists * sweep.repeats
     return Needs(weights=largest * (kept + running), states=state * (2 * running + paused))
 

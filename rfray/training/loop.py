@@ -23,6 +23,7 @@ from timm.data import Mixup
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from rfray.config import Trial, epochs_of_a_pass
 from rfray.data.augment import Policy, Spec, build_policy
@@ -85,6 +86,8 @@ class Judged:
     predictions: Predictions
     flip: bool
     """Whether the mirror images were looked at, too."""
+    model: nn.Module
+    """What was judged."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ class Learner:
     trained: nn.Module
     """The model, or what it is trained through in a group."""
     average: ModelEmaV3 | None
+    soup: AveragedModel | None
+    """The mean of what was `current` after each epoch so far."""
     micro_batch: int
     """Images that this process computes at once; a batch's gradients are accumulated over as many as it takes."""
     optimizer: torch.optim.Optimizer
@@ -139,8 +144,8 @@ class Learner:
     """Name -> SHA-256 of the best epoch's files, by which damage is noticed."""
 
     @property
-    def judged(self) -> nn.Module:
-        """The model that is judged and kept: the averaged one where there is one."""
+    def current(self) -> nn.Module:
+        """The model as it is now: the one averaged over steps where there is one."""
         return self.average.module if self.average is not None else self.model
 
 
@@ -211,11 +216,13 @@ def _prepare(
         load_weights(data.probe, model)
     model = group.with_batch_norm(model.to(device))
     optimizer = make_optimizer(trial, model)
+    average = ModelEmaV3(model, decay=trial.ema, use_warmup=True) if trial.ema else None
     learner = Learner(
         group=group,
         model=model,
         trained=model,
-        average=ModelEmaV3(model, decay=trial.ema, use_warmup=True) if trial.ema else None,
+        average=average,
+        soup=AveragedModel(model, use_buffers=True) if trial.soup != "none" else None,
         micro_batch=min(micro_batch or trial.batch_size, trial.batch_size),
         optimizer=optimizer,
         schedule=make_schedule(trial, optimizer, _steps_per_epoch(trial, data.fit)),
@@ -335,6 +342,8 @@ def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: Wa
             learner.average.update(model, step=(epoch - 1) * steps + number)
     for judged in (model, *([] if learner.average is None else [learner.average.module])):
         group.even_out(judged.buffers())
+    if learner.soup is not None:
+        learner.soup.update_parameters(learner.current)
     mean = float(group.sum(total)) / steps
     if not math.isfinite(mean):
         raise TrialError(f"the loss is {mean} in epoch {epoch} (lr {trial.lr:g}, {trial.optimizer})")
@@ -411,8 +420,21 @@ def _parts(batch: int, group: Group, in_pairs: bool, micro_batch: int) -> int:
 
 
 def _judge(learner: Learner, trial: Trial, select: Images, before_batch: Callable[[], None] = lambda: None) -> Judged:
+    """What the trial would hand over now."""
+    if learner.soup is None:
+        return _judged(learner, learner.current, trial, select, before_batch)
+    mean = _judged(learner, learner.soup.module, trial, select, before_batch)
+    if trial.soup == "epochs":
+        return mean
+    plain = _judged(learner, learner.current, trial, select, before_batch)
+    return mean if pays(select.labels, plain.predictions.p_fake, mean.predictions.p_fake) else plain
+
+
+def _judged(
+    learner: Learner, model: nn.Module, trial: Trial, select: Images, before_batch: Callable[[], None]
+) -> Judged:
     group = learner.group
-    of = Detector(learner.judged, learner.normalise, learner.device, learner.dtype, flip=trial.tta != "none")
+    of = Detector(model, learner.normalise, learner.device, learner.dtype, flip=trial.tta != "none")
     bounds = np.linspace(0, len(select), group.size + 1).astype(int)
     mine = select.part(bounds[group.rank], bounds[group.rank + 1])
     seen = views_of(of, mine, 2 * trial.batch_size, before_batch)
@@ -420,7 +442,7 @@ def _judge(learner: Learner, trial: Trial, select: Images, before_batch: Callabl
     both = views.mean(axis=0)
     flip = trial.tta == "flip" or (trial.tta == "auto" and pays(select.labels, views[0], both))
     try:
-        return Judged(Predictions(select.ids, select.labels, both if flip else views[0]), flip)
+        return Judged(Predictions(select.ids, select.labels, both if flip else views[0]), flip, model)
     except ValueError as error:
         raise TrialError(f"the model's outputs are not finite (lr {trial.lr:g}): {error}") from error
 
@@ -465,6 +487,8 @@ def _restore(learner: Learner, state: dict[str, Any]) -> Epoch:
     learner.model.load_state_dict(state["model"])
     if learner.average is not None and state["average"] is not None:
         learner.average.module.load_state_dict(state["average"])
+    if learner.soup is not None and state["soup"] is not None:
+        learner.soup.load_state_dict(state["soup"])
     # the optimizer's memory is taken over, its settings (lr, decay) are this trial's: pbt changes them on the way
     settings = [
         {key: value for key, value in group.items() if key != "params"} for group in learner.optimizer.param_groups
@@ -480,6 +504,7 @@ def _write_state(learner: Learner, out: TrialDir, record: Epoch) -> None:
         "epoch": asdict(record),
         "model": learner.model.state_dict(),
         "average": learner.average.module.state_dict() if learner.average is not None else None,
+        "soup": learner.soup.state_dict() if learner.soup is not None else None,
         "optimizer": learner.optimizer.state_dict(),
         "history": learner.history,
         "best_files": learner.best_files,
@@ -497,7 +522,7 @@ def _row(record: Epoch, select_metric: str) -> dict[str, float | None]:
 def _write_best(learner: Learner, trial: Trial, judged: Judged, out: TrialDir, record: Epoch) -> None:
     origin = {"epoch": str(record.best_epoch), "score": repr(record.best_score), "trial": trial.model_dump_json()}
     origin["tta"] = "flip" if judged.flip else "none"
-    save_weights(out.weights_file, learner.judged, origin)
+    save_weights(out.weights_file, judged.model, origin)
     weights = file_digest(out.weights_file)
     select = out.predictions_file("select")
     write_predictions(select, judged.predictions, {**origin, "weights": weights})

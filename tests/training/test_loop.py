@@ -20,6 +20,7 @@ from rfray.sweep_file import load_sweep
 from rfray.training.inference import load_detector, predict, predict_from_file, weights_metadata
 from rfray.training.loop import Epoch, Hooks, TrialData, train
 from rfray.training.optim import SCHEDULES
+from rfray.training.state import read_state
 
 SIDE = 32
 
@@ -94,6 +95,29 @@ def test_epochs_of_half_a_pass_come_to_the_same_as_whole_ones(data: TrialData, t
     assert [epoch.train_loss for epoch in whole] == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_soup_is_the_mean_of_the_weights_after_each_epoch(data: TrialData, tmp_path: Path) -> None:
+    plain = [run(trial(epochs=3, lr=0.01), data, tmp_path / f"{stop}", stop) for stop in (1, 2, 3)]
+    states = [read_state(TrialDir(tmp_path / f"{stop}"), "cpu", lambda what: None) for stop in (1, 2, 3)]
+    epochs = run(trial(epochs=3, lr=0.01, soup="epochs"), data, tmp_path / "soup")
+    assert [epoch.train_loss for epoch in epochs] == [epoch.train_loss for epoch in plain[-1]]  # learning is the same
+    assert epochs[0].score == plain[-1][0].score
+    state = read_state(TrialDir(tmp_path / "soup"), "cpu", lambda what: None)
+    assert state is not None
+    for name, mean in state["soup"].items():
+        if name.startswith("module.") and mean.is_floating_point():
+            each = torch.stack([one["model"][name.removeprefix("module.")] for one in states if one is not None])
+            torch.testing.assert_close(mean, each.mean(dim=0), rtol=1e-4, atol=1e-6)
+    best = max(epochs, key=lambda epoch: (epoch.score or 0, -epoch.epoch))
+    predicted = predict_from_file(TrialDir(tmp_path / "soup").weights_file, trial(), data.select)
+    assert metric("auc", predicted) == pytest.approx(best.score, abs=1e-9)
+
+
+def test_a_soup_that_does_not_prove_itself_is_not_taken(data: TrialData, tmp_path: Path) -> None:
+    plain = run(trial(epochs=2), data, tmp_path / "plain")  # all right after the first epochs: nothing is better
+    auto = run(trial(epochs=2, soup="auto"), data, tmp_path / "auto")
+    assert [epoch.score for epoch in auto] == [epoch.score for epoch in plain]
+
+
 def test_learns_what_is_easy_and_writes_every_file(data: TrialData, tmp_path: Path) -> None:
     epochs = run(trial(epochs=5), data, tmp_path)
     out = TrialDir(tmp_path)
@@ -123,7 +147,9 @@ def test_weights_and_select_predictions_are_of_the_best_epoch(data: TrialData, t
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_a_stopped_trial_goes_on_as_if_nothing_had_happened(data: TrialData, tmp_path: Path, stop_after: int) -> None:
-    setting = trial(epochs=4, augmentation="light", ema=0.9, mixup=0.2, drop_rate=0.1, optimizer="sgd", lr=0.02)
+    setting = trial(
+        epochs=4, augmentation="light", ema=0.9, soup="epochs", mixup=0.2, drop_rate=0.1, optimizer="sgd", lr=0.02
+    )
     whole = run(setting, data, tmp_path / "whole")
     first = run(setting, data, tmp_path / "parts", stop_after)
     again, *rest = run(setting, data, tmp_path / "parts")
