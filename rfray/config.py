@@ -123,6 +123,7 @@ WITH_A_BUDGET = {
     "lr": {"log": [1e-4, 3e-3]},
     "schedule": "constant",
     "ema": 0.99,
+    "soup": "epochs",
     "tta": "auto",
     "epoch_images": 40_000,
 }

@@ -98,10 +98,10 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
     console.print(f"Probed in {time.time() - began:.0f} s")
 
 
-def learn_without_folds(run: RunDir, sweep: Sweep, starts: Sequence[TrialStart]) -> None:
+def learn_without_folds(run: RunDir, sweep: Sweep, starts: Sequence[TrialStart], deadline: float | None) -> None:
     """Learns the heads that trials judged on folds begin with: a probe's own has learned from most of every fold.
 
-    Where one can't be learned the trial says so. Raises DiskFullError.
+    Until `deadline`, in seconds since 1970. Where one can't be learned the trial says so. Raises DiskFullError.
     """
     wanted = {
         (sweep.probe(start.trial), start.fold)
@@ -116,13 +116,14 @@ def learn_without_folds(run: RunDir, sweep: Sweep, starts: Sequence[TrialStart])
     count = len(_chosen(int((run.read_catalog()["part"] == "fit").sum()), sweep.seed))
     slot = slot_of_one(sweep.resources)
     probes = list({probe.digest: probe for probe, _ in missing}.values())
-    seen, _ = _seen(run, _cut(probes, count), slot, None)
+    seen, _ = _seen(run, _cut(probes, count), slot, deadline)
     task = ray.remote(_learn_without).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     pending = []
     for probe, fold in missing:
         its_own = sorted((share for share in seen if share.probe == probe), key=lambda share: share.first)
         pending.append(task.remote(run.where, probe, fold, slot.threads, *(seen[share] for share in its_own)))
-    ray.wait(pending, num_returns=len(pending))
+    while (ready := _ready(pending, deadline)) is not None:
+        pending.remove(ready)
 
 
 def narrowed(run: RunDir, sweep: Sweep, console: Console) -> Sweep:

@@ -21,9 +21,6 @@ from rfray.search.recorder import results
 from rfray.search.strategies import SEARCHERS
 
 COLD = WarmStart()
-LOOKS = 5
-"""Settings that are looked at in a row before there is no time for another one: those of a slow backbone may be passed
-over while there is time for a quick one's."""
 
 
 class Proposals(RaySearcher):
@@ -131,19 +128,16 @@ class Proposals(RaySearcher):
             self._no_more = True
             return None
         judged = sum(self._epochs.values()) if self._asha is not None else 0
-        for _ in range(LOOKS):
-            number = len(self._starts)
-            start = self._proposed(number, self._next(number), len(self._results), judged)
-            if start is None:
-                break
-            self._run.trial(start.id).write_start(start)
-            self._starts.append(start)
-            if self._meter is None or self._meter.has_time(start.trial, epochs=epochs):
-                return start
-            if not self.more_to_come():  # that one stays open, for a larger budget
-                break
-        self._no_more = True
-        return None
+        start = self._proposed(len(self._starts), self._next(len(self._starts)), len(self._results), judged)
+        if start is None:
+            self._no_more = True
+            return None
+        self._run.trial(start.id).write_start(start)
+        self._starts.append(start)
+        if self._meter is not None and not self._meter.has_time(start.trial, epochs=epochs):  # open, for more budget
+            self._no_more = True
+            return None
+        return start
 
     def _retrace(self) -> None:
         """Asks and tells in the order in which it happened: the searcher's random numbers go on where they were.

@@ -139,12 +139,14 @@ def _repeat_finalists(here: Conditions, done: list[TrialResult]) -> None:
         Text(f"Training {finalists} finalists again: {len(missing)} of {len(wanted)} trainings are to be done"),
         soft_wrap=True,
     )
-    learn_without_folds(here.run, here.sweep, missing)
-    recorder = Recorder(here.run, here.sweep, here.meter)
-    display = Display(here.sweep, len(wanted), earlier, here.console, here.meter.deadline if here.meter else None)
-    recorder.follow(display.ended)
-    listed = Listed(here.run, missing, here.at_once, here.meter)
-    _fit(here, listed, SCHEDULERS["none"](here.sweep), len(missing), recorder, display)
+    if here.meter is None or not here.meter.is_over():
+        deadline = here.meter.deadline if here.meter else None
+        learn_without_folds(here.run, here.sweep, missing, deadline)
+        recorder = Recorder(here.run, here.sweep, here.meter)
+        display = Display(here.sweep, len(wanted), earlier, here.console, deadline)
+        recorder.follow(display.ended)
+        listed = Listed(here.run, missing, here.at_once, here.meter)
+        _fit(here, listed, SCHEDULERS["none"](here.sweep), len(missing), recorder, display)
     left = [start for start in missing if not here.run.trial(start.id).result_file.exists()]
     if left and here.meter is None:
         raise RfrayError(f"Ray Tune ended with {len(left)} finalists' trainings missing; the same command goes on")

@@ -16,7 +16,6 @@ from rfray.errors import RunError, SweepError
 from rfray.run import RunDir, Spent, TrialResult, TrialStart
 from rfray.search.budget import MARGIN, Meter, OutOfTime, check_budget, metered
 from rfray.search.cluster import Slot, slot_for
-from rfray.search.proposals import Proposals
 from rfray.search.sweep import run_sweep
 from rfray.sweep_file import load_sweep
 from tests.search.test_sweep import sweep_of, tmp_session
@@ -86,16 +85,16 @@ def test_with_a_budget_nothing_else_need_be_said() -> None:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ({}, ("probe", "constant", 0.99, "auto")),
-        ({"pretrained": False}, ("random", "constant", 0.99, "auto")),
-        ({"image_size": {"int": [64, 96]}}, ("random", "constant", 0.99, "auto")),
-        ({"head": "random", "ema": 0.0}, ("random", "constant", 0.0, "auto")),
+        ({}, ("probe", "constant", 0.99, "epochs", "auto")),
+        ({"pretrained": False}, ("random", "constant", 0.99, "epochs", "auto")),
+        ({"image_size": {"int": [64, 96]}}, ("random", "constant", 0.99, "epochs", "auto")),
+        ({"head": "random", "ema": 0.0, "soup": "none"}, ("random", "constant", 0.0, "none", "auto")),
     ],
 )
 def test_what_is_not_said_is_what_suits_a_budget(said: dict[str, Any], expected: tuple[Any, ...]) -> None:
     raw = {"name": "a", "data": {"source": "demo"}, "trial": {"backbone": "a", **said}}
     trial = Sweep.model_validate({**raw, "search": {"budget": "5m"}}).trial
-    assert (trial.head, trial.schedule, trial.ema, trial.tta) == expected
+    assert (trial.head, trial.schedule, trial.ema, trial.soup, trial.tta) == expected
     assert list(trial.axes()) == (["image_size", "lr"] if "image_size" in said else ["lr"])
     trial = Sweep.model_validate(raw).trial
     assert (trial.schedule, trial.axes().get("lr")) == ("cosine", None)
@@ -122,21 +121,6 @@ def test_an_epoch_is_begun_where_it_is_expected_to_end_in_time(tmp_path: Path) -
     assert not mine.has_time_for_any(sweep_asking("100s"), epochs=3)
     stops = OutOfTime(mine)
     assert [stops("", {"config": of_ray(one).config}) for one in (QUICK, SLOW)] == [False, True]
-
-
-def test_settings_that_there_is_no_time_for_are_passed_over_for_quicker_ones(tmp_path: Path) -> None:
-    mine = meter(tmp_path, "100s", used=40)
-    an_epoch(mine, QUICK, 20)
-    an_epoch(mine, SLOW, 80, "00001")
-    asked = sweep_asking("100s")
-    random = asked.search.model_copy(update={"algorithm": "random", "scheduler": "none"})
-    run = RunDir(tmp_path / "run")
-    proposals = Proposals(run, asked.model_copy(update={"search": random}), None, 4, meter=mine)
-    suggested = [proposals.suggest(str(number)) for number in range(4)]
-    assert [one["backbone"] for one in suggested if isinstance(one, dict)] == ["quick"] * 4
-    passed_over = [out.start().trial.backbone for out in run.trials()]
-    assert passed_over.count("quick") == 4
-    assert passed_over.count("slow") >= 1  # they stay open, for a larger budget
 
 
 def test_the_end_of_the_command_is_allowed_for(tmp_path: Path) -> None:
