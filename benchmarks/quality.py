@@ -140,12 +140,13 @@ def measure(folder: Path, task: Task, budget: int, seeds: int, known_rounds: Seq
     if known.exists() and known.read_text() != asked:
         raise ValueError(f"{folder} holds another measurement: what it was is in {known}")
     known.write_text(asked)
-    warm_up(folder)
     scored: list[Round] = list(known_rounds)
     for seed in range(len(scored), seeds):
         for name in in_turn(seed):
             out = folder / f"{seed}-{name}"
             if not (out / "arm.json").exists():
+                if not (folder / "warm-up.txt").exists():
+                    warm_up(folder)
                 _run(name, task, budget, seed, out)
         arms = {name: read_arm(folder / f"{seed}-{name}") for name in WAYS}
         scored.append({name: {**found, "date": f"{date.today()}"} for name, found in score(arms).items()})

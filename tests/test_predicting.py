@@ -130,6 +130,7 @@ def test_export_writes_one_file(here: Path, command: Command) -> None:
     assert (here / "run.pt").exists()
 
 
+@pytest.mark.slow
 def test_pictures_and_bundle_at_an_address(here: Path) -> None:
     with bucket_here() as bucket:
         upload(here / "images" / "valid" / "real", f"{bucket}/faces")

@@ -135,10 +135,9 @@ def _repeat_finalists(here: Conditions, done: list[TrialResult]) -> None:
     if not missing:
         return
     finalists = len({one.repeats for one in wanted})
-    here.console.print(
-        Text(f"Training {finalists} finalists again: {len(missing)} of {len(wanted)} trainings are to be done"),
-        soft_wrap=True,
-    )
+    whom = "the best trial" if finalists == 1 else f"the best {finalists} trials"
+    text = f"Training {whom} again: {len(missing)} of {len(wanted)} trainings are to be done"
+    here.console.print(Text(text), soft_wrap=True)
     if here.meter is None or not here.meter.is_over():
         deadline = here.meter.deadline if here.meter else None
         learn_without_folds(here.run, here.sweep, missing, deadline)

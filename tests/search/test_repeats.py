@@ -31,12 +31,12 @@ data: {{train: {pictures}/train, valid: {pictures}/valid, select_fraction: 0.25,
 trial:
   backbone: test_resnet
   pretrained: false
-  head: [random, probe]
+  head: probe
   image_size: 32
-  lr: 1e-3
+  lr: [1e-3, 3e-3]
   epochs: 2
   batch_size: 20
-search: {{algorithm: grid, finalists: 2, seeds: 2}}
+search: {{algorithm: grid, finalists: 1, seeds: 2}}
 resources: {{cpu: 1}}
 ensemble: {{top_k: 2}}
 """
@@ -46,7 +46,7 @@ again = partial(sweep_of, text=SWEEP)
 
 @pytest.fixture(scope="module")
 def made(pictures: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: None) -> Path:
-    """A run folder with two finalists that were trained again, for the tests to copy."""
+    """A run folder with a finalist that was trained again, for the tests to copy."""
     folder = tmp_path_factory.mktemp("again")
     sweep = again(pictures, folder)
     run = prepared(sweep, folder)
@@ -71,7 +71,7 @@ def result(name: str, position: int, score: float | None, seed: int = 7) -> Tria
 
 
 def test_the_best_are_trained_with_other_seeds_then_for_each_fold(pictures: Path, tmp_path: Path) -> None:
-    sweep = again(pictures, tmp_path, "search.seeds=3")
+    sweep = again(pictures, tmp_path, "search.finalists=2", "search.seeds=3")
     done = [
         result("00000-aaaaaa", 0, 0.6),
         result("00001-bbbbbb", 1, 0.9),
@@ -95,14 +95,14 @@ def test_the_best_are_trained_with_other_seeds_then_for_each_fold(pictures: Path
 def test_every_repeat_is_trained_to_its_end_and_keeps_its_weights(made: Path) -> None:
     run = RunDir(made)
     found = [out.result() for out in run.repeats()]
-    assert len(found) == 6
+    assert len(found) == 3
     assert {(one.status, one.epochs) for one in found} == {("ok", 2)}
-    assert sorted(one.kind for one in found) == ["fold"] * 4 + ["model"] * 2
+    assert sorted(one.kind for one in found) == ["fold", "fold", "model"]
     assert all(out.weights_file.exists() and not out.state_files() for out in run.repeats())
     assert not run.ray_folder.exists()
     # they are no trials of the search
     assert len(run.trials()) == 2
-    assert len(run.models()) == 1 + 2 + 6
+    assert len(run.models()) == 1 + 2 + 3
 
 
 def test_the_folds_together_speak_of_every_training_image_once(made: Path) -> None:
@@ -110,7 +110,8 @@ def test_the_folds_together_speak_of_every_training_image_once(made: Path) -> No
     catalog = run.read_catalog()
     training = sorted(catalog.loc[catalog["part"].isin(["fit", "select"]), "path"])
     models = fold_models(run, 2)
-    assert set(models) == {out.id for out in run.trials()}
+    assert set(models) == {out.start().repeats for out in run.repeats()}
+    assert len(models) == 1
     for folds in models.values():
         assert out_of_fold(folds).ids.tolist() == training
         assert [out.start().fold for out in folds] == [(1, 2), (2, 2)]
@@ -134,7 +135,7 @@ def test_a_later_command_trains_only_what_is_missing_and_comes_to_the_same(made:
     sweep = run.sweep()
 
     run_sweep(run, sweep, slot_for(sweep.resources), tmp_session(), Console(file=said, width=200))
-    assert "Training 2 finalists again: 1 of 6 trainings are to be done" in said.getvalue()
+    assert "Training the best trial again: 1 of 3 trainings are to be done" in said.getvalue()
     after = read_predictions(lost.predictions_file("select"))
     assert np.array_equal(before.ids, after.ids)
     assert np.array_equal(before.p_fake, after.p_fake)
@@ -150,7 +151,7 @@ def test_a_finished_sweep_may_be_asked_for_finalists_later(made: Path, pictures:
     best = max(run.trials(), key=lambda out: out.result().score)
     seeds = [out.start().trial.seed for out in run.repeats() if out.start().repeats == best.id and not out.start().fold]
     assert seeds == [8, 9]
-    assert len(run.repeats()) == 6 + 1
+    assert len(run.repeats()) == 3 + 1
 
 
 def test_a_budget_without_a_number_of_trials_leaves_no_time_for_finalists(pictures: Path, tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_a_budget_without_a_number_of_trials_leaves_no_time_for_finalists(pictur
     file.write_text(SWEEP.format(pictures=pictures))
     budget = ("search.budget=9m", "search.algorithm=optuna", "trial.lr={log: [1e-4, 1e-3]}")
     loaded = load_sweep(file, budget)
-    with pytest.raises(SweepError, match=r"search\.finalists.*2.*together with search\.trials"):
+    with pytest.raises(SweepError, match=r"search\.finalists: given 1.*together with search\.trials"):
         check_budget(loaded, slot_for(loaded.sweep.resources))
     loaded = load_sweep(file, (*budget, "search.trials=3"))
     check_budget(loaded, slot_for(loaded.sweep.resources))

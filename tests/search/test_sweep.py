@@ -172,6 +172,7 @@ def test_the_report_folder_is_not_needed_to_train_and_choose(pictures: Path, tmp
     assert re.fullmatch(r"trial 0000\d-\w{6} epoch \d/2 select auc [\d.]+ best [\d.]+ \d+ images/s.*", lines[0])
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_finished_sweep_does_nothing(pictures: Path, tmp_path: Path, ray_here: None) -> None:
     sweep = sweep_of(pictures, tmp_path, "search.trials=2", "trial.epochs=1")
     run, first = run_here(sweep, tmp_path)

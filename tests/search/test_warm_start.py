@@ -542,6 +542,7 @@ def test_optuna_is_retraced_with_what_it_knew(
     assert [(one.id, one.score) for one in again] == [(one.id, one.score) for one in done]
 
 
+@pytest.mark.slow
 def test_a_scheduler_is_told_of_what_was_taken_over(
     two_of_three: RunDir, pictures: Path, tmp_path: Path, ray_here: None
 ) -> None:

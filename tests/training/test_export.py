@@ -57,6 +57,7 @@ def test_the_same_as_the_bundle(form: str, run: RunDir, tmp_path: Path) -> None:
         np.testing.assert_allclose(p_fake, joined(bundle.ensemble, wanted), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_pictures_come_to_what_predict_says_of_them(run: RunDir, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="the extra rfray[onnx] is not installed")
     bundle, file = load_bundle(run.path), tmp_path / "model.onnx"

@@ -52,6 +52,7 @@ def test_written_weights_predict_the_same_in_any_batch(images: Images, tmp_path:
     assert whole.p_fake[-1] == pytest.approx(float(1 / (1 + torch.exp(logits[0] - logits[1]))), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
     """In any process: what safetensors keeps its metadata in has an order of chance."""
     code = (

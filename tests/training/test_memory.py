@@ -123,6 +123,7 @@ def test_what_out_of_memory_looks_like() -> None:
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_thirty_trials(data: TrialData, tmp_path: Path) -> None:
     """One process trains trial after trial, as a reused Ray worker does; every third of another size."""
     sizes: list[int] = []
