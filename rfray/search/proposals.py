@@ -23,7 +23,25 @@ from rfray.search.strategies import SEARCHERS
 COLD = WarmStart()
 
 
-class Proposals(RaySearcher):
+class OfRunFolder(RaySearcher):
+    """What Ray Tune asks for trials where the run folder, not Ray's snapshot, holds all that there is to know."""
+
+    def __init__(self) -> None:
+        super().__init__(metric="score", mode="max")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the run folder holds it all. Ray moves the file, so there must be one."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
+
+    def __reduce__(self) -> tuple[type[RaySearcher], tuple[()]]:
+        """Pickles, for Ray's snapshot, as a searcher that knows nothing."""
+        return RaySearcher, ()
+
+
+class Proposals(OfRunFolder):
     """Ray Tune's way to ask for trials: the open ones of the run folder first, then new ones of the searcher."""
 
     def __init__(
@@ -37,7 +55,7 @@ class Proposals(RaySearcher):
         meter: Meter | None = None,
     ) -> None:
         """At most `planned` trials, if that is known, and `at_once` with a slot; `asha` says who goes on, if used."""
-        super().__init__(metric="score", mode="max")
+        super().__init__()
         self._run = run
         self._sweep = sweep
         self._planned = planned
@@ -93,17 +111,6 @@ class Proposals(RaySearcher):
         self._results.append(result)
         self._epochs[result.id] = result.epochs
         self._tell(result.id, result.score)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the run folder holds it all. Ray moves the file, so there must be one."""
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `save`."""
-
-    def __reduce__(self) -> tuple[type[RaySearcher], tuple[()]]:
-        """Pickles, for Ray's snapshot, as a searcher that knows nothing."""
-        return RaySearcher, ()
 
     def _next_open(self) -> TrialStart | None:
         """A trial that an earlier start has left open: one that was in the middle, else one that may go on."""

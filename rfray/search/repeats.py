@@ -4,7 +4,6 @@ They are a fixed list that follows from the trials' results alone: a command tha
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ray.tune.search import Searcher as RaySearcher
@@ -13,6 +12,7 @@ from rfray.config import SEEDS, Sweep
 from rfray.errors import RunError
 from rfray.run import Fold, RunDir, TrialResult, TrialStart, repeat_id
 from rfray.search.budget import Meter
+from rfray.search.proposals import OfRunFolder
 from rfray.search.recorder import ranking
 
 
@@ -38,12 +38,12 @@ def repeats(sweep: Sweep, done: list[TrialResult]) -> list[TrialStart]:
     return found
 
 
-class Listed(RaySearcher):
+class Listed(OfRunFolder):
     """Ray Tune's way to ask for trials: those of a list."""
 
     def __init__(self, run: RunDir, starts: Sequence[TrialStart], at_once: int, meter: Meter | None) -> None:
         """At most `at_once` run at the same time; none begins that `meter` has no time for."""
-        super().__init__(metric="score", mode="max")
+        super().__init__()
         self._run = run
         self._starts = list(starts)
         self._at_once = at_once
@@ -68,17 +68,6 @@ class Listed(RaySearcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Makes room for another one."""
         self._live.discard(trial_id)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the run folder holds it all. Ray moves the file, so there must be one."""
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `save`."""
-
-    def __reduce__(self) -> tuple[type[RaySearcher], tuple[()]]:
-        """Pickles, for Ray's snapshot, as a searcher that knows nothing."""
-        return RaySearcher, ()
 
     def _has_time(self) -> bool:
         return self._meter is None or self._meter.has_time(self._starts[0].trial)
