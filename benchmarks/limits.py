@@ -91,7 +91,7 @@ def _schedulers(folder: Path, given: argparse.Namespace) -> None:
     """Twenty trials more, after as many as are asked for."""
     for name in ("asha", "median"):
         for known in (given.trials // 50, given.trials // 10):
-            scheduler: Any = SCHEDULERS[name](_sweep("random", name))
+            scheduler: Any = SCHEDULERS[name](_sweep("random", name), 100)
             random = np.random.default_rng(0)
 
             told = 0

@@ -117,7 +117,7 @@ def tune(
 
         from rfray.data.parts import check_audit, prepare_training
         from rfray.report.audit_plots import draw_audit
-        from rfray.search.budget import check_budget, metered
+        from rfray.search.budget import check_budget, metered, paced
         from rfray.search.measuring import keep_packing, shares_for
         from rfray.search.nodes import prepare_nodes
         from rfray.search.places import check_places, disk_needs
@@ -152,7 +152,7 @@ def tune(
                 console.print(coming, soft_wrap=True)
             prepare_nodes(folder, shares, console)
             probe_backbones(folder, file.sweep, meter.deadline if meter else None, console)
-            search = narrowed(folder, file.sweep, console)
+            search = paced(folder, narrowed(folder, file.sweep, console), shares)
             done = run_sweep(folder, search, shares, session, console, meter=meter)
     check_outcome(folder, file.sweep, done)
     then = "" if inside_job() else f". Next: rfray ensemble {folder.shown(folder.path)}"

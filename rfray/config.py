@@ -70,10 +70,12 @@ class Trial(Strict):
     batch_size: int = Field(default=64, ge=1)
     """Images per optimizer step."""
     epochs: int = Field(default=10, ge=1)
-    """Passes over the fit part, or over `epoch_images` of it, at the most. After each the trial is judged."""
+    """Passes over the fit part at the most. After each the trial is judged, or more often by `epoch_images`."""
     epoch_images: int = Field(default=0, ge=0)
-    """Where the fit part is large, an epoch is the nearest whole share of it to so many images (1 / 3 of 119,000 for
-    40,000), the next epoch goes on with the next share; 0: an epoch is all of it."""
+    """Where there are many images, a pass is divided into epochs, one for so many images of the training folder (24 for
+    5,000 of 119,000). The trial is judged after each, and the next goes on with other images. 0: a pass is one epoch;
+    with a `search.budget`, one for as many images as it is judged by, and at least 1,000, with GPUs 5,000.
+    """
     optimizer: str = "adamw"
     """Name of a timm optimizer."""
     schedule: str = "cosine"
@@ -125,16 +127,19 @@ WITH_A_BUDGET = {
     "ema": 0.99,
     "soup": "epochs",
     "tta": "auto",
-    "epoch_images": 40_000,
 }
 """What the trials of a sweep with a `search.budget` are unless it says otherwise: what is measured to be good wherever
-one is cut, and epochs small enough for the first ones to tell settings apart. With pretrained weights, `head` is probe
-then, too."""
+one is cut. With pretrained weights, `head` is probe then, too."""
 
 
-def epochs_of_a_pass(count: int, epoch_images: int) -> int:
-    """Into how many epochs a pass over `count` fit images is divided: each as near to `epoch_images` as can be."""
-    return max(1, round(count / epoch_images)) if epoch_images else 1
+def epochs_of_a_pass(training_images: int, epoch_images: int) -> int:
+    """Into how many epochs a pass is divided, with so many fit and select images: the same for trials and folds."""
+    return max(1, round(training_images / epoch_images)) if epoch_images else 1
+
+
+def epochs_of(setting: Mapping[str, Any], training_images: int) -> int:
+    """How often a trial (key of `Trial` -> value) is judged at the most: after each epoch of all its passes."""
+    return int(setting["epochs"]) * epochs_of_a_pass(training_images, setting["epoch_images"])
 
 
 PROBED = ("backbone", "pretrained", "image_size", "resize")
@@ -260,6 +265,16 @@ class _TrialAxes(Strict):
         value = getattr(self, name)
         return list(value) if isinstance(value, list) else [value]
 
+    def ends(self, name: str) -> list[Any]:
+        """All values that a key can take, or both ends of its range."""
+        value = getattr(self, name)
+        return list(value.bounds) if isinstance(value, Range) else self.choices(name)
+
+    def most_epochs(self, training_images: int) -> int:
+        """How often the longest trial is judged."""
+        settings = product(self.ends("epochs"), self.ends("epoch_images"))
+        return max(epochs_of({"epochs": epochs, "epoch_images": size}, training_images) for epochs, size in settings)
+
     def written(self, name: str) -> Iterator[tuple[KeyPath, Any]]:
         """The same values, each with its place: the key, and the position in a list."""
         several = isinstance(getattr(self, name), list)
@@ -338,6 +353,9 @@ class DataSettings(Strict):
     """Class -> its folder's name below the data folder, or several names."""
     select_fraction: float = Field(default=0.15, gt=0, lt=0.9)
     """Share of the training images on which everything is chosen."""
+    select_images: int | None = Field(default=None, ge=1)
+    """But no more than so many, as each epoch is judged by all of them. By default 5,000 (an AUC of 0.9 is uncertain by
+    0.009 then, 95 %), and with a `search.budget` two for each of its seconds, or 1,000, if that is fewer."""
     folds: int | None = Field(default=None, ge=2)
     """Cuts fit and select together into so many folds, on each of which a model of every finalist (`search.finalists`)
     is judged that has learned from the others: votes and thresholds then rest on every training image."""
@@ -641,6 +659,18 @@ class Sweep(Strict):
             if type(seed) is int and seed in SEEDS:  # a wrong one is one problem, not two
                 return {**raw, "trial": {"seed": seed, **raw["trial"]}}
         return raw
+
+    @property
+    def budget(self) -> Budget | None:
+        """What `search.budget` stands for."""
+        return budget_of(self.search.budget) if self.search.budget else None
+
+    @property
+    def select_images(self) -> int:
+        """How many images are enough to choose by."""
+        if self.data.select_images is not None:
+            return self.data.select_images
+        return 5_000 if self.budget is None else int(min(5_000, max(1_000, 2 * self.budget.seconds)))
 
     @property
     def repeats(self) -> int:

@@ -820,6 +820,22 @@ def test_no_message_speaks_of_pydantic(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("search", "data", "enough"),
+    [
+        ("{trials: 1}", "", 5_000),
+        ("{budget: 12m}", "", 1_440),
+        ("{budget: 1m}", "", 1_000),
+        ("{budget: 8gpu-h}", "", 5_000),
+        ("{budget: 12m}", "select_images: 7", 7),
+    ],
+)
+def test_how_many_images_are_enough_to_choose_by(search: str, data: str, enough: int, tmp_path: Path) -> None:
+    text = f"name: a\ndata: {{source: demo, {data}}}\ntrial: {{backbone: resnet18}}\nsearch: {search}\n"
+    (tmp_path / "sweep.yaml").write_text(text)
+    assert load_sweep(tmp_path / "sweep.yaml").sweep.select_images == enough
+
+
+@pytest.mark.parametrize(
     ("count", "asked", "epochs"),
     [(119_000, 40_000, 3), (100_000, 40_000, 2), (50_000, 40_000, 1), (1_054, 40_000, 1), (1_000, 0, 1), (10, 1, 10)],
 )

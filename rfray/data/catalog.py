@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -84,10 +85,13 @@ def list_images(settings: DataSettings, part: str) -> pd.DataFrame:
     return _listing(rows)
 
 
-def divide(images: pd.DataFrame, settings: DataSettings, seed: int, pairs: np.ndarray) -> pd.DataFrame:
+def divide(
+    images: pd.DataFrame, settings: DataSettings, seed: int, pairs: np.ndarray, most: int | None = None
+) -> pd.DataFrame:
     """Adds `bundle` and `part` to the images of the training folder: fit, select, and report with `valid_fraction`.
 
-    `pairs` is (k, 2) int: positions of images that look alike. Raises DataError where there are too few to divide.
+    `pairs` is (k, 2) int: positions of images that look alike. Of the select part `most` images are enough.
+    Raises DataError where there are too few to divide.
     """
     bundles = bundle(images, settings, pairs)
     labels = images["label"].to_numpy()
@@ -95,7 +99,7 @@ def divide(images: pd.DataFrame, settings: DataSettings, seed: int, pairs: np.nd
     if settings.valid_fraction:
         parts[_cut(labels, bundles, settings.valid_fraction, seed, "valid_fraction")] = "report"
     rest = np.flatnonzero(parts == "fit")
-    parts[rest[_cut(labels[rest], bundles[rest], settings.select_fraction, seed + 1, "select_fraction")]] = "select"
+    parts[rest[_selected(labels[rest], bundles[rest], settings.select_fraction, seed + 1, most)]] = "select"
     return images.assign(bundle=bundles, part=parts.astype(str))
 
 
@@ -319,6 +323,14 @@ def bundle(images: pd.DataFrame, settings: DataSettings, pairs: np.ndarray) -> n
 def _identity(pattern: re.Pattern[str], path: str) -> str | None:
     found = pattern.search(path)
     return None if found is None else found[1 if pattern.groups else 0]
+
+
+def _selected(labels: np.ndarray, together: np.ndarray, fraction: float, seed: int, most: int | None) -> np.ndarray:
+    """Positions of the select part: `most` images where that is fewer, and no bundle too large for it."""
+    if most is not None and most < fraction * len(labels):
+        with suppress(DataError):
+            return _cut(labels, together, most / len(labels), seed, "select_images")
+    return _cut(labels, together, fraction, seed, "select_fraction")
 
 
 def _cut(labels: np.ndarray, together: np.ndarray, fraction: float, seed: int, setting: str) -> np.ndarray:

@@ -228,7 +228,7 @@ def _divided(training: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.Da
     position = np.cumsum(stays) - 1
     links = np.column_stack([first, second])[inside]
     links = position[links[stays[links].all(axis=1)]]
-    divided = divide(training[stays].reset_index(drop=True), sweep.data, sweep.seed, links)
+    divided = divide(training[stays].reset_index(drop=True), sweep.data, sweep.seed, links, sweep.select_images)
     alone = np.arange((~stays).sum()) + divided["bundle"].max() + 1
     rest = training[~stays].assign(bundle=alone, part=LEFT_OUT)
     return pd.concat([divided, rest]).sort_values("path", ignore_index=True)[COLUMNS]

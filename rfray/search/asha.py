@@ -11,6 +11,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from rfray.config import epochs_of
 from rfray.search.messages import EPOCH, SCORE
 
 
@@ -22,9 +23,10 @@ class Asha(TrialScheduler):
     to the trial that was proposed first.
     """
 
-    def __init__(self, grace: int, factor: int, longest: int, planned: int | None) -> None:
+    def __init__(self, grace: int, factor: int, longest: int, planned: int | None, training_images: int) -> None:
         """Rungs are at `grace` * `factor` ** k epochs, below `longest`; `planned` is how many trials there will be."""
         super().__init__()
+        self._training_images = training_images
         self._factor = factor
         self._planned = planned
         self.rungs: list[int] = []
@@ -116,7 +118,7 @@ class Asha(TrialScheduler):
         """Whether a trial goes on, pauses, or ends as nothing could make it go on any more."""
         name, epoch = str(trial), int(result.get(EPOCH, 0))
         self._learn(name, epoch, result.get(SCORE, 0.0))
-        if epoch not in self.rungs or epoch >= trial.config["epochs"]:
+        if epoch not in self.rungs or epoch >= epochs_of(trial.config, self._training_images):
             return str(TrialScheduler.CONTINUE)
         rung = self.rungs.index(epoch)
         if name in self._gone_on[rung]:  # it says again where it goes on from

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.tune import Stopper
 
-from rfray.config import Budget, Range, Sweep, Trial, budget_of
+from rfray.config import Budget, Range, Sweep, Trial, epochs_of_a_pass
 from rfray.errors import SweepError
 from rfray.run import RunDir, Spent
 from rfray.search.cluster import Shares
@@ -35,6 +35,8 @@ EVERY = 3.0
 """Seconds between two records of what was used: a killed start loses no more of it."""
 REMEMBERED = 5
 """Epochs of a backbone by which the next one is foreseen: the machine may have got busier."""
+WITHOUT, WITH_GPUS = 1_000, 5_000
+"""Fewest images of an epoch: of fewer there is little to be learned, and to begin, judge and write takes long."""
 
 Kind = tuple[str, int]
 """Backbone and image size, by which epochs take alike."""
@@ -210,7 +212,7 @@ def metered(run: RunDir, sweep: Sweep, shares: Shares, began: float) -> Iterator
 
     A start for which nothing is left uses nothing.
     """
-    budget = budget_of(sweep.search.budget) if sweep.search.budget else None
+    budget = sweep.budget
     if budget is None:
         yield None
         return
@@ -236,10 +238,23 @@ def metered(run: RunDir, sweep: Sweep, shares: Shares, began: float) -> Iterator
         run.mirror.remove([run.budget_over_file])
 
 
+def paced(run: RunDir, sweep: Sweep, shares: Shares) -> Sweep:
+    """The sweep with a budget whose passes over many images are divided into epochs, unless it says by itself how.
+
+    An epoch has as many images as it is judged by: settings are told apart early, and most time is spent learning.
+    """
+    if sweep.budget is None or sweep.trial.choices("epoch_images") != [0]:
+        return sweep
+    count = run.read_catalog()["part"].value_counts()
+    size = max(int(count["select"]), WITH_GPUS if any(slot.gpu for slot in shares.kinds) else WITHOUT)
+    if epochs_of_a_pass(int(count["fit"] + count["select"]), size) == 1:
+        return sweep
+    return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"epoch_images": size})})
+
+
 def check_budget(file: SweepFile, shares: Shares) -> None:
     """Raises SweepError for a budget of GPUs where trials get none, and one that leaves no time for finalists."""
-    text, finalists = file.sweep.search.budget, file.sweep.search.finalists
-    budget = budget_of(text) if text else None
+    text, finalists, budget = file.sweep.search.budget, file.sweep.search.finalists, file.sweep.budget
     if budget is not None and finalists and planned_trials(file.sweep) is None:
         allowed = "0; or together with search.trials, as there would be new trials until the budget is used up"
         raise SweepError(file.not_allowed(("search", "finalists"), finalists, allowed))

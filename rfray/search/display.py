@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rfray.config import Sweep
+from rfray.config import Sweep, epochs_of
 from rfray.run import TrialResult
 from rfray.search.events import (
     EpochDone,
@@ -27,9 +27,16 @@ class Display(Follower):
     """Tells how the sweep goes; `ended` is told of every result once it is on disk."""
 
     def __init__(
-        self, sweep: Sweep, planned: int | None, earlier: list[TrialResult], console: Console, until: float | None
+        self,
+        sweep: Sweep,
+        planned: int | None,
+        training_images: int,
+        earlier: list[TrialResult],
+        console: Console,
+        until: float | None,
     ) -> None:
         """`planned` trials, where that is known, and `until` when, in seconds since 1970, if a budget says so."""
+        self._training_images = training_images
         self._began = SweepBegan(
             name=sweep.name,
             metric=sweep.search.metric,
@@ -54,7 +61,7 @@ class Display(Follower):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins, or begins again."""
         self._settings[str(trial)] = setting = self._setting(trial)
-        self._tell(TrialBegan(id=str(trial), setting=setting, epochs=trial.config["epochs"]))
+        self._tell(TrialBegan(id=str(trial), setting=setting, epochs=epochs_of(trial.config, self._training_images)))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -1,6 +1,6 @@
 """a sweep -> the plan in words: what `rfray tune --dry-run` prints."""
 
-from rfray.config import Range, Sweep, budget_of, epochs_of_a_pass
+from rfray.config import Range, Sweep
 from rfray.data.catalog import list_images
 from rfray.data.geometry import Geometry
 from rfray.data.parts import geometries
@@ -16,11 +16,8 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[
     """Trials, epochs, images and places. Raises DataError where the training folder can't be used."""
     images = list_images(sweep.data, "fit")
     trials = planned_trials(sweep)
-    epochs = sweep.trial.axes().get("epochs", sweep.trial.choices("epochs"))
-    most = int(max(epochs) if isinstance(epochs, list) else epochs.bounds[1])
+    most, passes = sweep.trial.most_epochs(len(images)), int(max(sweep.trial.ends("epochs")))
     fit = len(images) * (1 - (sweep.data.valid_fraction or 0)) * (1 - sweep.data.select_fraction)
-    sizes = sweep.trial.axes().get("epoch_images", sweep.trial.choices("epoch_images"))
-    fewest = min(epochs_of_a_pass(int(fit), int(size)) for size in (sizes if isinstance(sizes, list) else sizes.bounds))
     at_once = sweep.search.concurrent or slots(shares)
     at_once = at_once if trials is None else min(trials, at_once)
     warm = foreseen(run, sweep)
@@ -43,7 +40,7 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[
         if new is None
         else f"epochs       at most {new * most} ({most} a trial)",
         f"images       {len(images)} to train and choose with"
-        + ("" if new is None else f", about {new * most * fit / fewest:.0f} passes over one image"),
+        + ("" if new is None else f", about {new * passes * fit:.0f} passes over one image"),
         *_finalists_line(sweep),
         f"kept         weights of the best {sweep.keep} trials; ensemble of {sweep.ensemble.top_k}",
         f"disk         at most {needs.total / 1e6:.0f} MB in the run folder, "
@@ -61,7 +58,7 @@ def _finalists_line(sweep: Sweep) -> list[str]:
 
 
 def _budget_line(sweep: Sweep, run: RunDir) -> list[str]:
-    budget = budget_of(sweep.search.budget) if sweep.search.budget else None
+    budget = sweep.budget
     if budget is None:
         return []
     spent = run.spent().gpus if budget.of_gpus else run.spent().clock

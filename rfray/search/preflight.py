@@ -93,8 +93,7 @@ def _search(file: SweepFile) -> Iterator[str]:
     if search.warm_start and search.scheduler == "pbt":
         allowed = "nothing with search.scheduler pbt, whose trials depend on each other"
         yield file.not_allowed(("search", "warm_start"), search.warm_start, allowed)
-    epochs = axes.get("epochs", sweep.trial.choices("epochs"))
-    longest = max(epochs) if isinstance(epochs, list) else epochs.bounds[1]
+    longest = max(sweep.trial.ends("epochs"))
     if search.scheduler != "none" and search.grace_epochs > longest:
         yield file.not_allowed(("search", "grace_epochs"), search.grace_epochs, f"at most trial.epochs ({longest:g})")
     if search.algorithm != "grid":

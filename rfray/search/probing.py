@@ -29,9 +29,9 @@ from rfray.search import space
 from rfray.search.cluster import Slot, reason_of, slot_of_one
 from rfray.search.worker import images_of
 
-IMAGES = 20_000
-"""A probe learns from at most so many fit images, drawn by chance: more of them change little, and what is seen in them
-has to fit into memory."""
+IMAGES, A_SECOND = 20_000, 5
+"""A probe learns from at most so many fit images, drawn by chance, and so many for each second of a budget: more of
+them change little, and what is seen in them has to fit into memory."""
 SHARE, SHARES = 2048, 4
 """A task passes at most so many of them through a backbone; a small part is cut into so many shares."""
 CLEARLY, BY = 0.05, 1.25
@@ -72,7 +72,7 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
     began = time.time()
     until = None if deadline is None else (began + deadline) / 2
     catalog = run.read_catalog()
-    count = len(_chosen(int((catalog["part"] == "fit").sum()), sweep.seed))
+    count = len(learned_from(int((catalog["part"] == "fit").sum()), sweep))
     console.print(f"Probing {len(missing)} frozen backbones on {count} fit images", soft_wrap=True)
     slot = slot_of_one(sweep.resources)
     shares = _cut(missing, count)
@@ -113,7 +113,7 @@ def learn_without_folds(run: RunDir, sweep: Sweep, starts: Sequence[TrialStart],
     ]
     if not missing:
         return
-    count = len(_chosen(int((run.read_catalog()["part"] == "fit").sum()), sweep.seed))
+    count = len(learned_from(int((run.read_catalog()["part"] == "fit").sum()), sweep))
     slot = slot_of_one(sweep.resources)
     probes = list({probe.digest: probe for probe, _ in missing}.values())
     seen, _ = _seen(run, _cut(probes, count), slot, deadline)
@@ -210,11 +210,10 @@ def _clearly_worse(best: Sequence[Probed], keep: int) -> dict[str, float]:
     }
 
 
-def _chosen(count: int, seed: int) -> np.ndarray:
-    """(m,) int, rising: positions of those among `count` fit images, at most IMAGES, that probes learn from."""
-    if count <= IMAGES:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, IMAGES, replace=False))
+def learned_from(count: int, sweep: Sweep) -> np.ndarray:
+    """(m,) int: positions of those among `count` fit images that probes learn from; a larger budget adds others."""
+    most = IMAGES if sweep.budget is None else min(IMAGES, max(SHARE, int(A_SECOND * sweep.budget.seconds)))
+    return np.random.default_rng(sweep.seed).permutation(count)[:most]
 
 
 def _cut(probes: Sequence[Trial], count: int) -> list[Share]:
@@ -323,7 +322,7 @@ def _look(where: Path | str, share: Share, threads: int) -> np.ndarray:
     from rfray.training.probe import frozen_features
 
     sweep, data, _ = images_of(where, share.probe.resize, share.probe.image_size)
-    chosen = data.fit.at(_chosen(len(data.fit), sweep.seed)[share.first : share.last])
+    chosen = data.fit.at(learned_from(len(data.fit), sweep)[share.first : share.last])
     return frozen_features(share.probe, chosen, threads)
 
 
@@ -341,7 +340,7 @@ def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> 
     run = RunDir(where)
     run.mirror.pull("catalog.parquet")
     catalog, out = run.read_catalog(), run.trial(probe_id(probe))
-    fit = data.fit.at(_chosen(len(data.fit), sweep.seed))
+    fit = data.fit.at(learned_from(len(data.fit), sweep))
     groups = catalog.set_index("path")["bundle"].loc[fit.ids].to_numpy()
     with threadpool_limits(threads):
         head = learn_head(np.concatenate(seen), fit.labels, groups, sweep.search.metric, sweep.seed)
@@ -365,7 +364,7 @@ def _learn_without(where: Path | str, probe: Trial, fold: Fold, threads: int, *s
     sweep, data, _ = images_of(where, probe.resize, probe.image_size)
     _, others, _ = images_of(where, probe.resize, probe.image_size, fold)
     run = RunDir(where)
-    fit = data.fit.at(_chosen(len(data.fit), sweep.seed))
+    fit = data.fit.at(learned_from(len(data.fit), sweep))
     here = np.flatnonzero(np.isin(fit.ids, others.fit.ids))
     groups = run.read_catalog().set_index("path")["bundle"].loc[fit.ids[here]].to_numpy()
     with threadpool_limits(threads):

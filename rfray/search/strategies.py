@@ -236,27 +236,26 @@ class Population(PopulationBasedTraining):
         super().on_trial_add(SimpleNamespace(search_alg=None), trial)
 
 
-def _max_epochs(sweep: Sweep) -> int:
-    axis = sweep.trial.axes().get("epochs", sweep.trial.choices("epochs"))
-    return int(max(axis) if isinstance(axis, list) else axis.bounds[1])
-
-
-SCHEDULERS: dict[str, Callable[[Sweep], TrialScheduler]] = {
-    "none": lambda _: AllTheWay(),
-    "asha": lambda sweep: Asha(
-        sweep.search.grace_epochs, sweep.search.reduction_factor, _max_epochs(sweep), planned_trials(sweep)
+SCHEDULERS: dict[str, Callable[[Sweep, int], TrialScheduler]] = {
+    "none": lambda *_: AllTheWay(),
+    "asha": lambda sweep, images: Asha(
+        sweep.search.grace_epochs,
+        sweep.search.reduction_factor,
+        sweep.trial.most_epochs(images),
+        planned_trials(sweep),
+        images,
     ),
-    "hyperband": lambda sweep: HyperBandScheduler(
+    "hyperband": lambda sweep, images: HyperBandScheduler(
         time_attr=EPOCH,
         metric=SCORE,
         mode="max",
-        max_t=_max_epochs(sweep),
+        max_t=sweep.trial.most_epochs(images),
         reduction_factor=sweep.search.reduction_factor,
     ),
-    "median": lambda sweep: Median(
+    "median": lambda sweep, _: Median(
         time_attr=EPOCH, metric=SCORE, mode="max", grace_period=sweep.search.grace_epochs, min_samples_required=3
     ),
-    "pbt": lambda sweep: Population(
+    "pbt": lambda sweep, _: Population(
         time_attr=EPOCH,
         metric=SCORE,
         mode="max",
@@ -266,7 +265,7 @@ SCHEDULERS: dict[str, Callable[[Sweep], TrialScheduler]] = {
         log_config=False,
     ),
 }
-"""Name -> Ray Tune's scheduler, in epochs."""
+"""Name -> Ray Tune's scheduler, in epochs, of a sweep with so many training images."""
 
 PAUSING = ("asha", "hyperband", "pbt")
 """Schedulers that pause a trial or clone another, and so want a checkpoint of Ray's with every report."""

@@ -54,6 +54,10 @@ class TrialData:
     probe: Path | None = None
     """The weights that a trial with `head: probe` starts from."""
 
+    def epochs_of_a_pass(self, trial: Trial) -> int:
+        """How often the trial is judged in a pass over the fit images."""
+        return epochs_of_a_pass(len(self.fit) + len(self.select), trial.epoch_images)
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -177,7 +181,7 @@ def train(
         if last is not None:
             # say again how it stood: who was told may have died, or this process before it told
             group.first(partial(hooks.on_epoch, last))
-        for epoch in range((start.epoch if start else 0) + 1, trial.epochs + 1):
+        for epoch in range((start.epoch if start else 0) + 1, trial.epochs * data.epochs_of_a_pass(trial) + 1):
             if last is not None and _out_of_patience(trial, last):
                 break
             try:
@@ -207,7 +211,7 @@ def _prepare(
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     mix = _mix(trial)
-    _check_shares(trial, data.fit, group, in_pairs=mix is not None)
+    _check_shares(trial, data, group, in_pairs=mix is not None)
     # the first alone reads it, so that all go on from the same; it travels on the CPU
     state = _whole_state(out, device if group.size == 1 else "cpu", on_damage) if group.is_first else None
     state = group.of_first(state)
@@ -225,7 +229,9 @@ def _prepare(
         soup=AveragedModel(model, use_buffers=True) if trial.soup != "none" else None,
         micro_batch=min(micro_batch or trial.batch_size, trial.batch_size),
         optimizer=optimizer,
-        schedule=make_schedule(trial, optimizer, _steps_per_epoch(trial, data.fit)),
+        schedule=make_schedule(
+            trial, optimizer, trial.epochs * data.epochs_of_a_pass(trial), _steps_per_epoch(trial, data)
+        ),
         normalise=normalise,
         class_weights=_class_weights(trial, data.fit.labels),
         label_smoothing=trial.label_smoothing,
@@ -253,9 +259,9 @@ def _prepare(
     return learner, last
 
 
-def _check_shares(trial: Trial, fit: Images, group: Group, in_pairs: bool) -> None:
+def _check_shares(trial: Trial, data: TrialData, group: Group, in_pairs: bool) -> None:
     """Raises TrialError where some of the group would have no image."""
-    whole = min(trial.batch_size, _images_per_epoch(trial, fit)) // (2 if in_pairs else 1)
+    whole = min(trial.batch_size, _images_per_epoch(trial, data)) // (2 if in_pairs else 1)
     if whole < group.size:
         what = "pairs of images (mixup, cutmix)" if in_pairs else "images"
         raise TrialError(f"a batch has {whole} {what}, too few for {group.size} workers: each takes a share of it")
@@ -292,7 +298,7 @@ def _one_epoch(
         best_epoch=epoch if better else last.best_epoch if last else None,
         lr=learner.optimizer.param_groups[-1]["lr"],
         seconds=time.perf_counter() - began,
-        images_per_second=_images_per_epoch(trial, data.fit) / learned,
+        images_per_second=_images_per_epoch(trial, data) / learned,
         wait_share=wait.seconds / learned,
         ended=time.time(),
     )
@@ -314,9 +320,8 @@ def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: Wa
     model, device, group = learner.model, learner.device, learner.group
     model.train()
     balanced = trial.class_balance == "sampling"
-    epochs_a_pass = epochs_of_a_pass(len(data.fit), trial.epoch_images)
-    order = epoch_order(data.fit.labels, balanced, trial.seed, epoch, epochs_a_pass)
-    steps = _steps_per_epoch(trial, data.fit)
+    order = epoch_order(data.fit.labels, balanced, trial.seed, epoch, data.epochs_of_a_pass(trial))
+    steps = _steps_per_epoch(trial, data)
     total = torch.zeros((), device=device)
     # timm mixes an image with its mirror place in the batch
     share = Share(group.rank, group.size, in_pairs=learner.mix is not None)
@@ -457,12 +462,12 @@ def _seed_everything(seed: int, epoch: int, group: Group) -> None:
     np.random.seed(state)
 
 
-def _steps_per_epoch(trial: Trial, fit: Images) -> int:
-    return max(1, _images_per_epoch(trial, fit) // trial.batch_size)
+def _steps_per_epoch(trial: Trial, data: TrialData) -> int:
+    return max(1, _images_per_epoch(trial, data) // trial.batch_size)
 
 
-def _images_per_epoch(trial: Trial, fit: Images) -> int:
-    return len(fit) // epochs_of_a_pass(len(fit), trial.epoch_images)
+def _images_per_epoch(trial: Trial, data: TrialData) -> int:
+    return len(data.fit) // data.epochs_of_a_pass(trial)
 
 
 def _class_weights(trial: Trial, labels: np.ndarray) -> np.ndarray | None:

@@ -42,14 +42,13 @@ def make_optimizer(trial: Trial, model: nn.Module) -> Optimizer:
     return optimizer
 
 
-def make_schedule(trial: Trial, optimizer: Optimizer, steps_per_epoch: int) -> Scheduler:
-    """timm's schedule, to be moved on once a step by `step_update(steps done so far)`."""
-    warmup_epochs = trial.warmup * trial.epochs
+def make_schedule(trial: Trial, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> Scheduler:
+    """timm's schedule over so many epochs, to be moved on once a step by `step_update(steps done so far)`."""
     schedule, _ = create_scheduler_v2(
         optimizer,
-        num_epochs=trial.epochs,
-        decay_epochs=max(1, trial.epochs // 3),
-        warmup_epochs=warmup_epochs,  # timm multiplies it by the steps
+        num_epochs=epochs,
+        decay_epochs=max(1, epochs // 3),
+        warmup_epochs=trial.warmup * epochs,  # timm multiplies it by the steps
         warmup_lr=trial.lr / 100,
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,

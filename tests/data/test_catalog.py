@@ -56,8 +56,8 @@ def settings(folder: Path, **more: object) -> DataSettings:
     return DataSettings.model_validate(given)
 
 
-def training(given: DataSettings, seed: int = 0, pairs: np.ndarray = NO_PAIRS) -> pd.DataFrame:
-    return divide(scan_folder(given, "fit", [SIDE]).images, given, seed, pairs)
+def training(given: DataSettings, seed: int = 0, pairs: np.ndarray = NO_PAIRS, most: int | None = None) -> pd.DataFrame:
+    return divide(scan_folder(given, "fit", [SIDE]).images, given, seed, pairs, most)
 
 
 def counts(catalog: pd.DataFrame) -> dict[tuple[str, int], int]:
@@ -347,6 +347,21 @@ def test_the_split_is_stratified(tmp_path: Path) -> None:
     assert catalog["path"].is_monotonic_increasing
     path, digest = catalog.loc[77, ["path", "digest"]]
     assert digest == hashlib.sha256((tmp_path / "train" / path).read_bytes()).hexdigest()
+
+
+def test_the_select_part_has_no_more_images_than_are_enough(tmp_path: Path) -> None:
+    write_images(tmp_path / "train/real", 40)
+    write_images(tmp_path / "train/fake", 20, 500)
+    few, all_of_them = (training(settings(tmp_path, select_fraction=0.3), most=most) for most in (6, None))
+    assert counts(few) == {("fit", 0): 36, ("fit", 1): 18, ("select", 0): 4, ("select", 1): 2}
+    assert counts(all_of_them) == {("fit", 0): 28, ("fit", 1): 14, ("select", 0): 12, ("select", 1): 6}
+
+
+def test_groups_too_large_for_so_few_images_are_chosen_by_the_fraction(tmp_path: Path) -> None:
+    for name, first in (("real", 0), ("fake", 500)):
+        write_groups(tmp_path / f"train/{name}", [f"{name}{number}" for number in range(4)], 5, first)
+    catalog = training(settings(tmp_path, split_by="group", select_fraction=0.25), most=6)
+    assert counts(catalog) == {("fit", 0): 15, ("fit", 1): 15, ("select", 0): 5, ("select", 1): 5}
 
 
 def test_a_small_class_has_at_least_one_image_on_each_side(tmp_path: Path) -> None:

@@ -65,11 +65,11 @@ class Named(SimpleNamespace):
 
 
 def named(number: int, epochs: int) -> Named:
-    return Named(name=f"{number:05d}", config={"epochs": epochs}, status="PENDING", done=0)
+    return Named(name=f"{number:05d}", config={"epochs": epochs, "epoch_images": 0}, status="PENDING", done=0)
 
 
 def asha(planned: int | None = None, grace: int = 1, factor: int = 3, longest: int = 9) -> Asha:
-    return Asha(grace, factor, longest, planned)
+    return Asha(grace, factor, longest, planned, training_images=100)
 
 
 def test_rungs_are_below_the_longest_trial() -> None:

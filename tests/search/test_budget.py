@@ -14,7 +14,7 @@ from rfray.config import Budget, Sweep, Trial, budget_of
 from rfray.data.parts import prepare_training
 from rfray.errors import RunError, SweepError
 from rfray.run import RunDir, Spent, TrialResult, TrialStart
-from rfray.search.budget import MARGIN, Meter, OutOfTime, check_budget, metered
+from rfray.search.budget import MARGIN, Meter, OutOfTime, check_budget, metered, paced
 from rfray.search.cluster import Slot, slot_for
 from rfray.search.sweep import run_sweep
 from rfray.sweep_file import load_sweep
@@ -98,6 +98,28 @@ def test_what_is_not_said_is_what_suits_a_budget(said: dict[str, Any], expected:
     assert list(trial.axes()) == (["image_size", "lr"] if "image_size" in said else ["lr"])
     trial = Sweep.model_validate(raw).trial
     assert (trial.schedule, trial.axes().get("lr")) == ("cosine", None)
+
+
+@pytest.mark.parametrize(
+    ("fit", "select", "gpus", "size"),
+    [
+        (20_000, 1_440, 0, 1_440),  # as many as it is judged by
+        (20_000, 300, 0, 1_000),
+        (100_000, 5_000, 1, 5_000),
+        (20_000, 300, 0.5, 5_000),
+        (1_054, 186, 0, 0),  # a pass is one epoch
+        (6_000, 900, 1, 0),
+    ],
+)
+def test_a_pass_over_many_images_is_divided(fit: int, select: int, gpus: float, size: int, tmp_path: Path) -> None:
+    run, slot = RunDir(tmp_path), Slot(1, gpus)
+    run.write_catalog(pd.DataFrame({"part": ["fit"] * fit + ["select"] * select}))
+    asked = sweep_asking("12m")
+    assert paced(run, asked, slot).trial.given()["epoch_images"] == size
+    given = asked.model_copy(update={"trial": asked.trial.model_copy(update={"epoch_images": 700})})
+    assert paced(run, given, slot) is given
+    without = asked.model_copy(update={"search": asked.search.model_copy(update={"budget": None})})
+    assert paced(run, without, slot) is without
 
 
 def test_a_budget_of_gpus_needs_gpus(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rfray.evaluation.predictions import Predictions, read_predictions, write_pr
 from rfray.run import RunDir, TrialResult, probe_id
 from rfray.search.cluster import slot_for
 from rfray.search.damage import mend
-from rfray.search.probing import beginnings, narrowed, probe_backbones
+from rfray.search.probing import beginnings, learned_from, narrowed, probe_backbones
 from rfray.search.sweep import check_outcome, run_sweep
 from tests.search.test_sweep import sweep_of as checked_sweep
 
@@ -78,7 +78,7 @@ def test_a_probe_is_a_model_like_any_other(made: Path, tmp_path: Path) -> None:
         out = run.trial(result.id)
         select = read_predictions(out.predictions_file("select"))
         assert sk.roc_auc_score(select.labels, select.p_fake) == pytest.approx(result.score, abs=1e-12)
-        assert read_predictions(out.out_of_fold_file).ids.tolist() == fit["path"].tolist()
+        assert sorted(read_predictions(out.out_of_fold_file).ids) == fit["path"].tolist()
         assert out.weights_file.exists()
         assert out.damaged_files(result) == []
     table = build_leaderboard(run)
@@ -210,6 +210,16 @@ def test_each_probe_is_wanted_once(pictures: Path, tmp_path: Path) -> None:
         {"backbone": "test_vit", "head": "probe", "image_size": 64, "resize": "crop", "lr": 0.5, "augmentation": "none"}
     )
     assert sweep.probe(trial) in probes
+
+
+def test_a_larger_budget_adds_images_to_those_that_probes_learn_from(pictures: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(pictures, tmp_path)
+    all_of_them = learned_from(30_000, sweep)
+    assert len(set(all_of_them)) == len(all_of_them) == 20_000
+    for budget, count in (("1m", 2048), ("12m", 3600), ("8h", 20_000)):
+        short = sweep.model_copy(update={"search": sweep.search.model_copy(update={"budget": budget})})
+        assert learned_from(30_000, short).tolist() == all_of_them[:count].tolist()
+    assert sorted(learned_from(100, sweep)) == list(range(100))
 
 
 @pytest.mark.parametrize(

@@ -157,15 +157,24 @@ def test_the_size_of_a_grid_counts_each_trial_once() -> None:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers_count_in_epochs(name: str) -> None:
-    scheduler = SCHEDULERS[name](sweep({"lr": [0.1, 0.2]}, grace_epochs=2))
+    scheduler = SCHEDULERS[name](sweep({"lr": [0.1, 0.2]}, grace_epochs=2), 100)
     assert getattr(scheduler, "_time_attr", "epoch") == "epoch"
     assert scheduler.metric in ("score", None)
 
 
 @pytest.mark.parametrize("epochs", [4, [2, 4], {"int": [2, 4]}])
 def test_asha_goes_up_to_the_longest_trial(epochs: Any) -> None:
-    assert SCHEDULERS["asha"](sweep({"epochs": epochs}, trials=1)).rungs == [1, 3]
-    assert SCHEDULERS["asha"](sweep({"epochs": epochs}, trials=1, grace_epochs=4)).rungs == []
+    assert SCHEDULERS["asha"](sweep({"epochs": epochs}, trials=1), 100).rungs == [1, 3]
+    assert SCHEDULERS["asha"](sweep({"epochs": epochs}, trials=1, grace_epochs=4), 100).rungs == []
+
+
+@pytest.mark.parametrize("size", [25, [25, 50], {"int": [25, 50]}])
+def test_passes_that_are_divided_have_more_rungs(size: Any) -> None:
+    """4 passes over 100 images are 16 epochs of 25."""
+    divided = sweep({"epochs": 4, "epoch_images": size}, trials=1)
+    assert SCHEDULERS["asha"](divided, 100).rungs == [1, 3, 9]
+    hyperband: Any = SCHEDULERS["hyperband"](divided, 100)
+    assert hyperband._max_t_attr == 16
 
 
 def test_what_is_refused_is_there_to_be_chosen() -> None:

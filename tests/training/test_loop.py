@@ -88,7 +88,9 @@ def test_an_epoch_that_the_end_falls_into_is_given_up(batches: int, data: TrialD
 def test_epochs_of_half_a_pass_come_to_the_same_as_whole_ones(data: TrialData, tmp_path: Path) -> None:
     plain = {"schedule": "constant", "warmup": 0.0}
     whole = run(trial(epochs=2, **plain), data, tmp_path / "whole")  # of 6 batches
-    halves = run(trial(epochs=4, epoch_images=33, **plain), data, tmp_path / "halves")
+    half = (len(data.fit) + len(data.select)) // 2
+    halves = run(trial(epochs=2, epoch_images=half, **plain), data, tmp_path / "halves")
+    assert [epoch.epoch for epoch in halves] == [1, 2, 3, 4]
     assert [epoch.score for epoch in halves[1::2]] == [epoch.score for epoch in whole]
     losses = [epoch.train_loss for epoch in halves]
     expected = [(losses[0] + losses[1]) / 2, (losses[2] + losses[3]) / 2]

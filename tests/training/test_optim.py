@@ -14,7 +14,7 @@ from rfray.training.optim import SCHEDULES, make_optimizer, make_schedule, optim
 def rates(schedule: str, epochs: int = 6, steps: int = 10, warmup: float = 0.0) -> list[float]:
     trial = Trial(backbone="test_resnet", schedule=schedule, epochs=epochs, warmup=warmup, lr=1.0)
     optimizer = make_optimizer(trial, nn.Linear(2, 2))
-    moved = make_schedule(trial, optimizer, steps)
+    moved = make_schedule(trial, optimizer, trial.epochs, steps)
     seen = []
     for step in range(epochs * steps):
         moved.step_update(step)
