@@ -351,6 +351,9 @@ class DataSettings(Strict):
         default={"real": "real", "fake": "fake"}
     )
     """Class -> its folder's name below the data folder, or several names."""
+    train_images: int | None = Field(default=None, ge=2)
+    """Of a larger training folder, so many images are used, drawn by chance. By default all; with a `search.budget` by
+    the clock, those that can be looked at in about a sixth of it: 25 a second with each core here, at least 5,000."""
     select_fraction: float = Field(default=0.15, gt=0, lt=0.9)
     """Share of the training images on which everything is chosen."""
     select_images: int | None = Field(default=None, ge=1)
@@ -412,6 +415,11 @@ class DataSettings(Strict):
 
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+LOOKED_AT = 25
+"""Images of the training folder that are used for each second of a budget, and core: a core reads, decodes and audits
+about 200 in a second, and most of the time is to be for trials."""
 
 
 class Budget(NamedTuple):
@@ -664,6 +672,12 @@ class Sweep(Strict):
     def budget(self) -> Budget | None:
         """What `search.budget` stands for."""
         return budget_of(self.search.budget) if self.search.budget else None
+
+    def train_images(self, cores: int) -> int | None:
+        """How many images of the training folder are used at the most, where so many cores look at them."""
+        if self.data.train_images is not None or self.budget is None or self.budget.of_gpus:
+            return self.data.train_images
+        return max(5_000, int(LOOKED_AT * cores * self.budget.seconds))
 
     @property
     def select_images(self) -> int:

@@ -836,6 +836,23 @@ def test_how_many_images_are_enough_to_choose_by(search: str, data: str, enough:
 
 
 @pytest.mark.parametrize(
+    ("search", "data", "most"),
+    [
+        ("{trials: 1}", "", None),
+        ("{trials: 1}", "train_images: 70", 70),
+        ("{budget: 12m}", "", 36_000),
+        ("{budget: 1m}", "", 5_000),
+        ("{budget: 12m}", "train_images: 70", 70),
+        ("{budget: 8gpu-h}", "", None),
+    ],
+)
+def test_how_many_images_there_is_time_to_look_at(search: str, data: str, most: int | None, tmp_path: Path) -> None:
+    text = f"name: a\ndata: {{source: demo, {data}}}\ntrial: {{backbone: resnet18}}\nsearch: {search}\n"
+    (tmp_path / "sweep.yaml").write_text(text)
+    assert load_sweep(tmp_path / "sweep.yaml").sweep.train_images(cores=2) == most
+
+
+@pytest.mark.parametrize(
     ("count", "asked", "epochs"),
     [(119_000, 40_000, 3), (100_000, 40_000, 2), (50_000, 40_000, 1), (1_054, 40_000, 1), (1_000, 0, 1), (10, 1, 10)],
 )

@@ -49,6 +49,8 @@ class Scanned:
     """The left-out ones: path, reason, size, modified."""
     cached: bool
     """Whether all decoded pixels fitted into the cache."""
+    there: int
+    """How many images the folder has; more than were read, where only some were drawn."""
 
 
 def image_folder(settings: DataSettings, part: str) -> Path | RemoteFolder:
@@ -85,6 +87,19 @@ def list_images(settings: DataSettings, part: str) -> pd.DataFrame:
     return _listing(rows)
 
 
+def drawn(listed: pd.DataFrame, most: int | None) -> pd.DataFrame:
+    """At most so many of the images listed (all for None), of each class its share; of more, all that fewer have.
+
+    The same ones wherever the folder is.
+    """
+    if most is None or len(listed) <= most:
+        return listed
+    numbers = [int.from_bytes(hashlib.sha256(path.encode()).digest()[:8]) for path in listed["path"]]
+    ranks = pd.Series(numbers, listed.index, np.uint64).groupby(listed["label"]).rank(method="first")
+    fake = round(most * listed["label"].mean())
+    return listed[ranks <= listed["label"].map({0: most - fake, 1: fake})].reset_index(drop=True)
+
+
 def divide(
     images: pd.DataFrame, settings: DataSettings, seed: int, pairs: np.ndarray, most: int | None = None
 ) -> pd.DataFrame:
@@ -103,14 +118,15 @@ def divide(
     return images.assign(bundle=bundles, part=parts.astype(str))
 
 
-def scan_folder(settings: DataSettings, part: str, geometries: Sequence[Geometry]) -> Scanned:
-    """Lists and reads the data folder of a part, each file once; decoded pixels go to the cache on the way.
+def scan_folder(settings: DataSettings, part: str, geometries: Sequence[Geometry], most: int | None = None) -> Scanned:
+    """Lists and reads (at most so many images of) the folder of a part, each once; pixels go to the cache on the way.
 
     Raises DataError: folders or classes missing or empty, given twice, too much unreadable.
     """
     _check_distinct(settings)
     folder = image_folder(settings, part)
-    listed = list_images(settings, part)
+    there = list_images(settings, part)
+    listed = drawn(there, most)
     files, prints, cached = scan(folder, listed["path"].tolist(), geometries, settings.cache, fingerprint)
     reasons = pd.Series([file.reason for file in files], index=listed.index, dtype=object)
     bad = reasons.notna()
@@ -128,7 +144,7 @@ def scan_folder(settings: DataSettings, part: str, geometries: Sequence[Geometry
     for label, name in enumerate(CLASSES):
         if not (images["label"] == label).any():
             raise DataError(f"{_shown(folder)}: no readable image of class {name}")
-    return Scanned(images, unreadable.reset_index(drop=True), cached)
+    return Scanned(images, unreadable.reset_index(drop=True), cached, len(there))
 
 
 def list_folder(folder: Path, classes: Mapping[str, list[str]]) -> pd.DataFrame:
@@ -159,9 +175,12 @@ def list_folder(folder: Path, classes: Mapping[str, list[str]]) -> pd.DataFrame:
     return _listing(rows)
 
 
-def changes(settings: DataSettings, part: str, known: pd.DataFrame) -> list[str]:
-    """What differs between a data folder now and the `path`, `size`, `modified` noted before; empty if nothing."""
-    now = list_images(settings, part)
+def changes(settings: DataSettings, part: str, known: pd.DataFrame, most: int | None = None) -> list[str]:
+    """What differs between a data folder now and the `path`, `size`, `modified` noted before; empty if nothing.
+
+    Where `most` were drawn, of those that would be now.
+    """
+    now = drawn(list_images(settings, part), most)
     before, after = (set(zip(table["path"], table["size"], table["modified"], strict=True)) for table in (known, now))
     old_paths, new_paths = {path for path, *_ in before}, {path for path, *_ in after}
     changed = {path for path, *_ in before ^ after} & old_paths & new_paths

@@ -178,7 +178,13 @@ def geometries(sweep: Sweep) -> list[Geometry]:
 
 def _scan(run: RunDir, sweep: Sweep, part: str, console: Console) -> pd.DataFrame:
     """The images of a part's folder; notes in the run folder, and says, what a user should know of it."""
-    scanned = scan_folder(sweep.data, part, geometries(sweep))
+    most = sweep.train_images(os.cpu_count() or 1) if part == "fit" else None
+    scanned = scan_folder(sweep.data, part, geometries(sweep), most)
+    if most is not None and scanned.there > most:
+        console.print(
+            f"Using {most} of {scanned.there} images of the training folder, drawn by chance (data.train_images)",
+            soft_wrap=True,
+        )
     _note(run, scanned, "valid" if part == "report" else "train", sweep, console)
     return scanned.images
 
@@ -267,7 +273,10 @@ def training_changes(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> list[s
     By names, sizes and times. Raises DataError where the folder can't be used.
     """
     known = catalog if sweep.data.valid_fraction is not None else catalog[catalog["part"] != "report"]
-    return changes(sweep.data, "fit", pd.concat([known, _unreadable(run, "train")]))
+    known = pd.concat([known, _unreadable(run, "train")])
+    # how many are drawn with a budget depends on the machine, and was settled when the catalog was made
+    drawn = len(known) if sweep.train_images(os.cpu_count() or 1) is not None else None
+    return changes(sweep.data, "fit", known, drawn)
 
 
 def _check_unchanged(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> None:

@@ -1,7 +1,9 @@
 """a sweep -> the plan in words: what `rfray tune --dry-run` prints."""
 
+import os
+
 from rfray.config import Range, Sweep
-from rfray.data.catalog import list_images
+from rfray.data.catalog import drawn, list_images
 from rfray.data.geometry import Geometry
 from rfray.data.parts import geometries
 from rfray.run import Measured, RunDir
@@ -14,7 +16,7 @@ from rfray.search.warm_start import BEGINNING, foreseen
 
 def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[str]:
     """Trials, epochs, images and places. Raises DataError where the training folder can't be used."""
-    images = list_images(sweep.data, "fit")
+    images = drawn(list_images(sweep.data, "fit"), sweep.train_images(os.cpu_count() or 1))
     trials = planned_trials(sweep)
     most, passes = sweep.trial.most_epochs(len(images)), int(max(sweep.trial.ends("epochs")))
     fit = len(images) * (1 - (sweep.data.valid_fraction or 0)) * (1 - sweep.data.select_fraction)

@@ -14,9 +14,11 @@ from rfray.data.catalog import (
     changes,
     decode_images,
     divide,
+    drawn,
     fold_of,
     image_folder,
     list_folder,
+    list_images,
     load_images,
     part_digest,
     scan_folder,
@@ -347,6 +349,24 @@ def test_the_split_is_stratified(tmp_path: Path) -> None:
     assert catalog["path"].is_monotonic_increasing
     path, digest = catalog.loc[77, ["path", "digest"]]
     assert digest == hashlib.sha256((tmp_path / "train" / path).read_bytes()).hexdigest()
+
+
+def test_of_a_larger_folder_the_same_images_are_drawn_in_every_place(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        write_images(tmp_path / place / "train/real", 20)
+        write_images(tmp_path / place / "train/fake", 10, 500)
+    given = settings(tmp_path / "here")
+    listed = list_images(given, "fit")
+    twelve = drawn(listed, 12)
+    assert twelve["label"].value_counts().to_dict() == {0: 8, 1: 4}
+    assert drawn(list_images(settings(tmp_path / "there"), "fit"), 12)["path"].tolist() == twelve["path"].tolist()
+    assert set(twelve["path"]) < set(drawn(listed, 21)["path"])
+    assert drawn(listed, None) is listed
+    assert drawn(listed, 30) is listed
+    scanned = scan_folder(given, "fit", [SIDE], most=12)
+    assert (scanned.images["path"].tolist(), scanned.there) == (twelve["path"].tolist(), 30)
+    assert changes(given, "fit", twelve, 12) == []
+    assert len(changes(given, "fit", twelve)) == 18
 
 
 def test_the_select_part_has_no_more_images_than_are_enough(tmp_path: Path) -> None:

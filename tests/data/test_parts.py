@@ -83,6 +83,18 @@ def made(tmp_path: Path) -> Made:
 # fit and select
 
 
+def test_of_a_larger_training_folder_so_many_images_are_used(tmp_path: Path) -> None:
+    made = Made(tmp_path, train_images=20)
+    write_folder(made.train, 20, first=0)
+    catalog = made.tune()
+    assert catalog["label"].value_counts().to_dict() == {0: 10, 1: 10}
+    assert "Using 20 of 40 images of the training folder, drawn by chance (data.train_images)" in made.printed()
+    assert made.tune().equals(catalog)
+    (made.train / catalog["path"][0]).unlink()
+    with pytest.raises(RunError, match=f"{catalog['path'][0]} is gone"):
+        made.tune()
+
+
 def test_the_catalog_is_written_and_the_images_counted(made: Made) -> None:
     catalog = made.tune()
     assert made.run.read_catalog().equals(catalog)
