@@ -457,6 +457,12 @@ class RunDir:
         """Reads catalog.parquet. Raises RunError where it is missing or damaged."""
         return _read_table(self.catalog_file, self.catalog_file)
 
+    def training_images(self) -> int:
+        """How many images the fit and select parts have; 0 where there is no catalog. Raises RunError as that does."""
+        if not self.catalog_file.exists():
+            return 0
+        return int(self.read_catalog()["part"].isin(["fit", "select"]).sum())
+
     def measured(self) -> list[Measured]:
         """measured.json; nothing where it is missing or damaged, since it can be measured again."""
         self.mirror.fetch(self.measured_file)

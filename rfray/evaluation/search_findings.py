@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold
 
-from rfray.config import Range, Resources, Sweep, Trial
+from rfray.config import Range, Resources, Sweep, Trial, epochs_of
 from rfray.evaluation.leaderboard import cost_of, select_column
 from rfray.run import RunDir, TrialDir, TrialResult
 
@@ -114,7 +114,8 @@ def search_findings(run: RunDir) -> SearchFindings:
     axes, settings = _settings(sweep, [good[name].trial for name in ranked])
     settings.index, scores = pd.Index(list(ranked)), pd.Series(ranked, dtype="float64")
     importance, no_importance = _importance(axes, settings, scores)
-    saved = [seconds for result in good.values() if (seconds := _saved(result))]
+    images = run.training_images()
+    saved = [seconds for result in good.values() if (seconds := _saved(result, images))]
     price = sweep.resources.price_per_hour
     took = epochs.groupby("trial", sort=False)["seconds"].sum()
     return SearchFindings(
@@ -215,9 +216,10 @@ def _epochs(trials: Sequence[TrialDir], ended: Mapping[str, TrialResult], column
     )
 
 
-def _saved(result: TrialResult) -> float:
+def _saved(result: TrialResult, training_images: int) -> float:
     """Seconds that the epochs which a trial was spared would have taken."""
-    return (result.trial.epochs - result.epochs) * result.seconds / result.epochs if result.epochs else 0.0
+    planned = epochs_of(result.trial.model_dump(), training_images)
+    return (planned - result.epochs) * result.seconds / result.epochs if result.epochs else 0.0
 
 
 def _settings(sweep: Sweep, trials: Sequence[Trial]) -> tuple[tuple[Axis, ...], pd.DataFrame]:

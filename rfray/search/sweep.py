@@ -6,7 +6,6 @@ import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,11 +59,6 @@ class Conditions:
     meter: Meter | None
     """How much of a budget there is, if any."""
 
-    @cached_property
-    def training_images(self) -> int:
-        """Of the fit and select parts."""
-        return int(self.run.read_catalog()["part"].isin(["fit", "select"]).sum())
-
     @property
     def at_once(self) -> int:
         """Most trials that run at the same time."""
@@ -116,11 +110,11 @@ def run_sweep(
 def _search(
     here: Conditions, planned: int | None, warm: WarmStart, earlier: list[TrialResult], recorder: Recorder
 ) -> None:
-    scheduler = SCHEDULERS[here.sweep.search.scheduler](here.sweep, here.training_images)
+    scheduler = SCHEDULERS[here.sweep.search.scheduler](here.sweep, here.run.training_images())
     asha = scheduler if isinstance(scheduler, Asha) else None
     retrace(scheduler, here.run)
     deadline = here.meter.deadline if here.meter else None
-    display = Display(here.sweep, planned, here.training_images, earlier, here.console, deadline)
+    display = Display(here.sweep, planned, here.run.training_images(), earlier, here.console, deadline)
     recorder.follow(display.ended)
     # hyperband waits for whole brackets, of which most trials are paused
     most = None if here.sweep.search.scheduler == "hyperband" else here.at_once
@@ -149,10 +143,10 @@ def _repeat_finalists(here: Conditions, done: list[TrialResult]) -> None:
         deadline = here.meter.deadline if here.meter else None
         learn_without_folds(here.run, here.sweep, missing, deadline)
         recorder = Recorder(here.run, here.sweep, here.meter)
-        display = Display(here.sweep, len(wanted), here.training_images, earlier, here.console, deadline)
+        display = Display(here.sweep, len(wanted), here.run.training_images(), earlier, here.console, deadline)
         recorder.follow(display.ended)
         listed = Listed(here.run, missing, here.at_once, here.meter)
-        _fit(here, listed, SCHEDULERS["none"](here.sweep, here.training_images), len(missing), recorder, display)
+        _fit(here, listed, SCHEDULERS["none"](here.sweep, here.run.training_images()), len(missing), recorder, display)
     left = [start for start in missing if not here.run.trial(start.id).result_file.exists()]
     if left and here.meter is None:
         raise RfrayError(f"Ray Tune ended with {len(left)} finalists' trainings missing; the same command goes on")

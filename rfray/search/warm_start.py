@@ -16,7 +16,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from rfray.config import Sweep, Trial
+from rfray.config import Sweep, Trial, epochs_of
 from rfray.data.catalog import part_digest
 from rfray.data.parts import training_changes
 from rfray.errors import RunError, StorageError, SweepError
@@ -253,14 +253,14 @@ def _look(run: RunDir, sweep: Sweep, differing: Differing) -> Looked:
         return looked
     looked.differing = differing(run)
     with_weights = {file.parent.name for file in run.mirror.find(f"trials/*/{WEIGHTS_FILE}")}
-    axes = sweep.trial.axes()
+    axes, images = sweep.trial.axes(), run.training_images()
     for result in ranking(results):
         drawn = space.places(result.trial, axes)
         if drawn is None:
             looked.outside += 1
             continue
         own = sweep.trial.trial(space.settings(drawn, axes))
-        others = list(_others(result, old, sweep, own))
+        others = list(_others(result, old, sweep, own, images))
         use: Use = "setting" if looked.differing else "score" if others else "taken over"
         looked.others.update(others)
         key = own.digest if looked.differing else result.trial.digest
@@ -269,13 +269,16 @@ def _look(run: RunDir, sweep: Sweep, differing: Differing) -> Looked:
     return looked
 
 
-def _others(result: TrialResult, old: Sweep, sweep: Sweep, own: Trial) -> Iterator[str]:
-    """The keys by which a trial is none of this sweep's own; `own` is the one with the same values on the axes."""
+def _others(result: TrialResult, old: Sweep, sweep: Sweep, own: Trial, training_images: int) -> Iterator[str]:
+    """The keys by which a trial is none of this sweep's own; `own` is the one with the same values on the axes.
+
+    It was trained with so many images.
+    """
     trial = result.trial
     yield from (key for key in Trial.model_fields if getattr(trial, key) != getattr(own, key))
     if old.augmentations.get(trial.augmentation) != sweep.augmentations.get(trial.augmentation):
         yield f"augmentations.{trial.augmentation}"
-    ended_early = result.epochs < trial.epochs
+    ended_early = result.epochs < epochs_of(trial.model_dump(), training_images)
     if trial.patience and result.epochs - (result.best_epoch or 0) >= trial.patience:
         ended_early = False
     if ended_early and _stopping(old) != _stopping(sweep):

@@ -58,7 +58,8 @@ def footprint(trial: Trial, threads: int, micro_batch: int | None) -> Footprint:
     sizes = [min(micro_batch or trial.batch_size, trial.batch_size)]
     with tempfile.TemporaryDirectory() as folder:
         data = TrialData(_noise(trial, count), _noise(trial, 2), {})
-        short = trial.model_copy(update={"epochs": 2, "augmentation": "none", "pretrained": False, "patience": 0})
+        simple = {"epochs": 2, "epoch_images": 0, "augmentation": "none", "pretrained": False, "patience": 0}
+        short = trial.model_copy(update=simple)
         train(short, data, TrialDir(Path(folder)), "accuracy", threads, Hooks(epochs.append, sizes.append), micro_batch)
     return Footprint(
         device=torch.cuda.get_device_name(device) if on_gpu else "cpu",

@@ -67,6 +67,14 @@ def test_histories_without_times_stay_in_the_order_of_the_trials(tmp_path):
     assert search_findings(run).epochs["trial"].tolist() == ["a", "a", "b", "b"]
 
 
+def test_savings_where_a_pass_is_several_epochs(tmp_path):
+    run = new_run(tmp_path / "run")
+    run.write_catalog(pd.DataFrame({"part": ["fit"] * 70 + ["select"] * 20 + ["report"] * 50}))
+    out = finish_trial(run, "a", 0.7, epochs=2, epoch_images=30)  # two passes of three epochs each
+    write_epochs(out, [10, 20], [10.0, 10.0], [0.6, 0.7])
+    assert search_findings(run).saved == 4 * 10
+
+
 def test_savings_by_hand(run):
     found = search_findings(run)  # a has two of four epochs, of 10 s each; that c failed and d goes on saves nothing
     assert (found.stopped, found.saved) == (1, 20)

@@ -168,6 +168,17 @@ def test_others_on_the_same_axes_and_images_guide_only(why: str, tmp_path: Path)
     assert len(run.trials()) == 1
 
 
+def test_whether_a_trial_was_stopped_early_is_counted_in_epochs_of_a_pass(tmp_path: Path) -> None:
+    """Two passes over three images are six epochs of one image."""
+    first = begun(tmp_path / "first", sweep(search={"scheduler": "asha"}, trial={"epoch_images": 1}))
+    ended(first, 0, 0.1, 0.6, epoch_images=1, trained=6)
+    ended(first, 1, 0.2, 0.7, epoch_images=1, trained=2)
+    asked = sweep(search=warm(first), trial={"epoch_images": 1})
+    run = begun(tmp_path / "later", asked)
+    lines(run, asked)
+    assert uses(run) == [("first/00000", "taken over"), ("first/00001", "score")]
+
+
 def test_what_the_same_scheduler_or_patience_has_stopped_is_taken_over(tmp_path: Path) -> None:
     first = begun(tmp_path / "first", sweep(search={"scheduler": "asha"}, trial={"epochs": 3, "patience": 1}))
     ended(first, 0, 0.1, 0.6, epochs=3, patience=1, trained=1)  # by asha
