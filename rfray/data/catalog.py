@@ -88,15 +88,15 @@ def list_images(settings: DataSettings, part: str) -> pd.DataFrame:
 
 
 def drawn(listed: pd.DataFrame, most: int | None) -> pd.DataFrame:
-    """At most so many of the images listed (all for None), of each class its share; of more, all that fewer have.
+    """At most so many (2 or more; None for all) of the images listed, of each class its share and at least one.
 
-    The same ones wherever the folder is.
+    The same ones wherever the folder is, and all of them again where there are to be more.
     """
     if most is None or len(listed) <= most:
         return listed
     numbers = [int.from_bytes(hashlib.sha256(path.encode()).digest()[:8]) for path in listed["path"]]
     ranks = pd.Series(numbers, listed.index, np.uint64).groupby(listed["label"]).rank(method="first")
-    fake = round(most * listed["label"].mean())
+    fake = min(max(round(most * listed["label"].mean()), 1), most - 1)
     return listed[ranks <= listed["label"].map({0: most - fake, 1: fake})].reset_index(drop=True)
 
 

@@ -110,11 +110,12 @@ def run_sweep(
 def _search(
     here: Conditions, planned: int | None, warm: WarmStart, earlier: list[TrialResult], recorder: Recorder
 ) -> None:
-    scheduler = SCHEDULERS[here.sweep.search.scheduler](here.sweep, here.run.training_images())
+    images = here.run.training_images()
+    scheduler = SCHEDULERS[here.sweep.search.scheduler](here.sweep, images)
     asha = scheduler if isinstance(scheduler, Asha) else None
     retrace(scheduler, here.run)
     deadline = here.meter.deadline if here.meter else None
-    display = Display(here.sweep, planned, here.run.training_images(), earlier, here.console, deadline)
+    display = Display(here.sweep, planned, images, earlier, here.console, deadline)
     recorder.follow(display.ended)
     # hyperband waits for whole brackets, of which most trials are paused
     most = None if here.sweep.search.scheduler == "hyperband" else here.at_once
@@ -143,10 +144,11 @@ def _repeat_finalists(here: Conditions, done: list[TrialResult]) -> None:
         deadline = here.meter.deadline if here.meter else None
         learn_without_folds(here.run, here.sweep, missing, deadline)
         recorder = Recorder(here.run, here.sweep, here.meter)
-        display = Display(here.sweep, len(wanted), here.run.training_images(), earlier, here.console, deadline)
+        images = here.run.training_images()
+        display = Display(here.sweep, len(wanted), images, earlier, here.console, deadline)
         recorder.follow(display.ended)
         listed = Listed(here.run, missing, here.at_once, here.meter)
-        _fit(here, listed, SCHEDULERS["none"](here.sweep, here.run.training_images()), len(missing), recorder, display)
+        _fit(here, listed, SCHEDULERS["none"](here.sweep, images), len(missing), recorder, display)
     left = [start for start in missing if not here.run.trial(start.id).result_file.exists()]
     if left and here.meter is None:
         raise RfrayError(f"Ray Tune ended with {len(left)} finalists' trainings missing; the same command goes on")

@@ -361,6 +361,7 @@ def test_of_a_larger_folder_the_same_images_are_drawn_in_every_place(tmp_path: P
     assert twelve["label"].value_counts().to_dict() == {0: 8, 1: 4}
     assert drawn(list_images(settings(tmp_path / "there"), "fit"), 12)["path"].tolist() == twelve["path"].tolist()
     assert set(twelve["path"]) < set(drawn(listed, 21)["path"])
+    assert sorted(drawn(listed.drop(listed.index[listed["label"] == 1][1:]), 3)["label"]) == [0, 0, 1]  # of 20 to 1
     assert drawn(listed, None) is listed
     assert drawn(listed, 30) is listed
     scanned = scan_folder(given, "fit", [SIDE], most=12)
