@@ -471,8 +471,9 @@ class SearchSettings(Strict):
     """More failed trials than this end `rfray tune` with exit code 1."""
     probe: bool | Literal["auto"] = "auto"
     """Whether, before the first trial, a linear head is learned on what each backbone sees without any training (all
-    its stages, on at most 20,000 fit images): a row of its own that may vote, and what trials with `head: probe` begin
-    with. auto: for pretrained weights, and where a trial may begin with it."""
+    its stages, on at most 20,000 fit images): a row of its own that may vote unless it is clearly worse than the best
+    trial, and what trials with `head: probe` begin with. auto: for pretrained weights, and where a trial may begin with
+    it."""
     probe_keep: int = Field(default=1, ge=1)
     """How many backbones stay in the sweep whatever their probes say. Of the others those go that are clearly worse
     than the best one on images that the heads had not learned from: 1 - AUC is larger by a quarter, and would be so by

@@ -14,7 +14,15 @@ from rfray.data.parts import prepare_report, without_report_predictions, without
 from rfray.errors import InputError, RunError, SweepFailed, nearest_first
 from rfray.evaluation.audit_record import read_audit
 from rfray.evaluation.bundle import Bundle, digests, is_intact, members_of, versions
-from rfray.evaluation.ensemble import Ensemble, choose_members, chosen_alone, fold_models, read_ensemble, write_ensemble
+from rfray.evaluation.ensemble import (
+    Ensemble,
+    choose_members,
+    chosen_alone,
+    fold_models,
+    read_ensemble,
+    worse_probes,
+    write_ensemble,
+)
 from rfray.evaluation.groups import write_groups
 from rfray.evaluation.leaderboard import read_leaderboard, report_figures, write_leaderboard
 from rfray.evaluation.mistakes import undrawn_mistakes
@@ -64,10 +72,15 @@ def conclude(
 
         folds = _fold_models(run, sweep, settings, console)
         candidates = [run.trial(one) for one in folds] if folds else _candidates(run, settings, connect, console)
-        members = candidates[: settings.top_k]
+        worse = worse_probes(run, candidates)
+        members = [one for one in candidates if one.id not in worse][: settings.top_k]
         if not members:
             write_leaderboard(run)  # the failed trials, with their reasons
             raise SweepFailed(f"{run.where}: no trial has succeeded, so there is nothing to join")
+        for probe in candidates[: settings.top_k]:
+            if (p := worse.get(probe.id)) is not None:
+                told = f"clearly worse than {candidates[0].id} on the select part (p = {p:.2g})"
+                _say(console, f"{probe.id} is {told}, so it is no member")
         if len(members) < settings.top_k:
             those = "finalists with all their folds" if folds else "trials with weights"
             _say(
@@ -83,7 +96,7 @@ def conclude(
         if stress:
             _predict_stressed(run, kept, "report", connect, console)
         earlier = _bundle(run)
-        others = candidates[len(members) :]
+        others = [one for one in candidates if one not in members]
         ensemble = write_ensemble(run, members, methods, others, settings.choose_by, folds or None)
         if alone := chosen_alone(ensemble):
             _say(console, alone)

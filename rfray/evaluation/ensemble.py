@@ -10,6 +10,7 @@ from rfray.config import CLASSES, Strict, Sweep
 from rfray.errors import RunError
 from rfray.evaluation.bundle import Bundle
 from rfray.evaluation.calibration import tempered
+from rfray.evaluation.comparisons import clearly_worse
 from rfray.evaluation.metrics import THRESHOLD, metric
 from rfray.evaluation.operating_point import choose_point
 from rfray.evaluation.predictions import Predictions, trial_predictions, write_predictions
@@ -103,6 +104,18 @@ def _diverse(trials: Iterable[tuple[str, TrialDir]], most: int | None) -> list[T
         if most is None or seen[backbone] <= most:
             chosen.append(trial)
     return chosen
+
+
+def worse_probes(run: RunDir, candidates: Sequence[TrialDir]) -> dict[str, float]:
+    """Id of each probe that is clearly worse on the select part than the first of `candidates` -> p (see comparisons).
+
+    A vote of few trials would be made worse by it. Raises RunError where predictions are missing.
+    """
+    probes = [trial for trial in candidates[1:] if (result := trial.result()) is not None and result.kind == "probe"]
+    if not probes:
+        return {}
+    select = list(_predictions(run, [candidates[0], *probes], "select").values())
+    return {probes[row - 1].id: p for row, p in clearly_worse(select[0].labels, _together(select)).items()}
 
 
 def vote_name(method: str) -> str:

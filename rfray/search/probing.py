@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from rfray.config import PROBED, Sweep, Trial
-from rfray.evaluation.comparisons import holm, place
+from rfray.evaluation.comparisons import clearly_worse
 from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
 from rfray.files import file_digest, write_whole
@@ -34,9 +34,6 @@ IMAGES, A_SECOND = 20_000, 5
 them change little, and what is seen in them has to fit into memory."""
 SHARE, SHARES = 2048, 4
 """A task passes at most so many of them through a backbone; a small part is cut into so many shares."""
-CLEARLY, BY = 0.05, 1.25
-"""A backbone is clearly worse where such a difference would be rarer than this by chance, and it places so many times
-the pairs of a real and a fake image wrongly; of many images, the smallest difference is none of chance."""
 
 
 @dataclass(frozen=True)
@@ -199,15 +196,8 @@ def _best_of_each(probed: Sequence[Probed]) -> list[Probed]:
 
 def _clearly_worse(best: Sequence[Probed], keep: int) -> dict[str, float]:
     """Backbone -> p, corrected, of its AUC's difference from that of the first; without the first `keep`."""
-    first = best[0].out_of_fold
-    placed = place(first.labels, np.stack([one.out_of_fold.p_fake for one in best]))
-    corrected = np.concatenate([[1.0], holm(placed.minus(0).p_values[1:])])
-    wrong = 1 - placed.aucs
-    return {
-        one.trial.backbone: float(p)
-        for one, p, misplaced in list(zip(best, corrected, wrong, strict=True))[keep:]
-        if p < CLEARLY and misplaced > BY * wrong[0]
-    }
+    worse = clearly_worse(best[0].out_of_fold.labels, np.stack([one.out_of_fold.p_fake for one in best]))
+    return {best[row].trial.backbone: p for row, p in worse.items() if row >= keep}
 
 
 def learned_from(count: int, sweep: Sweep) -> np.ndarray:

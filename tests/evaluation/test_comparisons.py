@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
-from rfray.evaluation.comparisons import holm, mcnemar, pays, place
+from rfray.evaluation.comparisons import clearly_worse, holm, mcnemar, pays, place
 from rfray.evaluation.intervals import delong
 from tests.synthetic import FIRST, LABELS, SECOND
 
@@ -68,6 +68,21 @@ def test_what_is_better_by_chance_does_not_pay():
     assert not pays(labels, before, one_pair)
     assert not pays(np.zeros(200, int), before, helped)  # one class: nothing to tell apart
     assert not pays(labels, before, np.full(200, np.nan))
+
+
+def test_clearly_worse_is_by_a_quarter_and_not_by_chance():
+    labels = np.tile([0, 1], 1000)
+    random = np.random.default_rng(0)
+    best = labels + random.normal(0, 1, 2000)  # AUC 0.76
+    hardly = best + random.normal(0, 0.5, 2000)  # 0.74: proven, but 1 - AUC is larger by a tenth
+    worse = best + random.normal(0, 2, 2000)  # 0.62
+    assert place(labels, np.stack([best, hardly])).minus(0).p_values[1] < 0.01
+    found = clearly_worse(labels, np.stack([best, hardly, worse]))
+    assert list(found) == [2]
+    assert found[2] < 1e-6
+    few = slice(0, 12)
+    assert clearly_worse(labels[few], np.stack([best, worse])[:, few]) == {}, "of twelve images all may be chance"
+    assert clearly_worse(np.zeros(2000, int), np.stack([best, worse])) == {}
 
 
 def test_variances_are_those_of_the_whole_covariance():

@@ -14,6 +14,7 @@ from rfray.evaluation.ensemble import (
     fold_models,
     out_of_fold,
     read_ensemble,
+    worse_probes,
     write_ensemble,
 )
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
@@ -66,6 +67,25 @@ def test_at_most_so_many_of_one_backbone(tmp_path):
     assert chosen(run, 3, 2) == ["a", "b", "d"]
     assert chosen(run, 2, 2) == ["a", "b"]
     assert chosen(run) == ["a", "b", "c", "d"]
+
+
+def test_a_probe_that_is_clearly_worse_than_the_best_trial(tmp_path):
+    run = new_run(tmp_path / "run")
+    labels = [0] * 20 + [1] * 20
+    right = np.linspace(0, 1, 40)
+    one_apart = right.copy()
+    one_apart[[19, 20]] = right[[20, 19]]  # 399 of 400 pairs
+    reversed_half = right.copy()
+    reversed_half[::2] = right[::-1][::2]
+    for trial_id, says in [("a", right), ("like", one_apart), ("worse", reversed_half), ("trial", reversed_half)]:
+        trial = finish_trial(run, trial_id, 0.9, select=predictions(says, labels))
+        if trial_id in ("like", "worse"):
+            trial.write_result(trial.result().model_copy(update={"kind": "probe"}))
+    a, like, trial, worse = choose_members(run)
+    assert [one.id for one in (a, like, trial, worse)] == ["a", "like", "trial", "worse"]
+    assert worse_probes(run, [a, like, trial, worse]).keys() == {"worse"}
+    assert worse_probes(run, [worse, a, like]) == {}, "the best one is never worse than itself"
+    assert worse_probes(run, [a, trial]) == {}, "of trials, the best top_k vote"
 
 
 def test_vote_of_two_by_hand():
