@@ -125,7 +125,6 @@ WITH_A_BUDGET = {
     "lr": {"log": [1e-4, 3e-3]},
     "schedule": "constant",
     "ema": 0.99,
-    "soup": "epochs",
     "tta": "auto",
 }
 """What the trials of a sweep with a `search.budget` are unless it says otherwise: what is measured to be good wherever

@@ -85,10 +85,10 @@ def test_with_a_budget_nothing_else_need_be_said() -> None:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ({}, ("probe", "constant", 0.99, "epochs", "auto")),
-        ({"pretrained": False}, ("random", "constant", 0.99, "epochs", "auto")),
-        ({"image_size": {"int": [64, 96]}}, ("random", "constant", 0.99, "epochs", "auto")),
-        ({"head": "random", "ema": 0.0, "soup": "none"}, ("random", "constant", 0.0, "none", "auto")),
+        ({}, ("probe", "constant", 0.99, "none", "auto")),
+        ({"pretrained": False}, ("random", "constant", 0.99, "none", "auto")),
+        ({"image_size": {"int": [64, 96]}}, ("random", "constant", 0.99, "none", "auto")),
+        ({"head": "random", "ema": 0.0, "soup": "auto"}, ("random", "constant", 0.0, "auto", "auto")),
     ],
 )
 def test_what_is_not_said_is_what_suits_a_budget(said: dict[str, Any], expected: tuple[Any, ...]) -> None:
