@@ -128,7 +128,7 @@ WITH_A_BUDGET = {
     "tta": "auto",
 }
 """What the trials of a sweep with a `search.budget` are unless it says otherwise: what is measured to be good wherever
-one is cut. With pretrained weights, `head` is probe then, too."""
+one is cut that begins with pretrained weights. With pretrained weights, `head` is probe then, too."""
 
 
 def epochs_of_a_pass(training_images: int, epoch_images: int) -> int:

@@ -77,10 +77,10 @@ def conclude(
         if not members:
             write_leaderboard(run)  # the failed trials, with their reasons
             raise SweepFailed(f"{run.where}: no trial has succeeded, so there is nothing to join")
-        for probe in candidates[: settings.top_k]:
-            if (p := worse.get(probe.id)) is not None:
-                told = f"clearly worse than {candidates[0].id} on the select part (p = {p:.2g})"
-                _say(console, f"{probe.id} is {told}, so it is no member")
+        for one in candidates[: settings.top_k]:
+            if one.id in worse:
+                told = f"clearly worse than {candidates[0].id} on the select part (p = {worse[one.id]:.2g})"
+                _say(console, f"{one.id} is {told}, so it is no member")
         if len(members) < settings.top_k:
             those = "finalists with all their folds" if folds else "trials with weights"
             _say(
