@@ -121,14 +121,11 @@ class Trial(Strict):
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-WITH_A_BUDGET = {
-    "lr": {"log": [1e-4, 3e-3]},
-    "schedule": "constant",
-    "ema": 0.99,
-    "tta": "auto",
-}
-"""What the trials of a sweep with a `search.budget` are unless it says otherwise: what is measured to be good wherever
-one is cut that begins with pretrained weights. With pretrained weights, `head` is probe then, too."""
+WITH_A_BUDGET = {"lr": {"log": [1e-4, 3e-3]}, "tta": "auto"}
+"""What the trials of a sweep with a `search.budget` are unless it says otherwise."""
+CUT_ANYWHERE = {"schedule": "constant", "ema": 0.99}
+"""The same where any begins with pretrained weights: what is measured to be good wherever such a trial is cut. One with
+random weights is better when it is trained to its end, so it has neither these nor asha."""
 
 
 def epochs_of_a_pass(training_images: int, epoch_images: int) -> int:
@@ -442,8 +439,9 @@ class SearchSettings(Strict):
 
     budget: str | None = None
     """What all starts of the sweep together may use: time by the clock (90s, 12m, 1.5h) or of GPUs (30gpu-m, 8gpu-h).
-    With it `trials` may be left out, and what else is not given is what suits it: optuna, asha, and trials with a range
-    of learning rates, constant ones with averaged weights, that begin with their probes and try mirror images."""
+    With it `trials` may be left out, and what else is not given is what suits it: optuna, and trials with a range of
+    learning rates that try mirror images; with pretrained weights asha, too, and trials that begin with their probes,
+    at constant rates, and average their weights."""
     trials: int | None = Field(default=None, ge=1)
     """How many; may be left out for grid (all combinations), and with a budget (as many as there is time for)."""
     algorithm: str = "random"
@@ -480,13 +478,6 @@ class SearchSettings(Strict):
     warm_start: list[str] = Field(default=[])
     """Earlier runs: folders or addresses. Those of their trials that are trials of this sweep, too, on the same images,
     are taken over instead of trained, and count among `trials`; optuna learns from the others."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_budget_is_enough(cls, raw: Any) -> Any:
-        if isinstance(raw, dict) and raw.get("budget") is not None:
-            return {"algorithm": "optuna", "scheduler": "asha", **raw}
-        return raw
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -651,13 +642,11 @@ class Sweep(Strict):
         search, trial = (raw.get(key) if isinstance(raw, dict) else None for key in ("search", "trial"))
         if not isinstance(search, dict) or search.get("budget") is None or not isinstance(trial, dict):
             return raw
-        may_begin_with_probes = (
-            trial.get("pretrained", True) is not False
-            and search.get("probe") is not False
-            and not isinstance(trial.get("image_size"), dict)
-        )
-        head = {"head": "probe"} if may_begin_with_probes else {}
-        return {**raw, "trial": {**WITH_A_BUDGET, **head, **trial}}
+        pretrained = _any_pretrained(trial.get("pretrained", True))
+        with_probes = pretrained and search.get("probe") is not False and not isinstance(trial.get("image_size"), dict)
+        begun = {**(CUT_ANYWHERE if pretrained else {}), **({"head": "probe"} if with_probes else {})}
+        searched = {"algorithm": "optuna", "scheduler": "asha" if pretrained else "none"}
+        return {**raw, "search": {**searched, **search}, "trial": {**WITH_A_BUDGET, **begun, **trial}}
 
     @model_validator(mode="before")
     @classmethod
@@ -713,6 +702,13 @@ class Sweep(Strict):
             allowed = f"at least ensemble.top_k ({self.ensemble.top_k}), or the ensemble's weights would be gone"
             raise _problems({("search", "keep"): (self.keep, allowed)})
         return self
+
+
+def _any_pretrained(given: Any) -> bool:
+    """Whether what is written as trial.pretrained is anything but false throughout."""
+    if isinstance(given, list | dict):
+        return any(map(_any_pretrained, given.values() if isinstance(given, dict) else given))
+    return given is not False
 
 
 def _absolute_paths(given: Any) -> Any:

@@ -85,19 +85,25 @@ def test_with_a_budget_nothing_else_need_be_said() -> None:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ({}, ("probe", "constant", 0.99, "none", "auto")),
-        ({"pretrained": False}, ("random", "constant", 0.99, "none", "auto")),
-        ({"image_size": {"int": [64, 96]}}, ("random", "constant", 0.99, "none", "auto")),
-        ({"head": "random", "ema": 0.0, "soup": "auto"}, ("random", "constant", 0.0, "auto", "auto")),
+        ({}, ("probe", "constant", 0.99, "asha")),
+        ({"pretrained": {"a": "weights"}}, ("probe", "constant", 0.99, "asha")),
+        ({"pretrained": [False, True]}, ("probe", "constant", 0.99, "asha")),
+        ({"pretrained": False}, ("random", "cosine", 0.0, "none")),
+        ({"pretrained": [{"a": False}, False]}, ("random", "cosine", 0.0, "none")),
+        ({"image_size": {"int": [64, 96]}}, ("random", "constant", 0.99, "asha")),
+        ({"head": "random", "ema": 0.0, "schedule": "step"}, ("random", "step", 0.0, "asha")),
     ],
 )
 def test_what_is_not_said_is_what_suits_a_budget(said: dict[str, Any], expected: tuple[Any, ...]) -> None:
     raw = {"name": "a", "data": {"source": "demo"}, "trial": {"backbone": "a", **said}}
-    trial = Sweep.model_validate({**raw, "search": {"budget": "5m"}}).trial
-    assert (trial.head, trial.schedule, trial.ema, trial.soup, trial.tta) == expected
-    assert list(trial.axes()) == (["image_size", "lr"] if "image_size" in said else ["lr"])
-    trial = Sweep.model_validate(raw).trial
-    assert (trial.schedule, trial.axes().get("lr")) == ("cosine", None)
+    sweep = Sweep.model_validate({**raw, "search": {"budget": "5m"}})
+    assert (sweep.trial.head, sweep.trial.schedule, sweep.trial.ema, sweep.search.scheduler) == expected
+    assert (sweep.trial.soup, sweep.trial.tta, sweep.search.algorithm) == ("none", "auto", "optuna")
+    assert {"lr"} <= set(sweep.trial.axes()) <= {"lr", "image_size", "pretrained"}
+    sweep = Sweep.model_validate({**raw, "search": {"budget": "5m", "scheduler": "median"}})
+    assert sweep.search.scheduler == "median"
+    sweep = Sweep.model_validate(raw)
+    assert (sweep.trial.axes().get("lr"), sweep.trial.tta, sweep.search.scheduler) == (None, "none", "none")
 
 
 @pytest.mark.parametrize(
