@@ -211,6 +211,12 @@ def ensemble(
     diverse: Annotated[
         int | None, typer.Option(min=1, help="Most members of one backbone; by default the sweep's ensemble.diverse.")
     ] = None,
+    leave_out_worse: Annotated[
+        bool | None,
+        typer.Option(
+            "--leave-out-worse/--keep-worse", help="Whether clearly worse trials are no members; default: the sweep's."
+        ),
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="How they vote: soft, weighted or calibrated. May be repeated; the first is handed over."),
@@ -236,6 +242,7 @@ def ensemble(
     if address and is_elsewhere(address):
         options = {"--top-k": top_k, "--diverse": diverse, "--method": method, "--choose-by": choose_by}
         options |= {"--format": formats, "--stress": stress or None, "--no-stress": stress is False or None}
+        options |= {"--leave-out-worse": leave_out_worse or None, "--keep-worse": leave_out_worse is False or None}
         _run_there(address, ensemble_order(str(run) if run else None, options), on_interrupt)
         print(f"Next: rfray fetch {run or 'RUN'} --address {address}")
         return
@@ -246,7 +253,8 @@ def ensemble(
     with folder.lock():
         sweep = folder.sweep()
         given = {"top_k": top_k, "diverse": diverse, "methods": method, "choose_by": choose_by}
-        settings = sweep.ensemble.model_copy(update={key: value for key, value in given.items() if value})
+        given |= {"leave_out_worse": leave_out_worse}
+        settings = sweep.ensemble.model_copy(update={key: value for key, value in given.items() if value is not None})
         stressed = sweep.report.stress if stress is None else stress
         conclude(folder, sweep, settings, stressed, formats or FORMATS, address, console)
     _print_leaderboard(folder, None)

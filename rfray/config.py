@@ -560,6 +560,10 @@ class EnsembleSettings(Strict):
 
     top_k: int = Field(default=5, ge=1)
     """How many of the best trials (by the select metric) are members."""
+    leave_out_worse: bool = False
+    """Whether those are no members that are clearly worse than the best one on select (1 - AUC is larger by a quarter,
+    and would be so by chance in less than 5 % of cases: DeLong's paired test, corrected by Holm's method). Probes that
+    are never are; with a search.budget true unless given, as such a vote of few is often below the best one."""
     diverse: int | None = Field(default=None, ge=1)
     """At most so many members of one backbone."""
     methods: list[Literal["soft", "weighted", "calibrated"]] = Field(default=["soft"], min_length=1)
@@ -646,7 +650,10 @@ class Sweep(Strict):
         with_probes = pretrained and search.get("probe") is not False and not isinstance(trial.get("image_size"), dict)
         begun = {**(CUT_ANYWHERE if pretrained else {}), **({"head": "probe"} if with_probes else {})}
         searched = {"algorithm": "optuna", "scheduler": "asha" if pretrained else "none"}
-        return {**raw, "search": {**searched, **search}, "trial": {**WITH_A_BUDGET, **begun, **trial}}
+        decided = {"search": {**searched, **search}, "trial": {**WITH_A_BUDGET, **begun, **trial}}
+        if isinstance(ensemble := raw.get("ensemble", {}), dict):
+            decided["ensemble"] = {"leave_out_worse": True, **ensemble}
+        return {**raw, **decided}
 
     @model_validator(mode="before")
     @classmethod

@@ -19,8 +19,8 @@ from rfray.evaluation.ensemble import (
     choose_members,
     chosen_alone,
     fold_models,
+    left_out,
     read_ensemble,
-    worse_probes,
     write_ensemble,
 )
 from rfray.evaluation.groups import write_groups
@@ -72,7 +72,7 @@ def conclude(
 
         folds = _fold_models(run, sweep, settings, console)
         candidates = [run.trial(one) for one in folds] if folds else _candidates(run, settings, connect, console)
-        worse = worse_probes(run, candidates)
+        worse = left_out(run, candidates, settings.leave_out_worse)
         members = [one for one in candidates if one.id not in worse][: settings.top_k]
         if not members:
             write_leaderboard(run)  # the failed trials, with their reasons
@@ -81,11 +81,11 @@ def conclude(
             if one.id in worse:
                 told = f"clearly worse than {candidates[0].id} on the select part (p = {worse[one.id]:.2g})"
                 _say(console, f"{one.id} is {told}, so it is no member")
-        if len(members) < settings.top_k:
+        if len(candidates) < settings.top_k:
             those = "finalists with all their folds" if folds else "trials with weights"
             _say(
                 console,
-                f"Only {len(members)} {those} are there to choose from, so the ensemble has {len(members)} members",
+                f"Only {len(candidates)} {those} are there to choose from, so the ensemble has {len(members)} members",
             )
         prepare_report(run, sweep, console)
         kept = [*choose_members(run), *(model for models in folds.values() for model in models)]

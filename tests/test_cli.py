@@ -258,3 +258,17 @@ def test_the_options_of_ensemble_win_over_the_sweep(tmp_path: Path) -> None:
     written = json.loads(run.ensemble_file.read_text())
     assert (written["name"], written["members"], written["others"]) == ("ensemble", ["a", "b", "c"], [])
     assert "ensemble-calibrated" not in run.leaderboard_md.read_text()
+
+
+def test_a_clearly_worse_trial_is_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    run, labels = new_run(tmp_path / "run"), [0] * 20 + [1] * 20
+    right = np.linspace(0, 1, 40)
+    worse = np.where(np.arange(40) % 2, right, right[::-1])
+    finish_trial(run, "a", 0.9, predictions(right, labels), predictions(SECOND))
+    finish_trial(run, "b", 0.8, predictions(worse, labels), predictions(FIRST))
+    as_predicted(run)
+    for words, members in [(["--leave-out-worse"], ["a"]), (["--keep-worse"], ["a", "b"]), ([], ["a", "b"])]:
+        done = CliRunner().invoke(app, ["ensemble", str(run.path), *words], catch_exceptions=False)
+        assert ("b is clearly worse than a on the select part (p = " in done.output) == (members == ["a"])
+        assert "are there to choose from, so the ensemble has" in done.output
+        assert json.loads(run.ensemble_file.read_text())["members"] == members

@@ -106,16 +106,17 @@ def _diverse(trials: Iterable[tuple[str, TrialDir]], most: int | None) -> list[T
     return chosen
 
 
-def worse_probes(run: RunDir, candidates: Sequence[TrialDir]) -> dict[str, float]:
-    """Id of each probe that is clearly worse on the select part than the first of `candidates` -> p (see comparisons).
+def left_out(run: RunDir, candidates: Sequence[TrialDir], trials: bool) -> dict[str, float]:
+    """Id of each that is clearly worse on the select part than the first of `candidates` -> p (see comparisons).
 
-    A vote of few trials would be made worse by it. Raises RunError where predictions are missing.
+    Of the probes, and with `trials` of all. A vote of few would be made worse by it. Raises RunError where predictions
+    are missing.
     """
-    probes = [trial for trial in candidates[1:] if (result := trial.result()) is not None and result.kind == "probe"]
-    if not probes:
+    others = [one for one in candidates[1:] if trials or ((result := one.result()) and result.kind == "probe")]
+    if not others:
         return {}
-    select = list(_predictions(run, [candidates[0], *probes], "select").values())
-    return {probes[row - 1].id: p for row, p in clearly_worse(select[0].labels, _together(select)).items()}
+    select = list(_predictions(run, [candidates[0], *others], "select").values())
+    return {others[row - 1].id: p for row, p in clearly_worse(select[0].labels, _together(select)).items()}
 
 
 def vote_name(method: str) -> str:

@@ -12,9 +12,9 @@ from rfray.evaluation.ensemble import (
     choose_members,
     chosen_alone,
     fold_models,
+    left_out,
     out_of_fold,
     read_ensemble,
-    worse_probes,
     write_ensemble,
 )
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
@@ -83,9 +83,10 @@ def test_a_probe_that_is_clearly_worse_than_the_best_trial(tmp_path):
             trial.write_result(trial.result().model_copy(update={"kind": "probe"}))
     a, like, trial, worse = choose_members(run)
     assert [one.id for one in (a, like, trial, worse)] == ["a", "like", "trial", "worse"]
-    assert worse_probes(run, [a, like, trial, worse]).keys() == {"worse"}
-    assert worse_probes(run, [worse, a, like]) == {}, "the best one is never worse than itself"
-    assert worse_probes(run, [a, trial]) == {}, "of trials, the best top_k vote"
+    assert left_out(run, [a, like, trial, worse], False).keys() == {"worse"}
+    assert left_out(run, [worse, a, like], True) == {}, "the best one is never worse than itself"
+    assert left_out(run, [a, trial], False) == {}, "of trials, the best top_k vote"
+    assert left_out(run, [a, like, trial, worse], True).keys() == {"trial", "worse"}
 
 
 def test_vote_of_two_by_hand():
