@@ -72,7 +72,7 @@ def conclude(
 
         folds = _fold_models(run, sweep, settings, console)
         candidates = [run.trial(one) for one in folds] if folds else _candidates(run, settings, connect, console)
-        worse = left_out(run, candidates, settings.leave_out_worse)
+        worse = left_out(run, candidates, settings.leave_out_worse, folds or None)
         members = [one for one in candidates if one.id not in worse][: settings.top_k]
         if not members:
             write_leaderboard(run)  # the failed trials, with their reasons

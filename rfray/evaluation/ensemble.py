@@ -106,16 +106,21 @@ def _diverse(trials: Iterable[tuple[str, TrialDir]], most: int | None) -> list[T
     return chosen
 
 
-def left_out(run: RunDir, candidates: Sequence[TrialDir], trials: bool) -> dict[str, float]:
+def left_out(
+    run: RunDir,
+    candidates: Sequence[TrialDir],
+    trials: bool,
+    folds: Mapping[str, Sequence[TrialDir]] | None = None,
+) -> dict[str, float]:
     """Id of each that is clearly worse on the select part than the first of `candidates` -> p (see comparisons).
 
-    Of the probes, and with `trials` of all. A vote of few would be made worse by it. Raises RunError where predictions
-    are missing.
+    Of the probes, and with `trials` of all. A vote of few would be made worse by it. With `folds` they are compared on
+    all training images, as in `write_ensemble`. Raises RunError where predictions are missing.
     """
     others = [one for one in candidates[1:] if trials or ((result := one.result()) and result.kind == "probe")]
     if not others:
         return {}
-    select = list(_predictions(run, [candidates[0], *others], "select").values())
+    select = list(_select_part(run, [candidates[0], *others], folds).values())
     return {others[row - 1].id: p for row, p in clearly_worse(select[0].labels, _together(select)).items()}
 
 
@@ -165,10 +170,7 @@ def write_ensemble(
     if not members:
         raise RunError(f"{run.path}: no finished trial whose weights are still there, so there is nothing to join")
     sweep, asked = run.sweep(), methods_to_use(methods)
-    if folds is None:
-        select = _predictions(run, [*members, *others], "select")
-    else:
-        select = {trial.id: out_of_fold(folds[trial.id]) for trial in (*members, *others)}
+    select = _select_part(run, [*members, *others], folds)
     votes = [_vote(method, select, len(members), sweep) for method in asked]
     found: dict[tuple[str, Part], Predictions] = {}
     for vote in votes:
@@ -260,6 +262,15 @@ def read_ensemble(run: RunDir) -> Ensemble | None:
         return read_record(run.ensemble_file, Ensemble)
     except RunError as error:
         raise RunError(f"{error}; `rfray ensemble` writes it anew") from None
+
+
+def _select_part(
+    run: RunDir, trials: Sequence[TrialDir], folds: Mapping[str, Sequence[TrialDir]] | None
+) -> dict[str, Predictions]:
+    """Trial's id -> what it says of the select part; with `folds`, what its models say of all training images."""
+    if folds is None:
+        return _predictions(run, trials, "select")
+    return {trial.id: out_of_fold(folds[trial.id]) for trial in trials}
 
 
 def _predictions(run: RunDir, trials: Sequence[TrialDir], part: Part) -> dict[str, Predictions]:

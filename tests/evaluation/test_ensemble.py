@@ -87,6 +87,9 @@ def test_a_probe_that_is_clearly_worse_than_the_best_trial(tmp_path):
     assert left_out(run, [worse, a, like], True) == {}, "the best one is never worse than itself"
     assert left_out(run, [a, trial], False) == {}, "of trials, the best top_k vote"
     assert left_out(run, [a, like, trial, worse], True).keys() == {"trial", "worse"}
+    # by what the models of their folds say, where there are any
+    assert left_out(run, [a, like], True, {"a": [a], "like": [trial]}).keys() == {"like"}
+    assert left_out(run, [a, trial], True, {"a": [a], "trial": [like]}) == {}
 
 
 def test_vote_of_two_by_hand():
