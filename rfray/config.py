@@ -413,9 +413,9 @@ class DataSettings(Strict):
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
-LOOKED_AT = 25
+LOOKED_AT = 12
 """Images of the training folder that are used for each second of a budget, and core: a core reads, decodes and audits
-about 200 in a second, and most of the time is to be for trials."""
+about 200 in a second, but trains on a few tens to a hundred, so that a trial would not come to more of them."""
 
 
 class Budget(NamedTuple):

@@ -840,7 +840,7 @@ def test_how_many_images_are_enough_to_choose_by(search: str, data: str, enough:
     [
         ("{trials: 1}", "", None),
         ("{trials: 1}", "train_images: 70", 70),
-        ("{budget: 12m}", "", 36_000),
+        ("{budget: 12m}", "", 17_280),
         ("{budget: 1m}", "", 5_000),
         ("{budget: 12m}", "train_images: 70", 70),
         ("{budget: 8gpu-h}", "", None),
