@@ -561,7 +561,7 @@ class EnsembleSettings(Strict):
     top_k: int = Field(default=5, ge=1)
     """How many of the best trials (by the select metric) are members."""
     leave_out_worse: bool = False
-    """Whether those are no members that are clearly worse than the best one on select (1 - AUC is larger by a quarter,
+    """Whether those are no members that are clearly worse than the best one on select (1 - AUC is larger by a tenth,
     and would be so by chance in less than 5 % of cases: DeLong's paired test, corrected by Holm's method). Probes that
     are never are; with a search.budget true unless given, as such a vote of few is often below the best one."""
     diverse: int | None = Field(default=None, ge=1)

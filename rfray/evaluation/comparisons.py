@@ -20,10 +20,6 @@ NOISE = 1e-28
 PROVEN = 0.05
 """What is to be taken for better must be so rarely so much better by chance."""
 
-CLEARLY = 1.25
-"""What is clearly worse places at least so many times the pairs of a real and a fake image wrongly; of many images, the
-smallest difference is none of chance."""
-
 
 @dataclass(frozen=True)
 class Differences:
@@ -136,18 +132,19 @@ def pays(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> bool:
     return bool(gained.values[1] > 0 and gained.p_values[1] / 2 < PROVEN)
 
 
-def clearly_worse(labels: np.ndarray, scores: np.ndarray) -> dict[int, float]:
+def clearly_worse(labels: np.ndarray, scores: np.ndarray, times: float) -> dict[int, float]:
     """Row -> p of each row of `scores` (k, n) whose AUC is clearly lower than that of the first one.
 
-    That is where 1 - AUC is larger by a quarter, and would be so by chance in less than 5 % of cases (DeLong's paired
-    test, corrected by Holm's method). None is where a class is missing.
+    That is where 1 - AUC is more than so many `times` as large (of many images, the smallest difference is none of
+    chance), and would be larger by chance in less than 5 % of cases (DeLong's paired test, corrected by Holm's method).
+    None is where a class is missing.
     """
     if not 0 < labels.sum() < len(labels):
         return {}
     placed = place(labels, scores)
     corrected = holm(placed.minus(0).p_values[1:])
     wrong = 1 - placed.aucs
-    return {row: float(p) for row, p in enumerate(corrected, start=1) if p < PROVEN and wrong[row] > CLEARLY * wrong[0]}
+    return {row: float(p) for row, p in enumerate(corrected, start=1) if p < PROVEN and wrong[row] > times * wrong[0]}
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,9 @@ from rfray.evaluation.predictions import Predictions, trial_predictions, write_p
 from rfray.evaluation.voting import METHODS, Candidates, methods_to_use
 from rfray.run import Part, RunDir, TrialDir, read_record, write_record
 
+CLEARLY = 1.1
+"""1 - AUC of a candidate that is left out, proven, is more than so many times that of the best one."""
+
 NAME = "ensemble"
 """Name of the uniform soft vote: in its files' names and on the leaderboard."""
 
@@ -112,7 +115,7 @@ def left_out(
     trials: bool,
     folds: Mapping[str, Sequence[TrialDir]] | None = None,
 ) -> dict[str, float]:
-    """Id of each that is clearly worse on the select part than the first of `candidates` -> p (see comparisons).
+    """Id of each that is clearly worse on the select part than the first of `candidates` -> p (`clearly_worse`).
 
     Of the probes, and with `trials` of all. A vote of few would be made worse by it. With `folds` they are compared on
     all training images, as in `write_ensemble`. Raises RunError where predictions are missing.
@@ -121,7 +124,7 @@ def left_out(
     if not others:
         return {}
     select = list(_select_part(run, [candidates[0], *others], folds).values())
-    return {others[row - 1].id: p for row, p in clearly_worse(select[0].labels, _together(select)).items()}
+    return {others[row - 1].id: p for row, p in clearly_worse(select[0].labels, _together(select), CLEARLY).items()}
 
 
 def vote_name(method: str) -> str:

@@ -34,6 +34,8 @@ IMAGES, A_SECOND = 20_000, 5
 them change little, and what is seen in them has to fit into memory."""
 SHARE, SHARES = 2048, 4
 """A task passes at most so many of them through a backbone; a small part is cut into so many shares."""
+CLEARLY = 1.25
+"""1 - AUC of a probe whose backbone is left out, proven, is more than so many times that of the best one."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _best_of_each(probed: Sequence[Probed]) -> list[Probed]:
 
 def _clearly_worse(best: Sequence[Probed], keep: int) -> dict[str, float]:
     """Backbone -> p, corrected, of its AUC's difference from that of the first; without the first `keep`."""
-    worse = clearly_worse(best[0].out_of_fold.labels, np.stack([one.out_of_fold.p_fake for one in best]))
+    worse = clearly_worse(best[0].out_of_fold.labels, np.stack([one.out_of_fold.p_fake for one in best]), CLEARLY)
     return {best[row].trial.backbone: p for row, p in worse.items() if row >= keep}
 
 

@@ -70,19 +70,20 @@ def test_what_is_better_by_chance_does_not_pay():
     assert not pays(labels, before, np.full(200, np.nan))
 
 
-def test_clearly_worse_is_by_a_quarter_and_not_by_chance():
+def test_clearly_worse_is_by_so_much_and_not_by_chance():
     labels = np.tile([0, 1], 1000)
     random = np.random.default_rng(0)
     best = labels + random.normal(0, 1, 2000)  # AUC 0.76
     hardly = best + random.normal(0, 0.5, 2000)  # 0.74: proven, but 1 - AUC is larger by a tenth
     worse = best + random.normal(0, 2, 2000)  # 0.62
     assert place(labels, np.stack([best, hardly])).minus(0).p_values[1] < 0.01
-    found = clearly_worse(labels, np.stack([best, hardly, worse]))
+    assert list(clearly_worse(labels, np.stack([best, hardly, worse]), 1.0)) == [1, 2]
+    found = clearly_worse(labels, np.stack([best, hardly, worse]), 1.25)
     assert list(found) == [2]
     assert found[2] < 1e-6
     few = slice(0, 12)
-    assert clearly_worse(labels[few], np.stack([best, worse])[:, few]) == {}, "of twelve images all may be chance"
-    assert clearly_worse(np.zeros(2000, int), np.stack([best, worse])) == {}
+    assert clearly_worse(labels[few], np.stack([best, worse])[:, few], 1.0) == {}, "of twelve images all may be chance"
+    assert clearly_worse(np.zeros(2000, int), np.stack([best, worse]), 1.0) == {}
 
 
 def test_variances_are_those_of_the_whole_covariance():
