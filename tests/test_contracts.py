@@ -33,6 +33,7 @@ def test_the_options_of_each_verb() -> None:
             "run",
             "--top-k",
             "--diverse",
+            "--leave-out-worse",
             "--method",
             "--choose-by",
             "--stress",
