@@ -442,8 +442,8 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     "in ensemble": (
         "search:",
         "ensemble: {topk: 3}\nsearch:",
-        "10: ensemble.topk: no such key; allowed: top_k, leave_out_worse, diverse, methods, choose_by, threshold, unsure_error; "
-        "nearest: top_k",
+        "10: ensemble.topk: no such key; allowed: top_k, leave_out_worse, diverse, methods, choose_by, threshold, "
+        "unsure_error; nearest: top_k",
     ),
     "in a range": ("1e-3", "{lgo: [1, 2]}", "8: trial.lr.lgo: no such key; allowed: log, uniform, int; nearest: log"),
     "a number in trial": ("lr: 1e-3", "1: 1e-3", "8: trial: given 1 as a key; allowed: text (perhaps in quotes)"),
