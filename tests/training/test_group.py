@@ -1,8 +1,9 @@
 """Two processes that train one trial together (gloo, on CPUs) come to what one process comes to."""
 
-import pickle
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
 from torch import nn
 
 from rfray.config import Trial
@@ -54,20 +54,20 @@ def trained(out: Path, setting: Trial, group: Group = ALONE, micro_batch: int | 
     return epochs
 
 
-def _process(rank: int, folder: Path, work: Callable[[Group, Path], Any]) -> None:
+def _process(rank: int, folder: Path, work: Callable[[Group, Path], Any]) -> Any:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "meet"), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     made = work(this_group(), folder)
-    (folder / f"made-{rank}").write_bytes(pickle.dumps(made))
     dist.destroy_process_group()
+    return made
 
 
 def in_two_processes(work: Callable[[Group, Path], Any], folder: Path) -> list[Any]:
     """What `work` returns in each of them."""
     folder.mkdir(exist_ok=True)
-    processes.spawn(_process, (folder, work), nprocs=2)
-    return [pickle.loads((folder / f"made-{rank}").read_bytes()) for rank in range(2)]
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        return list(pool.map(_process, range(2), [folder] * 2, [work] * 2))
 
 
 def _everything(group: Group, folder: Path) -> dict[str, Any]:
