@@ -563,7 +563,8 @@ class EnsembleSettings(Strict):
     leave_out_worse: bool = False
     """Whether those are no members that are clearly worse than the best one on select (1 - AUC is larger by a tenth,
     and would be so by chance in less than 5 % of cases: DeLong's paired test, corrected by Holm's method). Probes that
-    are never are; with a search.budget true unless given, as such a vote of few is often below the best one."""
+    are never are; weighted chooses for itself. With a search.budget true unless given: a vote with such members, of
+    few, is often below the best one."""
     diverse: int | None = Field(default=None, ge=1)
     """At most so many members of one backbone."""
     methods: list[Literal["soft", "weighted", "calibrated"]] = Field(default=["soft"], min_length=1)

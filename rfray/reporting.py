@@ -79,7 +79,8 @@ def conclude(
             raise SweepFailed(f"{run.where}: no trial has succeeded, so there is nothing to join")
         for one in candidates[: settings.top_k]:
             if one.id in worse:
-                told = f"clearly worse than {candidates[0].id} on the select part (p = {worse[one.id]:.2g})"
+                where = "training images" if folds else "select part"
+                told = f"clearly worse than {candidates[0].id} on the {where} (p = {worse[one.id]:.2g})"
                 _say(console, f"{one.id} is {told}, so it is no member")
         if len(candidates) < settings.top_k:
             those = "finalists with all their folds" if folds else "trials with weights"
