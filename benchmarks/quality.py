@@ -2,6 +2,8 @@
 
 python -m benchmarks quality         on the demo data
 python -m benchmarks.quality FOLDER  on a folder with train/ and valid/ inside -> results/quality-<name>.json, README.md
+python -m benchmarks.quality FOLDER --ablation  rfray with one thing switched off, in the place of the others
+                                                -> results/ablation-<name>.json, README.md
 
 Every way searches the same space on the same slots until the time is up, chooses by its own select part and predicts
 the valid folder afterwards; one function, `score`, judges all of them by what they predicted.
@@ -14,7 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -51,7 +53,27 @@ from rfray.run import RunDir, TrialDir
 RFRAY = "rfray"
 WAYS = {RFRAY: "rfray", "ray-tune": "plain Ray Tune", "optuna": "Optuna and a loop", "random": "random search"}
 """Name -> what it is called; the others are those of `benchmarks.quality_peers`."""
+
+
+@dataclass(frozen=True)
+class SwitchedOff:
+    """rfray without one thing of it."""
+
+    what: str
+    changes: tuple[str, ...]
+    """For `rfray tune --set`."""
+
+
+ABLATIONS = {
+    "no-probe": SwitchedOff("probes, and heads that come from them", ("search.probe=false", "trial.head=random")),
+    "no-asha": SwitchedOff("stopping early", ("search.scheduler=none",)),
+    "no-optuna": SwitchedOff("where the search begins, and optuna", ("search.algorithm=random",)),
+    "no-flip": SwitchedOff("mirror images that must prove themselves", ("trial.tta=none",)),
+    "no-ema": SwitchedOff("a constant rate, and weights averaged over steps", ("trial.schedule=cosine", "trial.ema=0")),
+}
+CALLED = WAYS | {name: f"rfray without {one.what}" for name, one in ABLATIONS.items()}
 MARKS = ("<!-- quality: written by python -m benchmarks -->", "<!-- end of quality -->")
+ABLATION_MARKS = ("<!-- ablation: written by python -m benchmarks -->", "<!-- end of ablation -->")
 LEAST_RATIO = 4
 """The goal: the AUC that another way ends with in a quarter of its time."""
 
@@ -122,18 +144,25 @@ def quality(folder: Path, minutes: int = 1, seconds: int = 0, seeds: int = 1) ->
         epochs=6,
         select_fraction=0.22,
     )
-    return measure(folder, task, 60 * minutes + seconds, seeds)
+    return measure(folder, task, 60 * minutes + seconds, range(seeds))
 
 
 Round = Mapping[str, Mapping[str, Any]]
 """Way -> what `score` says of it, of one seed."""
 
 
-def measure(folder: Path, task: Task, budget: int, seeds: int, known_rounds: Sequence[Round] = ()) -> list[Figure]:
+def measure(
+    folder: Path,
+    task: Task,
+    budget: int,
+    seeds: Iterable[int],
+    ways: Sequence[str] = tuple(WAYS),
+    known_rounds: Sequence[Round] = (),
+) -> list[Figure]:
     """Runs every way with every seed, in turn and in another order each time; `budget` is in seconds.
 
-    What is in `folder` already, from a call before that was stopped, is not measured again, nor are the first seeds
-    where `known_rounds` has what they came to. Raises ValueError where `folder` is of another task.
+    What is in `folder` already, from a call before that was stopped, is not measured again; the figures are of
+    `known_rounds`, too. Raises ValueError where `folder` is of another task.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known, asked = folder / "task.json", json.dumps({**asdict(task), "budget": budget}, indent=1)
@@ -141,24 +170,24 @@ def measure(folder: Path, task: Task, budget: int, seeds: int, known_rounds: Seq
         raise ValueError(f"{folder} holds another measurement: what it was is in {known}")
     known.write_text(asked)
     scored: list[Round] = list(known_rounds)
-    for seed in range(len(scored), seeds):
-        for name in in_turn(seed):
+    for seed in seeds:
+        for name in in_turn(seed, ways):
             out = folder / f"{seed}-{name}"
             if not (out / "arm.json").exists():
                 if not (folder / "warm-up.txt").exists():
                     warm_up(folder)
                 _run(name, task, budget, seed, out)
-        arms = {name: read_arm(folder / f"{seed}-{name}") for name in WAYS}
-        scored.append({name: {**found, "date": f"{date.today()}"} for name, found in score(arms).items()})
+        arms = {name: read_arm(folder / f"{seed}-{name}") for name in ways}
+        scored.append({name: {**found, "seed": seed, "date": f"{date.today()}"} for name, found in score(arms).items()})
         for name, found in scored[-1].items():
             best, vote = found["best"]["auc"], found["vote"]["auc"]
             print(f"  seed {seed} {name:9} best {best:.4f} vote {vote:.4f} ({found['trials']} trials)", flush=True)
     return figures(task, budget, scored)
 
 
-def in_turn(seed: int) -> list[str]:
-    """The ways in the order in which they run with this seed: each is the first one once in four seeds."""
-    names = list(WAYS)
+def in_turn(seed: int, ways: Sequence[str] = tuple(WAYS)) -> list[str]:
+    """The ways in the order in which they run with this seed: each is the first one once in as many seeds."""
+    names = list(ways)
     return names[seed % len(names) :] + names[: seed % len(names)]
 
 
@@ -241,28 +270,28 @@ def figures(task: Task, budget: int, scored: Sequence[Round]) -> list[Figure]:
 
     own = [found[RFRAY]["seconds"] for found in scored]
     made = [Figure(f"{task.name}: rfray tune", "its budget", own, [float(budget)] * len(own), details=details(RFRAY))]
-    for name in [name for name in WAYS if name != RFRAY]:
+    for name in [name for name in scored[0] if name != RFRAY]:
         reached = [found[RFRAY]["seconds_to"][name] for found in scored]
         made.append(
             Figure(
                 f"{task.name}: rfray's best single model as good as the other's",
-                f"{WAYS[name]}, {budget} s",
+                f"{CALLED[name]}, {budget} s",
                 [math.inf if seconds is None else seconds for seconds in reached],
                 [found[name]["seconds"] for found in scored],
-                least_ratio=LEAST_RATIO,
+                least_ratio=LEAST_RATIO if name in WAYS else None,
                 details=details(name),
             )
         )
     return made
 
 
-def quality_table(folder: Path) -> str:
-    """What results/quality*.json say of AUCs as Markdown: a row for each way on each folder."""
+def quality_table(folder: Path, of: str = "quality") -> str:
+    """What results/quality*.json (or ablation*.json) say of AUCs as Markdown: a row for each way on each folder."""
     lines = [
         "| images, time | way | trials | best single | vote of its best | vote minus rfray's | vote ≥ best |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for path in sorted(folder.glob("quality*.json")):
+    for path in sorted(folder.glob(f"{of}*.json")):
         record = json.loads(path.read_text())
         lines += [_quality_row(figure["details"]) for figure in record["figures"]]
     return "\n".join(lines)
@@ -286,7 +315,7 @@ def _quality_row(rounds: Sequence[Mapping[str, Any]]) -> str:
     minus = "" if way == RFRAY else _middle(rounds, "vote", "minus", "+.3f")
     cells = (
         f"{first['task']['name']}, " + (f"{budget // 60} min" if budget % 60 == 0 else f"{budget} s"),
-        WAYS[way],
+        CALLED[way],
         f"{median(one['trials'] for one in rounds):g}",
         _middle(rounds, "best", "auc", ".3f"),
         f"**{_middle(rounds, 'vote', 'auc', '.3f')}**",
@@ -314,8 +343,9 @@ def _run(name: str, task: Task, budget: int, seed: int, out: Path) -> None:
     start = time.time()
     whole = {**asdict(task), "seed": seed, "start": start, "until": start + budget, "out": str(place)}
     (place / "task.json").write_text(json.dumps(whole, indent=1))
-    if name == RFRAY:
-        _by_rfray(task, budget, seed, start, place)
+    if name not in WAYS or name == RFRAY:
+        changes = ABLATIONS[name].changes if name in ABLATIONS else ()
+        _by_rfray(task, budget, seed, start, place, changes)
     else:
         command = [sys.executable, "-m", "benchmarks.quality_peers", name, str(place / "task.json")]
         run_command(command, place / "cache", place / "log.txt")
@@ -347,7 +377,7 @@ def _search(budget: int, slots: int) -> str:
     return f"{{budget: {budget}s, concurrent: {slots}}}"
 
 
-def _by_rfray(task: Task, budget: int, seed: int, start: float, out: Path) -> None:
+def _by_rfray(task: Task, budget: int, seed: int, start: float, out: Path, changes: Sequence[str]) -> None:
     """`rfray tune`, and after its end `rfray ensemble`; what stands on the leaderboard is handed over."""
     run, sweep, kept = RunDir(out / "run"), out / "sweep.yaml", out / "kept"
     kept.mkdir()
@@ -357,7 +387,8 @@ def _by_rfray(task: Task, budget: int, seed: int, start: float, out: Path) -> No
     settings |= {"pretrained": json.dumps(pretrained or False), "search": _search(budget, task.slots)}
     sweep.write_text(SWEEP.format(**settings))
     with ThreadPoolExecutor(1) as pool:
-        tuning = pool.submit(run_command, tune_command(sweep, run.path), out / "cache", out / "log.txt")
+        command = [*tune_command(sweep, run.path), *(word for change in changes for word in ("--set", change))]
+        tuning = pool.submit(run_command, command, out / "cache", out / "log.txt")
         candidates = _watched(run, kept, tuning)
         tuning.result()
     ended = time.time()
@@ -471,6 +502,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=int, default=12)
     parser.add_argument("--seconds", type=int, default=0, help="beside the minutes")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--ablation", action="store_true", help="rfray with one thing switched off, not other ways")
     parser.add_argument("--go-on", action="store_true", help="keep the rounds that the results have; measure the rest")
     parser.add_argument("--work", type=Path, help="folder that stays: the same command goes on where it was stopped")
     parser.add_argument("--results", type=Path, help="folder for the results; the tables in README.md are left alone")
@@ -495,17 +528,20 @@ def main(words: Sequence[str] | None = None) -> None:
             select_fraction=0.15,
             slots=asked.slots,
         )
-        print(f"quality-{name} {budget} s", flush=True)
+        kind, ways = ("ablation", [RFRAY, *ABLATIONS]) if asked.ablation else ("quality", list(WAYS))
+        benchmark = f"{kind}-{name}"
+        print(f"{benchmark} {budget} s", flush=True)
         results = asked.results or RESULTS
-        known = rounds_in(results / f"quality-{name}.json", task, budget) if asked.go_on else []
-        made = measure(folder, task, budget, asked.seeds, known)
-    sizes = {"seconds": budget, "seeds": asked.seeds}
-    print(f"  -> {write_result(results, f'quality-{name}', sizes, made)}", flush=True)
+        known = rounds_in(results / f"{benchmark}.json", task, budget) if asked.go_on else []
+        seeds = range(asked.first_seed + len(known), asked.first_seed + asked.seeds)
+        made = measure(folder, task, budget, seeds, ways, known)
+    sizes = {"seconds": budget, "seeds": asked.seeds, "first_seed": asked.first_seed}
+    print(f"  -> {write_result(results, benchmark, sizes, made)}", flush=True)
     if asked.results is None:
         from benchmarks.__main__ import write_tables
 
         write_tables()
-    print(table(results, ["quality"]), quality_table(results), sep="\n\n")
+    print(table(results, [benchmark]), quality_table(results, kind), sep="\n\n")
 
 
 def _resampled(images: Path, folder: Path) -> Path:

@@ -15,6 +15,7 @@ from benchmarks.__main__ import BENCHMARKS, FULL, ON_REQUEST, main
 from benchmarks.figures import Figure
 from benchmarks.pictures import write_pictures
 from benchmarks.quality import (
+    ABLATIONS,
     MARKS,
     WAYS,
     Arm,
@@ -33,6 +34,7 @@ from benchmarks.quality_plot import curves
 from benchmarks.record import BEGIN, END, README, table, write_result, write_table
 from benchmarks.resampled import resampled, write_resampled
 from rfray.evaluation.predictions import Predictions, write_predictions
+from rfray.sweep_file import load_sweep
 
 
 def test_every_benchmark_is_documented() -> None:
@@ -188,6 +190,26 @@ def test_the_figures_and_both_tables_of_quality(tmp_path: Path) -> None:
     assert len(curves(json.loads(path.read_text())).axes[0].get_lines()) == 2 * 2 * len(WAYS) + len(WAYS) + 1
 
 
+def test_an_ablation_has_a_table_of_its_own(tmp_path: Path) -> None:
+    task = Task("faces", "train", "valid", {"lcnet_050": None}, 96, (1e-3, 1e-2), 2, 0.2)
+    arms = {"rfray": one_round()["rfray"], "no-asha": one_round()["optuna"]}
+    made = figures(task, 60, [score(arms)])
+    assert [figure.met for figure in made] == [None, None]  # what is switched off has no goal
+    write_result(tmp_path, "ablation-faces", {"seeds": 1}, made)
+    assert "faces" not in quality_table(tmp_path)
+    without = quality_table(tmp_path, "ablation").splitlines()[3]
+    assert "| rfray without stopping early | 5 |" in without
+    assert "-0.500" in without  # a vote of 0.5 against 1.0
+
+
+def test_what_is_switched_off_is_a_setting_of_the_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("name: faces\ndata: {train: t, valid: v}\ntrial: {backbone: lcnet_050}\nsearch: {budget: 12m}\n")
+    for name, ablation in ABLATIONS.items():
+        for change in ablation.changes:
+            assert load_sweep(file, (change,)).sweep != load_sweep(file).sweep, f"{name}: {change} is what it is anyway"
+
+
 def test_rounds_of_earlier_days_are_kept(tmp_path: Path) -> None:
     task = Task("faces", "/here/train", "/here/valid", {"lcnet_050": "/here/w.safetensors"}, 96, (1e-3, 1e-2), 2, 0.2)
     assert rounds_in(tmp_path / "quality-faces.json", task, 60) == []
@@ -216,10 +238,10 @@ def test_what_was_measured_before_a_stop_is_not_measured_again(tmp_path: Path) -
         for number, step in enumerate(one.steps):
             write_predictions(out / f"step-{number}.parquet", step.report, {})
         write_predictions(out / "vote.parquet", one.vote, {})
-    today = {name: {**found, "date": f"{date.today()}"} for name, found in score(one_round()).items()}
-    assert measure(tmp_path, task, 60, 1) == figures(task, 60, [today])
+    today = {name: {**found, "seed": 0, "date": f"{date.today()}"} for name, found in score(one_round()).items()}
+    assert measure(tmp_path, task, 60, [0]) == figures(task, 60, [today])
     with pytest.raises(ValueError, match="another measurement"):
-        measure(tmp_path, task, 90, 1)
+        measure(tmp_path, task, 90, [0])
 
 
 def test_a_peer_hands_over_the_best_so_far_and_the_mean_of_its_best_trials(tmp_path: Path) -> None:
