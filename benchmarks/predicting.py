@@ -58,12 +58,13 @@ def predicting(folder: Path, rounds: int = 3, images: int | None = None) -> list
 
 def _bundle() -> "LoadedBundle":
     """A vote of models that know nothing."""
-    from rfray.config import CLASSES, Trial
+    from rfray.config import CLASSES
     from rfray.data.geometry import Geometry
     from rfray.evaluation.ensemble import Ensemble
     from rfray.training.bundle import LoadedBundle
     from rfray.training.inference import Detector, device_and_type
     from rfray.training.model import build_model
+    from rfray.trial import Trial
 
     detectors, geometries = [], []
     device, dtype = device_and_type("auto")

@@ -104,10 +104,10 @@ def sleep_through(config: dict[str, Any], job: Job, sleep: float, images: int) -
     """
     from ray import tune
 
-    from rfray.config import Trial
     from rfray.evaluation.predictions import Predictions, write_predictions
     from rfray.search.messages import EPOCH, SCORE, WARNINGS
     from rfray.training.state import write_history
+    from rfray.trial import Trial
 
     out = RunDir(job.run).trial(tune.get_context().get_trial_name())
     trial = Trial(**{name: value for name, value in config.items() if name != "id"})

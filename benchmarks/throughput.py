@@ -12,8 +12,9 @@ import numpy as np
 
 from benchmarks.figures import Figure, alternate
 from benchmarks.pictures import write_pictures
-from rfray.config import CacheSettings, DataSettings, Trial
+from rfray.config import CacheSettings, DataSettings
 from rfray.run import TrialDir
+from rfray.trial import Trial
 
 if TYPE_CHECKING:
     from rfray.data.batches import Batch

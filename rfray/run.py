@@ -20,12 +20,14 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field, ValidationError
 
-from rfray.config import Strict, Sweep, Trial
+from rfray.config import Sweep
 from rfray.errors import RunError
 from rfray.files import file_digest, replace_text, replacing, user_cache
 from rfray.lease import leased
 from rfray.storage import Mirror, Storage, is_address
+from rfray.strict import Strict
 from rfray.sweep_file import differences, read_resolved_sweep, resolved_text
+from rfray.trial import Trial
 
 Record = TypeVar("Record", bound=BaseModel)
 

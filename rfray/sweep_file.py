@@ -16,21 +16,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from rfray.config import (
-    CacheSettings,
-    DataSettings,
-    EnsembleSettings,
-    KeyPath,
-    Range,
-    Reencode,
-    Resources,
-    SearchSettings,
-    Strict,
-    Sweep,
-    Trial,
-    allowed,
-)
+from rfray.config import CacheSettings, DataSettings, EnsembleSettings, Reencode, Resources, SearchSettings, Sweep
 from rfray.errors import RunError, SweepError, nearest_first
+from rfray.strict import KeyPath, Strict, allowed
+from rfray.trial import Range, Trial
 
 
 @dataclass(frozen=True)

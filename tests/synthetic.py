@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfray.config import DataSettings, Sweep, Trial
+from rfray.config import DataSettings, Sweep
 from rfray.data.catalog import COLUMNS
 from rfray.data.parts import prediction_origins
 from rfray.evaluation.audit_record import write_audit
@@ -18,6 +18,7 @@ from rfray.run import Fold, Part, RunDir, TrialDir, TrialResult, TrialStart
 from rfray.sweep_file import resolved_text
 from rfray.training.inference import save_weights
 from rfray.training.model import build_model
+from rfray.trial import Trial
 from tests.audits import leaking_audit
 
 LABELS = [0, 0, 0, 1, 1, 1]

@@ -8,20 +8,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from rfray.config import (
-    DataSettings,
-    EnsembleSettings,
-    Range,
-    Resources,
-    SearchSettings,
-    Strict,
-    Sweep,
-    Trial,
-    TrialAxes,
-    epochs_of_a_pass,
-)
+from rfray.config import DataSettings, EnsembleSettings, Resources, SearchSettings, Sweep
 from rfray.errors import SweepError
+from rfray.strict import Strict
 from rfray.sweep_file import differences, load_sweep, read_resolved_sweep, resolved_text, schema
+from rfray.trial import Range, Trial, TrialAxes, epochs_of_a_pass
 
 SWEEP = """\
 name: small

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rfray.config import Sweep, Trial
+from rfray.config import Sweep
 from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
 from rfray.data.parts import prediction_origins, prepare_report, prepare_training
@@ -21,6 +21,7 @@ from rfray.sweep_file import resolved_text
 from rfray.training.inference import predict_from_file, save_weights
 from rfray.training.model import build_model
 from rfray.training.staged import Staged
+from rfray.trial import Trial
 from tests.synthetic import finish_trial
 
 SETTINGS = {

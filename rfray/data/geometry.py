@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from rfray.config import DataSettings, Reencode, Trial
+from rfray.config import DataSettings, Reencode
 from rfray.data.decoding import square
 from rfray.evaluation.bundle import Bundle, Member
+from rfray.trial import Trial
 
 
 @dataclass(frozen=True)

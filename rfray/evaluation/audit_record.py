@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from rfray.config import Strict
 from rfray.errors import RunError
 from rfray.files import replace_text
+from rfray.strict import Strict
 
 Grade = Literal["note", "warning", "error"]
 """note: worth knowing; warning: the results may mislead; error: they will, and `rfray tune` stops."""

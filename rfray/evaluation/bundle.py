@@ -5,11 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rfray.config import Reencode, Strict, Trial
+from rfray.config import Reencode
 from rfray.errors import RunError
 from rfray.evaluation.predictions import predictions_metadata
 from rfray.files import file_digest
 from rfray.run import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, TrialDir
+from rfray.strict import Strict
+from rfray.trial import Trial
 
 VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
 """Packages whose versions a result depends on most."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from rfray.config import CLASSES, Strict, Sweep
+from rfray.config import CLASSES, Sweep
 from rfray.errors import RunError
 from rfray.evaluation.bundle import Bundle
 from rfray.evaluation.calibration import tempered
@@ -16,6 +16,7 @@ from rfray.evaluation.operating_point import choose_point
 from rfray.evaluation.predictions import Predictions, trial_predictions, write_predictions
 from rfray.evaluation.voting import METHODS, Candidates, methods_to_use
 from rfray.run import Part, RunDir, TrialDir, read_record, write_record
+from rfray.strict import Strict
 
 CLEARLY = 1.1
 """1 - AUC of a candidate that is left out, proven, is more than so many times that of the best one."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from rfray.config import PROBED, Sweep, Trial
+from rfray.config import Sweep
 from rfray.errors import RunError
 from rfray.evaluation import operating_point
 from rfray.evaluation.audit_record import read_audit
@@ -22,6 +22,7 @@ from rfray.evaluation.predictions import Predictions, read_predictions, trial_pr
 from rfray.evaluation.robustness import REPORT_COLUMNS, STRESS_NAMES, WORST, robustness
 from rfray.files import replace_text, replacing
 from rfray.run import RunDir, TrialDir, TrialResult
+from rfray.trial import PROBED, Trial
 
 CONFUSION = ("tn", "fp", "fn", "tp")
 TEXT, COUNT, NUMBER = "string", "Int64", "float64"

@@ -4,11 +4,11 @@ from typing import Literal
 
 import pandas as pd
 
-from rfray.config import Strict
 from rfray.evaluation.ensemble import read_ensemble
 from rfray.evaluation.predictions import predictions_metadata, read_predictions
 from rfray.files import replace_text
 from rfray.run import RunDir
+from rfray.strict import Strict
 
 AT_MOST = 24
 """Images in the gallery: half of them fakes called real, half real images called fake, where there are as many."""

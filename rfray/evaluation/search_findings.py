@@ -15,9 +15,10 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold
 
-from rfray.config import Range, Resources, Sweep, Trial, epochs_of
+from rfray.config import Resources, Sweep
 from rfray.evaluation.leaderboard import cost_of, select_column
 from rfray.run import RunDir, TrialDir, TrialResult
+from rfray.trial import Range, Trial, epochs_of
 
 ENOUGH = 8
 """Trials with a score, below which no importance is worked out."""

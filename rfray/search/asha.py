@@ -11,8 +11,8 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from rfray.config import epochs_of
 from rfray.search.messages import EPOCH, SCORE
+from rfray.trial import epochs_of
 
 
 class Asha(TrialScheduler):

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.tune import Stopper
 
-from rfray.config import Budget, Range, Sweep, Trial, epochs_of_a_pass
+from rfray.config import Budget, Sweep
 from rfray.errors import SweepError
 from rfray.run import RunDir, Spent
 from rfray.search.cluster import Shares
@@ -24,6 +24,7 @@ from rfray.search.follower import Follower
 from rfray.search.messages import EPOCH
 from rfray.search.strategies import planned_trials
 from rfray.sweep_file import SweepFile
+from rfray.trial import Range, Trial, epochs_of_a_pass
 
 MARGIN = 6.0
 """Seconds before the end of a budget by the clock at which the last trial stops: after it Ray Tune ends the trials'

@@ -22,10 +22,11 @@ from ray._private import utils as ray_utils
 from ray.exceptions import RayError
 from ray.tune.execution import class_cache
 
-from rfray.config import Resources, Trial
+from rfray.config import Resources
 from rfray.errors import ClusterError
 from rfray.search.autoscaling import resources_to_come
 from rfray.search.knock import knock
+from rfray.trial import Trial
 
 TRIAL_MODULES = ["rfray.training.loop", "rfray.search.worker"]
 """They import all that a trial needs."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rfray.config import Sweep, epochs_of
+from rfray.config import Sweep
 from rfray.run import TrialResult
 from rfray.search.events import (
     EpochDone,
@@ -21,6 +21,7 @@ from rfray.search.events import (
 from rfray.search.follower import Follower
 from rfray.search.live import View
 from rfray.search.messages import EPOCH, SCORE, WARNINGS
+from rfray.trial import epochs_of
 
 
 class Display(Follower):

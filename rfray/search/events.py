@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from rfray.config import Strict
+from rfray.strict import Strict
 
 MARK = "rfray-event "
 """What a line begins with that is an event; every other line is text."""

@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import Progress
 
-from rfray.config import Range, Sweep, Trial
+from rfray.config import Sweep
 from rfray.errors import ClusterError
 from rfray.run import Measured, RunDir
 from rfray.search.autoscaling import bring_up
@@ -19,6 +19,7 @@ from rfray.search.cluster import Node, Shares, Slot, nodes, reason_of
 from rfray.search.packing import MARGIN, Packing, pack
 from rfray.search.plan import packing_lines
 from rfray.training.footprint import Footprint, footprint
+from rfray.trial import Range, Trial
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ On CPUs, a trial gets one core and the memory that it takes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rfray.config import Trial
 from rfray.run import Measured
 from rfray.search.cluster import Node, Slot
+from rfray.trial import Trial
 
 MARGIN = 1.1
 """What a trial is given, by what it was measured to take."""

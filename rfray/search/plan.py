@@ -2,7 +2,7 @@
 
 import os
 
-from rfray.config import Range, Sweep
+from rfray.config import Sweep
 from rfray.data.catalog import drawn, list_images
 from rfray.data.geometry import Geometry
 from rfray.data.parts import geometries
@@ -12,6 +12,7 @@ from rfray.search.packing import Packing
 from rfray.search.places import Needs
 from rfray.search.strategies import planned_trials
 from rfray.search.warm_start import BEGINNING, foreseen
+from rfray.trial import Range
 
 
 def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[str]:

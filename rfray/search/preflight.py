@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from rfray.config import Range
 from rfray.data.augment import POLICIES, Spec, check_policy
 from rfray.errors import SweepError, TrialError, nearest_first
 from rfray.evaluation.metrics import METRICS
@@ -11,6 +10,7 @@ from rfray.search.strategies import REFUSED, SCHEDULERS, SEARCHERS, grid_size
 from rfray.sweep_file import SweepFile
 from rfray.training.model import backbone_names, check_weights
 from rfray.training.optim import SCHEDULES, optimizer_names
+from rfray.trial import Range
 
 
 def registered_names() -> dict[str, list[str]]:

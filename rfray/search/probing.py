@@ -19,7 +19,7 @@ from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from rfray.config import PROBED, Sweep, Trial
+from rfray.config import Sweep
 from rfray.evaluation.comparisons import clearly_worse
 from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
@@ -28,6 +28,7 @@ from rfray.run import Fold, RunDir, TrialResult, TrialStart, probe_id
 from rfray.search import space
 from rfray.search.cluster import Slot, reason_of, slot_of_one
 from rfray.search.worker import images_of
+from rfray.trial import PROBED, Trial
 
 IMAGES, A_SECOND = 20_000, 5
 """A probe learns from at most so many fit images, drawn by chance, and so many for each second of a budget: more of

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ray.tune.search import Searcher as RaySearcher
 
-from rfray.config import Sweep, Trial
+from rfray.config import Sweep
 from rfray.errors import RunError
 from rfray.run import RunDir, TrialResult, TrialStart, WarmStart, trial_id
 from rfray.search.asha import Asha
@@ -19,6 +19,7 @@ from rfray.search.messages import EPOCH
 from rfray.search.probing import beginnings
 from rfray.search.recorder import results
 from rfray.search.strategies import SEARCHERS
+from rfray.trial import Trial
 
 COLD = WarmStart()
 

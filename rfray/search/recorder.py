@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rfray.config import Sweep, Trial
+from rfray.config import Sweep
 from rfray.errors import DiskFullError, SweepFailed
 from rfray.evaluation.predictions import predictions_metadata
 from rfray.files import NO_ROOM, file_digest
@@ -13,6 +13,7 @@ from rfray.search.budget import Meter
 from rfray.search.follower import Follower
 from rfray.search.strategies import KEEPING
 from rfray.storage import STATES
+from rfray.trial import Trial
 
 BREAKER = 5
 """So many failures in a row with one reason, or on one node and none else there, end the sweep."""

@@ -2,11 +2,12 @@
 
 import torch
 
-from rfray.config import Range, Sweep
+from rfray.config import Sweep
 from rfray.errors import SweepError, TrialError
 from rfray.sweep_file import SweepFile
 from rfray.training.model import build_model
 from rfray.training.optim import make_optimizer
+from rfray.trial import Range
 
 
 def rehearse_models(file: SweepFile) -> dict[str, int]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from ray.tune.search import Searcher as RaySearcher
 
-from rfray.config import SEEDS, Sweep
+from rfray.config import Sweep
 from rfray.errors import RunError
 from rfray.run import Fold, RunDir, TrialResult, TrialStart, repeat_id
 from rfray.search.budget import Meter
 from rfray.search.proposals import OfRunFolder
 from rfray.search.recorder import ranking
+from rfray.trial import SEEDS
 
 
 def repeats(sweep: Sweep, done: list[TrialResult]) -> list[TrialStart]:

@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from ray import tune
 from ray.tune.search.sample import Domain
 
-from rfray.config import Range, Trial
+from rfray.trial import Range, Trial
 
 Axes = Mapping[str, list[Any] | Range]
 

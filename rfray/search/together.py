@@ -21,12 +21,12 @@ from ray.train.torch import TorchTrainer
 from ray.util import remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
-from rfray.config import Trial
 from rfray.errors import GroupMemoryError, GroupStoppedError
 from rfray.run import RunDir
 from rfray.search.cluster import Slot
 from rfray.search.worker import GroupLostError, Job, check_in, data_of, end_of_time, remember
 from rfray.storage import STATES
+from rfray.trial import Trial
 
 PAUSE = 2.0
 """Seconds between two looks at what holds resources that the workers wait for."""

@@ -16,7 +16,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from rfray.config import Sweep, Trial, epochs_of
+from rfray.config import Sweep
 from rfray.data.catalog import part_digest
 from rfray.data.parts import training_changes
 from rfray.errors import RunError, StorageError, SweepError
@@ -33,6 +33,7 @@ from rfray.search import space
 from rfray.search.recorder import ranking
 from rfray.search.strategies import LEARNING, planned_trials
 from rfray.sweep_file import SweepFile, differences
+from rfray.trial import Trial, epochs_of
 
 TRIED_FIRST = 3
 """Settings of an earlier run whose scores can't be compared that optuna tries first: its best ones."""

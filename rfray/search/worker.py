@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from rfray.config import Sweep, Trial
+from rfray.config import Sweep
 from rfray.errors import DiskFullError, TrialError
 from rfray.files import is_disk_full, no_room, replace_text
 from rfray.run import WEIGHTS_FILE, Fold, RunDir, Start, TrialDir, probe_id
 from rfray.search.cluster import Shares
 from rfray.search.messages import EPOCH, SCORE, WARNINGS
 from rfray.storage import STATES
+from rfray.trial import Trial
 
 if TYPE_CHECKING:
     from rfray.training.loop import Epoch, TrialData

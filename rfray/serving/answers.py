@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from rfray.config import Strict
+from rfray.strict import Strict
 
 
 class Judgement(Strict):

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rfray.config import Trial
 from rfray.data.batches import plain_batches
 from rfray.data.overlay import as_jpeg, laid_out, overlaid, shrunk
 from rfray.data.pixels import Images
@@ -25,6 +24,7 @@ from rfray.training.bundle import LoadedBundle
 from rfray.training.detection import Detected
 from rfray.training.inference import Detector, device_and_type, load_weights
 from rfray.training.model import build_model
+from rfray.trial import Trial
 
 AT_ONCE = 8
 """Images that a model explains at once: gradients take several times the memory of a prediction."""

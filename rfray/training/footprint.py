@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rfray.config import Trial
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import Images
 from rfray.run import TrialDir
 from rfray.training.inference import device_and_type
 from rfray.training.loop import Epoch, Hooks, TrialData, train
+from rfray.trial import Trial
 
 STEPS_ON_GPU = 10
 """In each epoch; on a CPU it is one."""

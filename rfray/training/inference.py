@@ -11,7 +11,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
-from rfray.config import Trial
 from rfray.data.batches import plain_batches, stressed_batches
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import Images, Source
@@ -21,6 +20,7 @@ from rfray.evaluation.predictions import Predictions
 from rfray.files import write_whole
 from rfray.training.memory import give_back, is_out_of_memory
 from rfray.training.model import Normalisation, build_model
+from rfray.trial import Trial
 
 METADATA = "rfray"
 """The key under which a file of weights says where they are from, as JSON."""

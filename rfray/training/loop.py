@@ -25,7 +25,6 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from rfray.config import Trial, epochs_of_a_pass
 from rfray.data.augment import Policy, Spec, build_policy
 from rfray.data.batches import Share, WaitTime, epoch_order, fit_batches
 from rfray.data.pixels import Images
@@ -41,6 +40,7 @@ from rfray.training.memory import give_back, is_out_of_memory
 from rfray.training.model import Normalisation, build_model
 from rfray.training.optim import make_optimizer, make_schedule
 from rfray.training.state import read_state, write_history, write_state
+from rfray.trial import Trial, epochs_of_a_pass
 
 
 @dataclass(frozen=True)

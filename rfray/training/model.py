@@ -13,9 +13,10 @@ from timm.data import resolve_model_data_config
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from rfray.config import CLASSES, Trial
+from rfray.config import CLASSES
 from rfray.errors import TrialError
 from rfray.training.staged import Staged
+from rfray.trial import Trial
 
 logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of every classifier that is not taken over
 

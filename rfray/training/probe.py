@@ -13,7 +13,6 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from rfray.config import Trial
 from rfray.data.batches import plain_batches
 from rfray.data.pixels import Images
 from rfray.errors import TrialError
@@ -23,6 +22,7 @@ from rfray.training.inference import device_and_type, save_weights
 from rfray.training.memory import give_back
 from rfray.training.model import Normalisation, build_model
 from rfray.training.staged import Staged
+from rfray.trial import Trial
 
 FOLDS = 5
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

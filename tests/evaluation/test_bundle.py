@@ -4,9 +4,9 @@ import hashlib
 
 import pytest
 
-from rfray.config import Trial
 from rfray.errors import RunError
 from rfray.evaluation.bundle import Member, check_files, digests, members_of
+from rfray.trial import Trial
 from tests.synthetic import finish_trial, new_run
 
 MEMBERS = [Member(id=name, weights="", trial=Trial(backbone="resnet18")) for name in ("a", "b")]

@@ -110,6 +110,27 @@ def test_a_run_on_s3_goes_from_machine_to_machine(bucket: str, tmp_path: Path) -
     assert f"{run} holds a sweep of this name with other settings" in changed.stderr
 
 
+@pytest.mark.slow
+def test_a_budget_on_s3_is_used_up_on_any_machine(bucket: str, tmp_path: Path) -> None:
+    run = f"{bucket}/runs/short"
+    sweep = tmp_path / "sweep.yaml"
+    text = SWEEP.format(bucket=bucket).replace("{algorithm: grid, concurrent: 1}", "{budget: 45s, concurrent: 1}")
+    sweep.write_text(text.replace("name: small", "name: short").replace("epochs: 2", "epochs: 100000"))
+    done = rfray("tune", str(sweep), "--run", run, "--accept-audit", machine=tmp_path / "one")
+    assert done.returncode == 0, done.stderr
+    assert "The budget of 45s is used up; a larger search.budget goes on" in done.stderr
+    used = json.loads(Storage(run).read("budget.json"))["clock"]
+    done = rfray("ensemble", run, machine=tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    assert "leaderboard.csv" in names(run)
+    done = rfray("tune", str(sweep), "--run", run, "--accept-audit", machine=tmp_path / "three")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(Storage(run).read("budget.json"))["clock"] == used
+    done = rfray("tune", str(sweep), "--run", run, "--set", "search.budget=75s", machine=tmp_path / "three")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(Storage(run).read("budget.json"))["clock"] > used
+
+
 def test_a_bucket_that_is_not_there_is_one_line(bucket: str, tmp_path: Path) -> None:
     done = rfray("ensemble", "s3://no-such-bucket-here/runs/x", machine=tmp_path / "one")
     assert done.returncode == 2

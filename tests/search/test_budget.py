@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from rfray.config import Budget, Sweep, Trial, budget_of
+from rfray.config import Budget, Sweep, budget_of
 from rfray.data.parts import prepare_training
 from rfray.errors import RunError, SweepError
 from rfray.run import RunDir, Spent, TrialResult, TrialStart
@@ -18,6 +18,7 @@ from rfray.search.budget import MARGIN, Meter, OutOfTime, check_budget, metered,
 from rfray.search.cluster import Slot, slot_for
 from rfray.search.sweep import run_sweep
 from rfray.sweep_file import load_sweep
+from rfray.trial import Trial
 from tests.search.test_sweep import sweep_of, tmp_session
 
 QUICK = Trial(backbone="quick", image_size=32)

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rfray.config import Trial
 from rfray.errors import RunError
 from rfray.files import file_digest
 from rfray.run import RunDir, TrialDir, TrialStart
 from rfray.search.damage import mend
 from rfray.search.recorder import results
 from rfray.training.state import write_history, write_state
+from rfray.trial import Trial
 from tests.search.test_recorder import result
 
 

@@ -8,7 +8,6 @@ import ray
 import torch
 from rich.console import Console
 
-from rfray.config import Trial
 from rfray.errors import ClusterError
 from rfray.run import RunDir
 from rfray.search import measuring
@@ -17,6 +16,7 @@ from rfray.search.measuring import heaviest_trials, keep_packing, shares_for
 from rfray.search.packing import MARGIN, Packing
 from rfray.search.plan import packing_lines
 from rfray.training.footprint import footprint
+from rfray.trial import Trial
 from tests.search.test_rehearsal import sweep_file
 
 QUIET = Console(file=io.StringIO(), width=200)

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from rfray.config import Trial
 from rfray.run import Measured
 from rfray.search.cluster import Node, Slot
 from rfray.search.packing import Packing, pack
+from rfray.trial import Trial
 
 GB = 10**9
 SMALL = Node("a", "10.0.0.1", cpu=8, gpu=1, memory=32 * GB, accelerators=("T4",), device="Tesla T4")

@@ -8,11 +8,11 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from rfray.config import Trial
 from rfray.errors import SweepError
 from rfray.search.preflight import check_sweep, registered_names
 from rfray.search.strategies import REFUSED, SCHEDULERS, SEARCHERS
 from rfray.sweep_file import load_sweep
+from rfray.trial import Trial
 
 SWEEP = """\
 name: small

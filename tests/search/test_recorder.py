@@ -1,8 +1,8 @@
 """Hopeless sweeps are ended."""
 
-from rfray.config import Trial
 from rfray.run import TrialResult
 from rfray.search.recorder import hopeless
+from rfray.trial import Trial
 
 
 def result(number: int, status: str, reason: str | None = None, node: str = "a") -> TrialResult:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rfray.config import Trial
 from rfray.errors import SweepError
 from rfray.evaluation.ensemble import fold_models, out_of_fold
 from rfray.evaluation.predictions import read_predictions
@@ -21,6 +20,7 @@ from rfray.search.probing import probe_backbones
 from rfray.search.repeats import repeats
 from rfray.search.sweep import run_sweep
 from rfray.sweep_file import load_sweep
+from rfray.trial import Trial
 from tests.search.test_probing import prepared, quiet
 from tests.search.test_sweep import sweep_of, tmp_session
 

@@ -4,8 +4,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from ray.tune.search.sample import Float, Integer
 
-from rfray.config import Range, Trial
 from rfray.search import space
+from rfray.trial import Range, Trial
 
 CHOICES = {"backbone": ["a", "b"], "pretrained": [False, {"a": "/w"}], "lr": [0.1, 0.2, 0.3]}
 RANGES = {

@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.util import placement_group_table
 
-from rfray.config import Resources, Trial
+from rfray.config import Resources
 from rfray.data.parts import prepare_training
 from rfray.errors import ClusterError, TrialError
 from rfray.evaluation.predictions import read_predictions
@@ -21,6 +21,8 @@ from rfray.search.together import _cause
 from rfray.search.worker import GroupLostError, images_of
 from rfray.training.loop import Hooks, train
 from rfray.training.state import write_history
+from rfray.trial import Trial
+from tests.search.test_budget import Ends, started
 from tests.search.test_sweep import Console, sweep_of, tmp_session
 
 
@@ -80,6 +82,20 @@ def test_a_sweep_of_groups_of_which_one_and_a_half_fit(pictures: Path, tmp_path:
             assert together.history()[column].tolist() == pytest.approx(alone.history()[column].tolist(), rel=1e-5)
         p_fake = [read_predictions(out.predictions_file("select")).p_fake for out in (together, alone)]
         assert p_fake[0].tolist() == pytest.approx(p_fake[1].tolist(), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_budget_ends_all_workers_of_a_trial(pictures: Path, tmp_path: Path, ray_here: None) -> None:
+    sweep = sweep_of(
+        pictures, tmp_path, f"resources={{cpu: {cores() / 2:.4f}, gpu: 0, workers: 2}}", "trial.epochs=1000",
+        "trial.lr={log: [1e-4, 1e-2]}", "search={budget: 100h, scheduler: none}",
+    )  # fmt: skip
+    run = RunDir(tmp_path / "run")
+    (result,) = started(run, sweep, Ends(run, after_epochs=2))
+    assert (result.status, result.reason) == ("ok", None)
+    assert 2 <= result.epochs < 1000
+    assert run.trial(result.id).damaged_files(result) == []
+    assert what_is_taken() == []
 
 
 def test_a_group_that_does_not_fit_is_refused_and_predicting_needs_one_worker(ray_here: None) -> None:

@@ -9,11 +9,11 @@ import timm
 import torch
 from torch import nn
 
-from rfray.config import Trial
 from rfray.errors import RunError
 from rfray.training.explain import AT_ONCE, SALIENCY_GRID, evidence, evidence_from_file, grad_cam, input_gradient
 from rfray.training.inference import save_weights
 from rfray.training.model import build_model
+from rfray.trial import Trial
 from tests.pictures import images_of
 
 REAL, FAKE = torch.tensor([0]), torch.tensor([1])

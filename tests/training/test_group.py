@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from rfray.config import Trial
 from rfray.errors import GroupMemoryError, GroupStoppedError, TrialError
 from rfray.evaluation.predictions import read_predictions
 from rfray.run import TrialDir
@@ -22,6 +21,7 @@ from rfray.training.group import ALONE, Group, is_lost_peer, this_group
 from rfray.training.inference import predict_from_file
 from rfray.training.loop import Epoch, Hooks, TrialData, train
 from rfray.training.model import Normalisation
+from rfray.trial import Trial
 from tests.pictures import SIDE, images_of, picture
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from rfray.config import Trial
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import Images
 from rfray.data.stress import STRESSES
@@ -24,6 +23,7 @@ from rfray.training.inference import (
     weights_metadata,
 )
 from rfray.training.model import build_model
+from rfray.trial import Trial
 from tests.pictures import InMemory, images_of
 
 TRIAL = Trial(backbone="test_resnet", pretrained=False, image_size=32, batch_size=3)

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from rfray.config import Trial
 from rfray.data.catalog import divide, load_images, scan_folder
 from rfray.data.geometry import Geometry
 from rfray.errors import TrialError
@@ -21,6 +20,7 @@ from rfray.training.inference import load_detector, predict, predict_from_file, 
 from rfray.training.loop import Epoch, Hooks, TrialData, train
 from rfray.training.optim import SCHEDULES
 from rfray.training.state import read_state
+from rfray.trial import Trial
 
 SIDE = 32
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from rfray.config import Trial
 from rfray.data.geometry import Geometry
 from rfray.errors import TrialError
 from rfray.run import TrialDir
@@ -17,6 +16,7 @@ from rfray.training.inference import Detector, predict, predict_stressed
 from rfray.training.loop import Epoch, Hooks, TrialData, train
 from rfray.training.memory import is_out_of_memory
 from rfray.training.model import Normalisation
+from rfray.trial import Trial
 from tests.pictures import InMemory, images_of
 
 PLAIN = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from rfray.config import Trial
 from rfray.data.catalog import decode_images
 from rfray.data.geometry import geometry_of
 from rfray.data.overlay import as_jpeg, overlaid
@@ -21,6 +20,7 @@ from rfray.evaluation.predictions import read_predictions
 from rfray.run import RunDir, write_record
 from rfray.training.explain import evidence_from_file
 from rfray.training.mistake_pictures import draw_mistakes, draw_pictures
+from rfray.trial import Trial
 from tests.two_models import SETTINGS, two_models
 
 

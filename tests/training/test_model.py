@@ -8,9 +8,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from rfray.config import Trial
 from rfray.errors import TrialError
 from rfray.training.model import Normalisation, backbone_names, build_model, check_weights
+from rfray.trial import Trial
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_efficientnet", "lcnet_050"])

@@ -4,11 +4,11 @@ import pytest
 import timm
 import torch
 
-from rfray.config import Trial
 from rfray.training.explain import grad_cam
 from rfray.training.model import build_model
 from rfray.training.optim import make_optimizer
 from rfray.training.staged import STAGES, Staged, pooled
+from rfray.trial import Trial
 
 
 def test_pooled_by_hand() -> None:

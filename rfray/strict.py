@@ -1,0 +1,79 @@
+"""What people write, as records: `Strict`, which converts nothing, and what it refuses in a user's words."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+KeyPath = tuple[str | int, ...]
+
+
+class Strict(BaseModel):
+    """A frozen record that refuses unknown keys, converts nothing and holds no nan or inf."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def each_once(values: list[Any]) -> list[Any]:
+    """The values. Raises ValueError where one stands there twice."""
+    if len({repr(value) for value in values}) < len(values):
+        raise ValueError("every value once")
+    return values
+
+
+def absolute_paths(given: Any) -> Any:
+    """Paths made absolute, in lists and mappings too; what is no text, and addresses, stay as they are.
+
+    Raises ValueError for an empty text.
+    """
+    if isinstance(given, list):
+        return [absolute_paths(one) for one in given]
+    if isinstance(given, dict):
+        return {key: absolute_paths(one) for key, one in given.items()}
+    if not isinstance(given, str) or "://" in given:
+        return given
+    if not given:
+        raise ValueError("a path")
+    return os.path.abspath(os.path.expanduser(given))
+
+
+def problems_with(found: Mapping[KeyPath, tuple[object, str]]) -> ValidationError:
+    """What a check of several keys raises: each key with what was given and what is allowed."""
+    return ValidationError.from_exception_data(
+        "sweep",
+        [
+            {"type": PydanticCustomError("value_error", "{allowed}", {"allowed": allowed}), "loc": key, "input": given}
+            for key, (given, allowed) in found.items()
+        ],
+    )
+
+
+_ALLOWED = {
+    "invalid_key": "text as a key",
+    "bool_type": "true, false",
+    "int_type": "a whole number, without a decimal point",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "list_type": "a list",
+    "dict_type": "keys with values (key: value)",
+    "model_type": "keys with values (key: value)",
+    "too_short": "at least one entry",
+    "string_pattern_mismatch": "letters, digits and . _ -, a letter or digit first",
+    "union_tag_invalid": "a value or a list of values (a range only for numbers)",
+}
+"""Pydantic's name of a problem -> what is allowed, where its own words are not a user's."""
+
+
+def allowed(detail: ErrorDetails) -> str:
+    """What may be written instead of what pydantic refused, in a user's words."""
+    given = detail["input"]
+    if detail["type"] == "string_type":
+        return f'text, in quotes: "{given}"' if type(given) in (int, float) else "text"
+    if detail["type"] == "literal_error":
+        return str(detail["ctx"]["expected"]).replace("'", "")
+    own_words = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return _ALLOWED.get(detail["type"], own_words)
