@@ -497,3 +497,19 @@ def test_a_whole_sweep_its_ensemble_and_what_comes_back(head: Head, tmp_path: Pa
                       "--set=data.train=null", "--set=data.valid=null", RAY_ADDRESS=head.gcs, **head.there)  # fmt: skip
     assert "1 at once with 1 CPU and 0 GPU each" in plan
     assert head.secrets_in(head.shared) == head.secrets_in(head.folder / "ray") == []
+
+
+@pytest.mark.slow
+def test_a_job_ends_with_its_budget(head: Head) -> None:
+    text = SWEEP.replace("trials: 2, algorithm: random,", "budget: 45s,").replace("epochs: 3", "epochs: 100000")
+    (head.laptop / "short.yaml").write_text(text.replace("name: tiny", "name: short"))
+    tune = ["tune", "short.yaml", "--address", head.address, "--accept-audit"]
+    said = head.rfray(*tune)
+    assert "The budget of 45s is used up; a larger search.budget goes on" in said
+    run = RunDir(head.shared / "runs" / "short")
+    done = {trial.id: trial.history()["epoch"].max() for trial in run.models()}
+    assert done
+    assert "Leaderboard, ranked by select_auc" in head.rfray("ensemble", "runs/short", "--address", head.address)
+    head.rfray(*tune, "--set", "search.budget=75s")
+    assert run.spent().clock > 45
+    assert len(list(run.models())) > len(done)

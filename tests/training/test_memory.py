@@ -14,7 +14,7 @@ from rfray.run import TrialDir
 from rfray.training import loop
 from rfray.training.inference import Detector, predict, predict_stressed
 from rfray.training.loop import Epoch, Hooks, TrialData, train
-from rfray.training.memory import is_out_of_memory
+from rfray.training.memory import give_back, is_out_of_memory, keep_freed_memory
 from rfray.training.model import Normalisation
 from rfray.trial import Trial
 from tests.pictures import InMemory, images_of
@@ -149,3 +149,21 @@ def test_gpu_memory_stays_flat(data: TrialData, tmp_path: Path) -> None:
         free, total = torch.cuda.mem_get_info()
         used.append(total - free)
     assert used[-1] - used[1] <= 200_000_000
+
+
+def test_freed_memory_is_kept_until_it_is_given_back() -> None:
+    own = psutil.Process()
+
+    def grown_by_a_batch() -> float:
+        before = own.memory_info().rss
+        block = torch.ones(25_000_000)  # 100 MB
+        del block
+        return (own.memory_info().rss - before) / 1e6
+
+    give_back()
+    keep_freed_memory()
+    assert grown_by_a_batch() > 90
+    assert grown_by_a_batch() < 10  # the same pages once more
+    held = own.memory_info().rss
+    give_back()
+    assert (held - own.memory_info().rss) / 1e6 > 90
