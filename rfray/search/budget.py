@@ -1,7 +1,8 @@
 """search.budget + budget.json + what epochs have taken -> whether there is time for another one.
 
 The command measures: its own time by the clock, and for how long each trial has had its GPUs. A trial is told by the
-scheduler's answer to each epoch that there is no time for another one, and gives up an epoch that the end falls into.
+scheduler's answer to each epoch that there is no time for another one. One that the end falls into is shortened where
+the trial knows when that is, by the clock; else it is given up.
 """
 
 import time
@@ -36,6 +37,8 @@ EVERY = 3.0
 """Seconds between two records of what was used: a killed start loses no more of it."""
 REMEMBERED = 5
 """Epochs of a backbone by which the next one is foreseen: the machine may have got busier."""
+WORTHWHILE = 0.25
+"""The least part of an epoch that a trial goes on for, where the clock would shorten it."""
 WITHOUT, WITH_GPUS = 1_000, 5_000
 """Fewest images of an epoch: of fewer there is little to be learned, and to begin, judge and write takes long."""
 
@@ -88,12 +91,19 @@ class Meter(Follower):
         """Whether trials have to stop."""
         return self._left(0) <= 0
 
-    def has_time(self, trial: Trial, going_on: bool = False, epochs: int = 1) -> bool:
-        """Whether so many epochs of a trial are expected to end in time; a trial that runs is `going_on`."""
+    def has_time(self, trial: Trial, epochs: int = 1, runs: bool = False) -> bool:
+        """Whether so many epochs of a trial are expected to end in time; one that `runs` has its slot already."""
+        return self._fits(trial, epochs, runs)
+
+    def can_go_on(self, trial: Trial, runs: bool = False) -> bool:
+        """Whether a trial that has begun may use what is left: for an epoch, or by the clock a part of one."""
+        return self._fits(trial, 1 if self._budget.of_gpus else WORTHWHILE, runs)
+
+    def _fits(self, trial: Trial, epochs: float, runs: bool) -> bool:
         slot, kind = self._shares.of(trial), _kind(trial)
-        left = self._left(0 if going_on else slot.gpu * slot.workers)
+        left = self._left(0 if runs else slot.gpu * slot.workers)
         expected = epochs * mean(self._epochs[kind]) if self._epochs[kind] else 0.0
-        if not going_on and self._starts[kind]:
+        if not runs and self._starts[kind]:
             expected += mean(self._starts[kind])
         return left > 0 and expected <= left
 
@@ -188,7 +198,7 @@ class OutOfTime(Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """After each epoch."""
-        return not self._meter.has_time(_setting(result["config"]), going_on=True)
+        return not self._meter.can_go_on(_setting(result["config"]), runs=True)
 
     def stop_all(self) -> bool:
         """When trials have had their time to end by themselves; asked ten times a second."""

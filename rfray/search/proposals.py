@@ -125,7 +125,7 @@ class Proposals(OfRunFolder):
 
     def _has_time_for(self, name: str) -> bool:
         trial = self._starts[int(name.split("-")[0])].trial
-        return self._meter is None or self._meter.has_time(trial)
+        return self._meter is None or self._meter.can_go_on(trial)
 
     def _new(self) -> TrialStart | None:
         if not self.more_to_come():

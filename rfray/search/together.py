@@ -24,7 +24,7 @@ from ray.util.placement_group import PlacementGroup
 from rfray.errors import GroupMemoryError, GroupStoppedError
 from rfray.run import RunDir
 from rfray.search.cluster import Slot
-from rfray.search.worker import GroupLostError, Job, check_in, data_of, end_of_time, remember
+from rfray.search.worker import GroupLostError, Job, check_in, data_of, remember, time_left
 from rfray.storage import STATES
 from rfray.trial import Trial
 
@@ -191,7 +191,7 @@ def _work(order: Order, desk: Any) -> None:
     for sentence in warnings:
         warn(sentence)
     collective.barrier()  # without a limit in time: on some nodes the images may have had to be decoded first
-    hooks = Hooks(tell, partial(remember, out), warn, partial(check_in, out, order.token), end_of_time(order.job))
+    hooks = Hooks(tell, partial(remember, out), warn, partial(check_in, out, order.token), time_left(order.job))
     micro_batch = out.start().micro_batch or order.slot.micro_batch
     try:
         train(order.trial, data, out, sweep.search.metric, order.slot.threads, hooks, micro_batch, group)

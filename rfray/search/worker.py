@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,23 +107,26 @@ def trial_of(config: dict[str, Any]) -> Trial:
     return Trial(**{name: value for name, value in config.items() if name != "id"})
 
 
-def end_of_time(job: Job) -> Callable[[], bool] | None:
-    """What says whether the budget is over; None where there is none. To ask it between any two batches is cheap."""
+def time_left(job: Job) -> Callable[[], float] | None:
+    """What says how many seconds the budget leaves; None where there is none. To ask it between two batches is cheap.
+
+    Of GPUs nobody knows that here: until they are used up, there is no end.
+    """
     if job.deadline is not None:
         deadline = job.deadline
-        return lambda: time.time() >= deadline
+        return lambda: deadline - time.time()
     if not job.watches_budget:
         return None
     run = RunDir(job.run)
-    asked, answer = 0.0, False
+    asked, answer = 0.0, inf
 
-    def is_over() -> bool:
+    def left() -> float:
         nonlocal asked, answer
-        if not answer and time.monotonic() - asked >= 1:  # the folder may be far away
-            asked, answer = time.monotonic(), run.is_budget_over()
+        if answer and time.monotonic() - asked >= 1:  # the folder may be far away
+            asked, answer = time.monotonic(), 0.0 if run.is_budget_over() else inf
         return answer
 
-    return is_over
+    return left
 
 
 def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
@@ -148,7 +152,7 @@ def _attempt(out: TrialDir, trial: Trial, job: Job, token: str) -> None:
         say.clear()
         report(asdict(epoch), said)
 
-    hooks = Hooks(on_epoch, partial(remember, out), say.append, partial(check_in, out, token), end_of_time(job))
+    hooks = Hooks(on_epoch, partial(remember, out), say.append, partial(check_in, out, token), time_left(job))
     train(trial, data, out, sweep.search.metric, slot.threads, hooks, out.start().micro_batch or slot.micro_batch)
 
 

@@ -109,9 +109,10 @@ class Hooks:
     """Called with a sentence that names a damaged file and says what becomes of the trial."""
     before_writing: Callable[[], None] = lambda: None
     """Called before an epoch's files are written; raises where the folder is no longer this process's to write."""
-    is_over: Callable[[], bool] | None = None
-    """Asked between two batches: whether there is no time left. The epoch is given up then, and the trial ends with
-    what it has; where that is nothing, its folder stays as that of a trial that has not begun."""
+    time_left: Callable[[], float] | None = None
+    """Asked between two batches: seconds until the trial has to end. An epoch that would last longer is shortened, so
+    that what it has learned is judged in time. One without time for that is given up, and the trial ends with what it
+    has; where that is nothing, its folder stays as that of a trial that has not begun."""
 
 
 class OutOfTimeError(Exception):
@@ -146,6 +147,8 @@ class Learner:
     """The rows of history.csv."""
     best_files: dict[str, str]
     """Name -> SHA-256 of the best epoch's files, by which damage is noticed."""
+    judging: float | None = None
+    """Seconds that it took to judge the epoch before; None where this process has not judged one yet."""
 
     @property
     def current(self) -> nn.Module:
@@ -281,11 +284,16 @@ def _one_epoch(
     group = learner.group
     _seed_everything(trial.seed, epoch, group)
     wait = WaitTime()
-    train_loss = _learn(learner, trial, data, epoch, wait, hooks)
+    train_loss, images = _learn(learner, trial, data, epoch, wait, hooks)
     learned = time.perf_counter() - began
-    # the processes of a group may have different numbers of batches to judge
-    check = partial(_check_time, group, hooks) if group.size == 1 else lambda: None
+
+    def check() -> None:
+        # the processes of a group may have different numbers of batches to judge
+        if group.size == 1 and _ends_within(0, group, hooks):
+            raise OutOfTimeError
+
     judged = _judge(learner, trial, data.select, check)
+    learner.judging = time.perf_counter() - began - learned
     # decisions follow from it, the same ones everywhere
     score = group.of_first(metric(select_metric, judged.predictions))
     best = last.best_score if last else None
@@ -298,7 +306,7 @@ def _one_epoch(
         best_epoch=epoch if better else last.best_epoch if last else None,
         lr=learner.optimizer.param_groups[-1]["lr"],
         seconds=time.perf_counter() - began,
-        images_per_second=_images_per_epoch(trial, data) / learned,
+        images_per_second=images / learned,
         wait_share=wait.seconds / learned,
         ended=time.time(),
     )
@@ -315,8 +323,14 @@ def _one_epoch(
     return record
 
 
-def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: WaitTime, hooks: Hooks) -> float:
-    """Moves the model through one epoch; mean loss. Raises TrialError where the loss is not finite."""
+def _learn(
+    learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: WaitTime, hooks: Hooks
+) -> tuple[float, int]:
+    """Moves the model through one epoch, or as much of it as there is time for; mean loss, and how many images it saw.
+
+    Raises TrialError where the loss is not finite, OutOfTimeError where there is time for nothing.
+    """
+    began, steps_done, images_seen = time.perf_counter(), 0, 0
     model, device, group = learner.model, learner.device, learner.group
     model.train()
     balanced = trial.class_balance == "sampling"
@@ -329,7 +343,10 @@ def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: Wa
         data.fit, order, trial.batch_size, learner.policies, (trial.seed, epoch), device.type == "cuda", wait, share
     )
     for number, (pixels, labels) in enumerate(batches):
-        _check_time(group, hooks)
+        if _ends_within(_seconds_to_judge(learner, trial, data, images_seen, began), group, hooks):
+            if not images_seen:
+                raise OutOfTimeError
+            break
         learner.schedule.step_update((epoch - 1) * steps + number)
         images = learner.normalise(pixels.to(device, non_blocking=True))  # (B, 3, S, S)
         targets = labels.to(device, non_blocking=True)  # (B,), or (B, 2) once mixed
@@ -338,6 +355,7 @@ def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: Wa
         whole = data.fit.labels[order[number * trial.batch_size : (number + 1) * trial.batch_size]]
         if learner.mix is not None:
             whole = whole[: len(whole) // 2 * 2]
+        steps_done, images_seen = steps_done + 1, images_seen + len(whole)
         total += _backward(learner, images, targets, whole, hooks)
         if trial.clip_grad:
             nn.utils.clip_grad_norm_(model.parameters(), trial.clip_grad)
@@ -349,16 +367,25 @@ def _learn(learner: Learner, trial: Trial, data: TrialData, epoch: int, wait: Wa
         group.even_out(judged.buffers())
     if learner.soup is not None:
         learner.soup.update_parameters(learner.current)
-    mean = float(group.sum(total)) / steps
+    mean = float(group.sum(total)) / steps_done
     if not math.isfinite(mean):
         raise TrialError(f"the loss is {mean} in epoch {epoch} (lr {trial.lr:g}, {trial.optimizer})")
-    return mean
+    return mean, images_seen
 
 
-def _check_time(group: Group, hooks: Hooks) -> None:
-    """Raises OutOfTimeError, in all processes of the group, where the first one's time has ended."""
-    if hooks.is_over is not None and group.of_first(hooks.is_over()):
-        raise OutOfTimeError
+def _ends_within(seconds: float, group: Group, hooks: Hooks) -> bool:
+    """Whether the time of the group's first process ends so soon: all of the group go by that."""
+    return hooks.time_left is not None and bool(group.of_first(hooks.time_left() <= seconds))
+
+
+def _seconds_to_judge(learner: Learner, trial: Trial, data: TrialData, images_seen: int, began: float) -> float:
+    """What judging took the last time, or else at the most takes: an image less than to learn from it."""
+    if learner.judging is not None:
+        return 1.25 * learner.judging
+    if not images_seen:
+        return 0.0
+    times = 2 if trial.soup == "auto" else 1
+    return times * len(data.select) * (time.perf_counter() - began) / images_seen
 
 
 def _backward(

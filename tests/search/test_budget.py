@@ -149,7 +149,9 @@ def test_an_epoch_is_begun_where_it_is_expected_to_end_in_time(tmp_path: Path) -
     assert mine.has_time_for_any(sweep_asking("100s"))
     assert not mine.has_time_for_any(sweep_asking("100s"), epochs=3)
     stops = OutOfTime(mine)
-    assert [stops("", {"config": of_ray(one).config}) for one in (QUICK, SLOW)] == [False, True]
+    assert [stops("", {"config": of_ray(one).config}) for one in (QUICK, SLOW)] == [False, False]  # a part of one
+    an_epoch(mine, SLOW, 400, "00002")
+    assert stops("", {"config": of_ray(SLOW).config})  # a quarter of 240 s
 
 
 def test_the_end_of_the_command_is_allowed_for(tmp_path: Path) -> None:
@@ -184,8 +186,8 @@ def test_time_of_gpus_is_what_trials_hold(tmp_path: Path) -> None:
     mine._holding["00000"] = (time.time() - 100, 0.5)
     assert mine.spent().gpus == pytest.approx(50, abs=1)
     an_epoch(mine, QUICK, 90)
-    assert mine.has_time(QUICK, going_on=True)  # alone 100 s more
-    assert not mine.has_time(QUICK)  # two of them 50 s
+    assert mine.can_go_on(QUICK, runs=True)  # alone 100 s more
+    assert not mine.can_go_on(QUICK)  # two of them 50 s: no trial is told when GPUs end, to shorten its epoch
     mine.paused("00000")
     mine.paused("00000")
     assert mine.spent().gpus == pytest.approx(50, abs=1)

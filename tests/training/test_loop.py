@@ -1,5 +1,6 @@
 """train(): learns, writes what it should, and goes on from any point as if nothing had happened."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,18 +72,39 @@ def test_an_epoch_that_the_end_falls_into_is_given_up(batches: int, data: TrialD
     """An epoch asks before each of its 6 batches to learn from and 1 to judge: after 7, the first one is whole."""
     asked = 0
 
-    def is_over() -> bool:
+    def time_left() -> float:
         nonlocal asked
         asked += 1
-        return asked > batches
+        return 0.0 if asked > batches else math.inf
 
     seen: list[Epoch] = []
     out = TrialDir(tmp_path)
-    train(trial(epochs=3), data, out, "auc", 1, Hooks(seen.append, is_over=is_over))
+    train(trial(epochs=3), data, out, "auc", 1, Hooks(seen.append, time_left=time_left))
     assert [epoch.epoch for epoch in seen] == ([1] if batches >= 7 else [])
     assert out.weights_file.exists() == (batches >= 7)
     assert len(out.history()) == len(seen)
     assert [epoch.epoch for epoch in run(trial(epochs=3), data, tmp_path)][-1] == 3  # and it goes on
+
+
+def test_an_epoch_is_shortened_so_that_it_can_be_judged(data: TrialData, tmp_path: Path) -> None:
+    """After two of its six batches there is as good as no time left: what they taught is judged, and no epoch begun."""
+    asked = 0
+
+    def time_left() -> float:
+        nonlocal asked
+        asked += 1
+        return 1e-9 if asked > 2 else math.inf
+
+    out = TrialDir(tmp_path)
+    short: list[Epoch] = []
+    train(trial(epochs=3), data, out, "auc", 1, Hooks(short.append, time_left=time_left))
+    assert [(epoch.epoch, epoch.best_epoch) for epoch in short] == [(1, 1)]
+    assert len(read_predictions(out.predictions_file("select")).p_fake) == len(data.select)
+    assert [epoch.epoch for epoch in run(trial(epochs=3), data, tmp_path)] == [1, 2, 3]  # and it goes on
+
+    whole = run(trial(epochs=1), data, tmp_path / "whole")
+    assert short[0].train_loss != whole[0].train_loss  # the mean of two batches, and of six
+    assert short[0].train_loss == pytest.approx(whole[0].train_loss, rel=0.5)
 
 
 def test_epochs_of_half_a_pass_come_to_the_same_as_whole_ones(data: TrialData, tmp_path: Path) -> None:
