@@ -2,8 +2,8 @@
 
 python -m benchmarks quality         on the demo data
 python -m benchmarks.quality FOLDER  on a folder with train/ and valid/ inside -> results/quality-<name>.json, README.md
-python -m benchmarks.quality FOLDER --ablation  rfray with one thing switched off, in the place of the others
-                                                -> results/ablation-<name>.json, README.md
+python -m benchmarks.quality FOLDER --ablation [NAME …]
+                                     rfray with one thing switched off -> results/ablation-<name>.json, README.md
 
 Every way searches the same space on the same slots until the time is up, chooses by its own select part and predicts
 the valid folder afterwards; one function, `score`, judges all of them by what they predicted.
@@ -66,6 +66,7 @@ class SwitchedOff:
 
 ABLATIONS = {
     "no-probe": SwitchedOff("probes, and heads that come from them", ("search.probe=false", "trial.head=random")),
+    "no-probe-head": SwitchedOff("heads that come from probes", ("trial.head=random",)),
     "no-asha": SwitchedOff("stopping early", ("search.scheduler=none",)),
     "no-optuna": SwitchedOff("where the search begins, and optuna", ("search.algorithm=random",)),
     "no-flip": SwitchedOff("mirror images that must prove themselves", ("trial.tta=none",)),
@@ -503,7 +504,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=int, default=0, help="beside the minutes")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--ablation", action="store_true", help="rfray with one thing switched off, not other ways")
+    less = "rfray with one thing switched off, not other ways: all of them, or " + ", ".join(ABLATIONS)
+    parser.add_argument("--ablation", nargs="*", choices=ABLATIONS, metavar="NAME", help=less)
     parser.add_argument("--go-on", action="store_true", help="keep the rounds that the results have; measure the rest")
     parser.add_argument("--work", type=Path, help="folder that stays: the same command goes on where it was stopped")
     parser.add_argument("--results", type=Path, help="folder for the results; the tables in README.md are left alone")
@@ -528,7 +530,9 @@ def main(words: Sequence[str] | None = None) -> None:
             select_fraction=0.15,
             slots=asked.slots,
         )
-        kind, ways = ("ablation", [RFRAY, *ABLATIONS]) if asked.ablation else ("quality", list(WAYS))
+        kind, ways = "quality", list(WAYS)
+        if asked.ablation is not None:
+            kind, ways = "ablation", [RFRAY, *(asked.ablation or ABLATIONS)]
         benchmark = f"{kind}-{name}"
         print(f"{benchmark} {budget} s", flush=True)
         results = asked.results or RESULTS

@@ -91,12 +91,15 @@ class Meter(Follower):
         """Whether trials have to stop."""
         return self._left(0) <= 0
 
-    def has_time(self, trial: Trial, epochs: int = 1, runs: bool = False) -> bool:
-        """Whether so many epochs of a trial are expected to end in time; one that `runs` has its slot already."""
-        return self._fits(trial, epochs, runs)
+    def has_time(self, trial: Trial, epochs: int = 1) -> bool:
+        """Whether so many epochs of a new trial are expected to end in time."""
+        return self._fits(trial, epochs, runs=False)
 
     def can_go_on(self, trial: Trial, runs: bool = False) -> bool:
-        """Whether a trial that has begun may use what is left: for an epoch, or by the clock a part of one."""
+        """Whether a trial that has begun can use what is left, for an epoch or, by the clock, a part of one.
+
+        One that `runs` has its slot already.
+        """
         return self._fits(trial, 1 if self._budget.of_gpus else WORTHWHILE, runs)
 
     def _fits(self, trial: Trial, epochs: float, runs: bool) -> bool:
