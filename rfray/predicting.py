@@ -22,7 +22,6 @@ from rfray.storage import is_address
 from rfray.training.bundle import load_bundle
 from rfray.training.detection import detect
 from rfray.training.explain import draw_evidence
-from rfray.training.memory import keep_freed_memory
 
 
 def predict_files(
@@ -39,7 +38,6 @@ def predict_files(
         raise DataError("no image to predict: no path was given")
     if explain is not None:
         _make_folder("--explain", explain)
-    keep_freed_memory()
     bundle = load_bundle(where)
     found: Counter[str] = Counter()
     with _bar() as progress, verdict_rows(out, chosen) as write:

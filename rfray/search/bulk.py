@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+import torch
 from rich.console import Console
 
 from rfray.config import Resources
@@ -31,7 +32,6 @@ from rfray.search.cluster import Slot, connected, outlook, reason_of, slot_of_on
 from rfray.storage import is_address
 from rfray.training.bundle import load_bundle
 from rfray.training.detection import detect
-from rfray.training.memory import use_threads
 
 logging.getLogger("ray.data").setLevel(logging.ERROR)
 
@@ -64,7 +64,7 @@ class Predictor:
     """What each process of the pool does, one shard at a time."""
 
     def __init__(self, out: Path, where: str, batch_size: int, threads: int) -> None:
-        use_threads(threads)
+        torch.set_num_threads(threads)
         self._out, self._batch_size, self._threads = out, batch_size, threads
         self._bundle = load_bundle(where)
 

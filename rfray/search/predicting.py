@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ray
+import torch
 from rich.console import Console
 
 from rfray.data.catalog import load_images
@@ -14,7 +15,6 @@ from rfray.evaluation.predictions import write_predictions
 from rfray.run import WEIGHTS_FILE, RunDir, TrialDir
 from rfray.search.cluster import outlook, reason_of, slot_of_one
 from rfray.training.inference import predict_from_file
-from rfray.training.memory import give_back, use_threads
 
 
 def predict_report_part(run: RunDir, trials: list[TrialDir], connect: Callable[[], object], console: Console) -> None:
@@ -43,7 +43,7 @@ def predict_report_part(run: RunDir, trials: list[TrialDir], connect: Callable[[
 
 
 def _predict(where: Path | str, trial_id: str, threads: int) -> None:
-    use_threads(threads)
+    torch.set_num_threads(threads)
     run = RunDir(where)
     run.mirror.pull("sweep.yaml", "catalog.parquet")
     out = run.trial(trial_id)
@@ -53,7 +53,6 @@ def _predict(where: Path | str, trial_id: str, threads: int) -> None:
     sweep, catalog = run.sweep(), run.read_catalog()
     report = load_images(catalog, sweep.data, "report", geometry_of(sweep.data, result.trial))
     predictions = predict_from_file(out.weights_file, result.trial, report)
-    give_back()
     origin = prediction_origins([out], catalog, "report")[out.id]
     write_predictions(out.predictions_file("report"), predictions, origin)
     out.mirror.send(out.predictions_file("report"))

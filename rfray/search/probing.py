@@ -321,14 +321,14 @@ def _look(where: Path | str, share: Share, threads: int) -> np.ndarray:
 
 def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> float:
     """What a task does once all shares of a probe are there: its files, but for the record; the seconds it took."""
+    import torch
     from threadpoolctl import threadpool_limits
 
     from rfray.training.inference import predict_from_file
-    from rfray.training.memory import give_back, use_threads
     from rfray.training.probe import learn_head, save_probe
 
     began = time.perf_counter()
-    use_threads(threads)
+    torch.set_num_threads(threads)
     sweep, data, _ = images_of(where, probe.resize, probe.image_size)
     run = RunDir(where)
     run.mirror.pull("catalog.parquet")
@@ -343,18 +343,17 @@ def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> 
     write_predictions(out.predictions_file("select"), predict_from_file(out.weights_file, probe, data.select), weights)
     for file in (out.weights_file, out.out_of_fold_file, out.predictions_file("select")):
         out.mirror.send(file)
-    give_back()
     return time.perf_counter() - began
 
 
 def _learn_without(where: Path | str, probe: Trial, fold: Fold, threads: int, *seen: np.ndarray) -> None:
     """What a task does for one fold: the weights of the probe, whose head learns from the images of the others."""
+    import torch
     from threadpoolctl import threadpool_limits
 
-    from rfray.training.memory import use_threads
     from rfray.training.probe import learn_head, save_probe
 
-    use_threads(threads)
+    torch.set_num_threads(threads)
     sweep, data, _ = images_of(where, probe.resize, probe.image_size)
     _, others, _ = images_of(where, probe.resize, probe.image_size, fold)
     run = RunDir(where)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import ray
+import torch
 from rich.console import Console
 from rich.progress import Progress
 from safetensors import SafetensorError
@@ -30,7 +31,6 @@ from rfray.files import write_whole
 from rfray.run import WEIGHTS_FILE, Part, RunDir, TrialDir
 from rfray.search.cluster import reason_of, slot_of_one
 from rfray.training.inference import Detector, load_detector, predict_stressed
-from rfray.training.memory import use_threads
 
 PIECE, PIECES = 64, 32
 """A piece has at most so many images; a small part is cut into so many pieces, to keep all slots busy to the end."""
@@ -147,7 +147,7 @@ def _read(piece: Piece) -> np.ndarray:
 
 
 def _predict(where: Path | str, part: Part, piece: Piece, threads: int) -> np.ndarray:
-    use_threads(threads)
+    torch.set_num_threads(threads)
     detectors, geometries = _detectors(where, piece.trials)
     rows = np.arange(piece.first, piece.last)
     p_fake = predict_stressed(detectors, geometries, _pictures(where, part), rows, threads)

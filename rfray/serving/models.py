@@ -15,7 +15,6 @@ from rfray.serving.judging import different
 from rfray.training.bundle import load_bundle
 from rfray.training.detection import scores_of
 from rfray.training.explain import evidence_picture
-from rfray.training.memory import use_threads
 
 Found = TypeVar("Found")
 
@@ -28,7 +27,7 @@ class LoadedModels:
 
     def __init__(self, where: str, threads: int) -> None:
         self._bundle = load_bundle(where)
-        self._computing = ThreadPoolExecutor(1, "computing", use_threads, (threads,))
+        self._computing = ThreadPoolExecutor(1, "computing", torch.set_num_threads, (threads,))
         self._different = different(self._bundle.geometries)
         blank = [np.zeros((1, geometry.side, geometry.side, 3), np.uint8) for geometry in self._different]
         self._computing.submit(self._scores, blank).result()  # the first one takes longer

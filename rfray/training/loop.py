@@ -36,7 +36,7 @@ from rfray.files import file_digest
 from rfray.run import TrialDir
 from rfray.training.group import ALONE, Group
 from rfray.training.inference import Detector, device_and_type, load_weights, save_weights, views_of
-from rfray.training.memory import give_back, is_out_of_memory, use_threads
+from rfray.training.memory import give_back, is_out_of_memory
 from rfray.training.model import Normalisation, build_model
 from rfray.training.optim import make_optimizer, make_schedule
 from rfray.training.state import read_state, write_history, write_state
@@ -175,7 +175,7 @@ def train(
     not even one image fits into memory. Raises DiskFullError. In a group also GroupMemoryError: images did not fit
     into a process's memory, and all have to begin again; and GroupStoppedError where the first process has raised.
     """
-    use_threads(threads)
+    torch.set_num_threads(threads)
     gc.freeze()  # what is there already, modules above all, need not be searched when the trial gives its memory back
     learner = None
     try:

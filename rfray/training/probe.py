@@ -19,7 +19,7 @@ from rfray.errors import TrialError
 from rfray.evaluation.metrics import metric
 from rfray.evaluation.predictions import Predictions
 from rfray.training.inference import device_and_type, save_weights
-from rfray.training.memory import give_back, use_threads
+from rfray.training.memory import give_back
 from rfray.training.model import Normalisation, build_model
 from rfray.training.staged import Staged
 from rfray.trial import Trial
@@ -53,7 +53,7 @@ def frozen_features(probe: Trial, images: Images, threads: int) -> np.ndarray:
 
     Raises TrialError: the model can't be built, or a feature is not finite.
     """
-    use_threads(threads)
+    torch.set_num_threads(threads)
     model, normalise = _backbone(probe)
     device, dtype = device_and_type(probe.precision)
     model.to(device).eval()

@@ -1,5 +1,8 @@
 """Out of memory: smaller bites, the same result; and nothing that grows from trial to trial."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from rfray.run import TrialDir
 from rfray.training import loop
 from rfray.training.inference import Detector, predict, predict_stressed
 from rfray.training.loop import Epoch, Hooks, TrialData, train
-from rfray.training.memory import give_back, is_out_of_memory, keep_freed_memory
+from rfray.training.memory import is_out_of_memory
 from rfray.training.model import Normalisation
 from rfray.trial import Trial
 from tests.pictures import InMemory, images_of
@@ -151,19 +154,12 @@ def test_gpu_memory_stays_flat(data: TrialData, tmp_path: Path) -> None:
     assert used[-1] - used[1] <= 200_000_000
 
 
-def test_freed_memory_is_kept_until_it_is_given_back() -> None:
-    own = psutil.Process()
-
-    def grown_by_a_batch() -> float:
-        before = own.memory_info().rss
-        block = torch.ones(25_000_000)  # 100 MB
-        del block
-        return (own.memory_info().rss - before) / 1e6
-
-    give_back()
-    keep_freed_memory()
-    assert grown_by_a_batch() > 90
-    assert grown_by_a_batch() < 10  # the same pages once more
-    held = own.memory_info().rss
-    give_back()
-    assert (held - own.memory_info().rss) / 1e6 > 90
+def test_large_blocks_are_in_large_pages() -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("this system has no large pages")
+    look = "open('/proc/self/smaps_rollup').read().split('AnonHugePages:')[1].split()[0]"
+    program = f"import rfray.training.loop, torch; block = torch.ones(50_000_000); print({look})"
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert int(done.stdout) > 150_000  # kB, of 200 MB
