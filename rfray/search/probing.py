@@ -129,9 +129,14 @@ def learn_without_folds(run: RunDir, sweep: Sweep, starts: Sequence[TrialStart],
 def narrowed(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
     """The sweep with its backbones in the order of their probes, best first, and without the clearly worse ones.
 
-    Backbones that were not probed come last. Says what the probes came to.
+    Backbones that were not probed come last. Where trials begin with probes for which a budget had no time, their
+    backbones are left out; where there is no other, trials begin with random heads. Says what the probes came to.
     """
     best = _best_of_each(_probed(run, sweep))
+    unmade = _unmade(run, sweep)
+    if unmade and not unmade < set(sweep.trial.choices("backbone")):
+        console.print("Without their probes, trials begin with random heads")
+        return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"head": "random"})})
     if not best:
         return sweep
     for one in best:
@@ -152,10 +157,19 @@ def narrowed(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
         )
     ranked = [one.trial.backbone for one in best]
     others = [name for name in sweep.trial.choices("backbone") if name not in ranked]
-    kept = [name for name in (*ranked, *others) if name not in worse]
+    if unmade:
+        console.print(f"Left out of the sweep, as not probed: {', '.join(sorted(unmade))}", soft_wrap=True)
+    kept = [name for name in (*ranked, *others) if name not in worse.keys() | unmade]
     if kept == sweep.trial.choices("backbone"):
         return sweep
     return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"backbone": kept})})
+
+
+def _unmade(run: RunDir, sweep: Sweep) -> set[str]:
+    """Backbones whose trials would begin with a probe that is not there, as a budget had no time for it."""
+    if "probe" not in sweep.trial.choices("head"):
+        return set()
+    return {one.backbone for one in sweep.probes() if not run.trial(probe_id(one)).result_file.exists()}
 
 
 def beginnings(run: RunDir, sweep: Sweep) -> list[dict[str, Any]]:

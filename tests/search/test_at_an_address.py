@@ -114,11 +114,11 @@ def test_a_run_on_s3_goes_from_machine_to_machine(bucket: str, tmp_path: Path) -
 def test_a_budget_on_s3_is_used_up_on_any_machine(bucket: str, tmp_path: Path) -> None:
     run = f"{bucket}/runs/short"
     sweep = tmp_path / "sweep.yaml"
-    text = SWEEP.format(bucket=bucket).replace("{algorithm: grid, concurrent: 1}", "{budget: 45s, concurrent: 1}")
+    text = SWEEP.format(bucket=bucket).replace("{algorithm: grid, concurrent: 1}", "{budget: 60s, concurrent: 1}")
     sweep.write_text(text.replace("name: small", "name: short").replace("epochs: 2", "epochs: 100000"))
     done = rfray("tune", str(sweep), "--run", run, "--accept-audit", machine=tmp_path / "one")
     assert done.returncode == 0, done.stderr
-    assert "The budget of 45s is used up; a larger search.budget goes on" in done.stderr
+    assert "The budget of 60s is used up; a larger search.budget goes on" in done.stdout
     used = json.loads(Storage(run).read("budget.json"))["clock"]
     done = rfray("ensemble", run, machine=tmp_path / "two")
     assert done.returncode == 0, done.stderr
@@ -126,7 +126,7 @@ def test_a_budget_on_s3_is_used_up_on_any_machine(bucket: str, tmp_path: Path) -
     done = rfray("tune", str(sweep), "--run", run, "--accept-audit", machine=tmp_path / "three")
     assert done.returncode == 0, done.stderr
     assert json.loads(Storage(run).read("budget.json"))["clock"] == used
-    done = rfray("tune", str(sweep), "--run", run, "--set", "search.budget=75s", machine=tmp_path / "three")
+    done = rfray("tune", str(sweep), "--run", run, "--set", "search.budget=90s", machine=tmp_path / "three")
     assert done.returncode == 0, done.stderr
     assert json.loads(Storage(run).read("budget.json"))["clock"] > used
 

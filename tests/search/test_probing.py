@@ -186,6 +186,18 @@ def test_the_clearly_worse_are_left_out_and_the_others_ranked(
     assert len(beginnings(run, search)) == len(expected)
 
 
+def test_what_a_budget_had_no_time_to_probe(pictures: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(pictures, tmp_path, "trial.backbone=[test_resnet, test_vit]", "trial.head=probe")
+    run, said = RunDir(tmp_path / "run"), io.StringIO()
+    search = narrowed(run, sweep, Console(file=said, width=200))
+    assert (search.trial.choices("backbone"), search.trial.choices("head")) == (["test_resnet", "test_vit"], ["random"])
+    assert "Without their probes, trials begin with random heads" in said.getvalue()
+    finished(run, sweep_of(pictures, tmp_path, "trial.backbone=test_vit"), {"test_vit": GOOD}, LABELS)
+    search = narrowed(run, sweep, Console(file=said, width=200))
+    assert (search.trial.choices("backbone"), search.trial.choices("head")) == (["test_vit"], ["probe"])
+    assert "Left out of the sweep, as not probed: test_resnet" in said.getvalue()
+
+
 def test_backbones_that_were_not_probed_stay(pictures: Path, tmp_path: Path) -> None:
     sweep = sweep_of(pictures, tmp_path, "trial.head=random")
     assert sweep.probes() == []  # auto, and nothing is pretrained
