@@ -344,7 +344,7 @@ def _run(name: str, task: Task, budget: int, seed: int, out: Path) -> None:
     start = time.time()
     whole = {**asdict(task), "seed": seed, "start": start, "until": start + budget, "out": str(place)}
     (place / "task.json").write_text(json.dumps(whole, indent=1))
-    if name not in WAYS or name == RFRAY:
+    if name == RFRAY or name in ABLATIONS:
         changes = ABLATIONS[name].changes if name in ABLATIONS else ()
         _by_rfray(task, budget, seed, start, place, changes)
     else:
