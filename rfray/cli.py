@@ -155,7 +155,7 @@ def tune(
             search = paced(folder, narrowed(folder, file.sweep, console), shares)
             done = run_sweep(folder, search, shares, session, console, meter=meter)
     check_outcome(folder, file.sweep, done)
-    then = "" if inside_job() else f". Next: rfray ensemble {folder.shown(folder.path)}"
+    then = "" if inside_job() or not done else f". Next: rfray ensemble {folder.shown(folder.path)}"
     console.print(f"{len(done)} trials done{then}", soft_wrap=True)
 
 

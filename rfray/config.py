@@ -127,8 +127,6 @@ class DataSettings(Strict):
         return {name: [given] if isinstance(given, str) else list(given) for name, given in self.classes.items()}
 
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
-
 LOOKED_AT = 12
 """Images of the training folder that are used for each second of a budget, and core: a core reads, decodes and audits
 about 200 in a second, but trains on a few tens to a hundred, so that a trial would not come to more of them."""

@@ -14,7 +14,6 @@ from statistics import mean
 from threading import Event, Thread
 from typing import Any
 
-import ray
 from ray.tune import Stopper
 
 from rfray.config import Budget, Sweep
@@ -22,6 +21,7 @@ from rfray.errors import SweepError
 from rfray.run import RunDir, Spent
 from rfray.search.cluster import Shares
 from rfray.search.follower import Follower
+from rfray.search.held import free_trials
 from rfray.search.messages import EPOCH
 from rfray.search.strategies import planned_trials
 from rfray.sweep_file import SweepFile
@@ -59,7 +59,6 @@ class Meter(Follower):
         self._gpus_given_back = 0.0
         self._holding: dict[str, tuple[float, float]] = {}  # trial -> since when, how many GPUs
         self._started: dict[str, float] = {}  # trial -> when, until its first epoch
-        self._processes: dict[str, Any] = {}  # trial -> Ray's handle
         self._over_since: float | None = None
         self._seen: dict[str, int] = {}  # trial -> epochs
         self._epochs: dict[Kind, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
@@ -129,7 +128,6 @@ class Meter(Follower):
         """A trial gets its slot."""
         now, slot = time.time(), self._shares.of(_setting(trial.config))
         self._started[str(trial)] = now
-        self._processes[str(trial)] = trial.temporary_state.ray_actor
         self._holding.setdefault(str(trial), (now, slot.gpu * slot.workers))
 
     def on_trial_result(
@@ -154,9 +152,8 @@ class Meter(Follower):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Ends the processes of trials that Ray Tune has just stopped: it would wait for them, for up to 15 s."""
         if self.must_end():
+            free_trials()
             for name in list(self._holding):
-                if (process := self._processes.get(name)) is not None:
-                    ray.kill(process)
                 self.paused(name)
 
     def paused(self, name: str) -> None:

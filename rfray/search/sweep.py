@@ -28,6 +28,7 @@ from rfray.search.damage import mend
 from rfray.search.disk import DiskWatch
 from rfray.search.display import Display
 from rfray.search.follower import Silence
+from rfray.search.held import free_workers
 from rfray.search.messages import EPOCH, SCORE
 from rfray.search.probing import learn_without_folds
 from rfray.search.proposals import Proposals, judged_epochs
@@ -270,7 +271,5 @@ def _fit(
         display.close()
         run.forget_ray()
         if any(slot.workers > 1 for slot in shares.kinds):
-            from rfray.search.together import free_orphans
-
             # Tune gives a stopped trial five seconds to end, and the last ones may still be ending their workers
-            free_orphans(of_all=True)
+            free_workers(orphans_only=False)

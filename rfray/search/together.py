@@ -14,16 +14,14 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.core.generated import gcs_pb2
 from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig, collective
 from ray.train.torch import TorchTrainer
-from ray.util import remove_placement_group
-from ray.util.placement_group import PlacementGroup
 
 from rfray.errors import GroupMemoryError, GroupStoppedError
 from rfray.run import RunDir
 from rfray.search.cluster import Slot
+from rfray.search.held import free_workers
 from rfray.search.worker import GroupLostError, Job, check_in, data_of, remember, time_left
 from rfray.storage import STATES
 from rfray.trial import Trial
@@ -138,21 +136,7 @@ def _listen(desk: Any, training: "Future[Any]", report: Report) -> None:
             ray.get(desk.answer.remote(True))
             told = desk.next.remote()
         elif not begun:
-            free_orphans()
-
-
-def free_orphans(of_all: bool = False) -> None:
-    """Gives back what the workers of trials hold whose processes were killed; `of_all`: of those that live, too.
-
-    Ray does so by itself only when the whole command ends, or with the help of its dashboard.
-    """
-    job = ray.get_runtime_context().get_job_id()
-    for found in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
-        group = gcs_pb2.PlacementGroupTableData.FromString(found)
-        is_ours = group.creator_job_id.hex() == job and any(byte != 255 for byte in group.creator_actor_id)
-        is_held = group.state != gcs_pb2.PlacementGroupTableData.REMOVED
-        if is_ours and is_held and (of_all or group.creator_actor_dead):
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+            free_workers(orphans_only=True)
 
 
 def _cause(failures: list[BaseException]) -> BaseException:

@@ -120,7 +120,7 @@ def _out_of_memory(group: Group, out: Path) -> list[Any]:
     except GroupMemoryError as error:
         return [str(error), sizes]
     except Exception as error:
-        return [is_lost_peer(error), sizes]
+        return [is_lost_peer(error) or repr(error), sizes]
     raise AssertionError("there was enough memory")
 
 
