@@ -245,7 +245,8 @@ def _fit(
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=missing,
-                reuse_actors=True,
+                # a process that pauses keeps its workers, for which another trial may be waiting
+                reuse_actors=all(slot.workers == 1 for slot in shares.kinds),
                 trial_name_creator=lambda trial: str(trial.config["id"]),
                 trial_dirname_creator=lambda trial: str(trial.config["id"]),
             ),
