@@ -35,6 +35,8 @@ IMAGES, A_SECOND = 20_000, 5
 them change little, and what is seen in them has to fit into memory."""
 SHARE, SHARES = 2048, 4
 """A task passes at most so many of them through a backbone; a small part is cut into so many shares."""
+LOOKING = 0.75
+"""Part of the time for probes in which images are looked at: heads are learned from what was seen then."""
 CLEARLY = 1.25
 """1 - AUC of a probe whose backbone is left out, proven, is more than so many times that of the best one."""
 
@@ -63,27 +65,28 @@ class Share:
 def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: Console) -> None:
     """Makes the probes that the sweep asks for and that are not there. One that fails has its reason on record.
 
-    At the most half of the time until `deadline` (seconds since 1970) is used: what is not done then is not made.
-    Raises DiskFullError.
+    At the most half of the time until `deadline` (seconds since 1970) is used: a probe learns from as many images as
+    were looked at, and one for which there was time for too few is not made. Raises DiskFullError.
     """
     missing = [probe for probe in sweep.probes() if not run.trial(probe_id(probe)).result_file.exists()]
     if not missing:
         return
     began = time.time()
     until = None if deadline is None else (began + deadline) / 2
+    until_seen = None if until is None else began + LOOKING * (until - began)
     catalog = run.read_catalog()
     count = len(learned_from(int((catalog["part"] == "fit").sum()), sweep))
     console.print(f"Probing {len(missing)} frozen backbones on {count} fit images", soft_wrap=True)
     slot = slot_of_one(sweep.resources)
     shares = _cut(missing, count)
-    seen, problems = _seen(run, shares, slot, until)
-    whole = [
-        probe
-        for probe in missing
-        if probe not in problems and all(share in seen for share in shares if share.probe == probe)
-    ]
+    seen, problems = _seen(run, shares, slot, until_seen)
+    parts = {probe: part for probe in missing if probe not in problems and (part := _without_gap(seen, probe))}
+    for probe, part in parts.items():
+        if part[-1].last < count:
+            text = f"There was time for {part[-1].last} of these images for the probe of {probe.backbone}"
+            console.print(text, soft_wrap=True, markup=False)
     position = len(run.probes())
-    for probe, came_to in _learned(run, whole, seen, slot, until):
+    for probe, came_to in _learned(run, parts, seen, slot, until):
         if isinstance(came_to, str):
             problems[probe] = came_to
         else:
@@ -120,8 +123,8 @@ def learn_without_folds(run: RunDir, sweep: Sweep, starts: Sequence[TrialStart],
     task = ray.remote(_learn_without).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     pending = []
     for probe, fold in missing:
-        its_own = sorted((share for share in seen if share.probe == probe), key=lambda share: share.first)
-        pending.append(task.remote(run.where, probe, fold, slot.threads, *(seen[share] for share in its_own)))
+        if part := _without_gap(seen, probe):
+            pending.append(task.remote(run.where, probe, fold, slot.threads, *(seen[share] for share in part)))
     while (ready := _ready(pending, deadline)) is not None:
         pending.remove(ready)
 
@@ -212,8 +215,13 @@ def _best_of_each(probed: Sequence[Probed]) -> list[Probed]:
 
 
 def _clearly_worse(best: Sequence[Probed], keep: int) -> dict[str, float]:
-    """Backbone -> p, corrected, of its AUC's difference from that of the first; without the first `keep`."""
-    worse = clearly_worse(best[0].out_of_fold.labels, np.stack([one.out_of_fold.p_fake for one in best]), CLEARLY)
+    """Backbone -> p, corrected, of its AUC's difference from that of the first; without the first `keep`.
+
+    On the images that all have learned from, which are the first ones of each.
+    """
+    count = min(len(one.out_of_fold) for one in best)
+    p_fake = np.stack([one.out_of_fold.p_fake[:count] for one in best])
+    worse = clearly_worse(best[0].out_of_fold.labels[:count], p_fake, CLEARLY)
     return {best[row].trial.backbone: p for row, p in worse.items() if row >= keep}
 
 
@@ -224,9 +232,19 @@ def learned_from(count: int, sweep: Sweep) -> np.ndarray:
 
 
 def _cut(probes: Sequence[Trial], count: int) -> list[Share]:
-    """The shares of these probes, each of which learns from `count` images."""
+    """The shares of these probes, each of which learns from `count` images: first the first one of each."""
     size = min(SHARE, -(-count // SHARES))
-    return [Share(probe, first, min(first + size, count)) for probe in probes for first in range(0, count, size)]
+    return [Share(probe, first, min(first + size, count)) for first in range(0, count, size) for probe in probes]
+
+
+def _without_gap(seen: Collection[Share], probe: Trial) -> list[Share]:
+    """The shares of a probe that were seen, in order, up to the first that was not."""
+    found: list[Share] = []
+    for share in sorted((one for one in seen if one.probe == probe), key=lambda one: one.first):
+        if share.first != (found[-1].last if found else 0):
+            break
+        found.append(share)
+    return found
 
 
 def _seen(
@@ -257,14 +275,13 @@ def _seen(
 
 
 def _learned(
-    run: RunDir, probes: Sequence[Trial], seen: dict[Share, Any], slot: Slot, until: float | None
+    run: RunDir, parts: dict[Trial, list[Share]], seen: dict[Share, Any], slot: Slot, until: float | None
 ) -> Iterator[tuple[Trial, float | str]]:
     """Each probe with the seconds that it took to learn, or why it could not."""
     task = ray.remote(_learn).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     pending = {}
-    for probe in probes:
-        its_own = sorted((share for share in seen if share.probe == probe), key=lambda share: share.first)
-        pending[task.remote(run.where, probe, slot.threads, *(seen[share] for share in its_own))] = probe
+    for probe, part in parts.items():
+        pending[task.remote(run.where, probe, slot.threads, *(seen[share] for share in part))] = probe
     while (ready := _ready(pending, until)) is not None:
         probe = pending.pop(ready)
         try:
@@ -347,10 +364,11 @@ def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> 
     run = RunDir(where)
     run.mirror.pull("catalog.parquet")
     catalog, out = run.read_catalog(), run.trial(probe_id(probe))
-    fit = data.fit.at(learned_from(len(data.fit), sweep))
+    features = np.concatenate(seen)
+    fit = data.fit.at(learned_from(len(data.fit), sweep)[: len(features)])
     groups = catalog.set_index("path")["bundle"].loc[fit.ids].to_numpy()
     with threadpool_limits(threads):
-        head = learn_head(np.concatenate(seen), fit.labels, groups, sweep.search.metric, sweep.seed)
+        head = learn_head(features, fit.labels, groups, sweep.search.metric, sweep.seed)
     save_probe(out.weights_file, probe, head)
     weights = {"weights": file_digest(out.weights_file)}
     write_predictions(out.out_of_fold_file, Predictions(fit.ids, fit.labels, head.out_of_fold), weights)
@@ -371,11 +389,12 @@ def _learn_without(where: Path | str, probe: Trial, fold: Fold, threads: int, *s
     sweep, data, _ = images_of(where, probe.resize, probe.image_size)
     _, others, _ = images_of(where, probe.resize, probe.image_size, fold)
     run = RunDir(where)
-    fit = data.fit.at(learned_from(len(data.fit), sweep))
+    features = np.concatenate(seen)
+    fit = data.fit.at(learned_from(len(data.fit), sweep)[: len(features)])
     here = np.flatnonzero(np.isin(fit.ids, others.fit.ids))
     groups = run.read_catalog().set_index("path")["bundle"].loc[fit.ids[here]].to_numpy()
     with threadpool_limits(threads):
-        head = learn_head(np.concatenate(seen)[here], fit.labels[here], groups, sweep.search.metric, sweep.seed)
+        head = learn_head(features[here], fit.labels[here], groups, sweep.search.metric, sweep.seed)
     out = run.trial(probe_id(probe))
     file = out.fold_weights_file(fold)
     file.parent.mkdir(parents=True, exist_ok=True)

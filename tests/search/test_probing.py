@@ -17,6 +17,7 @@ from rfray.errors import SweepError, SweepFailed
 from rfray.evaluation.leaderboard import build_leaderboard
 from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
 from rfray.run import RunDir, TrialResult, probe_id
+from rfray.search import probing
 from rfray.search.cluster import slot_for
 from rfray.search.damage import mend
 from rfray.search.probing import beginnings, learned_from, narrowed, probe_backbones
@@ -155,7 +156,8 @@ def finished(run: RunDir, sweep: Sweep, out_of_fold: dict[str, list[float]], lab
         out = run.trial(probe_id(probe))
         out.path.mkdir(parents=True)
         p_fake = np.array(out_of_fold[probe.backbone])
-        write_predictions(out.out_of_fold_file, Predictions(ids, np.array(labels, np.int8), p_fake), {})
+        seen = slice(len(p_fake))
+        write_predictions(out.out_of_fold_file, Predictions(ids[seen], np.array(labels, np.int8)[seen], p_fake), {})
         fields = {"status": "ok", "metric": "auc", "score": 0.5, "epochs": 0, "seconds": 0.0, "node": "", "files": {}}
         out.write_result(TrialResult(id=out.id, position=position, kind="probe", trial=probe, **fields))
 
@@ -164,7 +166,8 @@ LABELS = [0, 1] * 40
 GOOD = [0.2 + 0.6 * label for label in LABELS]
 MISTAKEN = [1 - value if number < 4 else value for number, value in enumerate(GOOD)]
 """Wrong of four images in eighty: not as good, but that may be chance."""
-WORTHLESS = [0.5] * 80
+WORTHLESS = [0.5] * 76
+"""Of the first of them alone, as there was no time for more."""
 
 
 @pytest.mark.parametrize(
@@ -254,3 +257,23 @@ def test_no_more_than_half_of_a_budget_is_used(pictures: Path, tmp_path: Path, r
     probe_backbones(run, sweep, time.time(), Console(file=said, width=200))
     assert "There was no time for the probes of test_resnet, test_vit" in said.getvalue()
     assert run.probes() == []
+
+
+def test_a_probe_learns_from_what_there_was_time_to_look_at(
+    made: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, sweep = copied(made, tmp_path), sweep_of(pictures, tmp_path)
+    out = run.trial(probe_id(next(probe for probe in sweep.probes() if probe.backbone == "test_vit")))
+    out.result_file.unlink()
+    out.out_of_fold_file.unlink()
+    files = sorted(out.features_folder.iterdir())
+    count = int(files[1].stem)
+    files[1].unlink()  # what comes after it is there, but of no use without it
+    monkeypatch.setattr(probing, "LOOKING", 0.0)
+    said = io.StringIO()
+    probe_backbones(run, sweep, time.time() + 600, Console(file=said, width=200))
+    assert f"There was time for {count} of these images for the probe of test_vit" in said.getvalue()
+    assert out.result().status == "ok"
+    out_of_fold = read_predictions(out.out_of_fold_file)
+    fit = run.read_catalog().query("part == 'fit'")["path"].to_numpy()
+    assert out_of_fold.ids.tolist() == fit[learned_from(len(fit), sweep)[:count]].tolist()
