@@ -258,7 +258,7 @@ def _cache_of(process: psutil.Process) -> str | None:
 
 
 def _of_time(column: str) -> bool:
-    return "second" in column or column == "node"
+    return "second" in column or column in ("node", "wait_share")
 
 
 def main() -> None:
