@@ -114,5 +114,7 @@ def this_group() -> Group:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error says that another process of the group can't be reached any more."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+    """Whether an error says that another process of the group can't be reached any more, or has not come in time."""
+    text = str(error).lower()
+    lost = "gloo" in text or "pair closure" in text  # of a time that is up gloo does not say that it is gloo's
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and lost)

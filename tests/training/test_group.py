@@ -175,3 +175,4 @@ def test_a_process_alone_is_a_group_of_one() -> None:
     with pytest.raises(KeyError):
         ALONE.first(lambda: {}["b"])
     assert not is_lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert is_lost_peer(RuntimeError("Application timeout caused pair closure"))  # by gloo
