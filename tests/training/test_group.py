@@ -57,7 +57,7 @@ def trained(out: Path, setting: Trial, group: Group = ALONE, micro_batch: int | 
 def _process(rank: int, folder: Path, work: Callable[[Group, Path], Any]) -> Any:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "meet"), 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=30))
     made = work(this_group(), folder)
     dist.destroy_process_group()
     return made
