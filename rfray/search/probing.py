@@ -35,8 +35,8 @@ IMAGES, A_SECOND = 20_000, 5
 them change little, and what is seen in them has to fit into memory."""
 SHARE, SHARES = 2048, 4
 """A task passes at most so many of them through a backbone; a small part is cut into so many shares."""
-LOOKING = 0.75
-"""Part of the time for probes in which images are looked at: heads are learned from what was seen then."""
+LOOKING, LEARNING = 0.3, 0.6
+"""Parts of the time that there is after which no more images are looked at, and no more heads learned and judged."""
 CLEARLY = 1.25
 """1 - AUC of a probe whose backbone is left out, proven, is more than so many times that of the best one."""
 
@@ -65,15 +65,14 @@ class Share:
 def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: Console) -> None:
     """Makes the probes that the sweep asks for and that are not there. One that fails has its reason on record.
 
-    At the most half of the time until `deadline` (seconds since 1970) is used: a probe learns from as many images as
-    were looked at, and one for which there was time for too few is not made. Raises DiskFullError.
+    At the most LEARNING of the time until `deadline` (seconds since 1970) is used: a probe learns from as many images
+    as were looked at, and one for which that was too short is not made. Raises DiskFullError.
     """
     missing = [probe for probe in sweep.probes() if not run.trial(probe_id(probe)).result_file.exists()]
     if not missing:
         return
     began = time.time()
-    until = None if deadline is None else (began + deadline) / 2
-    until_seen = None if until is None else began + LOOKING * (until - began)
+    until_seen, until_learned = (deadline and began + part * (deadline - began) for part in (LOOKING, LEARNING))
     catalog = run.read_catalog()
     count = len(learned_from(int((catalog["part"] == "fit").sum()), sweep))
     console.print(f"Probing {len(missing)} frozen backbones on {count} fit images", soft_wrap=True)
@@ -86,7 +85,7 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
             text = f"There was time for {part[-1].last} of these images for the probe of {probe.backbone}"
             console.print(text, soft_wrap=True, markup=False)
     position = len(run.probes())
-    for probe, came_to in _learned(run, parts, seen, slot, until):
+    for probe, came_to in _learned(run, parts, seen, slot, until_learned):
         if isinstance(came_to, str):
             problems[probe] = came_to
         else:

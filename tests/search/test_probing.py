@@ -250,7 +250,7 @@ def test_a_head_without_a_probe_is_refused(overrides: list[str], said: str, pict
     assert said in str(refused.value)
 
 
-def test_no_more_than_half_of_a_budget_is_used(pictures: Path, tmp_path: Path, ray_here: None) -> None:
+def test_no_more_than_a_part_of_a_budget_is_used(pictures: Path, tmp_path: Path, ray_here: None) -> None:
     sweep = sweep_of(pictures, tmp_path)
     run = prepared(sweep, tmp_path)
     said = io.StringIO()
