@@ -72,7 +72,9 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
     if not missing:
         return
     began = time.time()
-    until_seen, until_learned = (deadline and began + part * (deadline - began) for part in (LOOKING, LEARNING))
+    until_seen, until_learned = (
+        None if deadline is None else began + part * (deadline - began) for part in (LOOKING, LEARNING)
+    )
     catalog = run.read_catalog()
     count = len(learned_from(int((catalog["part"] == "fit").sum()), sweep))
     console.print(f"Probing {len(missing)} frozen backbones on {count} fit images", soft_wrap=True)

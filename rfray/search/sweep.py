@@ -124,7 +124,7 @@ def _search(
     recorder.follow(proposals.ended)
     if asha is not None:
         asha.on_pause += [display.paused, *([here.meter.paused] if here.meter else [])]
-    # with asha Ray must not let go of a trial's process when all are proposed: paused ones go on in it
+    # with asha Ray must not let go of processes when all trials are proposed: paused ones go on in them
     missing = -1 if planned is None or asha else planned - len(earlier)
     _fit(here, proposals, scheduler, missing, recorder, display)
 
