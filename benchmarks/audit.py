@@ -9,12 +9,12 @@ import numpy as np
 from benchmarks.cache import decode_all
 from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
-from rfray.config import CacheSettings
 from rfray.data.decoding import decode
-from rfray.data.duplicates import find_pairs
 from rfray.data.fingerprints import fingerprint, to_table
 from rfray.data.geometry import Geometry
+from rfray.data.near_duplicates import find_pairs
 from rfray.data.pixels import scan
+from rfray.spec.sweep import CacheSettings
 
 SIDE = 224
 

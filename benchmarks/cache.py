@@ -11,10 +11,10 @@ import numpy as np
 
 from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
-from rfray.config import CacheSettings
 from rfray.data.decoding import square
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import load, scan
+from rfray.spec.sweep import CacheSettings
 
 SIDE = 224
 

@@ -9,19 +9,19 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.figures import Figure, alternate, timed
-from rfray.evaluation.certainty import Judged, certainty
 from rfray.evaluation.leaderboard import write_leaderboard
-from rfray.evaluation.metrics import measured, metric
-from rfray.evaluation.predictions import Predictions
-from rfray.evaluation.voting import METHODS
-from rfray.run import RunDir
+from rfray.evaluation.significance import Judged, certainty
+from rfray.stats.metrics import measured, metric
+from rfray.stats.predictions import Predictions
+from rfray.stats.voting import METHODS
+from rfray.store.run_dir import RunDir
 from tests.synthetic import as_predicted, finish_trial, new_run
 
 
 def leaderboard(folder: Path, rounds: int = 3, trials: int = 100, images: int = 2000) -> list[Figure]:
-    """`write_leaderboard` of a run in which every trial has predicted the report part."""
+    """`write_leaderboard` of a run in which every trial has predicted test."""
     run = synthetic_run(folder / "run", trials, images)
-    files = [out.predictions_file("report") for out in run.trials()]
+    files = [out.predictions_file("test") for out in run.trials()]
 
     def by_rfray() -> float:
         return timed(lambda: write_leaderboard(run))
@@ -40,9 +40,9 @@ def leaderboard(folder: Path, rounds: int = 3, trials: int = 100, images: int = 
 
 
 def votes(folder: Path, rounds: int = 3, trials: int = 50, images: int = 2000) -> list[Figure]:
-    """`rfray ensemble` with every method, for a run whose trials have predicted the select and the report part."""
+    """`rfray ensemble` with every method, for a run whose trials have predicted the val and test."""
     run = as_predicted(synthetic_run(folder / "run", trials, images))
-    files = [out.predictions_file(part) for out in run.trials() for part in ("select", "report")]
+    files = [out.predictions_file(part) for out in run.trials() for part in ("val", "test")]
     options = [word for method in ("soft", *METHODS) for word in ("--method", method)]
     command = [sys.executable, "-m", "rfray.cli", "ensemble", str(run.path), *options]
 
@@ -89,8 +89,8 @@ def synthetic_run(folder: Path, trials: int, images: int) -> RunDir:
     generator = np.random.default_rng(0)
     reports = _reports(generator, trials, images)
     for number, report in enumerate(reports):
-        select = next(_reports(generator, 1, images))
-        finish_trial(run, f"{number:05d}-abcdef", metric("auc", select), select, report)
+        val = next(_reports(generator, 1, images))
+        finish_trial(run, f"{number:05d}-abcdef", metric("auc", val), val, report)
     return run
 
 

@@ -25,19 +25,19 @@ import pyarrow.parquet as pq
 
 from benchmarks.leaderboard import synthetic_run
 from benchmarks.pictures import write_pictures
-from rfray.config import CacheSettings, DataSettings, Sweep
 from rfray.data.catalog import divide, list_folder, load_images, part_digest
 from rfray.data.decoding import decode
-from rfray.data.duplicates import candidates
 from rfray.data.fingerprints import KEYPOINTS, fingerprint, to_table
 from rfray.data.geometry import Geometry
+from rfray.data.near_duplicates import candidates
 from rfray.data.pixels import INDEX, Images, Stored, _pixel_file
-from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
-from rfray.run import RunDir
-from rfray.search.messages import EPOCH, SCORE
-from rfray.search.recorder import results
-from rfray.search.strategies import SCHEDULERS, SEARCHERS
-from rfray.search.sweep import NOBODY
+from rfray.progress.metric_keys import EPOCH, SCORE
+from rfray.spec.sweep import CacheSettings, DataSettings, Sweep
+from rfray.stats.predictions import Predictions, read_predictions, write_predictions
+from rfray.store.run_dir import RunDir
+from rfray.tuning.recorder import results
+from rfray.tuning.run_sweep import NOBODY
+from rfray.tuning.strategies import SCHEDULERS, SEARCHERS
 
 MILLION = 1_000_000
 SIDE = 224
@@ -192,7 +192,7 @@ def _catalog(folder: Path, given: argparse.Namespace) -> None:
     took, _ = _took(partial(run.write_catalog, catalog))
     _say("catalog: writing one row", took / n * 1e6, "µs")
     _say("catalog: one row of the file", run.catalog_file.stat().st_size / n, "bytes")
-    took, _ = _took(partial(part_digest, catalog, "fit"))
+    took, _ = _took(partial(part_digest, catalog, "train"))
     _say("catalog: the digest of a part, for one image", took / n * 1e6, "µs")
     _pretend_pixels(folder / "cache", catalog["digest"].tolist())
     del catalog, images
@@ -217,7 +217,7 @@ def _pretend_pixels(cache: Path, digests: list[str]) -> None:
 
 def _as_a_trial(folder: Path) -> tuple[float, float, float]:
     """CPU seconds to read the catalog, and to have its images; bytes that stay."""
-    settings = DataSettings(train=str(folder), valid=str(folder), cache=CacheSettings(dir=str(folder / "cache")))
+    settings = DataSettings(train=str(folder), test=str(folder), cache=CacheSettings(dir=str(folder / "cache")))
     before = psutil.Process().memory_full_info().uss
     read, known = _took(RunDir(folder / "catalog").read_catalog)
     loaded, images = _took(partial(_both_parts, known, settings))
@@ -229,7 +229,7 @@ def _as_a_trial(folder: Path) -> tuple[float, float, float]:
 
 
 def _both_parts(catalog: pd.DataFrame, settings: DataSettings) -> list[Images]:
-    return [load_images(catalog, settings, part, Geometry("scale", SIDE, None)) for part in ("fit", "select")]
+    return [load_images(catalog, settings, part, Geometry("scale", SIDE, None)) for part in ("train", "val")]
 
 
 def _sweep(algorithm: str, scheduler: str) -> Sweep:

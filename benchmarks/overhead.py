@@ -13,11 +13,11 @@ from benchmarks.pictures import write_pictures
 from benchmarks.sweeps import run_command, tune_command
 from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
-from rfray.run import RunDir, TrialDir, TrialResult
+from rfray.store.run_dir import RunDir, TrialDir, TrialResult
 
 SWEEP = """
 name: benchmark
-data: {{train: {pictures}, valid: {pictures}-valid, cache: {{dir: {cache}}}}}
+data: {{train: {pictures}, test: {pictures}-test, cache: {{dir: {cache}}}}}
 trial:
   backbone: lcnet_050
   pretrained: false
@@ -89,8 +89,8 @@ def _plain_training(run: RunDir, out: Path) -> float:
 
     sweep, catalog = run.sweep(), run.read_catalog()
     trial = run.trials()[0].start().trial
-    fit, select = (load_images(catalog, sweep.data, part, geometry_of(sweep.data, trial)) for part in ("fit", "select"))
-    data = TrialData(fit, select, sweep.augmentations)
+    learned, val = (load_images(catalog, sweep.data, part, geometry_of(sweep.data, trial)) for part in ("train", "val"))
+    data = TrialData(learned, val, sweep.augmentations)
     return timed(lambda: train(trial, data, TrialDir(out), sweep.search.metric, 1, Hooks(lambda epoch: None)))
 
 

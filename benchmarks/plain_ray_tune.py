@@ -21,38 +21,38 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 
-def load_data(folder: str, side: int, select_fraction: float) -> tuple[Subset, Subset]:
+def load_data(folder: str, side: int, val: float) -> tuple[Subset, Subset]:
     """What is learned from, with flips, and what is validated on, without."""
     resize = transforms.Resize((side, side))
     finish = [transforms.ToTensor(), transforms.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)]
     learned = ImageFolder(folder, transforms.Compose([resize, transforms.RandomHorizontalFlip(), *finish]))
     judged = ImageFolder(folder, transforms.Compose([resize, *finish]))
     cut = torch.Generator().manual_seed(0)
-    fit, select = random_split(range(len(learned)), [1 - select_fraction, select_fraction], generator=cut)
-    return Subset(learned, fit.indices), Subset(judged, select.indices)
+    train, val = random_split(range(len(learned)), [1 - val, val], generator=cut)
+    return Subset(learned, train.indices), Subset(judged, val.indices)
 
 
 def train(config: dict) -> None:
     """One trial."""
     torch.set_num_threads(1)
-    fit, select = load_data(config["folder"], config["side"], config["select_fraction"])
-    fit_loader = DataLoader(
-        fit, batch_size=config["batch_size"], shuffle=True, drop_last=True, num_workers=config["workers"]
+    train, val = load_data(config["folder"], config["side"], config["val"])
+    train_loader = DataLoader(
+        train, batch_size=config["batch_size"], shuffle=True, drop_last=True, num_workers=config["workers"]
     )
-    select_loader = DataLoader(select, batch_size=2 * config["batch_size"], num_workers=config["workers"])
+    val_loader = DataLoader(val, batch_size=2 * config["batch_size"], num_workers=config["workers"])
     model = timm.create_model(config["backbone"], num_classes=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=0.05)
     criterion = nn.CrossEntropyLoss()
     for _ in range(config["epochs"]):
         model.train()
-        for images, labels in fit_loader:
+        for images, labels in train_loader:
             optimizer.zero_grad()
             criterion(model(images), labels).backward()
             optimizer.step()
         model.eval()
         scores, truth = [], []
         with torch.no_grad():
-            for images, labels in select_loader:
+            for images, labels in val_loader:
                 scores.append(model(images).softmax(dim=1)[:, 0])  # ImageFolder sorts: 0 is fake
                 truth.append(labels == 0)
         auc = roc_auc_score(torch.cat(truth), torch.cat(scores))
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--side", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True)
-    parser.add_argument("--select-fraction", type=float, required=True)
+    parser.add_argument("--val-fraction", type=float, required=True)
     parser.add_argument("--workers", type=int, required=True, help="of each DataLoader")
     parser.add_argument("--at-once", type=int, required=True, help="trials")
     given = vars(parser.parse_args())

@@ -9,7 +9,7 @@ from benchmarks.figures import Figure, alternate
 from benchmarks.pictures import write_pictures
 
 if TYPE_CHECKING:
-    from rfray.training.bundle import LoadedBundle
+    from rfray.models.bundle import LoadedBundle
 
 # torch and timm are imported inside the functions: a list of the benchmarks needs neither.
 
@@ -23,7 +23,7 @@ def predicting(folder: Path, rounds: int = 3, images: int | None = None) -> list
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command has it, for both sides
     import torch
 
-    from rfray.training.detection import detect
+    from rfray.models.ensemble_inference import detect
 
     gpu, cores = torch.cuda.is_available(), os.cpu_count() or 1
     count = images or (8192 if gpu else 384)
@@ -58,13 +58,13 @@ def predicting(folder: Path, rounds: int = 3, images: int | None = None) -> list
 
 def _bundle() -> "LoadedBundle":
     """A vote of models that know nothing."""
-    from rfray.config import CLASSES
     from rfray.data.geometry import Geometry
-    from rfray.evaluation.ensemble import Ensemble
-    from rfray.training.bundle import LoadedBundle
-    from rfray.training.inference import Detector, device_and_type
-    from rfray.training.model import build_model
-    from rfray.trial import Trial
+    from rfray.models.build import build_model
+    from rfray.models.bundle import LoadedBundle
+    from rfray.models.inference import Detector, device_and_type
+    from rfray.spec.sweep import CLASSES
+    from rfray.spec.trial import Trial
+    from rfray.store.ensemble_record import Ensemble
 
     detectors, geometries = [], []
     device, dtype = device_and_type("auto")
@@ -79,7 +79,7 @@ def _bundle() -> "LoadedBundle":
         weights=[1 / count] * count,
         temperatures=[1.0] * count,
         threshold=0.5,
-        select_score=None,
+        val_score=None,
         classes=list(CLASSES),
         metric="auc",
         others=[],

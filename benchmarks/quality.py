@@ -5,7 +5,7 @@ python -m benchmarks.quality FOLDER  on a folder with train/ and valid/ inside -
 python -m benchmarks.quality FOLDER --ablation [NAME …]
                                      rfray with one thing switched off -> results/ablation-<name>.json, README.md
 
-Every way searches the same space on the same slots until the time is up, chooses by its own select part and predicts
+Every way searches the same space on the same slots until the time is up, chooses by its own val and predicts
 the valid folder afterwards; one function, `score`, judges all of them by what they predicted.
 """
 
@@ -33,20 +33,20 @@ from benchmarks.sweeps import run_command, tune_command, warm_up
 from rfray.data.catalog import load_images
 from rfray.data.demo import make_demo
 from rfray.data.geometry import geometry_of
-from rfray.evaluation.comparisons import place
-from rfray.evaluation.ensemble import NAME
-from rfray.evaluation.intervals import auc_interval
 from rfray.evaluation.leaderboard import read_leaderboard
-from rfray.evaluation.metrics import metric
-from rfray.evaluation.predictions import (
+from rfray.stats.intervals import auc_interval
+from rfray.stats.metrics import metric
+from rfray.stats.paired_tests import place
+from rfray.stats.predictions import (
     Predictions,
     predictions_metadata,
     read_predictions,
     trial_predictions,
     write_predictions,
 )
-from rfray.files import file_digest
-from rfray.run import RunDir, TrialDir
+from rfray.store.ensemble_record import NAME
+from rfray.store.files import file_digest
+from rfray.store.run_dir import RunDir, TrialDir
 
 # torch and timm are imported inside the functions: a list of the benchmarks needs neither.
 
@@ -87,7 +87,7 @@ class Task:
     """What the images are called."""
     train: str
     """Folder with real/ and fake/ inside."""
-    valid: str
+    test: str
     """The same, held out."""
     weights: dict[str, str | None]
     """Backbone -> file of the weights that it starts from; None: from scratch. One axis of the space."""
@@ -97,7 +97,7 @@ class Task:
     """Lowest and highest learning rate, log-uniform: the other axis."""
     epochs: int
     """Of one trial, at the most."""
-    select_fraction: float
+    val: float
     weight_decay: float = 0.05
     batch_size: int = 32
     slots: int = 2
@@ -108,11 +108,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Step:
-    """What would have been handed over from a moment on: the best single model by select so far."""
+    """What would have been handed over from a moment on: the best single model by val so far."""
 
     seconds: float
     """Since the start of the process."""
-    select_auc: float
+    val_auc: float
     report: Predictions
     """Of the held-out images."""
 
@@ -138,12 +138,12 @@ def quality(folder: Path, minutes: int = 1, seconds: int = 0, seeds: int = 1) ->
     task = Task(
         name="demo",
         train=str(demo / "train"),
-        valid=str(demo / "valid"),
+        test=str(demo / "test"),
         weights=dict.fromkeys(backbones),
         side=96,
         lr=(3e-4, 3e-3),
         epochs=6,
-        select_fraction=0.22,
+        val=0.22,
     )
     return measure(folder, task, 60 * minutes + seconds, range(seeds))
 
@@ -260,7 +260,7 @@ def rounds_in(file: Path, task: Task, budget: int) -> list[Round]:
 
 def _setting(task: Task, budget: int) -> dict[str, Any]:
     """Task and budget without the folders of this machine."""
-    return {"task": {**asdict(task), "train": "", "valid": "", "weights": _named(task.weights)}, "budget": budget}
+    return {"task": {**asdict(task), "train": "", "test": "", "weights": _named(task.weights)}, "budget": budget}
 
 
 def figures(task: Task, budget: int, scored: Sequence[Round]) -> list[Figure]:
@@ -303,7 +303,7 @@ def read_arm(out: Path) -> Arm:
     record = json.loads((out / "arm.json").read_text())
     start = json.loads((out / "task.json").read_text())["start"]
     steps = [
-        Step(step["ended"] - start, step["select_auc"], read_predictions(out / f"step-{number}.parquet"))
+        Step(step["ended"] - start, step["val_auc"], read_predictions(out / f"step-{number}.parquet"))
         for number, step in enumerate(record["steps"])
     ]
     return Arm(record["ended"] - start, record["trials"], steps, read_predictions(out / "vote.parquet"))
@@ -356,7 +356,7 @@ def _run(name: str, task: Task, budget: int, seed: int, out: Path) -> None:
 SWEEP = """
 name: quality
 seed: {seed}
-data: {{train: {train}, valid: {valid}, select_fraction: {select_fraction}}}
+data: {{train: {train}, test: {valid}, val: {val}}}
 trial:
   backbone: [{backbones}]
   pretrained: {pretrained}
@@ -384,7 +384,7 @@ def _by_rfray(task: Task, budget: int, seed: int, start: float, out: Path, chang
     kept.mkdir()
     pretrained = {backbone: file for backbone, file in task.weights.items() if file is not None}
     settings = {**asdict(task), "seed": seed, "backbones": ", ".join(task.weights)}
-    settings |= {"train": json.dumps(task.train), "valid": json.dumps(task.valid)}
+    settings |= {"train": json.dumps(task.train), "test": json.dumps(task.test)}
     settings |= {"pretrained": json.dumps(pretrained or False), "search": _search(budget, task.slots)}
     sweep.write_text(SWEEP.format(**settings))
     with ThreadPoolExecutor(1) as pool:
@@ -397,21 +397,21 @@ def _by_rfray(task: Task, budget: int, seed: int, start: float, out: Path, chang
     run_command(command, out / "cache", out / "ensemble-log.txt")
     board = read_leaderboard(run)
     singles = board[(board["kind"] != "ensemble") & board["status"].isin(["ok", "not kept"])]  # models, and probes
-    best = singles.loc[singles["select_auc"].idxmax()]
-    steps = [{"ended": at, "select_auc": auc} for at, auc, _, _ in candidates]
+    best = singles.loc[singles["val_auc"].idxmax()]
+    steps = [{"ended": at, "val_auc": auc} for at, auc, _, _ in candidates]
     reports = _predicted(run, candidates, out / "cache")
     if not candidates or candidates[-1][2] != best["name"]:  # it came and went between two looks
-        steps.append({"ended": ended, "select_auc": float(best["select_auc"])})
-        reports.append(trial_predictions(run.trial(best["name"]), "report"))
+        steps.append({"ended": ended, "val_auc": float(best["val_auc"])})
+        reports.append(trial_predictions(run.trial(best["name"]), "test"))
     for number, report in enumerate(reports):
         write_predictions(out / f"step-{number}.parquet", report, {})
-    write_predictions(out / "vote.parquet", read_predictions(run.ensemble_predictions_file(NAME, "report")), {})
+    write_predictions(out / "vote.parquet", read_predictions(run.ensemble_predictions_file(NAME, "test")), {})
     record = {"ended": ended, "steps": steps, "trials": len(singles)}
     (out / "arm.json").write_text(json.dumps(record, indent=1))
 
 
 Candidate = tuple[float, float, str, Path]
-"""Seconds since 1970, AUC on the select part, the trial's id, its weights."""
+"""Seconds since 1970, AUC on val, the trial's id, its weights."""
 
 
 def _watched(run: RunDir, kept: Path, tuning: Future[None]) -> list[Candidate]:
@@ -441,17 +441,17 @@ def _keep(trial: TrialDir, kept: Path, found: dict[Path, Candidate]) -> None:
             return
         if not link.exists():
             os.link(trial.weights_file, link)
-        select = trial.predictions_file("select")
-        if predictions_metadata(select).get("weights") == file_digest(link):  # else they are just being written
-            auc = _auc(read_predictions(select))
+        val = trial.predictions_file("val")
+        if predictions_metadata(val).get("weights") == file_digest(link):  # else they are just being written
+            auc = _auc(read_predictions(val))
             found[link] = (at, auc, trial.id, link)
     except FileNotFoundError:  # no weights yet, or not any more
         return
 
 
 def _predicted(run: RunDir, candidates: Sequence[Candidate], cache: Path) -> list[Predictions]:
-    """The report part as each of them sees it."""
-    from rfray.training.inference import predict_from_file
+    """Test as each of them sees it."""
+    from rfray.models.inference import predict_from_file
 
     settings = run.sweep().data
     settings = settings.model_copy(update={"cache": settings.cache.model_copy(update={"dir": str(cache)})})
@@ -459,7 +459,7 @@ def _predicted(run: RunDir, candidates: Sequence[Candidate], cache: Path) -> lis
     for _, _, trial_id, weights in candidates:
         result = run.trial(trial_id).result()
         trial = run.trial(trial_id).start().trial if result is None else result.trial  # a probe has a result alone
-        images = load_images(catalog, settings, "report", geometry_of(settings, trial))
+        images = load_images(catalog, settings, "test", geometry_of(settings, trial))
         reports.append(predict_from_file(weights, trial, images))
     return reports
 
@@ -491,7 +491,7 @@ def _named(weights: Mapping[str, str | None]) -> dict[str, str | None]:
 def main(words: Sequence[str] | None = None) -> None:
     """Measures on a folder of one's own."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("images", type=Path, metavar="FOLDER", help="with {train,valid}/{real,fake} inside")
+    parser.add_argument("images", type=Path, metavar="FOLDER", help="with {train,test}/{real,fake} inside")
     parser.add_argument("--name", help="what the images are called; by default as the folder is")
     parser.add_argument("--resampled", action="store_true", help="make another data set of its real images")
     parser.add_argument("--weights", action="append", default=[], metavar="BACKBONE=FILE", help="may be repeated")
@@ -522,12 +522,12 @@ def main(words: Sequence[str] | None = None) -> None:
         task = Task(
             name=name,
             train=str(images / "train"),
-            valid=str(images / "valid"),
+            test=str(images / "test"),
             weights=weights,
             side=asked.side,
             lr=tuple(asked.lr),
             epochs=asked.epochs,
-            select_fraction=0.15,
+            val=0.15,
             slots=asked.slots,
         )
         kind, ways = "quality", list(WAYS)
@@ -550,7 +550,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _resampled(images: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for part in ("train", "valid"):
+    for part in ("train", "test"):
         if not (folder / part).exists():
             with tempfile.TemporaryDirectory(dir=folder) as whole:  # a kill leaves nothing that looks finished
                 os.replace(write_resampled(images / part / "real", Path(whole, part)), folder / part)

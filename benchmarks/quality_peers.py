@@ -10,7 +10,7 @@ optuna     as Optuna's PyTorch example teaches it: an objective with a plain loo
 random     the same with random settings, and no trial is stopped.
 
 All of them train with the same function, and choose by the same rule: the best single model is the epoch with the best
-AUC on the select part, the vote is the mean of the best trials. When the time is up, and not before, the images of the
+AUC on val, the vote is the mean of the best trials. When the time is up, and not before, the images of the
 valid folder are predicted, and step-<n>.parquet, vote.parquet and arm.json are written beside the task.
 """
 
@@ -40,7 +40,7 @@ from torchvision.datasets import ImageFolder
 Task = dict[str, Any]
 """The fields of `benchmarks.quality.Task`, and: seed; until, seconds since 1970; out, a folder."""
 Judged = dict[str, Any]
-"""An epoch that may be handed over: trial, backbone, auc (on select), ended (seconds since 1970), weights (a file)."""
+"""An epoch that may be handed over: trial, backbone, auc (on val), ended (seconds since 1970), weights (a file)."""
 
 
 def make_model(task: Task, backbone: str, pretrained: bool) -> nn.Module:
@@ -65,29 +65,29 @@ def to_tensor(task: Task, model: nn.Module, flips: bool) -> transforms.Compose:
 
 
 def training(task: Task, backbone: str, lr: float, until: float = math.inf) -> Iterator[tuple[nn.Module, float]]:
-    """The model after each epoch and its AUC on the select part; ends in the middle of an epoch where it is `until`."""
+    """The model after each epoch and its AUC on val; ends in the middle of an epoch where it is `until`."""
     torch.set_num_threads(1)
     torch.manual_seed(task["seed"])
     model = make_model(task, backbone, pretrained=True)
     learned = ImageFolder(task["train"], to_tensor(task, model, flips=True))
     judged = ImageFolder(task["train"], to_tensor(task, model, flips=False))
     cut = torch.Generator().manual_seed(task["seed"])
-    shares = [1 - task["select_fraction"], task["select_fraction"]]
-    fit, select = random_split(range(len(learned)), shares, generator=cut)
+    shares = [1 - task["val"], task["val"]]
+    train, val = random_split(range(len(learned)), shares, generator=cut)
     batch_size = task["batch_size"]
-    fit_loader = DataLoader(Subset(learned, fit.indices), batch_size, shuffle=True, drop_last=True)
-    select_loader = DataLoader(Subset(judged, select.indices), 2 * batch_size)
+    train_loader = DataLoader(Subset(learned, train.indices), batch_size, shuffle=True, drop_last=True)
+    val_loader = DataLoader(Subset(judged, val.indices), 2 * batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=task["weight_decay"])
     criterion = nn.CrossEntropyLoss()
     for _ in range(task["epochs"]):
         model.train()
-        for images, labels in fit_loader:
+        for images, labels in train_loader:
             if time.time() > until:
                 return
             optimizer.zero_grad()
             criterion(model(images), labels).backward()
             optimizer.step()
-        truth, p_fake = predict(model, select_loader)
+        truth, p_fake = predict(model, val_loader)
         if time.time() > until:
             return
         yield model, float(roc_auc_score(truth, p_fake))
@@ -220,7 +220,7 @@ def hand_over(task: Task, judged: list[Judged], ended: float) -> None:
     tables[voters[0]["weights"]].assign(p_fake=vote).to_parquet(out / "vote.parquet")
     record = {
         "ended": ended,
-        "steps": [{"ended": one["ended"], "select_auc": one["auc"]} for one in steps],
+        "steps": [{"ended": one["ended"], "val_auc": one["auc"]} for one in steps],
         "trials": len(best_of),
     }
     (out / "arm.json").write_text(json.dumps(record, indent=1))
@@ -229,9 +229,9 @@ def hand_over(task: Task, judged: list[Judged], ended: float) -> None:
 def _held_out(task: Task, one: Judged) -> pd.DataFrame:
     model = make_model(task, one["backbone"], pretrained=False)
     model.load_state_dict(torch.load(one["weights"], weights_only=True))
-    images = ImageFolder(task["valid"], to_tensor(task, model, flips=False))
+    images = ImageFolder(task["test"], to_tensor(task, model, flips=False))
     truth, p_fake = predict(model, DataLoader(images, 2 * task["batch_size"]))
-    names = [Path(path).relative_to(task["valid"]).as_posix() for path, _ in images.samples]
+    names = [Path(path).relative_to(task["test"]).as_posix() for path, _ in images.samples]
     return pd.DataFrame({"id": names, "label": truth.to(torch.int8), "p_fake": p_fake.double()})
 
 

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.quality import WAYS
-from rfray.report.look import COLOURS, GREY, LOOK, save
+from rfray.report.plot_style import COLOURS, GREY, LOOK, save
 
 LOOKS = dict(zip(WAYS, ("black", COLOURS[2], COLOURS[0], COLOURS[1]), strict=True))
 MARKERS = dict(zip(WAYS, "osD^", strict=True))
@@ -35,7 +35,7 @@ def curves(record: Mapping[str, Any]) -> Figure:
     seeds = sum(one["way"] == rounds[0]["way"] for one in rounds)
     axes.set(
         title=f"{rounds[0]['task']['name']}: what would be handed over, {seeds} seed{'s' if seeds > 1 else ''}",
-        xlabel="Minutes since the start (line: best single model by select so far; mark: the vote, at the end)",
+        xlabel="Minutes since the start (line: best single model by val so far; mark: the vote, at the end)",
         ylabel="AUC on the held-out images",
         xlim=(0, end * 1.07),
     )

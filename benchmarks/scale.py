@@ -21,9 +21,9 @@ import numpy as np
 import psutil
 
 from benchmarks.figures import Figure
-from rfray.files import file_digest, write_whole
-from rfray.run import RunDir, Start, TrialDir
-from rfray.search.worker import Job
+from rfray.store.files import file_digest, write_whole
+from rfray.store.run_dir import RunDir, Start, TrialDir
+from rfray.tuning.trainable import Job
 
 ROOT = Path(__file__).parent.parent
 STATE = 1_000_000
@@ -98,16 +98,16 @@ def _measured(folder: Path, sizes: Mapping[str, float]) -> Measured:
 
 
 def sleep_through(config: dict[str, Any], job: Job, sleep: float, images: int) -> None:
-    """Stands in for `rfray.search.worker.run_trial`: sleeps, and writes after each epoch what a trial writes.
+    """Stands in for `rfray.tuning.trainable.run_trial`: sleeps, and writes after each epoch what a trial writes.
 
     A trial's epochs last three to five quarters of `sleep` seconds: some models are slower than others.
     """
     from ray import tune
 
-    from rfray.evaluation.predictions import Predictions, write_predictions
-    from rfray.search.messages import EPOCH, SCORE, WARNINGS
-    from rfray.training.state import write_history
-    from rfray.trial import Trial
+    from rfray.progress.metric_keys import EPOCH, SCORE, WARNINGS
+    from rfray.spec.trial import Trial
+    from rfray.stats.predictions import Predictions, write_predictions
+    from rfray.training.checkpoint import write_history
 
     out = RunDir(job.run).trial(tune.get_context().get_trial_name())
     trial = Trial(**{name: value for name, value in config.items() if name != "id"})
@@ -125,7 +125,7 @@ def sleep_through(config: dict[str, Any], job: Job, sleep: float, images: int) -
         score = min(1.0, max(0.0, score))
         row = {"epoch": epoch, "train_loss": 1 - score, "lr": trial.lr, "seconds": pause, "images_per_second": 100.0}
         history.append(
-            {**row, "wait_share": 0.1, "began": began, "ended": time.time(), "memory": memory, "select_auc": score}
+            {**row, "wait_share": 0.1, "began": began, "ended": time.time(), "memory": memory, "val_auc": score}
         )
         write_history(out, history)
         _write_state(out, epoch)
@@ -134,15 +134,15 @@ def sleep_through(config: dict[str, Any], job: Job, sleep: float, images: int) -
             origin = {"epoch": str(epoch), "score": repr(score), "trial": trial.model_dump_json()}
             write_whole(out.weights_file, bytes(STATE))
             p_fake = np.clip(labels * 0.2 + random.uniform(0, 0.8, images), 0, 1)
-            write_predictions(out.predictions_file("select"), Predictions(ids, labels, p_fake), origin)
-            for file in (out.weights_file, out.predictions_file("select")):
+            write_predictions(out.predictions_file("val"), Predictions(ids, labels, p_fake), origin)
+            for file in (out.weights_file, out.predictions_file("val")):
                 file_digest(file)
         said = {EPOCH: epoch, SCORE: score, WARNINGS: "", "best_score": best, "best_epoch": best_epoch}
         tune.report({**said, **{name: row[name] for name in ("train_loss", "lr", "images_per_second", "seconds")}})
 
 
 def _write_state(out: TrialDir, epoch: int) -> None:
-    """As `rfray.training.state.write_state`, without torch."""
+    """As `rfray.training.checkpoint.write_state`, without torch."""
     earlier = out.state_files()
     write_whole(out.state_file(epoch, f"{epoch:016d}"), bytes(STATE))
     for file in earlier:
@@ -166,9 +166,9 @@ def main() -> None:
 def _sweep(given: argparse.Namespace) -> Measured:
     from rich.console import Console
 
-    from rfray.config import Sweep
-    from rfray.search.cluster import Slot
-    from rfray.search.sweep import run_sweep
+    from rfray.cluster.connect import Slot
+    from rfray.spec.sweep import Sweep
+    from rfray.tuning.run_sweep import run_sweep
 
     sweep = Sweep.model_validate(
         {
@@ -207,7 +207,7 @@ def _sweep(given: argparse.Namespace) -> Measured:
 def _ray(slots: int) -> Iterator[Path]:
     import ray
 
-    from rfray.search.cluster import loopback_only, without_agents
+    from rfray.cluster.connect import loopback_only, without_agents
 
     with loopback_only(), without_agents():
         context = ray.init(

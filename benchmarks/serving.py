@@ -13,7 +13,7 @@ from statistics import median
 
 from benchmarks.figures import Figure, timed
 from benchmarks.pictures import write_pictures
-from rfray.run import RunDir
+from rfray.store.run_dir import RunDir
 from tests.synthetic import FIRST, SECOND, as_predicted, finish_trial, new_run, predictions
 
 BACKBONES = ("lcnet_050", "test_resnet", "mobilenetv3_small_050")
@@ -114,8 +114,8 @@ def _load(folder: Path, address: str, pictures: list[Path], clients: int, second
 
 def _detection(run: RunDir, pictures: list[Path]) -> float:
     """Seconds for the files, read by as many threads as there are cores; the second time, as the first one is slow."""
-    from rfray.training.bundle import load_bundle
-    from rfray.training.detection import detect
+    from rfray.models.bundle import load_bundle
+    from rfray.models.ensemble_inference import detect
 
     bundle = load_bundle(run.path)
 

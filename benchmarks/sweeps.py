@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
-from rfray.run import RunDir
+from rfray.store.run_dir import RunDir
 
 ROOT = Path(__file__).parent.parent
 BACKBONES = ("lcnet_050", "test_resnet", "mobilenetv3_small_050")
@@ -24,7 +24,7 @@ PLAIN_WORKERS = 0
 
 SWEEP = """
 name: benchmark
-data: {{train: {pictures}, valid: {pictures}-valid, select_fraction: {select_fraction}}}
+data: {{train: {pictures}, test: {pictures}-test, val: {val}}}
 trial:
   backbone: [{backbones}]
   pretrained: false
@@ -76,7 +76,7 @@ def _sweep(
 ) -> Figure:
     pictures = write_pictures(folder / "pictures", images)
     lrs = [f"{lr:.6f}" for lr in np.geomspace(3e-4, 3e-3, trials // len(BACKBONES))]
-    shared = {"epochs": epochs, "side": SIDE, "batch_size": BATCH_SIZE, "select_fraction": SELECT_FRACTION}
+    shared = {"epochs": epochs, "side": SIDE, "batch_size": BATCH_SIZE, "val": SELECT_FRACTION}
     sweep = folder / "sweep.yaml"
     sweep.write_text(
         SWEEP.format(pictures=pictures, backbones=", ".join(BACKBONES), lrs=", ".join(lrs), at_once=AT_ONCE, **shared)

@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks.figures import Figure, alternate
 from benchmarks.pictures import write_pictures
-from rfray.config import CacheSettings, DataSettings
-from rfray.run import TrialDir
-from rfray.trial import Trial
+from rfray.spec.sweep import CacheSettings, DataSettings
+from rfray.spec.trial import Trial
+from rfray.store.run_dir import TrialDir
 
 if TYPE_CHECKING:
     from rfray.data.batches import Batch
@@ -72,7 +72,7 @@ def _figure(
 
     with place or nullcontext():
         seconds, reference_seconds = alternate(real, from_memory, rounds)
-    fastest = len(data.fit) / np.median(seconds)
+    fastest = len(data.train) / np.median(seconds)
     return Figure(
         f"training, {name}",
         "the same from random tensors",
@@ -90,16 +90,16 @@ def _data(pictures: Path, cache: Path, side: int) -> "TrialData":
 
     settings = DataSettings(
         train=str(pictures),
-        valid=f"{pictures}-valid",
-        select_fraction=0.1,
+        test=f"{pictures}-test",
+        val=0.1,
         cache=CacheSettings(dir=str(cache)),
         split_by="image",
     )
     geometry = Geometry("scale", side, None)
-    images = scan_folder(settings, "fit", [geometry]).images
+    images = scan_folder(settings, "train", [geometry]).images
     catalog = divide(images, settings, seed=0, pairs=np.empty((0, 2), int))
-    fit, select = (load_images(catalog, settings, part, geometry) for part in ("fit", "select"))
-    return TrialData(fit, select, augmentations={})
+    train, val = (load_images(catalog, settings, part, geometry) for part in ("train", "val"))
+    return TrialData(train, val, augmentations={})
 
 
 def _epoch_seconds(trial: Trial, data: "TrialData", out: TrialDir, threads: int) -> float:
@@ -108,14 +108,14 @@ def _epoch_seconds(trial: Trial, data: "TrialData", out: TrialDir, threads: int)
 
     epochs: list[Epoch] = []
     train(trial, data, out, "auc", threads, Hooks(epochs.append))
-    return len(data.fit) / epochs[-1].images_per_second
+    return len(data.train) / epochs[-1].images_per_second
 
 
 def _batches_in_memory(images: "Images", order: np.ndarray, batch_size: int, *_: Any) -> "Iterator[Batch]":
     """Stands in for `fit_batches`: as many batches, of random images that lie where the model is."""
     import torch
 
-    from rfray.training.inference import device_and_type
+    from rfray.models.inference import device_and_type
 
     device, _ = device_and_type("auto")
     side = images.geometry.side

@@ -21,8 +21,8 @@ from rfray.errors import AuditError, InputError, Interrupted, RfrayError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rfray.run import RunDir
-    from rfray.search.jobs import Order
+    from rfray.remote.jobs import Order
+    from rfray.store.run_dir import RunDir
 
 BEGAN = time.time()
 """When this process did, in seconds since 1970: a search.budget counts from here."""
@@ -92,10 +92,10 @@ def tune(
     on_interrupt: WhenInterrupted = "ask",
 ) -> None:
     """Run the sweep. The same command after any interruption goes on where it stopped."""
-    from rfray.run import HEAVY, RunDir
-    from rfray.search.events import inside_job
-    from rfray.search.jobs import is_elsewhere, tune_order
-    from rfray.sweep_file import load_sweep
+    from rfray.progress.events import inside_job
+    from rfray.remote.jobs import is_elsewhere, tune_order
+    from rfray.spec.sweep_file import load_sweep
+    from rfray.store.run_dir import HEAVY, RunDir
 
     file = load_sweep(sweep, tuple(overrides or ()))
     if address and is_elsewhere(address):
@@ -107,26 +107,27 @@ def tune(
         return
     folder, console = RunDir(run or Path("runs", file.sweep.name)), _console()
 
-    from rfray.search.cluster import connected, outlook, slot_for, slots
+    from rfray.cluster.connect import connected, outlook, slot_for, slots
 
     # torch and timm take seconds to import, and Ray to start, most of which it waits
-    importing = Thread(target=import_module, args=["rfray.search.rehearsal"])
+    importing = Thread(target=import_module, args=["rfray.tuning.smoke_test"])
     importing.start()
     with connected(address, file.sweep.resources) as session:
         importing.join()
 
-        from rfray.data.parts import check_audit, prepare_training
+        from rfray.cluster.storage_preflight import check_storage
+        from rfray.cluster.warm_cache import prepare_nodes
+        from rfray.commands.prepare_data import check_audit, prepare_training
         from rfray.report.audit_plots import draw_audit
-        from rfray.search.budget import check_budget, metered, paced
-        from rfray.search.measuring import keep_packing, shares_for
-        from rfray.search.nodes import prepare_nodes
-        from rfray.search.places import check_places, disk_needs
-        from rfray.search.plan import plan_lines
-        from rfray.search.preflight import check_sweep
-        from rfray.search.probing import narrowed, probe_backbones
-        from rfray.search.rehearsal import rehearse_models
-        from rfray.search.sweep import check_outcome, run_sweep
-        from rfray.search.warm_start import check_warm_start
+        from rfray.tuning.budget import check_budget, metered, paced
+        from rfray.tuning.disk_needs import disk_needs
+        from rfray.tuning.measuring import keep_packing, shares_for
+        from rfray.tuning.plan import plan_lines
+        from rfray.tuning.preflight import check_sweep
+        from rfray.tuning.probing import narrowed, probe_backbones
+        from rfray.tuning.run_sweep import check_outcome, run_sweep
+        from rfray.tuning.smoke_test import rehearse_models
+        from rfray.tuning.warm_start import check_warm_start
 
         slot = slot_for(file.sweep.resources)
         check_sweep(file)
@@ -147,7 +148,7 @@ def tune(
             prepare_training(folder, file.sweep, console)
             draw_audit(folder, file.sweep)
             check_audit(folder, accept_audit, console)
-            check_places(folder, needs)
+            check_storage(folder, needs.total)
             if coming := outlook(shares):
                 console.print(coming, soft_wrap=True)
             prepare_nodes(folder, shares, console)
@@ -173,12 +174,12 @@ def audit(
     ] = None,
 ) -> None:
     """Look for what makes results mislead: duplicates, leaks, labels given away by the files. Exit code 2 on errors."""
-    from rfray.data.parts import audit_folder, prepare_training
-    from rfray.evaluation.audit_record import read_audit
+    from rfray.commands.prepare_data import audit_folder, prepare_training
     from rfray.report.audit_plots import draw_audit
     from rfray.report.terminal import audit_summary
-    from rfray.run import HEAVY, RunDir
-    from rfray.sweep_file import load_sweep, sweep_of_folder
+    from rfray.spec.sweep_file import load_sweep, sweep_of_folder
+    from rfray.store.audit_record import read_audit
+    from rfray.store.run_dir import HEAVY, RunDir
 
     given, console = tuple(overrides or ()), _console()
     if source.is_dir():
@@ -223,11 +224,13 @@ def ensemble(
     ] = None,
     choose_by: Annotated[
         Literal["score", "worst"] | None,
-        typer.Option(help="Choose and rank by the select metric, or its worst under stress; default: the sweep's."),
+        typer.Option(help="Choose and rank by the val metric, or its worst under corruption; default: the sweep's."),
     ] = None,
-    stress: Annotated[
+    corruptions: Annotated[
         bool | None,
-        typer.Option("--stress/--no-stress", help="Report on JPEG, scaling, blur and noise; default: the sweep's."),
+        typer.Option(
+            "--corruptions/--no-corruptions", help="Report on JPEG, scaling, blur, noise; default: the sweep's."
+        ),
     ] = None,
     formats: Annotated[
         list[str] | None,
@@ -236,27 +239,31 @@ def ensemble(
     address: Address = None,
     on_interrupt: WhenInterrupted = "ask",
 ) -> None:
-    """Join the best trials, predict the report part, write leaderboard, plots and report."""
-    from rfray.search.jobs import ensemble_order, is_elsewhere
+    """Join the best trials, predict test, write leaderboard, plots and report."""
+    from rfray.remote.jobs import ensemble_order, is_elsewhere
 
     if address and is_elsewhere(address):
         options = {"--top-k": top_k, "--diverse": diverse, "--method": method, "--choose-by": choose_by}
-        options |= {"--format": formats, "--stress": stress or None, "--no-stress": stress is False or None}
+        options |= {
+            "--format": formats,
+            "--corruptions": corruptions or None,
+            "--no-corruptions": corruptions is False or None,
+        }
         options |= {"--leave-out-worse": leave_out_worse or None, "--keep-worse": leave_out_worse is False or None}
         _run_there(address, ensemble_order(str(run) if run else None, options), on_interrupt)
         print(f"Next: rfray fetch {run or 'RUN'} --address {address}")
         return
     folder, console = _run(run), _console()
 
-    from rfray.reporting import FORMATS, conclude
+    from rfray.commands.ensemble import FORMATS, conclude
 
     with folder.lock():
         sweep = folder.sweep()
         given = {"top_k": top_k, "diverse": diverse, "methods": method, "choose_by": choose_by}
         given |= {"leave_out_worse": leave_out_worse}
         settings = sweep.ensemble.model_copy(update={key: value for key, value in given.items() if value is not None})
-        stressed = sweep.report.stress if stress is None else stress
-        conclude(folder, sweep, settings, stressed, formats or FORMATS, address, console)
+        corrupted = sweep.report.corruptions if corruptions is None else corruptions
+        conclude(folder, sweep, settings, corrupted, formats or FORMATS, address, console)
     _print_leaderboard(folder, None)
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
         if path.exists():
@@ -295,14 +302,14 @@ def predict(
         if form not in (None, "parquet") or explain is not None:
             raise InputError(f"--out {out}: into a folder, rows are written as Parquet, and nothing is explained")
 
-        from rfray.config import Resources
-        from rfray.predicting import predict_into
+        from rfray.commands.predict import predict_into
+        from rfray.spec.sweep import Resources
 
         resources = Resources(cpu=cpu, gpu="auto" if gpu is None else gpu)
         predict_into(Path(out), bundle, paths, batch_size, resources, address)
         return
 
-    from rfray.predicting import predict_files
+    from rfray.commands.predict import predict_files
 
     predict_files(bundle, paths, Path(out) if out is not None else None, form, explain, batch_size)
 
@@ -315,8 +322,8 @@ def export(
     out: Annotated[Path | None, typer.Option(help="The file; by default the bundle's name with .onnx or .pt.")] = None,
 ) -> None:
     """Write the whole ensemble as one model, and hold it against the bundle."""
-    from rfray.training.bundle import load_bundle
-    from rfray.training.export import SUFFIXES, check_format, export_bundle
+    from rfray.models.bundle import load_bundle
+    from rfray.models.export import SUFFIXES, check_format, export_bundle
 
     check_format(form)
     file = out or Path(Path(bundle).name + SUFFIXES[form])
@@ -364,9 +371,9 @@ def fetch(
     weights: Annotated[bool, typer.Option(help="Bring the weights of the kept trials, too.")] = True,
 ) -> None:
     """Bring a run folder here, from a cluster or an address; a second time only what is new or damaged."""
-    from rfray.run import RunDir
-    from rfray.search.fetching import ClusterRun, fetch, fetch_from_store
-    from rfray.storage import is_address
+    from rfray.remote.fetch import ClusterRun, fetch, fetch_from_store
+    from rfray.store.run_dir import RunDir
+    from rfray.store.storage import is_address
 
     folder, console = RunDir(to or Path("runs", Path(run).name)), _console()
     with folder.lock():
@@ -384,7 +391,7 @@ def fetch(
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})
 def job(client: str, command: Annotated[list[str], typer.Argument()]) -> None:
     """Run a command as a job on a cluster, for an rfray of version CLIENT elsewhere."""
-    from rfray.search.inside_job import begin_job
+    from rfray.remote.job_entrypoint import begin_job
 
     begin_job(client)
     app(command)
@@ -393,7 +400,7 @@ def job(client: str, command: Annotated[list[str], typer.Argument()]) -> None:
 @app.command(hidden=True)
 def offer(run: str) -> None:
     """Tell, in a job, of the files of a run folder and where they can be read: what `fetch` asks for."""
-    from rfray.search.inside_job import offer
+    from rfray.remote.job_entrypoint import offer
 
     offer(run)
 
@@ -418,7 +425,7 @@ def compare(
         typer.Option(help="Write all rows to this .csv, and the tests to …-tests.csv beside it; or both to this .md."),
     ] = None,
 ) -> None:
-    """Join the leaderboards of runs on one report part, and test whose ensemble is better."""
+    """Join the leaderboards of runs on test, and test whose ensemble is better."""
     from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, sentences, write_comparison
     from rfray.report.terminal import comparison_table
 
@@ -440,8 +447,8 @@ def schema() -> None:
     """Print the JSON schema of the sweep file, for editors."""
     import json
 
-    from rfray.search.preflight import registered_names
-    from rfray.sweep_file import schema as sweep_schema
+    from rfray.spec.sweep_file import schema as sweep_schema
+    from rfray.tuning.preflight import registered_names
 
     print(json.dumps(sweep_schema(registered_names()), indent=1))
 
@@ -474,7 +481,7 @@ def process() -> NoReturn:
 
 
 def _run_there(address: str, order: "Order", on_interrupt: Literal["ask", "detach", "stop"]) -> None:
-    from rfray.search.jobs import run_there
+    from rfray.remote.jobs import run_there
 
     if code := run_there(address, order, on_interrupt, _console()):
         raise typer.Exit(code)
@@ -490,7 +497,7 @@ def _console() -> "Console":
 
 
 def _run(where: str | None) -> "RunDir":
-    from rfray.run import RunDir, newest_run
+    from rfray.store.run_dir import RunDir, newest_run
 
     run = RunDir(where) if where is not None else newest_run()
     run.mirror.fetch(run.sweep_file)
@@ -499,8 +506,8 @@ def _run(where: str | None) -> "RunDir":
 
 
 def _print_leaderboard(run: "RunDir", sort: str | None) -> None:
-    from rfray.evaluation.certainty import verdict
     from rfray.evaluation.leaderboard import false_positives, read_leaderboard, waiting
+    from rfray.evaluation.significance import verdict
     from rfray.report.terminal import leaderboard_table
 
     console, frame = _console(), read_leaderboard(run)

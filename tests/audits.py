@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfray.data.audit import audit_images
-from rfray.evaluation.audit_record import Audit
+from rfray.audit.audit import audit_images
+from rfray.store.audit_record import Audit
 
 NO_PAIRS = pd.DataFrame({"first": [], "second": [], "kind": []}).astype({"first": int, "second": int, "kind": str})
 ALL_READABLE = pd.DataFrame({"path": [], "reason": []}, dtype=str)
@@ -24,7 +24,7 @@ def image_table(per_class: int = 120, seed: int = 0, **columns: Any) -> pd.DataF
         "label": label,
         "group": "",
         "folder": "train",
-        "part": np.where(np.arange(n) < per_class // 3, "fit", "select"),
+        "part": np.where(np.arange(n) < per_class // 3, "train", "val"),
         "digest": [f"{number:064x}" for number in range(n)],
         "file_bytes": file_bytes,
         "width": side,
@@ -49,10 +49,10 @@ def pair_table(*pairs: tuple[int, int, str]) -> pd.DataFrame:
 
 
 def leaking_audit() -> Audit:
-    """Two report images are in the training folder too, one of them named like markup; every fake is a PNG."""
+    """Two test images are in the training folder too, one of them named like markup; every fake is a PNG."""
     images = image_table(20)
     is_fake = images["label"] == 1
     images = images.assign(format=np.where(is_fake, "PNG", "JPEG"), quantisation=np.where(is_fake, "", "aaaa"))
-    images.loc[30:, ["folder", "part"]] = "valid", "report"
+    images.loc[30:, ["folder", "part"]] = "test", "test"
     images.loc[30, "path"] = "real/<b>|x.jpg"
     return audit_images(images, pair_table((30, 0, "exact"), (1, 31, "crop")), ALL_READABLE)

@@ -27,13 +27,13 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from rfray.run import RunDir
+from rfray.store.run_dir import RunDir
 from tests.pictures import write_folder
 from tests.whole_run import check_run
 
 SWEEP = """
 name: chaos
-data: {{train: {pictures}/train, valid: {pictures}/valid, select_fraction: 0.25}}
+data: {{train: {pictures}/train, test: {pictures}/test, val: 0.25}}
 trial:
   backbone: test_resnet
   pretrained: false
@@ -193,7 +193,7 @@ def check_nobody_left(folder: Path) -> None:
 def _pictures(folder: Path) -> Path:
     pictures = folder / "pictures"
     write_folder(pictures / "train", per_class=PICTURES, seed=0)
-    write_folder(pictures / "valid", per_class=16, seed=1)
+    write_folder(pictures / "test", per_class=16, seed=1)
     # a third of them says the wrong thing, so that the best epoch is not the first, nor every score 1
     for real in sorted((pictures / "train" / "real").iterdir())[::3]:
         fake = pictures / "train" / "fake" / real.name

@@ -19,18 +19,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with train and valid: 40 + 40 and 16 + 16 images of 32 px that are easy to tell apart."""
+    """A folder with train and test: 40 + 40 and 16 + 16 images of 32 px that are easy to tell apart."""
     folder = tmp_path_factory.mktemp("pictures")
     write_folder(folder / "train", per_class=40, seed=0)
-    write_folder(folder / "valid", per_class=16, seed=1)
+    write_folder(folder / "test", per_class=16, seed=1)
     return folder
 
 
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
     """One Ray on this machine for all tests that run trials in this process."""
-    from rfray.config import Resources
-    from rfray.search.cluster import connected
+    from rfray.cluster.connect import connected
+    from rfray.spec.sweep import Resources
 
     with connected(None, Resources(cpu=1)):
         yield

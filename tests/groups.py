@@ -23,7 +23,7 @@ from tests.chaos import Command, _kill_one, _pictures, _title, check_nobody_left
 
 SWEEP = """
 name: groups
-data: {{train: {pictures}/train, valid: {pictures}/valid, select_fraction: 0.25}}
+data: {{train: {pictures}/train, test: {pictures}/test, val: 0.25}}
 trial:
   backbone: test_resnet
   pretrained: false

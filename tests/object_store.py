@@ -30,7 +30,7 @@ def bucket_here() -> Iterator[str]:
 
 def upload(folder: Path, address: str) -> None:
     """Puts every file of a folder at an address."""
-    from rfray.storage import Storage
+    from rfray.store.storage import Storage
 
     storage = Storage(address)
     for file in sorted(folder.rglob("*")):

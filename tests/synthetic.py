@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfray.config import DataSettings, Sweep
 from rfray.data.catalog import COLUMNS
-from rfray.data.parts import prediction_origins
-from rfray.evaluation.audit_record import write_audit
-from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
-from rfray.evaluation.robustness import STRESS_NAMES
-from rfray.files import replace_text
-from rfray.run import Fold, Part, RunDir, TrialDir, TrialResult, TrialStart
-from rfray.sweep_file import resolved_text
-from rfray.training.inference import save_weights
-from rfray.training.model import build_model
-from rfray.trial import Trial
+from rfray.data.corruptions import CORRUPTION_NAMES
+from rfray.inference.missing import prediction_origins
+from rfray.models.build import build_model
+from rfray.models.inference import save_weights
+from rfray.spec.sweep import DataSettings, Sweep
+from rfray.spec.sweep_file import resolved_text
+from rfray.spec.trial import Trial
+from rfray.stats.predictions import Predictions, read_predictions, write_predictions
+from rfray.store.audit_record import write_audit
+from rfray.store.files import replace_text
+from rfray.store.run_dir import Fold, Part, RunDir, TrialDir, TrialResult, TrialStart
 from tests.audits import leaking_audit
 
 LABELS = [0, 0, 0, 1, 1, 1]
@@ -42,10 +42,10 @@ def predictions(p_fake: Sequence[float], labels: Sequence[int] = LABELS) -> Pred
     return Predictions(np.array(ids), np.array(labels, dtype=np.int8), np.array(p_fake, dtype=np.float64))
 
 
-def stress_trial(trial: TrialDir, part: Part, plain: Sequence[float], **under: Sequence[float]) -> None:
-    """Writes what the trial says under every stress: `plain`, or what is given for it (jpeg_30=…)."""
-    for stress in STRESS_NAMES:
-        write_predictions(trial.predictions_file(part, stress), predictions(under.get(stress, plain)), {})
+def corruption_trial(trial: TrialDir, part: Part, plain: Sequence[float], **under: Sequence[float]) -> None:
+    """Writes what the trial says under every corruption: `plain`, or what is given for it (jpeg_30=…)."""
+    for corruption in CORRUPTION_NAMES:
+        write_predictions(trial.predictions_file(part, corruption), predictions(under.get(corruption, plain)), {})
 
 
 def new_run(folder: Path, **trial_axes: Any) -> RunDir:
@@ -73,7 +73,7 @@ def finish_trial(
     run: RunDir,
     trial_id: str,
     score: float | None,
-    select: Predictions | None = None,
+    val: Predictions | None = None,
     report: Predictions | None = None,
     *,
     kept: bool = True,
@@ -82,13 +82,13 @@ def finish_trial(
 ) -> TrialDir:
     """A trial that ended well; `trained` epochs; kept: its weights are still there."""
     trial = start_trial(run, trial_id, **setting)
-    for part, given in (("select", select), ("report", report)):
+    for part, given in (("val", val), ("test", report)):
         if given is not None:
             write_predictions(trial.predictions_file(part), given, {})
     if kept:
         trial.weights_file.write_bytes(b"weights")
     rising = np.linspace(0.5, 0.5 if score is None else score, trained)
-    history = pd.DataFrame({"epoch": range(1, trained + 1), "train_loss": 0.6, "select_auc": rising, "lr": 1e-4})
+    history = pd.DataFrame({"epoch": range(1, trained + 1), "train_loss": 0.6, "val_auc": rising, "lr": 1e-4})
     start = trial.start()
     ended = 1.7e9 + 1.5 * (trained * start.number + history["epoch"])
     history = history.assign(seconds=1.5, images_per_second=100.0, wait_share=0.1, ended=ended)
@@ -136,23 +136,23 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
 
 
 def as_predicted(run: RunDir) -> RunDir:
-    """The same run with what makes `rfray ensemble` take the report predictions as up to date: no image is needed.
+    """The same run with what makes `rfray ensemble` take the test predictions as up to date: no image is needed.
 
     Its weights are real ones, since the models are handed over.
     """
     sweep = run.sweep()
-    nowhere = DataSettings(train=str(run.path / "images"), valid_fraction=0.5)
+    nowhere = DataSettings(train=str(run.path / "images"), test=0.5)
     replace_text(run.sweep_file, resolved_text(sweep.model_copy(update={"data": nowhere})))
-    files = {trial: trial.predictions_file("report") for trial in run.trials()}
+    files = {trial: trial.predictions_file("test") for trial in run.trials()}
     found = {trial: read_predictions(file) for trial, file in files.items() if file.exists()}
     images = next(iter(found.values()))
-    columns = {"path": images.ids, "label": images.labels, "part": "report", "digest": "", "group": "", "bundle": 0}
+    columns = {"path": images.ids, "label": images.labels, "part": "test", "digest": "", "group": "", "bundle": 0}
     catalog = pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **columns})
     run.write_catalog(catalog)
     kept = [trial for trial in found if trial.weights_file.exists()]
     for trial in kept:
         save_weights(trial.weights_file, build_model(trial.start().trial, load_pretrained=False)[0], {})
-    for trial, origin in zip(kept, prediction_origins(kept, catalog, "report").values(), strict=True):
+    for trial, origin in zip(kept, prediction_origins(kept, catalog, "test").values(), strict=True):
         write_predictions(files[trial], found[trial], origin)
     write_audit(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
     (run.audit_folder / "drawn.png").parent.mkdir(exist_ok=True)
@@ -163,7 +163,7 @@ def as_predicted(run: RunDir) -> RunDir:
 def small_run(folder: Path) -> RunDir:
     """Two trials that can vote, one whose weights were not kept, one that failed, one that is not finished.
 
-    On six images: 001 and 002 say FIRST and SECOND of the report part and the other way round of the select part.
+    On six images: 001 and 002 say FIRST and SECOND of test and the other way round of val.
     """
     run = new_run(folder)
     finish_trial(run, "001", 8.5 / 9, predictions(SECOND), predictions(FIRST), lr=0.1 + 0.2)

@@ -33,8 +33,8 @@ from benchmarks.quality import (
 from benchmarks.quality_plot import curves
 from benchmarks.record import BEGIN, END, README, table, write_result, write_table
 from benchmarks.resampled import resampled, write_resampled
-from rfray.evaluation.predictions import Predictions, write_predictions
-from rfray.sweep_file import load_sweep
+from rfray.spec.sweep_file import load_sweep
+from rfray.stats.predictions import Predictions, write_predictions
 
 
 def test_every_benchmark_is_documented() -> None:
@@ -173,7 +173,7 @@ def test_an_auc_is_reached_where_the_curve_stays_there() -> None:
 
 
 def test_the_figures_and_both_tables_of_quality(tmp_path: Path) -> None:
-    task = Task("faces", "/here/train", "/here/valid", {"lcnet_050": "/here/w.safetensors"}, 96, (1e-3, 1e-2), 2, 0.2)
+    task = Task("faces", "/here/train", "/here/test", {"lcnet_050": "/here/w.safetensors"}, 96, (1e-3, 1e-2), 2, 0.2)
     own, *others = figures(task, 60, [score(one_round())] * 2)
     assert own.ratio == 1
     assert [figure.rfray_seconds[0] for figure in others] == [5, math.inf, 10]  # ray-tune, optuna, random
@@ -191,7 +191,7 @@ def test_the_figures_and_both_tables_of_quality(tmp_path: Path) -> None:
 
 
 def test_an_ablation_has_a_table_of_its_own(tmp_path: Path) -> None:
-    task = Task("faces", "train", "valid", {"lcnet_050": None}, 96, (1e-3, 1e-2), 2, 0.2)
+    task = Task("faces", "train", "test", {"lcnet_050": None}, 96, (1e-3, 1e-2), 2, 0.2)
     arms = {"rfray": one_round()["rfray"], "no-asha": one_round()["optuna"]}
     made = figures(task, 60, [score(arms)])
     assert [figure.met for figure in made] == [None, None]  # what is switched off has no goal
@@ -204,18 +204,18 @@ def test_an_ablation_has_a_table_of_its_own(tmp_path: Path) -> None:
 
 def test_what_is_switched_off_is_a_setting_of_the_sweep(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
-    file.write_text("name: faces\ndata: {train: t, valid: v}\ntrial: {backbone: lcnet_050}\nsearch: {budget: 12m}\n")
+    file.write_text("name: faces\ndata: {train: t, test: v}\ntrial: {backbone: lcnet_050}\nsearch: {budget: 12m}\n")
     for name, ablation in ABLATIONS.items():
         for change in ablation.changes:
             assert load_sweep(file, (change,)).sweep != load_sweep(file).sweep, f"{name}: {change} is what it is anyway"
 
 
 def test_rounds_of_earlier_days_are_kept(tmp_path: Path) -> None:
-    task = Task("faces", "/here/train", "/here/valid", {"lcnet_050": "/here/w.safetensors"}, 96, (1e-3, 1e-2), 2, 0.2)
+    task = Task("faces", "/here/train", "/here/test", {"lcnet_050": "/here/w.safetensors"}, 96, (1e-3, 1e-2), 2, 0.2)
     assert rounds_in(tmp_path / "quality-faces.json", task, 60) == []
     made = figures(task, 60, [score(one_round())] * 2)
     path = write_result(tmp_path, "quality-faces", {"seeds": 2}, made)
-    elsewhere = dataclasses.replace(task, train="/there/train", valid="/there/valid")
+    elsewhere = dataclasses.replace(task, train="/there/train", test="/there/test")
     rounds = rounds_in(path, elsewhere, 60)
     assert [set(one) for one in rounds] == [set(WAYS)] * 2
     more = figures(task, 60, [*rounds, score(one_round())])
@@ -228,12 +228,12 @@ def test_rounds_of_earlier_days_are_kept(tmp_path: Path) -> None:
 def test_what_was_measured_before_a_stop_is_not_measured_again(tmp_path: Path) -> None:
     assert [in_turn(seed)[0] for seed in range(5)] == [*WAYS, "rfray"]
     assert all(set(in_turn(seed)) == set(WAYS) for seed in range(4))
-    task = Task("faces", "train", "valid", {"lcnet_050": None}, 96, (1e-3, 1e-2), 2, 0.2)
+    task = Task("faces", "train", "test", {"lcnet_050": None}, 96, (1e-3, 1e-2), 2, 0.2)
     for name, one in one_round().items():
         out = tmp_path / f"0-{name}"
         out.mkdir()
         (out / "task.json").write_text(json.dumps({"start": 100}))
-        steps = [{"ended": 100 + step.seconds, "select_auc": step.select_auc} for step in one.steps]
+        steps = [{"ended": 100 + step.seconds, "val_auc": step.val_auc} for step in one.steps]
         (out / "arm.json").write_text(json.dumps({"ended": 160, "trials": 5, "steps": steps}))
         for number, step in enumerate(one.steps):
             write_predictions(out / f"step-{number}.parquet", step.report, {})
@@ -267,7 +267,7 @@ def test_a_peer_hands_over_the_best_so_far_and_the_mean_of_its_best_trials(tmp_p
     hand_over(given, judged[::-1], 150.0)
     found = read_arm(tmp_path)
     assert (found.seconds, found.trials) == (50, 4)
-    assert [(step.seconds, step.select_auc) for step in found.steps] == [(10, 0.5), (20, 0.7), (30, 0.9)]
+    assert [(step.seconds, step.val_auc) for step in found.steps] == [(10, 0.5), (20, 0.7), (30, 0.9)]
     assert sorted(found.vote.ids) == sorted(file.relative_to(images).as_posix() for file in images.rglob("*.jpg"))
     assert all(label == name.startswith("fake") for name, label in zip(found.vote.ids, found.vote.labels, strict=True))
     best, second = found.steps[2].report.p_fake, found.steps[1].report.p_fake  # trials 2 and 0; the third is trial 3

@@ -101,7 +101,7 @@ def test_the_leaderboard_is_followed_by_the_verdict(tmp_path: Path) -> None:
     write_leaderboard(run)
     shown = CliRunner().invoke(app, ["leaderboard", str(run.path)])
     assert shown.exit_code == 0
-    assert "On 6 report images the ensemble is tied with the best single model, 001: AUC" in shown.stdout
+    assert "On 6 test images the ensemble is tied with the best single model, 001: AUC" in shown.stdout
 
 
 def test_the_schema_is_json_and_suggests_names(tmp_path: Path) -> None:
@@ -155,14 +155,14 @@ def write_images(folder: Path, count: int, suffix: str, seed: int) -> None:
 def given_away(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real images are JPEG, fake ones PNG."""
     folder = tmp_path_factory.mktemp("given-away")
-    for part, count in (("train", 40), ("valid", 10)):
+    for part, count in (("train", 40), ("test", 10)):
         write_images(folder / part / "real", count, "jpg", seed=count)
         write_images(folder / part / "fake", count, "png", seed=count + 1)
     return folder
 
 
 def test_a_sweep_over_images_whose_files_tell_is_stopped(given_away: Path, tmp_path: Path) -> None:
-    sweep = SWEEP.replace("source: demo", f"train: {given_away}/train, valid: {given_away}/valid")
+    sweep = SWEEP.replace("source: demo", f"train: {given_away}/train, test: {given_away}/test")
     (tmp_path / "sweep.yaml").write_text(sweep)
     done = rfray("tune", "sweep.yaml", here=tmp_path)
     assert done.returncode == 2
@@ -182,19 +182,19 @@ def test_a_sweep_over_images_whose_files_tell_is_stopped(given_away: Path, tmp_p
 
 def test_the_audit_of_a_folder_names_copies_across_its_parts(given_away: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
-    for part, seed in (("train", 0), ("valid", 2)):
+    for part, seed in (("train", 0), ("test", 2)):
         write_images(folder / part / "real", 30, "jpg", seed)
         write_images(folder / part / "fake", 30, "jpg", seed + 1)
-    shutil.copy(folder / "train/real/003.jpg", folder / "valid/real/copy.jpg")
+    shutil.copy(folder / "train/real/003.jpg", folder / "test/real/copy.jpg")
     with Image.open(folder / "train/fake/004.jpg") as picture:
-        picture.save(folder / "valid/fake/again.jpg", quality=50)
+        picture.save(folder / "test/fake/again.jpg", quality=50)
     done = rfray("audit", "images", here=tmp_path)
     assert done.returncode == 2
     said = " ".join(done.stdout.split())
-    assert "Error: 2 of 62 report images are also among the training images (1 the same file, 1 re-encoded)" in said
-    assert "valid/fake/again.jpg and train/fake/004.jpg" in said
+    assert "Error: 2 of 62 test images are also among the training images (1 the same file, 1 re-encoded)" in said
+    assert "test/fake/again.jpg and train/fake/004.jpg" in said
     found = json.loads((tmp_path / "audits/images/audit.json").read_text())
-    assert [finding["code"] for finding in found["findings"] if finding["grade"] == "error"] == ["report-in-training"]
+    assert [finding["code"] for finding in found["findings"] if finding["grade"] == "error"] == ["test-in-training"]
     assert len(list((tmp_path / "audits/images/audit").glob("*.*g"))) == 5
 
 
@@ -223,8 +223,8 @@ def test_runs_are_compared_and_written_down(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["compare", "first", "second", "--top", "1", "--out", "both.csv"])
     assert done.exit_code == 0, done.output
-    assert "2 runs on 6 report images, ranked by select_auc" in done.stdout
-    assert "On 6 report images the ensemble of first is tied with that of second: AUC 0.7778 against" in done.stdout
+    assert "2 runs on 6 test images, ranked by val_auc" in done.stdout
+    assert "On 6 test images the ensemble of first is tied with that of second: AUC 0.7778 against" in done.stdout
     assert done.stdout.splitlines()[-2:] == ["both.csv", "both-tests.csv"]
     for words, said in [
         (["first"], f"given {tmp_path}/first alone; name two runs or more"),
@@ -244,7 +244,7 @@ def test_the_options_of_ensemble_win_over_the_sweep(tmp_path: Path) -> None:
     words = ["ensemble", str(run.path), "--diverse", "1", "--method", "weighted", "--method", "calibrated"]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert "Only 2 trials with weights are there to choose from" in done.output
-    assert "ensemble-weighted is a alone: on the select part no mixture has a better auc" in done.output
+    assert "ensemble-weighted is a alone: on val no mixture has a better auc" in done.output
     written = json.loads(run.ensemble_file.read_text())
     votes = [(vote["name"], vote["members"]) for vote in (written, *written["others"])]
     assert votes == [
@@ -269,6 +269,6 @@ def test_a_clearly_worse_trial_is_left_out_where_that_is_asked_for(tmp_path: Pat
     as_predicted(run)
     for words, members in [(["--leave-out-worse"], ["a"]), (["--keep-worse"], ["a", "b"]), ([], ["a", "b"])]:
         done = CliRunner().invoke(app, ["ensemble", str(run.path), *words], catch_exceptions=False)
-        assert ("b is clearly worse than a on the select part (p = " in done.output) == (members == ["a"])
+        assert ("b is clearly worse than a on val (p = " in done.output) == (members == ["a"])
         assert "are there to choose from, so the ensemble has" in done.output
         assert json.loads(run.ensemble_file.read_text())["members"] == members

@@ -36,7 +36,7 @@ def test_the_options_of_each_verb() -> None:
             "--leave-out-worse",
             "--method",
             "--choose-by",
-            "--stress",
+            "--corruptions",
             "--format",
             "--address",
             "--on-interrupt",

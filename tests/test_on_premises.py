@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from rfray.run import RunDir
+from rfray.store.run_dir import RunDir
 from tests.hosts import HOME, ROOT, SHARED, Host, Hosts, hosts, missing
 from tests.pictures import write_folder
 from tests.whole_run import check_run
@@ -41,7 +41,7 @@ INSTALL = [
 TRIALS = 4
 SWEEP = f"""
 name: hosts
-data: {{train: pictures/train, valid: pictures/valid, select_fraction: 0.25}}
+data: {{train: pictures/train, test: pictures/test, val: 0.25}}
 trial:
   backbone: test_resnet
   pretrained: false
@@ -56,9 +56,9 @@ ensemble: {{top_k: 2}}
 """
 """One trial at a time on each host, and enough epochs for one of them to be in the middle."""
 WATCH = """
-import logging, select, sys, time, ray
+import logging, val, sys, time, ray
 ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-while not select.select([sys.stdin], [], [], 0.1)[0]:
+while not val.select([sys.stdin], [], [], 0.1)[0]:
     print(time.time(), *(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]), flush=True)
 """
 
@@ -125,7 +125,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("hosts")
     with hosts(folder, ADDRESSES) as there:
         write_folder(there.shared / "pictures" / "train", per_class=60, seed=0)
-        write_folder(there.shared / "pictures" / "valid", per_class=16, seed=1)
+        write_folder(there.shared / "pictures" / "test", per_class=16, seed=1)
         for place in (there.shared, folder / "laptop" / "home"):
             (place / "sweep.yaml").write_text(SWEEP)
         with (folder / "laptop" / "home" / "cluster.yaml").open("w") as file:

@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rfray.config import Sweep
+from rfray.commands.ensemble import conclude
+from rfray.commands.prepare_data import prepare_test, prepare_training
 from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
-from rfray.data.parts import prediction_origins, prepare_report, prepare_training
-from rfray.evaluation.predictions import write_predictions
-from rfray.files import replace_text
-from rfray.reporting import conclude
-from rfray.run import RunDir
-from rfray.sweep_file import resolved_text
-from rfray.training.inference import predict_from_file, save_weights
-from rfray.training.model import build_model
-from rfray.training.staged import Staged
-from rfray.trial import Trial
+from rfray.inference.missing import prediction_origins
+from rfray.models.build import build_model
+from rfray.models.inference import predict_from_file, save_weights
+from rfray.models.multiscale_head import Staged
+from rfray.spec.sweep import Sweep
+from rfray.spec.sweep_file import resolved_text
+from rfray.spec.trial import Trial
+from rfray.stats.predictions import write_predictions
+from rfray.store.files import replace_text
+from rfray.store.run_dir import RunDir
 from tests.synthetic import finish_trial
 
 SETTINGS = {
@@ -37,7 +38,7 @@ def two_models(
     """The run, in a new folder, without an ensemble; `settings` are its trials', `data` further ones of its images."""
     shutil.copytree(pictures, folder / "images")
     run = RunDir(folder / "run")
-    data = {"train": f"{folder}/images/train", "valid": f"{folder}/images/valid", **data}
+    data = {"train": f"{folder}/images/train", "test": f"{folder}/images/test", **data}
     trial = {
         "backbone": sorted({one["backbone"] for one in settings.values()}),
         "pretrained": False,
@@ -49,7 +50,7 @@ def two_models(
     replace_text(run.sweep_file, resolved_text(sweep))
     console = Console(file=io.StringIO())
     prepare_training(run, sweep, console)
-    prepare_report(run, sweep, console)
+    prepare_test(run, sweep, console)
     catalog = run.read_catalog()
     for trial_id, setting in settings.items():
         torch.manual_seed(0)
@@ -60,7 +61,7 @@ def two_models(
             # by chance it would tell these pictures apart: the other way round it errs
             model.head.linear.weight.data.normal_(std=0.01).neg_()
         save_weights(out.weights_file, model, {"tta": chosen.tta})
-        for part in ("select", "report"):
+        for part in ("val", "test"):
             images = load_images(catalog, sweep.data, part, geometry_of(sweep.data, chosen))
             predictions = predict_from_file(out.weights_file, chosen, images)
             origin = {**prediction_origins([out], catalog, part)[out.id], "tta": chosen.tta}

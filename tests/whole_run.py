@@ -3,9 +3,9 @@
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from rfray.evaluation.predictions import read_predictions
-from rfray.run import RunDir
-from rfray.training.inference import weights_metadata
+from rfray.models.inference import weights_metadata
+from rfray.stats.predictions import read_predictions
+from rfray.store.run_dir import RunDir
 
 
 def check_run(run: RunDir, trials: int) -> None:
@@ -22,9 +22,9 @@ def check_run(run: RunDir, trials: int) -> None:
         assert history["epoch"].tolist() == list(range(1, result.epochs + 1)), f"{out.id}: {history['epoch'].tolist()}"
         done = [int(line.split(",")[1]) for line in out.starts_file.read_text().splitlines()]
         assert done == sorted(done), f"{out.id} fell back: {done}"
-        predictions = read_predictions(out.predictions_file("select"))
+        predictions = read_predictions(out.predictions_file("val"))
         assert abs(roc_auc_score(predictions.labels, predictions.p_fake) - result.score) < 1e-12, out.id
-        scores = history["select_auc"].to_numpy()
+        scores = history["val_auc"].to_numpy()
         assert (scores.max(), int(np.argmax(scores)) + 1) == (result.score, result.best_epoch), f"{out.id}: {scores}"
         if out.weights_file.exists():
             assert weights_metadata(out.weights_file)["epoch"] == str(result.best_epoch), out.id

@@ -69,7 +69,7 @@ POLICIES: dict[str, Spec] = {
         },
     ],
 }
-"""The built-in policies. All are applied to fit images only."""
+"""The built-in policies. All are applied to train images only."""
 
 
 class Policy:

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 
 from rfray.data.augment import Policy
+from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.decoding import UnreadableImageError
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import Images, Source
-from rfray.data.stress import STRESSES
 
 Made = TypeVar("Made")
 
-STRESSED_PICTURES, STRESSED_BYTES = 8, 32_000_000
-"""At most so many pictures, and bytes of what is made of them, are put under stress for one batch."""
+CORRUPTIONED_PICTURES, CORRUPTIONED_BYTES = 8, 32_000_000
+"""At most so many pictures, and bytes of what is made of them, are put under corruption for one batch."""
 
 
 @dataclass
@@ -117,27 +117,27 @@ def plain_batches(images: Images, batch_size: int, pin: bool) -> Iterator[Batch]
     return _ahead(make, -(-len(images) // batch_size), 1, WaitTime(), pin)
 
 
-def stressed_batches(
+def corrupted_batches(
     source: Source, rows: np.ndarray, geometries: Sequence[Geometry], threads: int, pin: bool
 ) -> Iterator[list[torch.Tensor]]:
-    """The pictures at `rows`, each decoded once, under every stress and in every geometry; made by so many threads.
+    """The pictures at `rows`, each decoded once, under every corruption and in every geometry; made by so many threads.
 
-    A batch is one (b * K, 3, S, S) uint8 a geometry, K the number of STRESSES; those of one picture stand together.
+    A batch is one (b * K, 3, S, S) uint8 a geometry, K the number of CORRUPTIONS; those of one picture stand together.
     `source` gives pictures at full resolution.
     """
-    stresses = list(STRESSES.values())
-    bytes_of_one = len(stresses) * sum(3 * geometry.side**2 for geometry in geometries)
-    together = max(1, min(STRESSED_PICTURES, STRESSED_BYTES // bytes_of_one))
+    corruptions = list(CORRUPTIONS.values())
+    bytes_of_one = len(corruptions) * sum(3 * geometry.side**2 for geometry in geometries)
+    together = max(1, min(CORRUPTIONED_PICTURES, CORRUPTIONED_BYTES // bytes_of_one))
 
     def make(number: int) -> list[torch.Tensor]:
         chosen = rows[number * together : (number + 1) * together].tolist()
-        squares = [np.empty((len(chosen), len(stresses), g.side, g.side, 3), np.uint8) for g in geometries]
+        squares = [np.empty((len(chosen), len(corruptions), g.side, g.side, 3), np.uint8) for g in geometries]
         for position, row in enumerate(chosen):
             picture = source.picture(row)
-            for way, stress in enumerate(stresses):
-                stressed = stress(picture)
+            for way, corruption in enumerate(corruptions):
+                corrupted = corruption(picture)
                 for pixels, geometry in zip(squares, geometries, strict=True):
-                    pixels[position, way] = geometry.square(stressed)
+                    pixels[position, way] = geometry.square(corrupted)
         return [_pixels(pixels.reshape(-1, *pixels.shape[2:]), pin) for pixels in squares]
 
     return _ahead(make, -(-len(rows) // together), threads, WaitTime(), pin)

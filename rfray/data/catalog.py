@@ -1,7 +1,7 @@
 """folders -> catalog: a table of every usable image with path, label, group, part and digest.
 
 Columns: `path` (str, below its data folder, with /), `label` (int8: 0 real, 1 fake), `group` (str: subfolder below the
-class folder, may be empty), `part` (fit, select, report, or left out), `bundle` (int: the same for what belongs
+class folder, may be empty), `part` (train, val, test, or left out), `bundle` (int: the same for what belongs
 together), `digest` (SHA-256 of the file), `width`, `height` (pixels), `size` (bytes) and `modified` (nanoseconds), by
 which a later command notices that the folder has changed.
 """
@@ -20,17 +20,17 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from rfray.config import CLASSES, DataSettings
-from rfray.data.cache_room import cache_folder
+from rfray.data.cache_limits import cache_folder
 from rfray.data.decoding import SUFFIXES
 from rfray.data.demo import make_demo
-from rfray.data.duplicates import groups
 from rfray.data.fetching import RemoteFolder
 from rfray.data.fingerprints import fingerprint, to_table
 from rfray.data.geometry import Geometry
+from rfray.data.near_duplicates import groups
 from rfray.data.pixels import Files, Images, Source, load, scan
 from rfray.errors import DataError
-from rfray.storage import is_address
+from rfray.spec.sweep import CLASSES, DataSettings
+from rfray.store.storage import is_address
 
 GROUPS_NEEDED = 10
 """`split_by: auto` keeps subfolders together where every class has at least this many of them."""
@@ -56,8 +56,8 @@ class Scanned:
 def image_folder(settings: DataSettings, part: str) -> Path | RemoteFolder:
     """The data folder that the images of a part are in (made first, for the built-in data)."""
     if settings.source == "demo":
-        return make_demo(cache_folder(settings.cache)) / ("valid" if part == "report" else "train")
-    folder = settings.valid if part == "report" and settings.valid else settings.train
+        return make_demo(cache_folder(settings.cache)) / ("test" if part == "test" else "train")
+    folder = {"val": settings.val_folder, "test": settings.test_folder}.get(part) or settings.train
     assert folder is not None  # DataSettings makes sure of it
     if is_address(folder):
         names = [name for names in settings.class_folders().values() for name in names]
@@ -103,18 +103,18 @@ def drawn(listed: pd.DataFrame, most: int | None) -> pd.DataFrame:
 def divide(
     images: pd.DataFrame, settings: DataSettings, seed: int, pairs: np.ndarray, most: int | None = None
 ) -> pd.DataFrame:
-    """Adds `bundle` and `part` to the images of the training folder: fit, select, and report with `valid_fraction`.
+    """Adds `bundle` and `part` to the images of the training folder: train, val, and test where it is a share.
 
-    `pairs` is (k, 2) int: positions of images that look alike. Of the select part `most` images are enough.
+    `pairs` is (k, 2) int: positions of images that look alike. Of val `most` images are enough.
     Raises DataError where there are too few to divide.
     """
     bundles = bundle(images, settings, pairs)
     labels = images["label"].to_numpy()
-    parts = np.full(len(images), "fit", dtype=object)
-    if settings.valid_fraction:
-        parts[_cut(labels, bundles, settings.valid_fraction, seed, "valid_fraction")] = "report"
-    rest = np.flatnonzero(parts == "fit")
-    parts[rest[_selected(labels[rest], bundles[rest], settings.select_fraction, seed + 1, most)]] = "select"
+    parts = np.full(len(images), "train", dtype=object)
+    if settings.test_share:
+        parts[_cut(labels, bundles, settings.test_share, seed, "test")] = "test"
+    rest = np.flatnonzero(parts == "train")
+    parts[rest[_selected(labels[rest], bundles[rest], settings.val_share or 0, seed + 1, most)]] = "val"
     return images.assign(bundle=bundles, part=parts.astype(str))
 
 
@@ -192,13 +192,13 @@ def changes(settings: DataSettings, part: str, known: pd.DataFrame, most: int | 
 
 
 def fold_of(catalog: pd.DataFrame, fold: tuple[int, int], seed: int) -> pd.DataFrame:
-    """The catalog with fit and select divided anew: a fold (its number from 1, of how many) is select, the rest fit.
+    """The catalog with train and val divided anew: a fold (its number from 1, of how many) is val, the rest train.
 
     Stratified by class; images of one bundle are in one fold. The same for the same images and seed.
     Raises DataError where a fold would lack a class.
     """
     number, folds = fold
-    training = np.flatnonzero(catalog["part"].isin(["fit", "select"]))
+    training = np.flatnonzero(catalog["part"].isin(["train", "val"]))
     labels, bundles = (catalog[column].to_numpy()[training] for column in ("label", "bundle"))
     apart = [len(np.unique(bundles[labels == label])) for label in range(len(CLASSES))]
     cuts = []
@@ -213,8 +213,8 @@ def fold_of(catalog: pd.DataFrame, fold: tuple[int, int], seed: int) -> pd.DataF
             "add images"
         )
     part = catalog["part"].to_numpy(copy=True)
-    part[training] = "fit"
-    part[training[cuts[number - 1]]] = "select"
+    part[training] = "train"
+    part[training[cuts[number - 1]]] = "val"
     return catalog.assign(part=part)
 
 
@@ -262,14 +262,14 @@ def part_digest(catalog: pd.DataFrame, part: str) -> str:
 
 def _check_distinct(settings: DataSettings) -> None:
     """Raises DataError where the same images would be trained on and reported on."""
-    if settings.train and settings.valid:
+    if settings.train and settings.test_folder:
         names = [name for names in settings.class_folders().values() for name in names]
         for one, other in product(names, names):
-            train, valid = Path(settings.train, one).resolve(), Path(settings.valid, other).resolve()
-            if train.is_relative_to(valid) or valid.is_relative_to(train):
+            train, test = Path(settings.train, one).resolve(), Path(settings.test_folder, other).resolve()
+            if train.is_relative_to(test) or test.is_relative_to(train):
                 raise DataError(
-                    f"data.train ({settings.train}) and data.valid ({settings.valid}) share images: "
-                    f"{train} and {valid} are the same folder, or one is inside the other"
+                    f"data.train ({settings.train}) and data.test ({settings.test_folder}) share images: "
+                    f"{train} and {test} are the same folder, or one is inside the other"
                 )
 
 
@@ -345,11 +345,11 @@ def _identity(pattern: re.Pattern[str], path: str) -> str | None:
 
 
 def _selected(labels: np.ndarray, together: np.ndarray, fraction: float, seed: int, most: int | None) -> np.ndarray:
-    """Positions of the select part: `most` images where that is fewer, and no bundle too large for it."""
+    """Positions of val: `most` images where that is fewer, and no bundle too large for it."""
     if most is not None and most < fraction * len(labels):
         with suppress(DataError):
-            return _cut(labels, together, most / len(labels), seed, "select_images")
-    return _cut(labels, together, fraction, seed, "select_fraction")
+            return _cut(labels, together, most / len(labels), seed, "val_images")
+    return _cut(labels, together, fraction, seed, "val")
 
 
 def _cut(labels: np.ndarray, together: np.ndarray, fraction: float, seed: int, setting: str) -> np.ndarray:

@@ -98,7 +98,7 @@ def _write(folder: Path) -> None:
                 if letter == ".":
                     continue
                 tile = photographs[name][row * height : (row + 1) * height, column * width : (column + 1) * width]
-                part = folder / {"t": "train", "v": "valid"}[letter]
+                part = folder / {"t": "train", "v": "test"}[letter]
                 _write_tile(part, f"{Path(name).stem}-{row}-{column}", tile, rng)
 
 

@@ -18,12 +18,12 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from rfray.config import CacheSettings
-from rfray.data.cache_room import cache_folder, make_room
+from rfray.data.cache_limits import cache_folder, make_room
 from rfray.data.decoding import SUFFIXES
 from rfray.errors import DataError
-from rfray.files import replace_text
-from rfray.storage import THREADS, Entry, Storage
+from rfray.spec.sweep import CacheSettings
+from rfray.store.files import replace_text
+from rfray.store.storage import THREADS, Entry, Storage
 
 
 @dataclass

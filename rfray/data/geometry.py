@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from rfray.config import DataSettings, Reencode
 from rfray.data.decoding import square
-from rfray.evaluation.bundle import Bundle, Member
-from rfray.trial import Trial
+from rfray.spec.sweep import DataSettings, Reencode, Sweep
+from rfray.spec.trial import Trial
+from rfray.store.bundle_record import Bundle, Member
 
 
 @dataclass(frozen=True)
@@ -85,3 +85,15 @@ def reencoded(picture: np.ndarray, quality: int) -> np.ndarray:
     """What a JPEG of this quality (1 to 100, OpenCV's tables, chroma halved) makes of (height, width, 3) uint8 RGB."""
     encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
+
+
+def geometries(sweep: Sweep) -> list[Geometry]:
+    """What the trials' images are made into, each that differs in what is kept of a picture once.
+
+    Of a range of image sizes the smallest alone: the others are made when a trial asks for them.
+    """
+    axes = sweep.trial.axes()
+    sizes = axes.get("image_size", sweep.trial.choices("image_size"))
+    sides = sizes if isinstance(sizes, list) else [int(sizes.bounds[0])]
+    all_of_them = [Geometry(way, side, sweep.data.reencode) for way in sweep.trial.choices("resize") for side in sides]
+    return list({geometry.key: geometry for geometry in all_of_them}.values())

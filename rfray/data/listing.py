@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rfray.data.decoding import SUFFIXES, UnreadableImageError
 from rfray.errors import DataError, InputError
-from rfray.storage import SCHEMES, Storage, is_address
+from rfray.store.storage import SCHEMES, Storage, is_address
 
 STANDARD_INPUT = "-"
 """The word for: a path a line, on the standard input."""

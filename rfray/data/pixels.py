@@ -25,12 +25,12 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import Progress
 
-from rfray.config import CacheSettings
-from rfray.data.cache_room import cache_folder, make_room
+from rfray.data.cache_limits import cache_folder, make_room
 from rfray.data.decoding import UnreadableImageError, decode
 from rfray.data.geometry import Geometry
 from rfray.errors import DataError
-from rfray.files import is_disk_full, replacing
+from rfray.spec.sweep import CacheSettings
+from rfray.store.files import is_disk_full, replacing
 
 AT_ONCE = 16
 """Files that a thread reads before it hands them on."""

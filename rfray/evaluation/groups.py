@@ -1,4 +1,4 @@
-"""the vote's report predictions + groups of images -> groups.csv: how good it is on each, the worst group first."""
+"""the vote's test predictions + groups of images -> groups.csv: how good it is on each, the worst group first."""
 
 import re
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfray.evaluation.ensemble import read_ensemble
-from rfray.evaluation.intervals import delong, logit_interval, wilson
-from rfray.evaluation.metrics import confusion
-from rfray.evaluation.predictions import Predictions, read_predictions
-from rfray.files import replacing
-from rfray.run import RunDir
+from rfray.stats.intervals import delong, logit_interval, wilson
+from rfray.stats.metrics import confusion
+from rfray.stats.predictions import Predictions, read_predictions
+from rfray.store.ensemble_record import read_ensemble
+from rfray.store.files import replacing
+from rfray.store.run_dir import RunDir
 
 RATES = ("accuracy", "recall", "false_positive_rate")
 """Shares of images, with Wilson's interval."""
@@ -27,7 +27,7 @@ COLUMNS = {
     **{f"{rate}{end}": "float64" for rate in RATES for end in ("", "_low", "_high")},
 }
 """Column of groups.csv -> its pandas dtype. `auc_against`: own, where the group has both classes; else all real or all
-fake, since its images are then compared with all report images of the other class."""
+fake, since its images are then compared with all test images of the other class."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Groups:
 
 
 def groups_of(run: RunDir) -> Groups | None:
-    """How good the vote handed over is on each group of the report part.
+    """How good the vote handed over is on each group of test.
 
     None where there is but one group, no ensemble, or no catalog to read subfolders from. Raises RunError where a file
     is damaged.
@@ -57,12 +57,12 @@ def groups_of(run: RunDir) -> Groups | None:
     pattern = run.sweep().report.group_pattern
     if ensemble is None or (pattern is None and not run.catalog_file.exists()):
         return None
-    predictions = read_predictions(run.ensemble_predictions_file(ensemble.name, "report"))
+    predictions = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
     if pattern is not None:
         names = [matched(pattern, path) for path in predictions.ids]
     else:
         catalog = run.read_catalog()
-        folders = catalog[catalog["part"] == "report"].set_index("path")["group"]
+        folders = catalog[catalog["part"] == "test"].set_index("path")["group"]
         names = folders.reindex(predictions.ids).fillna("").tolist()
     return by_group(predictions, np.array(names, dtype=object), ensemble.threshold)
 

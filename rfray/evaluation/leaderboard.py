@@ -1,4 +1,4 @@
-"""A run's records and report predictions -> leaderboard.csv and leaderboard.md, one row a trial or ensemble."""
+"""A run's records and test predictions -> leaderboard.csv and leaderboard.md, one row a trial or ensemble."""
 
 import re
 from collections import defaultdict
@@ -10,32 +10,34 @@ from typing import Any
 
 import pandas as pd
 
-from rfray.config import Sweep
+from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RunError
-from rfray.evaluation import operating_point
-from rfray.evaluation.audit_record import read_audit
-from rfray.evaluation.certainty import INTERVALS, TESTS, Judged, certainty, verdict
-from rfray.evaluation.ensemble import PARTS, Vote, read_ensemble
-from rfray.evaluation.metrics import METRICS, confusion, measured
-from rfray.evaluation.operating_point import OperatingPoint, asked_and_got, choose_point, held_against_report
-from rfray.evaluation.predictions import Predictions, read_predictions, trial_predictions
-from rfray.evaluation.robustness import REPORT_COLUMNS, STRESS_NAMES, WORST, robustness
-from rfray.files import replace_text, replacing
-from rfray.run import RunDir, TrialDir, TrialResult
-from rfray.trial import PROBED, Trial
+from rfray.evaluation.ensemble import PARTS
+from rfray.evaluation.robustness import TEST_COLUMNS, WORST, robustness
+from rfray.evaluation.significance import INTERVALS, TESTS, Judged, certainty, verdict
+from rfray.spec.sweep import Sweep
+from rfray.spec.trial import PROBED, Trial
+from rfray.stats import operating_point
+from rfray.stats.metrics import METRICS, confusion, measured
+from rfray.stats.operating_point import OperatingPoint, asked_and_got, choose_point, held_against_test
+from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
+from rfray.store.audit_record import read_audit
+from rfray.store.ensemble_record import Vote, read_ensemble
+from rfray.store.files import replace_text, replacing
+from rfray.store.run_dir import RunDir, TrialDir, TrialResult
 
 CONFUSION = ("tn", "fp", "fn", "tp")
 TEXT, COUNT, NUMBER = "string", "Int64", "float64"
 """The pandas dtypes of the columns; no value is "" in a text column, <NA> in a count, nan in a number."""
-STRESSED = ((WORST,), REPORT_COLUMNS)
-"""Columns (NUMBER) that are there, all or none of a group, where the predictions under stress are."""
+CORRUPTED = ((WORST,), TEST_COLUMNS)
+"""Columns (NUMBER) that are there, all or none of a group, where the predictions on corrupted images are."""
 WAIT_ALLOWED = 0.1
 """Share of the training time."""
 OF_FOLDS = (
-    "Of a row whose kind is `fold`, the `select_` column is on its own fold of the training images; where such models "
+    "Of a row whose kind is `fold`, the `val_` column is on its own fold of the training images; where such models "
     "vote, the vote's is on all training images, of each by the models that have not learned from it."
 )
-"""What a reader has to know where there are models of folds: their select column is of other images."""
+"""What a reader has to know where there are models of folds: their val column is of other images."""
 LOWER_IS_BETTER = frozenset({"rank", "fp", "fn", "seconds", "wait_share", *operating_point.COLUMNS} - {"temperature"})
 """The columns in which the lowest value is the best."""
 
@@ -43,23 +45,23 @@ LOWER_IS_BETTER = frozenset({"rank", "fp", "fn", "seconds", "wait_share", *opera
 def contract_columns(sweep: Sweep) -> list[str]:
     """The columns that every leaderboard begins with, in this order; more may follow."""
     return (
-        f"rank,name,kind,status,members,backbone,augmentation,lr,{select_column(sweep)},"
+        f"rank,name,kind,status,members,backbone,augmentation,lr,{val_column(sweep)},"
         "accuracy,precision,recall,f1,auc,tn,fp,fn,tp,n,threshold"
     ).split(",")
 
 
-def select_column(sweep: Sweep) -> str:
-    """The value of the select metric on the select part: select_<metric>."""
-    return f"select_{sweep.search.metric}"
+def val_column(sweep: Sweep) -> str:
+    """The value of the val metric on val: val_<metric>."""
+    return f"val_{sweep.search.metric}"
 
 
 def ranked_by(sweep: Sweep, columns: Iterable[str]) -> str:
     """The column by which a leaderboard with these columns is ranked, and its members were chosen."""
-    return WORST if WORST in columns else select_column(sweep)
+    return WORST if WORST in columns else val_column(sweep)
 
 
 def column_types(sweep: Sweep) -> dict[str, str]:
-    """The columns of every leaderboard of this sweep, in order, each with its pandas dtype; `STRESSED` may follow."""
+    """The columns of every leaderboard of this sweep, in order, each with its pandas dtype; `CORRUPTED` may follow."""
     outcomes = _outcome_types(sweep)
     settings = {column: _dtype(field) for column, field in _setting_columns(sweep).items()}
     sure = {**dict.fromkeys((*INTERVALS, *TESTS), NUMBER), "tied": TEXT, "optimism": NUMBER}
@@ -83,10 +85,10 @@ def column_types(sweep: Sweep) -> dict[str, str]:
 def build_leaderboard(run: RunDir) -> pd.DataFrame:
     """One row for every finished trial and one for every vote, ranked by `ranked_by`, failed ones last.
 
-    Columns and dtypes as `column_types` and STRESSED say; every metric without `select_` is on the report part, at the
-    row's own threshold, which its own select predictions give. `certainty` says what its intervals and p values are;
-    `optimism` is how much better the select metric is on the select part. Raises RunError where a record or a
-    predictions file of the run is damaged or predictions contradict each other, DataError where the select part does
+    Columns and dtypes as `column_types` and CORRUPTED say; every metric without `val_` is on test, at the
+    row's own threshold, which its own val predictions give. `certainty` says what its intervals and p values are;
+    `optimism` is how much better the val metric is on val. Raises RunError where a record or a
+    predictions file of the run is damaged or predictions contradict each other, DataError where val does
     not allow the choice of a threshold.
     """
     sweep = run.sweep()
@@ -94,11 +96,11 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     ensemble = read_ensemble(run)
     if ensemble is not None:
         rows += [_vote_row(sweep, run, vote) for vote in ensemble.votes]
-    stressed = robustness(run)
-    types = {**column_types(sweep), **dict.fromkeys(next(iter(stressed.values()), ()), NUMBER)}
-    rows = _ranked([{**row, **stressed.get(row["name"], {})} for row in rows], ranked_by(sweep, types))
+    corrupted = robustness(run)
+    types = {**column_types(sweep), **dict.fromkeys(next(iter(corrupted.values()), ()), NUMBER)}
+    rows = _ranked([{**row, **corrupted.get(row["name"], {})} for row in rows], ranked_by(sweep, types))
     judged = [
-        Judged(row["name"], row["kind"], row.get(select_column(sweep)), row["threshold"], row["predictions"])
+        Judged(row["name"], row["kind"], row.get(val_column(sweep)), row["threshold"], row["predictions"])
         for row in rows
         if "predictions" in row
     ]
@@ -128,7 +130,7 @@ def read_leaderboard(run: RunDir) -> pd.DataFrame:
     Raises RunError where it is missing or not this sweep's.
     """
     always = column_types(run.sweep())
-    types = {**always, **dict.fromkeys(chain(*STRESSED), NUMBER)}
+    types = {**always, **dict.fromkeys(chain(*CORRUPTED), NUMBER)}
     try:
         frame = pd.read_csv(
             run.leaderboard_csv, dtype=types, keep_default_na=False, na_values=[""], float_precision="round_trip"
@@ -137,8 +139,8 @@ def read_leaderboard(run: RunDir) -> pd.DataFrame:
         raise RunError(f"{run.leaderboard_csv} is missing; `rfray ensemble` writes it") from None
     except ValueError as error:
         raise RunError(f"{run.leaderboard_csv} is damaged ({error}); `rfray ensemble` writes it anew") from None
-    stressed = chain(*(group for group in STRESSED if group[0] in frame))
-    if list(frame.columns) != [*always, *stressed]:
+    corrupted = chain(*(group for group in CORRUPTED if group[0] in frame))
+    if list(frame.columns) != [*always, *corrupted]:
         raise RunError(f"{run.leaderboard_csv} has other columns than this sweep; `rfray ensemble` writes it anew")
     return frame.fillna({column: "" for column, dtype in types.items() if dtype == TEXT})
 
@@ -180,8 +182,8 @@ def false_positives(run: RunDir, frame: pd.DataFrame) -> str | None:
     return asked_and_got(run.sweep().ensemble, rows.iloc[0].to_dict())
 
 
-def report_figures(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
-    """What the row of this name says of the report part: metrics, counts, intervals; None where undefined."""
+def test_figures(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
+    """What the row of this name says of test: metrics, counts, intervals; None where undefined."""
     row = frame[frame["name"] == name].iloc[0]
     columns = [*METRICS, *CONFUSION, "n", *INTERVALS, *operating_point.COLUMNS]
     return {column: None if pd.isna(row[column]) else float(row[column]) for column in columns}
@@ -192,7 +194,7 @@ def _outcome_types(sweep: Sweep) -> dict[str, str]:
     return {
         "rank": COUNT,
         **dict.fromkeys(("name", "kind", "status", "members"), TEXT),
-        select_column(sweep): NUMBER,
+        val_column(sweep): NUMBER,
         **dict.fromkeys(METRICS, NUMBER),
         **dict.fromkeys((*CONFUSION, "n"), COUNT),
         "threshold": NUMBER,
@@ -228,7 +230,7 @@ def _trial_row(sweep: Sweep, trial: TrialDir, result: TrialResult) -> dict[str, 
         return {**row, "status": f"failed: {lines[0] if lines else 'no reason was given'}"}
     row |= {
         "status": "ok",
-        select_column(sweep): result.score,
+        val_column(sweep): result.score,
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
         "seconds": result.seconds,
@@ -238,38 +240,38 @@ def _trial_row(sweep: Sweep, trial: TrialDir, result: TrialResult) -> dict[str, 
         row["taken_from"] = result.taken_from
     if (price := sweep.resources.price_per_hour) is not None:
         row["cost"] = cost_of(result.seconds, price)
-    if trial.predictions_file("report").exists():
-        select = trial_predictions(trial, "select")
-        return {**row, **_measured(select, trial_predictions(trial, "report"), choose_point(select, sweep.ensemble))}
+    if trial.predictions_file("test").exists():
+        val = trial_predictions(trial, "val")
+        return {**row, **_measured(val, trial_predictions(trial, "test"), choose_point(val, sweep.ensemble))}
     return row if trial.weights_file.exists() else {**row, "status": "not kept"}
 
 
 def _vote_row(sweep: Sweep, run: RunDir, vote: Vote) -> dict[str, Any]:
-    select, report = (read_predictions(run.ensemble_predictions_file(vote.name, part)) for part in PARTS)
+    val, test = (read_predictions(run.ensemble_predictions_file(vote.name, part)) for part in PARTS)
     return {
         "name": vote.name,
         "kind": "ensemble",
         "status": "ok",
         "members": " ".join(vote.members),
-        select_column(sweep): vote.select_score,
-        **_measured(select, report, OperatingPoint(vote.threshold, vote.unsure)),
+        val_column(sweep): vote.val_score,
+        **_measured(val, test, OperatingPoint(vote.threshold, vote.unsure)),
     }
 
 
-def _measured(select: Predictions, report: Predictions, point: OperatingPoint) -> dict[str, Any]:
+def _measured(val: Predictions, test: Predictions, point: OperatingPoint) -> dict[str, Any]:
     return {
-        **measured(report, point.threshold),
-        **asdict(confusion(report, point.threshold)),
-        "n": len(report),
+        **measured(test, point.threshold),
+        **asdict(confusion(test, point.threshold)),
+        "n": len(test),
         "threshold": point.threshold,
-        **held_against_report(select, report, point),
-        "predictions": report,  # no column: what `certainty` is worked out from
+        **held_against_test(val, test, point),
+        "predictions": test,  # no column: what `certainty` is worked out from
     }
 
 
 def _optimism(sweep: Sweep, row: Mapping[str, Any]) -> float | None:
-    """The select metric on the select part minus the same on the report part."""
-    chosen, reported = row.get(select_column(sweep)), row.get(sweep.search.metric)
+    """The val metric on val minus the same on test."""
+    chosen, reported = row.get(val_column(sweep)), row.get(sweep.search.metric)
     return None if chosen is None or reported is None else chosen - reported
 
 
@@ -277,7 +279,7 @@ def _over_seeds(sweep: Sweep) -> dict[str, tuple[str, Callable[[list[float]], fl
     """Column -> of which column it is what, over the trainings of one finalist with different seeds."""
     return {
         f"{name}_{column}": (column, of)
-        for column in dict.fromkeys((select_column(sweep), "accuracy", "auc"))
+        for column in dict.fromkeys((val_column(sweep), "accuracy", "auc"))
         for name, of in (("mean", mean), ("spread", stdev))
     }
 
@@ -289,7 +291,7 @@ def _with_spread(sweep: Sweep, rows: list[dict[str, Any]]) -> list[dict[str, Any
     """
     trained: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        if row["kind"] == "model" and row.get(select_column(sweep)) is not None:
+        if row["kind"] == "model" and row.get(val_column(sweep)) is not None:
             trained[row["repeats"] or row["name"]].append(row)
     known: dict[str, dict[str, Any]] = {}
     for alike in trained.values():
@@ -304,22 +306,22 @@ def _with_spread(sweep: Sweep, rows: list[dict[str, Any]]) -> list[dict[str, Any
 
 
 def _groups(run: RunDir) -> "pd.Series[int] | None":
-    """Id of each report image -> number of its bundle; None where the run has no catalog."""
+    """Id of each test image -> number of its bundle; None where the run has no catalog."""
     if not run.catalog_file.exists():
         return None
     catalog = run.read_catalog()
-    return catalog[catalog["part"] == "report"].set_index("path")["bundle"]
+    return catalog[catalog["part"] == "test"].set_index("path")["bundle"]
 
 
-def _ranked(rows: Iterable[dict[str, Any]], select: str) -> list[dict[str, Any]]:
-    """Best select score first, ties by name; then those without a score, which get no rank: undefined, failed."""
+def _ranked(rows: Iterable[dict[str, Any]], val: str) -> list[dict[str, Any]]:
+    """Best val score first, ties by name; then those without a score, which get no rank: undefined, failed."""
 
     def place(row: Mapping[str, Any]) -> tuple[bool, bool, float, str]:
-        score = row.get(select)
+        score = row.get(val)
         return score is None, row["status"].startswith("failed"), -(score or 0.0), row["name"]
 
     ordered = sorted(rows, key=place)
-    return [{**row, "rank": None if row.get(select) is None else rank} for rank, row in enumerate(ordered, start=1)]
+    return [{**row, "rank": None if row.get(val) is None else rank} for rank, row in enumerate(ordered, start=1)]
 
 
 def _frame(rows: list[dict[str, Any]], types: Mapping[str, str]) -> pd.DataFrame:
@@ -332,7 +334,7 @@ def _shown(column: str, value: Any) -> str:
         return ""
     if not isinstance(value, float):
         return str(value)
-    if column in (*METRICS, *INTERVALS, *operating_point.COLUMNS, "optimism") or column.startswith(("select_", "auc_")):
+    if column in (*METRICS, *INTERVALS, *operating_point.COLUMNS, "optimism") or column.startswith(("val_", "auc_")):
         return f"{value:.4f}"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
@@ -340,13 +342,13 @@ def _shown(column: str, value: Any) -> str:
 def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
     sweep = run.sweep()
     counted = ", ".join(str(n) for n in frame["n"].dropna().unique()) or "no"
-    columns = [*contract_columns(sweep), *(group[-1] for group in STRESSED if group[-1] in frame)]
+    columns = [*contract_columns(sweep), *(group[-1] for group in CORRUPTED if group[-1] in frame)]
     audit = read_audit(run.audit_file)
     lines = [
         f"# Leaderboard of {escaped(run.name)}",
         "",
         f"Chosen and ranked by `{ranked_by(sweep, columns)}`, {_chosen_by(sweep, columns)}. The metrics and counts "
-        f"without `select_` are on the report part (n: {counted} images), which nothing was chosen on; the positive "
+        f"without `val_` are on test (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
         "",
         *([OF_FOLDS, ""] if (frame["kind"] == "fold").any() else []),
@@ -361,10 +363,10 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
 
 def _chosen_by(sweep: Sweep, columns: Iterable[str]) -> str:
     if WORST not in columns:
-        return f"the {sweep.search.metric} on the select part"
+        return f"the {sweep.search.metric} on val"
     return (
-        f"the smallest {sweep.search.metric} on the select part as it is and under each of {len(STRESS_NAMES)} "
-        "stresses, which only trials whose weights were kept have"
+        f"the smallest {sweep.search.metric} on val as it is and under each of {len(CORRUPTION_NAMES)} "
+        "corruptions, which only trials whose weights were kept have"
     )
 
 

@@ -1,14 +1,14 @@
-"""report predictions of the vote and its members -> ensemble/mistakes.json: the wrongly classified images."""
+"""test predictions of the vote and its members -> ensemble/mistakes.json: the wrongly classified images."""
 
 from typing import Literal
 
 import pandas as pd
 
-from rfray.evaluation.ensemble import read_ensemble
-from rfray.evaluation.predictions import predictions_metadata, read_predictions
-from rfray.files import replace_text
-from rfray.run import RunDir
-from rfray.strict import Strict
+from rfray.spec.schema_base import Strict
+from rfray.stats.predictions import predictions_metadata, read_predictions
+from rfray.store.ensemble_record import read_ensemble
+from rfray.store.files import replace_text
+from rfray.store.run_dir import RunDir
 
 AT_MOST = 24
 """Images in the gallery: half of them fakes called real, half real images called fake, where there are as many."""
@@ -47,7 +47,7 @@ class Mistakes(Strict):
     origins: dict[str, dict[str, str]]
     """Member -> digests of the weights and images that its predictions are made of."""
     false_negatives: int
-    """How many fakes were called real, among all report images."""
+    """How many fakes were called real, among all test images."""
     false_positives: int
     """How many real images were called fake."""
     shown: list[Mistake]
@@ -57,14 +57,14 @@ class Mistakes(Strict):
 
 
 def find_mistakes(run: RunDir) -> Mistakes | None:
-    """What the vote handed over gets wrong on the report part; None where no ensemble was made.
+    """What the vote handed over gets wrong on test; None where no ensemble was made.
 
     Confident is what is far from the threshold, ties by id. Raises RunError where a predictions file is damaged.
     """
     ensemble = read_ensemble(run)
     if ensemble is None:
         return None
-    vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "report"))
+    vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
     table = pd.DataFrame({"id": vote.ids, "label": vote.labels, "p_fake": vote.p_fake})
     table["far"] = (table["p_fake"] - ensemble.threshold).abs()
     wrong = table[(table["p_fake"] >= ensemble.threshold) != (table["label"] == 1)]
@@ -79,7 +79,7 @@ def find_mistakes(run: RunDir) -> Mistakes | None:
         members=dict(zip(ensemble.members, ensemble.weights, strict=True)),
         threshold=ensemble.threshold,
         origins={
-            member: predictions_metadata(run.trial(member).predictions_file("report")) for member in ensemble.members
+            member: predictions_metadata(run.trial(member).predictions_file("test")) for member in ensemble.members
         },
         false_negatives=len(fakes),
         false_positives=len(reals),
@@ -129,5 +129,5 @@ def read_mistakes(run: RunDir) -> Mistakes | None:
 
 def _scores(run: RunDir, member: str, ids: "pd.Series[str]") -> list[float]:
     """The member's p_fake of these images."""
-    predictions = read_predictions(run.trial(member).predictions_file("report"))
+    predictions = read_predictions(run.trial(member).predictions_file("test"))
     return pd.Series(predictions.p_fake, index=predictions.ids).loc[ids].tolist()

@@ -1,4 +1,4 @@
-"""Leaderboards and ensembles of several runs on one report part -> one table, and paired tests between the ensembles.
+"""Leaderboards and ensembles of several runs on test -> one table, and paired tests between the ensembles.
 
 Reads each run's sweep.yaml, catalog.parquet, leaderboard.csv and ensemble/; writes where it is told to.
 """
@@ -14,14 +14,23 @@ import numpy as np
 import pandas as pd
 
 from rfray.errors import InputError, RunError
-from rfray.evaluation.bootstrap import bootstrap, percentile_intervals, resample
-from rfray.evaluation.certainty import DELONG, Judged, Panel, against, group_numbers, on_same_images, shown, told_apart
-from rfray.evaluation.comparisons import holm, mcnemar
-from rfray.evaluation.ensemble import read_ensemble
 from rfray.evaluation.leaderboard import TEXT, contract_columns, escaped, markdown_table, ranked_by, read_leaderboard
-from rfray.evaluation.predictions import read_predictions
-from rfray.files import replace_text, replacing
-from rfray.run import RunDir
+from rfray.evaluation.significance import (
+    DELONG,
+    Judged,
+    Panel,
+    against,
+    group_numbers,
+    on_same_images,
+    shown,
+    told_apart,
+)
+from rfray.stats.bootstrap import bootstrap, percentile_intervals, resample
+from rfray.stats.paired_tests import holm, mcnemar
+from rfray.stats.predictions import read_predictions
+from rfray.store.ensemble_record import read_ensemble
+from rfray.store.files import replace_text, replacing
+from rfray.store.run_dir import RunDir
 
 READ = ("sweep.yaml", "catalog.parquet", "leaderboard.csv", "ensemble/*")
 """Patterns of the files of a run that are read."""
@@ -39,7 +48,7 @@ class Comparison:
     """Several runs, side by side."""
 
     images: int
-    """Of the report part."""
+    """Of test."""
     ranked_by: str | None
     """The column that `table` is sorted by; None where the runs were ranked by different ones."""
     table: pd.DataFrame
@@ -59,14 +68,14 @@ class Comparison:
     def title(self) -> str:
         """What the table shows."""
         order = "run by run" if self.ranked_by is None else f"ranked by {self.ranked_by}"
-        return f"{self.table['run'].nunique()} runs on {self.images:,} report images, {order}"
+        return f"{self.table['run'].nunique()} runs on {self.images:,} test images, {order}"
 
 
 def compare_runs(runs: Sequence[RunDir]) -> Comparison:
     """Joins the runs' leaderboards and tests each pair of ensembles.
 
     Raises InputError for fewer than two different runs, and RunError where one has no ensemble or leaderboard, or where
-    their report parts differ in the path, label or content of any image.
+    their test parts differ in the path, label or content of any image.
     """
     names = run_names(runs)
     for run in runs:
@@ -74,11 +83,11 @@ def compare_runs(runs: Sequence[RunDir]) -> Comparison:
             where = run.shown(run.path)
             raise RunError(f"{where} has no ensemble to compare; `rfray ensemble {where}` makes one")
     catalogs = [run.read_catalog() for run in runs]
-    reports = [_part(catalog, "report") for catalog in catalogs]
-    _check_same(names, reports)
-    judged = [_handed_over(run, name, report) for run, name, report in zip(runs, names, reports, strict=True)]
+    tests = [_part(catalog, "test") for catalog in catalogs]
+    _check_same(names, tests)
+    judged = [_handed_over(run, name, test) for run, name, test in zip(runs, names, tests, strict=True)]
     (panel,) = on_same_images(judged)
-    bundles = [catalog[catalog["part"] == "report"].set_index("path")["bundle"] for catalog in catalogs]
+    bundles = [catalog[catalog["part"] == "test"].set_index("path")["bundle"] for catalog in catalogs]
     # what any run takes for alike is no independent evidence: the groups of the run that has the fewest
     groups = group_numbers(panel.ids, min(bundles, key=lambda bundle: bundle.nunique()))
     column, table = _joined(runs, names)
@@ -146,11 +155,11 @@ def _part(catalog: pd.DataFrame, part: str) -> "pd.Series[Any]":
     return pd.Series(described.to_numpy(), index=chosen["path"].to_numpy(), dtype=object)
 
 
-def _check_same(names: Sequence[str], reports: Sequence["pd.Series[Any]"]) -> None:
-    """Raises RunError, in one message, where the report parts differ."""
+def _check_same(names: Sequence[str], tests: Sequence["pd.Series[Any]"]) -> None:
+    """Raises RunError, in one message, where test parts differ."""
     problems = []
-    for name, report in zip(names[1:], reports[1:], strict=True):
-        both = pd.concat([reports[0], report], axis=1, keys=["first", "other"])
+    for name, test in zip(names[1:], tests[1:], strict=True):
+        both = pd.concat([tests[0], test], axis=1, keys=["first", "other"])
         differing = both[both["first"] != both["other"]]  # nan, too, where one has no such image
         if len(differing):
             path, (one, other) = differing.index[0], differing.iloc[0]
@@ -163,15 +172,15 @@ def _check_same(names: Sequence[str], reports: Sequence["pd.Series[Any]"]) -> No
         raise RunError("the runs report on different images, and can't be compared: " + "; ".join(problems))
 
 
-def _handed_over(run: RunDir, name: str, report: "pd.Series[Any]") -> Judged:
+def _handed_over(run: RunDir, name: str, test: "pd.Series[Any]") -> Judged:
     """The run's ensemble, called by the run's name. Raises RunError where it speaks of other images than the run."""
     ensemble = read_ensemble(run)
     assert ensemble is not None  # it was looked for before
-    predictions = read_predictions(run.ensemble_predictions_file(ensemble.name, "report"))
-    if len(predictions) != len(report) or not pd.Index(predictions.ids).isin(report.index).all():
+    predictions = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
+    if len(predictions) != len(test) or not pd.Index(predictions.ids).isin(test.index).all():
         where = run.shown(run.path)
-        raise RunError(f"{where}: its ensemble was made of another report part; `rfray ensemble {where}` makes it anew")
-    return Judged(name, "ensemble", ensemble.select_score, ensemble.threshold, predictions)
+        raise RunError(f"{where}: its ensemble was made of test; `rfray ensemble {where}` makes it anew")
+    return Judged(name, "ensemble", ensemble.val_score, ensemble.threshold, predictions)
 
 
 def _joined(runs: Sequence[RunDir], names: Sequence[str]) -> tuple[str | None, pd.DataFrame]:
@@ -255,7 +264,7 @@ def _sentence(pair: Mapping[Any, Any], pairs: int) -> str:
         ends = pair[f"{measure}_low"], pair[f"{measure}_high"]
         said.append(f"{name} {against(values, ends, pair[f'{measure}_p'], test, of_all)}")
     return (
-        f"On {pair['n']:,} report images the ensemble of {pair['first']} {_outcome(pair, measures[0])} that of "
+        f"On {pair['n']:,} test images the ensemble of {pair['first']} {_outcome(pair, measures[0])} that of "
         f"{pair['second']}: {'; '.join(said)}."
     )
 
@@ -263,8 +272,8 @@ def _sentence(pair: Mapping[Any, Any], pairs: int) -> str:
 def _notes(names: Sequence[str], catalogs: Sequence[pd.DataFrame], column: str | None) -> list[str]:
     if column is None:
         return ["The runs were ranked by different columns, so each keeps its own ranking."]
-    select = [_part(catalog, "select").sort_index() for catalog in catalogs]
-    others = [name for name, part in zip(names, select, strict=True) if not part.equals(select[0])]
+    val = [_part(catalog, "val").sort_index() for catalog in catalogs]
+    others = [name for name, part in zip(names, val, strict=True) if not part.equals(val[0])]
     if others:
         return [f"{column} of {names[0]} and of {', '.join(others)} was measured on different images."]
     return []
@@ -275,7 +284,7 @@ def _markdown(comparison: Comparison) -> str:
     for sentence in sentences(comparison):
         lines += [escaped(sentence), ""]
     lines += [
-        "Without `select_` on the report part; the positive class is fake. An empty cell: undefined, or not measured.",
+        "Without `val_` on test; the positive class is fake. An empty cell: undefined, or not measured.",
         "",
         *markdown_table(comparison.table[comparison.main]),
         "",

@@ -1,7 +1,7 @@
 """A run's trials -> `SearchFindings`: how the best score grew, what it depended on, what was saved, what it cost.
 
 How much an axis matters is measured in the same way for every search algorithm, as it needs only settings and scores:
-scikit-learn's random forests learn the select score of some trials, and the permutation importance of an axis
+scikit-learn's random forests learn the val score of some trials, and the permutation importance of an axis
 (Breiman 2001) is how much worse they predict the other trials once that axis's values are shuffled.
 """
 
@@ -15,10 +15,10 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold
 
-from rfray.config import Resources, Sweep
-from rfray.evaluation.leaderboard import cost_of, select_column
-from rfray.run import RunDir, TrialDir, TrialResult
-from rfray.trial import Range, Trial, epochs_of
+from rfray.evaluation.leaderboard import cost_of, val_column
+from rfray.spec.sweep import Resources, Sweep
+from rfray.spec.trial import Range, Trial, epochs_of
+from rfray.store.run_dir import RunDir, TrialDir, TrialResult
 
 ENOUGH = 8
 """Trials with a score, below which no importance is worked out."""
@@ -41,7 +41,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Importance:
-    """What the select score depends on."""
+    """What the val score depends on."""
 
     shares: "pd.Series[float]"
     """Axis -> its share of the importance of all axes, in [0, 1], the greatest first; they sum to 1."""
@@ -56,7 +56,7 @@ class SearchFindings:
     """What the search came to. Amounts of training are in `unit`."""
 
     metric: str
-    """Name of the select metric."""
+    """Name of the val metric."""
     unit: str
     """GPU-seconds where the sweep gives a trial GPUs (a share of a GPU counts as that share), else slot-seconds: the
     seconds of one trial's place, whatever it is made of."""
@@ -73,7 +73,7 @@ class SearchFindings:
     settings: pd.DataFrame
     """One row a trial that succeeded with a score, its id as index: one float64 column an axis."""
     scores: "pd.Series[float]"
-    """Best select score of each of them, in [0, 1]."""
+    """Best val score of each of them, in [0, 1]."""
     importance: Importance | None
     no_importance: str
     """Why there is none, for people; "" where there is one."""
@@ -111,7 +111,7 @@ def search_findings(run: RunDir) -> SearchFindings:
     good = {name: result for name, result in ended.items() if result.status == "ok"}
     ranked = {name: result.score for name, result in good.items() if result.score is not None}
     unit, weight = _unit(sweep.resources)
-    epochs = _epochs(run.trials(), ended, select_column(sweep), weight)
+    epochs = _epochs(run.trials(), ended, val_column(sweep), weight)
     axes, settings = _settings(sweep, [good[name].trial for name in ranked])
     settings.index, scores = pd.Index(list(ranked)), pd.Series(ranked, dtype="float64")
     importance, no_importance = _importance(axes, settings, scores)
@@ -173,7 +173,7 @@ def _reached(findings: SearchFindings) -> str:
         return "None has come to a score."
     last = findings.steps.iloc[-1]
     return (
-        f"The best {findings.metric} on the select part, {last['best']:.4f}, was reached by {last['best_trial']} after "
+        f"The best {findings.metric} on val, {last['best']:.4f}, was reached by {last['best_trial']} after "
         f"{amount(last['spent'])} of them ({_percent(last['spent'] / findings.spent)})."
     )
 

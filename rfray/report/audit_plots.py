@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
-from rfray.config import CLASSES, Sweep
-from rfray.data.parts import audited_pictures
-from rfray.files import replacing
-from rfray.report.look import CLASS_COLOURS, LOOK
-from rfray.run import RunDir
+from rfray.audit.sample import audited_pictures
+from rfray.report.plot_style import CLASS_COLOURS, LOOK
+from rfray.spec.sweep import CLASSES, Sweep
+from rfray.store.files import replacing
+from rfray.store.run_dir import RunDir
 
 SHEETS = ("contact-sheet-real.jpg", "contact-sheet-fake.jpg")  # photographs: a tenth of the size as PNG
 SIZES, MEANS, SPECTRA = "sizes.png", "mean-images.png", "spectra.png"

@@ -1,7 +1,7 @@
 """`Audit` -> the columns and rows of its tables, the same in the terminal and on the page."""
 
-from rfray.config import CLASSES
-from rfray.evaluation.audit_record import Audit, Spread
+from rfray.spec.sweep import CLASSES
+from rfray.store.audit_record import Audit, Spread
 
 Table = tuple[list[str], list[list[str]]]
 """Columns and rows; the first column is text."""
@@ -10,7 +10,7 @@ Table = tuple[list[str], list[list[str]]]
 def count_rows(audit: Audit) -> Table:
     """Images and subfolders of each class in each part."""
     places = list(dict.fromkeys(count.part or count.folder for count in audit.counts))
-    places.sort(key=["fit", "select", "left out", "report", "train", "valid"].index)
+    places.sort(key=["train", "val", "left out", "test"].index)
     rows = []
     for place in places:
         here = [count for count in audit.counts if (count.part or count.folder) == place]

@@ -1,6 +1,6 @@
 """Report predictions of an ensemble and its members -> their ROC and precision-recall curves.
 
-The band around the ensemble's curve is the 95 % interval at each place by itself, as `rfray.evaluation.curve_bands`
+The band around the ensemble's curve is the 95 % interval at each place by itself, as `rfray.stats.curve_bands`
 works it out; a whole curve lies within it less often.
 """
 
@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn import metrics as sk
 
-from rfray.evaluation.curve_bands import RESAMPLES, Band, CurveBands
-from rfray.evaluation.metrics import metric
-from rfray.evaluation.predictions import Predictions
-from rfray.report.look import GREY, images_of, shortened
+from rfray.report.plot_style import GREY, images_of, shortened
+from rfray.stats.curve_bands import RESAMPLES, Band, CurveBands
+from rfray.stats.metrics import metric
+from rfray.stats.predictions import Predictions
 
 BAND = f"pointwise 95 % interval (stratified bootstrap, {RESAMPLES:,} resamples)"
 """What the band around a curve is."""
@@ -61,7 +61,7 @@ def _curves(
 
 def _draw_roc(axes: Axes, name: str, predictions: Predictions, style: dict[str, Any]) -> None:
     axes.set(
-        title=f"ROC on the report part\n{images_of(predictions)}",
+        title=f"ROC on test\n{images_of(predictions)}",
         xlabel="Real images called fake (false positive rate)",
         ylabel="Fake images found (recall)",
     )
@@ -77,7 +77,7 @@ def _draw_roc(axes: Axes, name: str, predictions: Predictions, style: dict[str, 
 
 def _draw_precision_recall(axes: Axes, name: str, predictions: Predictions, style: dict[str, Any]) -> None:
     axes.set(
-        title=f"Precision and recall on the report part\n{images_of(predictions)}",
+        title=f"Precision and recall on test\n{images_of(predictions)}",
         xlabel="Fake images found (recall)",
         ylabel="Calls of fake that are right (precision)",
     )

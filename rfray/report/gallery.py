@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from rfray.config import CLASSES
-from rfray.evaluation.ensemble import Ensemble
 from rfray.evaluation.mistakes import Mistake, read_mistakes
 from rfray.report.pictures import Picture, picture_of
-from rfray.run import RunDir
+from rfray.spec.sweep import CLASSES
+from rfray.store.ensemble_record import Ensemble
+from rfray.store.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def gallery_of(run: RunDir, ensemble: Ensemble | None) -> Gallery | None:
         if figures:
             some = f"the {len(figures)} most confident of {count:,}" if len(figures) < count else f"{count:,}"
             lists.append((f"{heading}: {some}", figures))
-    order = "the most confident mistakes first" if lists else "no report image is called wrongly"
+    order = "the most confident mistakes first" if lists else "no test image is called wrongly"
     summary = f"Of {mistakes.name}, which calls an image fake where p_fake >= {mistakes.threshold:.4g}: {order}."
     return Gallery(summary, lists, mistakes.problems)
 

@@ -33,7 +33,7 @@ def group_table(groups: Groups) -> GroupTable:
     notes = []
     if (groups.table["auc_against"] != "own").any():
         notes.append(
-            "Where a group has images of one class alone, its AUC compares them with all report images of the other."
+            "Where a group has images of one class alone, its AUC compares them with all test images of the other."
         )
     if len(shown) < len(groups.table):
         notes.append(f"The {len(shown)} worst of {len(groups.table):,} groups; all are in groups.csv.")

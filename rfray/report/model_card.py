@@ -9,15 +9,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from ruamel.yaml import YAML
 
-from rfray.evaluation.bundle import Bundle
-from rfray.evaluation.certainty import verdict
-from rfray.evaluation.ensemble import Ensemble
 from rfray.evaluation.groups import groups_of
 from rfray.evaluation.leaderboard import escaped, read_leaderboard
-from rfray.files import replace_text
+from rfray.evaluation.significance import verdict
+from rfray.report.corruption_words import corruption_sentence, is_corrupted
 from rfray.report.group_table import group_table
-from rfray.report.stress_words import is_stressed, stress_sentence
-from rfray.run import RunDir
+from rfray.store.bundle_record import Bundle
+from rfray.store.ensemble_record import Ensemble
+from rfray.store.files import replace_text
+from rfray.store.run_dir import RunDir
 
 MEASURES = {
     "accuracy": "accuracy",
@@ -53,7 +53,7 @@ def write_model_card(run: RunDir, ensemble: Ensemble) -> None:
         sentence=verdict(run, frame),
         images=_images(run),
         worst_group=group_table(groups).worst if groups is not None else None,
-        stress=stress_sentence(frame, ensemble.name) if is_stressed(frame) else None,
+        corruption=corruption_sentence(frame, ensemble.name) if is_corrupted(frame) else None,
     )
     replace_text(run.model_card, text)
 
@@ -65,7 +65,7 @@ def _front_matter(name: str, bundle: Bundle) -> str:
         if (value := bundle.figures[figure]) is not None
     ]
     task = {"type": "image-classification", "name": "telling real from fake images"}
-    data = {"type": "image-folder", "name": "the report part of this run", "split": "report"}
+    data = {"type": "image-folder", "name": "test of this run", "split": "test"}
     fields: dict[str, Any] = {
         "library_name": "timm",
         "pipeline_tag": "image-classification",
@@ -93,6 +93,6 @@ def _images(run: RunDir) -> list[tuple[str, int, int]]:
     counts = run.read_catalog().groupby("part")["label"].agg(fake="sum", n="count")
     return [
         (part, int(counts.loc[part, "n"] - counts.loc[part, "fake"]), int(counts.loc[part, "fake"]))
-        for part in ("fit", "select", "report")
+        for part in ("train", "val", "test")
         if part in counts.index
     ]

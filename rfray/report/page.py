@@ -8,10 +8,6 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rfray.errors import RunError
-from rfray.evaluation.audit_record import Audit, read_audit
-from rfray.evaluation.bundle import versions
-from rfray.evaluation.certainty import SINGLE, verdict
-from rfray.evaluation.ensemble import Ensemble, read_ensemble
 from rfray.evaluation.groups import groups_of
 from rfray.evaluation.leaderboard import (
     LOWER_IS_BETTER,
@@ -22,13 +18,14 @@ from rfray.evaluation.leaderboard import (
     false_positives,
     ranked_by,
     read_leaderboard,
-    select_column,
+    val_column,
 )
-from rfray.evaluation.predictions import read_predictions
 from rfray.evaluation.search_findings import SearchFindings, sentences
-from rfray.files import replace_text
+from rfray.evaluation.significance import SINGLE, verdict
 from rfray.report.audit_plots import ALT
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
+from rfray.report.corruption_plots import CORRUPTION
+from rfray.report.corruption_words import corruption_alt, corruption_sentence, is_corrupted
 from rfray.report.curve_plots import BAND
 from rfray.report.gallery import gallery_of
 from rfray.report.group_table import group_table
@@ -36,9 +33,12 @@ from rfray.report.pictures import Picture, picture_of
 from rfray.report.plots import HISTORY, PRECISION_RECALL, RELIABILITY, ROC, SCORES, confusion_file
 from rfray.report.score_plots import reliability_alt, score_histogram_alt
 from rfray.report.search_plots import search_alts
-from rfray.report.stress_plots import STRESS
-from rfray.report.stress_words import is_stressed, stress_alt, stress_sentence
-from rfray.run import RunDir
+from rfray.stats.predictions import read_predictions
+from rfray.store.audit_record import Audit, read_audit
+from rfray.store.bundle_record import versions
+from rfray.store.ensemble_record import Ensemble, read_ensemble
+from rfray.store.files import replace_text
+from rfray.store.run_dir import RunDir
 
 SECTIONS = {
     "leaderboard": ("leaderboard", "Leaderboard"),
@@ -103,7 +103,7 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         picture_of(run.plots_folder / confusion_file(name), _confusion_alt(_row(frame, name)))
         for name in ([ensemble.name, *ensemble.members] if ensemble is not None else [])
     ]
-    history = picture_of(run.plots_folder / HISTORY, f"{select_column(sweep)} of every trial, epoch by epoch")
+    history = picture_of(run.plots_folder / HISTORY, f"{val_column(sweep)} of every trial, epoch by epoch")
     groups = groups_of(run)
     audit = read_audit(run.audit_file)
     environment = Environment(
@@ -130,7 +130,7 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         members=ensemble.members if ensemble is not None else [],
         columns=[_column(column, types.get(column) == TEXT, main) for column in columns],
         rows=list(_table(frame, columns)),
-        select=ranked_by(sweep, columns),
+        val=ranked_by(sweep, columns),
         stamp=audit.stamp if audit is not None else "",
         **parts,
         settings=run.sweep_file.read_text(encoding="utf-8"),
@@ -158,18 +158,18 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
     if ensemble is None:
         yield f"No ensemble was made of {trials}."
     else:
-        # by the select part: the best by its report metrics would be flattered
+        # by val: the best by its test metrics would be flattered
         best, *others = models.loc[models["n"].notna(), "name"]
         voting = len(ensemble.members)
         those = f"the {voting} best vote" if voting > 1 else "the best votes"
         if ensemble.members != [best, *others][:voting]:  # weighted, or of different backbones
             those = f"{voting} vote" if voting > 1 else "one votes"
-        on = "the select part"
+        on = "val"
         if _is_of_folds(frame, ensemble):
             on = "all training images, of each by the models that have not learned from it"
         yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.chosen_by} on {on}."
         row = _row(frame, ensemble.name)
-        images = _counted(row["n"], "report image")
+        images = _counted(row["n"], "test image")
         yield f"On {images}, which nothing was chosen on, the ensemble reaches {_reached(row)}."
         yield verdict(run, frame) or f"The best single model, {best}, reaches {_reached(_row(frame, best))}."
     if asked := false_positives(run, frame):
@@ -212,7 +212,7 @@ def _search(run: RunDir, findings: SearchFindings) -> dict[str, Any]:
 def _score_pictures(run: RunDir, ensemble: Ensemble | None) -> list[Picture | None]:
     if ensemble is None:
         return []
-    vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "report"))
+    vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
     return [
         picture_of(run.plots_folder / SCORES, score_histogram_alt(ensemble.name, vote, ensemble.threshold)),
         picture_of(run.plots_folder / RELIABILITY, reliability_alt(ensemble.name, vote)),
@@ -220,11 +220,11 @@ def _score_pictures(run: RunDir, ensemble: Ensemble | None) -> list[Picture | No
 
 
 def _robustness(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> dict[str, Any] | None:
-    """What the page says of the report part under stress, or None where it was not run."""
-    if ensemble is None or not is_stressed(frame):
+    """What the page says of test under corruption, or None where it was not run."""
+    if ensemble is None or not is_corrupted(frame):
         return None
-    picture = picture_of(run.plots_folder / STRESS, stress_alt(frame, [ensemble.name, *ensemble.members]))
-    return {"sentence": stress_sentence(frame, ensemble.name), "picture": picture}
+    picture = picture_of(run.plots_folder / CORRUPTION, corruption_alt(frame, [ensemble.name, *ensemble.members]))
+    return {"sentence": corruption_sentence(frame, ensemble.name), "picture": picture}
 
 
 def _reached(row: "pd.Series[Any]") -> str:
@@ -287,7 +287,7 @@ def _curve_alt(what: str, area: str, column: str, frame: pd.DataFrame, ensemble:
     names = [ensemble.name, *ensemble.members] if ensemble is not None else []
     areas = [(name, _row(frame, name)[column]) for name in names]
     listed = ", ".join(f"{name} {area} {'undefined' if pd.isna(value) else f'{value:.4f}'}" for name, value in areas)
-    return f"{what} on the report part: {listed}. Band around the first: {BAND}"
+    return f"{what} on test: {listed}. Band around the first: {BAND}"
 
 
 def _confusion_alt(row: "pd.Series[Any]") -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from rfray.evaluation.search_findings import Axis, SearchFindings
-from rfray.report.look import shortened
+from rfray.report.plot_style import shortened
 
 ABREAST = 6
 """Most axes of the sweep beside each other; more go into another row."""
@@ -50,7 +50,7 @@ def _panel(panel: Axes, findings: SearchFindings, axes: Sequence[Axis], emphasis
     scores = findings.scores.to_numpy()
     low, high = float(scores.min()), float(scores.max())
     low, high = (low, high) if high > low else (low - 0.005, high + 0.005)
-    score = Axis(f"select_{findings.metric}", (), low, high, logarithmic=False)
+    score = Axis(f"val_{findings.metric}", (), low, high, logarithmic=False)
     heights = np.column_stack([*(_spread(axis, findings) for axis in axes), _height(score, scores)])
     lines = np.stack([np.broadcast_to(np.arange(len(axes) + 1.0), heights.shape), heights], axis=2)
     rising = np.argsort(scores, kind="stable")  # the best are drawn last

@@ -7,15 +7,15 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rfray.evaluation.curve_bands import curve_bands
-from rfray.evaluation.ensemble import Ensemble, read_ensemble
-from rfray.evaluation.leaderboard import select_column
-from rfray.evaluation.operating_point import choose_threshold
-from rfray.evaluation.predictions import Predictions, read_predictions, trial_predictions
+from rfray.evaluation.leaderboard import val_column
 from rfray.report.curve_plots import precision_recall_curves, roc_curves
-from rfray.report.look import LOOK, PALE, save, shortened, voter_styles
+from rfray.report.plot_style import LOOK, PALE, save, shortened, voter_styles
 from rfray.report.score_plots import confusion_matrix, reliability_diagram, score_histogram
-from rfray.run import RunDir
+from rfray.stats.curve_bands import curve_bands
+from rfray.stats.operating_point import choose_threshold
+from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
+from rfray.store.ensemble_record import Ensemble, read_ensemble
+from rfray.store.run_dir import RunDir
 
 ROC, PRECISION_RECALL, HISTORY = "roc.png", "precision-recall.png", "history.png"
 SCORES, RELIABILITY = "scores.png", "reliability.png"
@@ -30,7 +30,7 @@ def confusion_file(name: str) -> str:
 def write_plots(run: RunDir) -> list[Path]:
     """Draws every picture that the run has data for and removes earlier ones that are no longer true.
 
-    Returns the files written. Raises RunError where the ensemble or a member's report predictions are damaged.
+    Returns the files written. Raises RunError where the ensemble or a member's test predictions are damaged.
     """
     ensemble = read_ensemble(run)
     with mpl.rc_context(LOOK):
@@ -51,7 +51,7 @@ def _existing_confusions(run: RunDir) -> list[str]:
 
 
 def _of_voters(run: RunDir, ensemble: Ensemble) -> dict[str, Figure]:
-    """File name -> picture, of the ensemble and its members on the report part."""
+    """File name -> picture, of the ensemble and its members on test."""
     voters, styles = _voters(run, ensemble), voter_styles(ensemble.name, ensemble.members)
     vote = voters[ensemble.name]
     bands = curve_bands(vote)
@@ -74,19 +74,19 @@ def _of_voters(run: RunDir, ensemble: Ensemble) -> dict[str, Figure]:
 
 def _voters(run: RunDir, ensemble: Ensemble) -> dict[str, Predictions]:
     """Report predictions of the ensemble and of each member, the ensemble first."""
-    members = {trial: trial_predictions(run.trial(trial), "report") for trial in ensemble.members}
-    vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "report"))
+    members = {trial: trial_predictions(run.trial(trial), "test") for trial in ensemble.members}
+    vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
     return {ensemble.name: vote, **members}
 
 
 def _threshold(run: RunDir, trial: str) -> float:
     """The trial's own, as on the leaderboard."""
-    return choose_threshold(trial_predictions(run.trial(trial), "select"), run.sweep().ensemble.threshold)
+    return choose_threshold(trial_predictions(run.trial(trial), "val"), run.sweep().ensemble.threshold)
 
 
 def _history(run: RunDir, ensemble: Ensemble | None) -> Figure | None:
-    """The select metric of every trial, epoch by epoch; members in their colours, the others grey."""
-    column = select_column(run.sweep())
+    """The val metric of every trial, epoch by epoch; members in their colours, the others grey."""
+    column = val_column(run.sweep())
     histories = {trial.id: trial.history() for trial in run.trials()}
     drawn = {trial: history for trial, history in histories.items() if column in history.columns and len(history)}
     if not drawn:
@@ -108,7 +108,7 @@ def _history(run: RunDir, ensemble: Ensemble | None) -> Figure | None:
     axes.set(
         title=f"Training (n = {len(drawn):,} trial{'' if len(drawn) == 1 else 's'})",
         xlabel="Epoch",
-        ylabel=f"{column.removeprefix('select_')} on the select part",
+        ylabel=f"{column.removeprefix('val_')} on val",
     )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", fontsize=9, labelspacing=0.25)

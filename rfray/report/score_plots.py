@@ -4,12 +4,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rfray.config import CLASSES
-from rfray.evaluation.intervals import wilson
-from rfray.evaluation.metrics import confusion
-from rfray.evaluation.predictions import Predictions
-from rfray.evaluation.reliability import BINS, reliability
-from rfray.report.look import CLASS_COLOURS, COLOURS, GREY, PALE, images_of, shortened
+from rfray.report.plot_style import CLASS_COLOURS, COLOURS, GREY, PALE, images_of, shortened
+from rfray.spec.sweep import CLASSES
+from rfray.stats.intervals import wilson
+from rfray.stats.metrics import confusion
+from rfray.stats.predictions import Predictions
+from rfray.stats.reliability import BINS, reliability
 
 SCORE_BINS = 40
 
@@ -34,7 +34,7 @@ def score_histogram(
         shown = f"no verdict: {unsure[0]:.3g} to {unsure[1]:.3g}"
         axes.axvspan(*unsure, color=PALE, alpha=0.35, linewidth=0, label=shown, zorder=0)
     axes.set(
-        title=f"Scores of {shortened(name, 30)} on the report part",
+        title=f"Scores of {shortened(name, 30)} on test",
         xlabel="Probability of fake",
         ylabel="Images of the class (%)",
         xlim=(-0.01, 1.01),
@@ -52,7 +52,7 @@ def score_histogram_alt(name: str, predictions: Predictions, threshold: float) -
         if len(scores := predictions.p_fake[predictions.labels == label])
     ]
     return (
-        f"Histogram of {name}'s probability of fake on the report part, real and fake images apart, with the threshold "
+        f"Histogram of {name}'s probability of fake on test, real and fake images apart, with the threshold "
         f"{threshold:.3g} from which on an image is called fake: {', '.join(middles)}"
     )
 
@@ -81,7 +81,7 @@ def reliability_diagram(name: str, predictions: Predictions) -> Figure:
     )
     error = "undefined" if found.error is None else f"{found.error:.4f}"
     axes.set(
-        title=f"Reliability on the report part\n{images_of(predictions)}; expected calibration error {error}",
+        title=f"Reliability on test\n{images_of(predictions)}; expected calibration error {error}",
         ylabel="Share of them that is fake",
         ylim=(-0.02, 1.02),
     )
@@ -104,7 +104,7 @@ def reliability_alt(name: str, predictions: Predictions) -> str:
     ]
     error = "undefined" if found.error is None else f"{found.error:.4f}"
     return (
-        f"Reliability diagram of {name} on the report part: share of fakes against the probability of fake that was "
+        f"Reliability diagram of {name} on test: share of fakes against the probability of fake that was "
         f"given, in {BINS} bins with 95 % intervals (Wilson). Expected calibration error {error}. {'; '.join(bins)}"
     )
 

@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from rfray.evaluation.ensemble import read_ensemble
 from rfray.evaluation.search_findings import Importance, SearchFindings, amount
-from rfray.report.look import COLOURS, GREY, LOOK, PALE, save, shortened
 from rfray.report.parallel_coordinates import parallel_coordinates
-from rfray.run import RunDir
+from rfray.report.plot_style import COLOURS, GREY, LOOK, PALE, save, shortened
+from rfray.store.ensemble_record import read_ensemble
+from rfray.store.run_dir import RunDir
 
 BEST_SO_FAR, IMPORTANCE, PARALLEL = "best-so-far.png", "importance.png", "parallel-coordinates.png"
 """File names below the run's plots folder."""
@@ -47,7 +47,7 @@ def search_alts(findings: SearchFindings) -> dict[str, str]:
     if len(findings.steps):
         first, last = findings.steps.iloc[0], findings.steps.iloc[-1]
         alts[BEST_SO_FAR] = (
-            f"Best {metric} on the select part so far against the training of all trials: {first['best']:.4f} after "
+            f"Best {metric} on val so far against the training of all trials: {first['best']:.4f} after "
             f"{amount(first['spent'])} {unit}, {last['best']:.4f} after {amount(last['spent'])} of "
             f"{amount(findings.spent)}"
         )
@@ -100,7 +100,7 @@ def _best_so_far(findings: SearchFindings) -> Figure:
     axes.set(
         title=f"Best {findings.metric} so far ({counted})",
         xlabel=f"Training of all trials ({findings.unit})",
-        ylabel=f"{findings.metric} on the select part",
+        ylabel=f"{findings.metric} on val",
     )
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(7))

@@ -9,15 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from rfray.errors import InputError, nearest_first
-from rfray.evaluation.audit_record import Audit
 from rfray.evaluation.leaderboard import LOWER_IS_BETTER, as_text
 from rfray.evaluation.robustness import WORST
 from rfray.evaluation.run_comparison import Comparison
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
+from rfray.store.audit_record import Audit
 
 WIDE = ["rank", "name", "status", "backbone", "augmentation", "lr", "accuracy", "precision", "recall", "f1", "auc", "n"]
 NARROW = ["rank", "name", "backbone", "accuracy", "auc", "n"]
-"""What fits on a line of WIDE_FROM characters, or on a shorter one, besides the select column."""
+"""What fits on a line of WIDE_FROM characters, or on a shorter one, besides the val column."""
 WIDE_FROM = 120
 GRADE_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 """Finding's grade -> how it is printed; the word stands there too, for those who see no colours."""
@@ -34,13 +34,13 @@ def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Tabl
         numeric = pd.api.types.is_numeric_dtype(frame[sort])
         rising = sort in LOWER_IS_BETTER or not numeric
         frame = frame.sort_values(sort, ascending=rising, na_position="last", kind="stable")
-    scores = [column for column in frame.columns if column.startswith("select_")]
-    select = WORST if WORST in scores else scores[0]
+    scores = [column for column in frame.columns if column.startswith("val_")]
+    val = WORST if WORST in scores else scores[0]
     columns = list(WIDE if width >= WIDE_FROM else NARROW)
-    columns.insert(columns.index("accuracy"), select)
+    columns.insert(columns.index("accuracy"), val)
     if sort is not None and sort not in columns:
         columns.append(sort)
-    title = f"Leaderboard, ranked by {select}" if sort is None else f"Leaderboard, sorted by {sort}"
+    title = f"Leaderboard, ranked by {val}" if sort is None else f"Leaderboard, sorted by {sort}"
     return _table(frame, columns, title)
 
 
@@ -51,7 +51,7 @@ def comparison_table(comparison: Comparison, top: int, width: int) -> Table:
     shown = frame[~models | (models.groupby(frame["run"]).cumsum() <= top)]
     columns = list(WIDE if width >= WIDE_FROM else NARROW)
     columns.insert(columns.index("name"), "run")
-    scores = [column for column in frame.columns if column.startswith("select_")]
+    scores = [column for column in frame.columns if column.startswith("val_")]
     columns[columns.index("accuracy") : columns.index("accuracy")] = (
         scores if comparison.ranked_by is None else [comparison.ranked_by]
     )

@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from rfray.errors import InputError, nearest_first
-from rfray.evaluation.verdicts import parquet_table
-from rfray.files import replacing
+from rfray.models.verdicts import parquet_table
+from rfray.store.files import replacing
 
 Write = Callable[[pd.DataFrame], None]
 """Appends a table; all have the same columns."""

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from rfray.strict import Strict
+from rfray.spec.schema_base import Strict
 
 
 class Judgement(Strict):

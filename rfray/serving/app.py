@@ -16,13 +16,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from rfray.data.decoding import UnreadableImageError
 from rfray.data.geometry import Geometry
-from rfray.evaluation.ensemble import Ensemble
 from rfray.serving.answers import Judgement, Judgements, Refusal, Unreadable
 from rfray.serving.batching import Batches, Squares
 from rfray.serving.judging import Judge
 from rfray.serving.measures import Measured, Measures
 from rfray.serving.page import page
 from rfray.serving.uploads import Limits, Room, Upload, come_again, read_uploads
+from rfray.store.ensemble_record import Ensemble
 
 Found = TypeVar("Found")
 

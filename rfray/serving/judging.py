@@ -10,11 +10,12 @@ import numpy as np
 
 from rfray.data.decoding import UnreadableImageError, decode
 from rfray.data.geometry import Geometry
-from rfray.evaluation.ensemble import Vote, joined
-from rfray.evaluation.verdicts import NOT_FINITE, verdicts
+from rfray.models.verdicts import NOT_FINITE, verdicts
 from rfray.serving.answers import Judgement
 from rfray.serving.batching import Batches, Squares
 from rfray.serving.uploads import Upload
+from rfray.stats.voting import joined
+from rfray.store.ensemble_record import Vote
 
 Found = TypeVar("Found")
 

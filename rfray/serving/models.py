@@ -9,12 +9,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from rfray.evaluation.ensemble import joined
+from rfray.models.bundle import load_bundle
+from rfray.models.ensemble_inference import scores_of
+from rfray.models.grad_cam import evidence_picture
 from rfray.serving.batching import Squares
 from rfray.serving.judging import different
-from rfray.training.bundle import load_bundle
-from rfray.training.detection import scores_of
-from rfray.training.explain import evidence_picture
+from rfray.stats.voting import joined
 
 Found = TypeVar("Found")
 

@@ -13,11 +13,11 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from rfray.config import Resources
+from rfray.cluster.connect import nodes, slot_of_one, slots
 from rfray.errors import ClusterError, RfrayError
-from rfray.search.cluster import nodes, slot_of_one, slots
 from rfray.serving.batching import Squares
 from rfray.serving.uploads import come_again
+from rfray.spec.sweep import Resources
 
 RESTART_SECONDS = 10
 """A process that has died is there again after about so long."""

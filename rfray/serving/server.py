@@ -12,16 +12,16 @@ from pathlib import Path
 
 import uvicorn
 
-from rfray.config import Resources
+from rfray.cluster.connect import connected
 from rfray.data.geometry import geometry_of_member
 from rfray.errors import InputError
-from rfray.evaluation.bundle_folder import read_bundle
-from rfray.search.cluster import connected
 from rfray.serving.app import create_app
 from rfray.serving.measures import Measured
 from rfray.serving.replica import start_replicas
 from rfray.serving.uploads import Limits
-from rfray.storage import is_address
+from rfray.spec.sweep import Resources
+from rfray.store.bundle_folder import read_bundle
+from rfray.store.storage import is_address
 
 IDLE_SECONDS = 30
 """A connection that asks for nothing is closed."""

@@ -14,10 +14,10 @@ import torch
 
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import Images
-from rfray.run import TrialDir
-from rfray.training.inference import device_and_type
+from rfray.models.inference import device_and_type
+from rfray.spec.trial import Trial
+from rfray.store.run_dir import TrialDir
 from rfray.training.loop import Epoch, Hooks, TrialData, train
-from rfray.trial import Trial
 
 STEPS_ON_GPU = 10
 """In each epoch; on a CPU it is one."""

@@ -1,4 +1,4 @@
-"""trial + images -> best.safetensors, predictions-select.parquet, history.csv, state.pt: what one trial does.
+"""trial + images -> best.safetensors, predictions-val.parquet, history.csv, state.pt: what one trial does.
 
 After every epoch all of it is on disk, in an order that a later start can make whole again, so that a trial that is
 killed at any moment goes on from its last epoch.
@@ -29,34 +29,34 @@ from rfray.data.augment import Policy, Spec, build_policy
 from rfray.data.batches import Share, WaitTime, epoch_order, fit_batches
 from rfray.data.pixels import Images
 from rfray.errors import GroupMemoryError, TrialError
-from rfray.evaluation.comparisons import pays
-from rfray.evaluation.metrics import metric
-from rfray.evaluation.predictions import Predictions, write_predictions
-from rfray.files import file_digest
-from rfray.run import TrialDir
-from rfray.training.group import ALONE, Group
-from rfray.training.inference import Detector, device_and_type, load_weights, save_weights, views_of
-from rfray.training.memory import give_back, is_out_of_memory
-from rfray.training.model import Normalisation, build_model
+from rfray.models.build import Normalisation, build_model
+from rfray.models.inference import Detector, device_and_type, load_weights, save_weights, views_of
+from rfray.models.memory import give_back, is_out_of_memory
+from rfray.spec.trial import Trial, epochs_of_a_pass
+from rfray.stats.metrics import metric
+from rfray.stats.paired_tests import pays
+from rfray.stats.predictions import Predictions, write_predictions
+from rfray.store.files import file_digest
+from rfray.store.run_dir import TrialDir
+from rfray.training.checkpoint import read_state, write_history, write_state
+from rfray.training.distributed import ALONE, Group
 from rfray.training.optim import make_optimizer, make_schedule
-from rfray.training.state import read_state, write_history, write_state
-from rfray.trial import Trial, epochs_of_a_pass
 
 
 @dataclass(frozen=True)
 class TrialData:
     """What a trial learns from and is judged on."""
 
-    fit: Images
-    select: Images
+    train: Images
+    val: Images
     augmentations: Mapping[str, Spec]
     """The sweep's own policies."""
     probe: Path | None = None
     """The weights that a trial with `head: probe` starts from."""
 
     def epochs_of_a_pass(self, trial: Trial) -> int:
-        """How often the trial is judged in a pass over the fit images."""
-        return epochs_of_a_pass(len(self.fit) + len(self.select), trial.epoch_images)
+        """How often the trial is judged in a pass over the train images."""
+        return epochs_of_a_pass(len(self.train) + len(self.val), trial.epoch_images)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Epoch:
     train_loss: float
     """Mean over the epoch's batches, whole ones where several processes train."""
     score: float | None
-    """The select metric after this epoch, in [0, 1]; None where it is undefined."""
+    """The val metric after this epoch, in [0, 1]; None where it is undefined."""
     best_score: float | None
     best_epoch: int | None
     lr: float
@@ -85,7 +85,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a trial says of the select part after an epoch."""
+    """What a trial says of val after an epoch."""
 
     predictions: Predictions
     flip: bool
@@ -128,7 +128,7 @@ class Learner:
     trained: nn.Module
     """The model, or what it is trained through in a group."""
     average: ModelEmaV3 | None
-    soup: AveragedModel | None
+    swa: AveragedModel | None
     """The mean of what was `current` after each epoch so far."""
     micro_batch: int
     """Images that this process computes at once; a batch's gradients are accumulated over as many as it takes."""
@@ -160,7 +160,7 @@ def train(
     trial: Trial,
     data: TrialData,
     out: TrialDir,
-    select_metric: str,
+    val_metric: str,
     threads: int,
     hooks: Hooks,
     micro_batch: int | None = None,
@@ -171,7 +171,7 @@ def train(
     `threads` is the number of CPU threads for the model, and of those that make batches. `micro_batch` is how many
     images to compute at once, where a whole batch is known not to fit into memory; it is halved when they don't.
     Every process of a `group` calls it with the same arguments.
-    Raises TrialError: the model can't be built, the loss is not finite, the select metric is undefined throughout,
+    Raises TrialError: the model can't be built, the loss is not finite, the val metric is undefined throughout,
     not even one image fits into memory. Raises DiskFullError. In a group also GroupMemoryError: images did not fit
     into a process's memory, and all have to begin again; and GroupStoppedError where the first process has raised.
     """
@@ -188,12 +188,12 @@ def train(
             if last is not None and _out_of_patience(trial, last):
                 break
             try:
-                last = _one_epoch(learner, trial, data, out, select_metric, epoch, last, hooks)
+                last = _one_epoch(learner, trial, data, out, val_metric, epoch, last, hooks)
             except OutOfTimeError:
                 return
             group.first(partial(hooks.on_epoch, last))
         if last is None or last.best_epoch is None:
-            raise TrialError(f"the select metric {select_metric} is undefined in every epoch")
+            raise TrialError(f"the val metric {val_metric} is undefined in every epoch")
     finally:
         # the process lives on for the next trial: nothing of this one may stay in memory
         learner = None
@@ -229,14 +229,14 @@ def _prepare(
         model=model,
         trained=model,
         average=average,
-        soup=AveragedModel(model, use_buffers=True) if trial.soup != "none" else None,
+        swa=AveragedModel(model, use_buffers=True) if trial.swa != "none" else None,
         micro_batch=min(micro_batch or trial.batch_size, trial.batch_size),
         optimizer=optimizer,
         schedule=make_schedule(
             trial, optimizer, trial.epochs * data.epochs_of_a_pass(trial), _steps_per_epoch(trial, data)
         ),
         normalise=normalise,
-        class_weights=_class_weights(trial, data.fit.labels),
+        class_weights=_class_weights(trial, data.train.labels),
         label_smoothing=trial.label_smoothing,
         mix=mix,
         policies=[build_policy(trial.augmentation, data.augmentations, trial.image_size) for _ in range(threads)],
@@ -248,7 +248,7 @@ def _prepare(
     last = _restore(learner, state) if state is not None else None
     learner.trained = group.wrapped(model)
     # the best epoch's files come after the state, so that they may be missing or half there
-    judged = _judge(learner, trial, data.select) if last and last.best_epoch == last.epoch else None
+    judged = _judge(learner, trial, data.val) if last and last.best_epoch == last.epoch else None
 
     def write() -> None:
         if last is None:
@@ -275,7 +275,7 @@ def _one_epoch(
     trial: Trial,
     data: TrialData,
     out: TrialDir,
-    select_metric: str,
+    val_metric: str,
     epoch: int,
     last: Epoch | None,
     hooks: Hooks,
@@ -292,10 +292,10 @@ def _one_epoch(
         if group.size == 1 and _ends_within(0, group, hooks):
             raise OutOfTimeError
 
-    judged = _judge(learner, trial, data.select, check)
+    judged = _judge(learner, trial, data.val, check)
     learner.judging = time.perf_counter() - began - learned
     # decisions follow from it, the same ones everywhere
-    score = group.of_first(metric(select_metric, judged.predictions))
+    score = group.of_first(metric(val_metric, judged.predictions))
     best = last.best_score if last else None
     better = score is not None and (best is None or score > best)
     record = Epoch(
@@ -313,7 +313,7 @@ def _one_epoch(
 
     def write() -> None:
         hooks.before_writing()
-        learner.history.append(_row(record, select_metric))
+        learner.history.append(_row(record, val_metric))
         write_history(out, learner.history)
         _write_state(learner, out, record)
         if better:
@@ -334,13 +334,13 @@ def _learn(
     model, device, group = learner.model, learner.device, learner.group
     model.train()
     balanced = trial.class_balance == "sampling"
-    order = epoch_order(data.fit.labels, balanced, trial.seed, epoch, data.epochs_of_a_pass(trial))
+    order = epoch_order(data.train.labels, balanced, trial.seed, epoch, data.epochs_of_a_pass(trial))
     steps = _steps_per_epoch(trial, data)
     total = torch.zeros((), device=device)
     # timm mixes an image with its mirror place in the batch
     share = Share(group.rank, group.size, in_pairs=learner.mix is not None)
     batches = fit_batches(
-        data.fit, order, trial.batch_size, learner.policies, (trial.seed, epoch), device.type == "cuda", wait, share
+        data.train, order, trial.batch_size, learner.policies, (trial.seed, epoch), device.type == "cuda", wait, share
     )
     for number, (pixels, labels) in enumerate(batches):
         if _ends_within(_seconds_to_judge(learner, trial, data, images_seen, began), group, hooks):
@@ -352,7 +352,7 @@ def _learn(
         targets = labels.to(device, non_blocking=True)  # (B,), or (B, 2) once mixed
         if learner.mix is not None:
             images, targets = learner.mix(images, targets)
-        whole = data.fit.labels[order[number * trial.batch_size : (number + 1) * trial.batch_size]]
+        whole = data.train.labels[order[number * trial.batch_size : (number + 1) * trial.batch_size]]
         if learner.mix is not None:
             whole = whole[: len(whole) // 2 * 2]
         steps_done, images_seen = steps_done + 1, images_seen + len(whole)
@@ -365,8 +365,8 @@ def _learn(
             learner.average.update(model, step=(epoch - 1) * steps + number)
     for judged in (model, *([] if learner.average is None else [learner.average.module])):
         group.even_out(judged.buffers())
-    if learner.soup is not None:
-        learner.soup.update_parameters(learner.current)
+    if learner.swa is not None:
+        learner.swa.update_parameters(learner.current)
     mean = float(group.sum(total)) / steps_done
     if not math.isfinite(mean):
         raise TrialError(f"the loss is {mean} in epoch {epoch} (lr {trial.lr:g}, {trial.optimizer})")
@@ -384,8 +384,8 @@ def _seconds_to_judge(learner: Learner, trial: Trial, data: TrialData, images_se
         return 1.25 * learner.judging
     if not images_seen:
         return 0.0
-    times = 2 if trial.soup == "auto" else 1
-    return times * len(data.select) * (time.perf_counter() - began) / images_seen
+    times = 2 if trial.swa == "auto" else 1
+    return times * len(data.val) * (time.perf_counter() - began) / images_seen
 
 
 def _backward(
@@ -451,30 +451,28 @@ def _parts(batch: int, group: Group, in_pairs: bool, micro_batch: int) -> int:
     return min(smallest, -(-largest // micro_batch))
 
 
-def _judge(learner: Learner, trial: Trial, select: Images, before_batch: Callable[[], None] = lambda: None) -> Judged:
+def _judge(learner: Learner, trial: Trial, val: Images, before_batch: Callable[[], None] = lambda: None) -> Judged:
     """What the trial would hand over now."""
-    if learner.soup is None:
-        return _judged(learner, learner.current, trial, select, before_batch)
-    mean = _judged(learner, learner.soup.module, trial, select, before_batch)
-    if trial.soup == "epochs":
+    if learner.swa is None:
+        return _judged(learner, learner.current, trial, val, before_batch)
+    mean = _judged(learner, learner.swa.module, trial, val, before_batch)
+    if trial.swa == "epochs":
         return mean
-    plain = _judged(learner, learner.current, trial, select, before_batch)
-    return mean if pays(select.labels, plain.predictions.p_fake, mean.predictions.p_fake) else plain
+    plain = _judged(learner, learner.current, trial, val, before_batch)
+    return mean if pays(val.labels, plain.predictions.p_fake, mean.predictions.p_fake) else plain
 
 
-def _judged(
-    learner: Learner, model: nn.Module, trial: Trial, select: Images, before_batch: Callable[[], None]
-) -> Judged:
+def _judged(learner: Learner, model: nn.Module, trial: Trial, val: Images, before_batch: Callable[[], None]) -> Judged:
     group = learner.group
     of = Detector(model, learner.normalise, learner.device, learner.dtype, flip=trial.tta != "none")
-    bounds = np.linspace(0, len(select), group.size + 1).astype(int)
-    mine = select.part(bounds[group.rank], bounds[group.rank + 1])
+    bounds = np.linspace(0, len(val), group.size + 1).astype(int)
+    mine = val.part(bounds[group.rank], bounds[group.rank + 1])
     seen = views_of(of, mine, 2 * trial.batch_size, before_batch)
     views = np.stack([group.gather(view, bounds, learner.device) for view in seen])
     both = views.mean(axis=0)
-    flip = trial.tta == "flip" or (trial.tta == "auto" and pays(select.labels, views[0], both))
+    flip = trial.tta == "flip" or (trial.tta == "auto" and pays(val.labels, views[0], both))
     try:
-        return Judged(Predictions(select.ids, select.labels, both if flip else views[0]), flip, model)
+        return Judged(Predictions(val.ids, val.labels, both if flip else views[0]), flip, model)
     except ValueError as error:
         raise TrialError(f"the model's outputs are not finite (lr {trial.lr:g}): {error}") from error
 
@@ -494,7 +492,7 @@ def _steps_per_epoch(trial: Trial, data: TrialData) -> int:
 
 
 def _images_per_epoch(trial: Trial, data: TrialData) -> int:
-    return len(data.fit) // data.epochs_of_a_pass(trial)
+    return len(data.train) // data.epochs_of_a_pass(trial)
 
 
 def _class_weights(trial: Trial, labels: np.ndarray) -> np.ndarray | None:
@@ -519,8 +517,8 @@ def _restore(learner: Learner, state: dict[str, Any]) -> Epoch:
     learner.model.load_state_dict(state["model"])
     if learner.average is not None and state["average"] is not None:
         learner.average.module.load_state_dict(state["average"])
-    if learner.soup is not None and state["soup"] is not None:
-        learner.soup.load_state_dict(state["soup"])
+    if learner.swa is not None and state["swa"] is not None:
+        learner.swa.load_state_dict(state["swa"])
     # the optimizer's memory is taken over, its settings (lr, decay) are this trial's: pbt changes them on the way
     settings = [
         {key: value for key, value in group.items() if key != "params"} for group in learner.optimizer.param_groups
@@ -536,7 +534,7 @@ def _write_state(learner: Learner, out: TrialDir, record: Epoch) -> None:
         "epoch": asdict(record),
         "model": learner.model.state_dict(),
         "average": learner.average.module.state_dict() if learner.average is not None else None,
-        "soup": learner.soup.state_dict() if learner.soup is not None else None,
+        "swa": learner.swa.state_dict() if learner.swa is not None else None,
         "optimizer": learner.optimizer.state_dict(),
         "history": learner.history,
         "best_files": learner.best_files,
@@ -544,9 +542,9 @@ def _write_state(learner: Learner, out: TrialDir, record: Epoch) -> None:
     write_state(out, record.epoch, state)
 
 
-def _row(record: Epoch, select_metric: str) -> dict[str, float | None]:
+def _row(record: Epoch, val_metric: str) -> dict[str, float | None]:
     row = asdict(record)
-    row[f"select_{select_metric}"] = row.pop("score")
+    row[f"val_{val_metric}"] = row.pop("score")
     del row["best_score"], row["best_epoch"]
     return row
 
@@ -556,9 +554,9 @@ def _write_best(learner: Learner, trial: Trial, judged: Judged, out: TrialDir, r
     origin["tta"] = "flip" if judged.flip else "none"
     save_weights(out.weights_file, judged.model, origin)
     weights = file_digest(out.weights_file)
-    select = out.predictions_file("select")
-    write_predictions(select, judged.predictions, {**origin, "weights": weights})
-    learner.best_files = {out.weights_file.name: weights, select.name: file_digest(select)}
+    val = out.predictions_file("val")
+    write_predictions(val, judged.predictions, {**origin, "weights": weights})
+    learner.best_files = {out.weights_file.name: weights, val.name: file_digest(val)}
 
 
 def _whole_state(out: TrialDir, device: torch.device | str, on_damage: Callable[[str], None]) -> dict[str, Any] | None:

@@ -9,8 +9,8 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from rfray.training.staged import Staged
-from rfray.trial import Trial
+from rfray.models.multiscale_head import Staged
+from rfray.spec.trial import Trial
 
 SCHEDULES: dict[str, Mapping[str, Any]] = {
     "cosine": {"sched": "cosine"},

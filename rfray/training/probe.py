@@ -16,13 +16,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 from rfray.data.batches import plain_batches
 from rfray.data.pixels import Images
 from rfray.errors import TrialError
-from rfray.evaluation.metrics import metric
-from rfray.evaluation.predictions import Predictions
-from rfray.training.inference import device_and_type, save_weights
-from rfray.training.memory import give_back
-from rfray.training.model import Normalisation, build_model
-from rfray.training.staged import Staged
-from rfray.trial import Trial
+from rfray.models.build import Normalisation, build_model
+from rfray.models.inference import device_and_type, save_weights
+from rfray.models.memory import give_back
+from rfray.models.multiscale_head import Staged
+from rfray.spec.trial import Trial
+from rfray.stats.metrics import metric
+from rfray.stats.predictions import Predictions
 
 FOLDS = 5
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

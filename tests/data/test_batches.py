@@ -5,21 +5,21 @@ import numpy as np
 import pytest
 import torch
 
-from rfray.config import Reencode
 from rfray.data.augment import Policy, build_policy
 from rfray.data.batches import (
-    STRESSED_PICTURES,
+    CORRUPTIONED_PICTURES,
     Batch,
     Share,
     WaitTime,
+    corrupted_batches,
     epoch_order,
     fit_batches,
     plain_batches,
-    stressed_batches,
 )
+from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import Images
-from rfray.data.stress import STRESSES
+from rfray.spec.sweep import Reencode
 from tests.pictures import images_of
 
 SIDE = 16
@@ -234,10 +234,10 @@ def test_an_error_in_a_thread_reaches_the_consumer() -> None:
     assert batch_threads() == []
 
 
-@pytest.mark.parametrize("kind", ["fit", "plain"])
+@pytest.mark.parametrize("kind", ["train", "plain"])
 def test_leaving_early_ends_the_threads(kind: str) -> None:
     given = images(64)
-    batches = fit(given, threads=3) if kind == "fit" else plain_batches(given, 8, pin=False)
+    batches = fit(given, threads=3) if kind == "train" else plain_batches(given, 8, pin=False)
     next(batches)
     assert batch_threads() != []
     batches.close()  # type: ignore[attr-defined]
@@ -252,7 +252,7 @@ def test_a_broken_off_loop_ends_the_threads() -> None:
     assert batch_threads() == []
 
 
-# under stress
+# under corruption
 
 
 class Counting:
@@ -269,22 +269,22 @@ class Counting:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_every_picture_is_decoded_once_and_stressed_before_it_is_scaled(threads: int) -> None:
+def test_every_picture_is_decoded_once_and_corrupted_before_it_is_scaled(threads: int) -> None:
     source, rows = Counting(30), np.arange(5, 30)
     geometries = [Geometry("scale", 16, None), Geometry("crop", 24, Reencode(quality=50, size=32))]
-    found = list(stressed_batches(source, rows, geometries, threads, pin=False))
+    found = list(corrupted_batches(source, rows, geometries, threads, pin=False))
     assert source.asked == [0] * 5 + [1] * 25
-    assert [len(first) for first, _ in found] == [len(STRESSES) * count for count in (8, 8, 8, 1)]
-    assert STRESSED_PICTURES == 8
+    assert [len(first) for first, _ in found] == [len(CORRUPTIONS) * count for count in (8, 8, 8, 1)]
+    assert CORRUPTIONED_PICTURES == 8
     for number, geometry in enumerate(geometries):
         pixels = torch.cat([batch[number] for batch in found])
-        assert pixels.shape == (25 * len(STRESSES), 3, geometry.side, geometry.side)
-        for row, (way, stress) in ((5, (0, "jpeg_90")), (17, (6, "scale_25")), (29, (12, "noise_20"))):
-            expected = geometry.window(geometry.stored(STRESSES[stress](source.pictures[row])), None)
-            seen = pixels[(row - 5) * len(STRESSES) + way].permute(1, 2, 0).numpy()
-            assert np.array_equal(seen, expected), (row, stress)
+        assert pixels.shape == (25 * len(CORRUPTIONS), 3, geometry.side, geometry.side)
+        for row, (way, corruption) in ((5, (0, "jpeg_90")), (17, (6, "scale_25")), (29, (12, "noise_20"))):
+            expected = geometry.window(geometry.stored(CORRUPTIONS[corruption](source.pictures[row])), None)
+            seen = pixels[(row - 5) * len(CORRUPTIONS) + way].permute(1, 2, 0).numpy()
+            assert np.array_equal(seen, expected), (row, corruption)
 
 
 def test_large_squares_are_made_one_picture_at_a_time() -> None:
-    (first, *_), *rest = stressed_batches(Counting(3), np.arange(3), [Geometry("scale", 700, None)], 1, pin=False)
-    assert (len(first), len(rest)) == (len(STRESSES), 2)
+    (first, *_), *rest = corrupted_batches(Counting(3), np.arange(3), [Geometry("scale", 700, None)], 1, pin=False)
+    assert (len(first), len(rest)) == (len(CORRUPTIONS), 2)

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rfray.config import DataSettings
 from rfray.data.catalog import (
     COLUMNS,
     changes,
@@ -25,6 +24,7 @@ from rfray.data.catalog import (
 )
 from rfray.data.geometry import Geometry
 from rfray.errors import DataError
+from rfray.spec.sweep import DataSettings
 
 SIDE = Geometry("scale", 16, None)
 LARGER = Geometry("scale", 24, None)
@@ -53,13 +53,13 @@ def write_groups(folder: Path, groups: Sequence[str], each: int, first: int) -> 
 def settings(folder: Path, **more: object) -> DataSettings:
     """Images in train (and valid) below a folder, pixels in cache beside them."""
     given = {"train": str(folder / "train"), "cache": {"dir": str(folder / "cache")}, **more}
-    if "valid_fraction" not in given:
-        given.setdefault("valid", str(folder / "valid"))
+    if "test" not in given:
+        given.setdefault("test", str(folder / "test"))
     return DataSettings.model_validate(given)
 
 
 def training(given: DataSettings, seed: int = 0, pairs: np.ndarray = NO_PAIRS, most: int | None = None) -> pd.DataFrame:
-    return divide(scan_folder(given, "fit", [SIDE]).images, given, seed, pairs, most)
+    return divide(scan_folder(given, "train", [SIDE]).images, given, seed, pairs, most)
 
 
 def counts(catalog: pd.DataFrame) -> dict[tuple[str, int], int]:
@@ -184,29 +184,29 @@ def with_a_linked_circle(folder: Path) -> DataSettings:
     return settings(folder)
 
 
-def with_valid_the_same_as_train(folder: Path) -> DataSettings:
+def with_test_the_same_as_train(folder: Path) -> DataSettings:
     two_classes(folder)
-    return settings(folder, valid=str(folder / "train/../train"))
+    return settings(folder, test=str(folder / "train/../train"))
 
 
-def with_valid_linked_to_train(folder: Path) -> DataSettings:
+def with_test_linked_to_train(folder: Path) -> DataSettings:
     two_classes(folder)
-    (folder / "valid").symlink_to(folder / "train")
+    (folder / "test").symlink_to(folder / "train")
     return settings(folder)
 
 
 def with_a_class_of_valid_linked_to_train(folder: Path) -> DataSettings:
     two_classes(folder)
-    write_images(folder / "valid/real", 5, 900)
-    (folder / "valid/fake").symlink_to(folder / "train/fake")
+    write_images(folder / "test/real", 5, 900)
+    (folder / "test/fake").symlink_to(folder / "train/fake")
     return settings(folder)
 
 
-def with_valid_inside_a_class(folder: Path) -> DataSettings:
+def with_test_inside_a_class(folder: Path) -> DataSettings:
     two_classes(folder)
-    write_images(folder / "train/real/valid/real", 5, 900)
-    write_images(folder / "train/real/valid/fake", 5, 950)
-    return settings(folder, valid=str(folder / "train/real/valid"))
+    write_images(folder / "train/real/test/real", 5, 900)
+    write_images(folder / "train/real/test/fake", 5, 950)
+    return settings(folder, test=str(folder / "train/real/test"))
 
 
 def with_one_image_a_class(folder: Path) -> DataSettings:
@@ -216,7 +216,7 @@ def with_one_image_a_class(folder: Path) -> DataSettings:
 
 def with_one_image_left_after_the_report_part(folder: Path) -> DataSettings:
     two_classes(folder, 2)
-    return settings(folder, valid_fraction=0.3)
+    return settings(folder, test=0.3)
 
 
 def with_copies_of_one_image_in_a_class(folder: Path) -> DataSettings:
@@ -265,12 +265,12 @@ def with_a_name_that_is_not_utf8(folder: Path) -> DataSettings:
         (with_the_data_folder_itself_as_a_class, ["fake (class fake)", "fake (class real) are the same folder"]),
         (with_linked_classes, ["fake (class fake) and", "real (class real) are the same folder"]),
         (with_a_linked_circle, ["fake/again (class fake) and", "fake (class fake) are the same folder"]),
-        (with_valid_the_same_as_train, ["data.train", "data.valid", "share images", "train/real"]),
-        (with_valid_linked_to_train, ["data.train", "data.valid", "share images"]),
-        (with_a_class_of_valid_linked_to_train, ["data.train", "data.valid", "share images", "train/fake"]),
-        (with_valid_inside_a_class, ["data.train", "data.valid", "share images", "train/real/valid/real"]),
-        (with_one_image_a_class, ["select_fraction 0.15: class real has 1 images", "too few"]),
-        (with_one_image_left_after_the_report_part, ["select_fraction 0.15: class real has 1 images", "too few"]),
+        (with_test_the_same_as_train, ["data.train", "data.test", "share images", "train/real"]),
+        (with_test_linked_to_train, ["data.train", "data.test", "share images"]),
+        (with_a_class_of_valid_linked_to_train, ["data.train", "data.test", "share images", "train/fake"]),
+        (with_test_inside_a_class, ["data.train", "data.test", "share images", "train/real/test/real"]),
+        (with_one_image_a_class, ["val 0.15: class real has 1 images", "too few"]),
+        (with_one_image_left_after_the_report_part, ["val 0.15: class real has 1 images", "too few"]),
         (with_copies_of_one_image_in_a_class, ["class fake has 10 images in 1 bundles", "same picture"]),
         (
             with_two_percent_unreadable,
@@ -308,21 +308,21 @@ def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch
 
 def test_the_report_folder_is_checked_as_the_training_folder_is(tmp_path: Path) -> None:
     two_classes(tmp_path)
-    with pytest.raises(DataError, match="valid: no such folder"):
-        scan_folder(settings(tmp_path), "report", [SIDE])
-    write_images(tmp_path / "valid/real", 3, 900)
+    with pytest.raises(DataError, match="test: no such folder"):
+        scan_folder(settings(tmp_path), "test", [SIDE])
+    write_images(tmp_path / "test/real", 3, 900)
     with pytest.raises(DataError, match="no folder 'fake' for class fake"):
-        scan_folder(settings(tmp_path), "report", [SIDE])
-    (tmp_path / "valid/fake").symlink_to(tmp_path / "train/fake")
+        scan_folder(settings(tmp_path), "test", [SIDE])
+    (tmp_path / "test/fake").symlink_to(tmp_path / "train/fake")
     with pytest.raises(DataError, match="share images"):
-        scan_folder(settings(tmp_path), "report", [SIDE])
+        scan_folder(settings(tmp_path), "test", [SIDE])
 
 
 def test_one_percent_unreadable_is_left_out_and_listed(tmp_path: Path) -> None:
     two_classes(tmp_path, 50)
     bad = tmp_path / "train/fake/007.png"
     bad.write_text("hello")
-    scanned = scan_folder(settings(tmp_path), "fit", [SIDE])
+    scanned = scan_folder(settings(tmp_path), "train", [SIDE])
     assert scanned.unreadable.to_dict("records") == [
         {
             "path": "fake/007.png",
@@ -333,10 +333,10 @@ def test_one_percent_unreadable_is_left_out_and_listed(tmp_path: Path) -> None:
     ]
     assert len(scanned.images) == 99
     assert "fake/007.png" not in set(scanned.images["path"])
-    assert counts(training(settings(tmp_path))) == {("fit", 0): 42, ("fit", 1): 42, ("select", 0): 8, ("select", 1): 7}
+    assert counts(training(settings(tmp_path))) == {("train", 0): 42, ("train", 1): 42, ("val", 0): 8, ("val", 1): 7}
 
 
-# fit, select and report
+# train, val and test
 
 
 def test_the_split_is_stratified(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_the_split_is_stratified(tmp_path: Path) -> None:
     write_images(tmp_path / "train/fake", 50, 500)
     catalog = training(settings(tmp_path), 0)
     # 0.15 of 100 is 15; 0.15 of 50 is 7.5, rounded to the even 8
-    assert counts(catalog) == {("fit", 0): 85, ("fit", 1): 42, ("select", 0): 15, ("select", 1): 8}
+    assert counts(catalog) == {("train", 0): 85, ("train", 1): 42, ("val", 0): 15, ("val", 1): 8}
     assert set(COLUMNS) <= set(catalog.columns)
     assert catalog["path"].is_monotonic_increasing
     path, digest = catalog.loc[77, ["path", "digest"]]
@@ -356,40 +356,40 @@ def test_of_a_larger_folder_the_same_images_are_drawn_in_every_place(tmp_path: P
         write_images(tmp_path / place / "train/real", 20)
         write_images(tmp_path / place / "train/fake", 10, 500)
     given = settings(tmp_path / "here")
-    listed = list_images(given, "fit")
+    listed = list_images(given, "train")
     twelve = drawn(listed, 12)
     assert twelve["label"].value_counts().to_dict() == {0: 8, 1: 4}
-    assert drawn(list_images(settings(tmp_path / "there"), "fit"), 12)["path"].tolist() == twelve["path"].tolist()
+    assert drawn(list_images(settings(tmp_path / "there"), "train"), 12)["path"].tolist() == twelve["path"].tolist()
     assert set(twelve["path"]) < set(drawn(listed, 21)["path"])
     assert sorted(drawn(listed.drop(listed.index[listed["label"] == 1][1:]), 3)["label"]) == [0, 0, 1]  # of 20 to 1
     assert drawn(listed, None) is listed
     assert drawn(listed, 30) is listed
-    scanned = scan_folder(given, "fit", [SIDE], most=12)
+    scanned = scan_folder(given, "train", [SIDE], most=12)
     assert (scanned.images["path"].tolist(), scanned.there) == (twelve["path"].tolist(), 30)
-    assert changes(given, "fit", twelve, 12) == []
-    assert len(changes(given, "fit", twelve)) == 18
+    assert changes(given, "train", twelve, 12) == []
+    assert len(changes(given, "train", twelve)) == 18
 
 
-def test_the_select_part_has_no_more_images_than_are_enough(tmp_path: Path) -> None:
+def test_the_val_part_has_no_more_images_than_are_enough(tmp_path: Path) -> None:
     write_images(tmp_path / "train/real", 40)
     write_images(tmp_path / "train/fake", 20, 500)
-    few, all_of_them = (training(settings(tmp_path, select_fraction=0.3), most=most) for most in (6, None))
-    assert counts(few) == {("fit", 0): 36, ("fit", 1): 18, ("select", 0): 4, ("select", 1): 2}
-    assert counts(all_of_them) == {("fit", 0): 28, ("fit", 1): 14, ("select", 0): 12, ("select", 1): 6}
+    few, all_of_them = (training(settings(tmp_path, val=0.3), most=most) for most in (6, None))
+    assert counts(few) == {("train", 0): 36, ("train", 1): 18, ("val", 0): 4, ("val", 1): 2}
+    assert counts(all_of_them) == {("train", 0): 28, ("train", 1): 14, ("val", 0): 12, ("val", 1): 6}
 
 
 def test_groups_too_large_for_so_few_images_are_chosen_by_the_fraction(tmp_path: Path) -> None:
     for name, first in (("real", 0), ("fake", 500)):
         write_groups(tmp_path / f"train/{name}", [f"{name}{number}" for number in range(4)], 5, first)
-    catalog = training(settings(tmp_path, split_by="group", select_fraction=0.25), most=6)
-    assert counts(catalog) == {("fit", 0): 15, ("fit", 1): 15, ("select", 0): 5, ("select", 1): 5}
+    catalog = training(settings(tmp_path, split_by="group", val=0.25), most=6)
+    assert counts(catalog) == {("train", 0): 15, ("train", 1): 15, ("val", 0): 5, ("val", 1): 5}
 
 
 def test_a_small_class_has_at_least_one_image_on_each_side(tmp_path: Path) -> None:
     write_images(tmp_path / "train/real", 2)
     write_images(tmp_path / "train/fake", 20, 500)
     catalog = training(settings(tmp_path), 0)
-    assert counts(catalog) == {("fit", 0): 1, ("fit", 1): 17, ("select", 0): 1, ("select", 1): 3}
+    assert counts(catalog) == {("train", 0): 1, ("train", 1): 17, ("val", 0): 1, ("val", 1): 3}
 
 
 def test_the_seed_decides_the_split(tmp_path: Path) -> None:
@@ -410,15 +410,15 @@ def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path: Path) -> Non
 def test_valid_fraction_cuts_the_report_part_out_of_the_training_folder(tmp_path: Path) -> None:
     write_images(tmp_path / "train/real", 100)
     write_images(tmp_path / "train/fake", 50, 500)
-    catalog = training(settings(tmp_path, valid_fraction=0.2), 0)
-    # 20 and 10 for the report; of the 80 and 40 that are left 0.15 for select: 12 and 6
+    catalog = training(settings(tmp_path, test=0.2), 0)
+    # 20 and 10 for the report; of the 80 and 40 that are left 0.15 for val: 12 and 6
     assert counts(catalog) == {
-        ("fit", 0): 68,
-        ("fit", 1): 34,
-        ("report", 0): 20,
-        ("report", 1): 10,
-        ("select", 0): 12,
-        ("select", 1): 6,
+        ("train", 0): 68,
+        ("train", 1): 34,
+        ("test", 0): 20,
+        ("test", 1): 10,
+        ("val", 0): 12,
+        ("val", 1): 6,
     }
     assert catalog["path"].is_unique
     assert len(catalog) == 150
@@ -430,12 +430,12 @@ def test_identical_files_stay_on_one_side(tmp_path: Path, split_by: str) -> None
         for copy in ("a", "b"):
             write_image(tmp_path / f"train/real/{number}{copy}.png", number)
             write_image(tmp_path / f"train/fake/{number}{copy}.png", number + (500 if number >= 10 else 0))
-    given = settings(tmp_path, split_by=split_by, select_fraction=0.4)
+    given = settings(tmp_path, split_by=split_by, val=0.4)
     catalog = training(given, 3)
     assert catalog["digest"].nunique() == 50
     assert (parts_of(catalog, "digest") == 1).all()
     both = catalog.groupby("digest").filter(lambda same: same["label"].nunique() == 2)
-    assert set(both["part"]) == {"fit", "select"}  # the images that are in both classes are divided, whole
+    assert set(both["part"]) == {"train", "val"}  # the images that are in both classes are divided, whole
 
 
 def test_groups_stay_on_one_side_where_there_are_enough(tmp_path: Path) -> None:
@@ -443,19 +443,18 @@ def test_groups_stay_on_one_side_where_there_are_enough(tmp_path: Path) -> None:
     write_groups(tmp_path / "train/real", names, 4, first=0)
     write_groups(tmp_path / "train/fake", names, 4, first=500)
     catalogs = {
-        split_by: training(settings(tmp_path, split_by=split_by, select_fraction=0.3), 0)
-        for split_by in ("auto", "group", "image")
+        split_by: training(settings(tmp_path, split_by=split_by, val=0.3), 0) for split_by in ("auto", "group", "image")
     }
     assert (parts_of(catalogs["group"], "group") == 1).all()  # also across the classes: it is the same person
     assert catalogs["auto"].equals(catalogs["group"])
     assert parts_of(catalogs["image"], "group").max() == 2
-    assert counts(catalogs["group"]) == {("fit", 0): 28, ("fit", 1): 28, ("select", 0): 12, ("select", 1): 12}
+    assert counts(catalogs["group"]) == {("train", 0): 28, ("train", 1): 28, ("val", 0): 12, ("val", 1): 12}
 
 
 def test_auto_needs_ten_groups_in_every_class(tmp_path: Path) -> None:
     write_groups(tmp_path / "train/real", [f"real{number}" for number in range(9)], 4, first=0)
     write_groups(tmp_path / "train/fake", [f"fake{number}" for number in range(12)], 4, first=500)
-    given = [settings(tmp_path, split_by=split_by, select_fraction=0.3) for split_by in ("auto", "image", "group")]
+    given = [settings(tmp_path, split_by=split_by, val=0.3) for split_by in ("auto", "image", "group")]
     auto, image, group = (training(one, 0) for one in given)
     assert auto.equals(image)
     assert parts_of(auto, "group").max() == 2
@@ -471,12 +470,12 @@ def test_groups_that_share_a_file_stay_together(tmp_path: Path) -> None:
         (tmp_path / f"train/{other}/{one[-2:]}.png").write_bytes((tmp_path / f"train/{one}/000.png").read_bytes())
     sides = set()
     for seed in range(12):
-        catalog = training(settings(tmp_path, select_fraction=0.4), seed)
+        catalog = training(settings(tmp_path, val=0.4), seed)
         assert (parts_of(catalog, "group") == 1).all()
         chain = catalog[catalog["group"].isin(["g0", "g1", "g2", "f0"])]
         assert chain["part"].nunique() == 1
         sides.add(chain["part"].iloc[0])
-    assert sides == {"fit", "select"}
+    assert sides == {"train", "val"}
 
 
 def test_groups_too_large_for_the_share_are_an_error_that_says_so(tmp_path: Path) -> None:
@@ -488,18 +487,18 @@ def test_groups_too_large_for_the_share_are_an_error_that_says_so(tmp_path: Path
 
 def test_the_report_folder_becomes_the_report_part(tmp_path: Path) -> None:
     two_classes(tmp_path)
-    write_images(tmp_path / "valid/real", 5, 900)
-    write_images(tmp_path / "valid/fake", 4, 950)
-    assert counts(scan_folder(settings(tmp_path), "report", [SIDE]).images.assign(part="report")) == {
-        ("report", 0): 5,
-        ("report", 1): 4,
+    write_images(tmp_path / "test/real", 5, 900)
+    write_images(tmp_path / "test/fake", 4, 950)
+    assert counts(scan_folder(settings(tmp_path), "test", [SIDE]).images.assign(part="test")) == {
+        ("test", 0): 5,
+        ("test", 1): 4,
     }
 
 
 def test_training_does_not_need_the_report_folder(tmp_path: Path) -> None:
     two_classes(tmp_path)
-    assert not (tmp_path / "valid").exists()
-    assert set(training(settings(tmp_path), 0)["part"]) == {"fit", "select"}
+    assert not (tmp_path / "test").exists()
+    assert set(training(settings(tmp_path), 0)["part"]) == {"train", "val"}
 
 
 # what has changed since
@@ -509,13 +508,13 @@ def test_changes_names_what_is_new_gone_and_changed(tmp_path: Path) -> None:
     two_classes(tmp_path, 4)
     given = settings(tmp_path)
     known = list_folder(tmp_path / "train", BOTH)
-    assert changes(given, "fit", known) == []
+    assert changes(given, "train", known) == []
     write_image(tmp_path / "train/real/new.png", 77)
     (tmp_path / "train/fake/001.png").unlink()
     touched = tmp_path / "train/real/002.png"
     os.utime(touched, ns=(0, touched.stat().st_mtime_ns + 1))
     (tmp_path / "train/fake/003.png").write_text("text")
-    assert changes(given, "fit", known) == [
+    assert changes(given, "train", known) == [
         "real/new.png is new",
         "fake/001.png is gone",
         "fake/003.png has changed",
@@ -525,8 +524,8 @@ def test_changes_names_what_is_new_gone_and_changed(tmp_path: Path) -> None:
 
 def test_demo_images_are_in_two_folders() -> None:
     given = DataSettings(source="demo")
-    train, valid = image_folder(given, "select"), image_folder(given, "report")
-    assert (train.name, valid.name) == ("train", "valid")
+    train, valid = image_folder(given, "val"), image_folder(given, "test")
+    assert (train.name, valid.name) == ("train", "test")
     assert train.parent == valid.parent
 
 
@@ -548,16 +547,16 @@ def test_each_part_has_its_own_pixels_labels_and_ids(tmp_path: Path, from_folder
     (tmp_path / "train/real/041.png").write_text("unreadable")
     (tmp_path / "train/fake/000.png").write_text("unreadable")
     if from_folder:
-        write_images(tmp_path / "valid/real", 9)
-        write_images(tmp_path / "valid/fake", 5, 500)
+        write_images(tmp_path / "test/real", 9)
+        write_images(tmp_path / "test/fake", 5, 500)
         given = settings(tmp_path)
-        scanned = [training(given, 0), scan_folder(given, "report", [SIDE]).images.assign(part="report")]
+        scanned = [training(given, 0), scan_folder(given, "test", [SIDE]).images.assign(part="test")]
     else:
-        given = settings(tmp_path, valid_fraction=0.1)
+        given = settings(tmp_path, test=0.1)
         scanned = [training(given, 0)]
     files = {path: path.stat().st_ino for path in (tmp_path / "cache").glob("*.u8")}
     catalog = pd.concat(scanned, ignore_index=True)
-    for part in ("fit", "select", "report"):
+    for part in ("train", "val", "test"):
         images = load_images(catalog, given, part, SIDE)
         expected = catalog[catalog["part"] == part]
         assert len(images) == len(expected) > 0
@@ -573,7 +572,7 @@ def test_images_of_another_size_are_made_when_asked_for(tmp_path: Path) -> None:
     two_classes(tmp_path)
     given = settings(tmp_path)
     catalog = training(given, 0)
-    images = load_images(catalog, given, "fit", LARGER)
+    images = load_images(catalog, given, "train", LARGER)
     assert images.batch(np.arange(len(images))).shape == (len(images), 24, 24, 3)
     assert colours(images.batch(np.arange(len(images)))) == [number_of(path) for path in images.ids]
 
@@ -584,7 +583,7 @@ def test_an_image_that_is_not_what_the_catalog_says_is_an_error(tmp_path: Path) 
     catalog = training(given, 0)
     write_image(tmp_path / "train/real/004.png", 444)
     with pytest.raises(DataError, match=r"real/004\.png has changed since the sweep began"):
-        load_images(catalog, given, "fit", LARGER)
+        load_images(catalog, given, "train", LARGER)
 
 
 def test_part_digest_changes_with_path_label_and_content() -> None:
@@ -593,22 +592,22 @@ def test_part_digest_changes_with_path_label_and_content() -> None:
             "path": ["a", "b", "c"],
             "label": [0, 1, 0],
             "digest": ["1", "2", "3"],
-            "part": ["report", "report", "fit"],
+            "part": ["test", "test", "train"],
             "modified": [1, 2, 3],
         }
     )
-    digest = part_digest(catalog, "report")
+    digest = part_digest(catalog, "test")
     assert len(digest) == 16
-    assert part_digest(catalog.assign(modified=9), "report") == digest
-    assert part_digest(catalog.assign(digest=["1", "2", "other"]), "report") == digest  # of another part
+    assert part_digest(catalog.assign(modified=9), "test") == digest
+    assert part_digest(catalog.assign(digest=["1", "2", "other"]), "test") == digest  # of another part
     others = [
         catalog.assign(path=["a", "B", "c"]),
         catalog.assign(label=[0, 0, 0]),
         catalog.assign(digest=["1", "9", "3"]),
-        catalog.assign(part="report"),
+        catalog.assign(part="test"),
         catalog.iloc[[1, 0, 2]],
     ]
-    assert len({digest, *(part_digest(other, "report") for other in others)}) == 6
+    assert len({digest, *(part_digest(other, "test") for other in others)}) == 6
 
 
 # what belongs together
@@ -617,7 +616,7 @@ def test_part_digest_changes_with_path_label_and_content() -> None:
 def test_pictures_that_look_alike_stay_on_one_side(tmp_path: Path) -> None:
     two_classes(tmp_path, 40)
     pairs = np.array([[number, number + 1] for number in range(0, 80, 2)])  # by position: two by two
-    sides = [training(settings(tmp_path, select_fraction=0.4), seed, pairs) for seed in range(5)]
+    sides = [training(settings(tmp_path, val=0.4), seed, pairs) for seed in range(5)]
     for catalog in sides:
         assert (catalog["part"][::2].to_numpy() == catalog["part"][1::2].to_numpy()).all()
         assert (parts_of(catalog, "bundle") == 1).all()
@@ -630,7 +629,7 @@ def test_identities_stay_on_one_side_also_across_the_classes(tmp_path: Path, pat
         write_image(tmp_path / f"train/real/id{number // 4}_{number % 4}.png", number)
         write_image(tmp_path / f"train/fake/id{number // 4}_{number % 4}.png", 500 + number)
         write_image(tmp_path / f"train/fake/nobody{number}.png", 900 + number)
-    given = settings(tmp_path, group_pattern=pattern, select_fraction=0.4)
+    given = settings(tmp_path, group_pattern=pattern, val=0.4)
     catalog = training(given, 1)
     known = catalog[catalog["path"].str.contains("id")]
     identity = known["path"].str.extract(r"(id\d+)")[0]
@@ -640,31 +639,31 @@ def test_identities_stay_on_one_side_also_across_the_classes(tmp_path: Path, pat
 
 
 def test_a_few_images_are_decoded_by_their_ids(tmp_path: Path) -> None:
-    for folder in ("train", "valid"):
+    for folder in ("train", "test"):
         write_images(tmp_path / folder / "real", 3, first=10)
         write_images(tmp_path / folder / "fake", 3, first=20)
     given = settings(tmp_path)
-    catalog = scan_folder(given, "report", [SIDE]).images.assign(part="report")
+    catalog = scan_folder(given, "test", [SIDE]).images.assign(part="test")
     for pixels in (tmp_path / "cache").glob("*.u8"):
         pixels.unlink()
-    images = decode_images(catalog, given, "report", SIDE, ["real/002.png", "fake/000.png"])
+    images = decode_images(catalog, given, "test", SIDE, ["real/002.png", "fake/000.png"])
     assert images.ids.tolist() == ["real/002.png", "fake/000.png"]
     assert images.labels.tolist() == [0, 1]
     assert images.batch(np.array([0, 1]))[:, 8, 8].tolist() == [[12, 0, 7], [20, 0, 7]]
     assert not list((tmp_path / "cache").glob("*.u8"))  # the others were not decoded
-    (tmp_path / "valid/real/002.png").write_bytes(b"other")
+    (tmp_path / "test/real/002.png").write_bytes(b"other")
     with pytest.raises(DataError, match=r"real/002\.png has changed"):
         images.batch(np.array([0]))
 
 
 def catalog_of(bundles: list[int], labels: list[int]) -> pd.DataFrame:
     count = len(labels)
-    parts = ["fit"] * (count - 4) + ["select"] * 3 + ["report"]
+    parts = ["train"] * (count - 4) + ["val"] * 3 + ["test"]
     paths = [f"{number:03d}.png" for number in range(count)]
     return pd.DataFrame({"path": paths, "label": labels, "bundle": bundles, "part": parts})
 
 
-def test_folds_cover_fit_and_select_once_and_keep_bundles_and_classes_together() -> None:
+def test_folds_cover_fit_and_val_once_and_keep_bundles_and_classes_together() -> None:
     labels = [0, 1] * 12
     bundles = [0, 0, 0, 0, *range(1, 21)]  # the first four belong together
     catalog = catalog_of(bundles, labels)
@@ -672,14 +671,14 @@ def test_folds_cover_fit_and_select_once_and_keep_bundles_and_classes_together()
     for number in (1, 2, 3):
         fold = fold_of(catalog, (number, 3), seed=5)
         assert fold.drop(columns="part").equals(catalog.drop(columns="part"))
-        assert fold["part"].tolist()[-1] == "report"
-        select = fold[fold["part"] == "select"]
-        assert set(select["label"]) == {0, 1}
-        assert not set(select["bundle"]) & set(fold.loc[fold["part"] == "fit", "bundle"])
-        judged += select["path"].tolist()
+        assert fold["part"].tolist()[-1] == "test"
+        val = fold[fold["part"] == "val"]
+        assert set(val["label"]) == {0, 1}
+        assert not set(val["bundle"]) & set(fold.loc[fold["part"] == "train", "bundle"])
+        judged += val["path"].tolist()
     assert sorted(judged) == catalog["path"].tolist()[:-1]
     again = fold_of(catalog, (3, 3), seed=5)
-    assert again.loc[again["part"] == "select", "path"].tolist() == judged[-len(select) :]
+    assert again.loc[again["part"] == "val", "path"].tolist() == judged[-len(val) :]
 
 
 def test_too_few_images_for_so_many_folds_are_an_error() -> None:

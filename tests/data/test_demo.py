@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from rfray.data.demo import MIN_TEXTURE, PER_TILE, SIZE, UPSAMPLING, make_demo, texture
 
-PARTS = ("train", "valid")
+PARTS = ("train", "test")
 CLASSES = ("real", "fake")
 
 
@@ -39,7 +39,7 @@ def test_two_builds_hold_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     assert digests(make_demo(tmp_path)) == digests(demo)
 
 
-@pytest.mark.parametrize(("part", "count"), [("train", 476), ("valid", 136)])
+@pytest.mark.parametrize(("part", "count"), [("train", 476), ("test", 136)])
 @pytest.mark.parametrize("name", CLASSES)
 def test_both_classes_are_equally_large(demo: Path, part: str, name: str, count: int) -> None:
     assert len(images(demo / part / name)) == count
@@ -53,7 +53,7 @@ def test_both_classes_come_from_the_same_tiles(demo: Path, part: str) -> None:
 
 
 def test_train_and_valid_share_no_tile_and_train_has_enough_for_a_split_by_tile(demo: Path) -> None:
-    train, valid = tiles(demo / "train" / "real"), tiles(demo / "valid" / "real")
+    train, valid = tiles(demo / "train" / "real"), tiles(demo / "test" / "real")
     assert not train & valid
     assert len(train) >= 10
     assert {name.split("-")[0] for name in train} == {name.split("-")[0] for name in valid} == {"china", "flower"}

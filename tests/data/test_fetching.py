@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rfray.config import CacheSettings, DataSettings
-from rfray.data.cache_room import make_room
+from rfray.data.cache_limits import make_room
 from rfray.data.catalog import changes, decode_images, list_images, scan_folder
 from rfray.data.fetching import RemoteFolder
 from rfray.data.geometry import Geometry
 from rfray.errors import DataError
-from rfray.storage import Entry, Storage
+from rfray.spec.sweep import CacheSettings, DataSettings
+from rfray.store.storage import Entry, Storage
 from tests.object_store import bucket_here, upload
 
 SMALL = Geometry("scale", 16, None)
@@ -43,17 +43,17 @@ def fetches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def at(address: str, cache: Path, max_gb: float = 1.0) -> DataSettings:
-    return DataSettings(train=address, valid_fraction=0.2, cache=CacheSettings(dir=str(cache), max_gb=max_gb))
+    return DataSettings(train=address, test=0.2, cache=CacheSettings(dir=str(cache), max_gb=max_gb))
 
 
 def test_the_same_images_as_on_a_disk(address: str, pictures: Path, tmp_path: Path, fetches: list[str]) -> None:
-    there = list_images(at(address, tmp_path / "cache"), "fit")
+    there = list_images(at(address, tmp_path / "cache"), "train")
     assert fetches == []
-    here = list_images(at(str(pictures / "train"), tmp_path / "other"), "fit")
+    here = list_images(at(str(pictures / "train"), tmp_path / "other"), "train")
     same = ["path", "label", "group", "size"]
     assert there[same].equals(here[same])
-    from_address = scan_folder(at(address, tmp_path / "cache"), "fit", [SMALL])
-    from_disk = scan_folder(at(str(pictures / "train"), tmp_path / "other"), "fit", [SMALL])
+    from_address = scan_folder(at(address, tmp_path / "cache"), "train", [SMALL])
+    from_disk = scan_folder(at(str(pictures / "train"), tmp_path / "other"), "train", [SMALL])
     assert from_address.images["digest"].tolist() == from_disk.images["digest"].tolist()
     assert sorted(fetches) == here["path"].tolist()
 
@@ -62,8 +62,8 @@ def test_what_is_there_is_not_fetched_again_and_what_changed_is(
     address: str, tmp_path: Path, fetches: list[str]
 ) -> None:
     settings = at(address, tmp_path)
-    before = scan_folder(settings, "fit", [SMALL]).images.assign(part="fit")
-    (kept, lost, *_) = list_images(settings, "fit")["path"]
+    before = scan_folder(settings, "train", [SMALL]).images.assign(part="train")
+    (kept, lost, *_) = list_images(settings, "train")["path"]
     fetches.clear()
     folder = RemoteFolder(address, ("real", "fake"), settings.cache)
     (folder / lost).unlink()  # as if the fetch had been killed before it
@@ -72,15 +72,15 @@ def test_what_is_there_is_not_fetched_again_and_what_changed_is(
     assert (RemoteFolder(address, ("real", "fake"), settings.cache) / lost).exists()
     assert fetches == [lost]
     assert not stray.exists()
-    assert changes(settings, "fit", before) == []
+    assert changes(settings, "train", before) == []
 
 
 def test_a_picture_is_fetched_when_it_is_asked_for(address: str, tmp_path: Path, fetches: list[str]) -> None:
     settings = at(address, tmp_path)
-    catalog = scan_folder(settings, "fit", [SMALL]).images.assign(part="fit")
+    catalog = scan_folder(settings, "train", [SMALL]).images.assign(part="train")
     shutil.rmtree(tmp_path)
     fetches.clear()
-    images = decode_images(catalog, settings, "fit", SMALL, catalog["path"].tolist()[:2])
+    images = decode_images(catalog, settings, "train", SMALL, catalog["path"].tolist()[:2])
     assert fetches == []
     assert images.batch(np.array([0, 1])).shape == (2, 16, 16, 3)
     assert len(fetches) == len(catalog)
@@ -88,7 +88,7 @@ def test_a_picture_is_fetched_when_it_is_asked_for(address: str, tmp_path: Path,
 
 def test_images_that_do_not_fit_into_the_cache_are_refused(address: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"its images take \S+ GB, but the cache .*data\.cache\.max_gb: 1e-06"):
-        scan_folder(at(address, tmp_path, max_gb=1e-6), "fit", [SMALL])
+        scan_folder(at(address, tmp_path, max_gb=1e-6), "train", [SMALL])
 
 
 def test_a_folder_that_nobody_uses_makes_room(address: str, tmp_path: Path) -> None:
@@ -106,4 +106,4 @@ def test_a_folder_that_nobody_uses_makes_room(address: str, tmp_path: Path) -> N
 def test_a_class_without_an_image_is_named(address: str, tmp_path: Path) -> None:
     settings = at(address, tmp_path).model_copy(update={"classes": {"real": "real", "fake": "forged"}})
     with pytest.raises(DataError, match=r"s3://.*/train: class fake has no image in forged"):
-        list_images(settings, "fit")
+        list_images(settings, "train")

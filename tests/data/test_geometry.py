@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from rfray.config import Reencode
 from rfray.data.geometry import Geometry
+from rfray.spec.sweep import Reencode
 
 
 def numbered(height: int, width: int) -> np.ndarray:

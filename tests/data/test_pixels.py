@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfray.config import CacheSettings
 from rfray.data import pixels
-from rfray.data.cache_room import cache_folder
+from rfray.data.cache_limits import cache_folder
 from rfray.data.decoding import decode, square
 from rfray.data.geometry import Geometry
 from rfray.data.pixels import Files, ScannedFile, Source, Stored, checksum, load, scan
 from rfray.errors import DataError
+from rfray.spec.sweep import CacheSettings
 
 SMALL, LARGE, WHOLE = Geometry("scale", 16, None), Geometry("scale", 24, None), Geometry("crop", 16, None)
 

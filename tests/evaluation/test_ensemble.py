@@ -6,20 +6,11 @@ import numpy as np
 import pytest
 
 from rfray.errors import DataError, InputError, RunError
-from rfray.evaluation.ensemble import (
-    Vote,
-    cast,
-    choose_members,
-    chosen_alone,
-    fold_models,
-    left_out,
-    out_of_fold,
-    read_ensemble,
-    write_ensemble,
-)
-from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
-from rfray.evaluation.voting import METHODS
-from rfray.sweep_file import resolved_text
+from rfray.evaluation.ensemble import choose_members, chosen_alone, fold_models, left_out, out_of_fold, write_ensemble
+from rfray.spec.sweep_file import resolved_text
+from rfray.stats.predictions import Predictions, read_predictions, write_predictions
+from rfray.stats.voting import METHODS, cast
+from rfray.store.ensemble_record import Vote, read_ensemble
 from tests.synthetic import FIRST, LABELS, SECOND, finish_trial, new_run, predictions, small_run
 
 ALL_METHODS = list(METHODS)
@@ -32,7 +23,7 @@ def chosen(run, *how):
 def vote_of(count, **how):
     """A soft vote of `count` members, but for what `how` says."""
     alike = {"weights": [1 / count] * count, "temperatures": [1.0] * count}
-    return Vote(name="ensemble", members=["m"] * count, threshold=0.5, select_score=None, **{**alike, **how})
+    return Vote(name="ensemble", members=["m"] * count, threshold=0.5, val_score=None, **{**alike, **how})
 
 
 def soft_vote(voters):
@@ -78,7 +69,7 @@ def test_a_probe_that_is_clearly_worse_than_the_best_trial(tmp_path):
     reversed_half = right.copy()
     reversed_half[::2] = right[::-1][::2]
     for trial_id, says in [("a", right), ("like", one_apart), ("worse", reversed_half), ("trial", reversed_half)]:
-        trial = finish_trial(run, trial_id, 0.9, select=predictions(says, labels))
+        trial = finish_trial(run, trial_id, 0.9, val=predictions(says, labels))
         if trial_id in ("like", "worse"):
             trial.write_result(trial.result().model_copy(update={"kind": "probe"}))
     a, like, trial, worse = choose_members(run)
@@ -171,11 +162,11 @@ def test_what_is_written(tmp_path):
         "classes": ["real", "fake"],
         "metric": "auc",
         "choose_by": "score",
-        "select_score": 1.0,
+        "val_score": 1.0,
         "others": [],
         "bundle": None,
     }
-    for part in ("select", "report"):
+    for part in ("val", "test"):
         vote = read_predictions(run.ensemble_predictions_file("ensemble", part))
         assert vote.p_fake.tolist() == pytest.approx([0.2, 0.3, 0.4, 0.6, 0.7, 0.6], abs=1e-15)
 
@@ -188,11 +179,11 @@ def test_every_method_has_its_row_and_its_files(tmp_path):
     assert ensemble.name == "ensemble-calibrated"
     assert read_ensemble(run) == ensemble
     for vote in ensemble.votes:
-        for part in ("select", "report"):
+        for part in ("val", "test"):
             members = [read_predictions(run.trial(member).predictions_file(part)) for member in vote.members]
             written = read_predictions(run.ensemble_predictions_file(vote.name, part))
             assert written.p_fake.tolist() == cast(vote, members).p_fake.tolist()
-    files = {f"{name}-predictions-{part}.parquet" for name in names for part in ("select", "report")}
+    files = {f"{name}-predictions-{part}.parquet" for name in names for part in ("val", "test")}
     assert {file.name for file in run.ensemble_file.parent.iterdir()} == {"ensemble.json", *files}
 
 
@@ -202,7 +193,7 @@ def test_files_of_methods_no_longer_asked_for_go(tmp_path):
     own = run.ensemble_file.parent / "my-own.txt"
     own.write_text("mine")
     write_ensemble(run, choose_members(run, 2))
-    soft = {f"ensemble-predictions-{part}.parquet" for part in ("select", "report")}
+    soft = {f"ensemble-predictions-{part}.parquet" for part in ("val", "test")}
     assert {file.name for file in run.ensemble_file.parent.iterdir()} == {"ensemble.json", "my-own.txt", *soft}
 
 
@@ -218,8 +209,8 @@ def test_weighted_may_choose_from_the_others_and_alone(tmp_path):
     finish_trial(run, "006", 0.5, right, right)
     one, *others = choose_members(run)
     ensemble = write_ensemble(run, [one], ["weighted"], others)
-    assert (ensemble.members, ensemble.weights, ensemble.select_score) == (["006"], [1.0], 1.0)
-    assert chosen_alone(ensemble) == "ensemble-weighted is 006 alone: on the select part no mixture has a better auc"
+    assert (ensemble.members, ensemble.weights, ensemble.val_score) == (["006"], [1.0], 1.0)
+    assert chosen_alone(ensemble) == "ensemble-weighted is 006 alone: on val no mixture has a better auc"
     assert [vote.members for vote in ensemble.others] == [["001"]]
     assert chosen_alone(write_ensemble(run, [one], ["soft"], others)) is None
 
@@ -228,7 +219,7 @@ def test_every_vote_has_its_own_operating_point(tmp_path):
     run = small_run(tmp_path / "run")
     set_ensemble(run, threshold="max_f1", unsure_error=0.2)
     ensemble = write_ensemble(run, choose_members(run, 1), ALL_METHODS)
-    # 001 says SECOND of select: 0.3 is the lowest score of a fake image, and of a real one
+    # 001 says SECOND of val: 0.3 is the lowest score of a fake image, and of a real one
     assert ensemble.threshold == 0.3
     # at 0.3 one of six is wrong: few enough
     assert ensemble.unsure == (0.3, 0.3)
@@ -245,22 +236,22 @@ def test_a_threshold_that_can_not_be_chosen_says_so(tmp_path):
         write_ensemble(run, choose_members(run, 1))
 
 
-def test_one_class_on_select_leaves_the_score_undefined(tmp_path):
+def test_one_class_on_val_leaves_the_score_undefined(tmp_path):
     run = new_run(tmp_path / "run")
     for trial_id in ("a", "b"):
         finish_trial(run, trial_id, 0.5, predictions([0.1, 0.6], [0, 0]), predictions(FIRST))
     ensemble = write_ensemble(run, choose_members(run, 2), ALL_METHODS)
-    assert [vote.select_score for vote in ensemble.votes] == [None] * 3
+    assert [vote.val_score for vote in ensemble.votes] == [None] * 3
     assert [vote.threshold for vote in ensemble.votes] == [0.5] * 3
     assert ensemble.others[0].members == ["a"]  # the better one of nothing to choose by
 
 
-def test_the_select_score_knows_nothing_of_the_report_part(tmp_path):
+def test_the_val_score_knows_nothing_of_the_report_part(tmp_path):
     run = small_run(tmp_path / "run")
     members = choose_members(run, 2)
     for member in members:
-        write_predictions(member.predictions_file("report"), predictions([1, 1, 1, 0, 0, 0]), {})
-    assert write_ensemble(run, members).select_score == 1.0
+        write_predictions(member.predictions_file("test"), predictions([1, 1, 1, 0, 0, 0]), {})
+    assert write_ensemble(run, members).val_score == 1.0
 
 
 def test_missing_or_unfit_predictions_leave_the_old_ensemble_alone(tmp_path):
@@ -268,14 +259,14 @@ def test_missing_or_unfit_predictions_leave_the_old_ensemble_alone(tmp_path):
     members = choose_members(run, 2)
     write_ensemble(run, members)
     before = run.ensemble_file.read_bytes()
-    write_predictions(members[0].predictions_file("report"), predictions([0.5], [0]), {})
-    with pytest.raises(RunError, match="the report predictions of 001, 002 can't be joined"):
+    write_predictions(members[0].predictions_file("test"), predictions([0.5], [0]), {})
+    with pytest.raises(RunError, match="the test predictions of 001, 002 can't be joined"):
         write_ensemble(run, members)
-    members[0].predictions_file("report").unlink()
-    with pytest.raises(RunError, match=r"001.predictions-report\.parquet.*`rfray ensemble` makes it"):
+    members[0].predictions_file("test").unlink()
+    with pytest.raises(RunError, match=r"001.predictions-test\.parquet.*`rfray ensemble` makes it"):
         write_ensemble(run, members)
-    members[1].predictions_file("select").unlink()
-    with pytest.raises(RunError, match=r"002.predictions-select\.parquet.*`rfray tune` .* trains it again"):
+    members[1].predictions_file("val").unlink()
+    with pytest.raises(RunError, match=r"002.predictions-val\.parquet.*`rfray tune` .* trains it again"):
         write_ensemble(run, members)
     assert run.ensemble_file.read_bytes() == before
 
@@ -348,11 +339,11 @@ def test_a_finalist_votes_by_the_mean_of_its_folds_chosen_on_all_training_images
     assert ensemble.members == ["2-b-fold1of2", "2-b-fold2of2", "1-a-fold1of2", "1-a-fold2of2"]
     assert ensemble.weights == [0.25] * 4
     assert ensemble.temperatures == [1.0] * 4
-    assert ensemble.select_score == 1.0  # of the mean of FIRST and SECOND, which is all right
+    assert ensemble.val_score == 1.0  # of the mean of FIRST and SECOND, which is all right
     assert 0.4 < ensemble.threshold <= 0.6
-    select = read_predictions(run.ensemble_predictions_file("ensemble", "select"))
-    said = dict(zip(select.ids.tolist(), select.p_fake.tolist(), strict=True))
+    val = read_predictions(run.ensemble_predictions_file("ensemble", "val"))
+    said = dict(zip(val.ids.tolist(), val.p_fake.tolist(), strict=True))
     mean = (np.array(FIRST) + np.array(SECOND)) / 2
     assert [said[name] for name in predictions(FIRST).ids.tolist()] == pytest.approx(mean.tolist(), abs=1e-15)
-    report = read_predictions(run.ensemble_predictions_file("ensemble", "report"))
+    report = read_predictions(run.ensemble_predictions_file("ensemble", "test"))
     assert report.p_fake.tolist() == pytest.approx([0.15] * 6, abs=1e-15)

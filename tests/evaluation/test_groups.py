@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfray.config import ReportSettings
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.groups import COLUMNS, by_group, groups_of, matched, write_groups
-from rfray.evaluation.intervals import auc_interval, wilson
-from rfray.evaluation.predictions import Predictions
-from rfray.files import replace_text
-from rfray.sweep_file import resolved_text
+from rfray.spec.sweep import ReportSettings
+from rfray.spec.sweep_file import resolved_text
+from rfray.stats.intervals import auc_interval, wilson
+from rfray.stats.predictions import Predictions
+from rfray.store.files import replace_text
 from tests.synthetic import finish_trial, new_run
 
 P_FAKE = [0.1, 0.3, 0.6, 0.4, 0.7, 0.2, 0.5, 0.9]
@@ -89,7 +89,7 @@ def test_the_group_in_a_name(pattern, path, expected):
 def run_of(folder, pattern=None):
     run = new_run(folder)
     if pattern is not None:
-        sweep = run.sweep().model_copy(update={"report": ReportSettings(group_pattern=pattern)})
+        sweep = run.sweep().model_copy(update={"test": ReportSettings(group_pattern=pattern)})
         replace_text(run.sweep_file, resolved_text(sweep))
     finish_trial(run, "one", 0.9, given(), given())
     write_ensemble(run, choose_members(run, 1))
@@ -97,8 +97,8 @@ def run_of(folder, pattern=None):
 
 
 def test_subfolders_are_the_groups_and_a_pattern_comes_first(tmp_path):
-    catalog = pd.DataFrame({"path": IDS, "group": [path.split("/")[1] for path in IDS], "part": "report"})
-    others = catalog.assign(group="training", part="fit")  # of another folder, with the same names
+    catalog = pd.DataFrame({"path": IDS, "group": [path.split("/")[1] for path in IDS], "part": "test"})
+    others = catalog.assign(group="training", part="train")  # of another folder, with the same names
     run = run_of(tmp_path / "run")
     assert groups_of(run) is None
     run.write_catalog(pd.concat([others, catalog.iloc[::-1]], ignore_index=True))

@@ -7,12 +7,8 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from rfray.config import MaxFpr
 from rfray.errors import RunError
-from rfray.evaluation.audit_record import write_audit
-from rfray.evaluation.certainty import Judged, certainty
 from rfray.evaluation.ensemble import choose_members, write_ensemble
-from rfray.evaluation.intervals import wilson
 from rfray.evaluation.leaderboard import (
     LOWER_IS_BETTER,
     build_leaderboard,
@@ -22,13 +18,17 @@ from rfray.evaluation.leaderboard import (
     waiting,
     write_leaderboard,
 )
-from rfray.evaluation.predictions import read_predictions
-from rfray.sweep_file import resolved_text
+from rfray.evaluation.significance import Judged, certainty
+from rfray.spec.sweep import MaxFpr
+from rfray.spec.sweep_file import resolved_text
+from rfray.stats.intervals import wilson
+from rfray.stats.predictions import read_predictions
+from rfray.store.audit_record import write_audit
 from tests.audits import leaking_audit
 from tests.synthetic import FIRST, SECOND, fail_trial, finish_trial, new_run, predictions, small_run, start_trial
 
 CONTRACT = (
-    "rank,name,kind,status,members,backbone,augmentation,lr,select_auc,accuracy,precision,recall,f1,auc,"
+    "rank,name,kind,status,members,backbone,augmentation,lr,val_auc,accuracy,precision,recall,f1,auc,"
     "tn,fp,fn,tp,n,threshold"
 )
 OUTCOMES = ["accuracy", "precision", "recall", "f1", "auc", "tn", "fp", "fn", "tp", "n", "threshold"]
@@ -55,7 +55,7 @@ def test_columns_in_the_order_of_the_contract(run):
     assert more == [
         *("average_precision", "balanced_accuracy", "best_epoch", "epochs", "seconds", "wait_share"),
         *("pretrained", "image_size", "batch_size"),
-        *("fpr", "fpr_low", "fpr_high", "fpr_select", "unsure_share", "unsure_error", "temperature", "ece", "brier"),
+        *("fpr", "fpr_low", "fpr_high", "fpr_val", "unsure_share", "unsure_error", "temperature", "ece", "brier"),
         *("accuracy_low", "accuracy_high", "precision_low", "precision_high"),
         *("recall_low", "recall_high", "auc_low", "auc_high"),
         *("accuracy_boot_low", "accuracy_boot_high", "precision_boot_low", "precision_boot_high"),
@@ -102,15 +102,15 @@ def test_how_sure_the_numbers_are(run):
     assert frame.loc["ensemble", "recall_boot_high"] == 1
     assert frame["auc_p_best"].tolist() == pytest.approx([0.74218, *[np.nan] * 2, 0.74218, np.nan], 1e-4, nan_ok=True)
     assert frame["tied"].tolist() == ["yes", "", "yes", "yes", ""]
-    # select minus report: 1 - 1 of the ensemble, (8.5 - 7) / 9 of 001, 14 / 18 - 17 / 18 of 002
+    # val minus report: 1 - 1 of the ensemble, (8.5 - 7) / 9 of 001, 14 / 18 - 17 / 18 of 002
     expected = [0.0, np.nan, 1.5 / 9, -3 / 18, np.nan]
     assert frame["optimism"].tolist() == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_images_that_belong_together_are_drawn_together(run):
     independent = build_leaderboard(run)
-    report = pd.DataFrame({"path": predictions(FIRST).ids, "part": "report", "bundle": [7, 7, 8, 9, 9, 5]})
-    elsewhere = pd.DataFrame({"path": ["real/0.jpg", "real/9.jpg"], "part": "fit", "bundle": [0, 1]})
+    report = pd.DataFrame({"path": predictions(FIRST).ids, "part": "test", "bundle": [7, 7, 8, 9, 9, 5]})
+    elsewhere = pd.DataFrame({"path": ["real/0.jpg", "real/9.jpg"], "part": "train", "bundle": [0, 1]})
     run.write_catalog(pd.concat([elsewhere, report]))
     together = build_leaderboard(run)
     clustered = [column for column in together if "_boot_" in column]
@@ -123,8 +123,8 @@ def test_images_that_belong_together_are_drawn_together(run):
 
 def test_every_number_is_scikit_learns_digit_by_digit(run):
     write_leaderboard(run)
-    files = {name: run.trial(name).predictions_file("report") for name in ("001", "002")}
-    files["ensemble"] = run.ensemble_predictions_file("ensemble", "report")
+    files = {name: run.trial(name).predictions_file("test") for name in ("001", "002")}
+    files["ensemble"] = run.ensemble_predictions_file("ensemble", "test")
     for name, file in files.items():
         given = read_predictions(file)
         calls = (given.p_fake >= 0.5).astype(int)
@@ -146,8 +146,8 @@ def test_no_number_where_there_is_none(run):
     write_leaderboard(run)
     assert "nan" not in run.leaderboard_csv.read_text().lower()
     failed, not_kept, ensemble = (cells(run)[name] for name in ("004", "003", "ensemble"))
-    assert not any(failed[column] for column in ("rank", "select_auc", *OUTCOMES, "best_epoch", "epochs", "seconds"))
-    assert not_kept["select_auc"] == "0.95"
+    assert not any(failed[column] for column in ("rank", "val_auc", *OUTCOMES, "best_epoch", "epochs", "seconds"))
+    assert not_kept["val_auc"] == "0.95"
     assert not any(not_kept[column] for column in OUTCOMES)
     assert not any(ensemble[column] for column in ("backbone", "augmentation", "lr", "image_size", "pretrained"))
 
@@ -158,7 +158,7 @@ def test_an_undefined_metric_is_an_empty_cell(tmp_path):
     fail_trial(run, "0", "boom")
     write_leaderboard(run)
     row = cells(run)["a"]
-    assert (row["rank"], row["status"], row["select_auc"]) == ("", "ok", "")
+    assert (row["rank"], row["status"], row["val_auc"]) == ("", "ok", "")
     assert (row["auc"], row["precision"], row["accuracy"], row["fp"]) == ("", "", "1.0", "0")
     assert list(cells(run)) == ["a", "0"]
 
@@ -187,23 +187,23 @@ def test_every_vote_is_a_row(run):
     assert set(votes) == {"ensemble", "ensemble-weighted", "ensemble-calibrated"}
     assert {row["members"] for row in votes.values()} == {"001 002"}
     assert {row["auc"] for row in votes.values()} == {"1.0"}
-    # two candidates with one vote each: the same mean; calibrated ones are as sure as select allows
+    # two candidates with one vote each: the same mean; calibrated ones are as sure as val allows
     assert votes["ensemble-weighted"]["brier"] == votes["ensemble"]["brier"]
     assert votes["ensemble-calibrated"]["brier"] != votes["ensemble"]["brier"]
 
 
-def test_each_row_has_its_own_threshold_from_its_own_select_predictions(run):
+def test_each_row_has_its_own_threshold_from_its_own_val_predictions(run):
     asking(run, threshold=MaxFpr(max_fpr=0.01), unsure_error=0.1)
     write_ensemble(run, choose_members(run, 2))
     write_leaderboard(run)
     found = cells(run)
-    # 001 says SECOND of select: no real image from 0.6 on; the vote 0.2 0.3 0.4 | 0.6 0.7 0.6
+    # 001 says SECOND of val: no real image from 0.6 on; the vote 0.2 0.3 0.4 | 0.6 0.7 0.6
     assert [found[name]["threshold"] for name in ("001", "002", "ensemble")] == ["0.6", "0.8", "0.6"]
     # and FIRST of report: 0.6 is real, 0.3 fake
     first = found["001"]
     assert [first[column] for column in ("tn", "fp", "fn", "tp")] == ["2", "1", "1", "2"]
-    assert (first["fpr_select"], float(first["fpr"])) == ("0.0", pytest.approx(1 / 3))
-    # on select a fake and a real image are at 0.3, and only the fake one is called wrongly: all at 0.3 are unsure,
+    assert (first["fpr_val"], float(first["fpr"])) == ("0.0", pytest.approx(1 / 3))
+    # on val a fake and a real image are at 0.3, and only the fake one is called wrongly: all at 0.3 are unsure,
     # which are from 0.3 to below 0.6; on report that is 0.3 and 0.4, and of the others 0.6 is called wrongly
     assert float(first["unsure_share"]) == pytest.approx(2 / 6)
     assert float(first["unsure_error"]) == pytest.approx(1 / 4)
@@ -217,16 +217,16 @@ def test_what_was_asked_of_the_false_positives_is_said(run):
     asking(run, threshold=MaxFpr(max_fpr=0.01))
     write_ensemble(run, choose_members(run, 2))
     said = false_positives(run, write_leaderboard(run))
-    assert said.startswith("False-positive rate of ensemble: at most 1 % was asked for; 0 % on the select part")
+    assert said.startswith("False-positive rate of ensemble: at most 1 % was asked for; 0 % on val")
     assert "in keeping with what was asked for." in said
     assert said in run.leaderboard_md.read_text()
     write_ensemble(run, choose_members(run, 2), ["weighted"])
     assert false_positives(run, write_leaderboard(run)).startswith("False-positive rate of ensemble-weighted")
 
 
-def test_a_trial_without_select_predictions_says_what_to_do(run):
-    run.trial("001").predictions_file("select").unlink()
-    with pytest.raises(RunError, match=r"001.predictions-select\.parquet.*`rfray tune` .* trains it again"):
+def test_a_trial_without_val_predictions_says_what_to_do(run):
+    run.trial("001").predictions_file("val").unlink()
+    with pytest.raises(RunError, match=r"001.predictions-val\.parquet.*`rfray tune` .* trains it again"):
         build_leaderboard(run)
 
 
@@ -264,15 +264,15 @@ def test_every_axis_has_a_column_that_no_metric_takes(tmp_path):
     pd.testing.assert_frame_equal(read_leaderboard(run), build_leaderboard(run))
 
 
-def test_the_select_column_takes_the_name_of_the_metric(tmp_path):
+def test_the_val_column_takes_the_name_of_the_metric(tmp_path):
     run = new_run(tmp_path / "run")
     sweep = run.sweep()
     by_f1 = sweep.model_copy(update={"search": sweep.search.model_copy(update={"metric": "f1"})})
     run.sweep_file.write_text(resolved_text(by_f1))
     finish_trial(run, "a", 0.25)
     frame = write_leaderboard(run)
-    assert list(frame.columns)[8] == "select_f1"
-    assert "`select_f1`" in run.leaderboard_md.read_text()
+    assert list(frame.columns)[8] == "val_f1"
+    assert "`val_f1`" in run.leaderboard_md.read_text()
 
 
 def test_columns_that_are_better_low_exist(run):
@@ -308,9 +308,9 @@ def test_markdown_twin(run):
     write_leaderboard(run)
     heading, _, note, _, said, _, header, _, *rows = run.leaderboard_md.read_text().splitlines()
     assert heading == "# Leaderboard of run"
-    assert "`select_auc`" in note
+    assert "`val_auc`" in note
     assert "n: 6 images" in note
-    assert said.startswith("On 6 report images the ensemble is tied with the best single model, 001: AUC 1.0000")
+    assert said.startswith("On 6 test images the ensemble is tied with the best single model, 001: AUC 1.0000")
     assert header == "| " + CONTRACT.replace(",", " | ") + " |"
     assert len(rows) == 5
     assert all(row.replace("\\|", "").count("|") == 21 for row in rows)
@@ -350,7 +350,7 @@ def test_errors_of_the_audit_stand_above_the_table(run):
     audit = leaking_audit()
     write_audit(run.audit_file, audit)
     write_leaderboard(run)
-    stamp, above = "**Audit: 2 of 10 report images are also among the training images", run.leaderboard_md.read_text()
+    stamp, above = "**Audit: 2 of 10 test images are also among the training images", run.leaderboard_md.read_text()
     assert stamp in above.partition("| rank")[0]
     assert r"real/\<b\>\|x.jpg" in above
     write_audit(run.audit_file, audit.model_copy(update={"findings": ()}))
@@ -372,8 +372,8 @@ def test_mean_and_spread_over_the_seeds_of_a_finalist(tmp_path):
     for name in ("1-a", "1-a-seed1"):
         row = frame.loc[name]
         assert row["seeds"] == 2
-        assert row["mean_select_auc"] == pytest.approx(0.8, abs=1e-15)
-        assert row["spread_select_auc"] == pytest.approx(0.02**0.5, abs=1e-15)  # (0.1^2 + 0.1^2) / (2 - 1)
+        assert row["mean_val_auc"] == pytest.approx(0.8, abs=1e-15)
+        assert row["spread_val_auc"] == pytest.approx(0.02**0.5, abs=1e-15)  # (0.1^2 + 0.1^2) / (2 - 1)
         assert row["mean_auc"] == pytest.approx(15.5 / 18, abs=1e-15)
         assert row["spread_auc"] == pytest.approx(1.5 / 9 / 2**0.5, abs=1e-15)
         assert row["mean_accuracy"] == pytest.approx(4.5 / 6, abs=1e-15)

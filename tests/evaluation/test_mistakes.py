@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from rfray.evaluation.ensemble import choose_members, read_ensemble, write_ensemble
+from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import AT_MOST, find_mistakes, read_mistakes, undrawn_mistakes, write_mistakes
-from rfray.evaluation.predictions import Predictions, write_predictions
-from rfray.run import write_record
+from rfray.stats.predictions import Predictions, write_predictions
+from rfray.store.ensemble_record import read_ensemble
+from rfray.store.run_dir import write_record
 from tests.synthetic import finish_trial, new_run, predictions, small_run
 
 FIRST = [0.1, 0.9, 0.6, 0.2, 0.8, 0.4]
@@ -58,7 +59,7 @@ def test_the_threshold_decides_what_is_wrong(run):
 def test_members_in_another_order_are_asked_by_id(run):
     turned = predictions(SECOND)
     write_predictions(
-        run.trial("b").predictions_file("report"),
+        run.trial("b").predictions_file("test"),
         Predictions(turned.ids[::-1], turned.labels[::-1], turned.p_fake[::-1]),
         {},
     )
@@ -100,7 +101,7 @@ def another_vote(run):
 
 
 def other_weights(run):
-    write_predictions(run.trial("b").predictions_file("report"), predictions(SECOND), {"weights": "other"})
+    write_predictions(run.trial("b").predictions_file("test"), predictions(SECOND), {"weights": "other"})
 
 
 def a_picture_is_gone(run):

@@ -1,34 +1,36 @@
-"""rfray.evaluation.robustness: the vote under stress, its columns by hand, and choosing by the worst."""
+"""rfray.evaluation.robustness: the vote under corruption, its columns by hand, and choosing by the worst."""
 
 import csv
 
 import pandas as pd
 import pytest
 
+from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RunError
-from rfray.evaluation.ensemble import choose_members, read_ensemble, write_ensemble
+from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import build_leaderboard, read_leaderboard, write_leaderboard
-from rfray.evaluation.predictions import predictions_metadata, read_predictions, write_predictions
-from rfray.evaluation.robustness import REPORT_COLUMNS, STRESS_NAMES, WORST, worst_scores, write_stressed_votes
-from tests.synthetic import FIRST, REVERSED, SECOND, finish_trial, new_run, predictions, small_run, stress_trial
+from rfray.evaluation.robustness import TEST_COLUMNS, WORST, worst_scores, write_corrupted_votes
+from rfray.stats.predictions import predictions_metadata, read_predictions, write_predictions
+from rfray.store.ensemble_record import read_ensemble
+from tests.synthetic import FIRST, REVERSED, SECOND, corruption_trial, finish_trial, new_run, predictions, small_run
 
 
 @pytest.fixture
 def run(tmp_path):
-    """The report part under stress: 001 is as good as SECOND under jpeg_30, 002 all wrong under noise_20."""
+    """Test under corruption: 001 is as good as SECOND under jpeg_30, 002 all wrong under noise_20."""
     run = small_run(tmp_path / "run")
-    stress_trial(run.trial("001"), "report", FIRST, jpeg_30=SECOND)
-    stress_trial(run.trial("002"), "report", SECOND, noise_20=REVERSED)
-    stress_trial(run.trial("001"), "select", SECOND, blur_4=REVERSED)
-    stress_trial(run.trial("002"), "select", FIRST)
+    corruption_trial(run.trial("001"), "test", FIRST, jpeg_30=SECOND)
+    corruption_trial(run.trial("002"), "test", SECOND, noise_20=REVERSED)
+    corruption_trial(run.trial("001"), "val", SECOND, blur_4=REVERSED)
+    corruption_trial(run.trial("002"), "val", FIRST)
     return run
 
 
-def join(run, top_k=2, *, select=False, report=True):
-    by = "worst" if select else "score"
-    scores = worst_scores(run, run.trials()) if select else None
-    write_stressed_votes(
-        run, write_ensemble(run, choose_members(run, top_k, scores=scores), choose_by=by), select, report
+def join(run, top_k=2, *, val=False, report=True):
+    by = "worst" if val else "score"
+    scores = worst_scores(run, run.trials()) if val else None
+    write_corrupted_votes(
+        run, write_ensemble(run, choose_members(run, top_k, scores=scores), choose_by=by), val, report
     )
 
 
@@ -43,7 +45,7 @@ def test_the_columns_by_hand(run):
     join(run)
     write_leaderboard(run)
     header = run.leaderboard_csv.read_text().splitlines()[0]
-    assert header.endswith("optimism," + ",".join(REPORT_COLUMNS))
+    assert header.endswith("optimism," + ",".join(TEST_COLUMNS))
     first, second, vote = (cells(run)[name] for name in ("001", "002", "ensemble"))
     expected = {
         "auc_jpeg_50": (7, 8.5, 9),
@@ -57,29 +59,29 @@ def test_the_columns_by_hand(run):
 
 def test_the_worst_may_be_the_picture_as_it_is(tmp_path):
     run = new_run(tmp_path / "run")
-    stress_trial(finish_trial(run, "a", 0.7, predictions(FIRST), predictions(FIRST)), "report", SECOND)
+    corruption_trial(finish_trial(run, "a", 0.7, predictions(FIRST), predictions(FIRST)), "test", SECOND)
     join(run)
     assert build_leaderboard(run).set_index("name").loc["a", "auc_worst"] == pytest.approx(7 / 9)
 
 
-def test_the_vote_under_stress_is_the_mean_of_its_members(run):
+def test_the_vote_under_corruption_is_the_mean_of_its_members(run):
     join(run)
-    file = run.ensemble_predictions_file("ensemble", "report", "noise_20")
-    assert file.name == "ensemble-predictions-report-noise_20.parquet"
+    file = run.ensemble_predictions_file("ensemble", "test", "noise_20")
+    assert file.name == "ensemble-predictions-test-noise_20.parquet"
     assert read_predictions(file).p_fake == pytest.approx([0.5, 0.6, 0.65, 0.3, 0.5, 0.5])
     assert predictions_metadata(file) == {"members": "001 002"}
-    assert len(run.stressed_votes()) == len(STRESS_NAMES)
+    assert len(run.corrupted_votes()) == len(CORRUPTION_NAMES)
 
 
-def test_without_stress_there_is_no_column_and_none_is_left_behind(run):
+def test_without_corruption_there_is_no_column_and_none_is_left_behind(run):
     join(run)
-    stressed = write_leaderboard(run)
-    pd.testing.assert_frame_equal(read_leaderboard(run), stressed)
+    corrupted = write_leaderboard(run)
+    pd.testing.assert_frame_equal(read_leaderboard(run), corrupted)
     assert "auc_worst" in run.leaderboard_md.read_text()
     join(run, report=False)
-    assert run.stressed_votes() == []
+    assert run.corrupted_votes() == []
     plain = write_leaderboard(run)
-    assert list(stressed.columns) == [*plain.columns, *REPORT_COLUMNS]
+    assert list(corrupted.columns) == [*plain.columns, *TEST_COLUMNS]
     pd.testing.assert_frame_equal(read_leaderboard(run), plain)
     assert "auc_worst" not in run.leaderboard_md.read_text()
 
@@ -93,24 +95,24 @@ def test_columns_are_there_all_or_none(run):
 
 
 def test_what_was_not_measured_or_is_undefined_is_an_empty_cell(run):
-    run.trial("002").predictions_file("report", "blur_1").unlink()
-    write_predictions(run.trial("001").predictions_file("report", "blur_2"), predictions([0.5] * 2, [0, 0]), {})
+    run.trial("002").predictions_file("test", "blur_1").unlink()
+    write_predictions(run.trial("001").predictions_file("test", "blur_2"), predictions([0.5] * 2, [0, 0]), {})
     join(run, top_k=1)  # 001 alone, which has one class only under blur_2
     write_leaderboard(run)
     rows = cells(run)
     for name in ("002", "003", "004"):  # one is not there, not kept, failed
-        assert not any(rows[name][column] for column in REPORT_COLUMNS), name
+        assert not any(rows[name][column] for column in TEST_COLUMNS), name
     for name in ("001", "ensemble"):
         assert rows[name]["auc_jpeg_30"] == repr(8.5 / 9)
         assert (rows[name]["auc_blur_2"], rows[name]["auc_worst"]) == ("", "")
 
 
-def test_members_and_ranks_by_the_worst_on_the_select_part(run):
+def test_members_and_ranks_by_the_worst_on_the_val_part(run):
     assert worst_scores(run, run.trials()) == pytest.approx(
         {"001": 0, "002": 7 / 9, "003": None, "004": None, "005": None}
     )
     assert [trial.id for trial in choose_members(run, 2)] == ["001", "002"]
-    join(run, select=True, report=False)
+    join(run, val=True, report=False)
     assert read_ensemble(run).members == ["002", "001"]
     write_leaderboard(run)
     frame = read_leaderboard(run)
@@ -122,23 +124,23 @@ def test_members_and_ranks_by_the_worst_on_the_select_part(run):
     assert frame["rank"].tolist()[:3] == [1, 2, 3]
     assert frame["rank"].isna().tolist() == [False, False, False, True, True]
     note = run.leaderboard_md.read_text().splitlines()[2]
-    assert "ranked by `select_worst`, the smallest auc on the select part" in note
-    assert read_ensemble(run).chosen_by == "the worst auc under stress"
+    assert "ranked by `val_worst`, the smallest auc on val" in note
+    assert read_ensemble(run).chosen_by == "the worst auc under corruption"
 
 
 def test_chosen_by_the_score_again_the_column_is_gone(run):
-    join(run, select=True, report=True)
-    assert list(write_leaderboard(run).columns)[-len(REPORT_COLUMNS) - 1 :] == [WORST, *REPORT_COLUMNS]
+    join(run, val=True, report=True)
+    assert list(write_leaderboard(run).columns)[-len(TEST_COLUMNS) - 1 :] == [WORST, *TEST_COLUMNS]
     pd.testing.assert_frame_equal(read_leaderboard(run), build_leaderboard(run))
     join(run)
     assert WORST not in write_leaderboard(run)
-    assert "ranked by `select_auc`" in run.leaderboard_md.read_text()
+    assert "ranked by `val_auc`" in run.leaderboard_md.read_text()
 
 
 def test_predictions_that_are_missing_or_do_not_fit_are_named(run):
-    write_predictions(run.trial("002").predictions_file("report", "blur_1"), predictions([0.5], [0]), {})
-    with pytest.raises(RunError, match="the report predictions under blur_1 can't be joined"):
+    write_predictions(run.trial("002").predictions_file("test", "blur_1"), predictions([0.5], [0]), {})
+    with pytest.raises(RunError, match="the test predictions under blur_1 can't be joined"):
         join(run)
-    run.trial("002").predictions_file("report", "blur_1").unlink()
-    with pytest.raises(RunError, match=r"002.predictions-report-blur_1\.parquet"):
+    run.trial("002").predictions_file("test", "blur_1").unlink()
+    with pytest.raises(RunError, match=r"002.predictions-test-blur_1\.parquet"):
         join(run)

@@ -11,11 +11,11 @@ import pytest
 from rfray.errors import InputError, RunError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
-from rfray.evaluation.predictions import Predictions, read_predictions, write_predictions
 from rfray.evaluation.run_comparison import compare_runs, run_names, sentences, write_comparison
-from rfray.files import replace_text
-from rfray.run import RunDir
-from rfray.sweep_file import resolved_text
+from rfray.spec.sweep_file import resolved_text
+from rfray.stats.predictions import Predictions, read_predictions, write_predictions
+from rfray.store.files import replace_text
+from rfray.store.run_dir import RunDir
 from tests.synthetic import FIRST, SECOND, as_predicted, fail_trial, finish_trial, new_run, predictions
 
 SIXTEEN = [0] * 8 + [1] * 8
@@ -24,7 +24,7 @@ WRONG = [0.9] * 8 + [0.1] * 8
 
 
 def run_of(folder: Path, *reports: Sequence[float], labels: Sequence[int] | None = None, metric: str = "auc") -> RunDir:
-    """A run whose trials, best first, say `reports` of the report part; the best of them is the whole ensemble."""
+    """A run whose trials, best first, say `reports` of test; the best of them is the whole ensemble."""
     run = new_run(folder)
     sweep = run.sweep()
     search = sweep.search.model_copy(update={"metric": metric})
@@ -43,7 +43,7 @@ def concluded(run: RunDir) -> RunDir:
 
 
 def change_report(run: RunDir, **changed: Any) -> None:
-    """Changes the first of the run's report images in the catalog."""
+    """Changes the first of the run's test images in the catalog."""
     catalog = run.read_catalog()
     catalog.loc[0, list(changed)] = list(changed.values())
     run.write_catalog(catalog)
@@ -68,7 +68,7 @@ def test_two_ensembles_are_tested_in_pairs(tmp_path: Path) -> None:
     assert pair["accuracy_low"] < -1 / 6 < pair["accuracy_high"]
     assert (pair["auc_p_corrected"], pair["accuracy_p_corrected"]) == (pair["auc_p"], 1)  # there is one pair
     assert sentences(found) == [
-        "On 6 report images the ensemble of a is tied with that of b: AUC 0.7778 against 0.9444, a difference of "
+        "On 6 test images the ensemble of a is tied with that of b: AUC 0.7778 against 0.9444, a difference of "
         "-0.1667 (95 % interval -0.7631 to 0.4297, p = 0.5839 by DeLong's paired test); accuracy 0.6667 against "
         f"0.8333, a difference of -0.1667 (95 % interval {pair['accuracy_low']:.4f} to {pair['accuracy_high']:.4f}, "
         "p = 1.0000 by McNemar's exact test)."
@@ -100,7 +100,7 @@ def test_the_order_of_the_report_images_does_not_matter(tmp_path: Path) -> None:
     one, other = run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND)
     before = compare_runs([one, other]).tests
     turned = run_of(tmp_path / "turned" / "b", SECOND)
-    for file in [trial.predictions_file("report") for trial in turned.trials()]:
+    for file in [trial.predictions_file("test") for trial in turned.trials()]:
         said = read_predictions(file)
         write_predictions(file, Predictions(said.ids[::-1], said.labels[::-1], said.p_fake[::-1]), {})
     turned.write_catalog(turned.read_catalog()[::-1])
@@ -130,11 +130,11 @@ def test_the_leaderboards_are_joined_best_first(tmp_path: Path) -> None:
     fail_trial(one, "009", "RuntimeError: no")
     write_leaderboard(one)
     found = compare_runs([one, other])
-    assert found.ranked_by == "select_auc"
-    assert found.title == "2 runs on 6 report images, ranked by select_auc"
+    assert found.ranked_by == "val_auc"
+    assert found.title == "2 runs on 6 test images, ranked by val_auc"
     table = found.table
     assert list(table.columns[:3]) == ["run", "rank", "name"]
-    # the ensembles have 8.5 of 9 pairs of the select part right
+    # the ensembles have 8.5 of 9 pairs of val right
     assert [(row.run, row.name, None if pd.isna(row.rank) else row.rank) for row in table.itertuples()] == [
         ("a", "ensemble", 1),
         ("b", "ensemble", 2),
@@ -154,18 +154,18 @@ def test_runs_ranked_by_different_metrics_keep_their_own_rankings(tmp_path: Path
     assert found.ranked_by is None
     assert found.table["run"].tolist() == ["a", "a", "b", "b"]
     assert found.table["rank"].tolist() == [1, 2, 1, 2]
-    place = list(found.table.columns).index("select_auc")
-    assert list(found.table.columns[place - 2 : place + 2]) == ["lr", "select_f1", "select_auc", "accuracy"]
-    assert found.table["select_f1"].isna().tolist() == [True, True, False, False]
+    place = list(found.table.columns).index("val_auc")
+    assert list(found.table.columns[place - 2 : place + 2]) == ["lr", "val_f1", "val_auc", "accuracy"]
+    assert found.table["val_f1"].isna().tolist() == [True, True, False, False]
     assert found.notes == ["The runs were ranked by different columns, so each keeps its own ranking."]
 
 
-def test_that_the_select_parts_differ_is_said(tmp_path: Path) -> None:
+def test_that_the_val_parts_differ_is_said(tmp_path: Path) -> None:
     one, other = run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND)
     catalog = other.read_catalog()
-    select = catalog[:1].assign(path="real/select.jpg", part="select")
-    other.write_catalog(pd.concat([catalog, select]))
-    assert compare_runs([one, other]).notes == ["select_auc of a and of b was measured on different images."]
+    val = catalog[:1].assign(path="real/val.jpg", part="val")
+    other.write_catalog(pd.concat([catalog, val]))
+    assert compare_runs([one, other]).notes == ["val_auc of a and of b was measured on different images."]
 
 
 # what is refused
@@ -177,7 +177,7 @@ def test_that_the_select_parts_differ_is_said(tmp_path: Path) -> None:
         ({"digest": "another"}, "1 of 6 differ between a and b: real/0.jpg is another picture"),
         ({"label": 1}, "1 of 6 differ between a and b: real/0.jpg has another label"),
         ({"path": "real/new.jpg"}, "2 of 7 differ between a and b: real/0.jpg is only in a"),
-        ({"part": "select"}, "1 of 6 differ between a and b: real/0.jpg is only in a"),
+        ({"part": "val"}, "1 of 6 differ between a and b: real/0.jpg is only in a"),
     ],
 )
 def test_runs_on_other_report_images_are_refused(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_an_ensemble_made_of_an_earlier_report_part_is_refused(tmp_path: Path) -
     one, other = run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND)
     for run in (one, other):
         change_report(run, path="real/renamed.jpg")
-    with pytest.raises(RunError, match=r"a: its ensemble was made of another report part; `rfray ensemble .*a` makes"):
+    with pytest.raises(RunError, match=r"a: its ensemble was made of test; `rfray ensemble .*a` makes"):
         compare_runs([one, other])
 
 
@@ -244,7 +244,7 @@ def test_all_rows_and_the_tests_are_written(tmp_path: Path) -> None:
     assert list(tests.columns) == list(found.tests.columns)
     (page,) = write_comparison(found, tmp_path / "both.md")
     lines = page.read_text().splitlines()
-    assert lines[0] == "# 2 runs on 6 report images, run by run"
+    assert lines[0] == "# 2 runs on 6 test images, run by run"
     assert "| run | rank | name | kind |" in page.read_text()
     assert "the ensemble of a is tied with that of b" in page.read_text()
     assert "## Tests between the ensembles" in lines

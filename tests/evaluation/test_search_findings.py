@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rfray.evaluation.search_findings import search_findings, sentences
-from rfray.sweep_file import resolved_text
+from rfray.spec.sweep_file import resolved_text
 from tests.synthetic import fail_trial, finish_trial, new_run, start_trial
 
 
@@ -16,7 +16,7 @@ def set_resources(run, **resources):
 
 
 def write_epochs(trial, ended, seconds, scores):
-    history = pd.DataFrame({"epoch": range(1, len(ended) + 1), "seconds": seconds, "select_auc": scores})
+    history = pd.DataFrame({"epoch": range(1, len(ended) + 1), "seconds": seconds, "val_auc": scores})
     if ended[0] is not None:
         history["ended"] = ended
     history.to_csv(trial.history_file, index=False)
@@ -69,7 +69,7 @@ def test_histories_without_times_stay_in_the_order_of_the_trials(tmp_path):
 
 def test_savings_where_a_pass_is_several_epochs(tmp_path):
     run = new_run(tmp_path / "run")
-    run.write_catalog(pd.DataFrame({"part": ["fit"] * 70 + ["select"] * 20 + ["report"] * 50}))
+    run.write_catalog(pd.DataFrame({"part": ["train"] * 70 + ["val"] * 20 + ["test"] * 50}))
     out = finish_trial(run, "a", 0.7, epochs=2, epoch_images=30)  # two passes of three epochs each
     write_epochs(out, [10, 20], [10.0, 10.0], [0.6, 0.7])
     assert search_findings(run).saved == 4 * 10
@@ -152,7 +152,7 @@ def test_sentences(run):
     set_resources(run, price_per_hour=36.0)
     growth, importance, saved, cost = sentences(search_findings(run))
     assert growth == (
-        "4 trials trained for 80 slot-seconds in all. The best auc on the select part, 0.8000, was reached by b after "
+        "4 trials trained for 80 slot-seconds in all. The best auc on val, 0.8000, was reached by b after "
         "65 of them (81 %)."
     )
     assert "too few trials (2" in importance

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfray.data.overlay import LONGEST, as_jpeg
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import AT_MOST, find_mistakes, write_mistakes
+from rfray.models.heatmap_overlay import LONGEST, as_jpeg
 from rfray.report.gallery import gallery_of
-from rfray.run import write_record
+from rfray.store.run_dir import write_record
 from tests.synthetic import FIRST, finish_trial, new_run, predictions
 
 
@@ -71,7 +71,7 @@ def test_a_vote_without_a_mistake_says_so(tmp_path):
     run = new_run(tmp_path / "run")
     finish_trial(run, "one", 1.0, predictions([0, 1], [0, 1]), predictions([0, 1], [0, 1]))
     gallery = shown(run)
-    assert gallery.summary.endswith("no report image is called wrongly.")
+    assert gallery.summary.endswith("no test image is called wrongly.")
     assert gallery.lists == []
 
 

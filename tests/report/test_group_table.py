@@ -3,8 +3,8 @@
 import numpy as np
 
 from rfray.evaluation.groups import by_group
-from rfray.evaluation.predictions import Predictions
 from rfray.report.group_table import AT_MOST, group_table
+from rfray.stats.predictions import Predictions
 
 
 def table_of(p_fake, labels, names):
@@ -20,7 +20,7 @@ def test_the_worst_is_named_and_may_be_chance():
         "The AUC of all images, 0.750, is within that interval, so this may be chance."
     )
     assert table.notes == [
-        "Where a group has images of one class alone, its AUC compares them with all report images of the other."
+        "Where a group has images of one class alone, its AUC compares them with all test images of the other."
     ]
     assert [row[:3] for row in table.rows] == [
         ["easy", "0", "1"],

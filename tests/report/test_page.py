@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfray.config import MaxFpr
-from rfray.evaluation.audit_record import write_audit
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import column_types, write_leaderboard
 from rfray.evaluation.mistakes import find_mistakes, undrawn_mistakes, write_mistakes
@@ -18,7 +16,9 @@ from rfray.report.audit_plots import ALT, write_audit_plots
 from rfray.report.page import write_page
 from rfray.report.plots import write_plots
 from rfray.report.search_plots import write_search_plots
-from rfray.sweep_file import resolved_text
+from rfray.spec.sweep import MaxFpr
+from rfray.spec.sweep_file import resolved_text
+from rfray.store.audit_record import write_audit
 from tests.audits import image_table, leaking_audit
 from tests.synthetic import FIRST, fail_trial, new_run, predictions, small_run
 
@@ -62,7 +62,7 @@ def test_verdict(small):
     text = " ".join(Page(small[1]).text.split())
     assert "Of 4 finished trials (1 failed, 1 not kept), the 2 best vote in the ensemble, chosen by auc" in text
     assert (
-        "On 6 report images, which nothing was chosen on, the ensemble reaches accuracy 1.0000 (95 % interval 0.6097 "
+        "On 6 test images, which nothing was chosen on, the ensemble reaches accuracy 1.0000 (95 % interval 0.6097 "
         "to 1.0000) and AUC 1.0000 (95 % interval 0.2924 to 1.0000)." in text
     )
     assert "the ensemble is tied with the best single model, 001: AUC 1.0000 against 0.7778" in text
@@ -209,7 +209,7 @@ def test_mistakes_and_groups_are_sections(tmp_path):
     picture.parent.mkdir()
     picture.write_bytes(b"a picture")
     names = ["<i>hard</i>" if path in ids else "" for path in predictions(FIRST).ids]
-    run.write_catalog(pd.DataFrame({"path": predictions(FIRST).ids, "group": names, "part": "report"}))
+    run.write_catalog(pd.DataFrame({"path": predictions(FIRST).ids, "group": names, "part": "test"}))
     write_page(run)
     page = Page(run.report_html.read_text(encoding="utf-8"))
     text = " ".join(page.text.split())

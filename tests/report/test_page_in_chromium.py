@@ -8,16 +8,16 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from rfray.data.overlay import as_jpeg
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
 from rfray.evaluation.mistakes import find_mistakes, write_mistakes
 from rfray.evaluation.search_findings import search_findings
-from rfray.files import write_whole
+from rfray.models.heatmap_overlay import as_jpeg
 from rfray.report.page import write_page
 from rfray.report.plots import write_plots
 from rfray.report.search_plots import write_search_plots
-from rfray.run import RunDir
+from rfray.store.files import write_whole
+from rfray.store.run_dir import RunDir
 from tests.chromium import NEEDED, PHONE, SCREEN, chromium
 from tests.synthetic import small_run
 

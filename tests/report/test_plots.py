@@ -6,7 +6,7 @@ from PIL import Image
 
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.report.plots import write_plots
-from rfray.run import write_record
+from rfray.store.run_dir import write_record
 from tests.synthetic import FIRST, finish_trial, new_run, predictions, small_run
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from rfray.evaluation.search_findings import search_findings
 from rfray.report.search_plots import search_alts, write_search_plots
-from rfray.run import RunDir
+from rfray.store.run_dir import RunDir
 from tests.synthetic import fail_trial, finish_trial, new_run, start_trial
 
 EVERY = {"best-so-far.png", "importance.png", "parallel-coordinates.png"}

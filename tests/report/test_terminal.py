@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from rfray.data.audit import audit_images
+from rfray.audit.audit import audit_images
 from rfray.evaluation.run_comparison import compare_runs
 from rfray.report.terminal import audit_summary, comparison_table, leaderboard_table
 from tests.audits import ALL_READABLE, NO_PAIRS, image_table, leaking_audit
@@ -24,7 +24,7 @@ def test_audit_at_80_columns():
     text = printed(leaking_audit())
     assert max(map(len, text.splitlines())) <= 80
     flat = " ".join(text.split())
-    assert "Error: 2 of 10 report images are also among the training images" in flat
+    assert "Error: 2 of 10 test images are also among the training images" in flat
     assert "real/<b>|x.jpg" in flat
     assert "│ report │" in text
     assert "JPEG 20 │ PNG 20" in flat
@@ -46,7 +46,7 @@ def test_nothing_found():
     ],
 )
 def test_sorted_by_a_column_the_best_comes_first(column, values, order):
-    frame = pd.DataFrame({"name": ["a", "b", "c"], "kind": "model", "status": "ok", "select_auc": 0.5})
+    frame = pd.DataFrame({"name": ["a", "b", "c"], "kind": "model", "status": "ok", "val_auc": 0.5})
     shown = ["rank", "backbone", "accuracy", "auc", "n"]
     frame = frame.assign(**dict.fromkeys(shown, 1.0)).assign(**{column: values})
     table = leaderboard_table(frame, column, 80)
@@ -66,14 +66,14 @@ def test_of_each_run_the_ensembles_and_its_best_models_are_compared(top, names, 
     found = compare_runs([run_of(tmp_path / "a", FIRST, SECOND), run_of(tmp_path / "b", SECOND, FIRST, FIRST)])
     table = comparison_table(found, top, 80)
     shown = {column.header: [str(cell) for cell in column.cells] for column in table.columns}
-    assert list(shown) == ["rank", "run", "name", "backbone", "select_auc", "accuracy", "auc", "n"]
+    assert list(shown) == ["rank", "run", "name", "backbone", "val_auc", "accuracy", "auc", "n"]
     assert shown["name"] == names
     assert shown["run"][:2] == ["a", "b"]
-    assert table.title == f"2 runs on 6 report images, ranked by select_auc{more}"
+    assert table.title == f"2 runs on 6 test images, ranked by val_auc{more}"
 
 
 def test_runs_ranked_by_different_metrics_show_both(tmp_path):
     found = compare_runs([run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND, metric="f1")])
     table = comparison_table(found, 5, 160)
-    assert [column.header for column in table.columns][7:10] == ["select_f1", "select_auc", "accuracy"]
-    assert table.title == "2 runs on 6 report images, run by run"
+    assert [column.header for column in table.columns][7:10] == ["val_f1", "val_auc", "accuracy"]
+    assert table.title == "2 runs on 6 test images, run by run"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rfray.run import RunDir
+from rfray.store.run_dir import RunDir
 from tests.two_models import concluded, two_models
 
 
@@ -17,4 +17,4 @@ def run(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> RunDir:
 @pytest.fixture(scope="session")
 def images(pictures: Path) -> list[Path]:
     """Eight of them."""
-    return sorted((pictures / "valid").rglob("*.bmp"))[::4]
+    return sorted((pictures / "test").rglob("*.bmp"))[::4]

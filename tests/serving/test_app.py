@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from rfray.data.decoding import decode
-from rfray.run import RunDir
-from rfray.training.bundle import LoadedBundle, load_bundle
-from rfray.training.detection import detect
-from rfray.training.explain import evidence_picture
+from rfray.models.bundle import LoadedBundle, load_bundle
+from rfray.models.ensemble_inference import detect
+from rfray.models.grad_cam import evidence_picture
+from rfray.store.run_dir import RunDir
 
 pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 

@@ -7,9 +7,9 @@ from hashlib import sha256
 
 import pytest
 
-from rfray.evaluation.ensemble import Ensemble
-from rfray.run import RunDir
-from rfray.training.bundle import load_bundle
+from rfray.models.bundle import load_bundle
+from rfray.store.ensemble_record import Ensemble
+from rfray.store.run_dir import RunDir
 
 pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 

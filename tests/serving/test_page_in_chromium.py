@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfray.run import RunDir
-from rfray.training.bundle import load_bundle
+from rfray.models.bundle import load_bundle
+from rfray.store.run_dir import RunDir
 
 pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 

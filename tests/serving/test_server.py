@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from rfray.errors import ClusterError, InputError, RunError
-from rfray.evaluation.ensemble import Ensemble
-from rfray.run import RunDir, read_record, write_record
-from rfray.training.bundle import load_bundle
-from rfray.training.detection import detect
+from rfray.models.bundle import load_bundle
+from rfray.models.ensemble_inference import detect
+from rfray.store.ensemble_record import Ensemble
+from rfray.store.run_dir import RunDir, read_record, write_record
 
 pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 

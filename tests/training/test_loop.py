@@ -13,15 +13,15 @@ import torch
 from rfray.data.catalog import divide, load_images, scan_folder
 from rfray.data.geometry import Geometry
 from rfray.errors import TrialError
-from rfray.evaluation.metrics import metric
-from rfray.evaluation.predictions import predictions_metadata, read_predictions
-from rfray.run import TrialDir
-from rfray.sweep_file import load_sweep
-from rfray.training.inference import load_detector, predict, predict_from_file, weights_metadata
+from rfray.models.inference import load_detector, predict, predict_from_file, weights_metadata
+from rfray.spec.sweep_file import load_sweep
+from rfray.spec.trial import Trial
+from rfray.stats.metrics import metric
+from rfray.stats.predictions import predictions_metadata, read_predictions
+from rfray.store.run_dir import TrialDir
+from rfray.training.checkpoint import read_state
 from rfray.training.loop import Epoch, Hooks, TrialData, train
 from rfray.training.optim import SCHEDULES
-from rfray.training.state import read_state
-from rfray.trial import Trial
 
 SIDE = 32
 
@@ -34,15 +34,15 @@ class StopHereError(Exception):
 def data(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> TrialData:
     file = tmp_path_factory.mktemp("sweep") / "sweep.yaml"
     file.write_text(
-        f"name: a\ndata: {{train: {pictures}/train, valid: {pictures}/valid, select_fraction: 0.25}}\n"
+        f"name: a\ndata: {{train: {pictures}/train, test: {pictures}/test, val: 0.25}}\n"
         "trial: {backbone: test_resnet}\nsearch: {trials: 1}\n"
     )
     settings = load_sweep(file).sweep.data
     geometry = Geometry("scale", SIDE, None)
-    images = scan_folder(settings, "fit", [geometry]).images
+    images = scan_folder(settings, "train", [geometry]).images
     catalog = divide(images, settings, seed=0, pairs=np.empty((0, 2), int))
-    fit, select = (load_images(catalog, settings, part, geometry) for part in ("fit", "select"))
-    return TrialData(fit, select, augmentations={})
+    train, val = (load_images(catalog, settings, part, geometry) for part in ("train", "val"))
+    return TrialData(train, val, augmentations={})
 
 
 def trial(**settings: Any) -> Trial:
@@ -99,7 +99,7 @@ def test_an_epoch_is_shortened_so_that_it_can_be_judged(data: TrialData, tmp_pat
     short: list[Epoch] = []
     train(trial(epochs=3), data, out, "auc", 1, Hooks(short.append, time_left=time_left))
     assert [(epoch.epoch, epoch.best_epoch) for epoch in short] == [(1, 1)]
-    assert len(read_predictions(out.predictions_file("select")).p_fake) == len(data.select)
+    assert len(read_predictions(out.predictions_file("val")).p_fake) == len(data.val)
     assert [epoch.epoch for epoch in run(trial(epochs=3), data, tmp_path)] == [1, 2, 3]  # and it goes on
 
     whole = run(trial(epochs=1), data, tmp_path / "whole")
@@ -110,7 +110,7 @@ def test_an_epoch_is_shortened_so_that_it_can_be_judged(data: TrialData, tmp_pat
 def test_epochs_of_half_a_pass_come_to_the_same_as_whole_ones(data: TrialData, tmp_path: Path) -> None:
     plain = {"schedule": "constant", "warmup": 0.0}
     whole = run(trial(epochs=2, **plain), data, tmp_path / "whole")  # of 6 batches
-    half = (len(data.fit) + len(data.select)) // 2
+    half = (len(data.train) + len(data.val)) // 2
     halves = run(trial(epochs=2, epoch_images=half, **plain), data, tmp_path / "halves")
     assert [epoch.epoch for epoch in halves] == [1, 2, 3, 4]
     assert [epoch.score for epoch in halves[1::2]] == [epoch.score for epoch in whole]
@@ -119,26 +119,26 @@ def test_epochs_of_half_a_pass_come_to_the_same_as_whole_ones(data: TrialData, t
     assert [epoch.train_loss for epoch in whole] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_soup_is_the_mean_of_the_weights_after_each_epoch(data: TrialData, tmp_path: Path) -> None:
+def test_a_swa_is_the_mean_of_the_weights_after_each_epoch(data: TrialData, tmp_path: Path) -> None:
     plain = [run(trial(epochs=3, lr=0.01), data, tmp_path / f"{stop}", stop) for stop in (1, 2, 3)]
     states = [read_state(TrialDir(tmp_path / f"{stop}"), "cpu", lambda what: None) for stop in (1, 2, 3)]
-    epochs = run(trial(epochs=3, lr=0.01, soup="epochs"), data, tmp_path / "soup")
+    epochs = run(trial(epochs=3, lr=0.01, swa="epochs"), data, tmp_path / "swa")
     assert [epoch.train_loss for epoch in epochs] == [epoch.train_loss for epoch in plain[-1]]  # learning is the same
     assert epochs[0].score == plain[-1][0].score
-    state = read_state(TrialDir(tmp_path / "soup"), "cpu", lambda what: None)
+    state = read_state(TrialDir(tmp_path / "swa"), "cpu", lambda what: None)
     assert state is not None
-    for name, mean in state["soup"].items():
+    for name, mean in state["swa"].items():
         if name.startswith("module.") and mean.is_floating_point():
             each = torch.stack([one["model"][name.removeprefix("module.")] for one in states if one is not None])
             torch.testing.assert_close(mean, each.mean(dim=0), rtol=1e-4, atol=1e-6)
     best = max(epochs, key=lambda epoch: (epoch.score or 0, -epoch.epoch))
-    predicted = predict_from_file(TrialDir(tmp_path / "soup").weights_file, trial(), data.select)
+    predicted = predict_from_file(TrialDir(tmp_path / "swa").weights_file, trial(), data.val)
     assert metric("auc", predicted) == pytest.approx(best.score, abs=1e-9)
 
 
-def test_a_soup_that_does_not_prove_itself_is_not_taken(data: TrialData, tmp_path: Path) -> None:
+def test_a_swa_that_does_not_prove_itself_is_not_taken(data: TrialData, tmp_path: Path) -> None:
     plain = run(trial(epochs=2), data, tmp_path / "plain")  # all right after the first epochs: nothing is better
-    auto = run(trial(epochs=2, soup="auto"), data, tmp_path / "auto")
+    auto = run(trial(epochs=2, swa="auto"), data, tmp_path / "auto")
     assert [epoch.score for epoch in auto] == [epoch.score for epoch in plain]
 
 
@@ -151,28 +151,28 @@ def test_learns_what_is_easy_and_writes_every_file(data: TrialData, tmp_path: Pa
     history = pd.read_csv(out.history_file)
     assert list(history["epoch"]) == [1, 2, 3, 4, 5]
     assert list(history.columns) == [
-        "epoch", "train_loss", "lr", "seconds", "images_per_second", "wait_share", "ended", "select_auc",
+        "epoch", "train_loss", "lr", "seconds", "images_per_second", "wait_share", "ended", "val_auc",
     ]  # fmt: skip
-    assert history["select_auc"].max() == best
+    assert history["val_auc"].max() == best
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
 
 
-def test_weights_and_select_predictions_are_of_the_best_epoch(data: TrialData, tmp_path: Path) -> None:
+def test_weights_and_val_predictions_are_of_the_best_epoch(data: TrialData, tmp_path: Path) -> None:
     epochs = run(trial(epochs=4), data, tmp_path)
     out = TrialDir(tmp_path)
-    stored = read_predictions(out.predictions_file("select"))
+    stored = read_predictions(out.predictions_file("val"))
     best = max(epochs, key=lambda epoch: (epoch.score or 0, -epoch.epoch))
     assert metric("auc", stored) == best.score
     assert weights_metadata(out.weights_file)["epoch"] == str(best.epoch)
-    again = predict_from_file(out.weights_file, trial(), data.select)
+    again = predict_from_file(out.weights_file, trial(), data.val)
     np.testing.assert_allclose(again.p_fake, stored.p_fake, atol=1e-6)
-    assert list(stored.ids) == list(data.select.ids)
+    assert list(stored.ids) == list(data.val.ids)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_a_stopped_trial_goes_on_as_if_nothing_had_happened(data: TrialData, tmp_path: Path, stop_after: int) -> None:
     setting = trial(
-        epochs=4, augmentation="light", ema=0.9, soup="epochs", mixup=0.2, drop_rate=0.1, optimizer="sgd", lr=0.02
+        epochs=4, augmentation="light", ema=0.9, swa="epochs", mixup=0.2, drop_rate=0.1, optimizer="sgd", lr=0.02
     )
     whole = run(setting, data, tmp_path / "whole")
     first = run(setting, data, tmp_path / "parts", stop_after)
@@ -181,7 +181,7 @@ def test_a_stopped_trial_goes_on_as_if_nothing_had_happened(data: TrialData, tmp
     assert [epoch.epoch for epoch in first + rest] == [1, 2, 3, 4]
     assert [epoch.score for epoch in first + rest] == [epoch.score for epoch in whole]
     assert [epoch.train_loss for epoch in first + rest] == [epoch.train_loss for epoch in whole]
-    one, other = (read_predictions(TrialDir(tmp_path / name).predictions_file("select")) for name in ("whole", "parts"))
+    one, other = (read_predictions(TrialDir(tmp_path / name).predictions_file("val")) for name in ("whole", "parts"))
     np.testing.assert_array_equal(one.p_fake, other.p_fake)
 
 
@@ -189,12 +189,12 @@ def test_best_files_lost_between_two_writes_are_made_again(data: TrialData, tmp_
     first = run(trial(epochs=3), data, tmp_path, stop_after=1)
     assert first[0].best_epoch == 1
     out = TrialDir(tmp_path)
-    before = read_predictions(out.predictions_file("select"))
+    before = read_predictions(out.predictions_file("val"))
     out.weights_file.unlink()  # killed after state.pt, before the rest
-    out.predictions_file("select").unlink()
+    out.predictions_file("val").unlink()
     run(trial(epochs=1), data, tmp_path)  # nothing is left to train
-    np.testing.assert_array_equal(read_predictions(out.predictions_file("select")).p_fake, before.p_fake)
-    assert weights_metadata(out.weights_file)["epoch"] == predictions_metadata(out.predictions_file("select"))["epoch"]
+    np.testing.assert_array_equal(read_predictions(out.predictions_file("val")).p_fake, before.p_fake)
+    assert weights_metadata(out.weights_file)["epoch"] == predictions_metadata(out.predictions_file("val"))["epoch"]
 
 
 def test_a_finished_trial_says_again_how_it_stood(data: TrialData, tmp_path: Path) -> None:
@@ -213,13 +213,11 @@ def test_a_loss_that_is_not_finite_fails_the_trial(data: TrialData, tmp_path: Pa
         run(trial(lr=1e30, optimizer="sgd", clip_grad=0.0, warmup=0.0), data, tmp_path)
 
 
-def test_an_undefined_select_metric_fails_the_trial(data: TrialData, tmp_path: Path) -> None:
-    chosen = np.flatnonzero(data.select.labels == 0)
-    one_class = replace(
-        data.select, rows=data.select.rows[chosen], labels=data.select.labels[chosen], ids=data.select.ids[chosen]
-    )
+def test_an_undefined_val_metric_fails_the_trial(data: TrialData, tmp_path: Path) -> None:
+    chosen = np.flatnonzero(data.val.labels == 0)
+    one_class = replace(data.val, rows=data.val.rows[chosen], labels=data.val.labels[chosen], ids=data.val.ids[chosen])
     with pytest.raises(TrialError, match="undefined"):
-        run(trial(epochs=1), replace(data, select=one_class), tmp_path)
+        run(trial(epochs=1), replace(data, val=one_class), tmp_path)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_others(data: TrialData, tmp_path: Path) -> None:
@@ -246,7 +244,7 @@ def test_a_damaged_state_is_not_used(data: TrialData, tmp_path: Path) -> None:
     assert not state.exists()
 
 
-@pytest.mark.parametrize("name", ["best.safetensors", "predictions-select.parquet"])
+@pytest.mark.parametrize("name", ["best.safetensors", "predictions-val.parquet"])
 def test_damaged_files_of_an_earlier_best_epoch_are_not_trusted(data: TrialData, tmp_path: Path, name: str) -> None:
     setting = trial(epochs=3, lr=1e-12, schedule="constant", warmup=0.0)  # the first epoch stays the best
     first = run(setting, data, tmp_path, stop_after=2)
@@ -311,7 +309,7 @@ def test_every_option_trains(data: TrialData, tmp_path: Path, settings: dict[str
 
 def test_class_weights_even_out_the_classes(data: TrialData, tmp_path: Path) -> None:
     # 30 of 60 each: weights are n / (2 * n of the class) = 1, so the loss is the plain one
-    assert np.bincount(data.fit.labels).tolist() == [30, 30]
+    assert np.bincount(data.train.labels).tolist() == [30, 30]
     plain, weighted = (
         run(trial(epochs=1, class_balance=name), data, tmp_path / name)[0].train_loss for name in ("none", "weights")
     )
@@ -331,10 +329,10 @@ def test_mirror_images_are_looked_at_where_they_are_asked_for(data: TrialData, t
     for tta in ("none", "flip", "auto"):
         out = TrialDir(tmp_path / tta)
         run(trial(tta=tta, epochs=1), data, out.path)
-        found[tta] = read_predictions(out.predictions_file("select")).p_fake
+        found[tta] = read_predictions(out.predictions_file("val")).p_fake
         detector = load_detector(out.weights_file, trial(tta=tta))
-        assert detector.flip == (predictions_metadata(out.predictions_file("select"))["tta"] == "flip")
-        assert found[tta] == pytest.approx(predict(detector, data.select, 8).p_fake, abs=1e-6)
+        assert detector.flip == (predictions_metadata(out.predictions_file("val"))["tta"] == "flip")
+        assert found[tta] == pytest.approx(predict(detector, data.val, 8).p_fake, abs=1e-6)
         assert detector.flip == (tta == "flip")  # that it pays is not to be proven on a few easy images
     assert np.array_equal(found["auto"], found["none"])
     assert not np.allclose(found["flip"], found["none"])

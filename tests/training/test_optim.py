@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from rfray.training.model import build_model
+from rfray.models.build import build_model
+from rfray.spec.trial import Trial
 from rfray.training.optim import SCHEDULES, make_optimizer, make_schedule, optimizer_names
-from rfray.trial import Trial
 
 
 def rates(schedule: str, epochs: int = 6, steps: int = 10, warmup: float = 0.0) -> list[float]:

@@ -6,10 +6,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from rfray.errors import TrialError
-from rfray.training.inference import load_weights
-from rfray.training.model import build_model
+from rfray.models.build import build_model
+from rfray.models.inference import load_weights
+from rfray.spec.trial import Trial
 from rfray.training.probe import STRENGTHS, frozen_features, learn_head, save_probe
-from rfray.trial import Trial
 from tests.pictures import images_of
 
 GENERATOR = np.random.default_rng(0)

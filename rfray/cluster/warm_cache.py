@@ -1,0 +1,77 @@
+"""a prepared run + the nodes -> every node that trials may run on has the images decoded, before the first trial."""
+
+import socket
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+from rich.progress import Progress
+
+from rfray.cluster.connect import Node, Shares, nodes
+from rfray.data.cache_limits import cache_folder
+from rfray.data.catalog import image_folder, load_images
+from rfray.data.geometry import geometries
+from rfray.data.pixels import Files
+from rfray.errors import ClusterError, DataError, StorageError
+from rfray.spec.sweep import Sweep
+from rfray.store.run_dir import RunDir
+
+
+def prepare_nodes(run: RunDir, shares: Shares, console: Console) -> None:
+    """Fills the cache of decoded pixels of all nodes that have room for a trial, all at once.
+
+    A node that joins later does so for its first trial. Where this machine is the only one, nothing is left to do.
+    Raises ClusterError, naming the node, the path and what to do, where a node can't get at the images.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    able = [node for node in nodes() if any(node.room(slot) for slot in shares.kinds)]
+    if all(node.id == here for node in able):
+        return
+    tasks = {_start(node, run.where): node for node in able}
+    problems = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(f"Preparing the images on {len(tasks)} nodes", total=len(tasks))
+        while tasks:
+            (ready,), _ = ray.wait(list(tasks))
+            node = tasks.pop(ready)
+            try:
+                if problem := ray.get(ready):
+                    problems.append(f"node {node.address} {problem}")
+            except ray.exceptions.RayTaskError as error:
+                problems.append(f"node {node.address}: {str(error.cause).splitlines()[0]}")
+            except ray.exceptions.RayError:  # trials will be elsewhere, or here once it is back
+                console.print(f"Node {node.address} went away while its images were prepared", markup=False)
+            progress.advance(bar)
+    if problems:
+        raise ClusterError("\n".join(sorted(problems)))
+
+
+def _start(node: Node, run: Path | str) -> "ray.ObjectRef[str | None]":
+    at = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return ray.remote(_prepare).options(num_cpus=0, scheduling_strategy=at).remote(run)
+
+
+def _prepare(where: Path | str) -> str | None:
+    """Fills this node's cache; what is wrong where that can't be done, to be read after the node's name."""
+    run = RunDir(where)
+    run.mirror.pull("sweep.yaml", "catalog.parquet")
+    sweep, catalog = run.sweep(), run.read_catalog()
+    folder = image_folder(sweep.data, "train")
+    unseen = isinstance(folder, Path) and not folder.is_dir()
+    try:
+        for geometry in geometries(sweep):
+            source = load_images(catalog, sweep.data, "train", geometry).source  # val is in the same folder
+            if unseen and isinstance(source, Files):  # nothing was read, as the cache has no room
+                return _unseen(sweep, folder)
+    except (DataError, StorageError) as error:
+        return _unseen(sweep, folder) if unseen else f"can't read the images: {error}"
+    return None
+
+
+def _unseen(sweep: Sweep, folder: object) -> str:
+    return (
+        f"can't see the images: {folder} is not there, and they are not in its cache of decoded pixels "
+        f"({cache_folder(sweep.data.cache)}) either. Put them on a disk that all nodes share, or copy them to "
+        f"{socket.gethostname()}, under the same path; or at an address that all reach (data.train: s3://…)"
+    )

@@ -1,0 +1,197 @@
+"""A run folder -> its ensemble, leaderboard, pictures and page: the steps of `rfray ensemble`, in order.
+
+Each step reads what the earlier ones have written; what is already there and still true is not made again.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from functools import cache
+from typing import TYPE_CHECKING
+
+from rfray.commands.prepare_data import prepare_test
+from rfray.data.catalog import part_digest
+from rfray.errors import InputError, RunError, SweepFailed, nearest_first
+from rfray.evaluation.ensemble import choose_members, chosen_alone, fold_models, left_out, write_ensemble
+from rfray.evaluation.groups import write_groups
+from rfray.evaluation.leaderboard import read_leaderboard, test_figures, write_leaderboard
+from rfray.evaluation.mistakes import undrawn_mistakes
+from rfray.evaluation.robustness import worst_scores, write_corrupted_votes
+from rfray.inference.missing import without_corrupted_predictions, without_test_predictions
+from rfray.inference.mistake_pictures import draw_mistakes
+from rfray.models.bundle import members_of
+from rfray.report.model_card import write_model_card
+from rfray.spec.sweep import EnsembleSettings, Sweep
+from rfray.stats.voting import methods_to_use
+from rfray.store.audit_record import read_audit
+from rfray.store.bundle_record import Bundle, digests, is_intact, versions
+from rfray.store.ensemble_record import Ensemble, read_ensemble
+from rfray.store.run_dir import Part, RunDir, TrialDir, write_record
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# torch, Ray and matplotlib are imported where they are needed: when all is predicted, a new ensemble is made in seconds
+
+FORMATS = ("csv", "markdown", "html")
+"""Of the leaderboard: leaderboard.csv, leaderboard.md, report.html with its pictures."""
+Connect = Callable[[], None]
+"""Starts Ray, or connects to it, unless that was done."""
+
+
+def conclude(
+    run: RunDir,
+    sweep: Sweep,
+    settings: EnsembleSettings,
+    corruption: bool,
+    formats: Collection[str],
+    address: str | None,
+    console: "Console",
+) -> None:
+    """Makes the ensemble that `settings` ask for (they may differ from the sweep's) and everything that shows it.
+
+    `corruption`: whether test is predicted under corruption, too. Of the leaderboard's `formats` the CSV is always
+    written, since the others are made from it; those not asked for are removed, as they would be out of date.
+    Raises InputError for an unknown method or format, SweepFailed where no trial can vote, and what the steps raise.
+    """
+    for unknown in set(formats) - set(FORMATS):
+        raise InputError(f"--format {unknown}: no such format; allowed: {nearest_first(unknown, FORMATS)}")
+    methods = methods_to_use(settings.methods)
+    run.check_trials()
+    with ExitStack() as session:
+
+        @cache
+        def connect() -> None:
+            from rfray.cluster.connect import connected
+
+            session.enter_context(connected(address, sweep.resources))
+
+        folds = _fold_models(run, sweep, settings, console)
+        candidates = [run.trial(one) for one in folds] if folds else _candidates(run, settings, connect, console)
+        worse = left_out(run, candidates, settings.leave_out_worse, folds or None)
+        members = [one for one in candidates if one.id not in worse][: settings.top_k]
+        if not members:
+            write_leaderboard(run)  # the failed trials, with their reasons
+            raise SweepFailed(f"{run.where}: no trial has succeeded, so there is nothing to join")
+        for one in candidates[: settings.top_k]:
+            if one.id in worse:
+                where = "training images" if folds else "val"
+                told = f"clearly worse than {candidates[0].id} on the {where} (p = {worse[one.id]:.2g})"
+                _say(console, f"{one.id} is {told}, so it is no member")
+        if len(candidates) < settings.top_k:
+            those = "finalists with all their folds" if folds else "trials with weights"
+            _say(
+                console,
+                f"Only {len(candidates)} {those} are there to choose from, so the ensemble has {len(members)} members",
+            )
+        prepare_test(run, sweep, console)
+        kept = [*choose_members(run), *(model for models in folds.values() for model in models)]
+        if missing := without_test_predictions(run, kept):
+            from rfray.inference.test_predictions import predict_test
+
+            predict_test(run, missing, connect, console)
+        if corruption:
+            _predict_corrupted(run, kept, "test", connect, console)
+        earlier = _bundle(run)
+        others = [one for one in candidates if one not in members]
+        ensemble = write_ensemble(run, members, methods, others, settings.choose_by, folds or None)
+        if alone := chosen_alone(ensemble):
+            _say(console, alone)
+        write_corrupted_votes(run, ensemble, val=settings.choose_by == "worst", test=corruption)
+        write_leaderboard(run)
+        if "markdown" not in formats:
+            run.leaderboard_md.unlink()
+        write_groups(run)
+        _hand_over(run, sweep, ensemble, earlier)
+        if "html" in formats:
+            _draw(run, sweep, console)
+        else:
+            run.report_html.unlink(missing_ok=True)
+
+
+def _candidates(run: RunDir, settings: EnsembleSettings, connect: Connect, console: "Console") -> list[TrialDir]:
+    """The trials that may vote, best first."""
+    if settings.choose_by == "score":
+        return choose_members(run, diverse=settings.diverse)
+    kept = choose_members(run)
+    _predict_corrupted(run, kept, "val", connect, console)
+    return choose_members(run, diverse=settings.diverse, scores=worst_scores(run, kept))
+
+
+def _fold_models(
+    run: RunDir, sweep: Sweep, settings: EnsembleSettings, console: "Console"
+) -> dict[str, list[TrialDir]]:
+    """The models of the folds, by which finalists vote; none where the sweep asks for none, or none are there."""
+    if sweep.data.folds is None:
+        return {}
+    if settings.choose_by == "worst":
+        raise InputError("--choose-by worst: allowed: score, as data.folds are not predicted under corruption")
+    found = fold_models(run, sweep.data.folds, settings.diverse)
+    if not found:
+        _say(console, f"No finalist has a model of each of its {sweep.data.folds} folds, so trials vote instead")
+    return found
+
+
+def _predict_corrupted(
+    run: RunDir, trials: Sequence[TrialDir], part: Part, connect: Connect, console: "Console"
+) -> None:
+    """Predicts a part under corruption with the trials, unless they have been."""
+    if missing := without_corrupted_predictions(run, trials, part):
+        from rfray.inference.corrupted_predictions import predict_under_corruption
+
+        predict_under_corruption(run, trials, missing, part, connect, console)
+
+
+def _bundle(run: RunDir) -> Bundle | None:
+    """What was handed over before, if it can be read."""
+    try:
+        earlier = read_ensemble(run)
+    except RunError:
+        return None
+    return earlier.bundle if earlier is not None else None
+
+
+def _hand_over(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle | None) -> None:
+    """Makes ensemble/ a folder that stands alone: the members' models, what they came to, the model card."""
+    trials = [run.trial(member) for member in ensemble.members]
+    members = members_of(trials)
+    if earlier is None or earlier.members != members or not is_intact(run.bundle_folder, earlier):
+        from rfray.models.bundle import write_members
+
+        write_members(run.bundle_folder, trials, members)
+    audit, frame = read_audit(run.audit_file), read_leaderboard(run)
+    bundle = Bundle(
+        members=members,
+        reencode=sweep.data.reencode,
+        files=digests(run.bundle_folder, members),
+        figures=test_figures(frame, ensemble.name),
+        test_digest=part_digest(run.read_catalog(), "test"),
+        audit_stamp=audit.stamp if audit is not None else "",
+        versions=versions(),
+    )
+    handed_over = ensemble.model_copy(update={"bundle": bundle})
+    write_model_card(run, handed_over)
+    write_record(run.ensemble_file, handed_over)
+
+
+def _draw(run: RunDir, sweep: Sweep, console: "Console") -> None:
+    """Pictures and the page."""
+    if mistakes := undrawn_mistakes(run):
+        draw_mistakes(run, mistakes, console)
+
+    from rfray.evaluation.search_findings import search_findings
+    from rfray.report.audit_plots import draw_audit
+    from rfray.report.corruption_plots import write_corruption_plot
+    from rfray.report.page import write_page
+    from rfray.report.plots import write_plots
+    from rfray.report.search_plots import write_search_plots
+
+    draw_audit(run, sweep)
+    findings = search_findings(run)
+    write_plots(run)
+    write_search_plots(run, findings)
+    write_corruption_plot(run)
+    write_page(run, findings)
+
+
+def _say(console: "Console", sentence: str) -> None:
+    console.print(sentence, soft_wrap=True, markup=False)

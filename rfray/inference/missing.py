@@ -1,0 +1,37 @@
+"""trials and a catalog -> those whose predictions of a part are missing, or were made of other weights or images."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from rfray.data.catalog import part_digest
+from rfray.data.corruptions import CORRUPTION_NAMES
+from rfray.stats.predictions import predictions_metadata
+from rfray.store.files import file_digest
+from rfray.store.run_dir import Part, RunDir, TrialDir
+
+
+def prediction_origins(trials: Sequence[TrialDir], catalog: pd.DataFrame, part: Part) -> dict[str, dict[str, str]]:
+    """Id of a trial -> which weights and images its predictions are made of: digests, kept in the file's metadata."""
+    images = part_digest(catalog, part)  # once: it takes a while for many images
+    return {trial.id: {"weights": file_digest(trial.weights_file), "images": images} for trial in trials}
+
+
+def without_test_predictions(run: RunDir, trials: Sequence[TrialDir]) -> list[TrialDir]:
+    """The trials whose predictions of test are missing, or were made with other weights or images."""
+    return _without(run, trials, "test", (None,))
+
+
+def without_corrupted_predictions(run: RunDir, trials: Sequence[TrialDir], part: Part) -> list[TrialDir]:
+    """The same of a part under corruption: the trials that lack one or more of the corruptions."""
+    return _without(run, trials, part, CORRUPTION_NAMES)
+
+
+def _without(run: RunDir, trials: Sequence[TrialDir], part: Part, corruptions: Sequence[str | None]) -> list[TrialDir]:
+    origins = prediction_origins(trials, run.read_catalog(), part)
+
+    def is_made(trial: TrialDir) -> bool:
+        files = (trial.predictions_file(part, corruption) for corruption in corruptions)
+        return all(origins[trial.id].items() <= predictions_metadata(file).items() for file in files)
+
+    return [trial for trial in trials if not is_made(trial)]

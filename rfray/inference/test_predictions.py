@@ -1,0 +1,58 @@
+"""trials' weights + test -> predictions-test.parquet of each, in parallel on Ray."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+import torch
+from rich.console import Console
+
+from rfray.cluster.connect import outlook, reason_of, slot_of_one
+from rfray.data.catalog import load_images
+from rfray.data.geometry import geometry_of
+from rfray.errors import RfrayError
+from rfray.inference.missing import prediction_origins
+from rfray.models.inference import predict_from_file
+from rfray.stats.predictions import write_predictions
+from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir
+
+
+def predict_test(run: RunDir, trials: list[TrialDir], connect: Callable[[], object], console: Console) -> None:
+    """Predicts test with each of the trials, on the Ray that `connect` makes sure of.
+
+    Raises RfrayError, naming the trials that could not.
+    """
+    console.print(f"Predicting test with {len(trials)} trials")
+    connect()
+    slot = slot_of_one(run.sweep().resources)
+    if coming := outlook(slot):
+        console.print(coming, soft_wrap=True)
+    task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+    pending = {task.remote(run.where, trial.id, slot.threads): trial for trial in trials}
+    failed: list[str] = []
+    while pending:
+        (ready,), _ = ray.wait(list(pending))
+        trial = pending.pop(ready)
+        try:
+            ray.get(ready)
+            trial.mirror.fetch(trial.predictions_file("test"))
+        except ray.exceptions.RayError as error:
+            failed.append(f"{trial.id}: {reason_of(error)}")
+    if failed:
+        raise RfrayError("test could not be predicted:\n  " + "\n  ".join(failed))
+
+
+def _predict(where: Path | str, trial_id: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    run = RunDir(where)
+    run.mirror.pull("sweep.yaml", "catalog.parquet")
+    out = run.trial(trial_id)
+    out.mirror.pull("result.json", WEIGHTS_FILE)
+    result = out.result()
+    assert result is not None  # only ended trials have kept weights
+    sweep, catalog = run.sweep(), run.read_catalog()
+    test = load_images(catalog, sweep.data, "test", geometry_of(sweep.data, result.trial))
+    predictions = predict_from_file(out.weights_file, result.trial, test)
+    origin = prediction_origins([out], catalog, "test")[out.id]
+    write_predictions(out.predictions_file("test"), predictions, origin)
+    out.mirror.send(out.predictions_file("test"))

@@ -1,0 +1,145 @@
+"""backbone name -> timm model with two outputs (real, fake), and the normalisation its weights expect."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from timm.data import resolve_model_data_config
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from rfray.errors import TrialError
+from rfray.models.multiscale_head import Staged
+from rfray.spec.sweep import CLASSES
+from rfray.spec.trial import Trial
+
+logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of every classifier that is not taken over
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel mean and standard deviation of images scaled to [0, 1], in RGB order."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) uint8 -> float32, normalised, on the same device, channels-last."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1) * 255
+        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1) * 255
+        return images.float().sub_(mean).div_(std)
+
+
+def backbone_names() -> list[str]:
+    """Every backbone that timm can build, without and with the tags of its pretrained weights."""
+    return [*timm.list_models(), *timm.list_pretrained()]
+
+
+def build_model(trial: Trial, load_pretrained: bool = True) -> tuple[nn.Module, Normalisation]:
+    """The trial's model on the CPU, with the weights that it starts from (random ones if not `load_pretrained`).
+
+    One with `head: probe` is a Staged whose head knows nothing yet: what it is to know is in the probe's own file.
+    Raises TrialError: weights out of reach or not fitting, or a size or option that the backbone does not take.
+    """
+    arguments: dict[str, Any] = {"num_classes": len(CLASSES) if trial.head == "random" else 0}
+    if trial.drop_rate:
+        arguments["drop_rate"] = trial.drop_rate
+    if trial.drop_path:
+        arguments["drop_path_rate"] = trial.drop_path
+    known = get_pretrained_cfg(trial.backbone)
+    if known is not None and known.fixed_input_size:
+        arguments["img_size"] = trial.image_size
+    if load_pretrained and trial.pretrained:
+        arguments["pretrained"] = True
+        if isinstance(trial.pretrained, str):
+            if not Path(trial.pretrained).is_file():
+                raise TrialError(f"pretrained: {trial.pretrained}: no such file")
+            arguments["pretrained_cfg_overlay"] = {"file": trial.pretrained}
+    try:
+        model = timm.create_model(trial.backbone, **arguments)
+    except TypeError as error:
+        raise TrialError(f"{trial.backbone} does not take one of {', '.join(arguments)}: {error}") from error
+    except Exception as error:  # whatever a file of unknown origin makes timm, torch or safetensors raise
+        raise TrialError(_why_not(trial, error)) from error
+    data = resolve_model_data_config(model)
+    if trial.head == "probe":
+        model = _staged(model, trial)
+    else:
+        _calm_classifier(model)
+    return model.to(memory_format=torch.channels_last), Normalisation(data["mean"], data["std"])
+
+
+def _staged(model: nn.Module, trial: Trial) -> Staged:
+    try:
+        return Staged(model, trial.image_size, trial.drop_rate)
+    except Exception as error:  # whatever one of timm's backbones raises where it has no stages
+        raise TrialError(f"{trial.backbone} can't be probed at {trial.image_size} px: {error}") from error
+
+
+def _calm_classifier(model: Any) -> None:
+    """Small first weights, so that the first loss is about ln 2 and its gradients leave pretrained features alone.
+
+    timm's efficientnets draw the weights of a two-class classifier from up to 0.7, which made the first loss 3.
+    """
+    classifier = model.get_classifier()
+    if isinstance(classifier, nn.Linear | nn.Conv2d):
+        nn.init.normal_(classifier.weight, std=0.01)
+        if classifier.bias is not None:
+            nn.init.zeros_(classifier.bias)
+
+
+def check_weights(backbone: str, source: bool | str) -> None:
+    """Makes sure, quickly, that pretrained weights are to be had and fit. `source` is as in `Trial.pretrained`.
+
+    Raises TrialError: naming the backbone, the cause and the ways out.
+    """
+    trial = Trial(backbone=backbone, pretrained=source)
+    if source is True:
+        _check_hub(trial)
+    elif source:
+        if not Path(str(source)).is_file():
+            raise TrialError(f"{source}: no such file")
+        torch.manual_seed(0)
+        random, _ = build_model(trial, load_pretrained=False)
+        torch.manual_seed(0)
+        loaded, _ = build_model(trial)
+        # timm passes over what does not match without an error
+        pairs = zip(random.named_parameters(), loaded.parameters(), strict=True)
+        untouched = [torch.equal(before, after) for (_, before), after in pairs if before.ndim > 1]
+        if sum(untouched) > len(untouched) / 2:
+            raise TrialError(
+                f"{source} does not fit {backbone}: {sum(untouched)} of its {len(untouched)} weight tensors "
+                "are not in the file. Give the right file, or one for each backbone: pretrained: {backbone: file}"
+            )
+
+
+def _check_hub(trial: Trial) -> None:
+    known = get_pretrained_cfg(trial.backbone)
+    if known is None or not known.has_weights:
+        raise TrialError(_why_not(trial, ValueError("timm has none")))
+    hub_id = known.hf_hub_id
+    names = ("model.safetensors", "pytorch_model.bin")
+    if not hub_id or any(isinstance(try_to_load_from_cache(hub_id, name), str) for name in names):
+        return
+    try:
+        HfApi().model_info(hub_id, timeout=10)  # one quick question; a download would try for most of a minute
+    except Exception as error:  # whatever HTTP library the hub's client is built on raises
+        raise TrialError(_why_not(trial, error)) from error
+
+
+def _why_not(trial: Trial, error: Exception) -> str:
+    cause = (str(error).splitlines() or [type(error).__name__])[0]
+    if trial.pretrained is True:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        return (
+            f"no pretrained weights for {trial.backbone}: {cause}{offline}. "
+            "Give a file (pretrained: weights.safetensors) or train from scratch (pretrained: false)"
+        )
+    if trial.pretrained:
+        return f"{trial.pretrained} does not fit {trial.backbone}: {cause}"
+    return f"{trial.backbone} can't be built at {trial.image_size} px: {cause}"

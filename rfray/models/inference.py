@@ -1,0 +1,162 @@
+"""weights + images -> `Predictions`, or p_fake under corruption; and best.safetensors <-> model."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import nn
+
+from rfray.data.batches import corrupted_batches, plain_batches
+from rfray.data.corruptions import CORRUPTIONS
+from rfray.data.geometry import Geometry
+from rfray.data.pixels import Images, Source
+from rfray.errors import RunError
+from rfray.models.build import Normalisation, build_model
+from rfray.models.memory import give_back, is_out_of_memory
+from rfray.spec.trial import Trial
+from rfray.stats.predictions import Predictions
+from rfray.store.files import write_whole
+
+METADATA = "rfray"
+"""The key under which a file of weights says where they are from, as JSON."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A model that is on `device`, in evaluation mode, and what it takes."""
+
+    model: nn.Module
+    normalise: Normalisation
+    device: torch.device
+    dtype: torch.dtype
+    flip: bool = False
+    """Whether the mirror images are looked at, too."""
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """p_fake of (B, 3, S, S) uint8, (B,) float64 on the device: the second softmax output, or the mean of two."""
+        return self.views(pixels).mean(0)
+
+    def views(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The same, (1 or 2, B): of the images as they are and, with `flip`, of their mirror images."""
+        images = self.normalise(pixels.to(self.device, non_blocking=True))
+        return torch.stack([self._seen(images), self._seen(images.flip(3))] if self.flip else [self._seen(images)])
+
+    def _seen(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.model(images)  # (B, 2)
+        return torch.softmax(logits.double(), dim=1)[:, 1]
+
+
+def device_and_type(precision: str) -> tuple[torch.device, torch.dtype]:
+    """Where this process computes, and in what: `auto` is bf16 on a GPU that has it, else fp32."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    half = precision == "bf16" or (precision == "auto" and has_bf16)
+    return device, torch.bfloat16 if half else torch.float32
+
+
+def predict(detector: Detector, images: Images, batch_size: int) -> Predictions:
+    """p_fake of every image, from `views_of`. Raises ValueError where an output is not finite."""
+    return Predictions(images.ids, images.labels, views_of(detector, images, batch_size).mean(axis=0))
+
+
+@torch.inference_mode()
+def views_of(
+    detector: Detector, images: Images, batch_size: int, before_batch: Callable[[], None] = lambda: None
+) -> np.ndarray:
+    """(1 or 2, n) float64: see `Detector.views`. Puts the model in evaluation mode.
+
+    `before_batch` is called before each batch, and may raise to end it.
+    Where memory runs out, the batch is halved, down to one image; then that error is raised.
+    """
+    detector.model.eval()
+    while True:
+        try:
+            return _views(detector, images, batch_size, before_batch)
+        except (RuntimeError, MemoryError) as error:
+            if batch_size == 1 or not is_out_of_memory(error):
+                raise
+        batch_size = batch_size // 2
+        give_back()
+
+
+def _views(detector: Detector, images: Images, batch_size: int, before_batch: Callable[[], None]) -> np.ndarray:
+    scores = [torch.empty(1 + detector.flip, 0)]
+    for pixels, _ in plain_batches(images, batch_size, pin=detector.device.type == "cuda"):
+        before_batch()
+        scores.append(detector.views(pixels).cpu())
+    return torch.cat(scores, dim=1).numpy().astype(np.float64)
+
+
+def predict_from_file(weights: Path, trial: Trial, images: Images) -> Predictions:
+    """Predictions of a finished trial's weights. Raises RunError where the file is damaged or does not fit."""
+    return predict(load_detector(weights, trial), images, 2 * trial.batch_size)
+
+
+def load_detector(weights: Path, trial: Trial) -> Detector:
+    """A finished trial's model, ready to predict. Raises RunError where the file is damaged or does not fit."""
+    device, dtype = device_and_type(trial.precision)
+    model, normalise = build_model(trial, load_pretrained=False)
+    load_weights(weights, model)
+    return Detector(model.to(device).eval(), normalise, device, dtype, weights_metadata(weights).get("tta") == "flip")
+
+
+@torch.inference_mode()
+def predict_corrupted(
+    detectors: Sequence[Detector], geometries: Sequence[Geometry], source: Source, rows: np.ndarray, threads: int
+) -> np.ndarray:
+    """p_fake of the pictures at `rows` under each of K corruptions by each of T detectors, (T, K, n) float64.
+
+    Each picture is decoded and put under corruption once for all detectors; `geometries` are theirs. `source` gives
+    pictures at full resolution. Where memory runs out, a batch is predicted in halves.
+    """
+    different = list(dict.fromkeys(geometries))
+    pin = any(detector.device.type == "cuda" for detector in detectors)
+    scores: list[list[torch.Tensor]] = [[] for _ in detectors]
+    for batch in corrupted_batches(source, rows, different, threads, pin):
+        squares = dict(zip(different, batch, strict=True))
+        for found, detector, geometry in zip(scores, detectors, geometries, strict=True):
+            found.append(in_halves(detector, squares[geometry]))
+    p_fake = np.stack([torch.cat(found).cpu().numpy() for found in scores])
+    return p_fake.reshape(len(detectors), len(rows), len(CORRUPTIONS)).transpose(0, 2, 1)
+
+
+def in_halves(detector: Detector, pixels: torch.Tensor) -> torch.Tensor:
+    """p_fake as the detector says it, (B,) float64; computed in halves where memory runs out, down to one image."""
+    try:
+        return detector(pixels)
+    except (RuntimeError, MemoryError) as error:
+        if len(pixels) == 1 or not is_out_of_memory(error):
+            raise
+    give_back()
+    return torch.cat([in_halves(detector, half) for half in pixels.chunk(2)])
+
+
+def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Writes the model's tensors; `metadata` says which epoch they are from. The same ones are the same bytes."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    # under one key: safetensors writes several in an order of chance
+    write_whole(path, save(tensors, {METADATA: json.dumps(metadata, sort_keys=True)}))
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Fills `model` from a file that `save_weights` wrote. Raises RunError where that is not possible."""
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RunError(f"{path}: not the weights of this model: {str(error).splitlines()[0]}") from error
+
+
+def weights_metadata(path: Path) -> dict[str, str]:
+    """The metadata given to `save_weights`; nothing where there is no readable file."""
+    try:
+        with safe_open(path, "pt") as file:
+            found: dict[str, str] = json.loads((file.metadata() or {})[METADATA])
+            return found
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return {}

@@ -1,0 +1,167 @@
+"""Val predictions -> from which p_fake on an image is called fake, and which get no verdict; held against test."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rfray.errors import DataError
+from rfray.spec.sweep import EnsembleSettings, MaxFpr
+from rfray.stats.calibration import brier, calibration_error, fit_temperature
+from rfray.stats.intervals import wilson
+from rfray.stats.metrics import Outcome, confusion
+from rfray.stats.predictions import Predictions
+
+Rule = float | str | MaxFpr
+"""A number; max_f1 or youden; or the greatest false-positive rate."""
+
+COLUMNS = (
+    *("fpr", "fpr_low", "fpr_high", "fpr_val"),
+    *("unsure_share", "unsure_error"),
+    *("temperature", "ece", "brier"),
+)
+"""What `held_against_test` says: the false-positive rate (share of the real images called fake) on test with its
+95 % Wilson interval, and on val; where a band was set, the share of test images without a verdict and the error
+rate among the others; the temperature that val asks for (it is not applied: see `fit_temperature`); the
+expected calibration error and the Brier score on test, without the temperature."""
+
+ROUNDING = 1e-9
+"""Of an image: what is equal but for this is equal."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What is made of a probability."""
+
+    threshold: float
+    """An image is called fake where p_fake >= this; above 1: none is."""
+    unsure: tuple[float, float] | None = None
+    """An image gets no verdict where low <= p_fake < high; None: every image gets one."""
+
+
+def choose_point(val: Predictions, settings: EnsembleSettings) -> OperatingPoint:
+    """The operating point that the sweep asks for. Raises DataError as `choose_threshold` does."""
+    threshold = choose_threshold(val, settings.threshold)
+    wanted = settings.unsure_error
+    return OperatingPoint(threshold, None if wanted is None else unsure_band(val, threshold, wanted))
+
+
+def choose_threshold(val: Predictions, rule: Rule) -> float:
+    """The number itself, or the threshold that `rule` finds on val.
+
+    What is tried is every score there is, as from it on an image is called fake, and one above them all, from which on
+    none is. max_f1 and youden (recall minus false-positive rate; Youden 1950) take the best, among equals the highest;
+    max_fpr takes the lowest at which few enough real images are called fake, and there always is one.
+    Raises DataError where the part lacks the images that the rule counts.
+    """
+    if isinstance(rule, float):
+        return rule
+    fakes = int(val.labels.sum())
+    reals = len(val) - fakes
+    name = rule if isinstance(rule, str) else "max_fpr"
+    needed = {"max_f1": {"fake": fakes}, "youden": {"real": reals, "fake": fakes}, "max_fpr": {"real": reals}}[name]
+    if not all(needed.values()):
+        lacking = " and no ".join(label for label, count in needed.items() if not count)
+        raise DataError(
+            f"ensemble.threshold: {name} can't be chosen, as val has no {lacking} image; "
+            "allowed then: a number, e.g. 0.5"
+        )
+    levels = np.unique(val.p_fake)[::-1]
+    levels = np.concatenate([[np.nextafter(levels[0], 2)], levels])
+    true, false = Outcome(val).curve  # at each of the levels
+    if isinstance(rule, MaxFpr):
+        return float(levels[np.count_nonzero(false / reals <= rule.max_fpr) - 1])
+    worth = 2 * true / (true + false + fakes) if rule == "max_f1" else true * reals - false * fakes
+    return float(levels[np.argmax(worth)])
+
+
+def unsure_band(val: Predictions, threshold: float, wanted: float) -> tuple[float, float] | None:
+    """The narrowest band [low, high) around `threshold` outside of which at most the share `wanted` is called wrongly.
+
+    Below low an image is called real, from high on fake. The narrowest is the one with the fewest val images in it,
+    of these the one with the least high - low; (threshold, threshold) where none is needed. None where it can't be
+    reached: no band leaves any image outside with so few errors among them.
+    """
+    real_calls, fake_calls = val.p_fake < threshold, val.p_fake >= threshold
+    low_levels, real_left, missed = _left_outside(-val.p_fake[real_calls], val.labels[real_calls] == 1)
+    high_levels, fake_left, alarms = _left_outside(val.p_fake[fake_calls], val.labels[fake_calls] == 0)
+    lows = np.concatenate([[threshold], -low_levels])
+    highs = np.concatenate([[threshold], high_levels[1:], np.nextafter(high_levels[-1:], 2)])
+    # errors that may still be made, or less than 0 of them: the two sides make up for each other
+    spare_low, spare_high = wanted * real_left - missed, wanted * fake_left - alarms
+    high = np.searchsorted(np.maximum.accumulate(spare_high), -spare_low - ROUNDING)  # of each low the first that does
+    low = np.flatnonzero(high < len(highs))
+    high = high[low]
+    verdicts = real_left[low] + fake_left[high]
+    if not verdicts.any():
+        return None
+    narrowest = np.lexsort((highs[high] - lows[low], -verdicts))[0]
+    return float(lows[low][narrowest]), float(highs[high][narrowest])
+
+
+def held_against_test(val: Predictions, test: Predictions, point: OperatingPoint) -> dict[str, float | None]:
+    """COLUMNS: what `point`, chosen on val, comes to on test; None where a value is undefined or was not asked."""
+    at = confusion(test, point.threshold)
+    interval = wilson(at.fp, at.fp + at.tn) if at.fp + at.tn else None
+    before = confusion(val, point.threshold)
+    share, error = _verdicts(test, point.unsure) if point.unsure is not None else (None, None)
+    return {
+        "fpr": _share(at.fp, at.fp + at.tn),
+        "fpr_low": interval.low if interval is not None else None,
+        "fpr_high": interval.high if interval is not None else None,
+        "fpr_val": _share(before.fp, before.fp + before.tn),
+        "unsure_share": share,
+        "unsure_error": error,
+        "temperature": fit_temperature(val.labels, val.p_fake),
+        "ece": calibration_error(test.labels, test.p_fake),
+        "brier": brier(test.labels, test.p_fake),
+    }
+
+
+def asked_and_got(settings: EnsembleSettings, row: Mapping[Hashable, Any]) -> str | None:
+    """What was asked of the false-positive rate and what a row of the leaderboard has of it, as a sentence.
+
+    None where `ensemble.threshold` is no `max_fpr`, or test has no real image.
+    """
+    if not isinstance(settings.threshold, MaxFpr) or np.isnan(row["fpr"]):
+        return None
+    asked = settings.threshold.max_fpr
+    found = "more than" if row["fpr_low"] > asked else "less than" if row["fpr_high"] < asked else "in keeping with"
+    return (
+        f"False-positive rate of {row['name']}: at most {_percent(asked)} was asked for; {_percent(row['fpr_val'])} "
+        f"on val, where the threshold {row['threshold']:.4g} was chosen; {_percent(row['fpr'])} on the "
+        f"test, 95 % interval {_percent(row['fpr_low'])} to {_percent(row['fpr_high'])}: {found} what was asked "
+        "for."
+    )
+
+
+def _left_outside(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The k different scores, (k,) from the lowest, and what a band leaves outside that covers 0, 1, … k of them.
+
+    (k + 1,) images and (k + 1,) errors; `wrong` (n,) bool says which of `scores` (n,) are called wrongly.
+    """
+    levels, place = np.unique(scores, return_inverse=True)
+    images = np.bincount(place, minlength=len(levels))
+    errors = np.bincount(place, weights=wrong, minlength=len(levels))
+    return levels, _left(images), _left(errors)
+
+
+def _left(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.cumsum(counts[::-1])[::-1], [0]])
+
+
+def _verdicts(predictions: Predictions, unsure: tuple[float, float]) -> tuple[float | None, float | None]:
+    """The share of the images without a verdict, and the error rate among the others."""
+    real, fake = predictions.p_fake < unsure[0], predictions.p_fake >= unsure[1]
+    called = int(real.sum() + fake.sum())
+    wrong = int((predictions.labels[real] == 1).sum() + (predictions.labels[fake] == 0).sum())
+    return _share(len(predictions) - called, len(predictions)), _share(wrong, called)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

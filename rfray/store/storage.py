@@ -1,0 +1,292 @@
+"""an address such as s3://bucket/folder <-> files of this machine: listed, fetched, sent, removed; and mirrors of it.
+
+pyarrow's file systems do the work: s3://, gs:// and hf:// with the credentials that these look for themselves
+(environment, profile, machine role); AWS_ENDPOINT_URL names another server that speaks S3.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+from pyarrow import fs
+
+from rfray.errors import StorageError
+from rfray.store.files import is_disk_full, replacing
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+SCHEMES = ("s3", "gs", "hf")
+"""What an address may begin with."""
+THREADS = 32
+"""Files on their way at once: each waits for the network most of the time."""
+STATES = "state-*.pt"
+"""What trials go on from. They vouch for the other files of a trial, and so go first."""
+
+
+def is_address(where: object) -> bool:
+    """Whether something names a folder that is not a path of this machine."""
+    return isinstance(where, str) and "://" in where
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file at an address."""
+
+    path: str
+    """Below the address, with /."""
+    size: int
+    """Bytes."""
+    modified: int
+    """Nanoseconds since 1970 (whole seconds at most stores); 0 where the store does not say."""
+
+    def is_at(self, file: Path) -> bool:
+        """Whether `file` is what was fetched from, or sent to, this entry."""
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (self.size, self.modified)
+
+
+class Storage:
+    """The files at one address. Every method raises StorageError where the store refuses or does not answer."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        self._files, self._base = _opened(self.address)
+
+    def entries(self, below: str = "") -> Iterator[Entry]:
+        """Every file below a folder of it, at any depth; nothing where there is none."""
+        place = f"{self._base}/{below}".rstrip("/")
+        selector = fs.FileSelector(place, recursive=True, allow_not_found=True)
+        found = self._try(lambda: self._files.get_file_info(selector), below)
+        if not found:
+            self._check_bucket()
+        for one in found:
+            if one.type == fs.FileType.File:
+                yield self._entry(one)
+
+    def entry(self, path: str) -> Entry | None:
+        """One file, or None where it is not there."""
+        found = self._try(lambda: self._files.get_file_info(f"{self._base}/{path}"), path)
+        return self._entry(found) if found.type == fs.FileType.File else None
+
+    def fetch(self, entry: Entry, folder: Path) -> None:
+        """Writes the file to <folder>/<its path>, whole and with its time. Raises DiskFullError."""
+        with replacing(folder / entry.path, entry.size) as temporary:
+            self._try(lambda: self._copy_here(entry, temporary), entry.path)
+            if temporary.stat().st_size != entry.size:
+                raise StorageError(
+                    f"{self.address}/{entry.path}: {temporary.stat().st_size} of {entry.size} bytes came"
+                )
+        os.utime(folder / entry.path, ns=(entry.modified, entry.modified))
+
+    def send(self, folder: Path, path: str) -> None:
+        """Writes <folder>/<path> to the address; whoever reads it there meanwhile sees the old file or the new one."""
+        self._try(lambda: self._copy_there(folder / path, path), path)
+        sent = self.entry(path)
+        if sent is not None:
+            os.utime(folder / path, ns=(sent.modified, sent.modified))
+
+    def read(self, path: str) -> bytes:
+        """What is in a file."""
+        return bytes(self._try(lambda: self._files.open_input_stream(f"{self._base}/{path}").read(), path))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Makes it the whole content of a file."""
+
+        def put() -> None:
+            with self._files.open_output_stream(f"{self._base}/{path}") as target:
+                target.write(data)
+
+        self._try(put, path)
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Removes files; those that are not there are not missed."""
+        _in_threads(self._remove, paths)
+
+    def remove_folder(self, path: str) -> None:
+        """Removes a folder with all that is in it; one that is not there is not missed."""
+        with suppress(FileNotFoundError):
+            self._files.delete_dir(f"{self._base}/{path}")
+
+    def move(self, address: str) -> None:
+        """Moves every file to another address of the same store."""
+        paths = [entry.path for entry in self.entries() if not entry.path.startswith(".")]
+        target = address.split("://", 1)[1].rstrip("/")
+
+        def copy(path: str) -> None:
+            self._try(lambda: self._files.copy_file(f"{self._base}/{path}", f"{target}/{path}"), path)
+
+        _in_threads(copy, paths)
+        self.remove(paths)
+
+    def _remove(self, path: str) -> None:
+        try:
+            self._files.delete_file(f"{self._base}/{path}")
+        except FileNotFoundError:
+            return
+        except (OSError, pa.ArrowException) as error:
+            raise self._refused(path, error) from error
+
+    def _check_bucket(self) -> None:
+        """An empty folder is none at most stores; but a bucket is there or not."""
+        bucket = self._base.split("/")[0]
+        if not self.address.startswith("hf:"):
+            found = self._try(lambda: self._files.get_file_info(bucket), "")
+            if found.type == fs.FileType.NotFound:
+                raise StorageError(f"{self.address}: there is no bucket {bucket}")
+
+    def _entry(self, found: fs.FileInfo) -> Entry:
+        return Entry(found.path[len(self._base) + 1 :], found.size or 0, found.mtime_ns or 0)
+
+    def _copy_here(self, entry: Entry, to: Path) -> None:
+        with self._files.open_input_stream(f"{self._base}/{entry.path}") as source, to.open("wb") as target:
+            while chunk := source.read(1 << 24):
+                target.write(chunk)
+
+    def _copy_there(self, file: Path, path: str) -> None:
+        with file.open("rb") as source, self._files.open_output_stream(f"{self._base}/{path}") as target:
+            while chunk := source.read(1 << 24):
+                target.write(chunk)
+
+    def _try(self, do: Callable[[], Made], path: str) -> Made:
+        try:
+            return do()
+        except (OSError, pa.ArrowException) as error:
+            if is_disk_full(error):
+                raise
+            raise self._refused(path, error) from error
+
+    def _refused(self, path: str, error: Exception) -> StorageError:
+        where = f"{self.address}/{path}".rstrip("/")
+        return StorageError(f"{where}: {str(error).splitlines()[0]}. Check the address, and the credentials here")
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A folder of this machine, and the address that it stands for; without one, every method does nothing."""
+
+    folder: Path
+    storage: Storage | None
+    below: str = ""
+    """The part of the address that the folder stands for."""
+
+    def at(self, name: str) -> "Mirror":
+        """The mirror of a folder in it."""
+        return Mirror(self.folder / name, self.storage, f"{self.below}/{name}".lstrip("/"))
+
+    def pull(self, *wanted: str, without: Iterable[str] = (), removing: str | None = None) -> None:
+        """Brings the files here that match one of the patterns (all, if none is given) and none of `without`.
+
+        Patterns are of shells, on the path below the folder; * stands for any folders, too. Of the files here with
+        names that match `removing`, those that are not there (any more) are removed.
+        """
+        if self.storage is None:
+            return
+        there = {entry.path: entry for entry in self._entries() if _matches(self._name(entry), wanted, without)}
+        differ = [entry for entry in there.values() if not entry.is_at(self._root / entry.path)]
+        storage, root = self.storage, self._root
+        _in_threads(lambda entry: storage.fetch(entry, root), differ)
+        for file in self._here(removing) if removing else ():
+            path = file.relative_to(root).as_posix()
+            if path not in there and _matches(file.relative_to(self.folder).as_posix(), wanted, without):
+                file.unlink(missing_ok=True)
+
+    def push(self, *, removing: str | None = None) -> None:
+        """Sends what is new or changed here, but no hidden files.
+
+        Of the files there with names that match `removing`, those that are not here (any more) are removed.
+        """
+        if self.storage is None:
+            return
+        there = {entry.path: entry for entry in self._entries()}
+        storage, root = self.storage, self._root
+        paths = {file.relative_to(root).as_posix() for file in self._here("*")}
+        changed = sorted(path for path in paths if path not in there or not there[path].is_at(root / path))
+        # a state vouches for the files of the best epoch before it, and those of its own are made again from it
+        first = [path for path in changed if fnmatch(Path(path).name, STATES)]
+        _in_threads(lambda path: storage.send(root, path), first)
+        _in_threads(lambda path: storage.send(root, path), [path for path in changed if path not in first])
+        if removing:
+            gone = [path for path in there if path not in paths and not _is_hidden(Path(path))]
+            storage.remove(path for path in gone if fnmatch(Path(path).name, removing))
+
+    def send(self, file: Path) -> None:
+        """Sends one file of the folder."""
+        if self.storage is not None:
+            self.storage.send(self._root, file.relative_to(self._root).as_posix())
+
+    def fetch(self, file: Path) -> None:
+        """Brings one file of the folder here, if it differs; nothing where it is not there."""
+        if self.storage is not None:
+            entry = self.storage.entry(file.relative_to(self._root).as_posix())
+            if entry is not None and not entry.is_at(file):
+                self.storage.fetch(entry, self._root)
+
+    def remove(self, files: Iterable[Path]) -> None:
+        """Removes files of the folder, here and there."""
+        files = list(files)
+        for file in files:
+            file.unlink(missing_ok=True)
+        if self.storage is not None:
+            self.storage.remove(file.relative_to(self._root).as_posix() for file in files)
+
+    def find(self, pattern: str) -> list[Path]:
+        """The files below the folder that match, here or there, in alphabetical order."""
+        found = {file for file in self.folder.glob(pattern) if file.is_file()}
+        if self.storage is not None:
+            found |= {self._root / entry.path for entry in self._entries() if fnmatch(self._name(entry), pattern)}
+        return sorted(found)
+
+    @property
+    def _root(self) -> Path:
+        """What the whole address stands for."""
+        return self.folder.parents[self.below.count("/")] if self.below else self.folder
+
+    def _entries(self) -> Iterator[Entry]:
+        assert self.storage is not None
+        return self.storage.entries(self.below)
+
+    def _name(self, entry: Entry) -> str:
+        return entry.path[len(self.below) :].lstrip("/")
+
+    def _here(self, name: str) -> list[Path]:
+        found = [file for file in self.folder.rglob(name) if file.is_file()]
+        return [file for file in found if not _is_hidden(file.relative_to(self.folder))]
+
+
+def _matches(path: str, wanted: Iterable[str], without: Iterable[str]) -> bool:
+    wanted = list(wanted)
+    return (not wanted or any(fnmatch(path, one) for one in wanted)) and not any(fnmatch(path, one) for one in without)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _in_threads(do: Callable[[Given], None], items: Iterable[Given]) -> None:
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(do, items):
+            pass
+
+
+@cache
+def _opened(address: str) -> tuple[fs.FileSystem, str]:
+    scheme = address.split("://", 1)[0]
+    if scheme not in SCHEMES:
+        raise StorageError(f"{address}: no such kind of address; allowed: {', '.join(f'{one}://' for one in SCHEMES)}")
+    try:
+        # small files in one request instead of three
+        files, base = fs.FileSystem.from_uri(f"{address}?allow_delayed_open=true" if scheme == "s3" else address)
+    except (OSError, pa.ArrowException, ImportError, ValueError) as error:
+        raise StorageError(f"{address}: {str(error).splitlines()[0]}") from error
+    return files, str(base).rstrip("/")

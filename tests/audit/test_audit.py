@@ -1,0 +1,204 @@
+"""rfray.audit.audit, findings, metadata_baseline: what is said of tables of images made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rfray.audit.audit import audit_images
+from rfray.audit.metadata_baseline import FEATURES, metadata_baseline
+from rfray.audit.rules import RULES
+from rfray.errors import RunError
+from rfray.store.audit_record import read_audit, write_audit
+from tests.audits import ALL_READABLE, NO_PAIRS, image_table, leaking_audit, pair_table
+
+
+def audited(images=None, pairs=NO_PAIRS, unreadable=ALL_READABLE):
+    return audit_images(image_table() if images is None else images, pairs, unreadable)
+
+
+def found(audit):
+    return {finding.code: finding for finding in audit.findings}
+
+
+def labels_of(images):
+    return images["label"] == 1
+
+
+def test_harmless_images_have_no_finding():
+    audit = audited()
+    assert audit.findings == ()
+    assert audit.stamp == ""
+
+
+def test_counts_sizes_and_groups():
+    images = image_table(3, group=["a", "b", "a", "", "c", ""], part=["train"] * 4 + ["val"] * 2)
+    images["width"] = [10, 20, 30, 40, 50, 60]
+    audit = audited(images)
+    assert [(c.part, c.label, c.images, c.groups) for c in audit.counts] == [
+        ("train", 0, 2, 1),
+        ("train", 1, 2, 1),
+        ("val", 0, 1, 1),
+        ("val", 1, 1, 0),
+    ]
+    assert [(g.group, g.label, g.images) for g in audit.groups] == [("a", 0, 2), ("b", 1, 1), ("c", 0, 1)]
+    real, fake = audit.sizes
+    assert (real.width.min, real.width.median, real.width.max) == (10, 30, 50)
+    assert (fake.width.min, fake.width.median, fake.width.max) == (20, 40, 60)
+    assert real.formats == {"JPEG": 3}
+    assert audit.baseline is None  # three images of a class can't be divided
+
+
+def test_pairs_are_counted_by_kind_place_and_label():
+    # images 0 and 2 are real, 1 is fake; 238 (real) and 239 (fake) are in val
+    audit = audited(pairs=pair_table((0, 2, "exact"), (238, 0, "crop"), (0, 239, "crop"), (238, 2, "crop")))
+    shown = [(p.kind, p.first, p.second, p.across_labels, p.pairs) for p in audit.duplicates]
+    assert shown == [
+        ("crop", "train", "val", False, 2),
+        ("crop", "train", "val", True, 1),
+        ("exact", "train", "train", False, 1),
+    ]
+    assert audit.duplicates[0].examples[0] == ("real/0000.jpg", "real/0238.jpg")  # fit first, as `first` says
+
+
+def test_report_images_in_training_are_an_error():
+    images = image_table()
+    images.loc[200:, ["folder", "part"]] = "test", "test"
+    # 200 is there exactly and as a crop: counted once, as the closer kind
+    audit = audited(images, pair_table((200, 4, "crop"), (200, 0, "exact"), (1, 201, "re-encoded")))
+    finding = found(audit)["test-in-training"]
+    assert finding.grade == "error"
+    assert finding.sentence.startswith("2 of 40 test images are also among the training images (1 the same file, 1 ")
+    assert "test/real/0200.jpg and train/real/0000.jpg" in finding.sentence
+    assert "data.test_duplicates: leave_out" in finding.what_to_do
+    assert finding.sentence in audit.stamp
+
+
+def test_two_folders_without_parts():
+    images = image_table(part="")
+    images.loc[200:, "folder"] = "test"
+    assert "test-in-training" in found(audited(images, pair_table((0, 200, "exact"))))
+    assert "test-in-training" not in found(audited(images, pair_table((0, 2, "exact"))))
+
+
+def test_copies_under_both_labels_and_across_the_split():
+    codes = found(audited(pairs=pair_table((0, 1, "exact"), (0, 238, "re-encoded"), (3, 2, "crop"), (4, 6, "exact"))))
+    assert codes["both-labels"].grade == "warning"
+    assert "1 pair of a real and a fake image is the same picture" in codes["both-labels"].sentence
+    assert codes["crop-of-other-class"].grade == "note"
+    assert codes["copies-across-the-split"].grade == "warning"
+    assert "split_by: group" in codes["copies-across-the-split"].what_to_do
+    assert codes["copies-within-a-part"].sentence.startswith("2 of 40 train images are there more than once")
+
+
+def test_formats_sizes_and_spectra():
+    images = image_table()
+    fake = labels_of(images)
+    images["format"] = np.where(fake, "PNG", "JPEG")
+    images["width"] = np.where(fake, 512, images["width"])
+    images["spectrum"] = [row - 1.0 * one for row, one in zip(images["spectrum"], fake, strict=True)]
+    codes = found(audited(images))
+    assert "real images are 100% JPEG; fake images are 100% PNG" in codes["formats-differ"].sentence
+    assert "data.reencode: {quality: 90}" in codes["formats-differ"].what_to_do
+    assert "512 pixels for fake ones" in codes["dimensions-differ"].sentence
+    assert "trial.resize: crop" in codes["dimensions-differ"].what_to_do
+    assert codes["spectra-differ"].grade == "note"
+    assert "less fine detail" in codes["spectra-differ"].sentence
+
+
+def test_few_uneven_and_unreadable():
+    images = image_table(120)
+    images = images[(images["label"] == 0) | (images.index % 20 == 1)]  # 120 real, 12 fake
+    codes = found(audited(images, unreadable=pd.DataFrame({"path": ["a", "b"], "reason": ["cut", "cut"]})))
+    assert "100 real and 10 fake: calling everything real is right in 91%" in codes["class-imbalance"].sentence
+    assert "trial.class_balance" in codes["class-imbalance"].what_to_do
+    assert "only 10 fake among the val images" in codes["few-images"].sentence
+    assert codes["unreadable"].grade == "warning"  # 2 of 134
+    assert codes["unreadable"].sentence == "2 of 134 files can't be read and take no part."
+    one = found(audited(unreadable=pd.DataFrame({"path": ["a"], "reason": ["cut"]})))["unreadable"]
+    assert one.grade == "note"
+    assert "takes no part" in one.sentence
+
+
+def test_gravest_first():
+    grades = [finding.grade for finding in leaking_audit().findings]
+    assert grades == sorted(grades, key=["error", "warning", "note"].index)
+    assert len({rule.__name__ for rule in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_each_property_is_noticed(feature):
+    images = image_table(40)
+    fake = labels_of(images)
+    telling = {
+        "file size": {"file_bytes": images["file_bytes"] + 20_000 * fake},
+        "dimensions": {"height": images["height"] + fake},
+        "file format": {"format": np.where(fake, "PNG", "JPEG")},
+        "JPEG quantisation tables": {"quantisation": np.where(fake, "cccc", "dddd")},
+        "chroma subsampling": {"subsampling": np.where(fake, "4:4:4", "4:2:0")},
+        "progressive flag": {"progressive": fake},
+        "EXIF presence": {"exif": ~fake},
+        "ICC profile presence": {"icc": fake},
+        "colour mode": {"mode": np.where(fake, "RGBA", "RGB")},
+        "bytes per pixel": {"bytes_per_pixel": images["bytes_per_pixel"] + fake},
+    }[feature]
+    images = images.assign(**telling)
+    baseline = metadata_baseline(images, np.arange(80))
+    assert baseline.features[0].feature == feature
+    assert baseline.features[0].auc == pytest.approx(1.0)
+    assert baseline.auc > 0.95
+    assert feature in baseline.sentence
+    finding = found(audited(images))["metadata-tells"]
+    assert finding.grade == "error"
+    assert baseline.features[0].remedy in finding.what_to_do
+
+
+def test_an_even_property_that_is_not_monotonic_is_noticed():
+    images = image_table(60)
+    side = np.where(labels_of(images), 200, np.where(images.index % 4 == 0, 160, 256))
+    baseline = metadata_baseline(images.assign(width=side, height=side), np.arange(120))
+    assert baseline.features[0].feature == "dimensions"
+    assert baseline.features[0].auc == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("per_class", "draws", "reach"), [(15, 8, 0.1), (100, 4, 0.06)])
+def test_on_properties_that_say_nothing_it_hovers_about_chance(per_class, draws, reach):
+    found = [metadata_baseline(image_table(per_class, seed), np.arange(2 * per_class)) for seed in range(draws)]
+    assert abs(np.mean([baseline.auc for baseline in found]) - 0.5) < reach
+    assert sum(baseline.low <= 0.5 <= baseline.high for baseline in found) >= 0.8 * draws
+
+
+@pytest.mark.parametrize("per_class", [7, 13, 101])
+def test_constant_properties_are_exactly_chance(per_class):
+    images = image_table(
+        per_class, file_bytes=100, width=10, height=10, bytes_per_pixel=1.0, quantisation="", quality=9.0
+    )
+    uneven = images.drop(index=[0, 2])  # folds that can't be alike: a pooled AUC would end far below 0.5
+    baseline = metadata_baseline(uneven, np.arange(len(uneven)))
+    assert baseline.auc == 0.5
+    assert baseline.low < 0.5 < baseline.high
+    assert "No single one" in baseline.sentence
+
+
+def test_copies_stay_in_one_fold():
+    # every picture eight times with a file size of its own: known by heart only where copies are on both sides
+    random = np.random.default_rng(0)
+    picture = np.repeat(np.arange(24), 8)
+    label = random.permutation(np.arange(24) % 2)[picture]
+    images = image_table(96, label=label, file_bytes=1000 * (picture + 1))
+    assert metadata_baseline(images, np.arange(192)).features[0].auc > 0.9
+    apart = {one.feature: one.auc for one in metadata_baseline(images, picture).features}
+    assert apart["file size"] < 0.8
+
+
+def test_written_and_read_back(tmp_path):
+    audit = leaking_audit()
+    write_audit(tmp_path / "audit.json", audit)
+    assert read_audit(tmp_path / "audit.json") == audit
+    assert read_audit(tmp_path / "other.json") is None
+    (tmp_path / "audit.json").write_text('{"version": 2}')
+    with pytest.raises(RunError, match=r"audit\.json is damaged or of another version"):
+        read_audit(tmp_path / "audit.json")
+
+
+def test_the_same_images_give_the_same_audit():
+    assert leaking_audit() == leaking_audit()

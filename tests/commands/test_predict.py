@@ -1,0 +1,148 @@
+"""`rfray predict` and `rfray export` as a user meets them."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from rfray.cli import main
+from rfray.cluster.connect import Slot
+from rfray.errors import RunError
+from rfray.inference import bulk
+from rfray.models.bundle import load_bundle
+from rfray.models.ensemble_inference import detect
+from tests.object_store import bucket_here, upload
+from tests.test_cli import rfray
+from tests.two_models import concluded, two_models
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def here(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predicting")
+    concluded(two_models(folder, pictures))
+    (folder / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture
+def command(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """The same as `rfray`, in this process, which has imported torch already."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(here)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["rfray", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return subprocess.CompletedProcess(words, int(end.value.code or 0), *capfd.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_rows_on_the_standard_output_and_an_exit_code_that_tells(here: Path, command: Command) -> None:
+    done = command("predict", "run", "images/test/real", "--format", "csv")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 17), done.stderr
+    assert done.stderr.splitlines()[-1].startswith("16 images: ")
+    done = rfray("predict", "run/ensemble", "images/test/real/000.bmp", "broken.jpg", "--out", "rows.jsonl", here=here)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "1 of 2 files could not be read: their rows have the reason" in done.stderr
+    rows = pd.read_json(here / "rows.jsonl", lines=True)
+    assert rows["reason"].tolist() == ["", "not an image of a known format"]
+    assert list(rows.columns) == ["path", "p_fake", "verdict", "a", "b", "reason"]
+
+
+def test_a_wrong_word_is_one_line_and_exit_code_2(command: Command) -> None:
+    for words, reason in [
+        (["run", "https://example.org/x.jpg"], "download it first"),
+        (["images", "broken.jpg"], "no bundle (a folder with ensemble.json), and no run folder"),
+        (["run", "broken.jpg", "--out", "broken.jpg/rows.csv"], "--out broken.jpg/rows.csv: File exists"),
+        (["run", "broken.jpg", "--explain", "broken.jpg"], "--explain broken.jpg: File exists"),
+        (["run", "broken.jpg", "--out", "rows.txt"], "--out rows.txt: allowed: a name that ends in .csv"),
+        (["run", "broken.jpg", "--out", "shards/", "--format", "csv"], "rows are written as Parquet"),
+    ]:
+        done = command("predict", *words)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert reason in done.stderr
+
+
+def test_shards_are_made_once_and_say_what_one_file_says(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(bulk, "SHARD", 12)
+    out, run = here / "shards", str(here / "run")
+    for _ in range(2):
+        assert bulk.claim(out, run, ["images/test", "broken.jpg"]) == 33
+    assert pq.read_metadata(out / "files.parquet").num_row_groups == 3
+    predictor = bulk.Predictor(out, run, batch_size=5, threads=1)
+    counts = predictor({"shard": np.array([0, 1, 2])})["counts"]
+    assert [sum(json.loads(one).values()) for one in counts] == [12, 12, 9]
+    rows = pd.concat(pd.read_parquet(file) for file in sorted(out.glob("part-*.parquet")))
+    assert rows["path"].tolist()[-1] == str(here / "broken.jpg")
+    assert rows["reason"].tolist()[-1] == "not an image of a known format"
+    (seen,) = detect(load_bundle(run), rows["path"].tolist()[:-1], batch_size=40, threads=2)
+    np.testing.assert_allclose(rows[["a", "b"]].to_numpy()[:-1].T, seen.scores, rtol=0, atol=1e-5)
+    with pytest.raises(RunError, match="holds what another bundle said, or said of other files"):
+        bulk.claim(out, run, ["images/test"])
+    (here / "mine").mkdir()
+    (here / "mine" / "notes.txt").touch()
+    with pytest.raises(RunError, match="is not empty, and not of `rfray predict`"):
+        bulk.claim(here / "mine", run, ["images/test"])
+
+
+@pytest.mark.slow
+def test_what_a_kill_has_left_out_is_predicted_by_ray_data(
+    here: Path, ray_here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "SHARD", 12)
+    out, run = here / "killed", str(here / "run")
+    bulk.claim(out, run, [str(here / "images/test")])
+    bulk.Predictor(out, run, batch_size=5, threads=1)({"shard": np.array([0, 2])})
+    kept = (out / "part-000000.parquet").stat().st_mtime_ns
+    (counts,) = bulk._predicted(out, run, [1], 5, Slot(1, 0))
+    assert counts.total() == 12
+    assert (out / "part-000000.parquet").stat().st_mtime_ns == kept
+
+
+@pytest.mark.slow
+def test_the_command_writes_shards_and_tells(here: Path) -> None:
+    for _ in range(2):  # the second time all is there
+        done = rfray("predict", "run", "images/test", "broken.jpg", "--out", "whole/", here=here)
+        assert done.returncode == 1
+        assert "1 of 33 files could not be read" in done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert pq.read_table(here / "whole" / "part-000000.parquet").num_rows == 33
+
+
+def test_export_writes_one_file(here: Path, command: Command) -> None:
+    done = command("export", "run", "--format", "torchscript")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("run.pt: probabilities within ")
+    assert (here / "run.pt").exists()
+
+
+@pytest.mark.slow
+def test_pictures_and_bundle_at_an_address(here: Path) -> None:
+    with bucket_here() as bucket:
+        upload(here / "images" / "test" / "real", f"{bucket}/faces")
+        upload(here / "run" / "ensemble", f"{bucket}/detector")
+        words = ["predict", f"{bucket}/detector", f"{bucket}/faces", f"{bucket}/faces/gone.jpg", "--out", "far.parquet"]
+        done = rfray(*words, here=here)
+    assert done.returncode == 1
+    rows = pd.read_parquet(here / "far.parquet")
+    assert rows["path"].tolist() == [f"{bucket}/faces/{number:03d}.bmp" for number in range(16)] + [
+        f"{bucket}/faces/gone.jpg"
+    ]
+    assert rows["reason"].tolist()[:-1] == [""] * 16
+    assert "gone.jpg" in rows["reason"].iloc[-1]
+    assert rfray("predict", "run", "images/test/real", "--out", "near.parquet", here=here).returncode == 0
+    pd.testing.assert_series_equal(rows["p_fake"][:16], pd.read_parquet(here / "near.parquet")["p_fake"])

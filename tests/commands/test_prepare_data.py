@@ -1,0 +1,410 @@
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from rfray.commands.prepare_data import LEFT_OUT, check_audit, prepare_test, prepare_training
+from rfray.data.catalog import COLUMNS
+from rfray.data.corruptions import CORRUPTION_NAMES
+from rfray.data.geometry import geometries
+from rfray.errors import AuditError, DataError, RunError
+from rfray.inference.missing import prediction_origins, without_corrupted_predictions, without_test_predictions
+from rfray.report.audit_tables import count_rows
+from rfray.spec.sweep import Sweep
+from rfray.stats.predictions import Predictions, write_predictions
+from rfray.store.audit_record import read_audit
+from rfray.store.run_dir import RunDir
+
+
+def write_images(folder: Path, count: int, first: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        Image.new("RGB", (12, 8), (number % 256, number // 256, 7)).save(folder / f"{number:04d}.png")
+
+
+def write_folder(folder: Path, count: int, first: int) -> None:
+    """Two classes of `count` images; the fake ones have numbers from 500 on."""
+    write_images(folder / "real", count, first)
+    write_images(folder / "fake", count, first + 500)
+
+
+class Made:
+    """A run folder, its sweep and what was printed."""
+
+    def __init__(self, folder: Path, **data: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.train, self.test = folder / "train", folder / "test"
+        given = {"train": str(self.train), "cache": {"dir": str(folder / "cache")}, **data}
+        if "test" not in given:
+            given["test"] = str(self.test)
+        trial = {"backbone": "test_vit", "image_size": 16}
+        self.sweep = Sweep.model_validate({"name": "run", "data": given, "trial": trial})
+        self.run = RunDir(folder / "run")
+        self.output = io.StringIO()
+        self.console = Console(file=self.output, width=80)
+
+    def tune(self) -> pd.DataFrame:
+        return prepare_training(self.run, self.sweep, self.console)
+
+    def ensemble(self) -> pd.DataFrame:
+        """Test, after what `rfray ensemble` does."""
+        prepare_test(self.run, self.sweep, self.console)
+        catalog = self.run.read_catalog()
+        return catalog[catalog["part"] == "test"]
+
+    def printed(self) -> str:
+        """What was printed since the last time."""
+        text = self.output.getvalue()
+        self.output.seek(0)
+        self.output.truncate()
+        return text
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    made = Made(tmp_path)
+    write_folder(made.train, 20, first=0)
+    return made
+
+
+# train and val
+
+
+def test_of_a_larger_training_folder_so_many_images_are_used(tmp_path: Path) -> None:
+    made = Made(tmp_path, train_images=20)
+    write_folder(made.train, 20, first=0)
+    catalog = made.tune()
+    assert catalog["label"].value_counts().to_dict() == {0: 10, 1: 10}
+    assert "Using 20 of 40 images of the training folder, drawn by chance (data.train_images)" in made.printed()
+    assert made.tune().equals(catalog)
+    (made.train / catalog["path"][0]).unlink()
+    with pytest.raises(RunError, match=f"{catalog['path'][0]} is gone"):
+        made.tune()
+
+
+def test_the_catalog_is_written_and_the_images_counted(made: Made) -> None:
+    catalog = made.tune()
+    assert made.run.read_catalog().equals(catalog)
+    assert catalog.groupby(["part", "label"]).size().to_dict() == {
+        ("train", 0): 17,
+        ("train", 1): 17,
+        ("val", 0): 3,
+        ("val", 1): 3,
+    }
+    not_yet, counted = made.printed().splitlines()
+    assert not_yet.startswith("Test can't be compared with the training images yet: ")
+    assert counted == "Images: train 17 real + 17 fake, val 3 real + 3 fake"
+    assert catalog.columns.tolist() == COLUMNS
+    # nothing was unreadable: the list is there, and empty
+    assert made.run.unreadable_file.read_text().splitlines() == ["path,reason,folder,size,modified"]
+
+
+def test_unreadable_files_are_listed_and_named(tmp_path: Path) -> None:
+    made = Made(tmp_path / "a [folder]", max_unreadable=0.5)
+    write_folder(made.train, 20, first=0)
+    (made.train / "fake/0503.png").write_text("text")
+    for number in range(11):
+        (made.train / f"real/[bold]{number:02d}.png").write_bytes(b"")
+    catalog = made.tune()
+    assert len(catalog) == 39
+    listed = pd.read_csv(made.run.unreadable_file)
+    assert listed["path"].tolist() == ["fake/0503.png", *(f"real/[bold]{number:02d}.png" for number in range(11))]
+    assert set(listed["reason"]) == {"not an image of a known format"}
+    assert set(listed["folder"]) == {"train"}
+    assert listed["size"].tolist() == [4] + 11 * [0]
+    lines = made.printed().splitlines()
+    # names and folders may hold what rich would take for markup
+    assert lines[0] == f"Warning: 12 files can't be read and are left out (see {made.run.unreadable_file}):"
+    assert lines[1] == "  fake/0503.png: not an image of a known format"
+    assert lines[2] == "  real/[bold]00.png: not an image of a known format"
+    assert len(lines) == 1 + 10 + 2  # the first ten by name
+
+
+def test_too_many_unreadable_files_leave_no_catalog(made: Made) -> None:
+    (made.train / "fake/0503.png").write_text("text")
+    with pytest.raises(DataError, match=r"fake/0503\.png"):
+        made.tune()
+    assert not made.run.catalog_file.exists()
+
+
+def test_a_sweep_goes_on_with_the_catalog_it_began_with(made: Made) -> None:
+    (made.train / "fake/0503.png").write_text("text")
+    made.sweep = made.sweep.model_copy(
+        update={"data": made.sweep.data.model_copy(update={"max_unreadable": 0.5, "val": 0.3})}
+    )
+    first = made.tune()
+    before = made.run.catalog_file.stat()
+    again = made.tune()
+    assert again.equals(first)
+    assert made.run.catalog_file.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_changed_images_are_refused_by_name(made: Made) -> None:
+    made.tune()
+    changed = made.train / "real/0004.png"
+    os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1_000))
+    (made.train / "fake/0510.png").unlink()
+    write_images(made.train / "fake", 1, first=900)
+    with pytest.raises(RunError) as raised:
+        made.tune()
+    text = str(raised.value)
+    assert "3 images have changed" in text
+    assert "fake/0900.png is new" in text
+    assert "fake/0510.png is gone" in text
+    assert "real/0004.png has changed" in text
+    assert "--fresh" in text
+
+
+def test_a_repaired_file_counts_as_a_change(tmp_path: Path) -> None:
+    made = Made(tmp_path, max_unreadable=0.5)
+    write_folder(made.train, 20, first=0)
+    (made.train / "fake/0503.png").write_text("text")
+    made.tune()
+    made.tune()  # the unreadable file is known: no change
+    write_images(made.train / "fake", 1, first=503)
+    with pytest.raises(RunError, match=r"fake/0503\.png has changed"):
+        made.tune()
+
+
+# report
+
+
+def test_tune_needs_no_report_folder_and_ensemble_reads_it_later(made: Made) -> None:
+    training = made.tune()
+    assert not made.test.exists()
+    with pytest.raises(DataError, match="test: no such folder"):
+        made.ensemble()
+    assert made.run.read_catalog().equals(training)
+    write_folder(made.test, 6, first=1000)
+    report = made.ensemble()
+    assert report.groupby("label").size().to_dict() == {0: 6, 1: 6}
+    catalog = made.run.read_catalog()
+    assert catalog[catalog["part"] != "test"].equals(training)
+    made.tune()  # the training folder is as it was: going on is allowed
+
+
+def test_an_unchanged_report_folder_is_not_read_again(made: Made) -> None:
+    made.tune()
+    write_folder(made.test, 6, first=1000)
+    first = made.ensemble()
+    before = made.run.catalog_file.stat().st_mtime_ns
+    made.printed()
+    assert made.ensemble().equals(first)
+    assert made.run.catalog_file.stat().st_mtime_ns == before
+    assert made.printed() == ""
+
+
+def test_a_changed_report_folder_is_read_again(made: Made) -> None:
+    training = made.tune()
+    write_folder(made.test, 6, first=1000)
+    first = made.ensemble()
+    made.printed()
+    write_images(made.test / "real", 1, first=2000)
+    (made.test / "fake/1502.png").unlink()
+    second = made.ensemble()
+    assert "Test has changed (2 files, e.g. real/2000.png is new)" in made.printed()
+    assert set(second["path"]) == set(first["path"]) - {"fake/1502.png"} | {"real/2000.png"}
+    catalog = made.run.read_catalog()
+    assert catalog[catalog["part"] != "test"].equals(training)
+
+
+def test_a_report_folder_that_is_gone_was_read_before(made: Made) -> None:
+    made.tune()
+    write_folder(made.test, 6, first=1000)
+    first = made.ensemble()
+    made.printed()
+    shutil.rmtree(made.test)
+    assert made.ensemble().equals(first)
+    assert f"Going on with test as it was read before: {made.test}: no such folder" in made.printed()
+
+
+def test_unreadable_files_of_both_folders_are_listed(tmp_path: Path) -> None:
+    made = Made(tmp_path, max_unreadable=0.5)
+    write_folder(made.train, 20, first=0)
+    write_folder(made.test, 6, first=1000)
+    (made.train / "fake/0503.png").write_text("text")
+    (made.test / "real/1002.png").write_text("text")
+    made.tune()
+    assert len(made.ensemble()) == 11
+    made.printed()
+    assert len(made.ensemble()) == 11
+    assert made.printed() == ""  # the unreadable file is known: no change
+    listed = pd.read_csv(made.run.unreadable_file)
+    assert dict(zip(listed["path"], listed["folder"], strict=True)) == {
+        "fake/0503.png": "train",
+        "real/1002.png": "test",
+    }
+    made.tune()  # what is unreadable in the test folder is no change of the training folder
+    write_images(made.test / "real", 1, first=1002)
+    assert len(made.ensemble()) == 12
+    assert pd.read_csv(made.run.unreadable_file)["path"].tolist() == ["fake/0503.png"]
+
+
+def test_a_report_part_cut_out_of_the_training_folder_needs_no_more(tmp_path: Path) -> None:
+    made = Made(tmp_path, test=0.25)
+    write_folder(made.train, 20, first=0)
+    catalog = made.tune()
+    assert (catalog["part"] == "test").sum() == 10
+    report = made.ensemble()
+    assert report.equals(catalog[catalog["part"] == "test"])
+    assert made.tune().equals(catalog)
+    (made.train / report["path"].iloc[0]).unlink()
+    with pytest.raises(RunError, match="is gone"):
+        made.tune()
+
+
+# predictions
+
+
+def test_predictions_are_made_anew_for_other_weights_or_images(made: Made) -> None:
+    made.tune()
+    write_folder(made.test, 6, first=1000)
+    catalog = made.ensemble()
+    trials = [made.run.trial(name) for name in ("001", "002", "003")]
+    predictions = Predictions(catalog["path"].to_numpy(np.str_), catalog["label"].to_numpy(), np.full(12, 0.5))
+    for trial in trials:
+        trial.path.mkdir(parents=True)
+        trial.weights_file.write_bytes(trial.id.encode())
+    assert without_test_predictions(made.run, trials) == trials
+    for trial in trials:
+        write_predictions(
+            trial.predictions_file("test"), predictions, prediction_origins([trial], catalog, "test")[trial.id]
+        )
+    assert without_test_predictions(made.run, trials) == []
+    trials[1].weights_file.write_bytes(b"other weights")
+    trials[2].predictions_file("test").write_bytes(b"damaged")
+    assert without_test_predictions(made.run, trials) == trials[1:]
+    (made.test / "real/1003.png").unlink()
+    made.ensemble()
+    assert without_test_predictions(made.run, trials) == trials
+
+
+def test_predictions_under_corruption_are_missed_one_by_one(made: Made) -> None:
+    made.tune()
+    write_folder(made.test, 6, first=1000)
+    catalog = made.ensemble()
+    trials = [made.run.trial(name) for name in ("001", "002")]
+    for trial in trials:
+        trial.path.mkdir(parents=True)
+        trial.weights_file.write_bytes(trial.id.encode())
+        for corruption in CORRUPTION_NAMES:
+            predictions = Predictions(np.array(["a"]), np.array([0], np.int8), np.array([0.5]))
+            write_predictions(
+                trial.predictions_file("test", corruption),
+                predictions,
+                prediction_origins([trial], catalog, "test")[trial.id],
+            )
+    assert without_corrupted_predictions(made.run, trials, "test") == []
+    assert without_corrupted_predictions(made.run, trials, "val") == trials
+    trials[1].predictions_file("test", "blur_2").unlink()
+    assert without_corrupted_predictions(made.run, trials, "test") == trials[1:]
+    trials[0].weights_file.write_bytes(b"other weights")
+    assert without_corrupted_predictions(made.run, trials, "test") == trials
+
+
+@pytest.mark.parametrize(
+    ("trial", "expected"),
+    [
+        ({"image_size": 32}, ["scale32"]),
+        ({"image_size": [64, 32]}, ["scale64", "scale32"]),
+        ({"image_size": {"int": [24, 96]}}, ["scale24"]),
+        ({"image_size": [64, 32], "resize": "crop"}, ["whole"]),
+        ({"image_size": 32, "resize": ["scale", "crop"]}, ["scale32", "whole"]),
+    ],
+)
+def test_what_is_kept_of_the_images_is_made_while_they_are_read(trial: object, expected: list[str]) -> None:
+    given = {"name": "run", "data": {"source": "demo"}, "trial": {"backbone": "test_vit", **trial}}
+    assert [geometry.key for geometry in geometries(Sweep.model_validate(given))] == expected
+    again = {**given, "data": {"source": "demo", "reencode": {"quality": 80}}}
+    assert [one.key for one in geometries(Sweep.model_validate(again))] == [f"{key}-jpeg80at256" for key in expected]
+
+
+# what the audit finds, and what becomes of it
+
+
+def write_photographs(folder: Path, first: int, count: int = 12) -> None:
+    """Pictures with enough in them to be told apart: noise of several scales."""
+    for name in ("real", "fake"):
+        (folder / name).mkdir(parents=True)
+        for number in range(first, first + count):
+            generator = np.random.default_rng([number, name == "fake"])
+            noise = sum(
+                np.kron(generator.normal(size=(n, n, 3)), np.ones((128 // n, 128 // n, 1))) for n in (4, 16, 64)
+            )
+            Image.fromarray((127 + 40 * noise).clip(0, 255).astype(np.uint8)).save(folder / name / f"{number:03d}.png")
+
+
+@pytest.mark.parametrize(("setting", "left_out"), [("leave_out", 2), ("keep", 0)])
+def test_training_images_that_are_in_the_report_part_too(tmp_path: Path, setting: str, left_out: int) -> None:
+    made = Made(tmp_path, test_duplicates=setting)
+    write_photographs(made.train, 0)
+    write_photographs(made.test, 100)
+    shutil.copy(made.train / "real/003.png", made.test / "real/copy.png")
+    Image.open(made.train / "fake/005.png").save(made.test / "fake/copy.jpg", quality=60)
+    catalog = made.tune()
+    gone = catalog[catalog["part"] == LEFT_OUT]
+    assert gone["path"].tolist() == (["fake/005.png", "real/003.png"] if left_out else [])
+    assert len(catalog) == 24  # nobody is forgotten
+    assert catalog["bundle"].nunique() == 24
+    (error,) = read_audit(made.run.audit_file).graded("error")
+    assert error.sentence.startswith("2 of 26 test images are also among the training images")
+    assert ("are left out of train and val" in error.sentence) == bool(left_out)
+    shown = [row[0] for row in count_rows(read_audit(made.run.audit_file))[1]]
+    assert shown == ["train", "val", *(["left out"] if left_out else []), "test"]
+    with pytest.raises(AuditError, match="2 of 26 test images"):
+        check_audit(made.run, accepted=False, console=made.console)
+    check_audit(made.run, accepted=True, console=made.console)
+    assert made.ensemble()["path"].tolist() == [
+        *sorted(path.relative_to(made.test).as_posix() for path in made.test.rglob("*.*"))
+    ]
+
+
+def test_pictures_that_look_alike_are_on_one_side_of_the_split(tmp_path: Path) -> None:
+    made = Made(tmp_path, val=0.4)
+    write_photographs(made.train, 0)
+    for number in range(12):
+        for name in ("real", "fake"):
+            Image.open(made.train / name / f"{number:03d}.png").save(
+                made.train / name / f"{number:03d}.jpg", quality=50
+            )
+    catalog = made.tune()
+    picture = catalog["path"].str.rpartition(".")[0]
+    assert (catalog.groupby(picture)["part"].nunique() == 1).all()
+    assert set(catalog["part"]) == {"train", "val"}
+
+
+def test_a_report_folder_that_comes_later_is_compared_then(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    write_photographs(made.train, 0)
+    made.tune()
+    assert read_audit(made.run.audit_file).graded("error") == []
+    write_photographs(made.test, 100)
+    shutil.copy(made.train / "real/003.png", made.test / "real/copy.png")
+    made.ensemble()
+    (error,) = read_audit(made.run.audit_file).graded("error")
+    assert error.code == "test-in-training"
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_report_images_that_look_alike_have_one_bundle(tmp_path: Path, later: bool) -> None:
+    made = Made(tmp_path)
+    write_photographs(made.train, 0)
+    if later:
+        made.tune()
+    write_photographs(made.test, 100)
+    Image.open(made.test / "real/103.png").save(made.test / "fake/copy.jpg", quality=60)
+    shutil.copy(made.test / "fake/105.png", made.test / "fake/same.png")
+    if not later:
+        made.tune()
+    bundles = made.ensemble().set_index("path")["bundle"]
+    assert bundles["fake/copy.jpg"] == bundles["real/103.png"]
+    assert bundles["fake/same.png"] == bundles["fake/105.png"]
+    assert bundles.nunique() == 24
+    catalog = made.run.read_catalog()
+    assert not set(bundles) & set(catalog.loc[catalog["part"] != "test", "bundle"])

@@ -1,0 +1,131 @@
+"""build_model(): the right outputs, sizes, weights; errors that say what to do."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from rfray.errors import TrialError
+from rfray.models.build import Normalisation, backbone_names, build_model, check_weights
+from rfray.spec.trial import Trial
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_efficientnet", "lcnet_050"])
+@pytest.mark.parametrize("side", [32, 96])
+def test_two_outputs_at_any_size(backbone: str, side: int) -> None:
+    model, _ = build_model(Trial(backbone=backbone, pretrained=False, image_size=side))
+    assert model.eval()(torch.zeros(2, 3, side, side)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_efficientnet", "mobilenetv3_small_050"])
+def test_the_first_loss_is_about_that_of_a_coin(backbone: str) -> None:
+    torch.manual_seed(0)
+    model, _ = build_model(Trial(backbone=backbone, pretrained=False, image_size=64))
+    logits = model(torch.randn(16, 3, 64, 64))
+    loss = torch.nn.functional.cross_entropy(logits, torch.arange(16) % 2)
+    assert float(loss) == pytest.approx(0.693, abs=0.05)
+
+
+def test_the_normalisation_is_the_backbones_own() -> None:
+    _, resnet = build_model(Trial(backbone="test_resnet", pretrained=False))
+    _, lcnet = build_model(Trial(backbone="lcnet_050", pretrained=False))
+    assert resnet == Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert lcnet == Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_normalisation_by_hand() -> None:
+    images = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    normalised = Normalisation((0.5, 0.5, 0.1), (0.5, 0.25, 0.1))(images)
+    assert normalised.flatten().tolist() == pytest.approx([-1.0, 2.0, 1.0], abs=1e-6)
+
+
+def test_drop_rates_reach_the_model() -> None:
+    model, _ = build_model(Trial(backbone="test_resnet", pretrained=False, drop_rate=0.3, drop_path=0.2))
+    assert model.drop_rate == 0.3
+    assert any(getattr(part, "drop_prob", 0) for part in model.modules())
+
+
+def weights_of(backbone: str, folder: Path, classes: int = 1000) -> Path:
+    torch.manual_seed(1)
+    path = folder / f"{backbone}.safetensors"
+    save_file(timm.create_model(backbone, num_classes=classes).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+def test_weights_from_a_file_are_loaded_but_for_the_classifier(backbone: str, tmp_path: Path) -> None:
+    path = weights_of(backbone, tmp_path)
+    check_weights(backbone, str(path))
+    model, _ = build_model(Trial(backbone=backbone, pretrained=str(path), image_size=160))
+    torch.manual_seed(1)
+    original = timm.create_model(backbone, num_classes=1000).state_dict()
+    loaded = model.state_dict()
+    classifier = model.pretrained_cfg["classifier"]
+    assert all(torch.equal(loaded[name], original[name]) for name in loaded if not name.startswith(classifier))
+    assert loaded[f"{classifier}.weight"].shape[0] == 2
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
+    path = weights_of("test_efficientnet", tmp_path)
+    with pytest.raises(TrialError, match=r"test_efficientnet\.safetensors does not fit test_resnet"):
+        check_weights("test_resnet", str(path))
+
+
+def test_weights_with_other_names_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"somewhere.else": torch.zeros(3)}, path)
+    with pytest.raises(TrialError, match=r"does not fit test_resnet: (\d+) of its \1 weight tensors"):
+        check_weights("test_resnet", str(path))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrialError, match=r"gone\.safetensors: no such file"):
+        check_weights("test_resnet", str(tmp_path / "gone.safetensors"))
+
+
+def test_weights_of_the_hub_are_read_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The true path of `pretrained: true`, with the hub's own cache laid out by hand."""
+    import huggingface_hub.constants
+
+    revision = "0" * 40
+    repository = tmp_path / "models--timm--test_resnet.r160_in1k"
+    snapshot = repository / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    shutil.copy(weights_of("test_resnet", tmp_path), snapshot / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    check_weights("test_resnet", True)
+    model, _ = build_model(Trial(backbone="test_resnet", pretrained=True))
+    torch.manual_seed(1)
+    original = timm.create_model("test_resnet", num_classes=1000)
+    assert torch.equal(model.conv1[0].weight, original.conv1[0].weight)
+
+
+def test_a_hub_out_of_reach_names_backbone_cause_and_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        TrialError, match=r"(?s)test_resnet.*offline.*pretrained: weights.safetensors.*pretrained: false"
+    ):
+        check_weights("test_resnet", True)
+
+
+def test_a_backbone_without_weights_says_so() -> None:
+    with pytest.raises(TrialError, match="timm has none"):
+        check_weights("resnet200", True)
+
+
+def test_an_option_that_the_backbone_does_not_take_is_named() -> None:
+    with pytest.raises(TrialError, match=r"vgg11 does not take one of .*drop_path_rate"):
+        build_model(Trial(backbone="vgg11", pretrained=False, drop_path=0.1))
+
+
+def test_names_with_and_without_a_tag() -> None:
+    assert {"resnet50", "resnet50.a1_in1k"} <= set(backbone_names())

@@ -1,0 +1,79 @@
+"""rfray.models.ensemble_inference: what is said of files is what was said of the same images in test."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rfray.models import ensemble_inference as detection
+from rfray.models.bundle import load_bundle
+from rfray.models.ensemble_inference import NOT_FINITE, detect
+from rfray.models.grad_cam import draw_evidence
+from rfray.models.verdicts import verdict_table
+from rfray.stats.predictions import read_predictions
+from rfray.store.ensemble_record import read_ensemble
+from rfray.store.run_dir import RunDir
+from tests.inference.test_mistake_pictures import opened
+from tests.two_models import concluded, two_models
+
+
+@pytest.fixture(scope="module", params=[None, {"quality": 60, "size": 48}], ids=["plain", "reencode"])
+def run(request: pytest.FixtureRequest, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    folder = tmp_path_factory.mktemp("detection")
+    return concluded(two_models(folder, pictures, reencode=request.param), "calibrated")
+
+
+def test_the_report_part_again(run: RunDir) -> None:
+    ensemble = read_ensemble(run)
+    assert ensemble is not None
+    assert ensemble.name == "ensemble-calibrated"
+    report = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
+    paths = [str(run.path.parent / "images" / "test" / name) for name in report.ids]
+    bundle = load_bundle(run.path)
+    seen = list(detect(bundle, paths, batch_size=7, threads=2))
+    assert [len(one.paths) for one in seen] == [7, 7, 7, 7, 4]
+    tables = [verdict_table(ensemble, one.paths, one.scores, one.reasons) for one in seen]
+    p_fake = np.concatenate([table["p_fake"] for table in tables])
+    np.testing.assert_allclose(p_fake, report.p_fake, rtol=0, atol=1e-5)
+    for row, member in enumerate(ensemble.members):
+        alone = read_predictions(run.trial(member).predictions_file("test"))
+        np.testing.assert_allclose(np.concatenate([one.scores[row] for one in seen]), alone.p_fake, rtol=0, atol=1e-5)
+
+
+def test_what_can_not_be_read_costs_its_own_row(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = run.path.parent / "images" / "test" / "fake" / "000.bmp"
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "cut.bmp").write_bytes(good.read_bytes()[:500])
+    paths = [str(tmp_path / "gone.jpg"), str(good), str(tmp_path / "empty.jpg"), str(tmp_path / "cut.bmp"), str(good)]
+    read = []
+    monkeypatch.setattr(detection, "read_file", lambda path: read.append(path) or Path(path).read_bytes())
+    monkeypatch.setattr(detection, "_picture", detection._picture)
+    (seen,) = detect(load_bundle(run.path), [str(good), *paths[2:]], batch_size=10, threads=1)
+    assert seen.reasons[0] == seen.reasons[3] == ""
+    assert seen.reasons[1] == "not an image of a known format"
+    assert "truncated" in seen.reasons[2].lower()
+    assert np.isnan(seen.scores[:, 1:3]).all()
+    np.testing.assert_array_equal(seen.scores[:, 0], seen.scores[:, 3])
+    assert sorted(read) == sorted([str(good), *paths[2:]])  # once each, for two members
+    monkeypatch.undo()
+    (seen,) = detect(load_bundle(run.path), paths[:1], batch_size=10, threads=1)
+    assert seen.reasons == ["No such file or directory"]
+
+
+def test_a_model_that_says_nothing_is_told(run: RunDir) -> None:
+    bundle = load_bundle(run.path)
+    for parameter in bundle.detectors[1].model.parameters():
+        parameter.data.fill_(np.nan)
+    (seen,) = detect(bundle, [str(run.path.parent / "images" / "test" / "fake" / "000.bmp")], batch_size=1, threads=1)
+    assert seen.reasons == [NOT_FINITE]
+
+
+def test_a_picture_of_the_evidence(run: RunDir, tmp_path: Path) -> None:
+    shutil.copy(run.path.parent / "images" / "test" / "fake" / "001.bmp", tmp_path / "a face.bmp")
+    bundle = load_bundle(run.path)
+    paths = [str(tmp_path / "gone.jpg"), str(tmp_path / "a face.bmp")]
+    (seen,) = detect(bundle, paths, batch_size=2, threads=1, keep_pictures=True)
+    names = draw_evidence(bundle, seen, np.array([np.nan, 0.9]), tmp_path / "evidence", first=40)
+    assert names == ["", "000041-a face.jpg"]
+    assert opened(tmp_path / "evidence" / names[1]).shape == (32, 32, 3)

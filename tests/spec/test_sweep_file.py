@@ -1,0 +1,851 @@
+"""The sweep file: what may be written, what is made of it, and what is said where it breaks a rule."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from rfray.errors import SweepError
+from rfray.spec.schema_base import Strict
+from rfray.spec.sweep import DataSettings, EnsembleSettings, Resources, SearchSettings, Sweep
+from rfray.spec.sweep_file import differences, load_sweep, read_resolved_sweep, resolved_text, schema
+from rfray.spec.trial import Range, Trial, TrialAxes, epochs_of_a_pass
+
+SWEEP = """\
+name: small
+seed: 7
+data:
+  source: demo
+trial:
+  backbone: [test_resnet, test_vit]
+  pretrained: false
+  lr: 1e-3
+  epochs: 2
+search:
+  algorithm: random
+  trials: 2
+"""
+
+RICH = """\
+name: rich.2-x
+seed: 3
+data:
+  train: /data/with a blank/and-a-name-so-long/that-a-line-of-yaml/would-be-folded somewhere/in the middle of it/train
+  test: 0.2
+  classes: {real: [photos, "0"], fake: "1e3"}
+  split_by: group
+trial:
+  backbone: [test_resnet, test_vit]
+  pretrained: [false, {test_vit: /weights/vit.safetensors}]
+  augmentation: [light, "on", mine]
+  lr: {log: [1e-5, 1e-3]}
+  weight_decay: {uniform: [0, 0.1]}
+  epochs: {int: [2, 9]}
+  seed: 11
+augmentations:
+  "on":
+    - HorizontalFlip:
+  mine:
+    - OneOf: {p: 0.5, transforms: [{ToGray: {p: 1}}, {CoarseDropout: {fill: null, hole_height_range: [0.1, 0.2]}}]}
+search: {trials: 40, algorithm: optuna, scheduler: asha, keep: 9, concurrent: 2}
+resources: {cpu: 2.5, gpu: auto}
+ensemble: {top_k: 3}
+"""
+
+MAPPING = SWEEP.replace("pretrained: false", "pretrained: {test_resnet: true, test_vit: 'https://host/weights.bin'}")
+
+
+def load(text: str, folder: Path, *overrides: str) -> Sweep:
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    return load_sweep(path, overrides).sweep
+
+
+def with_trial(line: str) -> str:
+    """SWEEP with another line under `trial`, in place of the learning rate; it is line 8."""
+    return SWEEP.replace("  lr: 1e-3\n", f"  {line}\n")
+
+
+# what may be written
+
+VALUES: dict[str, tuple[Any, Any]] = {
+    "backbone": ("test_resnet", "test_vit"),
+    "pretrained": (False, "/weights/vit.safetensors"),
+    "head": ("probe", "random"),
+    "augmentation": ("none", "strong"),
+    "image_size": (32, 96),
+    "resize": ("scale", "crop"),
+    "lr": (1e-4, 1e-3),
+    "weight_decay": (0.0, 0.1),
+    "batch_size": (8, 16),
+    "epochs": (1, 2),
+    "epoch_images": (0, 40_000),
+    "optimizer": ("sgd", "lion"),
+    "schedule": ("step", "poly"),
+    "warmup": (0.0, 0.1),
+    "layer_decay": (0.5, 0.75),
+    "drop_rate": (0.1, 0.2),
+    "drop_path": (0.1, 0.2),
+    "label_smoothing": (0.1, 0.2),
+    "mixup": (0.1, 0.2),
+    "cutmix": (0.1, 0.2),
+    "ema": (0.9, 0.99),
+    "swa": ("auto", "epochs"),
+    "class_balance": ("weights", "sampling"),
+    "clip_grad": (0.0, 2.0),
+    "precision": ("fp32", "bf16"),
+    "tta": ("auto", "flip"),
+    "patience": (1, 2),
+    "seed": (1, 2),
+}
+"""For each key of a trial two values, in rising order."""
+
+
+def sweep_with(**trial: Any) -> Sweep:
+    raw = {"name": "s", "data": {"source": "demo"}, "trial": {"backbone": "test_resnet", **trial}}
+    return Sweep.model_validate(raw)
+
+
+def test_every_key_of_a_trial_has_an_example() -> None:
+    assert list(VALUES) == list(Trial.model_fields)
+
+
+@pytest.mark.parametrize("key", Trial.model_fields)
+def test_every_key_of_a_trial_may_be_an_axis(key: str) -> None:
+    values = list(VALUES[key])
+    axes = sweep_with(**{key: values}).trial
+    assert axes.axes() == {key: values}
+    assert [getattr(axes.trial({key: value}), key) for value in values] == values
+
+
+@pytest.mark.parametrize("key", [key for key, (low, _) in VALUES.items() if type(low) in (int, float)])
+def test_every_number_of_a_trial_may_be_a_range(key: str) -> None:
+    low, high = VALUES[key]
+    kind = "int" if isinstance(low, int) else "uniform"
+    axes = sweep_with(**{key: {kind: [low, high]}}).trial.axes()
+    assert (axes[key].kind, axes[key].bounds) == (kind, (low, high))
+
+
+def test_a_value_alone_is_no_axis_and_the_defaults_are_a_trials(tmp_path: Path) -> None:
+    trial = load(SWEEP.replace("[test_resnet, test_vit]", "test_resnet"), tmp_path).trial
+    assert trial.axes() == {}
+    assert trial.trial({}) == Trial(backbone="test_resnet", pretrained=False, lr=1e-3, epochs=2, seed=7)
+
+
+@pytest.mark.parametrize("written", ["1e-4", "1E-4", "0.0001", "1.0e-4"])
+def test_an_exponent_is_a_number(written: str, tmp_path: Path) -> None:
+    assert load(with_trial(f"lr: {written}"), tmp_path).trial.choices("lr") == [0.0001]
+
+
+@pytest.mark.parametrize("word", ["on", "off", "yes", "no"])
+def test_words_of_older_yaml_are_text(word: str, tmp_path: Path) -> None:
+    assert load(SWEEP.replace("name: small", f"name: {word}"), tmp_path).name == word
+
+
+def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    data = "  train: data/../train\n  test: /test\n  cache: {dir: ~/cache}\n"
+    sweep = load(SWEEP.replace("  source: demo\n", data), tmp_path)
+    assert (sweep.data.train, sweep.data.test, sweep.data.cache.dir) == (
+        f"{tmp_path}/train",
+        "/test",
+        "/home/somebody/cache",
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "absolute"),
+    [
+        ("w.bin", "{here}/w.bin"),
+        ("[false, w.bin]", [False, "{here}/w.bin"]),
+        ("{test_vit: w.bin, test_resnet: true}", {"test_vit": "{here}/w.bin", "test_resnet": True}),
+        ("[true, {test_vit: w.bin}]", [True, {"test_vit": "{here}/w.bin"}]),
+        ("https://host/w.bin", "https://host/w.bin"),
+        ("~nobody-of-this-name/w.bin", "{here}/~nobody-of-this-name/w.bin"),
+        ("true", True),
+    ],
+)
+def test_paths_of_weights_become_absolute(
+    written: str, absolute: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trial = load(SWEEP.replace("pretrained: false", f"pretrained: {written}"), tmp_path).trial
+    expected = json.loads(json.dumps(absolute).replace("{here}", str(tmp_path)))
+    assert trial.given()["pretrained"] == expected
+
+
+def test_a_mapping_names_the_weights_of_each_backbone(tmp_path: Path) -> None:
+    trial = load(RICH, tmp_path).trial
+    named = trial.choices("pretrained")[1]
+    values = {"lr": 1e-4, "weight_decay": 0.0, "epochs": 2, "augmentation": "light", "pretrained": named}
+    assert trial.trial({**values, "backbone": "test_vit"}).pretrained == "/weights/vit.safetensors"
+    assert trial.trial({**values, "backbone": "test_resnet"}).pretrained is False
+
+
+def test_the_seed_reaches_the_trials_unless_they_have_their_own(tmp_path: Path) -> None:
+    assert load(SWEEP, tmp_path).trial.choices("seed") == [7]
+    assert load(with_trial("seed: [1, 2]"), tmp_path).trial.choices("seed") == [1, 2]
+    assert load(SWEEP, tmp_path, "seed=8").trial.choices("seed") == [8]
+
+
+def test_more_weights_are_kept_than_the_ensemble_needs(tmp_path: Path) -> None:
+    assert load(SWEEP, tmp_path).keep == 5 + 2
+    assert load(RICH, tmp_path).keep == 9
+
+
+# --set
+
+
+def test_an_override_wins_and_is_read_as_yaml(tmp_path: Path) -> None:
+    sweep = load(
+        SWEEP,
+        tmp_path,
+        "trial.epochs=3",
+        "trial.lr={log: [1e-5, 1e-3]}",
+        "trial.backbone=[lcnet_050]",
+        "ensemble.top_k=2",
+        "name=other",
+    )
+    assert sweep.trial.choices("epochs") == [3]
+    assert sweep.trial.axes()["lr"].bounds == (1e-5, 1e-3)
+    assert sweep.trial.choices("backbone") == ["lcnet_050"]
+    assert (sweep.ensemble.top_k, sweep.name) == (2, "other")
+
+
+def test_the_later_override_wins(tmp_path: Path) -> None:
+    assert load(SWEEP, tmp_path, "trial.epochs=3", "trial.epochs=4").trial.choices("epochs") == [4]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("trial.epochs=ten", '--set trial.epochs: trial.epochs: given "ten"; allowed: a whole number, without a'),
+        ("trial.backbone=[a, a]", '--set trial.backbone: trial.backbone: given ["a", "a"]; allowed: every value once'),
+        ("trial.epoch=3", "--set trial.epoch: trial.epoch: no such key; allowed: epochs, "),
+        ("data={source: demmo}", '--set data: data.source: given "demmo"; allowed: folder or demo'),
+        ("data.train=a", '--set data.train: data.train: given "'),
+        ("trial..lr=3", "--set trial..lr: trial.: no such key; allowed: "),
+        ("serch.trials=3", "--set serch.trials: serch: no such key; allowed: search, "),
+        ("trial.epochs", "--set trial.epochs: expected key=value, for example --set trial.epochs=3"),
+        ("=3", "--set =3: expected key=value"),
+        ("name.first=x", "--set name.first=x: name is not a mapping, so it has no key first"),
+        ("trial.lr=[1", "--set trial.lr=[1: the value is not valid YAML: "),
+        ("name=2020-13-45", "--set name=2020-13-45: the value is not valid YAML: "),
+        ("trial.lr={? [a] : 1}", "--set trial.lr: trial.lr.('a',): given [\"a\"]; allowed: text as a key"),
+        ("trial.lr={1: 2}", "--set trial.lr: trial.lr[1]: given 1; allowed: text as a key"),
+        ("name=!!python/object/apply:os.getcwd []", "--set name=!!python/object/apply:os.getcwd []: the value is not"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(SweepError) as refused:
+        load(SWEEP, tmp_path, override)
+    assert str(refused.value).startswith(expected)
+    assert "\n" not in str(refused.value)
+
+
+# what is made of it
+
+
+@pytest.mark.parametrize("text", [SWEEP, RICH, MAPPING], ids=["small", "rich", "mapping"])
+def test_the_resolved_text_is_the_same_sweep(text: str, tmp_path: Path) -> None:
+    sweep = load(text, tmp_path)
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(resolved_text(sweep))
+    assert read_resolved_sweep(resolved) == sweep
+    assert differences(read_resolved_sweep(resolved), sweep) == []
+
+
+def test_resources_auto_is_written_out_and_read_again(tmp_path: Path) -> None:
+    sweep = load(SWEEP + "resources: auto\n", tmp_path)
+    assert sweep.resources == Resources(auto=True)
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(resolved_text(sweep))
+    assert read_resolved_sweep(resolved) == sweep
+    assert {"const": "auto", "type": "string"} in schema({})["properties"]["resources"]["anyOf"]
+
+
+@pytest.mark.parametrize(
+    ("given", "together"),
+    [
+        ("{}", 1), ("auto", 1), ("{gpu: 0.25}", 1), ("{gpu: 1}", 1), ("{gpu: 4}", 4), ("{gpu: 4, workers: 4}", 4),
+        ("{workers: 2}", 2), ("{gpu: 0, workers: 3}", 3), ("{gpu: auto, workers: 2}", 2), ("{gpu: 0.5, workers: 1}", 1),
+    ],
+)  # fmt: skip
+def test_how_many_processes_train_a_trial(given: str, together: int, tmp_path: Path) -> None:
+    assert load(SWEEP + f"resources: {given}\n", tmp_path).resources.together == together
+
+
+def test_the_resolved_text_does_not_depend_on_the_order_of_the_keys(tmp_path: Path) -> None:
+    turned = "".join(f"{part}\n" for part in reversed(re.split(r"\n(?=\w)", SWEEP.strip())))
+    assert turned.startswith("search:")
+    assert resolved_text(load(turned, tmp_path)) == resolved_text(load(SWEEP, tmp_path))
+
+
+def test_the_budget_may_change(tmp_path: Path) -> None:
+    before, after = (
+        load(SWEEP, tmp_path, "search.algorithm=optuna", "search.scheduler=asha", f"search.budget={budget}")
+        for budget in ("5m", "2h")
+    )
+    assert differences(before, after) == []
+
+
+def test_differences_name_what_changed(tmp_path: Path) -> None:
+    old = load(RICH, tmp_path)
+    changes = ["trial.lr=1e-4", "augmentations.mine=[ToGray: {p: 1}]", "search.keep=3", "resources.cpu=1"]
+    own = '[{"OneOf": {"p": 0.5, "transforms": [{"ToGray": {"p": 1}}, {"CoarseDropout": ...'
+    assert differences(old, load(RICH, tmp_path, *changes)) == [
+        f'augmentations.mine: {own} -> [{{"ToGray": {{"p": 1}}}}]',
+        "search.keep: 9 -> 3",
+        "trial.lr: nothing -> 0.0001",
+        "trial.lr.log: [1e-05, 0.001] -> nothing",
+    ]
+
+
+def test_a_digest_is_the_settings_and_not_the_order_they_are_given_in() -> None:
+    given = {key: values[0] for key, values in VALUES.items()}
+    trial = Trial(**given)
+    assert Trial(**dict(reversed(given.items()))).digest == trial.digest
+    assert Trial.model_validate_json(trial.model_dump_json()).digest == trial.digest
+    assert re.fullmatch("[0-9a-f]{12}", trial.digest)
+    assert Trial(**{**given, "lr": 1}).digest == Trial(**{**given, "lr": 1.0}).digest
+
+
+def test_a_digest_changes_with_every_key() -> None:
+    given = {key: values[0] for key, values in VALUES.items()}
+    digests = {Trial(**{**given, key: values[1]}).digest for key, values in VALUES.items()}
+    assert len(digests | {Trial(**given).digest}) == len(VALUES) + 1
+
+
+# the schema
+
+LISTED = {"backbone": ["test_resnet"], "algorithm": ["grid"]}
+
+
+def as_data(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)
+
+
+@pytest.mark.parametrize("text", [SWEEP, RICH, MAPPING], ids=["small", "rich", "mapping"])
+def test_a_sweep_fits_the_schema(text: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(schema(LISTED))
+    jsonschema.Draft202012Validator(schema(LISTED)).validate(as_data(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SWEEP.replace("name: small\n", ""),
+        SWEEP.replace("search:", "serch:"),
+        with_trial("lr: fast"),
+        with_trial("lr: {lgo: [1e-5, 1e-3]}"),
+        with_trial("batch_size: 0"),
+        with_trial("augmentation: {log: [1, 2]}"),
+        SWEEP.replace("pretrained: false", "pretrained: 3"),
+    ],
+)
+def test_a_wrong_sweep_does_not_fit_the_schema(text: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    assert not jsonschema.Draft202012Validator(schema(LISTED)).is_valid(as_data(text))
+
+
+def test_registered_names_are_suggested() -> None:
+    definitions = schema(LISTED)["$defs"]
+    assert definitions["TrialAxes"]["properties"]["backbone"]["examples"] == ["test_resnet"]
+    assert definitions["SearchSettings"]["properties"]["algorithm"]["examples"] == ["grid"]
+
+
+@pytest.mark.parametrize(
+    "part", [Sweep, TrialAxes, Trial, Range, DataSettings, SearchSettings, Resources, EnsembleSettings]
+)
+def test_every_key_is_described(part: type[Strict]) -> None:
+    assert [key for key, field in part.model_fields.items() if not field.description] == []
+
+
+# what breaks a rule
+
+KEYS = "name, seed, data, trial, augmentations, search, resources, ensemble, report"
+
+BROKEN_FILES: dict[str, tuple[str, str]] = {
+    "empty": ("", f"1: given nothing; allowed: a sweep: the keys {KEYS}"),
+    "only a comment": ("# a sweep\n", f"1: given nothing; allowed: a sweep: the keys {KEYS}"),
+    "a list": ("- name: s\n", f'1: given [{{"name": "s"}}]; allowed: a sweep: the keys {KEYS}'),
+    "a word": ("hello\n", f'1: given "hello"; allowed: a sweep: the keys {KEYS}'),
+    "a tab": (
+        "name: s\ndata:\n\tsource: demo\n",
+        "3: not valid YAML: found character '\\t' that cannot start any token",
+    ),
+    "indentation": (
+        "name: s\ndata:\n  source: demo\n train: x\n",
+        "4: not valid YAML: expected <block end>, but found '<block mapping start>'",
+    ),
+    "a bracket left open": ("name: [s\ndata: x\n", "2: not valid YAML: expected ',' or ']', but got ':'"),
+    "a key twice": (
+        SWEEP + "name: other\n",
+        '13: not valid YAML: found duplicate key "name" with value "other" (original value: "small")',
+    ),
+    "two documents": (SWEEP + "---\nname: other\n", "13: not valid YAML: but found another document"),
+    "an alias of nothing": ("name: *other\n", "1: not valid YAML: found undefined alias 'other'"),
+    "a number as a key": (SWEEP + "3: x\n", "13: given 3 as a key; allowed: text (perhaps in quotes)"),
+    "a list as a key": (
+        SWEEP + "? [a]\n: x\n",
+        "13: given a list or mapping as a key; allowed: text (perhaps in quotes)",
+    ),
+    "an unknown tag": (
+        "name: !secret s\n",
+        "1: not valid YAML: could not determine a constructor for the tag '!secret'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), BROKEN_FILES.values(), ids=BROKEN_FILES)
+def test_what_is_no_sweep_is_refused_with_its_line(text: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(SweepError) as refused:
+        load(text, tmp_path)
+    assert str(refused.value) == f"{tmp_path}/sweep.yaml:{expected}"
+
+
+BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
+    # unknown keys, the nearest first
+    "at the top": ("search:", "serch:", "10: serch: no such key; allowed: search, name, […]; nearest: search"),
+    "in data": (
+        "  source",
+        "  sauce: demo\n  source",
+        "4: data.sauce: no such key; allowed: source, […]; nearest: source",
+    ),
+    "in trial": ("  epochs", "  epoch", "9: trial.epoch: no such key; allowed: epochs, […]; nearest: epochs"),
+    "in search": (
+        "algorithm",
+        "algoritm",
+        "11: search.algoritm: no such key; allowed: algorithm, budget, trials, scheduler, metric, grace_epochs, "
+        "reduction_factor, concurrent, keep, finalists, seeds, max_failed, probe, probe_keep, warm_start; "
+        "nearest: algorithm",
+    ),
+    "in resources": (
+        "search:",
+        "resources:\n  cpus: 3\nsearch:",
+        "11: resources.cpus: no such key; allowed: cpu, gpu, workers, auto, price_per_hour; nearest: cpu",
+    ),
+    "in ensemble": (
+        "search:",
+        "ensemble: {topk: 3}\nsearch:",
+        "10: ensemble.topk: no such key; allowed: top_k, leave_out_worse, diverse, methods, choose_by, threshold, "
+        "unsure_error; nearest: top_k",
+    ),
+    "in a range": ("1e-3", "{lgo: [1, 2]}", "8: trial.lr.lgo: no such key; allowed: log, uniform, int; nearest: log"),
+    "a number in trial": ("lr: 1e-3", "1: 1e-3", "8: trial: given 1 as a key; allowed: text (perhaps in quotes)"),
+    # missing keys
+    "no name": ("name: small\n", "", "1: name: is missing (Names the run folder: runs/<name>.)"),
+    "no data": ("data:\n  source: demo\n", "", "1: data: is missing (Where the images are and how they are divided.)"),
+    "no backbone": (
+        "  backbone: [test_resnet, test_vit]\n",
+        "",
+        "5: trial.backbone: is missing (Name of a timm model, e.g. `resnet50` or `convnext_tiny.fb_in22k`.)",
+    ),
+    # wrong types
+    "epochs in words": (
+        "epochs: 2",
+        "epochs: ten",
+        '9: trial.epochs: given "ten"; allowed: a whole number, without […]',
+    ),
+    "half an epoch": ("epochs: 2", "epochs: 1.5", "9: trial.epochs: given 1.5; allowed: a whole number, without […]"),
+    "a true batch": ("lr: 1e-3", "batch_size: true", "8: trial.batch_size: given true; allowed: a whole number, […]"),
+    "lr in words": ("1e-3", "fast", '8: trial.lr: given "fast"; allowed: a number'),
+    "lr left empty": ("1e-3", "", "8: trial.lr: given nothing; allowed: a number"),
+    "lr not a number": ("1e-3", ".nan", "8: trial.lr: given nan; allowed: a finite number"),
+    "a name of digits": ("name: small", "name: 3", '1: name: given 3; allowed: text, in quotes: "3"'),
+    "a name with a slash": (
+        "name: small",
+        "name: a/b",
+        '1: name: given "a/b"; allowed: letters, digits and . _ -, a letter or digit first',
+    ),
+    "trial a word": (
+        "trial:\n",
+        "trial: test_vit\nother:\n",
+        f'5: trial: given "test_vit"; allowed: keys with values (key: value)\n6: other: no such key; allowed: {KEYS}',
+    ),
+    "data left empty": ("  source: demo\n", "", "3: data: given nothing; allowed: keys with values (key: value)"),
+    "a class balance": (
+        "lr: 1e-3",
+        "class_balance: [none, wieghts]",
+        '8: trial.class_balance[1]: given "wieghts"; allowed: none, weights or sampling',
+    ),
+    "a bad seed is one problem": ("seed: 7", "seed: -1", "2: seed: given -1; allowed: greater than or equal to 0"),
+    "a true seed": ("seed: 7", "seed: true", "2: seed: given true; allowed: a whole number, without a decimal point"),
+    # values out of bounds
+    "no epochs": ("epochs: 2", "epochs: [1, 0]", "9: trial.epochs[1]: given 0; allowed: greater than or equal to 1"),
+    "negative decay": (
+        "lr: 1e-3",
+        "weight_decay: -0.1",
+        "8: trial.weight_decay: given -0.1; allowed: greater than or equal to 0",
+    ),
+    "too small images": ("lr: 1e-3", "image_size: 8", "8: trial.image_size: given 8; allowed: greater than or […] 16"),
+    "no trials": ("trials: 2", "trials: 0", "12: search.trials: given 0; allowed: greater than or equal to 1"),
+    # lists
+    "an empty list": ("1e-3", "[]", "8: trial.lr: given []; allowed: at least one entry"),
+    "a number twice": ("1e-3", "[1e-3, 0.001]", "8: trial.lr: given [0.001, 0.001]; allowed: every value once"),
+    "a name twice": (
+        "[test_resnet, test_vit]",
+        "[test_vit, test_vit]",
+        '6: trial.backbone: given ["test_vit", "test_vit"]; allowed: every value once',
+    ),
+    "a list in a list": ("1e-3", "\n    - 1\n    - [2]", "10: trial.lr[1]: given [2]; allowed: a number"),
+    # ranges
+    "a range of text": (
+        "[test_resnet, test_vit]",
+        "{log: [1, 2]}",
+        '6: trial.backbone: given {"log": [1, 2]}; allowed: a value or a list of values (a range only for numbers)',
+    ),
+    "a range that falls": (
+        "1e-3",
+        "{log: [0.1, 0.01]}",
+        '8: trial.lr: given {"log": [0.1, 0.01]}; allowed: a range [a, b] with a < b',
+    ),
+    "a range of one value": (
+        "1e-3",
+        "{uniform: [1, 1]}",
+        '8: trial.lr: given {"uniform": [1, 1]}; allowed: a range [a, b] with a < b',
+    ),
+    "two kinds of range": (
+        "1e-3",
+        "{log: [1, 2], int: [1, 2]}",
+        '8: trial.lr: given {"log": [1, 2], "int": [1, 2]}; '
+        "allowed: one of {log: [a, b]}, {uniform: [a, b]} and {int: [a, b]}",
+    ),
+    "no kind of range": (
+        "1e-3",
+        "{}",
+        "8: trial.lr: given {}; allowed: one of {log: [a, b]}, {uniform: [a, b]} and {int: [a, b]}",
+    ),
+    "log of zero": (
+        "lr: 1e-3",
+        "mixup: {log: [0, 1]}",
+        '8: trial.mixup: given {"log": [0, 1]}; allowed: a log range above 0',
+    ),
+    "three ends": ("1e-3", "{log: [1, 2, 3]}", "8: trial.lr.log: given [1, 2, 3]; allowed: two numbers [a, b]"),
+    "one end": ("1e-3", "{log: 1}", "8: trial.lr.log: given 1; allowed: two numbers [a, b]"),
+    "ends in words": ("1e-3", "{log: [low, 1]}", '8: trial.lr.log: given ["low", 1]; allowed: two numbers [a, b]'),
+    "an endless range": ("1e-3", "{log: [1, .inf]}", "8: trial.lr.log[1]: given inf; allowed: a finite number"),
+    "half epochs in a range": (
+        "epochs: 2",
+        "epochs: {int: [1.5, 3]}",
+        '9: trial.epochs: given {"int": [1.5, 3]}; allowed: an int range between whole numbers',
+    ),
+    "a float range of epochs": (
+        "epochs: 2",
+        "epochs: {uniform: [1, 3]}",
+        '9: trial.epochs: given {"uniform": [1, 3]}; allowed: a range of whole numbers, {int: [a, b]}',
+    ),
+    "a range from no epochs": (
+        "epochs: 2",
+        "epochs: {int: [0, 3]}",
+        '9: trial.epochs: given {"int": [0, 3]}; allowed: a range in which every value is greater than or equal to 1',
+    ),
+    "a range up to too much": (
+        "lr: 1e-3",
+        "drop_rate: {uniform: [0, 1.5]}",
+        '8: trial.drop_rate: given {"uniform": [0, 1.5]}; allowed: a range in which every value is less than 1',
+    ),
+    # weights
+    "pretrained 3": (
+        "pretrained: false",
+        "pretrained: 3",
+        '7: trial.pretrained: given 3; allowed: true, false […] "3"',
+    ),
+    "pretrained left empty": (
+        "pretrained: false",
+        "pretrained:",
+        "7: trial.pretrained: given nothing; allowed: true, false or text",
+    ),
+    "pretrained an empty text": (
+        "pretrained: false",
+        "pretrained: ''",
+        '7: trial.pretrained: given ""; allowed: a path',
+    ),
+    "a 3 among the weights": (
+        "pretrained: false",
+        "pretrained: [true, 3]",
+        '7: trial.pretrained[1]: given 3; allowed: true, false or text, in quotes: "3"',
+    ),
+    "no weights at all": (
+        "pretrained: false",
+        "pretrained: []",
+        "7: trial.pretrained: given []; allowed: at least […]",
+    ),
+    "weights twice": (
+        "pretrained: false",
+        "pretrained: [true, true]",
+        "7: trial.pretrained: given [true, true]; allowed: every value once",
+    ),
+    "an empty mapping": ("pretrained: false", "pretrained: {}", "7: trial.pretrained: given {}; allowed: at least […]"),
+    "a 3 in a mapping": (
+        "pretrained: false",
+        "pretrained:\n    test_vit: 3",
+        '8: trial.pretrained.test_vit: given 3; allowed: true, false or text, in quotes: "3"',
+    ),
+    "weights for another backbone": (
+        "pretrained: false",
+        "pretrained:\n    test_vitt: true",
+        '8: trial.pretrained.test_vitt: given "test_vitt"; allowed: test_vit, test_resnet; nearest: test_vit',
+    ),
+    "another backbone in a list": (
+        "pretrained: false",
+        "pretrained:\n    - true\n    - lcnet_050: true",
+        '9: trial.pretrained[1].lcnet_050: given "lcnet_050"; allowed: test_resnet, test_vit',
+    ),
+    # data
+    "a third class": (
+        "  source: demo",
+        "  source: demo\n  classes:\n    real: a\n    fake: b\n    maybe: c",
+        "8: data.classes.maybe: no such key; allowed: real or fake",
+    ),
+    "one class": (
+        "  source: demo",
+        "  source: demo\n  classes: {real: a}",
+        '5: data.classes: given {"real": "a"}; allowed: both real and fake',
+    ),
+    "a list of classes": (
+        "  source: demo",
+        "  source: demo\n  classes: [a, b]",
+        '5: data.classes: given ["a", "b"]; allowed: keys with values (key: value)',
+    ),
+    "classes of digits": (
+        "  source: demo",
+        "  source: demo\n  classes: {real: [0], fake: 1}",
+        '5: data.classes.real[0]: given 0; allowed: text, in quotes: "0"\n'
+        '5: data.classes.fake: given 1; allowed: text, in quotes: "1" or a list',
+    ),
+    "demo and folders": (
+        "  source: demo",
+        "  source: demo\n  train: /a\n  test: 0.2",
+        '5: data.train: given "/a"; allowed: nothing, as the built-in data (source: demo) has its own images\n'
+        "6: data.test: given 0.2; allowed: nothing, as the built-in data (source: demo) has its own images",
+    ),
+    "no folder to train": (
+        "  source: demo",
+        "  valid: /a",
+        "3: data.train: given nothing; allowed: a folder with one folder a class inside, or source: demo",
+    ),
+    "no test": (
+        "  source: demo",
+        "  train: /a",
+        "3: data.test: given nothing; allowed: a folder; or test, the share of train to report on",
+    ),
+    "two test parts": (
+        "  source: demo",
+        "  train: /a\n  test: /b\n  test: 0.2",
+        "6: data.test: given 0.2; allowed: either valid or test, not both",
+    ),
+    "an empty path": ("  source: demo", "  train: ''\n  test: /b", '4: data.train: given ""; allowed: a path'),
+    "a share above all": (
+        "  source: demo",
+        "  source: demo\n  val: 1.5",
+        "5: data.val: given 1.5; allowed: less than 0.9",
+    ),
+    # the rest
+    "finalists with nothing to do": (
+        "  trials: 2",
+        "  trials: 2\n  finalists: 2",
+        "13: search.finalists: given 2; allowed: 0; or together with search.seeds (at least 2) or data.folds, by which "
+        "they are trained again",
+    ),
+    "seeds of no finalist": (
+        "  trials: 2",
+        "  trials: 2\n  seeds: 3",
+        "13: search.seeds: given 3; allowed: nothing, unless search.finalists says how many of the best trials it is "
+        "for",
+    ),
+    "folds of no finalist": (
+        "  source: demo",
+        "  source: demo\n  folds: 5",
+        "5: data.folds: given 5; allowed: nothing, unless search.finalists says how many of the best trials it is for",
+    ),
+    "fewer kept than joined": (
+        "  trials: 2",
+        "  trials: 2\n  keep: 1",
+        "13: search.keep: given 1; allowed: at least ensemble.top_k (5), or the ensemble's weights would be gone",
+    ),
+    "gpu in words": (
+        "search:",
+        "resources: {gpu: all}\nsearch:",
+        '10: resources.gpu: given "all"; allowed: a number or auto',
+    ),
+    "a gpu and a half": (
+        "search:",
+        "resources: {gpu: 1.5}\nsearch:",
+        "10: resources.gpu: given 1.5; allowed: 0, a fraction of one GPU, a whole number of them, or auto",
+    ),
+    "other workers than gpus": (
+        "search:",
+        "resources: {gpu: 4, workers: 2}\nsearch:",
+        "10: resources.workers: given 2; allowed: 4, as resources.gpu is 4 and each worker has one; or leave it out",
+    ),
+    "workers on a share of a gpu": (
+        "search:",
+        "resources: {gpu: 0.5, workers: 2}\nsearch:",
+        "10: resources.workers: given 2; allowed: 1, as resources.gpu is 0.5 and each worker has one; or leave it out",
+    ),
+    "no workers": (
+        "search:",
+        "resources: {workers: 0}\nsearch:",
+        "10: resources.workers: given 0; allowed: greater than or equal to 1",
+    ),
+    "auto and more": (
+        "search:",
+        "resources: {auto: true, cpu: 2}\nsearch:",
+        "10: resources.cpu: given 2.0; allowed: nothing beside auto, which gives each backbone what it needs",
+    ),
+    "resources in another word": (
+        "search:",
+        "resources: all\nsearch:",
+        '10: resources: given "all"; allowed: keys with values (key: value), or auto',
+    ),
+    "policies in a list": (
+        "search:",
+        "augmentations: [a]\nsearch:",
+        '10: augmentations: given ["a"]; allowed: keys with values (key: value)',
+    ),
+    "a policy without a list": (
+        "search:",
+        "augmentations:\n  mine: ToGray\nsearch:",
+        '11: augmentations.mine: given "ToGray"; allowed: a list',
+    ),
+    "a policy of nothing": (
+        "search:",
+        "augmentations:\n  mine: []\nsearch:",
+        "11: augmentations.mine: given []; allowed: at least one entry",
+    ),
+    "a transform without a colon": (
+        "search:",
+        "augmentations:\n  mine:\n    - ToGray: {p: 1}\n    - HorizontalFlip\nsearch:",
+        '13: augmentations.mine[1]: given "HorizontalFlip"; allowed: keys with values (key: value)',
+    ),
+    "a transform with a number": (
+        "search:",
+        "augmentations:\n  mine:\n    - ToGray: 0.5\nsearch:",
+        "12: augmentations.mine[0].ToGray: given 0.5; allowed: keys with values (key: value)",
+    ),
+    # several problems: one line each, in the order of the file
+    "several": (
+        "  lr: 1e-3\n  epochs: 2\n",
+        "  mixup: [0, 0]\n  epochs: {int: [5, 1]}\n  batch_size: 0\n  lrr: 3\n",
+        "8: trial.mixup: given [0, 0]; allowed: every value once\n"
+        '9: trial.epochs: given {"int": [5, 1]}; allowed: a range [a, b] with a < b\n'
+        "10: trial.batch_size: given 0; allowed: greater than or equal to 1\n"
+        "11: trial.lrr: no such key; allowed: lr, […]; nearest: lr",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), BROKEN_KEYS.values(), ids=BROKEN_KEYS)
+def test_a_broken_rule_is_named_with_line_key_given_and_allowed(
+    old: str, new: str, expected: str, tmp_path: Path
+) -> None:
+    assert SWEEP.count(old) == 1
+    with pytest.raises(SweepError) as refused:
+        load(SWEEP.replace(old, new), tmp_path)
+    lines = str(refused.value).splitlines()
+    assert len(lines) == len(expected.splitlines())
+    for line, wanted in zip(lines, expected.splitlines(), strict=True):
+        pattern = re.escape(f"{tmp_path}/sweep.yaml:{wanted}").replace(re.escape("[…]"), ".*")
+        assert re.fullmatch(pattern, line), line
+
+
+def test_a_tag_that_would_run_something_is_refused_and_not_run(tmp_path: Path) -> None:
+    text = f"name: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n"
+    with pytest.raises(SweepError, match=r"sweep.yaml:1: not valid YAML: .*os\.mkdir"):
+        load(text, tmp_path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("text", ["name: &x [*x]\n", "data: &x {train: *x}\n", "name: " + 5000 * "["])
+def test_what_has_no_end_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"sweep\.yaml: nested too deeply"):
+        load(text, tmp_path)
+
+
+def test_a_missing_file_a_folder_and_an_image_are_no_sweep(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"gone\.yaml: no such sweep file"):
+        load_sweep(tmp_path / "gone.yaml")
+    with pytest.raises(SweepError, match=r"can't be read as text: .*directory"):
+        load_sweep(tmp_path)
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(SweepError, match=r"image\.png: can't be read as text: .*utf-8"):
+        load_sweep(tmp_path / "image.png")
+
+
+def refusal(text: str, folder: Path) -> str:
+    try:
+        load(text, folder)
+    except SweepError as error:
+        return str(error)
+    return ""
+
+
+def test_no_message_speaks_of_pydantic(tmp_path: Path) -> None:
+    """Whatever is put in the place of any value, the message has its line and no word of a library."""
+    lines = SWEEP.splitlines(keepends=True)
+    wrong = [
+        "{a: {b: [1]}}",
+        "[[]]",
+        "2020-01-01",
+        "!!binary aGk=",
+        "!!set {a}",
+        "-1.5",
+        "true",
+        '""',
+        "null",
+        "[null]",
+    ]
+    for number, line in enumerate(lines):
+        key, _, rest = line.partition(":")
+        for value in wrong if rest.strip() else ():
+            message = refusal("".join([*lines[:number], f"{key}: {value}\n", *lines[number + 1 :]]), tmp_path)
+            if message:
+                assert message.startswith(f"{tmp_path}/sweep.yaml:{number + 1}: ")
+                assert not re.search("valid|Input|instance|Value error|dictionary", message)
+
+
+@pytest.mark.parametrize(
+    ("search", "data", "enough"),
+    [
+        ("{trials: 1}", "", 5_000),
+        ("{budget: 12m}", "", 1_440),
+        ("{budget: 1m}", "", 1_000),
+        ("{budget: 8gpu-h}", "", 5_000),
+        ("{budget: 12m}", "val_images: 7", 7),
+    ],
+)
+def test_how_many_images_are_enough_to_choose_by(search: str, data: str, enough: int, tmp_path: Path) -> None:
+    text = f"name: a\ndata: {{source: demo, {data}}}\ntrial: {{backbone: resnet18}}\nsearch: {search}\n"
+    (tmp_path / "sweep.yaml").write_text(text)
+    assert load_sweep(tmp_path / "sweep.yaml").sweep.val_images == enough
+
+
+@pytest.mark.parametrize(
+    ("search", "data", "most"),
+    [
+        ("{trials: 1}", "", None),
+        ("{trials: 1}", "train_images: 70", 70),
+        ("{budget: 12m}", "", 17_280),
+        ("{budget: 1m}", "", 5_000),
+        ("{budget: 12m}", "train_images: 70", 70),
+        ("{budget: 8gpu-h}", "", None),
+    ],
+)
+def test_how_many_images_there_is_time_to_look_at(search: str, data: str, most: int | None, tmp_path: Path) -> None:
+    text = f"name: a\ndata: {{source: demo, {data}}}\ntrial: {{backbone: resnet18}}\nsearch: {search}\n"
+    (tmp_path / "sweep.yaml").write_text(text)
+    assert load_sweep(tmp_path / "sweep.yaml").sweep.train_images(cores=2) == most
+
+
+@pytest.mark.parametrize(
+    ("count", "asked", "epochs"),
+    [(119_000, 40_000, 3), (100_000, 40_000, 2), (50_000, 40_000, 1), (1_054, 40_000, 1), (1_000, 0, 1), (10, 1, 10)],
+)
+def test_a_pass_is_divided_into_epochs_of_about_so_many_images(count: int, asked: int, epochs: int) -> None:
+    assert epochs_of_a_pass(count, asked) == epochs

@@ -1,0 +1,134 @@
+"""rfray.stats.voting: tiny elections by hand, and sums that are sorted against scikit-learn."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from rfray.errors import InputError
+from rfray.spec.sweep import EnsembleSettings
+from rfray.stats.calibration import fit_temperature, tempered
+from rfray.stats.metrics import METRICS as ALL_METRICS
+from rfray.stats.metrics import metric
+from rfray.stats.predictions import Predictions
+from rfray.stats.voting import METHODS, ROUNDS, SMALLEST_BAG, UNIT, Candidates, aucs, methods_to_use
+from tests.synthetic import FIRST, LABELS, SECOND, predictions
+
+
+def candidates(*p_fake, top=None, by="auc", labels=LABELS, seed=0):
+    ids = predictions(p_fake[0], labels).ids
+    labels = np.array(labels, dtype=np.int8)
+    return Candidates(ids, labels, np.array(p_fake), top or len(p_fake), by, seed)
+
+
+def crowd(count, images=60, seed=0):
+    """Candidates that know a little, each its own."""
+    random = np.random.default_rng(seed)
+    labels = (np.arange(images) % 2).astype(np.int8)
+    p_fake = 1 / (1 + np.exp(-random.normal(labels - 0.5, 1.5, (count, images))))
+    return candidates(*p_fake, labels=labels)
+
+
+def test_the_sweep_file_knows_every_method():
+    assert list(get_args(get_args(EnsembleSettings.model_fields["methods"].annotation)[0])) == list(METHODS)
+
+
+def test_soft_is_always_used_and_each_once():
+    assert methods_to_use([]) == ["soft"]
+    assert methods_to_use(["weighted", "weighted"]) == ["weighted", "soft"]
+    assert methods_to_use(["soft", "calibrated"]) == ["soft", "calibrated"]
+    with pytest.raises(InputError, match="--method weigthed: no such method; allowed: weighted, soft, calibrated"):
+        methods_to_use(["weigthed"])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_shares_sum_to_one_and_the_rest_has_none(name):
+    ballot = METHODS[name](crowd(30))
+    assert ballot.weights.shape == ballot.temperatures.shape == (30,)
+    assert ballot.weights.sum() == pytest.approx(1)
+    assert np.all(ballot.weights >= 0)
+
+
+@pytest.mark.parametrize("name", ["soft", "calibrated"])
+def test_the_top_vote_alike_and_nobody_else(name):
+    ballot = METHODS[name](candidates(FIRST, SECOND, FIRST, top=2))
+    assert ballot.weights.tolist() == [0.5, 0.5, 0]
+
+
+def test_weighted_by_hand():
+    # alone SECOND has the best AUC (8.5 / 9; FIRST 7 / 9); its mean with FIRST is all right, and then it is over
+    ballot = METHODS["weighted"](candidates(SECOND, FIRST, [0.5] * 6))
+    assert ballot.weights.tolist() == [0.5, 0.5, 0]
+    assert ballot.temperatures.tolist() == [1, 1, 1]
+    assert ballot.temperature == 1
+
+
+def test_the_same_candidate_may_get_more_votes():
+    # called right by each: 3 of 5 (the first is taken); by both: all but the first image, 4; by the first twice and
+    # the second: (0.3 + 0.3 + 0.8) / 3 and so on, 5
+    first, second = [0.3, 0.3, 0.7, 0.4, 0.4], [0.8, 0.65, 0.6, 0.8, 0.8]
+    found = METHODS["weighted"](candidates(first, second, labels=[0, 0, 1, 1, 1], by="accuracy"))
+    assert found.weights.tolist() == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_ties_go_to_the_better_candidate_and_the_shorter_vote():
+    right = [0.1, 0.2, 0.3, 0.6, 0.7, 0.8]
+    assert METHODS["weighted"](candidates(FIRST, right, right)).weights.tolist() == [0, 1, 0]
+    alike = METHODS["weighted"](candidates(FIRST, FIRST))  # no mixture is better than the first alone
+    assert alike.weights.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("by", ALL_METRICS)
+def test_weighted_is_no_worse_on_val_than_the_best(by):
+    few = crowd(SMALLEST_BAG)
+    few = candidates(*few.p_fake, labels=few.labels, by=by)
+    weights = METHODS["weighted"](few).weights
+    joined = metric(by, Predictions(few.ids, few.labels, weights @ few.p_fake))
+    assert joined >= max(metric(by, Predictions(few.ids, few.labels, row)) for row in few.p_fake)
+    steps = weights[weights > 0] * ROUNDS
+    assert steps.min() >= 1  # nobody has less than one of ROUNDS votes
+
+
+def test_many_candidates_are_bagged_by_the_seed():
+    many = crowd(3 * SMALLEST_BAG)
+    weights = METHODS["weighted"](many).weights
+    assert METHODS["weighted"](many).weights.tolist() == weights.tolist()
+    other = candidates(*many.p_fake, labels=many.labels, seed=1)
+    assert METHODS["weighted"](other).weights.tolist() != weights.tolist()
+    # the best one is in about half of the bags only, so that no candidate has it all
+    assert np.count_nonzero(weights) > SMALLEST_BAG
+
+
+def test_a_metric_that_is_undefined_is_chosen_last():
+    # precision of the first is undefined: nothing is called fake
+    ballot = METHODS["weighted"](candidates([0.1] * 6, [0.1, 0.2, 0.3, 0.6, 0.7, 0.8], by="precision"))
+    assert ballot.weights.tolist() == [0, 1]
+
+
+def test_calibrated_members_have_their_own_temperature_and_so_has_the_vote():
+    two = candidates(FIRST, SECOND, FIRST, top=2)
+    ballot = METHODS["calibrated"](two)
+    expected = [fit_temperature(two.labels, row) for row in two.p_fake[:2]]
+    assert ballot.temperatures.tolist() == [*expected, 1.0]
+    mean = np.mean([tempered(row, temperature) for row, temperature in zip(two.p_fake, expected, strict=False)], axis=0)
+    assert ballot.temperature == fit_temperature(two.labels, mean)
+    assert 1.0 not in expected
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_aucs_are_scikit_learns(coarse):
+    random = np.random.default_rng(0)
+    labels = (random.random(300) < 0.3).astype(np.int32)
+    scores = random.random((5, 300)) + 0.3 * labels
+    scores = np.rint(scores * (10 if coarse else UNIT)).astype(np.int32)  # coarse: with ties, of several on both sides
+    found = aucs(2 * scores + labels)
+    assert found == pytest.approx([sk.roc_auc_score(labels, row) for row in scores], abs=1e-12)
+
+
+def test_aucs_of_one_class_come_last():
+    assert aucs(np.array([[2, 4, 6]], dtype=np.int32)).tolist() == [-np.inf]
+
+
+def test_sums_of_all_votes_fit_into_their_numbers():
+    assert np.iinfo(np.int32).max >= ROUNDS * 2 * UNIT + 1

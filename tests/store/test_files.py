@@ -1,0 +1,69 @@
+"""replacing(): a file is the old one or the new one, and nothing else stays behind."""
+
+from pathlib import Path
+
+import pytest
+
+from rfray.store.files import replace_text, replacing
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_half(path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_the_new_content_is_there_whole_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "table.csv"
+    replace_text(path, "äöü\n")
+    assert path.read_bytes() == "äöü\n".encode()
+    assert names(path.parent) == ["table.csv"]
+
+
+def test_until_the_block_ends_the_old_content_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["table.csv"]
+
+
+def test_after_an_exception_the_old_content_is_kept_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write_half(path)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["table.csv"]
+
+
+def test_a_block_that_wrote_nothing_is_an_error_and_keeps_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), replacing(path):
+        pass
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["table.csv"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    with replacing(path) as first, replacing(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # its block ends last
+    assert names(tmp_path) == ["table.csv"]
+
+
+def test_the_temporary_name_has_the_same_ending_and_is_hidden(tmp_path: Path) -> None:
+    with replacing(tmp_path / "plot.png") as temporary:
+        temporary.touch()
+        assert temporary.suffix == ".png"
+        assert temporary.name.startswith(".")
+        assert temporary.parent == tmp_path

@@ -1,0 +1,167 @@
+"""Files at an address: what comes, what goes, what is left alone; and the errors that name the address."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rfray.errors import RunError, StorageError
+from rfray.store.lease import FILE, leased
+from rfray.store.storage import Mirror, Storage, is_address
+from tests.object_store import bucket_here
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with bucket_here() as address:
+        yield address
+
+
+@pytest.fixture
+def storage(bucket: str, request: pytest.FixtureRequest) -> Storage:
+    """A folder of its own for each test."""
+    return Storage(f"{bucket}/{request.node.name}")
+
+
+def names(storage: Storage) -> list[str]:
+    return sorted(entry.path for entry in storage.entries())
+
+
+@pytest.mark.parametrize(
+    ("where", "yes"),
+    [("s3://b/c", True), ("gs://b", True), ("/data", False), ("data/x", False), (Path("/x"), False), (None, False)],
+)
+def test_what_is_an_address(where: object, yes: bool) -> None:
+    assert is_address(where) is yes
+
+
+def test_a_file_comes_back_as_it_was_sent(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c.bin").write_bytes(bytes(range(256)) * 100)
+    storage.send(tmp_path, "a/b/c.bin")
+    (entry,) = storage.entries()
+    assert (entry.path, entry.size) == ("a/b/c.bin", 25600)
+    assert entry.is_at(tmp_path / "a" / "b" / "c.bin")
+    storage.fetch(entry, tmp_path / "other")
+    assert (tmp_path / "other" / "a" / "b" / "c.bin").read_bytes() == bytes(range(256)) * 100
+    assert entry.is_at(tmp_path / "other" / "a" / "b" / "c.bin")
+
+
+def test_what_is_not_there_is_none_and_is_removed_without_a_word(storage: Storage) -> None:
+    assert storage.entry("nothing") is None
+    assert names(storage) == []
+    storage.remove(["nothing"])
+    storage.remove_folder("nothing")
+
+
+def test_everything_moves_but_hidden_files(storage: Storage, bucket: str) -> None:
+    for name in ("one", "deep/two", ".lock"):
+        storage.write(name, name.encode())
+    storage.move(f"{bucket}/elsewhere")
+    assert names(storage) == [".lock"]
+    assert names(Storage(f"{bucket}/elsewhere")) == ["deep/two", "one"]
+
+
+def test_a_mirror_takes_only_what_differs(storage: Storage, tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path, storage)
+    storage.write("a", b"1")
+    storage.write("b", b"2")
+    mirror.pull()
+    before = (tmp_path / "a").stat().st_ino
+    storage.write("b", b"longer")
+    mirror.pull()
+    assert (tmp_path / "a").stat().st_ino == before
+    assert (tmp_path / "b").read_bytes() == b"longer"
+
+
+def test_patterns_say_what_comes(storage: Storage, tmp_path: Path) -> None:
+    for name in ("sweep.yaml", "trials/1/best.safetensors", "trials/1/result.json"):
+        storage.write(name, b"x")
+    Mirror(tmp_path / "some", storage).pull("sweep.yaml", "trials/1/*", without=["*best.safetensors"])
+    found = sorted(p.relative_to(tmp_path / "some").as_posix() for p in (tmp_path / "some").rglob("*") if p.is_file())
+    assert found == ["sweep.yaml", "trials/1/result.json"]
+
+
+def test_what_was_removed_on_one_side_is_removed_on_the_other_where_it_is_asked_for(
+    storage: Storage, tmp_path: Path
+) -> None:
+    trial = Mirror(tmp_path, storage).at("trials/1")
+    trial.folder.mkdir(parents=True)
+    for name in ("state-0001-aa.pt", "history.csv", "other.txt"):
+        (trial.folder / name).write_text(name)
+    trial.push()
+    (trial.folder / "state-0001-aa.pt").rename(trial.folder / "state-0002-bb.pt")
+    (trial.folder / "other.txt").unlink()
+    trial.push()
+    assert len(names(storage)) == 4
+    trial.push(removing="state-*.pt")
+    assert names(storage) == ["trials/1/history.csv", "trials/1/other.txt", "trials/1/state-0002-bb.pt"]
+    storage.remove(["trials/1/state-0002-bb.pt", "trials/1/history.csv"])
+    trial.pull(removing="state-*.pt")
+    assert sorted(file.name for file in trial.folder.iterdir()) == ["history.csv", "other.txt"]
+    trial.pull(removing="*")
+    assert [file.name for file in trial.folder.iterdir()] == ["other.txt"]
+
+
+def test_hidden_files_stay_where_they_are(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / ".half.part").write_text("")
+    Mirror(tmp_path, storage).push(removing="*")
+    assert names(storage) == []
+
+
+def test_files_are_found_here_or_there(storage: Storage, tmp_path: Path) -> None:
+    storage.write("trials/1/best.safetensors", b"x")
+    (tmp_path / "trials" / "2").mkdir(parents=True)
+    (tmp_path / "trials" / "2" / "best.safetensors").write_text("y")
+    mirror = Mirror(tmp_path, storage)
+    found = mirror.find("trials/*/best.safetensors")
+    assert [file.parent.name for file in found] == ["1", "2"]
+    mirror.remove(found)
+    assert mirror.find("*") == []
+
+
+def test_a_mirror_of_nothing_does_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    mirror = Mirror(tmp_path, None).at("deep")
+    mirror.pull(removing="*")
+    mirror.push(removing="*")
+    assert (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ftp://somewhere/x", r"ftp://somewhere/x: no such kind of address; allowed: s3://, gs://, hf://"),
+        ("s3://no-such-bucket-here/x", r"^s3://no-such-bucket-here/x: there is no bucket no-such-bucket-here"),
+    ],
+)
+def test_an_address_that_does_not_answer_is_named(bucket: str, address: str, said: str) -> None:
+    with pytest.raises(StorageError, match=said):
+        list(Storage(address).entries())
+
+
+def test_a_lease_of_another_machine_is_refused_until_it_ends(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    with leased(storage, "process 1 on elsewhere"):
+        assert names(storage) == [FILE]
+        with leased(storage, "the same machine, where a file lock has let us in"):
+            pass
+        storage.write(FILE, b'{"host": "elsewhere", "holder": "process 1 on elsewhere"}')
+        monkeypatch.setattr("socket.gethostname", lambda: "here")
+        refused = pytest.raises(RunError, match=r"by process 1 on elsewhere, heard of \d+ s ago.*works in \d+ s")
+        with refused, leased(storage, "process 2 on here"):
+            pass
+        monkeypatch.setattr("rfray.store.lease.ENDS", -1e9)
+        with leased(storage, "process 2 on here"):
+            pass
+    assert names(storage) == []
+
+
+def test_half_a_file_is_no_file(storage: Storage, tmp_path: Path) -> None:
+    storage.write("a", b"12345")
+    (entry,) = storage.entries()
+    storage.write("a", b"123")
+    with pytest.raises(StorageError, match="3 of 5 bytes came"):
+        storage.fetch(entry, tmp_path)
+    assert os.listdir(tmp_path) == []

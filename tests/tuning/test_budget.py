@@ -1,0 +1,272 @@
+"""search.budget: what it counts, for what there is time, and where a sweep ends."""
+
+import io
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from rfray.cluster.connect import Slot, slot_for
+from rfray.commands.prepare_data import prepare_training
+from rfray.errors import RunError, SweepError
+from rfray.spec.sweep import Budget, Sweep, budget_of
+from rfray.spec.sweep_file import load_sweep
+from rfray.spec.trial import Trial
+from rfray.store.run_dir import RunDir, Spent, TrialResult, TrialStart
+from rfray.tuning.budget import MARGIN, Meter, OutOfTime, check_budget, metered, paced
+from rfray.tuning.run_sweep import run_sweep
+from tests.tuning.test_run_sweep import sweep_of, tmp_session
+
+QUICK = Trial(backbone="quick", image_size=32)
+SLOW = Trial(backbone="slow", image_size=32)
+
+
+def meter(folder: Path, text: str = "100s", used: float = 0.0, slot: Slot = Slot(1, 0)) -> Meter:  # noqa: B008
+    """Of a command that began so many seconds ago."""
+    budget = budget_of(text)
+    assert budget is not None
+    return Meter(RunDir(folder / "run"), budget, slot, time.time() - used)
+
+
+def of_ray(trial: Trial, name: str = "00000") -> Any:
+    class Named(SimpleNamespace):
+        def __str__(self) -> str:
+            return name
+
+    return Named(config={"id": name, **trial.model_dump()}, temporary_state=SimpleNamespace(ray_actor=None))
+
+
+def an_epoch(of: Meter, trial: Trial, seconds: float, name: str = "00000") -> None:
+    of.on_trial_result(0, [], of_ray(trial, name), {"epoch": 1, "seconds": seconds})
+
+
+def sweep_asking(search: str) -> Sweep:
+    return Sweep.model_validate({
+        "name": "s", "data": {"source": "demo"}, "trial": {"backbone": ["quick", "slow"], "image_size": 32},
+        "search": {"budget": search},
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("90s", Budget(90, False)),
+        ("12m", Budget(720, False)),
+        ("1.5h", Budget(5400, False)),
+        ("8gpu-h", Budget(28800, True)),
+        ("30gpu-m", Budget(1800, True)),
+        ("0m", None),
+        ("5", None),
+        ("5 m", None),
+        ("-5m", None),
+        ("5d", None),
+    ],
+)
+def test_what_a_budget_may_be(text: str, budget: Budget | None) -> None:
+    assert budget_of(text) == budget
+
+
+def test_a_wrong_budget_is_one_line_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    for given in ("5 d", "90"):
+        file.write_text(f"name: a\ndata: {{source: demo}}\ntrial: {{backbone: a}}\nsearch:\n  budget: {given}\n")
+        with pytest.raises(SweepError, match=r"sweep.yaml:5: search.budget: given .*; allowed: a time by the clock"):
+            load_sweep(file)
+
+
+def test_with_a_budget_nothing_else_need_be_said() -> None:
+    search = sweep_asking("5m").search
+    assert (search.algorithm, search.scheduler, search.trials) == ("optuna", "asha", None)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, ("probe", "constant", 0.99, "asha")),
+        ({"pretrained": {"a": "weights"}}, ("probe", "constant", 0.99, "asha")),
+        ({"pretrained": [False, True]}, ("probe", "constant", 0.99, "asha")),
+        ({"pretrained": False}, ("random", "cosine", 0.0, "none")),
+        ({"pretrained": [{"a": False}, False]}, ("random", "cosine", 0.0, "none")),
+        ({"image_size": {"int": [64, 96]}}, ("random", "constant", 0.99, "asha")),
+        ({"head": "random", "ema": 0.0, "schedule": "step"}, ("random", "step", 0.0, "asha")),
+    ],
+)
+def test_what_is_not_said_is_what_suits_a_budget(said: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    raw = {"name": "a", "data": {"source": "demo"}, "trial": {"backbone": "a", **said}}
+    sweep = Sweep.model_validate({**raw, "search": {"budget": "5m"}})
+    assert (sweep.trial.head, sweep.trial.schedule, sweep.trial.ema, sweep.search.scheduler) == expected
+    assert (sweep.trial.swa, sweep.trial.tta, sweep.search.algorithm) == ("none", "auto", "optuna")
+    assert {"lr"} <= set(sweep.trial.axes()) <= {"lr", "image_size", "pretrained"}
+    sweep = Sweep.model_validate({**raw, "search": {"budget": "5m", "scheduler": "median"}})
+    assert sweep.search.scheduler == "median"
+    sweep = Sweep.model_validate(raw)
+    assert (sweep.trial.axes().get("lr"), sweep.trial.tta, sweep.search.scheduler) == (None, "none", "none")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "gpus", "size"),
+    [
+        (20_000, 1_440, 0, 1_440),  # as many as it is judged by
+        (20_000, 300, 0, 1_000),
+        (100_000, 5_000, 1, 5_000),
+        (20_000, 300, 0.5, 5_000),
+        (1_054, 186, 0, 0),  # a pass is one epoch
+        (6_000, 900, 1, 0),
+    ],
+)
+def test_a_pass_over_many_images_is_divided(train: int, val: int, gpus: float, size: int, tmp_path: Path) -> None:
+    run, slot = RunDir(tmp_path), Slot(1, gpus)
+    run.write_catalog(pd.DataFrame({"part": ["train"] * train + ["val"] * val}))
+    asked = sweep_asking("12m")
+    assert paced(run, asked, slot).trial.given()["epoch_images"] == size
+    given = asked.model_copy(update={"trial": asked.trial.model_copy(update={"epoch_images": 700})})
+    assert paced(run, given, slot) is given
+    without = asked.model_copy(update={"search": asked.search.model_copy(update={"budget": None})})
+    assert paced(run, without, slot) is without
+
+
+def test_a_budget_of_gpus_needs_gpus(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("name: a\ndata: {source: demo}\ntrial: {backbone: a}\nsearch:\n  budget: 8gpu-h\n")
+    with pytest.raises(SweepError, match=r'sweep.yaml:5: .* given "8gpu-h"; .*, as trials get no GPU here'):
+        check_budget(load_sweep(file), Slot(1, 0))
+    check_budget(load_sweep(file), Slot(1, 0.5))
+
+
+def test_an_epoch_is_begun_where_it_is_expected_to_end_in_time(tmp_path: Path) -> None:
+    mine = meter(tmp_path, "100s", used=40)  # 60 s, less the margin, are left
+    assert mine.has_time(QUICK)
+    assert mine.has_time(SLOW)  # nothing is known
+    an_epoch(mine, QUICK, 20)
+    an_epoch(mine, SLOW, 80, "00001")
+    assert mine.has_time(QUICK)
+    assert not mine.has_time(SLOW)
+    assert (mine.has_time(QUICK, epochs=2), mine.has_time(QUICK, epochs=3)) == (True, False)  # 40 s and 60 s
+    assert mine.has_time_for_any(sweep_asking("100s"))
+    assert not mine.has_time_for_any(sweep_asking("100s"), epochs=3)
+    stops = OutOfTime(mine)
+    assert [stops("", {"config": of_ray(one).config}) for one in (QUICK, SLOW)] == [False, False]  # a part of one
+    an_epoch(mine, SLOW, 400, "00002")
+    assert stops("", {"config": of_ray(SLOW).config})  # a quarter of 240 s
+
+
+def test_the_end_of_the_command_is_allowed_for(tmp_path: Path) -> None:
+    assert not meter(tmp_path, "100s", used=98 - MARGIN).is_over()
+    assert meter(tmp_path, "100s", used=100 - MARGIN).is_over()
+
+
+def test_what_earlier_starts_have_used_counts(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    run.write_spent(Spent(clock=70, gpus=5))
+    assert not meter(tmp_path, "100s", used=10).is_over()
+    assert meter(tmp_path, "80s", used=10).is_over()
+    assert meter(tmp_path, "100s", used=10).spent().clock == pytest.approx(80, abs=1)
+    run.budget_file.write_text("{}")
+    with pytest.raises(RunError, match=r"budget.json is damaged"):
+        meter(tmp_path)
+
+
+def test_what_epochs_took_in_earlier_starts_is_known(tmp_path: Path) -> None:
+    out = RunDir(tmp_path / "run").trial("00000-abcdef")
+    out.write_start(TrialStart(id=out.id, number=0, results_known=0, trial=SLOW))
+    pd.DataFrame({"epoch": [1], "seconds": [99.0], "ended": [1.0]}).to_csv(out.history_file, index=False)
+    assert not meter(tmp_path, "100s").has_time(SLOW)
+    assert meter(tmp_path, "100s").has_time(QUICK)
+
+
+def test_time_of_gpus_is_what_trials_hold(tmp_path: Path) -> None:
+    mine = meter(tmp_path, "100gpu-s", used=5000, slot=Slot(1, 0.5))
+    assert mine.deadline is None
+    mine.on_trial_start(0, [], of_ray(QUICK))
+    mine._holding["00000"] = (time.time() - 100, 0.5)
+    assert mine.spent().gpus == pytest.approx(50, abs=1)
+    an_epoch(mine, QUICK, 90)
+    assert mine.can_go_on(QUICK, runs=True)  # alone 100 s more
+    assert not mine.can_go_on(QUICK)  # two of them 50 s: no trial is told when GPUs end, to shorten its epoch
+    mine.paused("00000")
+    mine.paused("00000")
+    assert mine.spent().gpus == pytest.approx(50, abs=1)
+
+
+def test_gpus_that_are_used_up_are_told_to_all_trials(tmp_path: Path) -> None:
+    with metered(RunDir(tmp_path / "run"), sweep_asking("100gpu-s"), Slot(1, 1), time.time()) as mine:
+        assert mine is not None
+        mine._holding["00000"] = (time.time() - 101, 1.0)
+        mine.record()
+        assert RunDir(tmp_path / "run").is_budget_over()
+    assert not RunDir(tmp_path / "run").is_budget_over()
+    assert RunDir(tmp_path / "run").spent().gpus > 100
+
+
+class Ends(Meter):
+    """A budget of GPUs that ends with a given happening, however fast the machine is."""
+
+    def __init__(self, run: RunDir, after_epochs: int) -> None:
+        super().__init__(run, Budget(1e9, True), Slot(1, 0), time.time())
+        self._after = after_epochs
+
+    def on_trial_start(self, *arguments: Any, **named: Any) -> None:
+        super().on_trial_start(*arguments, **named)
+        self._happened()
+
+    def on_trial_result(self, *arguments: Any, **named: Any) -> None:
+        super().on_trial_result(*arguments, **named)
+        self._happened()
+
+    def _happened(self) -> None:
+        if sum(self._seen.values()) == self._after:
+            self._budget = Budget(0, True)
+            self.record()
+
+
+def started(run: RunDir, sweep: Sweep, mine: Meter | None, said: io.StringIO | None = None) -> list[TrialResult]:
+    """One start of a sweep."""
+    console = Console(file=said or io.StringIO(), width=200)
+    run.claim(sweep)
+    prepare_training(run, sweep, console)
+    return run_sweep(run, sweep, slot_for(sweep.resources), tmp_session(), console, meter=mine)
+
+
+def test_a_sweep_ends_with_its_budget(pictures: Path, tmp_path: Path, ray_here: None) -> None:
+    """A trial of a thousand epochs is ended in the middle, with its best one; then nothing is started any more."""
+    sweep = sweep_of(
+        pictures, tmp_path, "trial.lr={log: [1e-4, 1e-2]}", "trial.epochs=1000",
+        "search={budget: 100h, scheduler: none, concurrent: 1}",
+    )  # fmt: skip
+    run, said = RunDir(tmp_path / "run"), io.StringIO()
+    over = Ends(run, after_epochs=2)
+    (result,) = started(run, sweep, over, said)
+    assert result.status == "ok"
+    assert 2 <= result.epochs < 1000
+    out = run.trial(result.id)
+    assert out.weights_file.exists()
+    assert out.predictions_file("val").exists()
+    assert out.damaged_files(result) == []
+    assert out.state_files() == []
+    assert "The budget of 100h is used up; a larger search.budget goes on" in said.getvalue()
+    before = {path: path.stat().st_mtime_ns for path in run.trials_folder.rglob("*") if path.is_file()}
+    assert started(run, sweep, over) == [result]
+    assert {path: path.stat().st_mtime_ns for path in run.trials_folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_a_trial_that_the_end_meets_before_its_first_epoch_stays_open(
+    pictures: Path, tmp_path: Path, ray_here: None
+) -> None:
+    sweep = sweep_of(
+        pictures, tmp_path, "trial.lr={log: [1e-4, 1e-2]}", "trial.epochs=2", "search={budget: 100h, trials: 1}"
+    )
+    run, said = RunDir(tmp_path / "run"), io.StringIO()
+    assert started(run, sweep, Ends(run, after_epochs=0), said) == []
+    (out,) = run.trials()
+    assert not out.result_file.exists()
+    assert not out.error_file.exists()
+    assert "1 that had no judged epoch yet go on then" in said.getvalue()
+    run.mirror.remove([run.budget_over_file])
+    (result,) = started(run, sweep, Ends(run, after_epochs=99))
+    assert (result.id, result.status, result.epochs) == (out.id, "ok", 2)

@@ -1,0 +1,67 @@
+"""A disk that fills up: the sweep stops with the path, the need and what is free, and goes on once there is room."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rfray.errors import DiskFullError
+from rfray.tuning.disk_monitor import DiskWatch
+from tests.tuning.test_run_sweep import run_here, sweep_of
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """40 MB of their own."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("a small disk can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill_after_the_first_epoch(folder: Path) -> None:
+    for _ in range(1000):
+        if list(folder.glob("run/trials/*/history.csv")):
+            break
+        time.sleep(0.05)
+    try:
+        with (folder / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"0" * 10_000)
+    except OSError:
+        pass
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_sweep_cleanly_and_nothing_is_lost(
+    pictures: Path, tmp_path: Path, small_disk: Path, ray_here: None
+) -> None:
+    sweep = sweep_of(pictures, tmp_path, "search.trials=2", "trial.epochs=12", "search.concurrent=1")
+    filler = threading.Thread(target=fill_after_the_first_epoch, args=(small_disk,))
+    filler.start()
+    with pytest.raises(
+        DiskFullError, match=rf"no room on the disk for {small_disk}.*needs [\d.]+ MB.*[\d.]+ MB are free"
+    ):
+        run_here(sweep, small_disk)
+    filler.join()
+    assert not list(small_disk.rglob("*.part*"))  # nothing half-written
+    (small_disk / "filler").unlink()
+    run, done = run_here(sweep, small_disk)
+    assert [result.status for result in done] == ["ok", "ok"]
+    assert all(list(run.trial(result.id).history()["epoch"]) == list(range(1, 13)) for result in done)
+
+
+def test_the_folder_of_ray_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rfray.tuning.disk_monitor.RAY_NEEDS", 10**18)
+    watch = DiskWatch(tmp_path)
+    with pytest.raises(DiskFullError, match=f"no room on the disk for {tmp_path}: it needs 1000000000000"):
+        watch.on_trial_result(0, [], None, {})
+    assert isinstance(watch.reason, DiskFullError)

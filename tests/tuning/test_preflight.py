@@ -1,0 +1,259 @@
+"""check_sweep(): what can't work is refused before anything starts, with its line."""
+
+import re
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import timm
+from safetensors.torch import save_file
+
+from rfray.errors import SweepError
+from rfray.spec.sweep_file import load_sweep
+from rfray.spec.trial import Trial
+from rfray.tuning.preflight import check_sweep, registered_names
+from rfray.tuning.strategies import REFUSED, SCHEDULERS, SEARCHERS
+
+SWEEP = """\
+name: small
+data:
+  source: demo
+trial:
+  backbone: [test_resnet, test_vit]
+  pretrained: false
+  image_size: 32
+  lr: [1e-3, 1e-4]
+  epochs: 2
+search:
+  algorithm: random
+  trials: 2
+"""
+
+
+def check(text: str, folder: Path) -> None:
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    check_sweep(load_sweep(path))
+
+
+def refusal(text: str, folder: Path) -> list[str]:
+    """The lines of the error, without the folder."""
+    with pytest.raises(SweepError) as refused:
+        check(text, folder)
+    return str(refused.value).replace(f"{folder}/", "").splitlines()
+
+
+def with_policy(*entries: str) -> str:
+    """SWEEP with an own policy; its first transform is line 15."""
+    return SWEEP + "augmentations:\n  mine:\n" + "".join(f"    - {entry}\n" for entry in entries)
+
+
+BROKEN: dict[str, tuple[str, list[str]]] = {
+    # names, the nearest first
+    "backbone": (
+        SWEEP.replace("[test_resnet,", "[test_resnt,"),
+        ['5: trial.backbone[0]: given "test_resnt"; allowed: test_resnet, […] in all); nearest: test_resnet'],
+    ),
+    "policy": (
+        SWEEP.replace("  lr:", "  augmentation: ligth\n  lr:"),
+        ['8: trial.augmentation: given "ligth"; allowed: light, none, strong, compression; nearest: light'],
+    ),
+    "own policy": (
+        with_policy("ToGray: {p: 0.5}").replace("  lr:", "  augmentation: min\n  lr:"),
+        ['8: trial.augmentation: given "min"; allowed: mine, none, light, strong, compression; nearest: mine'],
+    ),
+    "optimizer": (
+        SWEEP.replace("  lr:", "  optimizer: adamm\n  lr:"),
+        ['8: trial.optimizer: given "adamm"; allowed: adam, […] in all); nearest: adam'],
+    ),
+    "schedule": (
+        SWEEP.replace("  lr:", "  schedule: [step, cosin]\n  lr:"),
+        ['8: trial.schedule[1]: given "cosin"; allowed: cosine, poly, tanh, step, constant; nearest: cosine'],
+    ),
+    "algorithm, scheduler and metric": (
+        SWEEP.replace("random", "optna\n  scheduler: ahsa\n  metric: acuracy"),
+        [
+            '11: search.algorithm: given "optna"; allowed: optuna, grid, random; nearest: optuna',
+            '12: search.scheduler: given "ahsa"; allowed: asha, none, hyperband, median, pbt; nearest: asha',
+            '13: search.metric: given "acuracy"; allowed: accuracy, […]; nearest: accuracy',
+        ],
+    ),
+    # policies
+    "unknown transform": (
+        with_policy("ToGray: {p: 0.5}", "HorizontalFlop: {p: 0.5}"),
+        ["16: augmentations.mine[1]: […]HorizontalFlop[…]allowed: HorizontalFlip, […]; nearest: HorizontalFlip"],
+    ),
+    "unknown argument": (
+        with_policy("ToGray: {p: 0.5}", "ImageCompression: {quality: [40, 95]}"),
+        ["16: augmentations.mine[1]: ImageCompression[…]quality[…]quality_range[…]"],
+    ),
+    "impossible argument": (
+        with_policy("HorizontalFlip: {p: 1.5}"),
+        ["15: augmentations.mine[0]: HorizontalFlip: p: given 1.5; allowed: less than or equal to 1"],
+    ),
+    "floats": (
+        with_policy("ToGray: {p: 0.5}", "Normalize:"),
+        ["16: augmentations.mine[1]: mine: a uint8 image with 3 channels is turned into float32 […]Normalize[…]"],
+    ),
+    "too large for the images": (
+        with_policy("RandomCrop: {height: 33, width: 33}"),
+        ["15: augmentations.mine[0]: mine fails on an image of 32 px: […]"],
+    ),
+    "two policies": (
+        with_policy("HorizontalFlop: {}") + "  other:\n    - HorizontalFlip: {p: 4}\n",
+        [
+            "15: augmentations.mine[0]: […]HorizontalFlop[…]",
+            "17: augmentations.other[0]: HorizontalFlip: p: given 4; allowed: less than or equal to 1",
+        ],
+    ),
+    # combinations
+    "a batch too small to share": (
+        SWEEP.replace("  epochs", "  batch_size: [2, 64]\n  epochs") + "resources: {gpu: 4}\n",
+        ["9: trial.batch_size[0]: given 2; allowed: at least 4: 4 workers share every batch (resources)"],
+    ),
+    "a batch too small to share in pairs": (
+        SWEEP.replace("  epochs", "  mixup: 0.2\n  batch_size: {int: [6, 9]}\n  epochs") + "resources: {workers: 4}\n",
+        [
+            '10: trial.batch_size: given {"int": [6.0, 9.0]}; allowed: at least 8: 4 workers share every batch '
+            "(resources), two each as mixup and cutmix mix pairs"
+        ],
+    ),
+    "grid with a range": (
+        SWEEP.replace("random", "grid").replace("[1e-3, 1e-4]", "{log: [1e-4, 1e-3]}"),
+        [
+            '8: trial.lr: given {"log": [0.0001, 0.001]}; allowed: a list of values, as a range has no end '
+            "for search.algorithm grid; or use random or optuna"
+        ],
+    ),
+    "grid with too few trials": (
+        SWEEP.replace("random", "grid"),
+        ["12: search.trials: given 2; allowed: at least 4, the settings of the grid; or leave it out, or use random"],
+    ),
+    "random without trials": (
+        SWEEP.replace("  trials: 2\n", ""),
+        [
+            "10: search.trials: given nothing; allowed: how many (or search.budget); random does not know by itself "
+            "when it is done"
+        ],
+    ),
+    "nothing under search": (
+        SWEEP[: SWEEP.index("search:")],
+        [
+            "1: search.trials: given nothing; allowed: how many (or search.budget); random does not know by itself "
+            "when it is done"
+        ],
+    ),
+    "pbt without an axis": (
+        SWEEP.replace("random", "random\n  scheduler: pbt").replace("[1e-3, 1e-4]", "1e-3"),
+        [
+            '12: search.scheduler: given "pbt"; allowed: pbt only with a list or range for one of '
+            "lr, weight_decay, label_smoothing, mixup, cutmix, clip_grad, augmentation"
+        ],
+    ),
+    "more grace than epochs": (
+        SWEEP.replace("random", "random\n  scheduler: asha\n  grace_epochs: 3"),
+        ["13: search.grace_epochs: given 3; allowed: at most trial.epochs (2)"],
+    ),
+    "a budget for what plans ahead": (
+        SWEEP.replace("random", "random\n  scheduler: hyperband\n  budget: 5m"),
+        [
+            '12: search.scheduler: given "hyperband"; allowed: none, asha, median with a search.budget; this one plans '
+            "for a number of trials that is known"
+        ],
+    ),
+    "a policy and a combination": (
+        with_policy("HorizontalFlip: {p: 1.5}").replace("random", "grid"),
+        ["15: augmentations.mine[0]: […]", "12: search.trials: given 2; allowed: at least 4, […]"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), BROKEN.values(), ids=BROKEN)
+def test_what_can_not_work_is_refused_with_its_line(text: str, expected: list[str], tmp_path: Path) -> None:
+    lines = refusal(text, tmp_path)
+    assert len(lines) == len(expected), lines
+    for line, wanted in zip(lines, expected, strict=True):
+        pattern = re.escape(f"sweep.yaml:{wanted}").replace(re.escape("[…]"), ".*")
+        assert re.fullmatch(pattern, line), line
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("algorithm", SEARCHERS)
+def test_a_pair_passes_or_is_refused_with_the_reason(algorithm: str, scheduler: str, tmp_path: Path) -> None:
+    text = SWEEP.replace("random\n  trials: 2", f"{algorithm}\n  scheduler: {scheduler}\n  trials: 4")
+    if (algorithm, scheduler) in REFUSED:
+        (line,) = refusal(text, tmp_path)
+        reason = REFUSED[algorithm, scheduler]
+        expected = f'search.scheduler: given "{scheduler}"; allowed: none, asha, hyperband, median; {reason}'
+        assert line == f"sweep.yaml:12: {expected}"
+    else:
+        check(text, tmp_path)
+
+
+def test_every_name_that_is_offered_is_a_name_that_is_taken(tmp_path: Path) -> None:
+    names = registered_names()
+    for key in ("augmentation", "optimizer", "schedule"):
+        check(SWEEP.replace("  lr:", f"  {key}: [{', '.join(names[key])}]\n  lr:"), tmp_path)
+    for name in names["metric"]:
+        check(SWEEP.replace("trials: 2", f"trials: 2\n  metric: {name}"), tmp_path)
+    assert set(names) <= set(Trial.model_fields) | {"algorithm", "scheduler", "metric"}
+
+
+def test_a_policy_is_judged_as_a_whole(tmp_path: Path) -> None:
+    check(with_policy("ToFloat:", "RandomGamma: {p: 1}", "FromFloat: {dtype: uint8}"), tmp_path)
+
+
+# weights
+
+
+@pytest.fixture
+def vit_weights(tmp_path: Path) -> Path:
+    path = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), path)
+    return path
+
+
+def with_weights(written: str) -> str:
+    return SWEEP.replace("pretrained: false", f"pretrained: {written}")
+
+
+def test_weights_that_fit_pass(vit_weights: Path, tmp_path: Path) -> None:
+    check(with_weights(f"[false, {{test_vit: {vit_weights}}}]"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "place"),
+    [
+        ("{file}", "6: trial.pretrained"),
+        ("\n    - false\n    - {file}", "8: trial.pretrained[1]"),
+        ("\n    test_vit: {file}\n    test_resnet: {file}", "8: trial.pretrained.test_resnet"),
+    ],
+)
+def test_weights_of_another_backbone_are_refused(written: str, place: str, vit_weights: Path, tmp_path: Path) -> None:
+    (line,) = refusal(with_weights(written.replace("{file}", str(vit_weights))), tmp_path)
+    assert line.startswith(f"sweep.yaml:{place}: vit.safetensors does not fit test_resnet: ")
+
+
+def test_a_missing_file_is_named_once(tmp_path: Path) -> None:
+    (line,) = refusal(with_weights(f"{tmp_path}/gone.safetensors"), tmp_path)
+    assert line == "sweep.yaml:6: trial.pretrained: gone.safetensors: no such file"
+
+
+@pytest.mark.parametrize("name", ["junk.safetensors", "junk.bin", "junk.npz"])
+def test_a_file_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"junk")
+    lines = refusal(with_weights(f"{tmp_path}/{name}"), tmp_path)
+    assert [line.split(" fit ")[1].split(":")[0] for line in lines] == ["test_resnet", "test_vit"]
+    assert all(line.startswith(f"sweep.yaml:6: trial.pretrained: {name} does not fit ") for line in lines)
+
+
+def test_a_hub_out_of_reach_names_backbone_cause_and_both_ways_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    lines = refusal(with_weights("\n    test_vit: true"), tmp_path)
+    assert len(lines) == 1
+    for part in ("sweep.yaml:7: trial.pretrained.test_vit: ", "offline", "(pretrained: weights.safetensors)"):
+        assert part in lines[0]
+    assert lines[0].endswith("train from scratch (pretrained: false)")

@@ -1,0 +1,199 @@
+"""SEARCHERS propose each setting once, learn from what they are told, and the number of trials is known beforehand."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+
+from rfray.spec.sweep import Sweep
+from rfray.tuning.run_sweep import NOBODY
+from rfray.tuning.strategies import (
+    EPOCH,
+    REFUSED,
+    SCHEDULERS,
+    SCORE,
+    SEARCHERS,
+    Median,
+    Searcher,
+    grid_size,
+    planned_trials,
+)
+
+TWELVE = {"backbone": ["a", "b"], "augmentation": ["none", "light"], "lr": [0.1, 0.2, 0.3]}
+ENDLESS = {"backbone": ["a", "b"], "lr": {"log": [1e-5, 1e-1]}, "epochs": {"int": [1, 5]}}
+WEIGHTS = {"backbone": ["a", "b"], "pretrained": [False, {"b": "/weights"}]}
+"""For backbone a both mean the same, so there are three settings."""
+
+
+def sweep(trial: dict[str, Any], seed: int = 0, **search: Any) -> Sweep:
+    raw = {"name": "s", "seed": seed, "data": {"source": "demo"}, "trial": {"backbone": "a", **trial}}
+    return Sweep.model_validate({**raw, "search": search})
+
+
+def ask_all(searcher: Searcher, limit: int) -> list[dict[str, Any]]:
+    """What is proposed until the end, or `limit` proposals."""
+    proposals: list[dict[str, Any]] = []
+    while len(proposals) < limit and (values := searcher.ask()) is not None:
+        proposals.append(values)
+    return proposals
+
+
+@pytest.mark.parametrize("name", ["random", "optuna"])
+def test_a_paused_trial_counts_and_counts_again_when_it_got_further(name: str) -> None:
+    searcher = SEARCHERS[name](sweep(ENDLESS))
+    ask_all(searcher, 3)
+    for number, score in [(0, 0.5), (1, 0.6), (0, 0.9), (1, None), (2, None)]:
+        searcher.tell(number, score)
+    assert [trial.value for trial in searcher._study.get_trials()] == [0.9, 0.6, None]
+    assert searcher.ask() is not None
+
+
+def test_a_grid_is_walked_in_the_order_of_the_trial_keys() -> None:
+    proposals = ask_all(SEARCHERS["grid"](sweep({"lr": [0.1, 0.2], "backbone": ["b", "a"]})), 99)
+    assert [(values["backbone"], values["lr"]) for values in proposals] == [
+        ("b", 0.1),
+        ("b", 0.2),
+        ("a", 0.1),
+        ("a", 0.2),
+    ]
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("told", [0.5, None])
+def test_a_finite_space_is_proposed_whole_and_nothing_twice(name: str, told: float | None) -> None:
+    searcher = SEARCHERS[name](sweep(TWELVE))
+    proposals = []
+    for number in range(12):
+        values = searcher.ask()
+        assert values is not None
+        proposals.append((values["backbone"], values["augmentation"], values["lr"]))
+        searcher.tell(number, told)
+    assert sorted(proposals) == sorted(product(["a", "b"], ["none", "light"], [0.1, 0.2, 0.3]))
+    assert searcher.ask() is None
+    assert searcher.ask() is None
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_a_space_of_one_setting_is_proposed_once(name: str) -> None:
+    assert ask_all(SEARCHERS[name](sweep({})), 9) == [{}]
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_settings_that_come_to_the_same_trial_are_one(name: str) -> None:
+    asked = sweep(WEIGHTS)
+    trials = [asked.trial.trial(values) for values in ask_all(SEARCHERS[name](asked), 9)]
+    assert len(trials) == 3
+    assert {(trial.backbone, trial.pretrained) for trial in trials} == {("a", False), ("b", False), ("b", "/weights")}
+
+
+@pytest.mark.parametrize("name", ["random", "optuna"])
+def test_proposals_stay_within_their_ranges(name: str) -> None:
+    for values in ask_all(SEARCHERS[name](sweep(ENDLESS)), 30):
+        assert 1e-5 <= values["lr"] <= 1e-1
+        assert values["epochs"] in (1, 2, 3, 4, 5)
+        assert values["backbone"] in ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["random", "optuna"])
+def test_the_same_seed_proposes_the_same_and_another_seed_other_settings(name: str) -> None:
+    def twenty(seed: int) -> list[dict[str, Any]]:
+        searcher = SEARCHERS[name](sweep(ENDLESS, seed))
+        proposals = []
+        for number in range(20):
+            proposals.append(searcher.ask())
+            searcher.tell(number, proposals[-1]["epochs"] / 10)
+        return proposals
+
+    assert twenty(0) == twenty(0)
+    assert twenty(0) != twenty(1)
+
+
+@pytest.mark.parametrize("better", ["a", "b"])
+def test_optuna_proposes_more_of_what_was_better(better: str) -> None:
+    searcher = SEARCHERS["optuna"](sweep(ENDLESS))
+    for number in range(30):
+        values = searcher.ask()
+        searcher.tell(number, 0.9 if values["backbone"] == better else 0.5)
+    proposals = ask_all(searcher, 20)
+    assert sum(values["backbone"] == better for values in proposals) >= 15
+
+
+def test_trials_may_be_told_in_any_order() -> None:
+    searcher = SEARCHERS["optuna"](sweep(ENDLESS))
+    proposals = ask_all(searcher, 4)
+    for number in (2, 0, 3, 1):
+        searcher.tell(number, 0.5)
+    assert searcher.ask() not in proposals
+
+
+@pytest.mark.parametrize(
+    ("trial", "search", "planned"),
+    [
+        (TWELVE, {"algorithm": "grid"}, 12),
+        (TWELVE, {"algorithm": "grid", "trials": 40}, 12),
+        (TWELVE, {"algorithm": "random", "trials": 5}, 5),
+        (TWELVE, {"algorithm": "optuna", "trials": 40}, 12),
+        (ENDLESS, {"algorithm": "optuna", "trials": 40}, 40),
+        ({}, {"algorithm": "random", "trials": 3}, 1),
+        (ENDLESS, {"budget": "5m"}, None),
+        (ENDLESS, {"budget": "5m", "trials": 7}, 7),
+        (TWELVE, {"budget": "5m"}, 12),
+        (WEIGHTS, {"algorithm": "grid"}, 3),
+        (WEIGHTS, {"algorithm": "random", "trials": 4}, 3),
+        # a million settings are not counted through
+        ({key: [n / 10 for n in range(1, 10)] for key in ("lr", "mixup", "cutmix", "ema", "warmup")}, {"trials": 2}, 2),
+    ],
+)
+def test_the_number_of_trials_is_known_beforehand(
+    trial: dict[str, Any], search: dict[str, Any], planned: int | None
+) -> None:
+    assert planned_trials(sweep(trial, **search)) == planned
+
+
+def test_the_size_of_a_grid_counts_each_trial_once() -> None:
+    assert grid_size(sweep(TWELVE, algorithm="grid", trials=3)) == 12
+    assert grid_size(sweep(WEIGHTS, algorithm="grid")) == 3
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_count_in_epochs(name: str) -> None:
+    scheduler = SCHEDULERS[name](sweep({"lr": [0.1, 0.2]}, grace_epochs=2), 100)
+    assert getattr(scheduler, "_time_attr", "epoch") == "epoch"
+    assert scheduler.metric in ("score", None)
+
+
+@pytest.mark.parametrize("epochs", [4, [2, 4], {"int": [2, 4]}])
+def test_asha_goes_up_to_the_longest_trial(epochs: Any) -> None:
+    assert SCHEDULERS["asha"](sweep({"epochs": epochs}, trials=1), 100).rungs == [1, 3]
+    assert SCHEDULERS["asha"](sweep({"epochs": epochs}, trials=1, grace_epochs=4), 100).rungs == []
+
+
+@pytest.mark.parametrize("size", [25, [25, 50], {"int": [25, 50]}])
+def test_passes_that_are_divided_have_more_rungs(size: Any) -> None:
+    """4 passes over 100 images are 16 epochs of 25."""
+    divided = sweep({"epochs": 4, "epoch_images": size}, trials=1)
+    assert SCHEDULERS["asha"](divided, 100).rungs == [1, 3, 9]
+    hyperband: Any = SCHEDULERS["hyperband"](divided, 100)
+    assert hyperband._max_t_attr == 16
+
+
+def test_what_is_refused_is_there_to_be_chosen() -> None:
+    assert {algorithm for algorithm, _ in REFUSED} <= set(SEARCHERS)
+    assert {scheduler for _, scheduler in REFUSED} <= set(SCHEDULERS)
+
+
+def test_what_a_trial_says_again_is_decided_as_before_and_counted_once() -> None:
+    scheduler = Median(time_attr=EPOCH, metric=SCORE, mode="max", grace_period=1, min_samples_required=1)
+
+    def say(name: str, epoch: int, score: float) -> str:
+        return scheduler.on_trial_result(NOBODY, name, {EPOCH: epoch, SCORE: score})
+
+    for name in ("good", "bad"):
+        scheduler.on_trial_add(NOBODY, name)
+    assert say("good", 1, 0.9) == "CONTINUE"
+    assert say("good", 2, 0.9) == "CONTINUE"
+    assert say("bad", 1, 0.1) == "STOP"
+    known = scheduler.debug_string()
+    assert say("good", 2, 0.9) == "CONTINUE"
+    assert say("bad", 1, 0.1) == "STOP"
+    assert scheduler.debug_string() == known
