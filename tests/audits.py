@@ -22,7 +22,7 @@ def image_table(per_class: int = 120, seed: int = 0, **columns: Any) -> pd.DataF
     table = {
         "path": [f"{'fake' if one else 'real'}/{number:04d}.jpg" for number, one in enumerate(label)],
         "label": label,
-        "group": "",
+        "subfolder": "",
         "folder": "train",
         "part": np.where(np.arange(n) < per_class // 3, "train", "val"),
         "digest": [f"{number:064x}" for number in range(n)],

@@ -146,7 +146,7 @@ def as_predicted(run: RunDir) -> RunDir:
     files = {trial: trial.predictions_file("test") for trial in run.trials()}
     found = {trial: read_predictions(file) for trial, file in files.items() if file.exists()}
     images = next(iter(found.values()))
-    columns = {"path": images.ids, "label": images.labels, "part": "test", "digest": "", "group": "", "bundle": 0}
+    columns = {"path": images.ids, "label": images.labels, "part": "test", "digest": "", "subfolder": "", "group_id": 0}
     catalog = pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **columns})
     run.write_catalog(catalog)
     kept = [trial for trial in found if trial.weights_file.exists()]

@@ -1,6 +1,6 @@
 """images, pairs of like images, unreadable files -> `Audit`: corrupt, duplicated, leaking, given away by their format.
 
-`images`, one row a file: path (str, below its data folder), label (0 real, 1 fake), group (str), folder (train or
+`images`, one row a file: path (str, below its data folder), label (0 real, 1 fake), subfolder (str), folder (train or
 valid), part (train, val, test, or "" where a folder is audited by itself), file_bytes, width, height (int),
 format, mode (str), bytes_per_pixel (float), quantisation (str, "" where it is no JPEG), quality (float, nan likewise),
 subsampling (str), progressive, exif, icc (bool), spectrum (floats: log10 radial power from 0 to Nyquist).
@@ -72,14 +72,14 @@ def _placed(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def _counts(images: pd.DataFrame) -> Iterator[Count]:
     for (folder, part, label), some in images.groupby(["folder", "part", "label"]):
-        groups = some["group"][some["group"] != ""].nunique()
+        groups = some["subfolder"][some["subfolder"] != ""].nunique()
         yield Count(folder=str(folder), part=str(part), label=int(str(label)), images=len(some), groups=int(groups))
 
 
 def _groups(images: pd.DataFrame) -> Iterator[GroupCount]:
-    sizes = images[images["group"] != ""].groupby(["group", "label"], as_index=False).size()
+    sizes = images[images["subfolder"] != ""].groupby(["subfolder", "label"], as_index=False).size()
     largest = sizes.sort_values("size", ascending=False, kind="stable").head(LISTED)
-    for group, label, count in largest[["group", "label", "size"]].itertuples(index=False):
+    for group, label, count in largest[["subfolder", "label", "size"]].itertuples(index=False):
         yield GroupCount(group=str(group), label=int(label), images=int(count))
 
 

@@ -66,27 +66,27 @@ FEATURES: dict[str, Feature] = {
 """Name -> property. A new one is an entry here."""
 
 
-def metadata_baseline(images: pd.DataFrame, bundle: np.ndarray, seed: int = 0) -> MetadataBaseline | None:
+def metadata_baseline(images: pd.DataFrame, group_ids: np.ndarray, seed: int = 0) -> MetadataBaseline | None:
     """Cross-validates the baseline on `images` (columns as in `rfray.audit.audit`); None where there are too few.
 
-    `bundle` (n,) int: images with the same number (duplicates) stay in one fold. The interval is DeLong's over the
+    `group_ids` (n,) int: images with the same number (duplicates) stay in one fold. The interval is DeLong's over the
     folds; it does not know that folds share training images, so it is somewhat too narrow.
     """
     if len(images) > MOST:
         drawn = np.sort(np.random.default_rng(seed).choice(len(images), MOST, replace=False))
-        images, bundle = images.iloc[drawn], bundle[drawn]
+        images, group_ids = images.iloc[drawn], group_ids[drawn]
     labels = images["label"].to_numpy().astype(int)
     smaller = min(int(labels.sum()), int((1 - labels).sum()))
     if smaller < FEWEST:
         return None
     folds = min(FOLDS, smaller // 2)
-    fold = _folds(labels, bundle, folds, seed)
+    fold = _folds(labels, group_ids, folds, seed)
     coded = {name: _coded(feature.of(images)) for name, feature in FEATURES.items()}
     scores = [_out_of_fold(sparse.hstack(list(coded.values())).tocsr(), labels, fold)]
     scores += [_out_of_fold(matrix, labels, fold) for matrix in coded.values()]
     try:
         found = delong(labels, np.column_stack(scores), fold)
-    except ValueError:  # bundles so large that no fold has both classes
+    except ValueError:  # groups so large that no fold has both classes
         return None
     aucs = found.aucs
     intervals = [
@@ -112,11 +112,11 @@ def metadata_baseline(images: pd.DataFrame, bundle: np.ndarray, seed: int = 0) -
     )
 
 
-def _folds(labels: np.ndarray, bundle: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def _folds(labels: np.ndarray, group_ids: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """(n,) int: the fold that each image is predicted in."""
     fold = np.zeros(len(labels), dtype=int)
     cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for number, (_, held_out) in enumerate(cut.split(labels, labels, bundle)):
+    for number, (_, held_out) in enumerate(cut.split(labels, labels, group_ids)):
         fold[held_out] = number
     return fold
 

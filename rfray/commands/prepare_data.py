@@ -10,10 +10,10 @@ from rfray.audit.audit import audit_images
 from rfray.data.catalog import (
     COLUMNS,
     Scanned,
-    bundle,
     changes,
     divide,
     fold_of,
+    group_ids,
     image_folder,
     scan_folder,
 )
@@ -112,8 +112,8 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
         audited = images[images["folder"] == "test"]
     elif len(known):
         return
-    bundles = 1 + others["bundle"].max() + bundle(audited, sweep.data, _links(audited))
-    test = audited.assign(bundle=bundles, part="test")[COLUMNS]
+    numbers = 1 + others["group_id"].max() + group_ids(audited, sweep.data, _links(audited))
+    test = audited.assign(group_id=numbers, part="test")[COLUMNS]
     run.write_catalog(pd.concat([others, test], ignore_index=True))
 
 
@@ -174,8 +174,8 @@ def _divided(training: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.Da
     links = np.column_stack([first, second])[inside]
     links = position[links[stays[links].all(axis=1)]]
     divided = divide(training[stays].reset_index(drop=True), sweep.data, sweep.seed, links, sweep.val_images)
-    alone = np.arange((~stays).sum()) + divided["bundle"].max() + 1
-    rest = training[~stays].assign(bundle=alone, part=LEFT_OUT)
+    alone = np.arange((~stays).sum()) + divided["group_id"].max() + 1
+    rest = training[~stays].assign(group_id=alone, part=LEFT_OUT)
     return pd.concat([divided, rest]).sort_values("path", ignore_index=True)[COLUMNS]
 
 

@@ -1,7 +1,7 @@
-"""folders -> catalog: a table of every usable image with path, label, group, part and digest.
+"""folders -> catalog: a table of every usable image with path, label, subfolder, part and digest.
 
-Columns: `path` (str, below its data folder, with /), `label` (int8: 0 real, 1 fake), `group` (str: subfolder below the
-class folder, may be empty), `part` (train, val, test, or left out), `bundle` (int: the same for what belongs
+Columns: `path` (str, below its data folder, with /), `label` (int8: 0 real, 1 fake), `subfolder` (str: below the
+class folder, may be empty), `part` (train, val, test, or left out), `group_id` (int: the same for what belongs
 together), `digest` (SHA-256 of the file), `width`, `height` (pixels), `size` (bytes) and `modified` (nanoseconds), by
 which a later command notices that the folder has changed.
 """
@@ -36,7 +36,7 @@ GROUPS_NEEDED = 10
 """`split_by: auto` keeps subfolders together where every class has at least this many of them."""
 
 
-COLUMNS = ["path", "label", "group", "part", "bundle", "digest", "width", "height", "size", "modified"]
+COLUMNS = ["path", "label", "subfolder", "part", "group_id", "digest", "width", "height", "size", "modified"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Scanned:
     """One data folder, read through."""
 
     images: pd.DataFrame
-    """The usable images, ordered by path: COLUMNS without part and bundle, and those of `fingerprints.to_table`."""
+    """The usable images, ordered by path: COLUMNS without part and group_id, and those of `fingerprints.to_table`."""
     unreadable: pd.DataFrame
     """The left-out ones: path, reason, size, modified."""
     cached: bool
@@ -66,7 +66,7 @@ def image_folder(settings: DataSettings, part: str) -> Path | RemoteFolder:
 
 
 def list_images(settings: DataSettings, part: str) -> pd.DataFrame:
-    """Every image file of the data folder of a part, ordered by path: path, label, group, size, modified.
+    """Every image file of the data folder of a part, ordered by path: path, label, subfolder, size, modified.
 
     Nothing is fetched of one at an address. Raises StorageError, and DataError as `list_folder` does.
     """
@@ -75,7 +75,13 @@ def list_images(settings: DataSettings, part: str) -> pd.DataFrame:
         return list_folder(folder, classes)
     found = list(folder.entries())
     rows = [
-        (entry.path, label, _group(PurePosixPath(entry.path), PurePosixPath(class_folder)), entry.size, entry.modified)
+        (
+            entry.path,
+            label,
+            _subfolder(PurePosixPath(entry.path), PurePosixPath(class_folder)),
+            entry.size,
+            entry.modified,
+        )
         for label, name in enumerate(CLASSES)
         for class_folder in classes[name]
         for entry in found
@@ -103,19 +109,19 @@ def drawn(listed: pd.DataFrame, most: int | None) -> pd.DataFrame:
 def divide(
     images: pd.DataFrame, settings: DataSettings, seed: int, pairs: np.ndarray, most: int | None = None
 ) -> pd.DataFrame:
-    """Adds `bundle` and `part` to the images of the training folder: train, val, and test where it is a share.
+    """Adds `group_id` and `part` to the images of the training folder: train, val, and test where it is a share.
 
     `pairs` is (k, 2) int: positions of images that look alike. Of val `most` images are enough.
     Raises DataError where there are too few to divide.
     """
-    bundles = bundle(images, settings, pairs)
+    together = group_ids(images, settings, pairs)
     labels = images["label"].to_numpy()
     parts = np.full(len(images), "train", dtype=object)
     if settings.test_share:
-        parts[_cut(labels, bundles, settings.test_share, seed, "test")] = "test"
+        parts[_cut(labels, together, settings.test_share, seed, "test")] = "test"
     rest = np.flatnonzero(parts == "train")
-    parts[rest[_selected(labels[rest], bundles[rest], settings.val_share or 0, seed + 1, most)]] = "val"
-    return images.assign(bundle=bundles, part=parts.astype(str))
+    parts[rest[_selected(labels[rest], together[rest], settings.val_share or 0, seed + 1, most)]] = "val"
+    return images.assign(group_id=together, part=parts.astype(str))
 
 
 def scan_folder(settings: DataSettings, part: str, geometries: Sequence[Geometry], most: int | None = None) -> Scanned:
@@ -148,7 +154,7 @@ def scan_folder(settings: DataSettings, part: str, geometries: Sequence[Geometry
 
 
 def list_folder(folder: Path, classes: Mapping[str, list[str]]) -> pd.DataFrame:
-    """Every image file below the class folders, ordered by path: path, label, group, size, modified.
+    """Every image file below the class folders, ordered by path: path, label, subfolder, size, modified.
 
     Linked folders are followed. Raises DataError where the folder or a class folder is missing, a class has no image,
     a folder would be read twice, or a name is not UTF-8.
@@ -167,7 +173,7 @@ def list_folder(folder: Path, classes: Mapping[str, list[str]]) -> pd.DataFrame:
                     "data.classes says which folder is which class"
                 )
             rows.extend(
-                (path.relative_to(folder).as_posix(), label, _group(path, folder / class_folder), size, modified)
+                (path.relative_to(folder).as_posix(), label, _subfolder(path, folder / class_folder), size, modified)
                 for path, size, modified in _image_files(folder / class_folder, name, folders_read)
             )
         if len(rows) == before:
@@ -194,22 +200,22 @@ def changes(settings: DataSettings, part: str, known: pd.DataFrame, most: int | 
 def fold_of(catalog: pd.DataFrame, fold: tuple[int, int], seed: int) -> pd.DataFrame:
     """The catalog with train and val divided anew: a fold (its number from 1, of how many) is val, the rest train.
 
-    Stratified by class; images of one bundle are in one fold. The same for the same images and seed.
+    Stratified by class; images of one group are in one fold. The same for the same images and seed.
     Raises DataError where a fold would lack a class.
     """
     number, folds = fold
     training = np.flatnonzero(catalog["part"].isin(["train", "val"]))
-    labels, bundles = (catalog[column].to_numpy()[training] for column in ("label", "bundle"))
-    apart = [len(np.unique(bundles[labels == label])) for label in range(len(CLASSES))]
+    labels, together = (catalog[column].to_numpy()[training] for column in ("label", "group_id"))
+    apart = [len(np.unique(together[labels == label])) for label in range(len(CLASSES))]
     cuts = []
     if min(apart) >= folds:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        cuts = [judged for _, judged in splitter.split(labels, labels, bundles)]
+        cuts = [judged for _, judged in splitter.split(labels, labels, together)]
     if not cuts or any(np.bincount(labels[judged], minlength=len(CLASSES)).min() == 0 for judged in cuts):
         fewest = int(np.argmin(apart))
         raise DataError(
             f"data.folds {folds}: not every fold would have images of both classes: class {CLASSES[fewest]} has "
-            f"{apart[fewest]} bundles that stay together (same picture, identity or subfolder). Choose fewer folds, or "
+            f"{apart[fewest]} groups that stay together (same picture, identity or subfolder). Choose fewer folds, or "
             "add images"
         )
     part = catalog["part"].to_numpy(copy=True)
@@ -308,26 +314,26 @@ def _no_image(folder: object, name: str, class_folders: list[str]) -> DataError:
 
 
 def _listing(rows: list[tuple[str, int, str, int, int]]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=["path", "label", "group", "size", "modified"])
+    table = pd.DataFrame(rows, columns=["path", "label", "subfolder", "size", "modified"])
     return table.astype({"label": "int8"}).sort_values("path", ignore_index=True)
 
 
-def _group(path: PurePath, class_folder: PurePath) -> str:
+def _subfolder(path: PurePath, class_folder: PurePath) -> str:
     group = path.parent.relative_to(class_folder).as_posix()
     return "" if group == "." else group
 
 
-def bundle(images: pd.DataFrame, settings: DataSettings, pairs: np.ndarray) -> np.ndarray:
+def group_ids(images: pd.DataFrame, settings: DataSettings, pairs: np.ndarray) -> np.ndarray:
     """(n,) int: images with the same number must stay on one side of a split.
 
     They are the same file, look alike (`pairs`, (k, 2) int positions), show one identity (`data.group_pattern`) or are
     in one subfolder (`data.split_by`); or are linked through others.
     """
     alike = [images["digest"]]
-    per_class = images[images["group"] != ""].groupby("label")["group"].nunique()
+    per_class = images[images["subfolder"] != ""].groupby("label")["subfolder"].nunique()
     enough = len(per_class) == len(CLASSES) and per_class.min() >= GROUPS_NEEDED
     if settings.split_by == "group" or (settings.split_by == "auto" and enough):
-        alike.append(images["group"].replace("", None))
+        alike.append(images["subfolder"].replace("", None))
     if settings.group_pattern is not None:
         alike.append(images["path"].map(partial(_identity, re.compile(settings.group_pattern))))
     links = [pairs]
@@ -345,7 +351,7 @@ def _identity(pattern: re.Pattern[str], path: str) -> str | None:
 
 
 def _selected(labels: np.ndarray, together: np.ndarray, fraction: float, seed: int, most: int | None) -> np.ndarray:
-    """Positions of val: `most` images where that is fewer, and no bundle too large for it."""
+    """Positions of val: `most` images where that is fewer, and no group too large for it."""
     if most is not None and most < fraction * len(labels):
         with suppress(DataError):
             return _cut(labels, together, most / len(labels), seed, "val_images")
@@ -353,31 +359,31 @@ def _selected(labels: np.ndarray, together: np.ndarray, fraction: float, seed: i
 
 
 def _cut(labels: np.ndarray, together: np.ndarray, fraction: float, seed: int, setting: str) -> np.ndarray:
-    """Positions (sorted) of the `fraction` cut off: stratified by class, members of one bundle never divided.
+    """Positions (sorted) of the `fraction` cut off: stratified by class, members of one group never divided.
 
-    Bundles are visited in random order and taken while no class gets more than its share.
+    Groups are visited in random order and taken while no class gets more than its share.
     Raises DataError where a class can't be on both sides.
     """
     counts = np.bincount(labels, minlength=len(CLASSES))
     wanted = np.maximum(1, np.round(counts * fraction))
-    bundles: dict[int, list[int]] = {}
-    for position, bundle in enumerate(together):
-        bundles.setdefault(int(bundle), []).append(position)
-    order = list(bundles.values())
+    members: dict[int, list[int]] = {}
+    for position, number in enumerate(together):
+        members.setdefault(int(number), []).append(position)
+    order = list(members.values())
     np.random.default_rng(seed).shuffle(order)
     taken: list[int] = []
     have = np.zeros(len(CLASSES))
-    for members in order:
-        adds = np.bincount(labels[members], minlength=len(CLASSES))
+    for group in order:
+        adds = np.bincount(labels[group], minlength=len(CLASSES))
         if np.all(have + adds <= wanted):
-            taken.extend(members)
+            taken.extend(group)
             have += adds
     for name, count, cut_off in zip(CLASSES, counts, have, strict=True):
         if cut_off < 1 or cut_off >= count:
             raise DataError(
                 f"{setting} {fraction}: class {name} has {int(count)} images in "
-                f"{len({int(b) for b, label in zip(together, labels, strict=True) if CLASSES[label] == name})} "
-                "bundles that stay together (same picture, identity or subfolder); too few to have some on both sides. "
+                f"{len({int(one) for one, label in zip(together, labels, strict=True) if CLASSES[label] == name})} "
+                "groups that stay together (same picture, identity or subfolder); too few to have some on both sides. "
                 f"Add images, change {setting}, or set data.split_by: image"
             )
     return np.sort(np.array(taken))

@@ -62,7 +62,7 @@ def groups_of(run: RunDir) -> Groups | None:
         names = [matched(pattern, path) for path in predictions.ids]
     else:
         catalog = run.read_catalog()
-        folders = catalog[catalog["part"] == "test"].set_index("path")["group"]
+        folders = catalog[catalog["part"] == "test"].set_index("path")["subfolder"]
         names = folders.reindex(predictions.ids).fillna("").tolist()
     return by_group(predictions, np.array(names, dtype=object), ensemble.threshold)
 

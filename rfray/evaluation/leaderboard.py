@@ -306,11 +306,11 @@ def _with_spread(sweep: Sweep, rows: list[dict[str, Any]]) -> list[dict[str, Any
 
 
 def _groups(run: RunDir) -> "pd.Series[int] | None":
-    """Id of each test image -> number of its bundle; None where the run has no catalog."""
+    """Id of each test image -> its group_id; None where the run has no catalog."""
     if not run.catalog_file.exists():
         return None
     catalog = run.read_catalog()
-    return catalog[catalog["part"] == "test"].set_index("path")["bundle"]
+    return catalog[catalog["part"] == "test"].set_index("path")["group_id"]
 
 
 def _ranked(rows: Iterable[dict[str, Any]], val: str) -> list[dict[str, Any]]:

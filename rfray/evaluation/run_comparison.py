@@ -87,9 +87,9 @@ def compare_runs(runs: Sequence[RunDir]) -> Comparison:
     _check_same(names, tests)
     judged = [_handed_over(run, name, test) for run, name, test in zip(runs, names, tests, strict=True)]
     (panel,) = on_same_images(judged)
-    bundles = [catalog[catalog["part"] == "test"].set_index("path")["bundle"] for catalog in catalogs]
+    group_ids = [catalog[catalog["part"] == "test"].set_index("path")["group_id"] for catalog in catalogs]
     # what any run takes for alike is no independent evidence: the groups of the run that has the fewest
-    groups = group_numbers(panel.ids, min(bundles, key=lambda bundle: bundle.nunique()))
+    groups = group_numbers(panel.ids, min(group_ids, key=lambda ids: ids.nunique()))
     column, table = _joined(runs, names)
     contract = {name for run in runs for name in contract_columns(run.sweep())}
     main = [name for name in table.columns if name == "run" or name in contract]

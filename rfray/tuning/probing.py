@@ -367,7 +367,7 @@ def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> 
     catalog, out = run.read_catalog(), run.trial(probe_id(probe))
     features = np.concatenate(seen)
     train = data.train.at(learned_from(len(data.train), sweep)[: len(features)])
-    groups = catalog.set_index("path")["bundle"].loc[train.ids].to_numpy()
+    groups = catalog.set_index("path")["group_id"].loc[train.ids].to_numpy()
     with threadpool_limits(threads):
         head = learn_head(features, train.labels, groups, sweep.search.metric, sweep.seed)
     save_probe(out.weights_file, probe, head)
@@ -393,7 +393,7 @@ def _learn_without(where: Path | str, probe: Trial, fold: Fold, threads: int, *s
     features = np.concatenate(seen)
     train = data.train.at(learned_from(len(data.train), sweep)[: len(features)])
     here = np.flatnonzero(np.isin(train.ids, others.train.ids))
-    groups = run.read_catalog().set_index("path")["bundle"].loc[train.ids[here]].to_numpy()
+    groups = run.read_catalog().set_index("path")["group_id"].loc[train.ids[here]].to_numpy()
     with threadpool_limits(threads):
         head = learn_head(features[here], train.labels[here], groups, sweep.search.metric, sweep.seed)
     out = run.trial(probe_id(probe))

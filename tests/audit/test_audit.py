@@ -31,7 +31,7 @@ def test_harmless_images_have_no_finding():
 
 
 def test_counts_sizes_and_groups():
-    images = image_table(3, group=["a", "b", "a", "", "c", ""], part=["train"] * 4 + ["val"] * 2)
+    images = image_table(3, subfolder=["a", "b", "a", "", "c", ""], part=["train"] * 4 + ["val"] * 2)
     images["width"] = [10, 20, 30, 40, 50, 60]
     audit = audited(images)
     assert [(c.part, c.label, c.images, c.groups) for c in audit.counts] == [

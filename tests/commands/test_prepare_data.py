@@ -351,7 +351,7 @@ def test_training_images_that_are_in_the_report_part_too(tmp_path: Path, setting
     gone = catalog[catalog["part"] == LEFT_OUT]
     assert gone["path"].tolist() == (["fake/005.png", "real/003.png"] if left_out else [])
     assert len(catalog) == 24  # nobody is forgotten
-    assert catalog["bundle"].nunique() == 24
+    assert catalog["group_id"].nunique() == 24
     (error,) = read_audit(made.run.audit_file).graded("error")
     assert error.sentence.startswith("2 of 26 test images are also among the training images")
     assert ("are left out of train and val" in error.sentence) == bool(left_out)
@@ -392,7 +392,7 @@ def test_a_report_folder_that_comes_later_is_compared_then(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("later", [False, True])
-def test_report_images_that_look_alike_have_one_bundle(tmp_path: Path, later: bool) -> None:
+def test_report_images_that_look_alike_have_one_group(tmp_path: Path, later: bool) -> None:
     made = Made(tmp_path)
     write_photographs(made.train, 0)
     if later:
@@ -402,9 +402,9 @@ def test_report_images_that_look_alike_have_one_bundle(tmp_path: Path, later: bo
     shutil.copy(made.test / "fake/105.png", made.test / "fake/same.png")
     if not later:
         made.tune()
-    bundles = made.ensemble().set_index("path")["bundle"]
-    assert bundles["fake/copy.jpg"] == bundles["real/103.png"]
-    assert bundles["fake/same.png"] == bundles["fake/105.png"]
-    assert bundles.nunique() == 24
+    numbers = made.ensemble().set_index("path")["group_id"]
+    assert numbers["fake/copy.jpg"] == numbers["real/103.png"]
+    assert numbers["fake/same.png"] == numbers["fake/105.png"]
+    assert numbers.nunique() == 24
     catalog = made.run.read_catalog()
-    assert not set(bundles) & set(catalog.loc[catalog["part"] != "test", "bundle"])
+    assert not set(numbers) & set(catalog.loc[catalog["part"] != "test", "group_id"])

@@ -82,7 +82,7 @@ def test_images_are_found_at_any_depth_and_with_any_case_of_ending(tmp_path: Pat
     found = list_folder(tmp_path, BOTH)
     assert found["path"].tolist() == ["fake/x.png"] + [f"real/{name}" for name in names]
     assert found["label"].tolist() == [1] + 7 * [0]
-    assert found["group"].tolist() == ["", "", "", "", "one", "one/two", "one/two", "three"]
+    assert found["subfolder"].tolist() == ["", "", "", "", "one", "one/two", "one/two", "three"]
     status = (tmp_path / "real/one/d.webp").stat()
     row = found.set_index("path").loc["real/one/d.webp"]
     assert (row["size"], row["modified"]) == (status.st_size, status.st_mtime_ns)
@@ -107,7 +107,7 @@ def test_a_class_may_have_several_folders(tmp_path: Path) -> None:
         "gan/b.png": 1,
         "photos/a.png": 0,
     }
-    assert (found["group"] == "").all()
+    assert (found["subfolder"] == "").all()
 
 
 def test_linked_folders_are_followed(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "train/real/linked").symlink_to(tmp_path / "elsewhere")
     found = list_folder(tmp_path / "train", BOTH)
     assert found["path"].tolist() == ["fake/b.png", "real/linked/a.png"]
-    assert found["group"].tolist() == ["", "linked"]
+    assert found["subfolder"].tolist() == ["", "linked"]
 
 
 # what can't be used
@@ -271,7 +271,7 @@ def with_a_name_that_is_not_utf8(folder: Path) -> DataSettings:
         (with_test_inside_a_class, ["data.train", "data.test", "share images", "train/real/test/real"]),
         (with_one_image_a_class, ["val 0.15: class real has 1 images", "too few"]),
         (with_one_image_left_after_the_report_part, ["val 0.15: class real has 1 images", "too few"]),
-        (with_copies_of_one_image_in_a_class, ["class fake has 10 images in 1 bundles", "same picture"]),
+        (with_copies_of_one_image_in_a_class, ["class fake has 10 images in 1 groups", "same picture"]),
         (
             with_two_percent_unreadable,
             ["2 of 100 files", "data.max_unreadable (1 %)", "real/003.png: not an image", "fake/007.png: not an image"],
@@ -445,7 +445,7 @@ def test_groups_stay_on_one_side_where_there_are_enough(tmp_path: Path) -> None:
     catalogs = {
         split_by: training(settings(tmp_path, split_by=split_by, val=0.3), 0) for split_by in ("auto", "group", "image")
     }
-    assert (parts_of(catalogs["group"], "group") == 1).all()  # also across the classes: it is the same person
+    assert (parts_of(catalogs["group"], "subfolder") == 1).all()  # also across the classes: it is the same person
     assert catalogs["auto"].equals(catalogs["group"])
     assert parts_of(catalogs["image"], "group").max() == 2
     assert counts(catalogs["group"]) == {("train", 0): 28, ("train", 1): 28, ("val", 0): 12, ("val", 1): 12}
@@ -458,7 +458,7 @@ def test_auto_needs_ten_groups_in_every_class(tmp_path: Path) -> None:
     auto, image, group = (training(one, 0) for one in given)
     assert auto.equals(image)
     assert parts_of(auto, "group").max() == 2
-    assert (parts_of(group, "group") == 1).all()
+    assert (parts_of(group, "subfolder") == 1).all()
 
 
 def test_groups_that_share_a_file_stay_together(tmp_path: Path) -> None:
@@ -471,8 +471,8 @@ def test_groups_that_share_a_file_stay_together(tmp_path: Path) -> None:
     sides = set()
     for seed in range(12):
         catalog = training(settings(tmp_path, val=0.4), seed)
-        assert (parts_of(catalog, "group") == 1).all()
-        chain = catalog[catalog["group"].isin(["g0", "g1", "g2", "f0"])]
+        assert (parts_of(catalog, "subfolder") == 1).all()
+        chain = catalog[catalog["subfolder"].isin(["g0", "g1", "g2", "f0"])]
         assert chain["part"].nunique() == 1
         sides.add(chain["part"].iloc[0])
     assert sides == {"train", "val"}
@@ -481,7 +481,7 @@ def test_groups_that_share_a_file_stay_together(tmp_path: Path) -> None:
 def test_groups_too_large_for_the_share_are_an_error_that_says_so(tmp_path: Path) -> None:
     write_groups(tmp_path / "train/real", ["a", "b"], 10, first=0)
     write_groups(tmp_path / "train/fake", ["c", "d"], 10, first=500)
-    with pytest.raises(DataError, match=r"class real has 20 images in 2 bundles that stay together.*split_by: image"):
+    with pytest.raises(DataError, match=r"class real has 20 images in 2 groups that stay together.*split_by: image"):
         training(settings(tmp_path, split_by="group"), 0)
 
 
@@ -619,8 +619,8 @@ def test_pictures_that_look_alike_stay_on_one_side(tmp_path: Path) -> None:
     sides = [training(settings(tmp_path, val=0.4), seed, pairs) for seed in range(5)]
     for catalog in sides:
         assert (catalog["part"][::2].to_numpy() == catalog["part"][1::2].to_numpy()).all()
-        assert (parts_of(catalog, "bundle") == 1).all()
-        assert catalog["bundle"].nunique() == 40
+        assert (parts_of(catalog, "group_id") == 1).all()
+        assert catalog["group_id"].nunique() == 40
 
 
 @pytest.mark.parametrize("pattern", [r"id\d+", r"(id\d+)_\d"])
@@ -634,8 +634,8 @@ def test_identities_stay_on_one_side_also_across_the_classes(tmp_path: Path, pat
     known = catalog[catalog["path"].str.contains("id")]
     identity = known["path"].str.extract(r"(id\d+)")[0]
     assert (known.groupby(identity)["part"].nunique() == 1).all()
-    assert known.groupby(identity)["bundle"].nunique().max() == 1
-    assert catalog["bundle"].nunique() == 15 + 60  # who matches nothing stands alone
+    assert known.groupby(identity)["group_id"].nunique().max() == 1
+    assert catalog["group_id"].nunique() == 15 + 60  # who matches nothing stands alone
 
 
 def test_a_few_images_are_decoded_by_their_ids(tmp_path: Path) -> None:
@@ -656,17 +656,17 @@ def test_a_few_images_are_decoded_by_their_ids(tmp_path: Path) -> None:
         images.batch(np.array([0]))
 
 
-def catalog_of(bundles: list[int], labels: list[int]) -> pd.DataFrame:
+def catalog_of(groups: list[int], labels: list[int]) -> pd.DataFrame:
     count = len(labels)
     parts = ["train"] * (count - 4) + ["val"] * 3 + ["test"]
     paths = [f"{number:03d}.png" for number in range(count)]
-    return pd.DataFrame({"path": paths, "label": labels, "bundle": bundles, "part": parts})
+    return pd.DataFrame({"path": paths, "label": labels, "group_id": groups, "part": parts})
 
 
-def test_folds_cover_fit_and_val_once_and_keep_bundles_and_classes_together() -> None:
+def test_folds_cover_fit_and_val_once_and_keep_groups_and_classes_together() -> None:
     labels = [0, 1] * 12
-    bundles = [0, 0, 0, 0, *range(1, 21)]  # the first four belong together
-    catalog = catalog_of(bundles, labels)
+    groups = [0, 0, 0, 0, *range(1, 21)]  # the first four belong together
+    catalog = catalog_of(groups, labels)
     judged = []
     for number in (1, 2, 3):
         fold = fold_of(catalog, (number, 3), seed=5)
@@ -674,7 +674,7 @@ def test_folds_cover_fit_and_val_once_and_keep_bundles_and_classes_together() ->
         assert fold["part"].tolist()[-1] == "test"
         val = fold[fold["part"] == "val"]
         assert set(val["label"]) == {0, 1}
-        assert not set(val["bundle"]) & set(fold.loc[fold["part"] == "train", "bundle"])
+        assert not set(val["group_id"]) & set(fold.loc[fold["part"] == "train", "group_id"])
         judged += val["path"].tolist()
     assert sorted(judged) == catalog["path"].tolist()[:-1]
     again = fold_of(catalog, (3, 3), seed=5)
@@ -683,8 +683,8 @@ def test_folds_cover_fit_and_val_once_and_keep_bundles_and_classes_together() ->
 
 def test_too_few_images_for_so_many_folds_are_an_error() -> None:
     labels = [0] * 10 + [1] * 14
-    bundles = [*range(10), *[99] * 14]  # all fakes belong together
-    with pytest.raises(DataError, match=r"data\.folds 2: .* class fake has 1 bundles .*fewer folds"):
-        fold_of(catalog_of(bundles, labels), (1, 2), seed=0)
+    groups = [*range(10), *[99] * 14]  # all fakes belong together
+    with pytest.raises(DataError, match=r"data\.folds 2: .* class fake has 1 groups .*fewer folds"):
+        fold_of(catalog_of(groups, labels), (1, 2), seed=0)
     with pytest.raises(DataError, match=r"data\.folds 40: "):
         fold_of(catalog_of(list(range(24)), labels), (1, 40), seed=0)

@@ -50,7 +50,7 @@ def test_the_same_images_as_on_a_disk(address: str, pictures: Path, tmp_path: Pa
     there = list_images(at(address, tmp_path / "cache"), "train")
     assert fetches == []
     here = list_images(at(str(pictures / "train"), tmp_path / "other"), "train")
-    same = ["path", "label", "group", "size"]
+    same = ["path", "label", "subfolder", "size"]
     assert there[same].equals(here[same])
     from_address = scan_folder(at(address, tmp_path / "cache"), "train", [SMALL])
     from_disk = scan_folder(at(str(pictures / "train"), tmp_path / "other"), "train", [SMALL])

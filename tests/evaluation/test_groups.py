@@ -97,8 +97,8 @@ def run_of(folder, pattern=None):
 
 
 def test_subfolders_are_the_groups_and_a_pattern_comes_first(tmp_path):
-    catalog = pd.DataFrame({"path": IDS, "group": [path.split("/")[1] for path in IDS], "part": "test"})
-    others = catalog.assign(group="training", part="train")  # of another folder, with the same names
+    catalog = pd.DataFrame({"path": IDS, "subfolder": [path.split("/")[1] for path in IDS], "part": "test"})
+    others = catalog.assign(subfolder="training", part="train")  # of another folder, with the same names
     run = run_of(tmp_path / "run")
     assert groups_of(run) is None
     run.write_catalog(pd.concat([others, catalog.iloc[::-1]], ignore_index=True))

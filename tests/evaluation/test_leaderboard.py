@@ -109,13 +109,13 @@ def test_how_sure_the_numbers_are(run):
 
 def test_images_that_belong_together_are_drawn_together(run):
     independent = build_leaderboard(run)
-    report = pd.DataFrame({"path": predictions(FIRST).ids, "part": "test", "bundle": [7, 7, 8, 9, 9, 5]})
-    elsewhere = pd.DataFrame({"path": ["real/0.jpg", "real/9.jpg"], "part": "train", "bundle": [0, 1]})
+    report = pd.DataFrame({"path": predictions(FIRST).ids, "part": "test", "group_id": [7, 7, 8, 9, 9, 5]})
+    elsewhere = pd.DataFrame({"path": ["real/0.jpg", "real/9.jpg"], "part": "train", "group_id": [0, 1]})
     run.write_catalog(pd.concat([elsewhere, report]))
     together = build_leaderboard(run)
     clustered = [column for column in together if "_boot_" in column]
     pd.testing.assert_frame_equal(together.drop(columns=clustered), independent.drop(columns=clustered))
-    groups = report.set_index("path")["bundle"]
+    groups = report.set_index("path")["group_id"]
     expected = certainty([Judged("001", "model", 0.9, 0.5, predictions(FIRST))], None, groups)
     row = together[together["name"] == "001"][clustered].iloc[0]
     assert row.tolist() == expected[clustered].iloc[0].tolist() != independent[clustered].iloc[2].tolist()

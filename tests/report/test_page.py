@@ -209,7 +209,7 @@ def test_mistakes_and_groups_are_sections(tmp_path):
     picture.parent.mkdir()
     picture.write_bytes(b"a picture")
     names = ["<i>hard</i>" if path in ids else "" for path in predictions(FIRST).ids]
-    run.write_catalog(pd.DataFrame({"path": predictions(FIRST).ids, "group": names, "part": "test"}))
+    run.write_catalog(pd.DataFrame({"path": predictions(FIRST).ids, "subfolder": names, "part": "test"}))
     write_page(run)
     page = Page(run.report_html.read_text(encoding="utf-8"))
     text = " ".join(page.text.split())
