@@ -21,7 +21,7 @@ from rfray.errors import AuditError, InputError, Interrupted, RfrayError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rfray.remote.jobs import Order
+    from rfray.remote.command import RemoteCommand
     from rfray.store.run_dir import RunDir
 
 BEGAN = time.time()
@@ -93,17 +93,18 @@ def tune(
 ) -> None:
     """Run the sweep. The same command after any interruption goes on where it stopped."""
     from rfray.progress.events import inside_job
-    from rfray.remote.jobs import is_elsewhere, tune_order
+    from rfray.remote.client import is_job_server
+    from rfray.remote.command import tune_command
     from rfray.spec.sweep_file import load_sweep
     from rfray.store.run_dir import HEAVY, RunDir
 
     file = load_sweep(sweep, tuple(overrides or ()))
-    if address and is_elsewhere(address):
+    if address and is_job_server(address):
         there = str(run or Path("runs", file.sweep.name))
         once = {"--fresh": fresh, "--dry-run": dry_run, "--accept-audit": accept_audit}
-        _run_there(address, tune_order(file, sweep, there, overrides or (), once), on_interrupt)
+        _run_remotely(address, tune_command(file, sweep, there, overrides or (), once), on_interrupt)
         if not dry_run:
-            print(f"Next: rfray ensemble {there} --address {address}; rfray fetch {there} --address {address}")
+            print(f"Next: rfray ensemble {there} --address {address}")
         return
     folder, console = RunDir(run or Path("runs", file.sweep.name)), _console()
 
@@ -240,9 +241,11 @@ def ensemble(
     on_interrupt: WhenInterrupted = "ask",
 ) -> None:
     """Join the best trials, predict test, write leaderboard, plots and report."""
-    from rfray.remote.jobs import ensemble_order, is_elsewhere
+    from rfray.remote.client import is_job_server
+    from rfray.remote.command import ensemble_command
+    from rfray.store.storage import is_address
 
-    if address and is_elsewhere(address):
+    if address and is_job_server(address):
         options = {"--top-k": top_k, "--diverse": diverse, "--method": method, "--choose-by": choose_by}
         options |= {
             "--format": formats,
@@ -250,8 +253,9 @@ def ensemble(
             "--no-corruptions": corruptions is False or None,
         }
         options |= {"--leave-out-worse": leave_out_worse or None, "--keep-worse": leave_out_worse is False or None}
-        _run_there(address, ensemble_order(str(run) if run else None, options), on_interrupt)
-        print(f"Next: rfray fetch {run or 'RUN'} --address {address}")
+        _run_remotely(address, ensemble_command(str(run) if run else None, options), on_interrupt)
+        if is_address(run):
+            print(f"Next: rfray fetch {run}")
         return
     folder, console = _run(run), _console()
 
@@ -361,31 +365,25 @@ def serve(
 @app.command()
 @resumable
 def fetch(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="The run folder as it is called there (runs/<name>), or s3://….")
-    ],
-    address: Annotated[
-        str | None, typer.Option(help="The cluster's job server: http://127.0.0.1:8265 behind a tunnel.")
-    ] = None,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The address of a run folder: s3://bucket/runs/<name>.")],
     to: Annotated[Path | None, typer.Option(help="The folder here; by default runs/<name>.")] = None,
     weights: Annotated[bool, typer.Option(help="Bring the weights of the kept trials, too.")] = True,
 ) -> None:
-    """Bring a run folder here, from a cluster or an address; a second time only what is new or damaged."""
-    from rfray.remote.fetch import ClusterRun, fetch, fetch_from_store
+    """Bring a run folder here, from an address; a second time only what is new or damaged."""
+    from rfray.remote.fetch import fetch_run
     from rfray.store.run_dir import RunDir
     from rfray.store.storage import is_address
 
-    folder, console = RunDir(to or Path("runs", Path(run).name)), _console()
+    folder = RunDir(to or Path("runs", Path(run).name))
+    if not is_address(run):
+        raise InputError(
+            f"{run}: not an address (s3://bucket/runs/x). A run on a cluster's disk: "
+            f"`ray rsync-down cluster.yaml RFRAY_HOME/{run}/ {folder.shown(folder.path)}/` copies it. A sweep that is "
+            "started with --run s3://… writes to the bucket, from where `rfray fetch` brings it"
+        )
     with folder.lock():
-        if is_address(run):
-            fetch_from_store(run, folder, weights)
-            came = "All"
-        elif address is None:
-            raise InputError(f"{run}: where? --address http://127.0.0.1:8265 is a cluster behind a tunnel")
-        else:
-            files, size = fetch(ClusterRun(address, run, console), folder, weights)
-            came = f"{files} files ({size / 1e6:.1f} MB)"
-    console.print(f"{came} fetched into {folder.shown(folder.path)}", soft_wrap=True)
+        fetch_run(run, folder, weights)
+    _console().print(f"Fetched into {folder.shown(folder.path)}", soft_wrap=True)
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -395,14 +393,6 @@ def job(client: str, command: Annotated[list[str], typer.Argument()]) -> None:
 
     begin_job(client)
     app(command)
-
-
-@app.command(hidden=True)
-def offer(run: str) -> None:
-    """Tell, in a job, of the files of a run folder and where they can be read: what `fetch` asks for."""
-    from rfray.remote.job_entrypoint import offer
-
-    offer(run)
 
 
 @app.command()
@@ -480,10 +470,10 @@ def process() -> NoReturn:
     os._exit(code if isinstance(code, int) else 0)
 
 
-def _run_there(address: str, order: "Order", on_interrupt: Literal["ask", "detach", "stop"]) -> None:
-    from rfray.remote.jobs import run_there
+def _run_remotely(address: str, command: "RemoteCommand", on_interrupt: Literal["ask", "detach", "stop"]) -> None:
+    from rfray.remote.jobs import run_remotely
 
-    if code := run_there(address, order, on_interrupt, _console()):
+    if code := run_remotely(address, command, on_interrupt, _console()):
         raise typer.Exit(code)
 
 

@@ -20,7 +20,7 @@ def test_the_verbs_of_the_command() -> None:
     shown = ["tune", "audit", "ensemble", "predict", "export", "serve", "fetch", "leaderboard", "compare", "schema"]
     assert [verb for verb, one in command.commands.items() if not one.hidden] == shown
     # what jobs on a cluster are made of is no business of a user's
-    assert [verb for verb, one in command.commands.items() if one.hidden] == ["job", "offer"]
+    assert [verb for verb, one in command.commands.items() if one.hidden] == ["job"]
 
 
 def test_the_options_of_each_verb() -> None:
@@ -54,9 +54,8 @@ def test_the_options_of_each_verb() -> None:
         ],
         "export": ["bundle", "--format", "--out"],
         "serve": ["bundle", "--host", "--port", "--replicas", "--gpu"],
-        "fetch": ["run", "--address", "--to", "--weights"],
+        "fetch": ["run", "--to", "--weights"],
         "job": ["client", "command"],
-        "offer": ["run"],
         "leaderboard": ["run", "--sort"],
         "compare": ["runs", "--top", "--out"],
         "schema": [],

@@ -56,9 +56,9 @@ ensemble: {{top_k: 2}}
 """
 """One trial at a time on each host, and enough epochs for one of them to be in the middle."""
 WATCH = """
-import logging, val, sys, time, ray
+import logging, select, sys, time, ray
 ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-while not val.select([sys.stdin], [], [], 0.1)[0]:
+while not select.select([sys.stdin], [], [], 0.1)[0]:
     print(time.time(), *(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]), flush=True)
 """
 

@@ -26,29 +26,8 @@ class JobBegan(Happening):
     """A job on a cluster is about to run its command."""
 
     kind: Literal["job began"] = "job began"
-    rfray: str
-    """Version of rfray there."""
     package: str
     """Folder of the files that came with the job."""
-
-
-class OfferedFile(Strict):
-    """A file of a run folder that can be read from elsewhere."""
-
-    path: str
-    """Below the run folder."""
-    size: int
-    """Bytes."""
-    sha256: str
-
-
-class FilesOffered(Happening):
-    """The files of a run folder can be read below `link` of the log server on the node that the job runs on."""
-
-    kind: Literal["files offered"] = "files offered"
-    folder: str
-    link: str
-    files: list[OfferedFile]
 
 
 class SweepBegan(Happening):
@@ -115,7 +94,7 @@ class Warned(Happening):
     text: str
 
 
-Event = JobBegan | FilesOffered | SweepBegan | TrialBegan | EpochDone | TrialPaused | TrialEnded | Warned
+Event = JobBegan | SweepBegan | TrialBegan | EpochDone | TrialPaused | TrialEnded | Warned
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 

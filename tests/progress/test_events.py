@@ -9,9 +9,7 @@ from rfray.progress.events import (
     MARK,
     EpochDone,
     Event,
-    FilesOffered,
     JobBegan,
-    OfferedFile,
     SweepBegan,
     TrialBegan,
     TrialEnded,
@@ -22,8 +20,7 @@ from rfray.progress.events import (
 )
 
 ONE_OF_EACH: list[Event] = [
-    JobBegan(at=1.5, rfray="0.1.0", package="/tmp/package"),
-    FilesOffered(at=2.0, folder="/runs/x", link="rfray/x", files=[OfferedFile(path="a/b", size=3, sha256="00")]),
+    JobBegan(at=1.5, package="/tmp/package"),
     SweepBegan(at=3.0, name="faces", metric="auc", planned=3, earlier=[0.5, None]),
     SweepBegan(at=3.0, name="faces", metric="auc", planned=None, until=93.0, earlier=[]),
     TrialBegan(at=4.0, id="00000-abcdef", setting="lr=0.001", epochs=2),

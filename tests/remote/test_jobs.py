@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -22,15 +23,16 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-import val
+from rich.console import Console
 
 from rfray.errors import ClusterError
 from rfray.progress.events import MARK, Event, JobBegan, Warned, rfray_version
-from rfray.remote.jobs import Output, ensemble_order, is_elsewhere, reach, tune_order
+from rfray.remote.client import is_job_server, reach
+from rfray.remote.command import ensemble_command, tune_command
+from rfray.remote.jobs import REQUEST_LIMIT, Output, _collect_files
 from rfray.spec.sweep_file import load_sweep
 from rfray.store.run_dir import RunDir
 from tests.pictures import write_folder
-from tests.synthetic import small_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,12 +56,12 @@ ensemble: {top_k: 2}
 # What needs no cluster
 
 
-def test_only_an_address_over_http_is_elsewhere() -> None:
-    assert is_elsewhere("http://127.0.0.1:8265")
-    assert is_elsewhere("https://ray.example.org")
-    assert not is_elsewhere("auto")
-    assert not is_elsewhere("10.0.0.1:6379")
-    assert not is_elsewhere(None)
+def test_only_an_address_over_http_is_job_server() -> None:
+    assert is_job_server("http://127.0.0.1:8265")
+    assert is_job_server("https://ray.example.org")
+    assert not is_job_server("auto")
+    assert not is_job_server("10.0.0.1:6379")
+    assert not is_job_server(None)
 
 
 def test_a_sweep_travels_as_it_is_written_with_the_weights_that_are_here(
@@ -72,27 +74,27 @@ def test_a_sweep_travels_as_it_is_written_with_the_weights_that_are_here(
     overrides = ["trial.backbone=[test_resnet, test_vit]"]
     file = load_sweep(Path("a sweep.yaml"), tuple(overrides))
     once = {"--fresh": True, "--dry-run": False, "--accept-audit": False}
-    order = tune_order(file, Path("a sweep.yaml"), "runs/tiny", overrides, once)
+    command = tune_command(file, Path("a sweep.yaml"), "runs/tiny", overrides, once)
     name = f"{hashlib.sha256(b'weights').hexdigest()[:16]}-my weights.safetensors"
-    assert order.weights == {name: Path("my weights.safetensors")}
-    assert order.words == (
+    assert command.weights == {name: Path("my weights.safetensors")}
+    assert command.words == (
         "--set", "trial.backbone=[test_resnet, test_vit]",
         "--set", f'trial.pretrained={{"test_resnet": "weights/{name}"}}',
         "--run", "runs/tiny", "--address", "auto",
     )  # fmt: skip
-    assert order.once == ("--fresh",)
-    assert f"rfray job {rfray_version()} tune \"$PWD\"/'a sweep.yaml' --set" in order.entrypoint
-    assert order.entrypoint.endswith(" --fresh")
+    assert command.once == ("--fresh",)
+    assert f"rfray job {rfray_version()} tune \"$PWD\"/'a sweep.yaml' --set" in command.entrypoint
+    assert command.entrypoint.endswith(" --fresh")
 
 
 def test_weights_of_the_cluster_stay_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("sweep.yaml").write_text(SWEEP.replace("pretrained: false", "pretrained: [true, there/w.safetensors]"))
     once = {"--fresh": False, "--dry-run": True, "--accept-audit": False}
-    order = tune_order(load_sweep(Path("sweep.yaml")), Path("sweep.yaml"), "/shared/x", (), once)
-    assert order.weights == {}
-    assert order.words == ("--run", "/shared/x", "--address", "auto")
-    assert not order.lasting
+    command = tune_command(load_sweep(Path("sweep.yaml")), Path("sweep.yaml"), "/shared/x", (), once)
+    assert command.weights == {}
+    assert command.words == ("--run", "/shared/x", "--address", "auto")
+    assert command.once == ("--dry-run",)
 
 
 def test_the_same_command_with_the_same_file_is_the_same_job(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_the_same_command_with_the_same_file_is_the_same_job(tmp_path: Path) -> 
 
     def digest(run: str = "runs/tiny", *overrides: str, accept: bool = False) -> str:
         asked = {**once, "--accept-audit": accept}
-        return tune_order(load_sweep(sweep, overrides), sweep, run, overrides, asked).digest
+        return tune_command(load_sweep(sweep, overrides), sweep, run, overrides, asked).digest
 
     sweep.write_text(SWEEP)
     first = digest()
@@ -120,14 +122,14 @@ def test_an_ensemble_travels_with_its_options() -> None:
         "--corruptions": None,
         "--no-corruptions": True,
     }
-    order = ensemble_order("runs/x", options)
-    assert order.words == (
+    command = ensemble_command("runs/x", options)
+    assert command.words == (
         "runs/x", "--top-k", "3", "--method", "soft", "--method", "weighted", "--no-corruptions", "--address", "auto",
     )  # fmt: skip
-    assert ensemble_order(None, {}).words == ("--address", "auto")
+    assert ensemble_command(None, {}).words == ("--address", "auto")
 
 
-BEGAN = MARK + JobBegan(rfray=rfray_version(), package="/tmp/_ray_pkg_1").model_dump_json()
+BEGAN = MARK + JobBegan(package="/tmp/_ray_pkg_1").model_dump_json()
 WARNED = Warned(at=1.0, text="full")
 
 
@@ -147,19 +149,6 @@ def test_events_and_text_come_apart_wherever_the_output_is_cut() -> None:
         assert read(whole[:cut], whole[cut:]) == ([WARNED], ["first line", "", "last"])
 
 
-def test_what_was_read_before_a_lost_connection_is_not_said_again() -> None:
-    texts: list[str] = []
-    output = Output(lambda event: None, texts.append)
-    output.take(f"{BEGAN}\none\ntwo\nthr")
-    for _ in range(2):
-        output.from_start()
-        output.take(f"{BEGAN}\no")
-        output.take("ne\ntwo\nthree\nfo")
-    output.take("ur\n")
-    output.close()
-    assert texts == ["one", "two", "three", "four"]
-
-
 def test_a_job_that_never_began_is_explained_by_what_the_shell_said() -> None:
     assert read("Running entrypoint\nsh: 1: rfray: not found\n")[1] == ["Running entrypoint", "sh: 1: rfray: not found"]
 
@@ -170,9 +159,13 @@ def test_files_that_travelled_are_called_as_they_are_here() -> None:
     assert read(said, with_files=False)[1] == ["rfray: /tmp/_ray_pkg_1/sweep.yaml:3: no"]
 
 
-def test_another_rfray_there_is_named_even_if_it_says_more_than_this_one_knows() -> None:
-    with pytest.raises(ClusterError, match=rf"rfray is {rfray_version()} here and 9\.0 on the cluster.*rfray==9\.0"):
-        read(MARK + '{"at":1.0,"kind":"job began","rfray":"9.0","package":"/x","mood":"good"}\n')
+def test_files_that_are_too_large_for_a_request_are_named(tmp_path: Path) -> None:
+    sweep, weights = tmp_path / "sweep.yaml", tmp_path / "large.safetensors"
+    sweep.write_text(SWEEP)
+    with weights.open("wb") as file:
+        file.truncate(REQUEST_LIMIT)
+    with pytest.raises(ClusterError, match=r"large\.safetensors \(104\.9 MB\): more than the .* all nodes"):
+        _collect_files(sweep, {"0-large.safetensors": weights}, tmp_path, Console())
 
 
 @contextmanager
@@ -219,7 +212,7 @@ def test_another_ray_there() -> None:
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rfray.remote.jobs.find_spec", lambda name: None if name == "aiohttp" else object())
+    monkeypatch.setattr("rfray.remote.client.find_spec", lambda name: None if name == "aiohttp" else object())
     with pytest.raises(ClusterError, match=r"aiohttp is missing; pip install 'rfray\[cluster\]'"):
         reach("http://127.0.0.1:1")
 
@@ -332,50 +325,21 @@ def head() -> Iterator[Head]:
 
 
 def test_without_the_token_or_with_another_one(head: Head, tmp_path: Path) -> None:
-    fetch = ["fetch", "runs/x", "--address", head.address]
-    said = head.rfray(*fetch, code=2, HOME=str(tmp_path))
-    assert said.startswith(f"rfray: the cluster at {head.address} asks for its token, and there is none here: copy")
+    ensemble = ["ensemble", "runs/x", "--address", head.address]
+    said = head.rfray(*ensemble, code=2, HOME=str(tmp_path))
+    assert said.startswith(f"rfray: the cluster at {head.address} asks for its token, and there is none here: ~/.ray")
     assert said.count("\n") == 1
-    said = head.rfray(*fetch, code=2, RAY_AUTH_TOKEN="0" * 64)
-    assert said.startswith(f"rfray: the cluster at {head.address} refuses this token: ~/.ray/auth_token")
+    said = head.rfray(*ensemble, code=2, RAY_AUTH_TOKEN="0" * 64)
+    assert said.startswith(f"rfray: the cluster at {head.address} refuses the token that is found here: ~/.ray")
     assert said.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_a_run_is_fetched_and_mended(head: Head) -> None:
-    there = small_run(head.shared / "runs" / "small")
-    state = there.trial("005").state_file(1, "0" * 64)
-    state.write_bytes(b"to go on from")
-    there.ray_folder.mkdir()
-    (there.ray_folder / "snapshot").write_text("Ray's own")
-    big = secrets.token_bytes(3 * 2**20)  # neither text nor one piece
-    there.trial("001").weights_file.write_bytes(big)
-    strange = there.plots_folder / "ä & b=1.png"
-    strange.parent.mkdir()
-    strange.write_bytes(b"")
-    fetch = ["fetch", "runs/small", "--address", head.address]
-    assert re.search(r"^\d+ files \(3\.\d MB\) fetched into runs/small$", head.rfray(*fetch), re.MULTILINE)
-    here = head.laptop / "runs" / "small"
-    theirs = {str(file.relative_to(there.path)) for file in there.path.rglob("*") if file.is_file()}
-    ours = {str(file.relative_to(here)) for file in here.rglob("*") if file.is_file()}
-    assert theirs - ours == {".ray/snapshot", str(state.relative_to(there.path))}
-    assert ours <= theirs
-    assert all((here / file).read_bytes() == (there.path / file).read_bytes() for file in ours)
-    damaged = here / "trials" / "001" / "best.safetensors"
-    damaged.write_bytes(big[:-1] + bytes([big[-1] ^ 1]))
-    assert "1 files (3.1 MB) fetched" in head.rfray(*fetch)
-    assert damaged.read_bytes() == big
-    said = head.rfray("fetch", "runs/none", "--address", head.address, code=2)
-    assert said == f"rfray: {head.shared}/runs/none: not a run folder (no sweep.yaml); `rfray tune SWEEP` makes one\n"
-    assert not (head.laptop / "runs" / "none").exists()
 
 
 def test_another_rfray_on_the_cluster_is_named_and_does_nothing(head: Head) -> None:
     (head.laptop / "sweep.yaml").write_text(SWEEP)
     code = (
-        "import sys, rfray.remote.jobs as jobs\n"
+        "import sys, rfray.remote.command as command\n"
         "from rfray.cli import main\n"
-        "jobs.rfray_version = lambda: '0.0.9'\n"
+        "command.rfray_version = lambda: '0.0.9'\n"
         f"sys.argv = ['rfray', 'tune', 'sweep.yaml', '--run', 'runs/other', '--address', '{head.address}']\n"
         "main()"
     )
@@ -388,7 +352,7 @@ def test_another_rfray_on_the_cluster_is_named_and_does_nothing(head: Head) -> N
         check=False,
     )
     assert done.returncode == 2, done.stdout + done.stderr
-    assert f"rfray: rfray is 0.0.9 here and {rfray_version()} on the cluster: they must be the same" in done.stderr
+    assert f"rfray: rfray is 0.0.9 here and {rfray_version()} on the cluster: they must be the same" in done.stdout
     assert not (head.shared / "runs" / "other").exists()
 
 
@@ -404,7 +368,7 @@ def in_terminal(head: Head, command: list[str], *steps: tuple[str, bytes]) -> tu
     shown, seen, left = "", 0, list(steps)
     with closing(os.fdopen(terminal, "rb+", buffering=0)) as screen:
         while True:
-            assert val.select([screen], [], [], 200)[0], shown
+            assert select.select([screen], [], [], 200)[0], shown
             try:
                 piece = screen.read(65536)
             except OSError:  # Linux says so when the other side has gone
@@ -424,9 +388,9 @@ def test_a_sweep_on_a_cluster_from_a_laptop(head: Head) -> None:
     # followed in a terminal, and left alone
     code, shown = in_terminal(head, tune, (r"2/400", b"\x03"), (r"\[D/s\]", b"\n"))
     assert code == 130, shown
-    assert re.search(r"To the cluster: sweep\.yaml \(0\.\d kB\); nothing else", shown)
+    assert re.search(r"To the cluster: sweep\.yaml \(\d+ bytes\); nothing else", shown)
     assert "Ctrl-C detaches or stops" in shown
-    again = re.search(r"detached; job (rfray-tune-\w+) goes on. Look on again with: rfray (tune .*)\r\n", shown)
+    again = re.search(r"detached; job (rfray-tune-\w+) goes on. Follow it again with: rfray (tune .*)\r\n", shown)
     assert again is not None, shown
     assert again[2].split() == tune
     # another sweep may not have its folder
@@ -435,7 +399,7 @@ def test_a_sweep_on_a_cluster_from_a_laptop(head: Head) -> None:
     # followed again, and stopped
     code, shown = in_terminal(head, tune, (r"[3-9]/400", b"\x03"), (r"\[D/s\]", b"s\n"))
     assert code == 130, shown
-    assert f"Job {again[1]} at {head.address} runs already; looking on" in shown
+    assert f"Job {again[1]} at {head.address} runs already; following it" in shown
     assert f"stopped job {again[1]}; go on with: rfray tune" in shown
     run = head.shared / "runs" / "tiny"
     done = sum(len(file.read_text().splitlines()) - 1 for file in run.glob("trials/*/history.csv"))
@@ -466,7 +430,7 @@ def test_a_sweep_on_a_cluster_from_a_laptop(head: Head) -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_sweep_its_ensemble_and_what_comes_back(head: Head, tmp_path: Path) -> None:
+def test_a_whole_sweep_and_its_ensemble(head: Head) -> None:
     import timm
     from safetensors.torch import save_file
 
@@ -479,25 +443,24 @@ def test_a_whole_sweep_its_ensemble_and_what_comes_back(head: Head, tmp_path: Pa
     assert f"run folder   {head.shared}/runs/whole" in plan
     assert not (head.shared / "runs" / "whole").exists()
     said = head.rfray(*tune, "--accept-audit")
-    assert re.search(r"To the cluster: whole\.yaml \(0\.\d kB\), own\.safetensors \(\d+\.\d .B\); nothing else", said)
+    assert re.search(r"To the cluster: whole\.yaml \(\d+ bytes\), own\.safetensors \(\d+\.\d .B\); nothing else", said)
     assert len(re.findall(r"^trial 0000\d-\w{6} epoch \d/3 val auc", said, re.MULTILINE)) == 6
     assert "2 trials done\nNext: rfray ensemble runs/whole --address" in said
     run = head.shared / "runs" / "whole"
     name = f"{hashlib.sha256(weights.read_bytes()).hexdigest()[:16]}-own.safetensors"
     assert RunDir(run).sweep().trial.choices("pretrained") == [f"{head.shared}/weights/{name}"]
     # once more: it is done already
-    assert "has done this: 2 trials done; --fresh starts anew" in head.rfray(*tune)
+    assert "has done this; --fresh starts anew" in head.rfray(*tune)
     said = head.rfray("ensemble", "runs/whole", "--top-k", "1", "--format", "csv", "--address", head.address)
     assert "Leaderboard, ranked by val_auc" in said
-    head.rfray("fetch", "runs/whole", "--address", head.address, "--to", str(tmp_path / "here"))
-    assert (tmp_path / "here" / "leaderboard.csv").read_bytes() == (run / "leaderboard.csv").read_bytes()
-    assert "ensemble" in head.rfray("leaderboard", str(tmp_path / "here"))
-    # a job that fails: its words, its exit code, and them again next time
+    said = head.rfray("fetch", "runs/whole", code=2)
+    assert "`ray rsync-down cluster.yaml RFRAY_HOME/runs/whole/ runs/whole/`" in said
+    # a job that fails: its text and its exit code, and next time how to read them
     (head.laptop / "wrong.yaml").write_text(text.replace("test_resnet", "test_resnot").replace("whole", "wrong"))
     said = head.rfray("tune", "wrong.yaml", "--address", head.address, code=2)
     assert 'wrong.yaml:4: trial.backbone: given "test_resnot"; allowed: test_resnet' in said
     said = head.rfray("tune", "wrong.yaml", "--address", head.address, code=2)
-    assert re.search(r"The job before, rfray-tune-\w+, has failed \(exit code 2\):\nrfray: wrong.yaml:4:", said)
+    assert re.search(r"The job before, rfray-tune-\w+, has failed \(exit code 2; its output: `ray job logs rfray", said)
     # on the head itself
     plan = head.rfray("tune", "whole.yaml", "--address", "auto", "--dry-run", "--set=data.source=demo",
                       "--set=data.train=null", "--set=data.test=null", RAY_ADDRESS=head.gcs, **head.there)  # fmt: skip
