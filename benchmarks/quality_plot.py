@@ -10,9 +10,10 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.quality import WAYS
-from rfray.report.plot_style import COLOURS, GREY, LOOK, save
+from rfray.report.pictures import save
+from rfray.report.plot_style import COLOURS, GREY, STYLE
 
-LOOKS = dict(zip(WAYS, ("black", COLOURS[2], COLOURS[0], COLOURS[1]), strict=True))
+STYLES = dict(zip(WAYS, ("black", COLOURS[2], COLOURS[0], COLOURS[1]), strict=True))
 MARKERS = dict(zip(WAYS, "osD^", strict=True))
 
 
@@ -26,11 +27,11 @@ def curves(record: Mapping[str, Any]) -> Figure:
     for one in rounds:
         minutes = [seconds / 60 for seconds, _ in one["curve"]]
         aucs = [auc for _, auc in one["curve"]]
-        colour = LOOKS[one["way"]]
+        colour = STYLES[one["way"]]
         axes.step([*minutes, end], [*aucs, aucs[-1]], where="post", color=colour, linewidth=1.4, alpha=0.8)
         axes.plot(end * 1.04, one["vote"]["auc"], MARKERS[one["way"]], color=colour, clip_on=False)
     for way, name in WAYS.items():
-        axes.plot([], [], MARKERS[way], linestyle="-", color=LOOKS[way], label=name)
+        axes.plot([], [], MARKERS[way], linestyle="-", color=STYLES[way], label=name)
     axes.axvline(budget / 60, color=GREY, linestyle=":", linewidth=1)
     seeds = sum(one["way"] == rounds[0]["way"] for one in rounds)
     axes.set(
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("picture", type=Path)
     given = parser.parse_args()
-    with mpl.rc_context(LOOK):
+    with mpl.rc_context(STYLE):
         save(curves(json.loads(given.result.read_text())), given.picture)
 
 

@@ -180,7 +180,6 @@ def _draw(run: RunDir, sweep: Sweep, console: "Console") -> None:
 
     from rfray.evaluation.search_findings import search_findings
     from rfray.report.audit_plots import draw_audit
-    from rfray.report.corruption_plots import write_corruption_plot
     from rfray.report.page import write_page
     from rfray.report.plots import write_plots
     from rfray.report.search_plots import write_search_plots
@@ -189,7 +188,6 @@ def _draw(run: RunDir, sweep: Sweep, console: "Console") -> None:
     findings = search_findings(run)
     write_plots(run)
     write_search_plots(run, findings)
-    write_corruption_plot(run)
     write_page(run, findings)
 
 

@@ -9,14 +9,14 @@ Table = tuple[list[str], list[list[str]]]
 
 def count_rows(audit: Audit) -> Table:
     """Images and subfolders of each class in each part."""
-    places = list(dict.fromkeys(count.part or count.folder for count in audit.counts))
-    places.sort(key=["train", "val", "left out", "test"].index)
     rows = []
-    for place in places:
-        here = [count for count in audit.counts if (count.part or count.folder) == place]
+    for part in ("train", "val", "left out", "test"):
+        here = [count for count in audit.counts if (count.part or count.folder) == part]
+        if not here:
+            continue
         images = [sum(count.images for count in here if count.label == label) for label in range(len(CLASSES))]
         groups = [sum(count.groups for count in here if count.label == label) for label in range(len(CLASSES))]
-        rows.append([place, *(f"{count:,}" for count in images), " + ".join(map(str, groups)) if any(groups) else "-"])
+        rows.append([part, *(f"{count:,}" for count in images), " + ".join(map(str, groups)) if any(groups) else "-"])
     return ["part", *CLASSES, "subfolders"], rows
 
 
@@ -28,10 +28,7 @@ def size_rows(audit: Audit) -> Table:
         ["height (pixels)", *(_spread(sizes.height) for sizes in audit.sizes)],
         ["file size (kB)", *(_spread(sizes.file_bytes, 1000) for sizes in audit.sizes)],
         ["bytes per pixel", *(_spread(sizes.bytes_per_pixel) for sizes in audit.sizes)],
-        [
-            "format",
-            *(", ".join(f"{name} {count:,}" for name, count in sizes.formats.items()) for sizes in audit.sizes),
-        ],
+        ["format", *(", ".join(f"{name} {n:,}" for name, n in sizes.formats.items()) for sizes in audit.sizes)],
     ]
     return columns, rows if audit.sizes else []
 
@@ -48,6 +45,24 @@ def duplicate_rows(audit: Audit) -> Table:
         for pairs in audit.duplicates
     ]
     return ["like", "where", "labels", "pairs"], rows
+
+
+def baseline_rows(audit: Audit) -> Table:
+    """What each property of the files alone predicts."""
+    found = audit.baseline.features if audit.baseline is not None else []
+    rows = [[one.feature, f"{one.auc:.2f}", f"{one.low:.2f} to {one.high:.2f}"] for one in found]
+    return ["property", "AUC", "95 % interval"], rows
+
+
+def audit_tables(audit: Audit) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Heading, columns and rows of every table that has rows."""
+    tables = {
+        "Images": count_rows(audit),
+        "Files": size_rows(audit),
+        "Pairs of images that are alike": duplicate_rows(audit),
+        "What the files' properties alone predict": baseline_rows(audit),
+    }
+    return [(heading, columns, rows) for heading, (columns, rows) in tables.items() if rows]
 
 
 def baseline_sentence(audit: Audit) -> str:

@@ -22,15 +22,6 @@ def is_corrupted(frame: pd.DataFrame) -> bool:
     return set(TEST_COLUMNS) <= set(frame.columns)
 
 
-def corruption_alt(frame: pd.DataFrame, names: list[str]) -> str:
-    """What the picture shows of these rows, for those who don't see it."""
-    rows = frame.set_index("name").loc[names, ["auc", "auc_worst"]].to_numpy(float)
-    listed = [
-        f"{name} {_number(auc)}, at worst {_number(worst)}" for name, (auc, worst) in zip(names, rows, strict=True)
-    ]
-    return f"AUC on test as it is and under JPEG, scaling, blur and noise: {'; '.join(listed)}"
-
-
 def corruption_sentence(frame: pd.DataFrame, name: str) -> str:
     """What hurts this row (the ensemble) most."""
     row: pd.Series[Any] = frame[frame["name"] == name].iloc[0]
@@ -48,7 +39,3 @@ def corruption_sentence(frame: pd.DataFrame, name: str) -> str:
         least = f"the least, {defined[corruption]:.4f}, is under {corruption}"
         return f"No corruption lowers the AUC of the ensemble, {auc:.4f}; {least}."
     return f"What hurts the ensemble most is {corruption}: its AUC falls from {auc:.4f} to {defined[corruption]:.4f}."
-
-
-def _number(value: float) -> str:
-    return "undefined" if np.isnan(value) else f"{value:.4f}"

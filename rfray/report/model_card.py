@@ -65,7 +65,7 @@ def _front_matter(name: str, bundle: Bundle) -> str:
         if (value := bundle.figures[figure]) is not None
     ]
     task = {"type": "image-classification", "name": "telling real from fake images"}
-    data = {"type": "image-folder", "name": "test of this run", "split": "test"}
+    data = {"type": "image-folder", "name": "the test images of this run", "split": "test"}
     fields: dict[str, Any] = {
         "library_name": "timm",
         "pipeline_tag": "image-classification",

@@ -18,22 +18,17 @@ from rfray.evaluation.leaderboard import (
     false_positives,
     ranked_by,
     read_leaderboard,
-    val_column,
 )
 from rfray.evaluation.search_findings import SearchFindings, sentences
 from rfray.evaluation.significance import SINGLE, verdict
-from rfray.report.audit_plots import ALT
-from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
-from rfray.report.corruption_plots import CORRUPTION
-from rfray.report.corruption_words import corruption_alt, corruption_sentence, is_corrupted
-from rfray.report.curve_plots import BAND
+from rfray.report.audit_plots import AUDIT_PLOTS
+from rfray.report.audit_tables import audit_tables, baseline_sentence
+from rfray.report.corruption_words import corruption_sentence, is_corrupted
 from rfray.report.gallery import gallery_of
 from rfray.report.group_table import group_table
-from rfray.report.pictures import Picture, picture_of
-from rfray.report.plots import HISTORY, PRECISION_RECALL, RELIABILITY, ROC, SCORES, confusion_file
-from rfray.report.score_plots import reliability_alt, score_histogram_alt
-from rfray.report.search_plots import search_alts
-from rfray.stats.predictions import read_predictions
+from rfray.report.pictures import picture_of, pictures_of
+from rfray.report.plots import CORRUPTION, CURVES, HISTORY, confusion_file
+from rfray.report.search_plots import SEARCH_PLOTS
 from rfray.store.audit_record import Audit, read_audit
 from rfray.store.bundle_record import versions
 from rfray.store.ensemble_record import Ensemble, read_ensemble
@@ -52,7 +47,7 @@ SECTIONS = {
     "audit": ("audit", "Data audit"),
     "sweep": ("sweep", "The sweep"),
 }
-"""Part of the page -> its anchor, and what the link to it says."""
+"""Part of the page -> its anchor, and the text of the link to it."""
 MAIN = ("auc_low", "auc_high", "tied", "auc_worst", "seconds", "cost")
 """Columns that are shown at once beside those of the contract; the others after a click."""
 
@@ -82,61 +77,69 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
     """Writes report.html from leaderboard.csv, ensemble/, plots/, sweep.yaml, unreadable.csv and the audit.
 
     `findings` are what the page says of the search; without them it says nothing of it.
-
     Raises RunError where the leaderboard is missing or a file is damaged.
     """
-    sweep = run.sweep()
-    frame = read_leaderboard(run)
-    ensemble = read_ensemble(run)
-    types = column_types(sweep)
-    columns = _page_columns(contract_columns(sweep), list(frame.columns))
-    main = {*contract_columns(sweep), *MAIN, ranked_by(sweep, columns)}
-    curves = [
-        picture_of(run.plots_folder / ROC, _curve_alt("ROC curves", "AUC", "auc", frame, ensemble)),
-        picture_of(
-            run.plots_folder / PRECISION_RECALL,
-            _curve_alt("Precision-recall curves", "AP", "average_precision", frame, ensemble),
-        ),
-        *_score_pictures(run, ensemble),
-    ]
-    confusions = [
-        picture_of(run.plots_folder / confusion_file(name), _confusion_alt(_row(frame, name)))
-        for name in ([ensemble.name, *ensemble.members] if ensemble is not None else [])
-    ]
-    history = picture_of(run.plots_folder / HISTORY, f"{val_column(sweep)} of every trial, epoch by epoch")
-    groups = groups_of(run)
+    sweep, frame, ensemble = run.sweep(), read_leaderboard(run), read_ensemble(run)
     audit = read_audit(run.audit_file)
-    environment = Environment(
+    types, columns = column_types(sweep), _page_columns(contract_columns(sweep), list(frame.columns))
+    main = {*contract_columns(sweep), *MAIN, ranked_by(sweep, columns)}
+    parts = _parts(run, frame, ensemble, audit, findings)
+    html = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            name=run.name,
+            sections=[link for part, link in SECTIONS.items() if part not in parts or parts[part]],
+            verdict=list(_verdict(run, frame, ensemble)),
+            members=ensemble.members if ensemble is not None else [],
+            columns=[_column(column, types.get(column) == TEXT, main) for column in columns],
+            rows=list(_table(frame, columns)),
+            ranked_by=ranked_by(sweep, columns),
+            stamp=audit.stamp if audit is not None else "",
+            **parts,
+            settings=run.sweep_file.read_text(encoding="utf-8"),
+            versions=versions(),
+        )
+    )
+    replace_text(run.report_html, html)
+
+
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("rfray.report", "."),
         autoescape=True,  # names and reasons come from files and exceptions
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    parts: dict[str, Any] = {
-        "curves": [picture for picture in curves if picture is not None],
-        "confusions": [picture for picture in confusions if picture is not None],
+
+
+def _parts(
+    run: RunDir,
+    frame: pd.DataFrame,
+    ensemble: Ensemble | None,
+    audit: Audit | None,
+    findings: SearchFindings | None,
+) -> dict[str, Any]:
+    """Name of a part of the page -> what the template shows there; empty or None: the part is left out."""
+    shown = [ensemble.name, *ensemble.members] if ensemble is not None else []
+    groups = groups_of(run)
+    robustness = search = None
+    if ensemble is not None and is_corrupted(frame):
+        sentence = corruption_sentence(frame, ensemble.name)
+        robustness = {"sentence": sentence, "picture": picture_of(run.plots_folder / CORRUPTION)}
+    if findings is not None:
+        search = {"sentences": sentences(findings), "pictures": pictures_of(run.plots_folder, SEARCH_PLOTS)}
+    return {
+        "curves": pictures_of(run.plots_folder, CURVES) if shown else [],
+        "confusions": pictures_of(run.plots_folder, map(confusion_file, shown)),
         "gallery": gallery_of(run, ensemble),
         "groups": group_table(groups) if groups is not None else None,
-        "robustness": _robustness(run, frame, ensemble),
-        "history": history,
-        "search": _search(run, findings) if findings is not None else None,
+        "robustness": robustness,
+        "history": picture_of(run.plots_folder / HISTORY),
+        "search": search,
         "audit": _audit(run, audit) if audit is not None else None,
     }
-    html = environment.get_template("page.html.j2").render(
-        name=run.name,
-        sections=[place for part, place in SECTIONS.items() if part not in parts or parts[part]],
-        verdict=list(_verdict(run, frame, ensemble)),
-        members=ensemble.members if ensemble is not None else [],
-        columns=[_column(column, types.get(column) == TEXT, main) for column in columns],
-        rows=list(_table(frame, columns)),
-        val=ranked_by(sweep, columns),
-        stamp=audit.stamp if audit is not None else "",
-        **parts,
-        settings=run.sweep_file.read_text(encoding="utf-8"),
-        versions=versions(),
-    )
-    replace_text(run.report_html, html)
 
 
 def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Iterator[str]:
@@ -184,47 +187,13 @@ def _is_of_folds(frame: pd.DataFrame, ensemble: Ensemble) -> bool:
 
 
 def _audit(run: RunDir, audit: Audit) -> dict[str, Any]:
-    """What the page says of the audit: findings, tables (each a heading, its columns and rows) and pictures."""
-    baseline = audit.baseline
-    tables = [
-        ("Images", *count_rows(audit)),
-        ("Files", *size_rows(audit)),
-        ("Pairs of like images", *duplicate_rows(audit)),
-    ]
-    if baseline is not None:
-        rows = [[one.feature, f"{one.auc:.2f}", f"{one.low:.2f} to {one.high:.2f}"] for one in baseline.features]
-        tables.append(("What the files' properties alone predict", ["property", "AUC", "95 % interval"], rows))
-    pictures = [picture_of(run.audit_folder / name, alt) for name, alt in ALT.items()]
+    """What the page shows of the audit: findings, tables (each a heading, its columns and rows) and plots."""
     return {
         "findings": audit.findings,
         "baseline": baseline_sentence(audit),
-        "tables": [table for table in tables if table[2]],
-        "pictures": [picture for picture in pictures if picture is not None],
+        "tables": audit_tables(audit),
+        "pictures": pictures_of(run.audit_folder, AUDIT_PLOTS),
     }
-
-
-def _search(run: RunDir, findings: SearchFindings) -> dict[str, Any]:
-    """What the page says of the search: sentences and pictures."""
-    pictures = [picture_of(run.plots_folder / name, alt) for name, alt in search_alts(findings).items()]
-    return {"sentences": sentences(findings), "pictures": [picture for picture in pictures if picture is not None]}
-
-
-def _score_pictures(run: RunDir, ensemble: Ensemble | None) -> list[Picture | None]:
-    if ensemble is None:
-        return []
-    vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
-    return [
-        picture_of(run.plots_folder / SCORES, score_histogram_alt(ensemble.name, vote, ensemble.threshold)),
-        picture_of(run.plots_folder / RELIABILITY, reliability_alt(ensemble.name, vote)),
-    ]
-
-
-def _robustness(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> dict[str, Any] | None:
-    """What the page says of test under corruption, or None where it was not run."""
-    if ensemble is None or not is_corrupted(frame):
-        return None
-    picture = picture_of(run.plots_folder / CORRUPTION, corruption_alt(frame, [ensemble.name, *ensemble.members]))
-    return {"sentence": corruption_sentence(frame, ensemble.name), "picture": picture}
 
 
 def _reached(row: "pd.Series[Any]") -> str:
@@ -281,17 +250,3 @@ def _table(frame: pd.DataFrame, columns: list[str]) -> Iterator[dict[str, Any]]:
             Cell(text[column].iloc[index], "" if pd.isna(values[column]) else str(values[column])) for column in columns
         ]
         yield {"kind": values["kind"], "failed": values["status"].startswith("failed"), "cells": cells}
-
-
-def _curve_alt(what: str, area: str, column: str, frame: pd.DataFrame, ensemble: Ensemble | None) -> str:
-    names = [ensemble.name, *ensemble.members] if ensemble is not None else []
-    areas = [(name, _row(frame, name)[column]) for name in names]
-    listed = ", ".join(f"{name} {area} {'undefined' if pd.isna(value) else f'{value:.4f}'}" for name, value in areas)
-    return f"{what} on test: {listed}. Band around the first: {BAND}"
-
-
-def _confusion_alt(row: "pd.Series[Any]") -> str:
-    return (
-        f"Confusion matrix of {row['name']}: of the real images {row['tn']} called real and {row['fp']} called fake, "
-        f"of the fake images {row['fn']} called real and {row['tp']} called fake"
-    )

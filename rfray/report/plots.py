@@ -1,25 +1,57 @@
-"""Report predictions and training histories of a run -> plots/*.png: curves, scores, confusions, history."""
+"""a run's test predictions, leaderboard and training histories -> plots/*.png."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from sklearn import metrics as sk
 
-from rfray.evaluation.leaderboard import val_column
-from rfray.report.curve_plots import precision_recall_curves, roc_curves
-from rfray.report.plot_style import LOOK, PALE, save, shortened, voter_styles
-from rfray.report.score_plots import confusion_matrix, reliability_diagram, score_histogram
-from rfray.stats.curve_bands import curve_bands
+from rfray.data.corruptions import FAMILIES, corruption_name
+from rfray.evaluation.leaderboard import read_leaderboard, val_column
+from rfray.evaluation.robustness import TEST_COLUMNS
+from rfray.report.corruption_words import is_corrupted
+from rfray.report.pictures import Drawing, write_drawings
+from rfray.report.plot_style import CLASS_COLOURS, COLOURS, GREY, PALE, STYLE, class_counts, line_styles, shortened
+from rfray.spec.sweep import CLASSES
+from rfray.stats.curve_bands import RESAMPLES, Band, curve_bands
+from rfray.stats.intervals import wilson
+from rfray.stats.metrics import confusion, metric
 from rfray.stats.operating_point import choose_threshold
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
+from rfray.stats.reliability import BINS, reliability
 from rfray.store.ensemble_record import Ensemble, read_ensemble
 from rfray.store.run_dir import RunDir
 
-ROC, PRECISION_RECALL, HISTORY = "roc.png", "precision-recall.png", "history.png"
-SCORES, RELIABILITY = "scores.png", "reliability.png"
+CURVES = ("roc.png", "precision-recall.png", "scores.png", "reliability.png")
+HISTORY, CORRUPTION = "history.png", "corruption.png"
 """File names below the run's plots folder."""
+
+Styles = Mapping[str, dict[str, Any]]
+"""Name of an ensemble or a trial -> the style of its line."""
+
+BAND = f"pointwise 95 % interval (stratified bootstrap, {RESAMPLES:,} resamples)"
+"""What the band around a curve is: at each place by itself, so that a whole curve lies within it less often."""
+
+SCORE_BINS = 40
+"""Bars of the histogram of scores."""
+
+STRENGTHS = {
+    "jpeg": "JPEG quality",
+    "scale": "Scaled down to (%) and back",
+    "blur": "Blur (standard deviation in pixels)",
+    "noise": "Noise (standard deviation of 255)",
+}
+"""Kind of corruption -> what its strengths are."""
+
+
+WORST_AUC = TEST_COLUMNS[-1]
 
 
 def confusion_file(name: str) -> str:
@@ -28,88 +60,261 @@ def confusion_file(name: str) -> str:
 
 
 def write_plots(run: RunDir) -> list[Path]:
-    """Draws every picture that the run has data for and removes earlier ones that are no longer true.
+    """Draws every plot that the run has data for and removes earlier ones that are no longer true.
 
-    Returns the files written. Raises RunError where the ensemble or a member's test predictions are damaged.
+    Returns the files written. Raises RunError where the leaderboard, the ensemble or predictions are damaged.
     """
     ensemble = read_ensemble(run)
-    with mpl.rc_context(LOOK):
-        drawings = _of_voters(run, ensemble) if ensemble is not None else {}
-        history = _history(run, ensemble)
-        if history is not None:
-            drawings[HISTORY] = history
-        for name, figure in drawings.items():
-            save(figure, run.plots_folder / name)
-    own = {ROC, PRECISION_RECALL, SCORES, RELIABILITY, HISTORY, *_existing_confusions(run)}
-    for stale in own - set(drawings):
-        (run.plots_folder / stale).unlink(missing_ok=True)
-    return [run.plots_folder / name for name in drawings]
+    with mpl.rc_context(STYLE):
+        drawings = _history(run, ensemble.members if ensemble is not None else [])
+        if ensemble is not None:
+            drawings |= _of_ensemble(run, ensemble)
+        confusions = [found.name for found in run.plots_folder.glob(confusion_file("*"))]
+        return write_drawings(run.plots_folder, drawings, (*CURVES, HISTORY, CORRUPTION, *confusions))
 
 
-def _existing_confusions(run: RunDir) -> list[str]:
-    return [found.name for found in run.plots_folder.glob(confusion_file("*"))]
-
-
-def _of_voters(run: RunDir, ensemble: Ensemble) -> dict[str, Figure]:
-    """File name -> picture, of the ensemble and its members on test."""
-    voters, styles = _voters(run, ensemble), voter_styles(ensemble.name, ensemble.members)
-    vote = voters[ensemble.name]
-    bands = curve_bands(vote)
-    return {
-        ROC: roc_curves(voters, styles, bands),
-        PRECISION_RECALL: precision_recall_curves(voters, styles, bands),
-        SCORES: score_histogram(ensemble.name, vote, ensemble.threshold, ensemble.unsure),
-        RELIABILITY: reliability_diagram(ensemble.name, vote),
-        **{
-            confusion_file(name): confusion_matrix(
-                name,
-                predictions,
-                ensemble.threshold if name == ensemble.name else _threshold(run, name),
-                bold=name == ensemble.name,
-            )
-            for name, predictions in voters.items()
-        },
-    }
-
-
-def _voters(run: RunDir, ensemble: Ensemble) -> dict[str, Predictions]:
-    """Report predictions of the ensemble and of each member, the ensemble first."""
-    members = {trial: trial_predictions(run.trial(trial), "test") for trial in ensemble.members}
+def _of_ensemble(run: RunDir, ensemble: Ensemble) -> dict[str, Drawing]:
+    """File name -> drawing of the ensemble and its members on the test images."""
     vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
-    return {ensemble.name: vote, **members}
+    voters = {ensemble.name: vote}
+    voters |= {trial: trial_predictions(run.trial(trial), "test") for trial in ensemble.members}
+    styles, bands = line_styles(ensemble.name, ensemble.members), curve_bands(vote)
+    shown = (
+        curves(ROC, voters, styles, bands.roc if bands is not None else None),
+        curves(PRECISION_RECALL, voters, styles, bands.precision_recall if bands is not None else None),
+        score_histogram(ensemble.name, vote, ensemble.threshold, ensemble.unsure),
+        reliability_diagram(ensemble.name, vote),
+    )
+    drawings = dict(zip(CURVES, shown, strict=True))
+    rule = run.sweep().ensemble.threshold
+    for name, predictions in voters.items():
+        own = name == ensemble.name
+        # a member's own threshold, as on the leaderboard
+        threshold = ensemble.threshold if own else choose_threshold(trial_predictions(run.trial(name), "val"), rule)
+        drawings[confusion_file(name)] = confusion_matrix(name, predictions, threshold, bold=own)
+    frame = read_leaderboard(run)
+    if is_corrupted(frame):
+        drawings[CORRUPTION] = corruption_curves(frame.set_index("name"), styles)
+    return drawings
 
 
-def _threshold(run: RunDir, trial: str) -> float:
-    """The trial's own, as on the leaderboard."""
-    return choose_threshold(trial_predictions(run.trial(trial), "val"), run.sweep().ensemble.threshold)
-
-
-def _history(run: RunDir, ensemble: Ensemble | None) -> Figure | None:
+def _history(run: RunDir, members: list[str]) -> dict[str, Drawing]:
     """The val metric of every trial, epoch by epoch; members in their colours, the others grey."""
     column = val_column(run.sweep())
-    histories = {trial.id: trial.history() for trial in run.trials()}
-    drawn = {trial: history for trial, history in histories.items() if column in history.columns and len(history)}
+    found = {trial.id: trial.history() for trial in run.trials()}
+    drawn = {trial: history for trial, history in found.items() if column in history.columns and len(history)}
     if not drawn:
-        return None
-    members = ensemble.members if ensemble is not None else []
-    styles = voter_styles("", members)
+        return {}
+    styles = line_styles("", members)
     ordered = [trial for trial in members if trial in drawn]
     others = [trial for trial in drawn if trial not in ordered]
     figure = Figure(figsize=(7.2, 3.6 + 0.2 * (len(ordered) + bool(others))), layout="constrained")
     axes = figure.subplots()
     grey: dict[str, Any] = {"color": PALE, "linewidth": 1.0, "zorder": 1}
-    for number, trial in enumerate(others):
+    for number, trial in enumerate((*others, *ordered)):
         label = "_" if number else f"{len(others)} not in the ensemble"
-        history = drawn[trial]
-        axes.plot(history["epoch"], history[column], marker="o", markersize=2.5, label=label, **grey)
-    for trial in ordered:
-        history = drawn[trial]
-        axes.plot(history["epoch"], history[column], marker="o", markersize=4, label=shortened(trial), **styles[trial])
-    axes.set(
-        title=f"Training (n = {len(drawn):,} trial{'' if len(drawn) == 1 else 's'})",
-        xlabel="Epoch",
-        ylabel=f"{column.removeprefix('val_')} on val",
-    )
+        style = {"markersize": 2.5, "label": label, **grey}
+        if trial in styles:
+            style = {"markersize": 4, "label": shortened(trial), **styles[trial]}
+        axes.plot(drawn[trial]["epoch"], drawn[trial][column], marker="o", **style)
+    title = f"Training (n = {len(drawn):,} trial{'' if len(drawn) == 1 else 's'})"
+    axes.set(title=title, xlabel="Epoch", ylabel=f"{column.removeprefix('val_')} on the val images")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", fontsize=9, labelspacing=0.25)
-    return figure
+    return {HISTORY: (figure, f"{column} of every trial, epoch by epoch")}
+
+
+@dataclass(frozen=True)
+class CurveKind:
+    """What tells one kind of curve from another."""
+
+    title: str
+    area: str
+    """Short name of the area under the curve, and its name among the metrics."""
+    metric: str
+    xlabel: str
+    ylabel: str
+    drawstyle: str
+    points: Callable[[Predictions], tuple[np.ndarray, np.ndarray]]
+    """The curve's x and y, each (k,) float64."""
+    chance: Callable[[Predictions], tuple[float, float]]
+    """Where the line of a coin toss begins and ends on the y axis."""
+
+
+def _recall_and_precision(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    precision, recall, _ = sk.precision_recall_curve(predictions.labels, predictions.p_fake)
+    return recall, precision
+
+
+ROC = CurveKind(
+    title="ROC",
+    area="AUC",
+    metric="auc",
+    xlabel="Real images called fake (false positive rate)",
+    ylabel="Fake images found (recall)",
+    drawstyle="default",
+    points=lambda predictions: sk.roc_curve(predictions.labels, predictions.p_fake)[:2],
+    chance=lambda _: (0.0, 1.0),
+)
+PRECISION_RECALL = CurveKind(
+    title="Precision and recall",
+    area="AP",
+    metric="average_precision",
+    xlabel="Fake images found (recall)",
+    ylabel="Calls of fake that are right (precision)",
+    drawstyle="steps-post",
+    points=_recall_and_precision,
+    chance=lambda predictions: (float(predictions.labels.mean()),) * 2,
+)
+
+
+def curves(kind: CurveKind, voters: Mapping[str, Predictions], styles: Styles, band: Band | None) -> Drawing:
+    """One curve for each of `voters`, in a square, and a legend below with room for long names.
+
+    `band` belongs to the first of them; None where it has no curve, as there are images of one class only.
+    """
+    side, line, width = 4.6, 0.16, 5.6  # inches
+    legend = line * (len(voters) + 2) + 0.15
+    height = legend + side + 1.1
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0.75 / width, (legend + 0.55) / height, side / width, side / height))
+    first = next(iter(voters))
+    title = f"{kind.title} on the test images\n{class_counts(voters[first])}"
+    axes.set(title=title, xlabel=kind.xlabel, ylabel=kind.ylabel, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    areas = {name: metric(kind.metric, predictions) for name, predictions in voters.items()}
+    for name, predictions in voters.items():
+        if areas[name] is None:
+            axes.plot([], [], label=f"{shortened(name)}  ({kind.area} undefined)", **styles[name])
+            continue
+        label = f"{shortened(name)}  ({kind.area} {areas[name]:.4f})"
+        axes.plot(*kind.points(predictions), drawstyle=kind.drawstyle, label=label, **styles[name])
+        if name == first:
+            low, high = kind.chance(predictions)
+            label = f"chance  ({kind.area} {(low + high) / 2:.4g})"
+            axes.plot([0, 1], [low, high], color=GREY, linestyle=":", linewidth=1, label=label)
+    if band is None:
+        axes.text(0.5, 0.5, "no curve: it takes images of both classes", ha="center")
+    else:
+        shade: dict[str, Any] = {"color": "black", "alpha": 0.13, "linewidth": 0, "zorder": 1}
+        axes.fill_between(band.at, band.low, band.high, label=f"{shortened(first, 20)}: {BAND}", **shade)
+    figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)
+    listed = ", ".join(f"{name} {kind.area} {_number(area)}" for name, area in areas.items())
+    return figure, f"{kind.title} curves on the test images: {listed}. Band around the first: {BAND}"
+
+
+def score_histogram(
+    name: str, predictions: Predictions, threshold: float, unsure: tuple[float, float] | None
+) -> Drawing:
+    """How p_fake is spread in each class, in % of the class, with the threshold and the band without a verdict."""
+    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    edges = np.linspace(0, 1, SCORE_BINS + 1)
+    medians = []
+    for label, class_name in enumerate(CLASSES):
+        scores = predictions.p_fake[predictions.labels == label]
+        shares = 100 * np.histogram(scores, edges)[0] / max(len(scores), 1)
+        colour, dash = CLASS_COLOURS[label], "-" if label else "--"
+        axes.stairs(shares, edges, fill=True, alpha=0.2, color=colour)
+        named = f"{class_name} (n = {len(scores):,})"
+        axes.stairs(shares, edges, color=colour, linewidth=1.7, linestyle=dash, label=named)
+        if len(scores):
+            medians.append(f"median {np.median(scores):.2f} of the {len(scores):,} {class_name} images")
+    axes.axvline(threshold, color="black", linewidth=1.3, linestyle=":", label=f"called fake from {threshold:.3g} on")
+    if unsure is not None:
+        shown = f"no verdict: {unsure[0]:.3g} to {unsure[1]:.3g}"
+        axes.axvspan(*unsure, color=PALE, alpha=0.35, linewidth=0, label=shown, zorder=0)
+    title = f"Scores of {shortened(name, 30)} on the test images"
+    axes.set(title=title, xlabel="Probability of fake", ylabel="Images of the class (%)", xlim=(-0.01, 1.01))
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    return figure, (
+        f"Histogram of {name}'s probability of fake on the test images, real and fake images apart, with the threshold "
+        f"{threshold:.3g} from which on an image is called fake: {', '.join(medians)}"
+    )
+
+
+def reliability_diagram(name: str, predictions: Predictions) -> Drawing:
+    """The share of fakes against the probability that was given to them, with Wilson's 95 % intervals; counts below."""
+    found = reliability(predictions)
+    there = found.counts > 0
+    given, fakes, counts = found.mean_p[there], found.fakes[there], found.counts[there]
+    shares = fakes / counts
+    intervals = [wilson(int(fake), int(n)) for fake, n in zip(fakes, counts, strict=True)]
+    reach = np.abs(np.array([[interval.low, interval.high] for interval in intervals]).reshape(-1, 2).T - shares)
+    figure = Figure(figsize=(5.6, 6.0), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2, label="perfect calibration")
+    marks: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.2, "elinewidth": 1, "capsize": 2.5}
+    label = f"{shortened(name, 30)}, {BINS} bins (95 % intervals: Wilson)"
+    axes.errorbar(given, shares, yerr=reach, color=COLOURS[0], label=label, **marks)
+    error = _number(found.error)
+    title = f"Reliability on the test images\n{class_counts(predictions)}; expected calibration error {error}"
+    axes.set(title=title, ylabel="Share of them that is fake", ylim=(-0.02, 1.02))
+    figure.legend(loc="outside lower center", fontsize=9)
+    below.stairs(found.counts, found.edges, fill=True, color=PALE)
+    below.stairs(found.counts, found.edges, color=GREY, linewidth=0.8)
+    below.set(xlabel="Probability of fake that was given to the images", ylabel="Images", xlim=(-0.01, 1.01))
+    below.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.align_ylabels([axes, below])
+    bins = (f"{mean:.2f} given, {share:.2f} fake of {n}" for mean, share, n in zip(given, shares, counts, strict=True))
+    return figure, (
+        f"Reliability diagram of {name} on the test images: share of fakes against the probability of fake that was "
+        f"given, in {BINS} bins with 95 % intervals (Wilson). Expected calibration error {error}. {'; '.join(bins)}"
+    )
+
+
+def confusion_matrix(name: str, predictions: Predictions, threshold: float, *, bold: bool) -> Drawing:
+    """Counts and their share of the row (of all images that truly are so), darker where the share is higher."""
+    found = confusion(predictions, threshold)
+    counts = np.array([[found.tn, found.fp], [found.fn, found.tp]])
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    figure = Figure(figsize=(3.9, 3.7), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(2, 2):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "color": colour}
+        axes.text(column, row - 0.06, f"{counts[row, column]:,}", fontsize=18, **middle)
+        percent = (
+            f"{100 * shares[row, column]:.1f} % of {CLASSES[row]}" if totals[row, 0] else f"no {CLASSES[row]} image"
+        )
+        axes.text(column, row + 0.2, percent, fontsize=9, **middle)
+    axes.set_xticks([0, 1], labels=CLASSES)
+    axes.set_yticks([0, 1], labels=CLASSES, rotation=90, va="center")
+    axes.set(xlabel=f"Called (fake from p = {threshold:.3g})", ylabel=f"Truly (n = {len(predictions):,})")
+    axes.set_title(shortened(name, 36), fontsize=9.5, fontweight="bold" if bold else "normal")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return figure, (
+        f"Confusion matrix of {name}: of the real images {found.tn} called real and {found.fp} called fake, "
+        f"of the fake images {found.fn} called real and {found.tp} called fake"
+    )
+
+
+def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
+    """AUC against the strength of each kind of corruption, one line a model; `rows` is the leaderboard by name."""
+    legend = 0.16 * len(styles) + 0.25  # inches
+    figure = Figure(figsize=(7.2, 5.6 + legend))
+    panels = figure.subplots(2, 2, sharey=True).flat
+    for axes, (family, strengths) in zip(panels, FAMILIES.items(), strict=True):
+        _corruption_panel(axes, rows, styles, family, strengths)
+    figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)
+    figure.tight_layout(rect=(0, legend / (5.6 + legend), 1, 1))
+    worst = (f"{name} {_number(rows.at[name, 'auc'])}, at worst {_number(rows.at[name, WORST_AUC])}" for name in styles)
+    return figure, f"AUC on the test images as they are and under JPEG, scaling, blur and noise: {'; '.join(worst)}"
+
+
+def _corruption_panel(axes: Axes, rows: pd.DataFrame, styles: Styles, family: str, strengths: tuple[int, ...]) -> None:
+    columns = ["auc", *(f"auc_{corruption_name(family, strength)}" for strength in strengths)]
+    for name, style in styles.items():
+        label = shortened(name) if family == next(iter(FAMILIES)) else None  # one legend for all panels
+        axes.plot(rows.loc[name, columns].to_numpy(float), marker="o", markersize=3.5, label=label, **style)
+    axes.set_xticks(range(len(columns)), labels=["as it is", *map(str, strengths)])
+    axes.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
+    axes.set(title=STRENGTHS[family], ylabel="AUC" if axes.get_subplotspec().is_first_col() else "")
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None or np.isnan(value) else f"{value:.4f}"

@@ -9,11 +9,12 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from rfray.evaluation.search_findings import Importance, SearchFindings, amount
 from rfray.report.parallel_coordinates import parallel_coordinates
-from rfray.report.plot_style import COLOURS, GREY, LOOK, PALE, save, shortened
+from rfray.report.pictures import save
+from rfray.report.plot_style import COLOURS, GREY, PALE, STYLE, shortened
 from rfray.store.ensemble_record import read_ensemble
 from rfray.store.run_dir import RunDir
 
-BEST_SO_FAR, IMPORTANCE, PARALLEL = "best-so-far.png", "importance.png", "parallel-coordinates.png"
+SEARCH_PLOTS = BEST_SO_FAR, IMPORTANCE, PARALLEL = ("best-so-far.png", "importance.png", "parallel-coordinates.png")
 """File names below the run's plots folder."""
 
 CHANCE = {"auc": 0.5, "balanced_accuracy": 0.5}
@@ -27,7 +28,7 @@ def write_search_plots(run: RunDir, findings: SearchFindings) -> list[Path]:
     """
     ensemble = read_ensemble(run)
     drawings: dict[str, Figure] = {}
-    with mpl.rc_context(LOOK):
+    with mpl.rc_context(STYLE):
         if len(findings.steps):
             drawings[BEST_SO_FAR] = _best_so_far(findings)
         if findings.importance is not None:
@@ -35,7 +36,7 @@ def write_search_plots(run: RunDir, findings: SearchFindings) -> list[Path]:
         if findings.axes and len(findings.scores):
             drawings[PARALLEL] = parallel_coordinates(findings, ensemble.members if ensemble is not None else [])
         for name, figure in drawings.items():
-            save(figure, run.plots_folder / name, 32 if name == PARALLEL else 256)
+            save(figure, run.plots_folder / name, search_alts(findings)[name], 32 if name == PARALLEL else 256)
     for stale in {BEST_SO_FAR, IMPORTANCE, PARALLEL} - set(drawings):
         (run.plots_folder / stale).unlink(missing_ok=True)
     return [run.plots_folder / name for name in drawings]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfray.report.audit_plots import ALT, SHEETS, write_audit_plots
+from rfray.report.audit_plots import AUDIT_PLOTS, SHEETS, write_audit_plots
 from tests.audits import image_table
 
 
@@ -16,7 +16,7 @@ def pixels_of(images):
 def test_one_picture_of_each_kind_and_the_same_again(tmp_path):
     images = image_table(30)
     written = write_audit_plots(tmp_path, pixels_of(images), images)
-    assert [file.name for file in written] == list(ALT)
+    assert [file.name for file in written] == list(AUDIT_PLOTS)
     before = [file.read_bytes() for file in written]
     for file in written:
         with Image.open(file) as image:
@@ -42,7 +42,9 @@ def test_one_class_one_size_and_a_sheet_that_is_no_longer_true(tmp_path):
     write_audit_plots(tmp_path, pixels_of(images), images)
     real = images[images["label"] == 0]
     written = write_audit_plots(tmp_path, pixels_of(real), real)
-    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in written} == set(ALT) - {SHEETS[1]}
+    assert (
+        {file.name for file in tmp_path.iterdir()} == {file.name for file in written} == set(AUDIT_PLOTS) - {SHEETS[1]}
+    )
 
 
 def test_pictures_without_rows_are_refused(tmp_path):

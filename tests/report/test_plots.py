@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from rfray.evaluation.ensemble import choose_members, write_ensemble
+from rfray.evaluation.leaderboard import write_leaderboard
 from rfray.report.plots import write_plots
 from rfray.store.run_dir import write_record
 from tests.synthetic import FIRST, finish_trial, new_run, predictions, small_run
@@ -13,8 +14,14 @@ from tests.synthetic import FIRST, finish_trial, new_run, predictions, small_run
 @pytest.fixture
 def run(tmp_path):
     run = small_run(tmp_path / "run")
-    write_ensemble(run, choose_members(run, 2))
+    vote(run, 2)
     return run
+
+
+def vote(run, top_k, methods=()):
+    ensemble = write_ensemble(run, choose_members(run, top_k), methods)
+    write_leaderboard(run)
+    return ensemble
 
 
 def pictures(run):
@@ -40,13 +47,13 @@ def test_pictures_of_former_members_go_and_other_files_stay(run):
     write_plots(run)
     own = run.plots_folder / "my-own.png"
     own.write_bytes(b"mine")
-    write_ensemble(run, choose_members(run, 1))
+    vote(run, 1)
     write_plots(run)
     assert pictures(run) == (EVERY - {"confusion-002.png"}) | {"my-own.png"}
 
 
 def test_the_vote_handed_over_is_drawn(run):
-    write_ensemble(run, choose_members(run, 2), ["weighted", "soft"])
+    vote(run, 2, ["weighted", "soft"])
     write_plots(run)
     assert pictures(run) == (EVERY - {"confusion-ensemble.png"}) | {"confusion-ensemble-weighted.png"}
 
@@ -63,7 +70,7 @@ def test_one_class_and_strange_names_can_be_drawn(tmp_path):
     real_only = predictions([0.1, 0.7], [0, 0])
     for trial_id in ("costs $5 or $x^{", "_private", "long-" * 30):
         finish_trial(run, trial_id, 0.7, predictions(FIRST), real_only)
-    write_ensemble(run, choose_members(run, 3))
+    vote(run, 3)
     assert len(write_plots(run)) == 9
 
 
@@ -75,6 +82,6 @@ def test_twenty_four_members_and_a_band_without_a_verdict_make_small_pictures(tm
     for number in range(24):
         report = predictions(np.clip(random.normal(labels, 1) / 4 + 0.4, 0, 1), labels)
         finish_trial(run, f"{number:05d}-" + "long-" * 9, 0.7, report, report)
-    ensemble = write_ensemble(run, choose_members(run, 24))
+    ensemble = vote(run, 24)
     write_record(run.ensemble_file, ensemble.model_copy(update={"unsure": (0.4, 0.6)}))
     assert all(file.stat().st_size < 120_000 for file in write_plots(run))

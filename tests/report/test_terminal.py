@@ -26,7 +26,7 @@ def test_audit_at_80_columns():
     flat = " ".join(text.split())
     assert "Error: 2 of 10 test images are also among the training images" in flat
     assert "real/<b>|x.jpg" in flat
-    assert "│ report │" in text
+    assert "│ test  │" in text
     assert "JPEG 20 │ PNG 20" in flat
     assert "file format 1.00 ████████████████████" in flat
     assert "…" not in text  # nothing is cut off
