@@ -6,26 +6,18 @@ import os
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from rfray.errors import AuditError, InputError, Interrupted, RfrayError
+from rfray.errors import InputError, Interrupted, RfrayError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rfray.remote.command import RemoteCommand
     from rfray.store.run_dir import RunDir
-
-BEGAN = time.time()
-"""When this process did, in seconds since 1970: a search.budget counts from here."""
 
 app = typer.Typer(
     name="rfray",
@@ -92,73 +84,19 @@ def tune(
     on_interrupt: WhenInterrupted = "ask",
 ) -> None:
     """Run the sweep. The same command after any interruption goes on where it stopped."""
-    from rfray.progress.events import inside_job
+    from rfray.commands.tune import tune, tune_elsewhere
     from rfray.remote.client import is_job_server
-    from rfray.remote.command import tune_command
     from rfray.spec.sweep_file import load_sweep
-    from rfray.store.run_dir import HEAVY, RunDir
+    from rfray.store.run_dir import RunDir
 
     file = load_sweep(sweep, tuple(overrides or ()))
+    folder = run or str(Path("runs", file.sweep.name))
     if address and is_job_server(address):
-        there = str(run or Path("runs", file.sweep.name))
         once = {"--fresh": fresh, "--dry-run": dry_run, "--accept-audit": accept_audit}
-        _run_remotely(address, tune_command(file, sweep, there, overrides or (), once), on_interrupt)
-        if not dry_run:
-            print(f"Next: rfray ensemble {there} --address {address}")
+        _exit(tune_elsewhere(file, sweep, folder, overrides or (), once, address, on_interrupt, _console()))
         return
-    folder, console = RunDir(run or Path("runs", file.sweep.name)), _console()
-
-    from rfray.cluster.connect import connected, outlook, slot_for, slots
-
-    # torch and timm take seconds to import, and Ray to start, most of which it waits
-    importing = Thread(target=import_module, args=["rfray.tuning.smoke_test"])
-    importing.start()
-    with connected(address, file.sweep.resources) as session:
-        importing.join()
-
-        from rfray.cluster.storage_preflight import check_storage
-        from rfray.cluster.warm_cache import prepare_nodes
-        from rfray.commands.prepare_data import check_audit, prepare_training
-        from rfray.report.audit_plots import draw_audit
-        from rfray.tuning.budget import check_budget, metered, paced
-        from rfray.tuning.disk_needs import disk_needs
-        from rfray.tuning.measuring import keep_packing, shares_for
-        from rfray.tuning.plan import plan_lines
-        from rfray.tuning.preflight import check_sweep
-        from rfray.tuning.probing import narrowed, probe_backbones
-        from rfray.tuning.run_sweep import check_outcome, run_sweep
-        from rfray.tuning.smoke_test import rehearse_models
-        from rfray.tuning.warm_start import check_warm_start
-
-        slot = slot_for(file.sweep.resources)
-        check_sweep(file)
-        check_warm_start(file, folder, fresh)
-        parameters = rehearse_models(file)
-        shares = shares_for(file.sweep, folder, slot, fresh, console)
-        check_budget(file, shares)
-        needs = disk_needs(file.sweep, parameters, slots(shares))
-        if dry_run:
-            console.print("\n".join(plan_lines(file.sweep, folder, shares, needs)), soft_wrap=True)
-            return
-        with folder.lock(without=HEAVY), ExitStack() as held:
-            if fresh and (aside := folder.move_aside()):
-                console.print(f"The earlier run is now {aside}", soft_wrap=True)
-            folder.claim(file.sweep)
-            meter = held.enter_context(metered(folder, file.sweep, shares, BEGAN))
-            keep_packing(folder, shares, console)
-            prepare_training(folder, file.sweep, console)
-            draw_audit(folder, file.sweep)
-            check_audit(folder, accept_audit, console)
-            check_storage(folder, needs.total)
-            if coming := outlook(shares):
-                console.print(coming, soft_wrap=True)
-            prepare_nodes(folder, shares, console)
-            probe_backbones(folder, file.sweep, meter.deadline if meter else None, console)
-            search = paced(folder, narrowed(folder, file.sweep, console), shares)
-            done = run_sweep(folder, search, shares, session, console, meter=meter)
-    check_outcome(folder, file.sweep, done)
-    then = "" if inside_job() or not done else f". Next: rfray ensemble {folder.shown(folder.path)}"
-    console.print(f"{len(done)} trials done{then}", soft_wrap=True)
+    options = {"fresh": fresh, "dry_run": dry_run, "accept_audit": accept_audit}
+    tune(file, RunDir(folder), address, _console(), **options)
 
 
 @app.command()
@@ -175,34 +113,9 @@ def audit(
     ] = None,
 ) -> None:
     """Look for what makes results mislead: duplicates, leaks, labels given away by the files. Exit code 2 on errors."""
-    from rfray.commands.prepare_data import audit_folder, prepare_training
-    from rfray.report.audit_plots import draw_audit
-    from rfray.report.terminal import audit_summary
-    from rfray.spec.sweep_file import load_sweep, sweep_of_folder
-    from rfray.store.audit_record import read_audit
-    from rfray.store.run_dir import HEAVY, RunDir
+    from rfray.commands.audit import audit
 
-    given, console = tuple(overrides or ()), _console()
-    if source.is_dir():
-        sweep = sweep_of_folder(source, given)
-        folder = RunDir(run or Path("audits", sweep.name))
-    else:
-        sweep = load_sweep(source, given).sweep
-        folder = RunDir(run or Path("runs", sweep.name))
-    with folder.lock(without=HEAVY):
-        if source.is_dir():
-            audit_folder(folder, sweep, console)
-        else:
-            folder.claim(sweep)
-            prepare_training(folder, sweep, console)
-        draw_audit(folder, sweep)
-    found = read_audit(folder.audit_file)
-    assert found is not None  # it was just written
-    console.print(audit_summary(found))
-    for path in (folder.audit_file, *folder.audit_pictures()):
-        print(folder.shown(path))
-    if found.stamp:
-        raise AuditError(f"the audit has found errors; see {folder.shown(folder.audit_file)}")
+    audit(source, run, overrides or (), _console())
 
 
 @app.command()
@@ -240,35 +153,27 @@ def ensemble(
     address: Address = None,
     on_interrupt: WhenInterrupted = "ask",
 ) -> None:
-    """Join the best trials, predict test, write leaderboard, plots and report."""
+    """Join the best trials, predict the test images, write leaderboard, plots and report."""
     from rfray.remote.client import is_job_server
-    from rfray.remote.command import ensemble_command
-    from rfray.store.storage import is_address
 
     if address and is_job_server(address):
+        from rfray.commands.ensemble import ensemble_elsewhere
+
         options = {"--top-k": top_k, "--diverse": diverse, "--method": method, "--choose-by": choose_by}
-        options |= {
-            "--format": formats,
-            "--corruptions": corruptions or None,
-            "--no-corruptions": corruptions is False or None,
-        }
+        options |= {"--format": formats}
+        options |= {"--corruptions": corruptions or None, "--no-corruptions": corruptions is False or None}
         options |= {"--leave-out-worse": leave_out_worse or None, "--keep-worse": leave_out_worse is False or None}
-        _run_remotely(address, ensemble_command(str(run) if run else None, options), on_interrupt)
-        if is_address(run):
-            print(f"Next: rfray fetch {run}")
+        _exit(ensemble_elsewhere(run, options, address, on_interrupt, _console()))
         return
+
+    from rfray.commands.ensemble import FORMATS, ensemble
+    from rfray.commands.leaderboard import show_leaderboard
+
     folder, console = _run(run), _console()
-
-    from rfray.commands.ensemble import FORMATS, conclude
-
-    with folder.lock():
-        sweep = folder.sweep()
-        given = {"top_k": top_k, "diverse": diverse, "methods": method, "choose_by": choose_by}
-        given |= {"leave_out_worse": leave_out_worse}
-        settings = sweep.ensemble.model_copy(update={key: value for key, value in given.items() if value is not None})
-        corrupted = sweep.report.corruptions if corruptions is None else corruptions
-        conclude(folder, sweep, settings, corrupted, formats or FORMATS, address, console)
-    _print_leaderboard(folder, None)
+    given = {"top_k": top_k, "diverse": diverse, "methods": method, "choose_by": choose_by}
+    given |= {"leave_out_worse": leave_out_worse}
+    ensemble(folder, given, corruptions, formats or FORMATS, address, console)
+    show_leaderboard(folder, None, console)
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
         if path.exists():
             print(folder.shown(path))
@@ -401,9 +306,9 @@ def leaderboard(
     sort: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to sort by, best first.")] = None,
 ) -> None:
     """Show the leaderboard of a run in the terminal."""
-    folder = _run(run)
-    folder.mirror.pull(without=("*.safetensors", "*.pt", "plots/*"))
-    _print_leaderboard(folder, sort)
+    from rfray.commands.leaderboard import show_leaderboard
+
+    show_leaderboard(_run(run), sort, _console())
 
 
 @app.command()
@@ -415,21 +320,10 @@ def compare(
         typer.Option(help="Write all rows to this .csv, and the tests to …-tests.csv beside it; or both to this .md."),
     ] = None,
 ) -> None:
-    """Join the leaderboards of runs on test, and test whose ensemble is better."""
-    from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, sentences, write_comparison
-    from rfray.report.terminal import comparison_table
+    """Join the leaderboards of runs with the same test images, and test whose ensemble is better."""
+    from rfray.commands.compare import compare
 
-    if out is not None:
-        check_ending(out)
-    folders, console = [_run(where) for where in runs], _console()
-    for folder in folders:
-        folder.mirror.pull(*READ)
-    found = compare_runs(folders)
-    console.print(comparison_table(found, top, console.width))
-    for sentence in sentences(found):
-        console.print(sentence, soft_wrap=True, markup=False)
-    for path in write_comparison(found, out) if out is not None else []:
-        print(path)
+    compare([_run(where) for where in runs], top, out, _console())
 
 
 @app.command()
@@ -470,10 +364,9 @@ def process() -> NoReturn:
     os._exit(code if isinstance(code, int) else 0)
 
 
-def _run_remotely(address: str, command: "RemoteCommand", on_interrupt: Literal["ask", "detach", "stop"]) -> None:
-    from rfray.remote.jobs import run_remotely
-
-    if code := run_remotely(address, command, on_interrupt, _console()):
+def _exit(code: int) -> None:
+    """Ends with the exit code of the command elsewhere, where it is not 0."""
+    if code:
         raise typer.Exit(code)
 
 
@@ -493,18 +386,6 @@ def _run(where: str | None) -> "RunDir":
     run.mirror.fetch(run.sweep_file)
     run.sweep()  # a folder that is no run is refused before anything is written beside it
     return run
-
-
-def _print_leaderboard(run: "RunDir", sort: str | None) -> None:
-    from rfray.evaluation.leaderboard import false_positives, read_leaderboard, waiting
-    from rfray.evaluation.significance import verdict
-    from rfray.report.terminal import leaderboard_table
-
-    console, frame = _console(), read_leaderboard(run)
-    console.print(leaderboard_table(frame, sort, console.width))
-    for sentence in (verdict(run, frame), false_positives(run, frame), waiting(frame)):
-        if sentence:
-            console.print(sentence, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rfray.commands.ensemble import conclude
+from rfray.commands.ensemble import ensemble
 from rfray.commands.prepare_data import prepare_test, prepare_training
 from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
@@ -71,7 +71,6 @@ def two_models(
 
 def concluded(run: RunDir, *methods: str) -> RunDir:
     """The same with its ensemble, leaderboard and bundle."""
-    sweep = run.sweep()
-    settings = sweep.ensemble.model_copy(update={"top_k": 2, "methods": list(methods) or ["soft"]})
-    conclude(run, sweep, settings, False, ("csv",), None, Console(file=io.StringIO()))
+    settings = {"top_k": 2, "methods": list(methods) or ["soft"]}
+    ensemble(run, settings, False, ("csv",), None, Console(file=io.StringIO()))
     return run

@@ -1,12 +1,13 @@
-"""A run folder -> its ensemble, leaderboard, pictures and page: the steps of `rfray ensemble`, in order.
+"""A run folder -> its ensemble, leaderboard, plots and page: the steps of `rfray ensemble`, from top to bottom.
 
-Each step reads what the earlier ones have written; what is already there and still true is not made again.
+Each step reads what earlier ones have written; what is already there and still true is not made again.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from rfray.commands.prepare_data import prepare_test
 from rfray.data.catalog import part_digest
@@ -18,13 +19,14 @@ from rfray.evaluation.mistakes import undrawn_mistakes
 from rfray.evaluation.robustness import worst_scores, write_corrupted_votes
 from rfray.inference.missing import without_corrupted_predictions, without_test_predictions
 from rfray.inference.mistake_pictures import draw_mistakes
-from rfray.models.bundle import members_of
 from rfray.report.model_card import write_model_card
 from rfray.spec.sweep import EnsembleSettings, Sweep
+from rfray.stats.predictions import predictions_metadata
 from rfray.stats.voting import methods_to_use
 from rfray.store.audit_record import read_audit
-from rfray.store.bundle_record import Bundle, digests, is_intact, versions
+from rfray.store.bundle_record import Bundle, Member, digests, is_intact, versions
 from rfray.store.ensemble_record import Ensemble, read_ensemble
+from rfray.store.files import file_digest
 from rfray.store.run_dir import Part, RunDir, TrialDir, write_record
 
 if TYPE_CHECKING:
@@ -38,26 +40,30 @@ Connect = Callable[[], None]
 """Starts Ray, or connects to it, unless that was done."""
 
 
-def conclude(
+def ensemble(
     run: RunDir,
-    sweep: Sweep,
-    settings: EnsembleSettings,
-    corruption: bool,
+    given: Mapping[str, Any],
+    corruptions: bool | None,
     formats: Collection[str],
     address: str | None,
     console: "Console",
 ) -> None:
-    """Makes the ensemble that `settings` ask for (they may differ from the sweep's) and everything that shows it.
+    """Makes the ensemble of a run and everything that shows it.
 
-    `corruption`: whether test is predicted under corruption, too. Of the leaderboard's `formats` the CSV is always
-    written, since the others are made from it; those not asked for are removed, as they would be out of date.
+    `given` are settings (key of EnsembleSettings -> value, None: not given) that win over the sweep's. `corruptions`:
+    whether the test images are predicted corrupted, too; None: as the sweep says. Of the leaderboard's `formats` the
+    CSV is always written, since the others are made from it; those not asked for are removed, as they would be out of
+    date. `address` is that of a Ray cluster, by default this machine.
     Raises InputError for an unknown method or format, SweepFailed where no trial can vote, and what the steps raise.
     """
     for unknown in set(formats) - set(FORMATS):
         raise InputError(f"--format {unknown}: no such format; allowed: {nearest_first(unknown, FORMATS)}")
-    methods = methods_to_use(settings.methods)
-    run.check_trials()
-    with ExitStack() as session:
+    with run.lock(), ExitStack() as session:
+        sweep = run.sweep()
+        settings = sweep.ensemble.model_copy(update={key: one for key, one in given.items() if one is not None})
+        methods = methods_to_use(settings.methods)
+        corrupted = sweep.report.corruptions if corruptions is None else corruptions
+        run.check_trials()
 
         @cache
         def connect() -> None:
@@ -67,45 +73,68 @@ def conclude(
 
         folds = _fold_models(run, sweep, settings, console)
         candidates = [run.trial(one) for one in folds] if folds else _candidates(run, settings, connect, console)
-        worse = left_out(run, candidates, settings.leave_out_worse, folds or None)
-        members = [one for one in candidates if one.id not in worse][: settings.top_k]
-        if not members:
-            write_leaderboard(run)  # the failed trials, with their reasons
-            raise SweepFailed(f"{run.where}: no trial has succeeded, so there is nothing to join")
-        for one in candidates[: settings.top_k]:
-            if one.id in worse:
-                where = "training images" if folds else "val"
-                told = f"clearly worse than {candidates[0].id} on the {where} (p = {worse[one.id]:.2g})"
-                _say(console, f"{one.id} is {told}, so it is no member")
-        if len(candidates) < settings.top_k:
-            those = "finalists with all their folds" if folds else "trials with weights"
-            _say(
-                console,
-                f"Only {len(candidates)} {those} are there to choose from, so the ensemble has {len(members)} members",
-            )
+        members = _members(run, candidates, settings, folds, console)
         prepare_test(run, sweep, console)
-        kept = [*choose_members(run), *(model for models in folds.values() for model in models)]
-        if missing := without_test_predictions(run, kept):
-            from rfray.inference.test_predictions import predict_test
-
-            predict_test(run, missing, connect, console)
-        if corruption:
-            _predict_corrupted(run, kept, "test", connect, console)
+        _predict_test(run, [*choose_members(run), *chain(*folds.values())], corrupted, connect, console)
         earlier = _bundle(run)
         others = [one for one in candidates if one not in members]
-        ensemble = write_ensemble(run, members, methods, others, settings.choose_by, folds or None)
-        if alone := chosen_alone(ensemble):
+        made = write_ensemble(run, members, methods, others, settings.choose_by, folds or None)
+        if alone := chosen_alone(made):
             _say(console, alone)
-        write_corrupted_votes(run, ensemble, val=settings.choose_by == "worst", test=corruption)
+        write_corrupted_votes(run, made, val=settings.choose_by == "worst", test=corrupted)
         write_leaderboard(run)
-        if "markdown" not in formats:
-            run.leaderboard_md.unlink()
         write_groups(run)
-        _hand_over(run, sweep, ensemble, earlier)
-        if "html" in formats:
-            _draw(run, sweep, console)
-        else:
-            run.report_html.unlink(missing_ok=True)
+        _write_bundle(run, sweep, made, earlier)
+        _write_formats(run, sweep, formats, console)
+
+
+def ensemble_elsewhere(
+    run: str | None, options: Mapping[str, Any], address: str, on_interrupt: str, console: "Console"
+) -> int:
+    """The same as a job on the cluster whose job server is at `address`; the exit code of the command there."""
+    from rfray.remote.command import ensemble_command
+    from rfray.remote.jobs import run_remotely
+    from rfray.store.storage import is_address
+
+    code = run_remotely(address, ensemble_command(run, options), on_interrupt, console)
+    if code == 0 and is_address(run):
+        print(f"Next: rfray fetch {run}")
+    return code
+
+
+def _members(
+    run: RunDir,
+    candidates: list[TrialDir],
+    settings: EnsembleSettings,
+    folds: Mapping[str, Sequence[TrialDir]],
+    console: "Console",
+) -> list[TrialDir]:
+    """The first `top_k` of the candidates that are not clearly worse than the best; says who is left out and why."""
+    worse = left_out(run, candidates, settings.leave_out_worse, folds or None)
+    members = [one for one in candidates if one.id not in worse][: settings.top_k]
+    if not members:
+        write_leaderboard(run)  # the failed trials, with their reasons
+        raise SweepFailed(f"{run.where}: no trial has succeeded, so there is nothing to join")
+    for one in candidates[: settings.top_k]:
+        if one.id in worse:
+            images = "training images" if folds else "val images"
+            reason = f"clearly worse than {candidates[0].id} on the {images} (p = {worse[one.id]:.2g})"
+            _say(console, f"{one.id} is {reason}, so it is no member")
+    if len(candidates) < settings.top_k:
+        those = "finalists with all their folds" if folds else "trials with weights"
+        number = f"so the ensemble has {len(members)} members"
+        _say(console, f"Only {len(candidates)} {those} are there to choose from, {number}")
+    return members
+
+
+def _predict_test(run: RunDir, kept: Sequence[TrialDir], corrupted: bool, connect: Connect, console: "Console") -> None:
+    """Predicts the test images with all kept trials, as they are and, if asked for, corrupted."""
+    if missing := without_test_predictions(run, kept):
+        from rfray.inference.test_predictions import predict_test
+
+        predict_test(run, missing, connect, console)
+    if corrupted:
+        _predict_corrupted(run, kept, "test", connect, console)
 
 
 def _candidates(run: RunDir, settings: EnsembleSettings, connect: Connect, console: "Console") -> list[TrialDir]:
@@ -150,7 +179,19 @@ def _bundle(run: RunDir) -> Bundle | None:
     return earlier.bundle if earlier is not None else None
 
 
-def _hand_over(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle | None) -> None:
+def members_of(trials: Iterable[TrialDir]) -> list[Member]:
+    """What a bundle says of the trials that vote."""
+    found = []
+    for out in trials:
+        result = out.result()
+        assert result is not None  # only ended trials vote
+        flip = predictions_metadata(out.predictions_file("val")).get("tta", "none")
+        trial = result.trial.model_copy(update={"pretrained": bool(result.trial.pretrained), "tta": flip})
+        found.append(Member(id=out.id, weights=file_digest(out.weights_file), trial=trial))
+    return found
+
+
+def _write_bundle(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle | None) -> None:
     """Makes ensemble/ a folder that stands alone: the members' models, what they came to, the model card."""
     trials = [run.trial(member) for member in ensemble.members]
     members = members_of(trials)
@@ -168,13 +209,18 @@ def _hand_over(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle | 
         audit_stamp=audit.stamp if audit is not None else "",
         versions=versions(),
     )
-    handed_over = ensemble.model_copy(update={"bundle": bundle})
-    write_model_card(run, handed_over)
-    write_record(run.ensemble_file, handed_over)
+    whole = ensemble.model_copy(update={"bundle": bundle})
+    write_model_card(run, whole)
+    write_record(run.ensemble_file, whole)
 
 
-def _draw(run: RunDir, sweep: Sweep, console: "Console") -> None:
-    """Pictures and the page."""
+def _write_formats(run: RunDir, sweep: Sweep, formats: Collection[str], console: "Console") -> None:
+    """Plots and the page, if asked for; removes a page or a Markdown table that was not."""
+    if "markdown" not in formats:
+        run.leaderboard_md.unlink()
+    if "html" not in formats:
+        run.report_html.unlink(missing_ok=True)
+        return
     if mistakes := undrawn_mistakes(run):
         draw_mistakes(run, mistakes, console)
 

@@ -6,7 +6,7 @@ own names.
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,9 @@ from rfray.models.build import Normalisation, backbone_names, build_model
 from rfray.models.inference import Detector, device_and_type, load_weights, save_weights
 from rfray.models.multiscale_head import Staged
 from rfray.spec.sweep import CLASSES
-from rfray.stats.predictions import predictions_metadata
 from rfray.store.bundle_folder import read_bundle
 from rfray.store.bundle_record import Member, member_file
 from rfray.store.ensemble_record import Ensemble
-from rfray.store.files import file_digest
 from rfray.store.run_dir import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, TrialDir
 
 CONFIG, WEIGHTS = MEMBER_FILES
@@ -105,15 +103,3 @@ def _normalisation(config: Path) -> Normalisation:
         return Normalisation((a, b, c), (d, e, f))
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{config} is damaged: no mean and std of three channels ({error})") from None
-
-
-def members_of(trials: Iterable[TrialDir]) -> list[Member]:
-    """What a bundle says of the trials that vote."""
-    found = []
-    for out in trials:
-        result = out.result()
-        assert result is not None  # only ended trials vote
-        flip = predictions_metadata(out.predictions_file("val")).get("tta", "none")
-        trial = result.trial.model_copy(update={"pretrained": bool(result.trial.pretrained), "tta": flip})
-        found.append(Member(id=out.id, weights=file_digest(out.weights_file), trial=trial))
-    return found

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from rfray.errors import RunError
-from rfray.models.bundle import members_of
+from rfray.commands.ensemble import members_of
 from rfray.spec.trial import Trial
 from rfray.store.bundle_record import Member, check_files, digests
 from tests.synthetic import finish_trial, new_run

@@ -1,0 +1,41 @@
+"""A sweep file or a folder of images -> audit.json, its plots and its findings: the steps of `rfray audit`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rfray.commands.prepare_data import audit_folder, prepare_training
+from rfray.errors import AuditError
+from rfray.report.audit_plots import draw_audit
+from rfray.report.terminal import audit_summary
+from rfray.spec.sweep_file import load_sweep, sweep_of_folder
+from rfray.store.audit_record import read_audit
+from rfray.store.run_dir import HEAVY, RunDir
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def audit(source: Path, run: str | None, overrides: Sequence[str], console: "Console") -> None:
+    """Looks for what makes results mislead: duplicates, leaks, labels given away by the files.
+
+    `source` is a sweep file (by default audited into runs/<name>) or a folder with one folder a class inside (into
+    audits/<folder>). Raises AuditError where it has found errors.
+    """
+    of_folder = source.is_dir()
+    sweep = sweep_of_folder(source, tuple(overrides)) if of_folder else load_sweep(source, tuple(overrides)).sweep
+    folder = RunDir(run or Path("audits" if of_folder else "runs", sweep.name))
+    with folder.lock(without=HEAVY):
+        if of_folder:
+            audit_folder(folder, sweep, console)
+        else:
+            folder.claim(sweep)
+            prepare_training(folder, sweep, console)
+        draw_audit(folder, sweep)
+    found = read_audit(folder.audit_file)
+    assert found is not None  # it was just written
+    console.print(audit_summary(found))
+    for path in (folder.audit_file, *folder.audit_pictures()):
+        print(folder.shown(path))
+    if found.stamp:
+        raise AuditError(f"the audit has found errors; see {folder.shown(folder.audit_file)}")

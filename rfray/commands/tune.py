@@ -1,0 +1,147 @@
+"""A sweep file -> a run folder with trained trials: the steps of `rfray tune`, from top to bottom."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from rfray.progress.events import inside_job
+from rfray.spec.sweep_file import SweepFile
+from rfray.store.run_dir import HEAVY, RunDir, TrialResult
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rfray.cluster.connect import Shares
+    from rfray.tuning.disk_needs import Needs
+
+# torch, timm and Ray are imported inside the functions: a wrong sweep file is answered without them
+
+BEGAN = time.time()
+"""When this process began, in seconds since 1970: a search.budget counts from here."""
+
+
+def tune(
+    file: SweepFile,
+    run: RunDir,
+    address: str | None,
+    console: "Console",
+    *,
+    fresh: bool = False,
+    dry_run: bool = False,
+    accept_audit: bool = False,
+) -> list[TrialResult]:
+    """Runs the sweep on the Ray cluster at `address`, by default on this machine; goes on where it was stopped.
+
+    `fresh` moves an existing run folder aside first; `dry_run` checks everything and prints the plan; `accept_audit`
+    goes on although the audit of the images has found errors. Returns the results of all trials (none of a dry run).
+    Raises InputError where anything that was given can't be used, SweepFailed where too many trials have failed.
+    """
+    # torch and timm take seconds to import, and Ray to start, most of which it waits
+    importing = Thread(target=import_module, args=["rfray.tuning.smoke_test"])
+    importing.start()
+
+    from rfray.cluster.connect import connected
+
+    with connected(address, file.sweep.resources) as session:
+        importing.join()
+        shares, needs = _checked(file, run, fresh, console)
+        if dry_run:
+            _print_plan(file, run, shares, needs, console)
+            return []
+        with run.lock(without=HEAVY):
+            if fresh and (aside := run.move_aside()):
+                console.print(f"The earlier run is now {aside}", soft_wrap=True)
+            run.claim(file.sweep)
+            done = _run(file, run, shares, needs, session, accept_audit, console)
+
+    from rfray.tuning.run_sweep import check_outcome
+
+    check_outcome(run, file.sweep, done)
+    following = "" if inside_job() or not done else f". Next: rfray ensemble {run.shown(run.path)}"
+    console.print(f"{len(done)} trials done{following}", soft_wrap=True)
+    return done
+
+
+def _checked(file: SweepFile, run: RunDir, fresh: bool, console: "Console") -> "tuple[Shares, Needs]":
+    """What each trial gets and what the sweep takes on the disk. Raises InputError where the sweep can't be run."""
+    from rfray.cluster.connect import slot_for, slots
+    from rfray.tuning.budget import check_budget
+    from rfray.tuning.disk_needs import disk_needs
+    from rfray.tuning.measuring import shares_for
+    from rfray.tuning.preflight import check_sweep
+    from rfray.tuning.smoke_test import rehearse_models
+    from rfray.tuning.warm_start import check_warm_start
+
+    slot = slot_for(file.sweep.resources)
+    check_sweep(file)
+    check_warm_start(file, run, fresh)
+    parameters = rehearse_models(file)
+    shares = shares_for(file.sweep, run, slot, fresh, console)
+    check_budget(file, shares)
+    return shares, disk_needs(file.sweep, parameters, slots(shares))
+
+
+def _print_plan(file: SweepFile, run: RunDir, shares: "Shares", needs: "Needs", console: "Console") -> None:
+    from rfray.tuning.plan import plan_lines
+
+    console.print("\n".join(plan_lines(file.sweep, run, shares, needs)), soft_wrap=True)
+
+
+def _run(
+    file: SweepFile,
+    run: RunDir,
+    shares: "Shares",
+    needs: "Needs",
+    session: Path,
+    accept_audit: bool,
+    console: "Console",
+) -> list[TrialResult]:
+    """Prepares the images, probes the backbones and runs the trials, within the budget if there is one."""
+    from rfray.cluster.connect import outlook
+    from rfray.cluster.storage_preflight import check_storage
+    from rfray.cluster.warm_cache import prepare_nodes
+    from rfray.commands.prepare_data import check_audit, prepare_training
+    from rfray.report.audit_plots import draw_audit
+    from rfray.tuning.budget import metered, paced
+    from rfray.tuning.measuring import keep_packing
+    from rfray.tuning.probing import narrowed, probe_backbones
+    from rfray.tuning.run_sweep import run_sweep
+
+    sweep = file.sweep
+    with ExitStack() as stack:
+        meter = stack.enter_context(metered(run, sweep, shares, BEGAN))
+        keep_packing(run, shares, console)
+        prepare_training(run, sweep, console)
+        draw_audit(run, sweep)
+        check_audit(run, accept_audit, console)
+        check_storage(run, needs.total)
+        if coming := outlook(shares):
+            console.print(coming, soft_wrap=True)
+        prepare_nodes(run, shares, console)
+        probe_backbones(run, sweep, meter.deadline if meter else None, console)
+        search = paced(run, narrowed(run, sweep, console), shares)
+        return run_sweep(run, search, shares, session, console, meter=meter)
+
+
+def tune_elsewhere(
+    file: SweepFile,
+    path: Path,
+    run: str,
+    overrides: Sequence[str],
+    once: dict[str, bool],
+    address: str,
+    on_interrupt: str,
+    console: "Console",
+) -> int:
+    """The same as a job on the cluster whose job server is at `address`; the exit code of the command there."""
+    from rfray.remote.command import tune_command
+    from rfray.remote.jobs import run_remotely
+
+    code = run_remotely(address, tune_command(file, path, run, overrides, once), on_interrupt, console)
+    if code == 0 and not once["--dry-run"]:
+        print(f"Next: rfray ensemble {run} --address {address}")
+    return code
