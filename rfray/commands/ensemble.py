@@ -32,6 +32,8 @@ from rfray.store.run_dir import Part, RunDir, TrialDir, write_record
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rfray.remote.jobs import OnInterrupt
+
 # torch, Ray and matplotlib are imported where they are needed: when all is predicted, a new ensemble is made in seconds
 
 FORMATS = ("csv", "markdown", "html")
@@ -89,7 +91,7 @@ def ensemble(
 
 
 def ensemble_elsewhere(
-    run: str | None, options: Mapping[str, Any], address: str, on_interrupt: str, console: "Console"
+    run: str | None, options: Mapping[str, Any], address: str, on_interrupt: "OnInterrupt", console: "Console"
 ) -> int:
     """The same as a job on the cluster whose job server is at `address`; the exit code of the command there."""
     from rfray.remote.command import ensemble_command

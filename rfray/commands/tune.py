@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rfray.cluster.connect import Shares
+    from rfray.remote.jobs import OnInterrupt
     from rfray.tuning.disk_needs import Needs
 
 # torch, timm and Ray are imported inside the functions: a wrong sweep file is answered without them
@@ -134,7 +135,7 @@ def tune_elsewhere(
     overrides: Sequence[str],
     once: dict[str, bool],
     address: str,
-    on_interrupt: str,
+    on_interrupt: "OnInterrupt",
     console: "Console",
 ) -> int:
     """The same as a job on the cluster whose job server is at `address`; the exit code of the command there."""

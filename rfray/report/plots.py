@@ -302,7 +302,8 @@ def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
         _corruption_panel(axes, rows, styles, family, strengths)
     figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)
     figure.tight_layout(rect=(0, legend / (5.6 + legend), 1, 1))
-    worst = (f"{name} {_number(rows.at[name, 'auc'])}, at worst {_number(rows.at[name, WORST_AUC])}" for name in styles)
+    found = rows[["auc", WORST_AUC]].astype(float).T.to_dict()
+    worst = (f"{name} {_number(found[name]['auc'])}, at worst {_number(found[name][WORST_AUC])}" for name in styles)
     return figure, f"AUC on the test images as they are and under JPEG, scaling, blur and noise: {'; '.join(worst)}"
 
 
@@ -313,7 +314,8 @@ def _corruption_panel(axes: Axes, rows: pd.DataFrame, styles: Styles, family: st
         axes.plot(rows.loc[name, columns].to_numpy(float), marker="o", markersize=3.5, label=label, **style)
     axes.set_xticks(range(len(columns)), labels=["as it is", *map(str, strengths)])
     axes.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
-    axes.set(title=STRENGTHS[family], ylabel="AUC" if axes.get_subplotspec().is_first_col() else "")
+    axes.set(title=STRENGTHS[family], ylabel="AUC")
+    axes.label_outer()
 
 
 def _number(value: float | None) -> str:

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from rfray.errors import RunError
 from rfray.commands.ensemble import members_of
+from rfray.errors import RunError
 from rfray.spec.trial import Trial
 from rfray.store.bundle_record import Member, check_files, digests
 from tests.synthetic import finish_trial, new_run
