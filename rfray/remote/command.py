@@ -46,11 +46,6 @@ class RemoteCommand:
         return f"exec env -u RAY_JOB_CONFIG_JSON_ENV_VAR rfray job {rfray_version()} {self.verb}{sweep} {words}"
 
 
-def is_job_server(address: str | None) -> bool:
-    """Whether an address is that of a job server, to which a command travels."""
-    return address is not None and address.startswith(("http://", "https://"))
-
-
 def tune_command(
     file: SweepFile, sweep: Path, run: str, overrides: Sequence[str], once: dict[str, bool]
 ) -> RemoteCommand:
