@@ -13,7 +13,7 @@ from rfray.data.decoding import decode
 from rfray.data.fingerprints import fingerprint, to_table
 from rfray.data.geometry import Geometry
 from rfray.data.near_duplicates import find_pairs
-from rfray.data.pixels import scan
+from rfray.data.pixel_cache import scan
 from rfray.spec.sweep import CacheSettings
 
 SIDE = 224
@@ -31,7 +31,7 @@ def audit(folder: Path, rounds: int = 3, images: int = 1000) -> list[Figure]:
 
     def audited() -> None:
         scanned, prints, _ = scan(pictures, paths, [Geometry("scale", SIDE, None)], next(caches), fingerprint)
-        table = to_table([one for one in prints if one is not None])
+        table = to_table(prints)
         find_pairs([file.digest for file in scanned], table, read, os.cpu_count() or 1)
 
     ours, theirs = alternate(lambda: timed(audited), lambda: timed(lambda: decode_all(files)), rounds)

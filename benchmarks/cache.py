@@ -13,7 +13,7 @@ from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
 from rfray.data.decoding import square
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import load, scan
+from rfray.data.pixel_cache import load, scan
 from rfray.spec.sweep import CacheSettings
 
 SIDE = 224

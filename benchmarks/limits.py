@@ -20,8 +20,6 @@ import numpy as np
 import optuna
 import pandas as pd
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmarks.leaderboard import synthetic_run
 from benchmarks.pictures import write_pictures
@@ -29,8 +27,9 @@ from rfray.data.catalog import divide, list_folder, load_images, part_digest
 from rfray.data.decoding import decode
 from rfray.data.fingerprints import KEYPOINTS, fingerprint, to_table
 from rfray.data.geometry import Geometry
+from rfray.data.images import Images
 from rfray.data.near_duplicates import candidates
-from rfray.data.pixels import INDEX, Images, Stored, _pixel_file
+from rfray.data.pixel_cache import CachedPixels, pixel_file
 from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.sweep import CacheSettings, DataSettings, Sweep
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
@@ -205,14 +204,11 @@ def _catalog(folder: Path, given: argparse.Namespace) -> None:
 
 
 def _pretend_pixels(cache: Path, digests: list[str]) -> None:
-    """A file of pixels without content, which takes no room, and where each picture would be in it."""
+    """A file of pixels without content, which takes no room."""
     cache.mkdir()
-    file = _pixel_file(digests, Geometry("scale", SIDE, None), cache)
+    file = pixel_file(digests, Geometry("scale", SIDE, None), cache)
     with file.open("wb") as pixels:
         pixels.truncate(3 * SIDE**2 * len(digests))
-    sides = np.full(len(digests), SIDE)
-    checksums = np.random.default_rng(0).integers(0, 2**63, len(digests), np.uint64)
-    pq.write_table(pa.table([sides, sides, checksums], schema=INDEX), file.with_suffix(".parquet"))
 
 
 def _as_a_trial(folder: Path) -> tuple[float, float, float]:
@@ -224,7 +220,7 @@ def _as_a_trial(folder: Path) -> tuple[float, float, float]:
     del known
     gc.collect()
     kept = psutil.Process().memory_full_info().uss - before
-    assert all(isinstance(part.source, Stored) for part in images)
+    assert all(isinstance(part.source, CachedPixels) for part in images)
     return read, loaded, kept
 
 

@@ -18,7 +18,7 @@ from rfray.store.run_dir import TrialDir
 
 if TYPE_CHECKING:
     from rfray.data.batches import Batch
-    from rfray.data.pixels import Images
+    from rfray.data.images import Images
     from rfray.training.loop import Epoch, TrialData
 
 # torch and timm are imported inside the functions: a list of the benchmarks needs neither.
@@ -67,7 +67,7 @@ def _figure(
         return _epoch_seconds(trial, data, next(outs), threads)
 
     def from_memory() -> float:
-        with mock.patch.object(loop, "fit_batches", _batches_in_memory):
+        with mock.patch.object(loop, "train_batches", _batches_in_memory):
             return real()
 
     with place or nullcontext():
@@ -112,7 +112,7 @@ def _epoch_seconds(trial: Trial, data: "TrialData", out: TrialDir, threads: int)
 
 
 def _batches_in_memory(images: "Images", order: np.ndarray, batch_size: int, *_: Any) -> "Iterator[Batch]":
-    """Stands in for `fit_batches`: as many batches, of random images that lie where the model is."""
+    """Stands in for `train_batches`: as many batches, of random images that lie where the model is."""
     import torch
 
     from rfray.models.inference import device_and_type

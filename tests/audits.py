@@ -13,7 +13,7 @@ ALL_READABLE = pd.DataFrame({"path": [], "reason": []}, dtype=str)
 
 
 def image_table(per_class: int = 120, seed: int = 0, **columns: Any) -> pd.DataFrame:
-    """Real and fake images in turn, the first sixth in fit; their files' properties say nothing about the label."""
+    """Real and fake images in turn, the first sixth in train; their files' properties say nothing about the label."""
     n = 2 * per_class
     random = np.random.default_rng(seed)
     label = np.arange(n) % 2

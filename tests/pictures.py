@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import Images
+from rfray.data.images import Images
 
 SIDE = 32
 
@@ -31,7 +31,7 @@ class InMemory:
         return self.pixels[row]
 
 
-def images_of(pixels: np.ndarray, rows: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> Images:
+def images_in_memory(pixels: np.ndarray, rows: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> Images:
     """The images at these rows of (n, S, S, 3) uint8 pixels."""
     return Images(InMemory(pixels), Geometry("scale", pixels.shape[1], None), rows, labels, ids)
 

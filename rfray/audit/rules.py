@@ -1,4 +1,7 @@
-"""what is known of the images -> findings: RULES, each of which looks for one thing and says what to do about it."""
+"""facts about the images -> findings, gravest first: every rule of RULES looks for one thing and says what to do.
+
+Thresholds without a source are rfray's own choice: where a careful person would want to know before reading a result.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,66 +10,70 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from rfray.audit.metadata_baseline import CROP, REENCODE
 from rfray.spec.sweep import CLASSES
 from rfray.store.audit_record import Finding, Grade, MetadataBaseline
 
 BASELINE_ERROR, BASELINE_WARNING = 0.9, 0.65
 """AUC of the metadata baseline above which it is an error, or a warning."""
 IMBALANCE = 5
-"""The larger class has more than so many times the images of the smaller one."""
+"""The larger class has more than so many times the images of the smaller one; accuracy says little above that: calling
+everything the larger class is right in 83 %."""
 FEW = 100
-"""Fewer images of a class than this leave too much to chance."""
+"""Images of a class below which an AUC of 0.75 is uncertain by 0.07 either way (see `_standard_error`)."""
 UNREADABLE_SHARE = 0.01
 """Share of unreadable files above which they are a warning."""
 FORMAT_SHARE = 0.2
 """Share of a class that would have to change its format to match the other one."""
 SIZE_DISTANCE_WARNING, SIZE_DISTANCE_NOTE = 0.5, 0.25
-"""Greatest distance between the classes' cumulative distributions (Kolmogorov-Smirnov)."""
+"""Greatest distance between the cumulative distributions of the classes (Kolmogorov and Smirnov)."""
+SIZE_CHANCE = 0.001
+"""Probability of such a distance by chance, above which it is no finding: four measures of any folder are tested."""
 SPECTRUM_EFFECT = 0.3
-"""Difference of the classes' means in standard deviations (Cohen's d); 0.2 is called small, 0.5 medium."""
+"""Difference of the classes' means in standard deviations; 0.2 is called small, 0.5 medium (Cohen 1988)."""
 NAMED = 3
-"""Examples in a sentence."""
-CLOSENESS = {"exact": 0, "re-encoded": 1, "mirrored": 2, "crop": 3}
-"""Kind of pair -> its rank, closest first."""
-LIKE = {"exact": "the same file", "re-encoded": "re-encoded", "mirrored": "mirrored", "crop": "cropped"}
-"""Kind of pair, in the same order -> how a sentence calls it."""
+"""Examples in a sentence: more would not be read."""
+KINDS = {"exact": "the same file", "re-encoded": "re-encoded", "mirrored": "mirrored", "crop": "cropped"}
+"""Kind of pair, the closest first -> its name in a sentence."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at."""
+    """The input of the rules."""
 
     images: pd.DataFrame
-    """One row a file, with `place`: its part, or its folder where there are no parts."""
+    """See `rfray.audit.audit`; `part` is never empty."""
     pairs: pd.DataFrame
-    """first, second (rows of `images`), kind, first_place, second_place (in alphabetical order), across_labels."""
+    """first, second (rows of `images`), kind, first_part, second_part (in alphabetical order), across_labels."""
     unreadable: int
     """Files that could not be read."""
     baseline: MetadataBaseline | None
     reencoded: bool
     """Whether `data.reencode` brings all images through one size and codec before a model sees them."""
 
+    def of_class(self, column: str) -> list[np.ndarray]:
+        """The values of a column for real images, and for fake ones."""
+        return [self.images.loc[self.images["label"] == label, column].to_numpy() for label in range(len(CLASSES))]
+
+    def counts(self, part: str) -> np.ndarray:
+        """(2,) int: real and fake images of a part."""
+        return np.bincount(self.images.loc[self.images["part"] == part, "label"], minlength=len(CLASSES))
+
 
 Rule = Callable[[Facts], Iterator[Finding]]
 
 
 def test_in_training(facts: Facts) -> Iterator[Finding]:
-    """Copies of test images among the training images: test then measures memory."""
-    is_test = facts.images["place"].eq("test").to_numpy()
+    """Copies of test images among the training images: a model may remember them."""
+    is_test = facts.images["part"].eq("test").to_numpy()
     pairs = facts.pairs[is_test[facts.pairs["first"]] != is_test[facts.pairs["second"]]]
     if pairs.empty:
         return
-    swapped = ~is_test[pairs["first"]]
-    copies = pd.DataFrame(
-        {
-            "test": np.where(swapped, pairs["second"], pairs["first"]),
-            "training": np.where(swapped, pairs["first"], pairs["second"]),
-            "kind": pairs["kind"].to_numpy(),
-            "closeness": pairs["kind"].map(CLOSENESS).to_numpy(),
-        }
-    )
-    left_out = bool((facts.images["place"].to_numpy()[copies["training"]] == "left out").all())
-    copies = copies.sort_values("closeness", kind="stable").drop_duplicates("test")  # each image once, closest kind
+    first, second, swap = pairs["first"], pairs["second"], is_test[pairs["second"]]
+    copies = pairs.assign(test=np.where(swap, second, first), training=np.where(swap, first, second))
+    left_out = bool((facts.images["part"].to_numpy()[copies["training"]] == "left out").all())
+    closest_first = copies["kind"].map(list(KINDS).index).sort_values(kind="stable").index
+    copies = copies.loc[closest_first].drop_duplicates("test")
     yield Finding(
         grade="error",
         code="test-in-training",
@@ -75,7 +82,7 @@ def test_in_training(facts: Facts) -> Iterator[Finding]:
         + (
             "; these training images are left out of train and val."
             if left_out
-            else ": what a model knows by heart would count as recognised."
+            else ": a model that remembers them would seem better than it is."
         ),
         what_to_do="Look at them; `--accept-audit` goes on without these training images."
         if left_out
@@ -88,186 +95,170 @@ def metadata_tells(facts: Facts) -> Iterator[Finding]:
     baseline = facts.baseline
     if baseline is None or baseline.low <= 0.5 or baseline.auc <= BASELINE_WARNING:
         return
+    remedies = [feature.remedy for feature in baseline.features if feature.low > 0.5]
     yield Finding(
         grade="error" if baseline.auc > BASELINE_ERROR and not facts.reencoded else "warning",
         code="metadata-tells",
         sentence=baseline.sentence + (" `data.reencode` keeps models from seeing it." if facts.reencoded else ""),
-        what_to_do=" ".join(dict.fromkeys(feature.remedy for feature in baseline.features if feature.low > 0.5))
-        or baseline.features[0].remedy,
+        what_to_do=" ".join(dict.fromkeys(remedies)) or baseline.features[0].remedy,
     )
 
 
 def both_labels(facts: Facts) -> Iterator[Finding]:
     """The same picture called real and fake.
 
-    Only a warning, also between training and test: copies between those are an error by `test_in_training`
-    already. A crop is a note: a fake may be made from a part of a real image.
+    Only a warning, also between train and test: those copies are an error by `test_in_training` already. A crop is a
+    note: a fake may be made from a part of a real image.
     """
     across = facts.pairs[facts.pairs["across_labels"]]
-    grades: dict[Grade, list[str]] = {"warning": ["exact", "re-encoded", "mirrored"], "note": ["crop"]}
-    for grade, kinds in grades.items():
-        pairs = across[across["kind"].isin(kinds)]
-        if pairs.empty:
-            continue
-        pairs_are = f"{_counted(len(pairs), 'pair')} of a real and a fake image {'is' if len(pairs) == 1 else 'are'}"
-        same = "the same picture under both labels" if grade == "warning" else "one cut out of the other"
-        yield Finding(
-            grade=grade,
-            code="both-labels" if grade == "warning" else "crop-of-other-class",
-            sentence=f"{pairs_are} {same}, e.g. {_named(facts, pairs['first'], pairs['second'])}.",
-            what_to_do="Look at them and delete the wrong one of each pair, unless the fakes are small edits of these "
-            "very pictures.",
-        )
+    crops = across["kind"] == "crop"
+    cases: list[tuple[str, Grade, pd.DataFrame, str]] = [
+        ("both-labels", "warning", across[~crops], "the same picture under both labels"),
+        ("crop-of-other-class", "note", across[crops], "one cut out of the other"),
+    ]
+    for code, grade, pairs, relation in cases:
+        if len(pairs):
+            yield Finding(
+                grade=grade,
+                code=code,
+                sentence=f"{_counted(len(pairs), 'pair')} of a real and a fake image {_are(len(pairs))} {relation}, "
+                f"e.g. {_named(facts, pairs['first'], pairs['second'])}.",
+                what_to_do="Look at them and delete the wrong one of each pair, unless the fakes are small edits of "
+                "these very pictures.",
+            )
 
 
 def copies_across_the_split(facts: Facts) -> Iterator[Finding]:
-    """Copies on both sides of train and val: what is chosen there is chosen by memory."""
-    pairs = facts.pairs[(facts.pairs["first_place"] == "train") & (facts.pairs["second_place"] == "val")]
+    """Copies in train and in val: val then rewards a model that remembers them."""
+    pairs = facts.pairs[(facts.pairs["first_part"] == "train") & (facts.pairs["second_part"] == "val")]
     if len(pairs):
         yield Finding(
             grade="warning",
             code="copies-across-the-split",
-            sentence=f"{_counted(len(pairs), 'pair')} of like images ({_kinds(pairs)}) "
-            f"{'has' if len(pairs) == 1 else 'have'} one in train and one in val, e.g. "
-            f"{_named(facts, pairs['first'], pairs['second'])}: the val score flatters models that know by heart.",
+            sentence=f"In {_counted(len(pairs), 'pair')} of similar images ({_kinds(pairs)}), one is in train and the "
+            f"other in val, e.g. {_named(facts, pairs['first'], pairs['second'])}: a model that remembers the one is "
+            "scored on the other.",
             what_to_do="Put the copies of a picture into one subfolder and set `data.split_by: group`, or delete them.",
         )
 
 
-def copies_within_a_place(facts: Facts) -> Iterator[Finding]:
-    """Copies on one side with one label: they count twice, no more."""
-    pairs = facts.pairs[(facts.pairs["first_place"] == facts.pairs["second_place"]) & ~facts.pairs["across_labels"]]
-    for place, found in pairs.groupby("first_place"):
-        involved = len(np.unique(found[["first", "second"]].to_numpy()))
+def copies_within_a_part(facts: Facts) -> Iterator[Finding]:
+    """Copies in one part with one label: they count twice, no more."""
+    pairs = facts.pairs[(facts.pairs["first_part"] == facts.pairs["second_part"]) & ~facts.pairs["across_labels"]]
+    for part, found in pairs.groupby("first_part"):
+        copies = len(np.unique(found[["first", "second"]].to_numpy()))
         yield Finding(
             grade="note",
             code="copies-within-a-part",
-            sentence=f"{_of(involved, int((facts.images['place'] == place).sum()), f'{_place(str(place))} image')} "
-            f"there more than once ({_kinds(found)}), e.g. {_named(facts, found['first'], found['second'])}.",
+            sentence=f"{_of(copies, int(facts.counts(str(part)).sum()), f'{part} image')} there more than once "
+            f"({_kinds(found)}), e.g. {_named(facts, found['first'], found['second'])}.",
             what_to_do="Nothing needs to be done: copies count twice. Delete them where they should not.",
         )
 
 
 def unreadable_files(facts: Facts) -> Iterator[Finding]:
-    """Files that take no part."""
-    listed = len(facts.images) + facts.unreadable
+    """Files that are in no part."""
     if facts.unreadable:
+        files = len(facts.images) + facts.unreadable
         yield Finding(
-            grade="warning" if facts.unreadable > UNREADABLE_SHARE * listed else "note",
+            grade="warning" if facts.unreadable > UNREADABLE_SHARE * files else "note",
             code="unreadable",
-            sentence=f"{facts.unreadable:,} of {_counted(listed, 'file')} can't be read and "
-            f"take{'s' if facts.unreadable == 1 else ''} no part.",
+            sentence=f"{_of(facts.unreadable, files, 'file')} unreadable and left out.",
             what_to_do="See `unreadable.csv` for the reasons; copy the files anew, or delete them.",
         )
 
 
 def class_imbalance(facts: Facts) -> Iterator[Finding]:
     """Many more images of one class than of the other."""
-    for place, counts in _per_place(facts).items():
+    for part in ("train", "val", "test"):
+        counts = facts.counts(part)
         if counts.min() > 0 and counts.max() > IMBALANCE * counts.min():
-            larger = int(counts.argmax())
             yield Finding(
                 grade="warning",
                 code="class-imbalance",
-                sentence=f"The {_place(place)} images are {counts[0]:,} real and {counts[1]:,} fake: "
-                f"calling everything {CLASSES[larger]} is right in {counts.max() / counts.sum():.0%}.",
+                sentence=f"The {part} images are {counts[0]:,} real and {counts[1]:,} fake: calling everything "
+                f"{CLASSES[int(counts.argmax())]} is right in {counts.max() / counts.sum():.0%}.",
                 what_to_do="Set `trial.class_balance: weights` (or `sampling`) and read AUC and balanced accuracy, "
                 "not accuracy.",
             )
 
 
 def few_images(facts: Facts) -> Iterator[Finding]:
-    """Too few images to choose by."""
-    for place, counts in _per_place(facts).items():
-        if place != "train" and counts.min() < FEW:
+    """Too few images to choose by (val), or to measure with (test)."""
+    for part in ("val", "test"):
+        counts = facts.counts(part)
+        if counts.max() > 0 and counts.min() < FEW:
             smaller = int(counts.argmin())
-            reach = 2 * _standard_error(0.75, int(counts[0]), int(counts[1]))
+            uncertain = min(2 * _standard_error(0.75, *counts.tolist()), 0.5)
             yield Finding(
-                grade="note" if place == "test" else "warning",
+                grade="note" if part == "test" else "warning",
                 code="few-images",
-                sentence=f"There {'is' if counts[smaller] == 1 else 'are'} only {counts[smaller]:,} {CLASSES[smaller]} "
-                f"among the {_place(place)} images: an AUC of 0.75 measured on them is uncertain by about "
-                f"{min(reach, 0.5):.2f} either way.",
-                what_to_do="Add images"
-                + (", or raise `data.val`." if place == "val" else ".")
-                + " Don't trust smaller differences between models.",
+                sentence=f"There {_are(counts[smaller])} only {counts[smaller]:,} {CLASSES[smaller]} among the {part} "
+                f"images: an AUC of 0.75 measured on them is uncertain by about {uncertain:.2f} either way.",
+                what_to_do=f"Add images{', or raise `data.val`' if part == 'val' else ''}. "
+                "Don't trust smaller differences between models.",
             )
 
 
 def formats_differ(facts: Facts) -> Iterator[Finding]:
     """Classes in different file formats."""
     shares = pd.crosstab(facts.images["label"], facts.images["format"], normalize="index")
-    if len(shares) == len(CLASSES) and (distance := _distance(shares)) >= FORMAT_SHARE:
-        listed = [
+    if len(shares) < len(CLASSES):
+        return
+    distance = float(np.abs(np.diff(shares.to_numpy(), axis=0)).sum() / 2)  # total variation, in [0, 1]
+    if distance >= FORMAT_SHARE:
+        real, fake = (
             ", ".join(f"{share:.0%} {name}" for name, share in row[row > 0].sort_values(ascending=False).items())
             for _, row in shares.iterrows()
-        ]
+        )
         yield Finding(
             grade="warning",
             code="formats-differ",
-            sentence=f"The classes come in different file formats: real images are {listed[0]}; fake images are "
-            f"{listed[1]} ({distance:.0%} would have to change to match).",
-            what_to_do="Set `data.reencode: {quality: 90}`, so that all images go through the same compression.",
+            sentence=f"The classes come in different file formats: real images are {real}; fake images are {fake} "
+            f"({distance:.0%} would have to change to match).",
+            what_to_do=REENCODE,
         )
 
 
 def sizes_differ(facts: Facts) -> Iterator[Finding]:
     """Classes of different dimensions or compression."""
-    found: list[tuple[float, str, str, np.ndarray, np.ndarray]] = []
-    measures = {
-        "width": ("width", "pixels"),
-        "height": ("height", "pixels"),
-        "file_bytes": ("file size", "bytes"),
-        "bytes_per_pixel": ("compression", "bytes a pixel"),
-    }
-    for key, (column, unit) in measures.items():
-        real, fake = (facts.images.loc[facts.images["label"] == label, key].to_numpy() for label in (0, 1))
-        if len(real) and len(fake):
-            test = stats.ks_2samp(real, fake, method="asymp")
-            if test.statistic >= SIZE_DISTANCE_NOTE and test.pvalue < 0.001:
-                found.append((float(test.statistic), column, unit, real, fake))
-    dimensions = [one for one in found if one[1] in ("width", "height")]
-    for some, what, remedy in (
-        (dimensions, "dimensions", "Set `trial.resize: crop`, so that sizes leave no trace in the pixels."),
-        (
-            [one for one in found if one not in dimensions],
-            "file sizes",
-            "Set `data.reencode: {quality: 90}`, so that all images go through the same compression.",
-        ),
+    for what, remedy, measures in (
+        ("dimensions", CROP, {"width": "width in pixels", "height": "height in pixels"}),
+        ("file sizes", REENCODE, {"file_bytes": "file size in bytes", "bytes_per_pixel": "number of bytes per pixel"}),
     ):
-        if some:
-            distance, column, unit, real, fake = max(some, key=lambda one: one[0])
+        distances = {column: _distance(*facts.of_class(column)) for column in measures}
+        column = max(distances, key=distances.__getitem__)
+        distance = distances[column]
+        if distance >= SIZE_DISTANCE_NOTE:
+            real, fake = (_number(np.median(values)) for values in facts.of_class(column))
             yield Finding(
                 grade="warning" if distance >= SIZE_DISTANCE_WARNING else "note",
                 code=f"{what.replace(' ', '-')}-differ",
-                sentence=f"The classes differ in their {what}: the median {column} is "
-                f"{_number(np.median(real))} {unit} for real images and {_number(np.median(fake))} {unit} "
-                f"for fake ones (distance of the distributions {distance:.2f}; 0 is alike, 1 is wholly apart).",
+                sentence=f"The classes differ in their {what}: the median {measures[column]} is {real} for real images "
+                f"and {fake} for fake ones (distance of the distributions {distance:.2f}; 0 is alike, 1 is apart).",
                 what_to_do=remedy,
             )
 
 
 def spectra_differ(facts: Facts) -> Iterator[Finding]:
     """Different fine detail: traces of up-sampling, or only of compression and scaling."""
-    spectra = np.stack(facts.images["spectrum"].to_list()) if len(facts.images) else np.zeros((0, 32))
-    finest = spectra[:, -spectra.shape[1] // 4 :].mean(axis=1)
-    labels = facts.images["label"].to_numpy()
-    real, fake = finest[(labels == 0) & np.isfinite(finest)], finest[(labels == 1) & np.isfinite(finest)]
+    spectra = [np.stack(values) if len(values) else np.zeros((0, 1)) for values in facts.of_class("spectrum")]
+    finest = [values[:, -values.shape[1] // 4 :].mean(axis=1) for values in spectra]
+    real, fake = (values[np.isfinite(values)] for values in finest)
     if min(len(real), len(fake)) < 2:
         return
     pooled = np.sqrt(
         ((len(real) - 1) * real.var(ddof=1) + (len(fake) - 1) * fake.var(ddof=1)) / (len(real) + len(fake) - 2)
     )
-    if pooled == 0:
-        return
-    effect = float((fake.mean() - real.mean()) / pooled)
+    difference = fake.mean() - real.mean()
+    effect = float(difference / pooled) if pooled > 0 else 0.0
     if abs(effect) >= SPECTRUM_EFFECT and abs(effect) > 2 * np.sqrt(1 / len(real) + 1 / len(fake)):
         yield Finding(
             grade="note",
             code="spectra-differ",
             sentence=f"Fake images have {'more' if effect > 0 else 'less'} fine detail: their typical power in the "
-            f"highest quarter of frequencies is {10 ** (fake.mean() - real.mean()):.2f} times that of real ones "
-            f"(effect size d = {effect:+.2f}).",
+            f"highest quarter of frequencies is {10**difference:.2f} times that of real ones (effect size d = "
+            f"{effect:+.2f}).",
             what_to_do="Look at the spectra. It may be the generator's up-sampling, which is what you want to find, or "
             "only another compression or scaling, which `data.reencode: {quality: 90}` evens out.",
         )
@@ -283,7 +274,7 @@ RULES: tuple[Rule, ...] = (
     class_imbalance,
     few_images,
     unreadable_files,
-    copies_within_a_place,
+    copies_within_a_part,
     spectra_differ,
 )
 """Every rule; within a grade, findings keep this order. A new one is an entry here."""
@@ -297,18 +288,12 @@ def find(facts: Facts) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: GRADES.index(finding.grade)))
 
 
-def _distance(shares: pd.DataFrame) -> float:
-    """Total variation distance between the two rows, in [0, 1]."""
-    rows = shares.to_numpy(dtype=np.float64)
-    return float(np.abs(rows[0] - rows[1]).sum() / 2)
-
-
-def _per_place(facts: Facts) -> dict[str, np.ndarray]:
-    """Place -> (2,) int images of each class."""
-    return {
-        str(place): np.bincount(images["label"], minlength=len(CLASSES))
-        for place, images in facts.images.groupby("place", sort=False)
-    }
+def _distance(real: np.ndarray, fake: np.ndarray) -> float:
+    """Kolmogorov and Smirnov's distance of two distributions, in [0, 1]; 0 where chance may have made it."""
+    if not len(real) or not len(fake):
+        return 0.0
+    test = stats.ks_2samp(real, fake, method="asymp")
+    return float(test.statistic) if test.pvalue < SIZE_CHANCE else 0.0
 
 
 def _standard_error(auc: float, real: int, fake: int) -> float:
@@ -320,33 +305,32 @@ def _standard_error(auc: float, real: int, fake: int) -> float:
     return float(np.sqrt(variance / (real * fake)))
 
 
-def _named(facts: Facts, first: "np.ndarray | pd.Series[int]", second: "np.ndarray | pd.Series[int]") -> str:
+def _named(facts: Facts, first: "pd.Series[int]", second: "pd.Series[int]") -> str:
     """The first few pairs of rows by their paths, with their folders where these differ."""
-    paths, folders = facts.images["path"].to_numpy(), facts.images["folder"].to_numpy()
-
-    def pair(one: int, other: int) -> str:
-        if folders[one] == folders[other]:
-            return f"{paths[one]} and {paths[other]}"
-        return f"{folders[one]}/{paths[one]} and {folders[other]}/{paths[other]}"
-
-    return "; ".join(pair(one, other) for one, other in zip(first[:NAMED], second[:NAMED], strict=True))
+    named = []
+    for pair in zip(first[:NAMED], second[:NAMED], strict=True):
+        paths, folders = (facts.images[column].iloc[list(pair)].tolist() for column in ("path", "folder"))
+        if folders[0] != folders[1]:
+            paths = [f"{folder}/{path}" for folder, path in zip(folders, paths, strict=True)]
+        named.append(" and ".join(paths))
+    return "; ".join(named)
 
 
 def _kinds(pairs: pd.DataFrame) -> str:
     counts = pairs["kind"].value_counts()
-    return ", ".join(f"{counts[kind]:,} {shown}" for kind, shown in LIKE.items() if kind in counts)
+    return ", ".join(f"{counts[kind]:,} {shown}" for kind, shown in KINDS.items() if kind in counts)
 
 
 def _of(count: int, whole: int, noun: str) -> str:
-    return f"{count:,} of {_counted(whole, noun)} {'is' if count == 1 else 'are'}"
+    return f"{count:,} of {_counted(whole, noun)} {_are(count)}"
 
 
 def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def _place(place: str) -> str:
-    return {"train": "training", "test": "validation"}.get(place, place)
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _number(value: float) -> str:

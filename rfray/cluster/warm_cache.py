@@ -12,7 +12,7 @@ from rfray.cluster.connect import Node, Shares, nodes
 from rfray.data.cache_limits import cache_folder
 from rfray.data.catalog import image_folder, load_images
 from rfray.data.geometry import geometries
-from rfray.data.pixels import Files
+from rfray.data.images import ImageFiles
 from rfray.errors import ClusterError, DataError, StorageError
 from rfray.spec.sweep import Sweep
 from rfray.store.run_dir import RunDir
@@ -62,7 +62,7 @@ def _prepare(where: Path | str) -> str | None:
     try:
         for geometry in geometries(sweep):
             source = load_images(catalog, sweep.data, "train", geometry).source  # val is in the same folder
-            if unseen and isinstance(source, Files):  # nothing was read, as the cache has no room
+            if unseen and isinstance(source, ImageFiles):  # nothing was read, as the cache has no room
                 return _unseen(sweep, folder)
     except (DataError, StorageError) as error:
         return _unseen(sweep, folder) if unseen else f"can't read the images: {error}"

@@ -20,8 +20,8 @@ from rfray.data.catalog import (
 from rfray.data.changed import training_changes, unreadable
 from rfray.data.decoding import decode
 from rfray.data.geometry import geometries
-from rfray.data.near_duplicates import find_pairs, groups
-from rfray.data.pixels import not_cached
+from rfray.data.near_duplicates import connected, find_pairs
+from rfray.data.pixel_cache import no_room_in_cache
 from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.spec.sweep import Sweep
 from rfray.store.audit_record import read_audit, write_audit
@@ -190,7 +190,7 @@ def _audit(
     if catalog is not None:
         known = catalog.set_index("path")["part"]
         parts = images["path"].map(known).where(images["folder"] == "train", "test")
-    images = images.assign(part=parts, alike=groups(len(images), pairs[["first", "second"]].to_numpy(int)))
+    images = images.assign(part=parts, alike=connected(len(images), pairs[["first", "second"]].to_numpy(int)))
     run.write_images(images)
     missing = pd.concat([unreadable(run, "train"), unreadable(run, "test")])
     write_audit(run.audit_file, audit_images(images, pairs, missing, sweep.data.reencode is not None, seed=sweep.seed))
@@ -217,7 +217,7 @@ def _check_unchanged(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> None:
 def _note(run: RunDir, scanned: Scanned, folder: str, sweep: Sweep, console: Console) -> None:
     """Writes unreadable.csv (path, reason, folder, size, modified) and says what a user should know of the folder."""
     if not scanned.cached:
-        console.print(f"Warning: {not_cached(sweep.data.cache)}", soft_wrap=True, markup=False)
+        console.print(f"Warning: {no_room_in_cache(sweep.data.cache)}", soft_wrap=True, markup=False)
     others = unreadable(run, "train" if folder == "test" else "test")
     found = scanned.unreadable.assign(folder=folder)
     with replacing(run.unreadable_file) as temporary:

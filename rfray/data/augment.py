@@ -20,15 +20,15 @@ import albumentations
 from rfray.data.decoding import square
 from rfray.errors import SweepError, nearest_first
 
-Entry = Mapping[str, Mapping[str, Any] | None]
-Spec = Sequence[Entry]
+TransformSpec = Mapping[str, Mapping[str, Any] | None]
+PolicySpec = Sequence[TransformSpec]
 
 _SMOOTH = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
 _BASES = ("BasicTransform", "DualTransform", "ImageOnlyTransform", "Transform3D", "BaseCompose")
 _REFUSED = (*_BASES, "Compose", "ReplayCompose", "Lambda")
-_FLIP: Entry = {"HorizontalFlip": {"p": 0.5}}
+_FLIP: TransformSpec = {"HorizontalFlip": {"p": 0.5}}
 
-POLICIES: dict[str, Spec] = {
+POLICIES: dict[str, PolicySpec] = {
     # the images as they are
     "none": [],
     # what leaves a face a face and most forensic traces in place
@@ -97,7 +97,7 @@ class Policy:
         return square(changed, self._side)
 
 
-def build_policy(name: str, own: Mapping[str, Spec], side: int) -> Policy | None:
+def build_policy(name: str, own: Mapping[str, PolicySpec], side: int) -> Policy | None:
     """The policy called `name`, from the sweep's own or the built-in ones; None where it changes nothing.
 
     Raises SweepError: unknown name, unknown transform, unknown or impossible argument.
@@ -109,16 +109,16 @@ def build_policy(name: str, own: Mapping[str, Spec], side: int) -> Policy | None
     return Policy(albumentations.Compose(transforms, seed=0), side) if transforms else None
 
 
-def check_policy(name: str, own: Mapping[str, Spec], side: int) -> None:
+def check_policy(name: str, own: Mapping[str, PolicySpec], side: int) -> None:
     """Builds a policy and tries it. Raises SweepError as `build_policy`, or where it does not give back uint8 RGB."""
     if build_policy(name, own, side) is not None:
         # whatever its probability, every transform has its turn now, not in the middle of a trial
-        certain = [_transform(one, side, {"p": 1.0}) for one in {**POLICIES, **own}[name]]
+        certain = [_transform(one, side, probability=1.0) for one in {**POLICIES, **own}[name]]
         _try(Policy(albumentations.Compose(certain), side), name, side)
 
 
-def _transform(entry: Entry, side: int, instead: Mapping[str, Any] | None = None) -> albumentations.BasicTransform:
-    """One transform, or several in one; `instead` are arguments that win over the given ones."""
+def _transform(entry: TransformSpec, side: int, probability: float | None = None) -> Any:
+    """One transform, or one that has others inside; `probability` replaces that of all of them."""
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise SweepError(f"an entry is one transform, {{Name: {{argument: value}}}}; given: {entry}")
     ((name, given),) = entry.items()
@@ -131,12 +131,13 @@ def _transform(entry: Entry, side: int, instead: Mapping[str, Any] | None = None
     for key in given or {}:
         if key not in takes:
             raise SweepError(f"{name} has no argument {key!r}; allowed: {nearest_first(key, takes)}")
-    arguments = {key: _filled_in(value, side) for key, value in {**(given or {}), **(instead or {})}.items()}
+    instead = {} if probability is None else {"p": probability}
+    arguments = {key: _filled_in(value, side) for key, value in {**(given or {}), **instead}.items()}
     if "transforms" in arguments:
         inside = arguments["transforms"]
         if not isinstance(inside, list | tuple) or not inside:
             raise SweepError(f"{name} takes a list of transforms; given: {inside}")
-        arguments["transforms"] = [_transform(inner, side, instead) for inner in inside]
+        arguments["transforms"] = [_transform(inner, side, probability) for inner in inside]
     with warnings.catch_warnings():
         # albumentations only warns of an argument that it does not know
         warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid")

@@ -23,11 +23,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 from rfray.data.cache_limits import cache_folder
 from rfray.data.decoding import SUFFIXES
 from rfray.data.demo import make_demo
-from rfray.data.fetching import RemoteFolder
 from rfray.data.fingerprints import fingerprint, to_table
 from rfray.data.geometry import Geometry
-from rfray.data.near_duplicates import groups
-from rfray.data.pixels import Files, Images, Source, load, scan
+from rfray.data.images import ImageFiles, Images, PictureSource
+from rfray.data.near_duplicates import connected
+from rfray.data.pixel_cache import load, scan
+from rfray.data.remote_images import RemoteFolder
 from rfray.errors import DataError
 from rfray.spec.sweep import CLASSES, DataSettings
 from rfray.store.storage import is_address
@@ -143,7 +144,7 @@ def scan_folder(settings: DataSettings, part: str, geometries: Sequence[Geometry
             f"({100 * settings.max_unreadable:g} %) allows:\n  "
             + "\n  ".join(f"{row.path}: {row.reason}" for row in unreadable.head(10).itertuples())
         )
-    seen = to_table([one for one in prints if one is not None])
+    seen = to_table(prints)
     for name in ("digest", "width", "height"):
         seen[name] = [getattr(file, name) for file in files if file.reason is None]
     images = pd.concat([listed[~bad].reset_index(drop=True), seen], axis=1)
@@ -243,21 +244,21 @@ def decode_images(
 ) -> Images:
     """A few images of one part, in the order of `ids`, each decoded from its file whenever it is asked for."""
     chosen = catalog[catalog["part"] == part].set_index("path").loc[ids]
-    files = Files(image_folder(settings, part), ids, chosen["digest"].tolist(), geometry)
+    files = ImageFiles(image_folder(settings, part), ids, chosen["digest"].tolist(), geometry)
     return Images(files, geometry, np.arange(len(ids)), chosen["label"].to_numpy(), np.array(ids, dtype=np.str_))
 
 
-def load_folder(images: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry) -> Source:
+def load_folder(images: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry) -> PictureSource:
     """The pictures of all images of a part's folder, in their order (path, digest, width, height)."""
     sizes = list(zip(images["width"], images["height"], strict=True))
     paths, digests = images["path"].tolist(), images["digest"].tolist()
     return load(image_folder(settings, part), paths, digests, sizes, geometry, settings.cache)
 
 
-def original_pictures(catalog: pd.DataFrame, settings: DataSettings, part: str) -> Source:
+def original_pictures(catalog: pd.DataFrame, settings: DataSettings, part: str) -> PictureSource:
     """The pictures of one part at full resolution, in the order of the catalog, each decoded when it is asked for."""
     chosen = catalog[catalog["part"] == part]
-    return Files(image_folder(settings, part), chosen["path"].tolist(), chosen["digest"].tolist(), None)
+    return ImageFiles(image_folder(settings, part), chosen["path"].tolist(), chosen["digest"].tolist(), None)
 
 
 def part_digest(catalog: pd.DataFrame, part: str) -> str:
@@ -342,7 +343,7 @@ def group_ids(images: pd.DataFrame, settings: DataSettings, pairs: np.ndarray) -
         known = np.flatnonzero(numbers >= 0)
         first = known[np.unique(numbers[known], return_index=True)[1]]
         links.append(np.column_stack([known, first[numbers[known]]]))
-    return groups(len(images), np.concatenate(links))
+    return connected(len(images), np.concatenate(links))
 
 
 def _identity(pattern: re.Pattern[str], path: str) -> str | None:

@@ -24,7 +24,7 @@ from rfray.cluster.connect import reason_of, slot_of_one
 from rfray.data.catalog import original_pictures
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry, geometry_of
-from rfray.data.pixels import Source
+from rfray.data.images import PictureSource
 from rfray.errors import RfrayError, RunError, TrialError
 from rfray.inference.missing import prediction_origins
 from rfray.models.inference import Detector, load_detector, predict_corrupted
@@ -174,7 +174,7 @@ def _detectors(where: Path | str, trial_ids: tuple[str, ...]) -> tuple[list[Dete
 
 
 @lru_cache(maxsize=1)
-def _pictures(where: Path | str, part: Part) -> Source:
+def _pictures(where: Path | str, part: Part) -> PictureSource:
     run = RunDir(where)
     run.mirror.pull("sweep.yaml", "catalog.parquet")
     return original_pictures(run.read_catalog(), run.sweep().data, part)

@@ -7,9 +7,7 @@ import numpy as np
 import torch
 
 from rfray.data.batches import decoded_batches
-from rfray.data.decoding import decode
 from rfray.data.geometry import Geometry
-from rfray.data.listing import read_file
 from rfray.models.bundle import LoadedBundle
 from rfray.models.inference import in_halves
 from rfray.models.verdicts import NOT_FINITE
@@ -36,7 +34,7 @@ def detect(
     A file that can't be read costs its row, nothing else. Where memory runs out, a batch is predicted in halves.
     """
     pin = any(detector.device.type == "cuda" for detector in bundle.detectors)
-    for batch in decoded_batches(paths, _picture, bundle.geometries, batch_size, threads, pin, keep_pictures):
+    for batch in decoded_batches(paths, bundle.geometries, batch_size, threads, pin, keep_pictures):
         scores = np.full((len(bundle.detectors), len(batch.names)), np.nan)
         if len(batch.read):
             scores[:, batch.read] = scores_of(bundle, batch.squares)
@@ -44,10 +42,6 @@ def detect(
         for place in batch.read[~np.isfinite(scores[:, batch.read]).all(axis=0)]:
             reasons[place] = NOT_FINITE
         yield Detected(batch.names, scores, reasons, batch.pictures)
-
-
-def _picture(path: str) -> np.ndarray:
-    return decode(read_file(path))
 
 
 @torch.inference_mode()

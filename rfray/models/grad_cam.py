@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rfray.data.batches import plain_batches
-from rfray.data.pixels import Images
+from rfray.data.images import Images
 from rfray.models.build import build_model
 from rfray.models.bundle import LoadedBundle
 from rfray.models.ensemble_inference import Detected

@@ -14,7 +14,7 @@ from torch import nn
 from rfray.data.batches import corrupted_batches, plain_batches
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import Images, Source
+from rfray.data.images import Images, PictureSource
 from rfray.errors import RunError
 from rfray.models.build import Normalisation, build_model
 from rfray.models.memory import give_back, is_out_of_memory
@@ -108,7 +108,7 @@ def load_detector(weights: Path, trial: Trial) -> Detector:
 
 @torch.inference_mode()
 def predict_corrupted(
-    detectors: Sequence[Detector], geometries: Sequence[Geometry], source: Source, rows: np.ndarray, threads: int
+    detectors: Sequence[Detector], geometries: Sequence[Geometry], source: PictureSource, rows: np.ndarray, threads: int
 ) -> np.ndarray:
     """p_fake of the pictures at `rows` under each of K corruptions by each of T detectors, (T, K, n) float64.
 

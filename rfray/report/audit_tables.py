@@ -11,7 +11,7 @@ def count_rows(audit: Audit) -> Table:
     """Images and subfolders of each class in each part."""
     rows = []
     for part in ("train", "val", "left out", "test"):
-        here = [count for count in audit.counts if (count.part or count.folder) == part]
+        here = [count for count in audit.counts if count.part == part]
         if not here:
             continue
         images = [sum(count.images for count in here if count.label == label) for label in range(len(CLASSES))]

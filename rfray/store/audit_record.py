@@ -28,10 +28,8 @@ class Finding(Strict):
 class Count(Strict):
     """How many images of one class there are in one part."""
 
-    folder: str
-    """train or valid."""
     part: str
-    """train, val or test; "" where a folder was audited by itself."""
+    """train, val, test or left out; train or test where folders were audited without dividing them."""
     label: int
     """0 real, 1 fake."""
     images: int
@@ -70,13 +68,13 @@ class Sizes(Strict):
 
 
 class Pairs(Strict):
-    """How many pairs of like images there are of one kind between two places."""
+    """How many pairs of similar images of one kind there are within a part, or between two."""
 
     kind: str
-    """exact (same file), re-encoded (same picture, other file) or crop (one is a piece of the other)."""
+    """exact (same file), re-encoded (same picture, other file), mirrored or crop (one is a piece of the other)."""
     first: str
     second: str
-    """Places of the two images, in alphabetical order: train, val or test; train or valid without parts."""
+    """Parts of the two images, in alphabetical order."""
     across_labels: bool
     """Whether one is called real and the other fake."""
     pairs: int

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import Images
+from rfray.data.images import Images
 from rfray.models.inference import device_and_type
 from rfray.spec.trial import Trial
 from rfray.store.run_dir import TrialDir

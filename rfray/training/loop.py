@@ -25,9 +25,9 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from rfray.data.augment import Policy, Spec, build_policy
-from rfray.data.batches import Share, WaitTime, epoch_order, fit_batches
-from rfray.data.pixels import Images
+from rfray.data.augment import Policy, PolicySpec, build_policy
+from rfray.data.batches import WaitTime, WorkerShare, epoch_order, train_batches
+from rfray.data.images import Images
 from rfray.errors import GroupMemoryError, TrialError
 from rfray.models.build import Normalisation, build_model
 from rfray.models.inference import Detector, device_and_type, load_weights, save_weights, views_of
@@ -49,7 +49,7 @@ class TrialData:
 
     train: Images
     val: Images
-    augmentations: Mapping[str, Spec]
+    augmentations: Mapping[str, PolicySpec]
     """The sweep's own policies."""
     probe: Path | None = None
     """The weights that a trial with `head: probe` starts from."""
@@ -338,8 +338,8 @@ def _learn(
     steps = _steps_per_epoch(trial, data)
     total = torch.zeros((), device=device)
     # timm mixes an image with its mirror place in the batch
-    share = Share(group.rank, group.size, in_pairs=learner.mix is not None)
-    batches = fit_batches(
+    share = WorkerShare(group.rank, group.size, in_pairs=learner.mix is not None)
+    batches = train_batches(
         data.train, order, trial.batch_size, learner.policies, (trial.seed, epoch), device.type == "cuda", wait, share
     )
     for number, (pixels, labels) in enumerate(batches):
@@ -447,7 +447,8 @@ def _parts(batch: int, group: Group, in_pairs: bool, micro_batch: int) -> int:
 
     None is empty, and none larger than the micro-batch, unless both can't be had.
     """
-    largest, smallest = (len(Share(rank, group.size, in_pairs).of(np.arange(batch))) for rank in (0, group.size - 1))
+    shares = [WorkerShare(rank, group.size, in_pairs) for rank in (0, group.size - 1)]
+    largest, smallest = (len(share.of(np.arange(batch))) for share in shares)
     return min(smallest, -(-largest // micro_batch))
 
 
@@ -466,7 +467,7 @@ def _judged(learner: Learner, model: nn.Module, trial: Trial, val: Images, befor
     group = learner.group
     of = Detector(model, learner.normalise, learner.device, learner.dtype, flip=trial.tta != "none")
     bounds = np.linspace(0, len(val), group.size + 1).astype(int)
-    mine = val.part(bounds[group.rank], bounds[group.rank + 1])
+    mine = val.at(slice(bounds[group.rank], bounds[group.rank + 1]))
     seen = views_of(of, mine, 2 * trial.batch_size, before_batch)
     views = np.stack([group.gather(view, bounds, learner.device) for view in seen])
     both = views.mean(axis=0)

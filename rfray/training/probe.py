@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from rfray.data.batches import plain_batches
-from rfray.data.pixels import Images
+from rfray.data.images import Images
 from rfray.errors import TrialError
 from rfray.models.build import Normalisation, build_model
 from rfray.models.inference import device_and_type, save_weights

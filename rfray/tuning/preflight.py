@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from rfray.data.augment import POLICIES, Spec, check_policy
+from rfray.data.augment import POLICIES, PolicySpec, check_policy
 from rfray.errors import SweepError, TrialError, nearest_first
 from rfray.models.build import backbone_names, check_weights
 from rfray.spec.sweep_file import SweepFile
@@ -67,7 +67,7 @@ def _policies(file: SweepFile) -> Iterator[str]:
                 yield file.problem(("augmentations", name), problem)
 
 
-def _policy_problem(name: str, own: Mapping[str, Spec], sizes: Sequence[float]) -> str | None:
+def _policy_problem(name: str, own: Mapping[str, PolicySpec], sizes: Sequence[float]) -> str | None:
     for size in sizes:
         try:
             check_policy(name, own, int(size))

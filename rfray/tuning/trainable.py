@@ -232,7 +232,8 @@ def images_of(
     """Kept for the trials that this process has still to run; the pixels themselves are memory-mapped."""
     from rfray.data.catalog import fold_of, load_images
     from rfray.data.geometry import Geometry
-    from rfray.data.pixels import Files, not_cached
+    from rfray.data.images import ImageFiles
+    from rfray.data.pixel_cache import no_room_in_cache
     from rfray.training.loop import TrialData
 
     folder = RunDir(run)
@@ -242,7 +243,8 @@ def images_of(
         catalog = fold_of(catalog, fold, sweep.seed)
     geometry = Geometry(resize, side, sweep.data.reencode)
     train, val = (load_images(catalog, sweep.data, part, geometry) for part in ("train", "val"))
-    warnings = [f"{socket.gethostname()}: {not_cached(sweep.data.cache)}"] if isinstance(train.source, Files) else []
+    uncached = isinstance(train.source, ImageFiles)
+    warnings = [f"{socket.gethostname()}: {no_room_in_cache(sweep.data.cache)}"] if uncached else []
     return sweep, TrialData(train, val, sweep.augmentations), warnings
 
 

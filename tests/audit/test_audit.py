@@ -1,4 +1,4 @@
-"""rfray.audit.audit, findings, metadata_baseline: what is said of tables of images made by hand."""
+"""rfray.audit: tables of images made by hand -> findings, counts and the metadata baseline."""
 
 import numpy as np
 import pandas as pd
@@ -57,7 +57,7 @@ def test_pairs_are_counted_by_kind_place_and_label():
         ("crop", "train", "val", True, 1),
         ("exact", "train", "train", False, 1),
     ]
-    assert audit.duplicates[0].examples[0] == ("real/0000.jpg", "real/0238.jpg")  # fit first, as `first` says
+    assert audit.duplicates[0].examples[0] == ("real/0000.jpg", "real/0238.jpg")  # train first, as `first` says
 
 
 def test_report_images_in_training_are_an_error():
@@ -99,7 +99,7 @@ def test_formats_sizes_and_spectra():
     codes = found(audited(images))
     assert "real images are 100% JPEG; fake images are 100% PNG" in codes["formats-differ"].sentence
     assert "data.reencode: {quality: 90}" in codes["formats-differ"].what_to_do
-    assert "512 pixels for fake ones" in codes["dimensions-differ"].sentence
+    assert "the median width in pixels is" in codes["dimensions-differ"].sentence
     assert "trial.resize: crop" in codes["dimensions-differ"].what_to_do
     assert codes["spectra-differ"].grade == "note"
     assert "less fine detail" in codes["spectra-differ"].sentence
@@ -113,10 +113,10 @@ def test_few_uneven_and_unreadable():
     assert "trial.class_balance" in codes["class-imbalance"].what_to_do
     assert "only 10 fake among the val images" in codes["few-images"].sentence
     assert codes["unreadable"].grade == "warning"  # 2 of 134
-    assert codes["unreadable"].sentence == "2 of 134 files can't be read and take no part."
+    assert codes["unreadable"].sentence == "2 of 134 files are unreadable and left out."
     one = found(audited(unreadable=pd.DataFrame({"path": ["a"], "reason": ["cut"]})))["unreadable"]
     assert one.grade == "note"
-    assert "takes no part" in one.sentence
+    assert one.sentence == "1 of 241 files is unreadable and left out."
 
 
 def test_gravest_first():

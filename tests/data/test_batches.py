@@ -7,20 +7,20 @@ import torch
 
 from rfray.data.augment import Policy, build_policy
 from rfray.data.batches import (
-    CORRUPTIONED_PICTURES,
+    CORRUPTED_PICTURES,
     Batch,
-    Share,
     WaitTime,
+    WorkerShare,
     corrupted_batches,
     epoch_order,
-    fit_batches,
     plain_batches,
+    train_batches,
 )
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import Images
+from rfray.data.images import Images
 from rfray.spec.sweep import Reencode
-from tests.pictures import images_of
+from tests.pictures import images_in_memory
 
 SIDE = 16
 
@@ -30,16 +30,18 @@ def images(count: int) -> Images:
     pixels = np.random.default_rng(0).integers(0, 256, (2 * count, SIDE, SIDE, 3), dtype=np.uint8)
     pixels.flags.writeable = False  # as a memory map is
     numbers = np.arange(count)
-    return images_of(pixels, 2 * numbers, (numbers % 2).astype(np.int8), np.array([f"{n}.png" for n in numbers]))
+    return images_in_memory(pixels, 2 * numbers, (numbers % 2).astype(np.int8), np.array([f"{n}.png" for n in numbers]))
 
 
 def policies(name: str, threads: int) -> list[Policy | None]:
     return [build_policy(name, {}, SIDE) for _ in range(threads)]
 
 
-def fit(given: Images, name: str = "strong", threads: int = 2, epoch: int = 0, batch_size: int = 8) -> Iterator[Batch]:
+def epoch_batches(
+    given: Images, name: str = "strong", threads: int = 2, epoch: int = 0, batch_size: int = 8
+) -> Iterator[Batch]:
     order = epoch_order(given.labels, balanced=False, seed=0, epoch=epoch)
-    return fit_batches(given, order, batch_size, policies(name, threads), (0, epoch), pin=False, wait=WaitTime())
+    return train_batches(given, order, batch_size, policies(name, threads), (0, epoch), pin=False, wait=WaitTime())
 
 
 def same(one: list[Batch], other: list[Batch]) -> bool:
@@ -49,7 +51,7 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
 
 
 def batch_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("batches")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("rfray-data")]
 
 
 # the order of an epoch
@@ -98,30 +100,30 @@ def test_balanced_epochs_draw_both_classes_equally_often() -> None:
     ],
 )
 def test_a_share_of_a_batch(batch: int, size: int, in_pairs: bool, shares: list[list[int]]) -> None:
-    assert [Share(rank, size, in_pairs).of(np.arange(batch)).tolist() for rank in range(size)] == shares
+    assert [WorkerShare(rank, size, in_pairs).of(np.arange(batch)).tolist() for rank in range(size)] == shares
 
 
 def test_shares_hold_the_images_of_the_whole_batch_and_draw_differently() -> None:
     given = images(16)
     order = epoch_order(given.labels, balanced=False, seed=0, epoch=0)
 
-    def made(name: str, share: Share) -> list[Batch]:
-        return list(fit_batches(given, order, 8, policies(name, 1), (0, 0), pin=False, wait=WaitTime(), share=share))
+    def made(name: str, share: WorkerShare) -> list[Batch]:
+        return list(train_batches(given, order, 8, policies(name, 1), (0, 0), pin=False, wait=WaitTime(), share=share))
 
-    whole = made("none", Share())
-    halves = [made("none", Share(rank, 2)) for rank in (0, 1)]
+    whole = made("none", WorkerShare())
+    halves = [made("none", WorkerShare(rank, 2)) for rank in (0, 1)]
     for batch, first, second in zip(whole, *halves, strict=True):
         assert torch.equal(batch[0], torch.cat([first[0], second[0]]))
         assert torch.equal(batch[1], torch.cat([first[1], second[1]]))
-    same_images = images_of(
+    same_images = images_in_memory(
         np.zeros((8, SIDE, SIDE, 3), np.uint8) + np.arange(SIDE, dtype=np.uint8)[:, None, None],
         np.arange(8),
         np.zeros(8, np.int8),
         given.ids[:8],
     )
     first, second = (
-        next(iter(fit_batches(same_images, np.arange(8), 8, policies("strong", 1), (0, 0), False, WaitTime(), share)))
-        for share in (Share(0, 2), Share(1, 2))
+        next(iter(train_batches(same_images, np.arange(8), 8, policies("strong", 1), (0, 0), False, WaitTime(), share)))
+        for share in (WorkerShare(0, 2), WorkerShare(1, 2))
     )
     assert not torch.equal(first[0], second[0])
 
@@ -129,10 +131,10 @@ def test_shares_hold_the_images_of_the_whole_batch_and_draw_differently() -> Non
 # what a model is fitted on
 
 
-def test_fit_batches_hold_the_images_in_the_given_order() -> None:
+def test_train_batches_hold_the_images_in_the_given_order() -> None:
     given = images(20)
     order = np.array([5, 0, 19, 3, 3, 7])
-    batches = list(fit_batches(given, order, 3, [None], (0, 0), False, WaitTime()))
+    batches = list(train_batches(given, order, 3, [None], (0, 0), False, WaitTime()))
     assert [labels.tolist() for _, labels in batches] == [[1, 0, 1], [1, 1, 1]]
     for (pixels, labels), chosen in zip(batches, ([5, 0, 19], [3, 3, 7]), strict=True):
         assert pixels.shape == (3, 3, SIDE, SIDE)
@@ -146,7 +148,7 @@ def test_fit_batches_hold_the_images_in_the_given_order() -> None:
 def test_policies_change_the_images_and_leave_the_shared_pixels() -> None:
     given = images(16)
     before = given.source.pixels.copy()
-    plain, changed = list(fit(given, "none")), list(fit(given, "strong"))
+    plain, changed = list(epoch_batches(given, "none")), list(epoch_batches(given, "strong"))
     assert not same(plain, changed)
     assert [labels.tolist() for _, labels in plain] == [labels.tolist() for _, labels in changed]
     assert np.array_equal(given.source.pixels, before)
@@ -155,7 +157,7 @@ def test_policies_change_the_images_and_leave_the_shared_pixels() -> None:
 @pytest.mark.parametrize("name", ["light", "strong", "compression"])
 def test_batches_do_not_depend_on_the_number_of_threads(name: str) -> None:
     given = images(64)
-    one, three, again = (list(fit(given, name, threads)) for threads in (1, 3, 3))
+    one, three, again = (list(epoch_batches(given, name, threads)) for threads in (1, 3, 3))
     assert len(one) == 8
     assert same(one, three)
     assert same(three, again)
@@ -165,7 +167,7 @@ def test_every_epoch_and_every_seed_changes_the_images_in_another_way() -> None:
     given = images(8)
     order = np.arange(8)
     made = [
-        list(fit_batches(given, order, 8, policies("strong", 1), seed, False, WaitTime()))
+        list(train_batches(given, order, 8, policies("strong", 1), seed, False, WaitTime()))
         for seed in ((0, 1), (0, 2), (1, 1), (0, 1))
     ]
     assert same(made[0], made[3])
@@ -175,7 +177,7 @@ def test_every_epoch_and_every_seed_changes_the_images_in_another_way() -> None:
 
 def test_every_batch_changes_the_same_images_in_another_way() -> None:
     order = np.tile(np.arange(8), 2)
-    one, other = fit_batches(images(8), order, 8, policies("strong", 1), (0, 0), False, WaitTime())
+    one, other = train_batches(images(8), order, 8, policies("strong", 1), (0, 0), False, WaitTime())
     assert torch.equal(one[1], other[1])
     assert not torch.equal(one[0], other[0])
 
@@ -184,12 +186,12 @@ def test_every_batch_changes_the_same_images_in_another_way() -> None:
 def test_a_last_partial_batch_is_left_out_unless_it_is_the_only_one(
     count: int, batch_size: int, sizes: list[int]
 ) -> None:
-    assert [len(labels) for _, labels in fit(images(count), batch_size=batch_size)] == sizes
+    assert [len(labels) for _, labels in epoch_batches(images(count), batch_size=batch_size)] == sizes
 
 
 def test_waiting_is_counted() -> None:
     given, wait = images(8), WaitTime()
-    list(fit_batches(given, np.arange(8), 4, [None], (0, 0), False, wait))
+    list(train_batches(given, np.arange(8), 4, [None], (0, 0), False, wait))
     assert wait.seconds > 0
 
 
@@ -226,7 +228,7 @@ class Failing(Policy):
 
 
 def test_an_error_in_a_thread_reaches_the_consumer() -> None:
-    batches = fit_batches(images(64), np.arange(64), 8, [Failing()], (0, 0), False, WaitTime())
+    batches = train_batches(images(64), np.arange(64), 8, [Failing()], (0, 0), False, WaitTime())
     assert len(next(batches)[1]) == 8
     assert len(next(batches)[1]) == 8
     with pytest.raises(RuntimeError, match="this image can't be changed"):  # image 20 is in the third
@@ -237,7 +239,7 @@ def test_an_error_in_a_thread_reaches_the_consumer() -> None:
 @pytest.mark.parametrize("kind", ["train", "plain"])
 def test_leaving_early_ends_the_threads(kind: str) -> None:
     given = images(64)
-    batches = fit(given, threads=3) if kind == "train" else plain_batches(given, 8, pin=False)
+    batches = epoch_batches(given, threads=3) if kind == "train" else plain_batches(given, 8, pin=False)
     next(batches)
     assert batch_threads() != []
     batches.close()  # type: ignore[attr-defined]
@@ -245,10 +247,10 @@ def test_leaving_early_ends_the_threads(kind: str) -> None:
 
 
 def test_a_broken_off_loop_ends_the_threads() -> None:
-    for _ in fit(images(64), threads=3):
+    for _ in epoch_batches(images(64), threads=3):
         break
     assert batch_threads() == []
-    assert len(list(fit(images(64), threads=3))) == 8
+    assert len(list(epoch_batches(images(64), threads=3))) == 8
     assert batch_threads() == []
 
 
@@ -275,7 +277,7 @@ def test_every_picture_is_decoded_once_and_corrupted_before_it_is_scaled(threads
     found = list(corrupted_batches(source, rows, geometries, threads, pin=False))
     assert source.asked == [0] * 5 + [1] * 25
     assert [len(first) for first, _ in found] == [len(CORRUPTIONS) * count for count in (8, 8, 8, 1)]
-    assert CORRUPTIONED_PICTURES == 8
+    assert CORRUPTED_PICTURES == 8
     for number, geometry in enumerate(geometries):
         pixels = torch.cat([batch[number] for batch in found])
         assert pixels.shape == (25 * len(CORRUPTIONS), 3, geometry.side, geometry.side)

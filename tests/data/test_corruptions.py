@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rfray.data.corruptions import CORRUPTION_NAMES, CORRUPTIONS, FAMILIES, FUNCTIONS, corruption_name
-from rfray.data.pixels import in_threads
+from rfray.data.threads import in_threads
 from rfray.evaluation.robustness import TEST_COLUMNS
 
 Corruption = Callable[[np.ndarray], np.ndarray]

@@ -14,7 +14,7 @@ from rfray.models.build import build_model
 from rfray.models.grad_cam import AT_ONCE, SALIENCY_GRID, evidence, evidence_from_file, grad_cam, input_gradient
 from rfray.models.inference import save_weights
 from rfray.spec.trial import Trial
-from tests.pictures import images_of
+from tests.pictures import images_in_memory
 
 REAL, FAKE = torch.tensor([0]), torch.tensor([1])
 
@@ -160,7 +160,7 @@ def test_from_a_file_in_batches(tmp_path: Path) -> None:
     count = AT_ONCE + 3
     pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     calls = np.arange(count) % 2
-    images = images_of(pixels, np.arange(count), 1 - calls, np.arange(count).astype(str))
+    images = images_in_memory(pixels, np.arange(count), 1 - calls, np.arange(count).astype(str))
     found = evidence_from_file(tmp_path / "best.safetensors", trial, images, calls)
     assert (found.shape, found.dtype) == ((count, 32, 32), np.float32)
     whole = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
@@ -175,6 +175,6 @@ def test_a_gradient_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         model.fc.weight.fill_(float("inf"))
     save_weights(tmp_path / "best.safetensors", model, {})
-    images = images_of(np.zeros((1, 32, 32, 3), np.uint8), np.array([0]), np.array([0]), np.array(["a"]))
+    images = images_in_memory(np.zeros((1, 32, 32, 3), np.uint8), np.array([0]), np.array([0]), np.array(["a"]))
     with pytest.raises(ValueError, match="not finite"):
         evidence_from_file(tmp_path / "best.safetensors", trial, images, np.array([1]))

@@ -10,7 +10,7 @@ import torch
 
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry
-from rfray.data.pixels import Images
+from rfray.data.images import Images
 from rfray.errors import RunError
 from rfray.models.build import build_model
 from rfray.models.inference import (
@@ -24,7 +24,7 @@ from rfray.models.inference import (
     weights_metadata,
 )
 from rfray.spec.trial import Trial
-from tests.pictures import InMemory, images_of
+from tests.pictures import InMemory, images_in_memory
 
 TRIAL = Trial(backbone="test_resnet", pretrained=False, image_size=32, batch_size=3)
 
@@ -33,7 +33,7 @@ TRIAL = Trial(backbone="test_resnet", pretrained=False, image_size=32, batch_siz
 def images() -> Images:
     pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
     rows = np.array([9, 1, 2, 3, 4, 5, 6])
-    return images_of(pixels, rows, np.array([0, 1, 0, 1, 0, 1, 0], dtype=np.int8), np.array(list("abcdefg")))
+    return images_in_memory(pixels, rows, np.array([0, 1, 0, 1, 0, 1, 0], dtype=np.int8), np.array(list("abcdefg")))
 
 
 def test_written_weights_predict_the_same_in_any_batch(images: Images, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_is_predicted_under_corruption_is_what_the_model_says_of_corrupted_
     for seed, geometry in enumerate(geometries):
         for way, corruption in enumerate(CORRUPTIONS.values()):
             corrupted = np.stack([geometry.window(geometry.stored(corruption(picture)), None) for picture in pictures])
-            plain = images_of(corrupted, rows, np.zeros(3, np.int8), np.array(list("abc")))
+            plain = images_in_memory(corrupted, rows, np.zeros(3, np.int8), np.array(list("abc")))
             of = detectors[seed]
             expected = predict(of, plain, 100)
             np.testing.assert_allclose(found[seed, way], expected.p_fake, atol=1e-6)

@@ -20,7 +20,7 @@ from rfray.spec.trial import Trial
 from rfray.store.run_dir import TrialDir
 from rfray.training import loop
 from rfray.training.loop import Epoch, Hooks, TrialData, train
-from tests.pictures import InMemory, images_of
+from tests.pictures import InMemory, images_in_memory
 
 PLAIN = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -50,7 +50,9 @@ def data() -> TrialData:
     ids = np.array([str(number) for number in range(64)])
     train, val = np.arange(0, 48), np.arange(48, 64)
     return TrialData(
-        images_of(pixels, train, labels[train], ids[train]), images_of(pixels, val, labels[val], ids[val]), {}
+        images_in_memory(pixels, train, labels[train], ids[train]),
+        images_in_memory(pixels, val, labels[val], ids[val]),
+        {},
     )
 
 
@@ -135,7 +137,7 @@ def test_memory_stays_flat_over_thirty_trials(data: TrialData, tmp_path: Path) -
             backbone="test_resnet", pretrained=False, image_size=64, batch_size=8 * (1 + number % 3), epochs=1
         )
         pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 64, 3), dtype=np.uint8)
-        images = [images_of(pixels, part.rows, part.labels, part.ids) for part in (data.train, data.val)]
+        images = [images_in_memory(pixels, part.rows, part.labels, part.ids) for part in (data.train, data.val)]
         train(trial, TrialData(*images, {}), TrialDir(tmp_path / str(number)), "auc", 1, Hooks(lambda epoch: None))
         sizes.append(psutil.Process().memory_info().rss)
     after_warming_up, at_the_end = max(sizes[2:6]), max(sizes[-4:])

@@ -22,7 +22,7 @@ from rfray.store.run_dir import TrialDir
 from rfray.training import loop
 from rfray.training.distributed import ALONE, Group, is_lost_peer, this_group
 from rfray.training.loop import Epoch, Hooks, TrialData, train
-from tests.pictures import SIDE, images_of, picture
+from tests.pictures import SIDE, images_in_memory, picture
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"batch_size": 10},
@@ -39,7 +39,7 @@ def data() -> TrialData:
     labels = (np.arange(47) % 3 == 0).astype(np.int8)  # twice as many real as fake ones
     pixels = np.stack([picture(bool(label), generator) for label in labels])
     ids = np.array([f"{number:02d}" for number in range(47)])
-    parts = (images_of(pixels, rows, labels[rows], ids[rows]) for rows in (np.arange(30), np.arange(30, 47)))
+    parts = (images_in_memory(pixels, rows, labels[rows], ids[rows]) for rows in (np.arange(30), np.arange(30, 47)))
     return TrialData(*parts, {})
 
 

@@ -10,7 +10,7 @@ from rfray.models.build import build_model
 from rfray.models.inference import load_weights
 from rfray.spec.trial import Trial
 from rfray.training.probe import STRENGTHS, frozen_features, learn_head, save_probe
-from tests.pictures import images_of
+from tests.pictures import images_in_memory
 
 GENERATOR = np.random.default_rng(0)
 LABELS = np.repeat([0, 1], 30).astype(np.int8)
@@ -57,7 +57,7 @@ def test_what_is_written_says_what_the_head_says(tmp_path) -> None:
     probe = Trial(backbone="test_resnet", pretrained=False, image_size=32, head="probe", seed=5)
     pictures = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     labels = np.tile([0, 1], 6).astype(np.int8)
-    images = images_of(pictures, np.arange(12), labels, np.arange(12).astype(str))
+    images = images_in_memory(pictures, np.arange(12), labels, np.arange(12).astype(str))
     features = frozen_features(probe, images, threads=1)
     head = learn_head(features, labels, np.arange(12), "auc", seed=0)
     save_probe(tmp_path / "best.safetensors", probe, head)

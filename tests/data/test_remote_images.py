@@ -9,8 +9,8 @@ import pytest
 
 from rfray.data.cache_limits import make_room
 from rfray.data.catalog import changes, decode_images, list_images, scan_folder
-from rfray.data.fetching import RemoteFolder
 from rfray.data.geometry import Geometry
+from rfray.data.remote_images import RemoteFolder
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings, DataSettings
 from rfray.store.storage import Entry, Storage
