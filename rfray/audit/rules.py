@@ -242,7 +242,7 @@ def sizes_differ(facts: Facts) -> Iterator[Finding]:
 
 def spectra_differ(facts: Facts) -> Iterator[Finding]:
     """Different fine detail: traces of up-sampling, or only of compression and scaling."""
-    spectra = [np.stack(values) if len(values) else np.zeros((0, 1)) for values in facts.of_class("spectrum")]
+    spectra = [np.stack(list(values)) if len(values) else np.zeros((0, 1)) for values in facts.of_class("spectrum")]
     finest = [values[:, -values.shape[1] // 4 :].mean(axis=1) for values in spectra]
     real, fake = (values[np.isfinite(values)] for values in finest)
     if min(len(real), len(fake)) < 2:

@@ -18,9 +18,10 @@ def audited_pictures(run: RunDir, sweep: Sweep) -> tuple[np.ndarray, pd.DataFram
     images = run.read_images()
     chosen = images.sample(min(SAMPLE, len(images)), random_state=0).sort_index()
     pixels = np.empty((len(chosen), SAMPLE_SIDE, SAMPLE_SIDE, 3), np.uint8)
-    for folder, rows in images.groupby("folder"):
-        source = load_folder(rows, sweep.data, str(folder), geometries(sweep)[0])
-        for position in np.flatnonzero(chosen["folder"] == folder):
-            row = rows.index.get_loc(chosen.index[position])
-            pixels[position] = square(source.picture(row), SAMPLE_SIDE)
+    for folder, here in images.groupby("folder"):
+        source = load_folder(here, sweep.data, str(folder), geometries(sweep)[0])
+        rows = {index: row for row, index in enumerate(here.index)}
+        for position, index in enumerate(chosen.index):
+            if index in rows:
+                pixels[position] = square(source.picture(rows[index]), SAMPLE_SIDE)
     return pixels, chosen.reset_index(drop=True)
