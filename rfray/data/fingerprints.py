@@ -1,12 +1,12 @@
-"""One image file's bytes and pixels -> Fingerprint: what a data audit needs to know of it; many -> a table.
+"""the bytes and pixels of an image file -> Fingerprint: how it was stored, and what it shows; many -> a table.
 
-Everything comes from one reading and one decoding, so that 140,000 images are seen once.
+Everything comes from one reading and one decoding, so that each of 140,000 images is read once.
 """
 
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import cv2
@@ -21,18 +21,19 @@ from scipy import fft
 from rfray.data.decoding import FORMATS
 
 KEYPOINTS = 48
-"""ORB keypoints kept of an image, the strongest."""
+"""ORB keypoints kept of an image, the strongest: 768 of the 1,100 bytes of its row."""
 KEYPOINT_SIDE = 160
 """Keypoints are looked for after the picture is resized to as many pixels as a square of this side has."""
 SPECTRUM_SIDE = 256
-"""Largest side, in pixels, of the central square whose spectrum is taken."""
+"""Largest side, in pixels, of the central square whose spectrum is taken: the transform of more takes too long."""
 SPECTRUM_BINS = 32
+"""Radial frequencies of a spectrum: a square of 64 pixels has one in each."""
 SPECTRUM_FLOOR = 1e-6
 """Least power: a flat picture has none, and no logarithm."""
 SAMPLINGS = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1", (1, 2): "4:4:0", (4, 2): "4:1:0"}
 """How many times more luma than chroma samples there are, (horizontally, vertically) -> the usual name."""
 EXIF_TAG = 0x8769
-"""Where a TIFF file says that it holds EXIF data."""
+"""The tag of a TIFF file that holds EXIF data (Exif 2.32, section 4.6.3)."""
 LUMA = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
@@ -50,11 +51,11 @@ LUMA = np.array(
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What one image file is like: how it was stored, and what it shows."""
+    """What one image file is like: how it was stored, and what it shows. Its fields are the columns of the table."""
 
     file_bytes: int
     width: int
-    """In pixels as stored, before EXIF turns the picture; so is the height."""
+    """In pixels as stored, before EXIF rotates the picture; so is the height."""
     height: int
     format: str
     """Pillow's name of the file format: JPEG, PNG, …"""
@@ -63,26 +64,26 @@ class Fingerprint:
     bytes_per_pixel: float
     quantisation: str
     """Eight hex digits that stand for the JPEG quantisation tables: the encoder and its quality; else empty."""
-    quality: float | None
-    """JPEG quality, 1 to 100 (see `jpeg_quality`); None where the file is no JPEG."""
+    quality: float
+    """JPEG quality, 1 to 100 (see `jpeg_quality`); nan where the file is no JPEG."""
     subsampling: str
     """Chroma subsampling of a colour JPEG, such as 4:2:0; else empty."""
     progressive: bool
     exif: bool
     icc: bool
     """Whether there is a colour profile."""
-    phash: int
-    """64-bit perceptual hash (Zauner 2010, by imagehash): signs of the lowest frequencies of the whole picture."""
-    phash_mirrored: int
+    phash: np.uint64
+    """Perceptual hash (Zauner 2010, by imagehash): signs of the lowest frequencies of the whole picture."""
+    phash_mirrored: np.uint64
     """The same of the picture mirrored left to right."""
-    keypoints: np.ndarray
-    """(k, 4) uint32, k <= 48: the first 128 bits of the ORB descriptors of the strongest keypoints."""
+    keypoints: bytes
+    """16 bytes for each of at most KEYPOINTS: the first 128 bits of the ORB descriptors of the strongest keypoints."""
     spectrum: np.ndarray
-    """(32,) float32: see `power_spectrum`."""
+    """(SPECTRUM_BINS,) float32: see `power_spectrum`."""
 
 
 def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
-    """The fingerprint of one file: its bytes, and the (height, width, 3) uint8 RGB that `pixels.decode` made of them.
+    """The fingerprint of one file: its bytes, and the (height, width, 3) uint8 RGB that `decoding.decode` made of them.
 
     Only the file's header is read again. Threads may call it side by side.
     """
@@ -100,7 +101,7 @@ def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
             mode=image.mode,
             bytes_per_pixel=len(data) / (width * height),
             quantisation=hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()[:8] if tables else "",
-            quality=jpeg_quality(np.array(tables[0])) if 0 in tables else None,
+            quality=jpeg_quality(np.array(tables[0])) if 0 in tables else np.nan,
             subsampling=_subsampling(image),
             progressive=bool(image.info.get("progressive")),
             exif=tiff_exif or bool(image.info.get("exif")),
@@ -137,28 +138,15 @@ def power_spectrum(grey: np.ndarray) -> np.ndarray:
     power = transformed.real**2 + transformed.imag**2
     power[:, 1 : (side + 1) // 2] *= 2  # each stands for its mirror image as well
     total = np.bincount(bins, power.ravel(), SPECTRUM_BINS + 1)[:SPECTRUM_BINS]
-    with np.errstate(invalid="ignore"):
-        mean = total / counts
-    return np.asarray(np.log10(np.maximum(mean, SPECTRUM_FLOOR)), np.float32)
+    with np.errstate(invalid="ignore"):  # 0 / 0 in a bin without a frequency
+        return np.asarray(np.log10(np.maximum(total / counts, SPECTRUM_FLOOR)), np.float32)
 
 
 def to_table(fingerprints: Sequence[Fingerprint]) -> pd.DataFrame:
-    """One row a fingerprint, one column a field, all of types that parquet knows; 1.1 kB a row.
-
-    `keypoints` are the bytes of the array, `spectrum` lists of float32, hashes uint64.
-    """
-    fields = {
-        name: [getattr(one, name) for one in fingerprints]
-        for name in Fingerprint.__dataclass_fields__
-        if name not in ("keypoints", "spectrum")
-    }
-    return pd.DataFrame(fields).assign(
-        phash=np.array(fields["phash"], np.uint64),
-        phash_mirrored=np.array(fields["phash_mirrored"], np.uint64),
-        quality=np.array(fields["quality"], np.float64),  # None becomes NaN
-        keypoints=[one.keypoints.tobytes() for one in fingerprints],
-        spectrum=pd.Series([one.spectrum for one in fingerprints], dtype=object),
-    )
+    """One row for each fingerprint, one column for each field, all of types that parquet knows; 1.1 kB a row."""
+    columns = {field.name: [getattr(one, field.name) for one in fingerprints] for field in fields(Fingerprint)}
+    spectrum = pd.Series(columns.pop("spectrum"), dtype=object)
+    return pd.DataFrame(columns).assign(spectrum=spectrum)
 
 
 def resized(grey: np.ndarray, side: int) -> np.ndarray:
@@ -169,19 +157,17 @@ def resized(grey: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
-def _keypoints(grey: np.ndarray) -> np.ndarray:
-    # ordered by FAST's score: Harris's finds fewer of them again in a crop
+def _keypoints(grey: np.ndarray) -> bytes:
+    # ordered by FAST's score: of those with the highest Harris score, fewer are found again in a crop
     orb = cv2.ORB.create(
         KEYPOINTS, scaleFactor=1.2, nlevels=6, edgeThreshold=12, fastThreshold=7, scoreType=cv2.ORB_FAST_SCORE
     )
-    found, descriptors = orb.detectAndCompute(resized(grey, KEYPOINT_SIDE), None)
-    if not found:
-        return np.zeros((0, 4), np.uint32)
-    return np.ascontiguousarray(descriptors[:KEYPOINTS, :16]).view(np.uint32)
+    descriptors = orb.detectAndCompute(resized(grey, KEYPOINT_SIDE), None)[1]
+    return b"" if descriptors is None else descriptors[:KEYPOINTS, :16].tobytes()
 
 
-def _phash(image: Image.Image) -> int:
-    return int(str(imagehash.phash(image)), 16)
+def _phash(image: Image.Image) -> np.uint64:
+    return np.uint64(int(str(imagehash.phash(image)), 16))
 
 
 def _subsampling(image: Image.Image) -> str:

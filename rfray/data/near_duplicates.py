@@ -1,13 +1,16 @@
-"""digests + table of fingerprints + the pictures of candidates -> pairs and groups of near duplicates.
+"""digests, a table of fingerprints, and the pictures of candidates -> pairs of near duplicates, and what they connect.
 
 Three steps, each with fewer pairs than the last. Candidates: perceptual hashes a few bits apart, or several ORB
 keypoints alike (found by locality-sensitive hashing, Indyk and Motwani 1998); never all pairs. Verification: the two
-pictures are laid on each other, and their detail must agree. Groups: what verified pairs connect.
+pictures are aligned, and their detail must correlate. Groups: what verified pairs connect.
 
 Found: copies, re-encodings, resized or slightly brightened copies, whole pictures mirrored left to right, and crops of
-at least 70 % of width and height. Pictures that differ in one place only, such as a photograph and a manipulation of
+at least 70 % of width and height. Pictures that differ in one region only, such as a photograph and a manipulation of
 it, are found too. Not found: rotated copies and mirrored crops. Often missed: crops of pictures that are out of focus
 or all fine texture, such as foliage, since other keypoints are the strongest in each crop.
+
+Thresholds without another source were set with planted copies of photographs (tests/data/test_near_duplicates.py): all
+are found, and nothing else.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +28,8 @@ from scipy.sparse.csgraph import connected_components
 
 from rfray.data.fingerprints import resized
 
-Kind = Literal["exact", "re-encoded", "mirrored", "crop"]
+PairKind = Literal["exact", "re-encoded", "mirrored", "crop"]
 """Same file; same picture; same picture mirrored; one shows a part of the other, or both a part of a third."""
-Read = Callable[[int], np.ndarray]
-"""Number of an image -> its (height, width, 3) uint8 RGB pixels; several threads call it at once."""
 
 HASH_DISTANCE = 6
 """Bits in which the perceptual hashes of candidates may differ, of 64."""
@@ -36,33 +37,33 @@ TABLES = 16
 KEY_BITS = 26
 """Each table looks for keypoints that agree in these many bits, chosen at random once."""
 KEYPOINT_DISTANCE = 13
-"""Bits in which two keypoints that are alike may differ, of 128."""
+"""Bits in which two keypoints that are alike may differ, of 128: TABLES find nearly all of them."""
 KEYPOINTS_FOUND, KEYPOINTS_ALIKE = 2, 3
 """Fewest keypoints of candidates that the tables find alike, and that are."""
 CROWD = 50
-"""Where more keypoints, or hashes, have one key, it tells little, and each is compared only with the next few images:
-frames of one video are neighbours by name."""
+"""Where more keypoints, or hashes, have one key, they say little, and each is compared only with the next few images:
+frames of one video are neighbours by name. Without this limit the time grows with the square of such a crowd."""
 NEIGHBOURS = 3
 """How many those few are."""
 CANDIDATES_EACH = 4
-"""Candidates followed up of an image as the first of a pair: those with the most keypoints alike."""
+"""Candidates that are verified of an image as the first of a pair: those with the most keypoints alike."""
 
-LOOKS = 2000
-"""Pictures kept at hand for verification, of about 200 kB each."""
+PICTURES_KEPT = 2000
+"""Pictures kept in memory during verification, of about 200 kB each."""
 SIDE = 192
 """Pictures are compared with as many pixels as a square of this side has."""
 MATCHES = 30
-"""Fewest keypoints that must agree on where a crop was cut; true crops of faces have 60 and more."""
+"""Fewest keypoints that must agree on the position of a crop; true crops of faces have 60 and more."""
 STRETCH = (0.5, 2.0)
 """Least and greatest scale, in width and in height, from one picture of a crop pair to the other at that size."""
 SHEAR = 0.08
-"""Crops are neither sheared nor turned: greatest share of x in y and of y in x."""
+"""Crops are neither sheared nor rotated: greatest share of x in y and of y in x."""
 OVERLAP = 0.4
 """Least share of each picture that the other shows too; 0.7 x 0.7 = 0.49 of one is in its smallest crop."""
 LIKENESS = 0.4
 """Least correlation of the two pictures themselves."""
 AGREEMENT = 0.75
-"""Least correlation of the detail of two pictures laid on each other; different faces reach 0.66."""
+"""Least correlation of the detail of two aligned pictures; different faces reach 0.66."""
 
 
 @dataclass(frozen=True)
@@ -72,25 +73,28 @@ class Pair:
     first: int
     second: int
     """Numbers of the images, first < second."""
-    kind: Kind
+    kind: PairKind
     agreement: float
-    """Correlation of their detail laid on each other, 0.75 to 1: copies 0.9 and more, manipulated ones often less."""
+    """Correlation of their detail once aligned, 0.75 to 1: copies 0.9 and more, manipulated ones often less."""
 
 
-def find_pairs(digests: Sequence[str], table: pd.DataFrame, read: Read, workers: int = 1) -> list[Pair]:
+def find_pairs(
+    digests: Sequence[str], table: pd.DataFrame, read: Callable[[int], np.ndarray], workers: int = 1
+) -> list[Pair]:
     """The pairs of near duplicates, ordered by their numbers.
 
     `digests` and the rows of `table` (of `fingerprints.to_table`: keypoints, phash, phash_mirrored) are in the order of
     the images. Of files with the same digest, each is paired with the first of them, and only that one with others.
-    `read` is called for candidates only.
+    `read` returns the (height, width, 3) uint8 RGB pixels of the image with a number; it is called for candidates only,
+    by several threads at once.
     """
-    leads, lead_of = np.unique(np.asarray(digests, dtype=np.str_), return_index=True, return_inverse=True)[1:]
-    exact = [Pair(int(leads[lead]), own, "exact", 1.0) for own, lead in enumerate(lead_of) if leads[lead] != own]
-    ones = np.sort(leads)
-    pairs = ones[candidates(table.iloc[ones])]
-    look = lru_cache(LOOKS)(lambda number: look_at(read(number)))
+    firsts, first_of = np.unique(np.asarray(digests, dtype=np.str_), return_index=True, return_inverse=True)[1:]
+    exact = [Pair(int(firsts[at]), own, "exact", 1.0) for own, at in enumerate(first_of) if firsts[at] != own]
+    different = np.sort(firsts)
+    pairs = different[candidates(table.iloc[different])]
+    features = lru_cache(PICTURES_KEPT)(lambda number: picture_features(read(number)))
     with ThreadPoolExecutor(workers) as pool:
-        found = [pair for pair in pool.map(lambda pair: verify(look, *pair), pairs.tolist()) if pair]
+        found = [pair for pair in pool.map(lambda pair: verify(features, *pair), pairs.tolist()) if pair]
     return sorted([*exact, *found], key=lambda pair: (pair.first, pair.second))
 
 
@@ -109,7 +113,7 @@ def candidates(table: pd.DataFrame) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Look:
+class PictureFeatures:
     """What verification needs of a picture."""
 
     grey: np.ndarray
@@ -119,38 +123,38 @@ class Look:
     points: np.ndarray
     """(k, 2) float32: x and y of its keypoints."""
     descriptors: np.ndarray
-    """(k, 32) uint8: what they look like."""
+    """(k, 32) uint8: their ORB descriptors."""
 
 
-def look_at(pixels: np.ndarray) -> Look:
+def picture_features(pixels: np.ndarray) -> PictureFeatures:
     """(height, width, 3) uint8 RGB -> what verification needs of it."""
     grey = resized(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), SIDE)
     orb = cv2.ORB.create(500, edgeThreshold=12, fastThreshold=7, scoreType=cv2.ORB_FAST_SCORE)
     keypoints, descriptors = orb.detectAndCompute(grey, None)
     points = np.array([keypoint.pt for keypoint in keypoints], np.float32).reshape(-1, 2)
-    return Look(grey, _detail(grey), points, np.zeros((0, 32), np.uint8) if descriptors is None else descriptors)
+    return PictureFeatures(
+        grey, _detail(grey), points, np.zeros((0, 32), np.uint8) if descriptors is None else descriptors
+    )
 
 
-def verify(look: Callable[[int], Look], first: int, second: int) -> Pair | None:
-    """How two images are near duplicates, by their pictures; None if they are not."""
-    one, other = look(first), look(second)
-    stretched = cv2.resize(other.grey, one.grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    whole: dict[Kind, np.ndarray] = {"re-encoded": stretched, "mirrored": stretched[:, ::-1]}
-    agreement, kind = max((_agreement(one, np.ascontiguousarray(laid)), kind) for kind, laid in whole.items())
+def verify(features: Callable[[int], PictureFeatures], first: int, second: int) -> Pair | None:
+    """Compares the pictures of two images; returns None where they are no near duplicates."""
+    one, other = features(first), features(second)
+    size = one.grey.shape[::-1]
+    stretched = cv2.resize(other.grey, size, interpolation=cv2.INTER_LINEAR)
+    whole: dict[PairKind, np.ndarray] = {"re-encoded": stretched, "mirrored": np.ascontiguousarray(stretched[:, ::-1])}
+    agreement, kind = max((_agreement(one, aligned), kind) for kind, aligned in whole.items())
     if agreement >= AGREEMENT:
         return Pair(first, second, kind, agreement)
-    placed = _place(one, other)
-    if placed is None:
+    matrix = _alignment(one, other)
+    if matrix is None:
         return None
-    moved, seen = (
-        cv2.warpAffine(picture, placed, one.grey.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=border)
-        for picture, border in ((other.grey, cv2.BORDER_REPLICATE), (np.ones_like(other.grey), cv2.BORDER_CONSTANT))
-    )
-    overlap = seen.sum() / max(one.grey.size, other.grey.size * abs(np.linalg.det(placed[:, :2])))
-    if overlap < OVERLAP:
+    aligned = cv2.warpAffine(other.grey, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    seen = cv2.warpAffine(np.ones_like(other.grey), matrix, size, flags=cv2.INTER_LINEAR)
+    if seen.sum() / max(one.grey.size, other.grey.size * abs(np.linalg.det(matrix[:, :2]))) < OVERLAP:
         return None
-    inside = cv2.erode(seen, np.ones((9, 9)), borderValue=0) > 0  # where no border is in the moved picture's detail
-    agreement = _agreement(one, moved, inside)
+    inside = cv2.erode(seen, np.ones((9, 9)), borderValue=0) > 0  # where no border is in the aligned picture's detail
+    agreement = _agreement(one, aligned, inside)
     return Pair(first, second, "crop", agreement) if agreement >= AGREEMENT else None
 
 
@@ -166,7 +170,7 @@ def _of_hashes(hashes: np.ndarray, owners: np.ndarray) -> np.ndarray:
 
 
 def _of_keypoints(descriptors: Sequence[bytes]) -> np.ndarray:
-    """(m, 2) images with KEYPOINTS_ALIKE: where two are found by their keys, all of both images are compared."""
+    """(m, 2) images with KEYPOINTS_ALIKE: where KEYPOINTS_FOUND share a key, all of both images are compared."""
     codes = np.frombuffer(b"".join(descriptors), np.uint64).reshape(-1, 2)
     lengths = np.array([len(one) // 16 for one in descriptors], np.int64)
     begins = np.concatenate([[0], lengths.cumsum()])
@@ -188,8 +192,8 @@ def _of_keypoints(descriptors: Sequence[bytes]) -> np.ndarray:
     alike = np.array([_alike(*(codes[begins[one] : begins[one + 1]] for one in pair)) for pair in pairs], np.int64)
     best_first = np.lexsort((-alike, pairs[:, 0]))
     pairs, alike = pairs[best_first], alike[best_first]
-    place = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])  # among those of the same first image
-    return pairs[(alike >= KEYPOINTS_ALIKE) & (place < CANDIDATES_EACH)]
+    rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])  # among those of the same first image
+    return pairs[(alike >= KEYPOINTS_ALIKE) & (rank < CANDIDATES_EACH)]
 
 
 def _sharing(keys: np.ndarray, owners: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -216,8 +220,8 @@ def _alike(one: np.ndarray, other: np.ndarray) -> int:
     return int(min((distances <= KEYPOINT_DISTANCE).sum() for distances in nearest))
 
 
-def _place(one: Look, other: Look) -> np.ndarray | None:
-    """(2, 3) matrix that lays the other picture on the one, the same scene cut out otherwise; or None."""
+def _alignment(one: PictureFeatures, other: PictureFeatures) -> np.ndarray | None:
+    """(2, 3) matrix from the other picture to the one, which shows the same scene cropped otherwise; or None."""
     if min(len(one.points), len(other.points)) < MATCHES:
         return None
     matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(other.descriptors, one.descriptors)
@@ -225,20 +229,18 @@ def _place(one: Look, other: Look) -> np.ndarray | None:
         return None
     source = other.points[[match.queryIdx for match in matches]]
     target = one.points[[match.trainIdx for match in matches]]
-    placed, agreeing = cv2.estimateAffine2D(source, target, ransacReprojThreshold=3, maxIters=1000)
-    if placed is None or agreeing.sum() < MATCHES:
+    matrix, agreeing = cv2.estimateAffine2D(source, target, ransacReprojThreshold=3, maxIters=1000)
+    if matrix is None or agreeing.sum() < MATCHES:
         return None
-    across, down = placed[0, 0], placed[1, 1]
-    if not (STRETCH[0] <= across <= STRETCH[1] and STRETCH[0] <= down <= STRETCH[1]):
-        return None
-    return placed if max(abs(placed[0, 1]), abs(placed[1, 0])) <= SHEAR else None
+    scaled = all(STRETCH[0] <= scale <= STRETCH[1] for scale in (matrix[0, 0], matrix[1, 1]))
+    return matrix if scaled and max(abs(matrix[0, 1]), abs(matrix[1, 0])) <= SHEAR else None
 
 
-def _agreement(one: Look, laid: np.ndarray, inside: np.ndarray | slice = slice(None)) -> float:
+def _agreement(one: PictureFeatures, aligned: np.ndarray, inside: np.ndarray | slice = slice(None)) -> float:
     """Correlation of the detail; 0 where the pictures themselves are not alike, but have one texture."""
-    if _correlation(one.grey[inside].astype(np.float32), laid[inside].astype(np.float32)) < LIKENESS:
+    if _correlation(one.grey[inside].astype(np.float32), aligned[inside].astype(np.float32)) < LIKENESS:
         return 0.0
-    return _correlation(one.detail[inside], _detail(laid)[inside])
+    return _correlation(one.detail[inside], _detail(aligned)[inside])
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

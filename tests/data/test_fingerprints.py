@@ -25,6 +25,11 @@ def taken(data: bytes) -> Fingerprint:
     return fingerprint(data, decode(data))
 
 
+def keypoints(one: Fingerprint) -> np.ndarray:
+    """(k, 4) uint32."""
+    return np.frombuffer(one.keypoints, np.uint32).reshape(-1, 4)
+
+
 # how it was stored
 
 
@@ -42,7 +47,8 @@ def test_what_the_header_of_a_jpeg_says() -> None:
 
 def test_a_plain_png_has_none_of_it() -> None:
     found = taken(encode(PHOTOGRAPH, "PNG"))
-    assert (found.format, found.quantisation, found.quality, found.subsampling) == ("PNG", "", None, "")
+    assert (found.format, found.quantisation, found.subsampling) == ("PNG", "", "")
+    assert np.isnan(found.quality)
     assert (found.progressive, found.exif, found.icc) == (False, False, False)
 
 
@@ -83,16 +89,15 @@ def test_quantisation_stands_for_the_tables() -> None:
 def test_perceptual_hashes_last_through_encoding_and_tell_mirrored_pictures() -> None:
     original, encoded = taken(encode(PHOTOGRAPH, "PNG")), taken(encode(PHOTOGRAPH, "JPEG", quality=50))
     mirrored = taken(encode(PHOTOGRAPH.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "PNG"))
-    assert (original.phash ^ encoded.phash).bit_count() <= 4
+    assert np.bitwise_count(original.phash ^ encoded.phash) <= 4
     assert mirrored.phash == original.phash_mirrored
     assert mirrored.phash_mirrored == original.phash
-    assert (original.phash ^ mirrored.phash).bit_count() > 10
+    assert np.bitwise_count(original.phash ^ mirrored.phash) > 10
 
 
 def test_keypoints_are_found_again_after_encoding() -> None:
-    original, encoded = taken(encode(PHOTOGRAPH, "PNG")).keypoints, taken(encode(PHOTOGRAPH, "JPEG")).keypoints
+    original, encoded = (keypoints(taken(encode(PHOTOGRAPH, file_format))) for file_format in ("PNG", "JPEG"))
     assert original.shape == (48, 4)
-    assert original.dtype == np.uint32
     distances = np.bitwise_count(original[:, None] ^ encoded).sum(axis=2).min(axis=1)
     assert (distances <= 10).mean() > 0.7
 
@@ -154,8 +159,7 @@ def test_every_format_mode_and_size_has_a_fingerprint(
 ) -> None:
     found = taken(encode(convert(PHOTOGRAPH.resize(size)), file_format))
     assert (found.format, found.mode, found.width, found.height) == (file_format, mode, *size)
-    assert found.keypoints.shape == (len(found.keypoints), 4)
-    assert len(found.keypoints) <= 48
+    assert len(keypoints(found)) <= 48
     assert found.spectrum.shape == (32,)
 
 
@@ -169,10 +173,10 @@ def test_a_table_goes_through_parquet(tmp_path: Path) -> None:
     after = pd.read_parquet(tmp_path / "fingerprints.parquet")
     assert list(after.columns) == [field.name for field in fields(Fingerprint)]
     for one, (_, row) in zip(before, after.iterrows(), strict=True):
-        assert np.array_equal(np.frombuffer(row["keypoints"], np.uint32).reshape(-1, 4), one.keypoints)
+        assert row["keypoints"] == one.keypoints
         assert np.array_equal(row["spectrum"], one.spectrum, equal_nan=True)
         assert (row["phash"], row["phash_mirrored"]) == (one.phash, one.phash_mirrored)
-        assert np.isnan(row["quality"]) if one.quality is None else row["quality"] == one.quality
+        assert np.array_equal(row["quality"], one.quality, equal_nan=True)
         assert (row["format"], row["width"], row["subsampling"]) == (one.format, one.width, one.subsampling)
 
 

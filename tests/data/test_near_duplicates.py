@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 
 from rfray.data.decoding import decode
 from rfray.data.fingerprints import fingerprint, to_table
-from rfray.data.near_duplicates import Kind, Pair, candidates, connected, find_pairs, look_at, verify
+from rfray.data.near_duplicates import Pair, PairKind, candidates, connected, find_pairs, picture_features, verify
 
 ORIGINALS = [
     np.ascontiguousarray(photograph[:, left : left + 320])
@@ -45,7 +45,7 @@ def crop(picture: np.ndarray, left: float, top: float, width: float, height: flo
     return np.ascontiguousarray(part[:, : round(width * columns)])
 
 
-PLANTED: dict[str, tuple[Kind, Callable[[np.ndarray], bytes]]] = {
+PLANTED: dict[str, tuple[PairKind, Callable[[np.ndarray], bytes]]] = {
     "JPEG 50": ("re-encoded", lambda picture: encode(picture, quality=50)),
     "PNG": ("re-encoded", lambda picture: encode(picture, "PNG")),
     "WebP": ("re-encoded", lambda picture: encode(picture, "WEBP", quality=60)),
@@ -132,9 +132,9 @@ def test_candidates_are_few_ordered_and_not_doubled() -> None:
 
 def test_verification_refuses_what_only_hashes_alike() -> None:
     pictures = ORIGINALS[:2]
-    assert verify(lambda number: look_at(pictures[number]), 0, 1) is None
+    assert verify(lambda number: picture_features(pictures[number]), 0, 1) is None
     pictures = [ORIGINALS[0], np.rot90(ORIGINALS[0])]
-    assert verify(lambda number: look_at(pictures[number]), 0, 1) is None
+    assert verify(lambda number: picture_features(pictures[number]), 0, 1) is None
 
 
 def test_a_texture_that_both_have_makes_no_pair() -> None:
@@ -143,7 +143,7 @@ def test_a_texture_that_both_have_makes_no_pair() -> None:
     generator = np.random.default_rng(0)
     noise = [generator.integers(60, 190, (8, 8, 3)).repeat(4, 0).repeat(4, 1) for _ in range(2)]
     pictures = [(one + board).clip(0, 255).astype(np.uint8) for one in noise]
-    assert verify(lambda number: look_at(pictures[number]), 0, 1) is None
+    assert verify(lambda number: picture_features(pictures[number]), 0, 1) is None
 
 
 def test_two_crops_of_one_picture_that_share_most_of_it() -> None:
