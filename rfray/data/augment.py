@@ -1,13 +1,14 @@
-"""policy name -> albumentations transforms for (side, side, 3) uint8 images; the only module that knows albumentations.
+"""name of a policy -> a function that augments (side, side, 3) uint8 images; no other module imports albumentations.
 
-A policy is a list of transforms, in the sweep file as here: `{Name: {argument: value}}`; the word `image_size` stands
-for the trial's, and OneOf, SomeOf and Sequential take their own list under `transforms`.
+A policy is a list of transforms, in the sweep file as here: `{Name: {argument: value}}`. The word `image_size` stands
+for the trial's. OneOf, SomeOf and Sequential take a list of transforms under `transforms`.
 """
 
 import inspect
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -21,22 +22,28 @@ from rfray.data.decoding import square
 from rfray.errors import SweepError, nearest_first
 
 TransformSpec = Mapping[str, Mapping[str, Any] | None]
+"""{Name: {argument: value}}"""
 PolicySpec = Sequence[TransformSpec]
 
 _SMOOTH = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
-_BASES = ("BasicTransform", "DualTransform", "ImageOnlyTransform", "Transform3D", "BaseCompose")
-_REFUSED = (*_BASES, "Compose", "ReplayCompose", "Lambda")
+_REFUSED = {"BasicTransform", "DualTransform", "ImageOnlyTransform", "Transform3D", "BaseCompose"}  # the base classes
+_REFUSED |= {"Compose", "ReplayCompose", "Lambda"}  # these take no list, or no arguments that YAML can write
 _FLIP: TransformSpec = {"HorizontalFlip": {"p": 0.5}}
+_DEGRADATIONS: PolicySpec = [
+    {"Downscale": {"scale_range": [0.4, 0.9], "interpolation_pair": _SMOOTH, "p": 1.0}},
+    {"GaussianBlur": {"blur_limit": [3, 5], "p": 1.0}},
+    {"GaussNoise": {"std_range": [0.01, 0.05], "p": 1.0}},
+]
+_ENCODERS: PolicySpec = [
+    {"ImageCompression": {"compression_type": name, "quality_range": [30, 95], "p": 1.0}} for name in ("jpeg", "webp")
+]
 
 POLICIES: dict[str, PolicySpec] = {
-    # the images as they are
+    # no augmentation
     "none": [],
-    # what leaves a face a face and most forensic traces in place
-    "light": [
-        _FLIP,
-        {"RandomBrightnessContrast": {"brightness_limit": 0.15, "contrast_limit": 0.15, "p": 0.5}},
-    ],
-    # much of what is usual for photographs: crops, turns, colours, holes
+    # small changes, which keep most traces of manipulation
+    "light": [_FLIP, {"RandomBrightnessContrast": {"brightness_limit": 0.15, "contrast_limit": 0.15, "p": 0.5}}],
+    # large changes, as for photographs of objects: crops, rotations, colours, holes
     "strong": [
         {"RandomResizedCrop": {"size": ["image_size", "image_size"], "scale": [0.5, 1.0], "ratio": [0.85, 1.18]}},
         _FLIP,
@@ -45,80 +52,78 @@ POLICIES: dict[str, PolicySpec] = {
         {"ToGray": {"p": 0.05}},
         {"CoarseDropout": {"hole_height_range": [0.1, 0.25], "hole_width_range": [0.1, 0.25], "p": 0.4}},
     ],
-    # what happens to an image on its way through the internet: scaled down, blurred, encoded again
+    # what happens to images on the internet: scaled down, blurred, encoded again
     "compression": [
         _FLIP,
-        {
-            "OneOf": {
-                "p": 0.5,
-                "transforms": [
-                    {"Downscale": {"scale_range": [0.4, 0.9], "interpolation_pair": _SMOOTH, "p": 1.0}},
-                    {"GaussianBlur": {"blur_limit": [3, 5], "p": 1.0}},
-                    {"GaussNoise": {"std_range": [0.01, 0.05], "p": 1.0}},
-                ],
-            }
-        },
-        {
-            "OneOf": {
-                "p": 0.7,
-                "transforms": [
-                    {"ImageCompression": {"compression_type": "jpeg", "quality_range": [30, 95], "p": 1.0}},
-                    {"ImageCompression": {"compression_type": "webp", "quality_range": [30, 95], "p": 1.0}},
-                ],
-            }
-        },
+        {"OneOf": {"p": 0.5, "transforms": _DEGRADATIONS}},
+        {"OneOf": {"p": 0.7, "transforms": _ENCODERS}},
     ],
 }
-"""The built-in policies. All are applied to train images only."""
+"""The built-in policies, for train images only. The strengths are rfray's own choice: a face stays recognisable."""
 
 
+@dataclass
 class Policy:
-    """A callable that changes one image at a time; the same seed gives the same changes."""
+    """Augments one image at a time; the same seed gives the same changes."""
 
-    def __init__(self, transforms: albumentations.Compose, side: int) -> None:
-        self._transforms = transforms
-        self._side = side
+    transforms: albumentations.Compose
+    side: int
+    """Height and width of the images, in pixels."""
 
     def reseed(self, seed: int) -> None:
         """Starts the random choices anew from `seed`."""
-        self._transforms.set_random_seed(seed)
+        self.transforms.set_random_seed(seed)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(side, side, 3) uint8 -> the same shape and type; what a transform made smaller or larger is scaled back.
+        """(side, side, 3) uint8 -> the same shape and type, scaled back where a transform has changed the size.
 
         Raises SweepError where the transforms give anything but uint8 RGB.
         """
-        changed = self._transforms(image=image)["image"]
+        changed = self.transforms(image=image)["image"]
         if changed.dtype != np.uint8 or changed.shape[2:] != (3,):
             raise SweepError(
                 f"a uint8 image with 3 channels is turned into {changed.dtype} {changed.shape}; "
                 "leave out Normalize, ToFloat, ToTensorV2 and the like: rfray normalises as the backbone wants it"
             )
-        return square(changed, self._side)
+        return square(changed, self.side)
 
 
-def build_policy(name: str, own: Mapping[str, PolicySpec], side: int) -> Policy | None:
+def build_policy(
+    name: str, own: Mapping[str, PolicySpec], side: int, probability: float | None = None
+) -> Policy | None:
     """The policy called `name`, from the sweep's own or the built-in ones; None where it changes nothing.
 
-    Raises SweepError: unknown name, unknown transform, unknown or impossible argument.
+    `probability` replaces that of every transform. Raises SweepError: unknown name, unknown transform, unknown or
+    impossible argument.
     """
     policies = {**POLICIES, **own}
     if name not in policies:
         raise SweepError(f"no policy {name!r}; allowed: {nearest_first(name, policies)}")
-    transforms = [_transform(one, side) for one in policies[name]]
+    transforms = [_transform(entry, side, probability) for entry in policies[name]]
     return Policy(albumentations.Compose(transforms, seed=0), side) if transforms else None
 
 
 def check_policy(name: str, own: Mapping[str, PolicySpec], side: int) -> None:
-    """Builds a policy and tries it. Raises SweepError as `build_policy`, or where it does not give back uint8 RGB."""
-    if build_policy(name, own, side) is not None:
-        # whatever its probability, every transform has its turn now, not in the middle of a trial
-        certain = [_transform(one, side, probability=1.0) for one in {**POLICIES, **own}[name]]
-        _try(Policy(albumentations.Compose(certain), side), name, side)
+    """Builds a policy and applies it to an image. Raises SweepError as `build_policy`, or where that fails."""
+    build_policy(name, own, side)  # with the probabilities as they are given, which may be wrong, too
+    policy = build_policy(
+        name, own, side, probability=1.0
+    )  # so that every transform is used now, not only in some trial
+    if policy is None:
+        return
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    for seed in range(20):  # OneOf and SomeOf choose
+        policy.reseed(seed)
+        try:
+            policy(image)
+        except SweepError as error:
+            raise SweepError(f"{name}: {error}") from None
+        except Exception as error:  # a library runs what a sweep file says: anything may be raised
+            raise SweepError(f"{name} fails on an image of {side} px: {_reason(error)}") from None
 
 
-def _transform(entry: TransformSpec, side: int, probability: float | None = None) -> Any:
-    """One transform, or one that has others inside; `probability` replaces that of all of them."""
+def _transform(entry: TransformSpec, side: int, probability: float | None) -> Any:
+    """One transform of albumentations, which may have others inside."""
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise SweepError(f"an entry is one transform, {{Name: {{argument: value}}}}; given: {entry}")
     ((name, given),) = entry.items()
@@ -143,12 +148,12 @@ def _transform(entry: TransformSpec, side: int, probability: float | None = None
         warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid")
         try:
             return getattr(albumentations, name)(**arguments)
-        except Exception as error:  # whatever the library makes of arguments from a sweep file
+        except Exception as error:  # a library gets arguments from a sweep file: anything may be raised
             raise SweepError(f"{name}: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
-    """The first line, or, where albumentations hands on what pydantic found, the same in plain words."""
+    """The first line of the message; of pydantic's, which albumentations uses, what was given and what is allowed."""
     if isinstance(error.__cause__, ValidationError):
         return "; ".join(
             f"{detail['loc'][0]}: given {detail['input']}; allowed: "
@@ -174,15 +179,3 @@ def _transform_names() -> list[str]:
         and issubclass(found, albumentations.BasicTransform | albumentations.BaseCompose)
         and name not in _REFUSED
     ]
-
-
-def _try(policy: Policy, name: str, side: int) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    for seed in range(20):  # OneOf and SomeOf choose
-        policy.reseed(seed)
-        try:
-            policy(image)
-        except SweepError as error:
-            raise SweepError(f"{name}: {error}") from None
-        except Exception as error:  # it is a library's and a sweep file's code that is tried here
-            raise SweepError(f"{name} fails on an image of {side} px: {_reason(error)}") from None

@@ -1,11 +1,12 @@
 """a decoded picture -> the same as it may reach a detector: compressed, scaled down and back, blurred, noisy.
 
-A corruption is applied to the picture as its file has it, at full resolution; `data.reencode` and the geometry follow.
-They belong to the detector, and what it meets is a corrupted file.
+A corruption (Hendrycks and Dietterich 2019) is applied to the picture as its file has it, at full resolution;
+`data.reencode` and the geometry follow. They belong to the detector, and its input is a corrupted file.
 """
 
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -19,17 +20,13 @@ FAMILIES: dict[str, tuple[int, ...]] = {
     "noise": (5, 10, 20),
 }
 """Kind of corruption -> its strengths, mildest first: quality of the JPEG encoder; per cent that a picture is scaled
-down to, and back; standard deviation of a Gaussian blur, in pixels; standard deviation of Gaussian noise, of 255."""
+down to, and back; standard deviation of a Gaussian blur, in pixels; standard deviation of Gaussian noise, of 255.
+From hardly visible to as strong as social networks and small thumbnails make it: rfray's own choice."""
 
 
 def corruption_name(family: str, strength: int) -> str:
-    """What a corruption is called, in files and columns: jpeg_90."""
+    """The name of a corruption, in files and columns: jpeg_90."""
     return f"{family}_{strength}"
-
-
-CORRUPTION_NAMES = tuple(
-    corruption_name(family, strength) for family, strengths in FAMILIES.items() for strength in strengths
-)
 
 
 def scaled(picture: np.ndarray, percent: int) -> np.ndarray:
@@ -53,6 +50,10 @@ def noisy(picture: np.ndarray, sigma: int) -> np.ndarray:
     return np.asarray(cv2.add(picture, noise, dtype=cv2.CV_8U), dtype=np.uint8)
 
 
+def _corrupted(function: Callable[[np.ndarray, int], np.ndarray], strength: int, picture: np.ndarray) -> np.ndarray:
+    return function(picture, strength)
+
+
 FUNCTIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "jpeg": reencoded,
     "scale": scaled,
@@ -62,13 +63,11 @@ FUNCTIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 """Family -> what it makes of a picture at a strength."""
 
 
-def _at(strength: int, function: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda picture: function(picture, strength)
-
-
 CORRUPTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    corruption_name(family, strength): _at(strength, FUNCTIONS[family])
+    corruption_name(family, strength): partial(_corrupted, FUNCTIONS[family], strength)
     for family, strengths in FAMILIES.items()
     for strength in strengths
 }
 """Name -> corruption: (height, width, 3) uint8 RGB -> a new array of the same shape and dtype."""
+
+CORRUPTION_NAMES = tuple(CORRUPTIONS)

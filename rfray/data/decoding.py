@@ -1,4 +1,4 @@
-"""bytes of an image file -> the picture that a person sees, as an array; and brought to another size."""
+"""bytes of an image file -> the picture that a person sees, as an array; and the array in another size."""
 
 import io
 import warnings
@@ -10,15 +10,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rfray.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""What Pillow may open; its other readers stay out of reach of untrusted files."""
+"""What Pillow may open: its other readers are not for untrusted files."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings (any case) of the files that are taken for images."""
 ADOBE = 0xEE
-"""The marker by which a JPEG says that its colours are not YCbCr."""
+"""The marker of a JPEG whose colours may not be YCbCr (Adobe's application segment, APP14)."""
 MAX_PIXELS = 50_000_000
-"""Larger images are refused before they are decoded (decompression bombs)."""
+"""Larger images are refused before they are decoded: a PNG of 190 kB can decode to 588 MB. Cameras make 24 to 45."""
 
-Image.MAX_IMAGE_PIXELS = None  # our own limit comes first, and says so in our words
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS comes first, with a message of our own
 cv2.setNumThreads(1)  # images are decoded in parallel, not the pixels of one
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata, without saying in which file
 
@@ -52,8 +52,8 @@ def decode(data: bytes) -> np.ndarray:
 def square(image: np.ndarray, side: int) -> np.ndarray:
     """(height, width, 3) -> (side, side, 3): the middle square, scaled.
 
-    Halved by averaging as long as it is twice as large, then bilinear, where every pixel still counts: one INTER_AREA
-    step instead would take longer than decoding. Bicubic where it is smaller.
+    It is halved by averaging while it is at least twice as large, then scaled bilinearly, so that every pixel counts:
+    one step of INTER_AREA would take longer than decoding. Bicubic where it is smaller than `side`.
     """
     height, width = image.shape[:2]
     if (height, width) == (side, side):
@@ -70,7 +70,7 @@ def square(image: np.ndarray, side: int) -> np.ndarray:
 def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
     """Width, height and the length of the header (ITU T.81, annex B) of a JPEG that can only be grey or YCbCr.
 
-    None for anything else, which is for Pillow to say: it takes a tenth of the time of decoding 256 px.
+    None for anything else, which Pillow then opens. This saves Pillow's header, a tenth of the time of decoding 256 px.
     """
     if data[:3] != b"\xff\xd8\xff":
         return None

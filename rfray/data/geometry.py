@@ -1,4 +1,4 @@
-"""a decoded picture -> what is kept of it for training, and -> the square that a model sees."""
+"""a decoded picture -> the pixels that the cache keeps of it -> the square that a model gets."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from rfray.store.bundle_record import Bundle, Member
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a picture becomes a square of S x S pixels: what every trial with the same one can share."""
+    """How a picture becomes a square of S x S pixels. Trials with the same `key` share a file of decoded pixels."""
 
     resize: str
     """scale: the shorter edge is scaled to S; crop: a window of S x S is cut out, no pixel changed."""
@@ -23,7 +23,7 @@ class Geometry:
 
     @property
     def key(self) -> str:
-        """Names what `stored` makes of a picture. Windows of any size are cut from the same."""
+        """Stands for what `stored` makes of a picture; not for the size of a window, which is cut from it later."""
         size = f"scale{self.side}" if self.resize == "scale" else "whole"
         return size if self.reencode is None else f"{size}-jpeg{self.reencode.quality}at{self.reencode.size}"
 
@@ -34,15 +34,15 @@ class Geometry:
         return (width, height) if self.reencode is None else (self.reencode.size, self.reencode.size)
 
     def stored(self, picture: np.ndarray) -> np.ndarray:
-        """(height, width, 3) uint8 RGB -> what is kept of it."""
+        """(height, width, 3) uint8 RGB -> the pixels that the cache keeps of it, of the same type."""
         if self.reencode is not None:
             picture = reencoded(square(picture, self.reencode.size), self.reencode.quality)
         return square(picture, self.side) if self.resize == "scale" else picture
 
     def window(self, stored: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
-        """What is kept -> (S, S, 3): a window at a random place, or the middle one without `generator`.
+        """The kept pixels -> (S, S, 3): a window at random coordinates, or the middle one without `generator`.
 
-        A picture smaller than the window is continued by its mirror image, which leaves the traces in it alone.
+        A picture smaller than the window is extended by its mirror image, which changes no pixel of it.
         """
         if self.resize == "scale":
             return stored
@@ -57,13 +57,13 @@ class Geometry:
         return stored[top : top + self.side, left : left + self.side]
 
     def square(self, picture: np.ndarray) -> np.ndarray:
-        """(height, width, 3) uint8 RGB -> (S, S, 3): what a model sees of it when it predicts."""
+        """(height, width, 3) uint8 RGB -> (S, S, 3): the input of a model that predicts it."""
         return self.window(self.stored(picture), None)
 
     def seen(self, width: int, height: int) -> float:
-        """Side, in its own pixels, of the square around a picture's middle that the middle `window` shows.
+        """Side, in pixels of the picture, of the square around its middle that the middle `window` shows.
 
-        It reaches beyond the picture where the window is larger.
+        It is larger than the picture where the window is.
         """
         shorter = min(width, height)
         if self.resize == "scale":
@@ -72,28 +72,28 @@ class Geometry:
 
 
 def geometry_of(settings: DataSettings, trial: Trial) -> Geometry:
-    """How a trial's images are made."""
+    """The geometry of a trial's images."""
     return Geometry(trial.resize, trial.image_size, settings.reencode)
 
 
 def geometry_of_member(bundle: Bundle, member: Member) -> Geometry:
-    """How a member wants its pictures."""
+    """The geometry of the pictures that a member of an ensemble takes."""
     return Geometry(member.trial.resize, member.trial.image_size, bundle.reencode)
 
 
 def reencoded(picture: np.ndarray, quality: int) -> np.ndarray:
-    """What a JPEG of this quality (1 to 100, OpenCV's tables, chroma halved) makes of (height, width, 3) uint8 RGB."""
+    """(height, width, 3) uint8 RGB -> the same after JPEG of a quality (1 to 100; OpenCV's tables, chroma halved)."""
     encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
 
 
 def geometries(sweep: Sweep) -> list[Geometry]:
-    """What the trials' images are made into, each that differs in what is kept of a picture once.
+    """The geometries of a sweep's trials, one for each `key`.
 
-    Of a range of image sizes the smallest alone: the others are made when a trial asks for them.
+    Of a range of image sizes only the smallest: the others are made when a trial has one of them.
     """
     axes = sweep.trial.axes()
     sizes = axes.get("image_size", sweep.trial.choices("image_size"))
     sides = sizes if isinstance(sizes, list) else [int(sizes.bounds[0])]
-    all_of_them = [Geometry(way, side, sweep.data.reencode) for way in sweep.trial.choices("resize") for side in sides]
-    return list({geometry.key: geometry for geometry in all_of_them}.values())
+    found = [Geometry(resize, side, sweep.data.reencode) for resize in sweep.trial.choices("resize") for side in sides]
+    return list({geometry.key: geometry for geometry in found}.values())

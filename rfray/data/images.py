@@ -10,6 +10,7 @@ import numpy as np
 
 from rfray.data.decoding import UnreadableImageError, decode
 from rfray.data.geometry import Geometry
+from rfray.data.remote_images import RemoteFolder
 from rfray.errors import DataError
 
 
@@ -20,18 +21,11 @@ class PictureSource(Protocol):
         """(height, width, 3) uint8 RGB: what the geometry keeps of one picture. Threads may call it side by side."""
 
 
-class DataFolder(Protocol):
-    """Where the files of a data folder are: a Path, or a `remote_images.RemoteFolder`."""
-
-    def __truediv__(self, path: str, /) -> Path:
-        """A file of it, on this machine."""
-
-
 @dataclass(frozen=True)
 class ImageFiles:
     """A source that decodes a file each time its picture is asked for."""
 
-    folder: DataFolder
+    folder: Path | RemoteFolder
     paths: Sequence[str]
     digests: Sequence[str]
     """SHA-256 of each file, in hex digits."""

@@ -23,7 +23,8 @@ from rich.progress import track
 from rfray.data.cache_limits import cache_folder, make_room
 from rfray.data.decoding import UnreadableImageError, decode
 from rfray.data.geometry import Geometry
-from rfray.data.images import DataFolder, ImageFiles, PictureSource
+from rfray.data.images import ImageFiles, PictureSource
+from rfray.data.remote_images import RemoteFolder
 from rfray.data.threads import in_threads
 from rfray.spec.sweep import CacheSettings
 from rfray.store.files import is_disk_full
@@ -138,7 +139,7 @@ def no_room_in_cache(cache: CacheSettings) -> str:
 
 
 def scan(
-    folder: DataFolder,
+    folder: Path | RemoteFolder,
     paths: Sequence[str],
     geometries: Sequence[Geometry],
     cache: CacheSettings,
@@ -151,11 +152,18 @@ def scan(
     """
 
     def read(path: str) -> tuple[ScannedFile, list[Found], list[np.ndarray]]:
-        scanned, data, picture = _read(folder / path)
-        if picture is None:
-            return scanned, [], []
-        examined = [examine(data, picture)] if examine else []
-        return scanned, examined, [geometry.stored(picture) for geometry in geometries]
+        file, digest = folder / path, ""
+        try:
+            data = file.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+            picture = decode(data)
+        except OSError as error:
+            return ScannedFile(digest, error.strerror or str(error)), [], []
+        except UnreadableImageError as error:
+            return ScannedFile(digest, str(error)), [], []
+        found = [examine(data, picture)] if examine else []
+        kept = [geometry.stored(picture) for geometry in geometries]
+        return ScannedFile(digest, None, picture.shape[1], picture.shape[0]), found, kept
 
     files: list[ScannedFile] = []
     found: list[Found] = []
@@ -177,7 +185,7 @@ def scan(
 
 
 def load(
-    folder: DataFolder,
+    folder: Path | RemoteFolder,
     paths: Sequence[str],
     digests: Sequence[str],
     sizes: Sequence[tuple[int, int]],
@@ -213,19 +221,6 @@ def pixel_file(digests: Sequence[str], geometry: Geometry, folder: Path) -> Path
     """Where the pixels of the files with these digests are in a cache folder."""
     key = hashlib.sha256("\n".join([LAYOUT, *digests]).encode()).hexdigest()[:24]
     return folder / f"pixels-{key}-{geometry.key}.u8"
-
-
-def _read(path: Path) -> tuple[ScannedFile, bytes, np.ndarray | None]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return ScannedFile("", error.strerror or str(error)), b"", None
-    digest = hashlib.sha256(data).hexdigest()
-    try:
-        picture = decode(data)
-    except UnreadableImageError as error:
-        return ScannedFile(digest, str(error)), data, None
-    return ScannedFile(digest, None, picture.shape[1], picture.shape[0]), data, picture
 
 
 def _need_before(geometry: Geometry, count: int) -> int | None:

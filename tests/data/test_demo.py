@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from sklearn.metrics import roc_auc_score
 
-from rfray.data.demo import MIN_TEXTURE, PER_TILE, SIZE, UPSAMPLING, make_demo, texture
+from rfray.data.demo import DEMO_NAME, MIN_TEXTURE, PER_TILE, SIZE, UPSAMPLING, make_demo, texture
 
 PARTS = ("train", "test")
 CLASSES = ("real", "fake")
@@ -52,11 +52,11 @@ def test_both_classes_come_from_the_same_tiles(demo: Path, part: str) -> None:
         assert len(images(tile)) == PER_TILE
 
 
-def test_train_and_valid_share_no_tile_and_train_has_enough_for_a_split_by_tile(demo: Path) -> None:
-    train, valid = tiles(demo / "train" / "real"), tiles(demo / "test" / "real")
-    assert not train & valid
+def test_train_and_test_share_no_tile_and_train_has_enough_for_a_split_by_tile(demo: Path) -> None:
+    train, test = tiles(demo / "train" / "real"), tiles(demo / "test" / "real")
+    assert not train & test
     assert len(train) >= 10
-    assert {name.split("-")[0] for name in train} == {name.split("-")[0] for name in valid} == {"china", "flower"}
+    assert {name.split("-")[0] for name in train} == {name.split("-")[0] for name in test} == {"china", "flower"}
 
 
 def test_crops_lie_inside_the_tile_that_their_folder_names(demo: Path) -> None:
@@ -102,13 +102,12 @@ def test_a_second_call_writes_nothing(demo: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in demo.rglob("*")} == before
 
 
-def test_a_damaged_folder_and_the_rest_of_a_killed_call_are_made_anew(demo: Path, tmp_path: Path) -> None:
-    (tmp_path / ".demo-v1.part" / "train").mkdir(parents=True)
-    damaged = tmp_path / "demo-v1" / "train" / "real" / "china-0-0"
-    damaged.mkdir(parents=True)
-    (damaged / "00.jpg").write_bytes(b"half")
+def test_the_rest_of_a_killed_call_is_removed(demo: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / f".{DEMO_NAME}.part"
+    (unfinished / "train" / "real").mkdir(parents=True)
+    (unfinished / "train" / "real" / "00.jpg").write_bytes(b"half")
     assert digests(make_demo(tmp_path)) == digests(demo)
-    assert not (tmp_path / ".demo-v1.part").exists()
+    assert not unfinished.exists()
 
 
 @pytest.mark.parametrize("name", UPSAMPLING)
