@@ -16,7 +16,7 @@ import pandas as pd
 
 from rfray.audit.metadata_baseline import metadata_baseline
 from rfray.audit.rules import Facts, find
-from rfray.data.near_duplicates import connected
+from rfray.data.near_duplicates import linked_groups
 from rfray.spec.sweep import CLASSES
 from rfray.store.audit_record import Audit, Count, GroupCount, Pairs, Sizes, Spread, Unreadable
 
@@ -37,7 +37,7 @@ def audit_images(
     images = images.reset_index(drop=True)
     images = images.assign(part=images["part"].where(images["part"] != "", images["folder"]))
     pairs = _with_parts(images, pairs)
-    baseline = metadata_baseline(images, connected(len(images), pairs[["first", "second"]].to_numpy()), seed)
+    baseline = metadata_baseline(images, linked_groups(len(images), pairs[["first", "second"]].to_numpy()), seed)
     named = unreadable[["path", "reason"]].head(LISTED).itertuples(index=False)
     return Audit(
         images=len(images),

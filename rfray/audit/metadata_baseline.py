@@ -21,17 +21,17 @@ from sklearn.model_selection import StratifiedGroupKFold
 from rfray.stats.intervals import Interval, delong, logit_interval
 from rfray.store.audit_record import FeatureAuc, MetadataBaseline
 
-FOLDS = 5
+BASELINE_FOLDS = 5
 """Five or ten are usual (Hastie, Tibshirani and Friedman 2009, section 7.10); five take half the time."""
 FEWEST = 4
 """Images that the smaller class needs: two in each of two folds."""
-BINS = 16
+QUANTILE_BINS = 16
 """Most quantile bins of a number: more would be cut where chance put the values."""
 IMAGES_A_BIN = 5
 """Fewest images that make a category or a bin: one in each fold."""
 PENALTY = 0.1
 """Inverse strength of the ridge penalty: strong, as most properties are noise and would hide the one that predicts."""
-MOST = 10_000
+MOST_IMAGES = 10_000
 """Of more images, so many are drawn: the interval is then at most 0.02 wide, and all of them would take minutes."""
 SHARED = 0.02
 """A value that this share of the images has gets a question of its own: "512 pixels" says more than "500 to 530"."""
@@ -60,14 +60,14 @@ def metadata_baseline(images: pd.DataFrame, group_ids: np.ndarray, seed: int = 0
     `group_ids` (n,) int: images with the same number (duplicates) stay in one fold. The interval is DeLong's over the
     folds; it ignores that folds share training images, so it is somewhat too narrow.
     """
-    if len(images) > MOST:
-        drawn = np.sort(np.random.default_rng(seed).choice(len(images), MOST, replace=False))
+    if len(images) > MOST_IMAGES:
+        drawn = np.sort(np.random.default_rng(seed).choice(len(images), MOST_IMAGES, replace=False))
         images, group_ids = images.iloc[drawn], group_ids[drawn]
     labels = images["label"].to_numpy().astype(int)
     smaller = min(int(labels.sum()), int((1 - labels).sum()))
     if smaller < FEWEST:
         return None
-    folds = min(FOLDS, smaller // 2)
+    folds = min(BASELINE_FOLDS, smaller // 2)
     fold = _folds(labels, group_ids, folds, seed)
     images = images.assign(aspect_ratio=images["width"] / images["height"])
     answers = [_answers([images[column] for column in columns]) for columns in FEATURES.values()]
@@ -166,7 +166,7 @@ def _steps(column: "pd.Series[Any]") -> np.ndarray:
     known = values[~np.isnan(values)]
     unique, counts = np.unique(known, return_counts=True)
     shared = unique[counts >= max(IMAGES_A_BIN, SHARED * len(values))]
-    bins = int(np.clip(len(known) // IMAGES_A_BIN, 1, BINS))
+    bins = int(np.clip(len(known) // IMAGES_A_BIN, 1, QUANTILE_BINS))
     quantiles = np.quantile(known, np.linspace(0, 1, bins + 1)) if len(known) else known
     edges = np.unique(np.concatenate([quantiles, shared, np.nextafter(shared, np.inf)]))
     return np.column_stack([values[:, None] >= edges, np.isnan(values)])

@@ -19,7 +19,7 @@ BASELINE_ERROR, BASELINE_WARNING = 0.9, 0.65
 IMBALANCE = 5
 """The larger class has more than so many times the images of the smaller one; accuracy says little above that: calling
 everything the larger class is right in 83 %."""
-FEW = 100
+FEW_IMAGES = 100
 """Images of a class below which an AUC of 0.75 is uncertain by 0.07 either way (see `_standard_error`)."""
 UNREADABLE_SHARE = 0.01
 """Share of unreadable files above which they are a warning."""
@@ -60,7 +60,7 @@ class Facts:
         return np.bincount(self.images.loc[self.images["part"] == part, "label"], minlength=len(CLASSES))
 
 
-Rule = Callable[[Facts], Iterator[Finding]]
+AuditRule = Callable[[Facts], Iterator[Finding]]
 
 
 def test_in_training(facts: Facts) -> Iterator[Finding]:
@@ -187,7 +187,7 @@ def few_images(facts: Facts) -> Iterator[Finding]:
     """Too few images to choose by (val), or to measure with (test)."""
     for part in ("val", "test"):
         counts = facts.counts(part)
-        if counts.max() > 0 and counts.min() < FEW:
+        if counts.max() > 0 and counts.min() < FEW_IMAGES:
             smaller = int(counts.argmin())
             uncertain = min(2 * _standard_error(0.75, *counts.tolist()), 0.5)
             yield Finding(
@@ -264,7 +264,7 @@ def spectra_differ(facts: Facts) -> Iterator[Finding]:
         )
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[AuditRule, ...] = (
     test_in_training,
     metadata_tells,
     both_labels,

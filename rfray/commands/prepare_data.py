@@ -20,7 +20,7 @@ from rfray.data.catalog import (
 from rfray.data.changed import training_changes, unreadable
 from rfray.data.decoding import decode
 from rfray.data.geometry import geometries
-from rfray.data.near_duplicates import connected, find_pairs
+from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.data.pixel_cache import no_room_in_cache
 from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.spec.sweep import Sweep
@@ -190,7 +190,7 @@ def _audit(
     if catalog is not None:
         known = catalog.set_index("path")["part"]
         parts = images["path"].map(known).where(images["folder"] == "train", "test")
-    images = images.assign(part=parts, alike=connected(len(images), pairs[["first", "second"]].to_numpy(int)))
+    images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
     run.write_images(images)
     missing = pd.concat([unreadable(run, "train"), unreadable(run, "test")])
     write_audit(run.audit_file, audit_images(images, pairs, missing, sweep.data.reencode is not None, seed=sweep.seed))

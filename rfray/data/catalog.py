@@ -26,7 +26,7 @@ from rfray.data.demo import make_demo
 from rfray.data.fingerprints import fingerprint, to_table
 from rfray.data.geometry import Geometry
 from rfray.data.images import ImageFiles, Images, PictureSource
-from rfray.data.near_duplicates import connected
+from rfray.data.near_duplicates import linked_groups
 from rfray.data.pixel_cache import load, scan
 from rfray.data.remote_images import RemoteFolder
 from rfray.errors import DataError
@@ -343,7 +343,7 @@ def group_ids(images: pd.DataFrame, settings: DataSettings, pairs: np.ndarray) -
         known = np.flatnonzero(numbers >= 0)
         first = known[np.unique(numbers[known], return_index=True)[1]]
         links.append(np.column_stack([known, first[numbers[known]]]))
-    return connected(len(images), np.concatenate(links))
+    return linked_groups(len(images), np.concatenate(links))
 
 
 def _identity(pattern: re.Pattern[str], path: str) -> str | None:

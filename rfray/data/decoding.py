@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rfray.errors import DataError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """What Pillow may open: its other readers are not for untrusted files."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings (any case) of the files that are taken for images."""
@@ -37,7 +37,7 @@ def decode(data: bytes) -> np.ndarray:
         if header is not None:
             return _decode_jpeg(data, *header)
         stream = io.BytesIO(data)
-        with Image.open(stream, formats=FORMATS) as image:
+        with Image.open(stream, formats=IMAGE_FORMATS) as image:
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
                 return _decode_jpeg(data, *image.size, stream.tell())
             _check_size(*image.size)

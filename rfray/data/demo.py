@@ -37,7 +37,7 @@ JPEG_QUALITY = (70, 95)
 """Lowest and highest quality, drawn evenly for every crop, real or fake: what websites use."""
 KERNEL_NOISE = 0.03
 """Relative standard deviation of the weights of the transposed convolution: its checkerboard is barely visible."""
-LAYOUT = {
+TILES = {
     "china.jpg": (
         "121..",
         "11112",
@@ -84,7 +84,7 @@ def _write(folder: Path) -> None:
     rng = np.random.default_rng(SEED)
     shipped = load_sample_images()
     photographs = {Path(path).name: image for path, image in zip(shipped.filenames, shipped.images, strict=True)}
-    for name, rows in LAYOUT.items():
+    for name, rows in TILES.items():
         height, width = photographs[name].shape[0] // len(rows), photographs[name].shape[1] // len(rows[0])
         for row, column in np.ndindex(len(rows), len(rows[0])):
             part = {"1": "train", "2": "test"}.get(rows[row][column])

@@ -18,7 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from scipy import fft
 
-from rfray.data.decoding import FORMATS
+from rfray.data.decoding import IMAGE_FORMATS
 
 KEYPOINTS = 48
 """ORB keypoints kept of an image, the strongest: 768 of the 1,100 bytes of its row."""
@@ -89,7 +89,7 @@ def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
     """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     small = Image.fromarray(grey).resize((32, 32), Image.Resampling.LANCZOS)  # the size that phash works on
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
         width, height = image.size
         tables = image.quantization if isinstance(image, JpegImageFile) else {}
         tiff_exif = isinstance(image, TiffImageFile) and EXIF_TAG in image.tag_v2

@@ -98,7 +98,7 @@ def find_pairs(
     return sorted([*exact, *found], key=lambda pair: (pair.first, pair.second))
 
 
-def connected(n: int, links: np.ndarray) -> np.ndarray:
+def linked_groups(n: int, links: np.ndarray) -> np.ndarray:
     """(n,) int: the same number for what `links`, (k, 2) int positions, connect, directly or through others."""
     one, other = links.T
     return np.asarray(connected_components(coo_array((np.ones(len(links), bool), (one, other)), shape=(n, n)))[1])

@@ -31,10 +31,10 @@ from rfray.store.files import is_disk_full
 
 GROWTH = 100_000_000
 """Bytes that are asked of the cache at a time, where the size of all pictures is not known: some 500 of 256 px."""
-LAYOUT = "2"
+PIXELS_VERSION = "2"
 """Part of the key: a change to what is in the files needs a new one."""
 
-Found = TypeVar("Found")
+Examined = TypeVar("Examined")
 
 
 @dataclass(frozen=True)
@@ -143,15 +143,15 @@ def scan(
     paths: Sequence[str],
     geometries: Sequence[Geometry],
     cache: CacheSettings,
-    examine: Callable[[bytes, np.ndarray], Found] | None = None,
-) -> tuple[list[ScannedFile], list[Found], bool]:
+    examine: Callable[[bytes, np.ndarray], Examined] | None = None,
+) -> tuple[list[ScannedFile], list[Examined], bool]:
     """Reads and decodes every file once, and keeps the readable pictures of each geometry in the cache.
 
     Returns the result for each, in the order of `paths`; what `examine` made of the bytes and the picture of each
     readable one, in the same order; and whether everything fitted into the cache.
     """
 
-    def read(path: str) -> tuple[ScannedFile, list[Found], list[np.ndarray]]:
+    def read(path: str) -> tuple[ScannedFile, list[Examined], list[np.ndarray]]:
         file, digest = folder / path, ""
         try:
             data = file.read_bytes()
@@ -166,7 +166,7 @@ def scan(
         return ScannedFile(digest, None, picture.shape[1], picture.shape[0]), found, kept
 
     files: list[ScannedFile] = []
-    found: list[Found] = []
+    found: list[Examined] = []
     writers = [PixelWriter(geometry, cache, _need_before(geometry, len(paths))) for geometry in geometries]
     try:
         for scanned, examined, kept in track(
@@ -219,7 +219,7 @@ def load(
 
 def pixel_file(digests: Sequence[str], geometry: Geometry, folder: Path) -> Path:
     """Where the pixels of the files with these digests are in a cache folder."""
-    key = hashlib.sha256("\n".join([LAYOUT, *digests]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\n".join([PIXELS_VERSION, *digests]).encode()).hexdigest()[:24]
     return folder / f"pixels-{key}-{geometry.key}.u8"
 
 

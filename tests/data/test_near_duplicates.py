@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 
 from rfray.data.decoding import decode
 from rfray.data.fingerprints import fingerprint, to_table
-from rfray.data.near_duplicates import Pair, PairKind, candidates, connected, find_pairs, picture_features, verify
+from rfray.data.near_duplicates import Pair, PairKind, candidates, find_pairs, linked_groups, picture_features, verify
 
 ORIGINALS = [
     np.ascontiguousarray(photograph[:, left : left + 320])
@@ -108,7 +108,7 @@ def test_nothing_to_compare(count: int) -> None:
 def test_more_copies_of_a_picture_than_a_crowd_are_one_group() -> None:
     small = [scale(picture, 120, 160) for picture in ORIGINALS]
     files = [encode(picture, quality=quality) for picture in small[:2] for quality in range(30, 85)]
-    numbers = connected(len(files), np.array([(pair.first, pair.second) for pair in find(files)]))
+    numbers = linked_groups(len(files), np.array([(pair.first, pair.second) for pair in find(files)]))
     assert numbers.tolist() == [0] * 55 + [1] * 55
 
 
@@ -152,8 +152,8 @@ def test_two_crops_of_one_picture_that_share_most_of_it() -> None:
 
 
 def test_groups_are_what_pairs_connect() -> None:
-    numbers = connected(6, np.array([(0, 3), (3, 5), (1, 2)]))
+    numbers = linked_groups(6, np.array([(0, 3), (3, 5), (1, 2)]))
     assert numbers[0] == numbers[3] == numbers[5]
     assert numbers[1] == numbers[2]
     assert len(set(numbers.tolist())) == 3  # 4 is alone
-    assert connected(3, np.empty((0, 2), int)).tolist() == [0, 1, 2]
+    assert linked_groups(3, np.empty((0, 2), int)).tolist() == [0, 1, 2]
