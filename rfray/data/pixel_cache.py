@@ -111,7 +111,6 @@ class PixelWriter:
             return False
         self._file.truncate()  # of what was reserved, the room for pictures that can't be read
         self._file.flush()
-        os.fsync(self._file.fileno())  # reserved room reads as zeros after a power cut
         os.replace(self._path, pixel_file(digests, self._geometry, self._folder))
         self._file.close()
         self._file = None
