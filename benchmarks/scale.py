@@ -6,7 +6,6 @@ writes after every epoch. The slots are Ray's bookkeeping (so many CPUs, whateve
 
 import argparse
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -166,7 +165,7 @@ def main() -> None:
 def _sweep(given: argparse.Namespace) -> Measured:
     from rich.console import Console
 
-    from rfray.cluster.connect import Slot
+    from rfray.cluster.slots import Slot
     from rfray.spec.sweep import Sweep
     from rfray.tuning.run_sweep import run_sweep
 
@@ -207,12 +206,11 @@ def _sweep(given: argparse.Namespace) -> Measured:
 def _ray(slots: int) -> Iterator[Path]:
     import ray
 
-    from rfray.cluster.connect import loopback_only, without_agents
+    from rfray.cluster.connect import start_local_ray
+    from rfray.cluster.ray_internals import share_ready_processes
 
-    with loopback_only(), without_agents():
-        context = ray.init(
-            address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
+    share_ready_processes()
+    context = start_local_ray({}, slots)
     try:
         yield Path(context.address_info["session_dir"])
     finally:

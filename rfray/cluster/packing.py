@@ -8,7 +8,7 @@ On CPUs, a trial gets one core and the memory that it takes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rfray.cluster.connect import Node, Slot
+from rfray.cluster.slots import Node, Slot
 from rfray.spec.trial import Trial
 from rfray.store.run_dir import Measured
 

@@ -8,7 +8,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import Progress
 
-from rfray.cluster.connect import Node, Shares, nodes
+from rfray.cluster.slots import Node, TrialSlots, nodes
 from rfray.data.cache_limits import cache_folder
 from rfray.data.catalog import image_folder, load_images
 from rfray.data.geometry import geometries
@@ -18,7 +18,7 @@ from rfray.spec.sweep import Sweep
 from rfray.store.run_dir import RunDir
 
 
-def prepare_nodes(run: RunDir, shares: Shares, console: Console) -> None:
+def prepare_nodes(run: RunDir, shares: TrialSlots, console: Console) -> None:
     """Fills the cache of decoded pixels of all nodes that have room for a trial, all at once.
 
     A node that joins later does so for its first trial. Where this machine is the only one, nothing is left to do.

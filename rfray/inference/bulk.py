@@ -21,7 +21,9 @@ import ray
 import torch
 from rich.console import Console
 
-from rfray.cluster.connect import Slot, connected, outlook, reason_of, slot_of_one, slots
+from rfray.cluster.connect import connected
+from rfray.cluster.slots import Slot, autoscaler_notice, slot_count, worker_slot
+from rfray.cluster.tasks import reason_of
 from rfray.data.listing import image_files
 from rfray.errors import DataError, RfrayError, RunError
 from rfray.models.bundle import load_bundle
@@ -54,8 +56,8 @@ def predicted_shards(
         with ExitStack() as session:
             with _silent():
                 session.enter_context(connected(address, resources))
-            slot = slot_of_one(resources)
-            if coming := outlook(slot):
+            slot = worker_slot(resources)
+            if coming := autoscaler_notice(slot):
                 Console(stderr=True).print(coming, soft_wrap=True)
             yield from _predicted(out, where, missing, batch_size, slot)
 
@@ -109,7 +111,7 @@ def _predicted(out: Path, where: str, missing: list[int], batch_size: int, slot:
         Predictor,
         fn_constructor_args=(out, where, batch_size, slot.threads),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(slots(slot), len(missing))),
+        compute=ray.data.ActorPoolStrategy(size=min(slot_count(slot), len(missing))),
         num_cpus=slot.cpu,
         num_gpus=slot.gpu,
     )

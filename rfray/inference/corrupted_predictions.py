@@ -20,7 +20,8 @@ from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from rfray.cluster.connect import reason_of, slot_of_one
+from rfray.cluster.slots import worker_slot
+from rfray.cluster.tasks import reason_of
 from rfray.data.catalog import original_pictures
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry, geometry_of
@@ -111,7 +112,7 @@ def _pieces(
 
 def _predict_all(run: RunDir, part: Part, pieces: Sequence[Piece]) -> None:
     """Has every piece predicted whose file is not there."""
-    slot = slot_of_one(run.sweep().resources)
+    slot = worker_slot(run.sweep().resources)
     task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"Corrupting the {part} part", total=sum(_pictures_of(piece) for piece in pieces))

@@ -7,7 +7,8 @@ import ray
 import torch
 from rich.console import Console
 
-from rfray.cluster.connect import outlook, reason_of, slot_of_one
+from rfray.cluster.slots import autoscaler_notice, worker_slot
+from rfray.cluster.tasks import reason_of
 from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
 from rfray.errors import RfrayError
@@ -24,8 +25,8 @@ def predict_test(run: RunDir, trials: list[TrialDir], connect: Callable[[], obje
     """
     console.print(f"Predicting test with {len(trials)} trials")
     connect()
-    slot = slot_of_one(run.sweep().resources)
-    if coming := outlook(slot):
+    slot = worker_slot(run.sweep().resources)
+    if coming := autoscaler_notice(slot):
         console.print(coming, soft_wrap=True)
     task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     pending = {task.remote(run.where, trial.id, slot.threads): trial for trial in trials}

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import numpy as np
 from fastapi import HTTPException
 from ray import serve
@@ -13,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from rfray.cluster.connect import nodes, slot_of_one, slots
+from rfray.cluster.slots import nodes, slot_count, worker_slot
 from rfray.errors import ClusterError, RfrayError
 from rfray.serving.batching import Squares
 from rfray.serving.uploads import come_again
@@ -74,9 +75,9 @@ def start_replicas(where: str, replicas: int | None, gpu: float | None) -> Repli
     share = min(1.0, gpus) if gpu is None else gpu
     count = replicas or (max(1, int(gpus / share)) if share else min(FEW, cores))
     threads = max(1, cores // count)
-    slot = slot_of_one(Resources(cpu=threads, gpu=share))
-    if slots(slot) < count:
-        raise ClusterError(f"--replicas {count}: this machine has room for {slots(slot)} with {slot}")
+    slot = worker_slot(Resources(cpu=threads, gpu=share))
+    if slot_count(slot) < count:
+        raise ClusterError(f"--replicas {count}: this machine has room for {slot_count(slot)} with {slot}")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "ERROR"})
     models = serve.deployment(
@@ -96,11 +97,13 @@ def start_replicas(where: str, replicas: int | None, gpu: float | None) -> Repli
 
 
 def _listen_on_loopback() -> None:
-    """Has Ray Serve's server for calls from other nodes listen on 127.0.0.1: it takes pickles from anybody."""
-    from ray.serve._private import replica
+    """Has Ray Serve's server for calls from other nodes listen on 127.0.0.1: it takes pickles from anybody.
 
-    add_port = replica.add_port_to_grpc_server
-    replica.add_port_to_grpc_server = lambda server, _: add_port(server, "127.0.0.1:0")
+    Ray Serve has no setting for it, so gRPC's own method is replaced, in the process of the models alone.
+    """
+    server_class = type(grpc.aio.server())
+    add_port = server_class.add_insecure_port
+    server_class.add_insecure_port = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
 
 
 async def _answer(response: Awaitable[Any]) -> Any:

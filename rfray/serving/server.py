@@ -28,7 +28,7 @@ IDLE_SECONDS = 30
 GOODBYE_SECONDS = 10
 """What is being answered when the server is stopped has so long."""
 LIMITS = Limits()
-NO_LESS_THAN_OTHERS = {"worker_niceness": 0}
+NO_LESS_THAN_OTHERS = {"RAY_worker_niceness": "0"}
 """Ray's processes give way to all others by default, which is for work that nobody waits for."""
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from ray.tune import Stopper
 
-from rfray.cluster.connect import Shares
 from rfray.cluster.placement_groups import free_trials
+from rfray.cluster.slots import TrialSlots
 from rfray.errors import SweepError
 from rfray.progress.metric_keys import EPOCH
 from rfray.spec.sweep import Budget, Sweep
@@ -49,7 +49,7 @@ Kind = tuple[str, int]
 class Meter(Follower):
     """Knows what was used of a budget, and what epochs take."""
 
-    def __init__(self, run: RunDir, budget: Budget, shares: Shares, began: float) -> None:
+    def __init__(self, run: RunDir, budget: Budget, shares: TrialSlots, began: float) -> None:
         """`began` is when the command's process did, in seconds since 1970."""
         self._run = run
         self._budget = budget
@@ -218,7 +218,7 @@ class _Never(Stopper):
 
 
 @contextmanager
-def metered(run: RunDir, sweep: Sweep, shares: Shares, began: float) -> Iterator[Meter | None]:
+def metered(run: RunDir, sweep: Sweep, shares: TrialSlots, began: float) -> Iterator[Meter | None]:
     """The meter of a sweep with a budget, which writes down what is used as long as the block lasts; None without one.
 
     A start for which nothing is left uses nothing.
@@ -249,7 +249,7 @@ def metered(run: RunDir, sweep: Sweep, shares: Shares, began: float) -> Iterator
         run.mirror.remove([run.budget_over_file])
 
 
-def paced(run: RunDir, sweep: Sweep, shares: Shares) -> Sweep:
+def paced(run: RunDir, sweep: Sweep, shares: TrialSlots) -> Sweep:
     """The sweep with a budget whose passes over many images are divided into epochs, unless it says by itself how.
 
     An epoch has as many images as it is judged by: settings are told apart early, and most time is spent learning.
@@ -263,7 +263,7 @@ def paced(run: RunDir, sweep: Sweep, shares: Shares) -> Sweep:
     return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"epoch_images": size})})
 
 
-def check_budget(file: SweepFile, shares: Shares) -> None:
+def check_budget(file: SweepFile, shares: TrialSlots) -> None:
     """Raises SweepError for a budget of GPUs where trials get none, and one that leaves no time for finalists."""
     text, finalists, budget = file.sweep.search.budget, file.sweep.search.finalists, file.sweep.budget
     if budget is not None and finalists and planned_trials(file.sweep) is None:

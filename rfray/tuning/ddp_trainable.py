@@ -18,8 +18,9 @@ from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig, collective
 from ray.train.torch import TorchTrainer
 
-from rfray.cluster.connect import Slot
 from rfray.cluster.placement_groups import free_workers
+from rfray.cluster.ray_internals import without_group_cleaner
+from rfray.cluster.slots import Slot
 from rfray.errors import GroupMemoryError, GroupStoppedError
 from rfray.spec.trial import Trial
 from rfray.store.run_dir import RunDir
@@ -73,14 +74,6 @@ class Desk:
         await self._answers.put(go_on)
 
 
-class Trainer(TorchTrainer):
-    """Ray's, without an actor of its own that would outlive the trial's process on a cluster without a dashboard."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        made = super()._create_default_callbacks()
-        return [one for one in made if type(one).__name__ != "PlacementGroupCleanerCallback"]
-
-
 def train_together(order: Order, report: Report) -> None:
     """Trains with `order.slot.workers` workers; `report` is called in this process.
 
@@ -103,10 +96,10 @@ def _train(order: Order, report: Report) -> None:
             tempfile.TemporaryDirectory() as folder,
             ThreadPoolExecutor(1) as pool,
         ):  # leaves when the trainer has ended
-            trainer = Trainer(
+            trainer = without_group_cleaner(TorchTrainer)(
                 lambda: _work(order, desk),
                 scaling_config=ScalingConfig(
-                    num_workers=slot.workers, use_gpu=slot.gpu > 0, resources_per_worker=slot.bundle
+                    num_workers=slot.workers, use_gpu=slot.gpu > 0, resources_per_worker=slot.resources
                 ),
                 run_config=RunConfig(name=order.id, storage_path=folder),
             )
@@ -118,7 +111,7 @@ def _train(order: Order, report: Report) -> None:
                 raise
             training.result()
     except ray.train.WorkerGroupError as error:
-        raise _cause([getattr(one, "_base_exc", one) for one in error.worker_failures.values()]) from error
+        raise _cause([_raised(one) for one in error.worker_failures.values()]) from error
     except ray.train.ControllerError as error:
         raise error.controller_failure from error
     finally:
@@ -137,6 +130,11 @@ def _listen(desk: Any, training: "Future[Any]", report: Report) -> None:
             told = desk.next.remote()
         elif not begun:
             free_workers(orphans_only=True)
+
+
+def _raised(failure: BaseException) -> BaseException:
+    """What the worker itself raised, which Ray Train wraps; or what Ray says of its death."""
+    return next((inner for inner in failure.args if isinstance(inner, BaseException)), failure)
 
 
 def _cause(failures: list[BaseException]) -> BaseException:

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rfray.cluster.autoscaler import bring_up
-from rfray.cluster.connect import Node, Shares, Slot, nodes, reason_of
 from rfray.cluster.packing import MARGIN, Packing, pack
+from rfray.cluster.slots import Node, Slot, TrialSlots, nodes
+from rfray.cluster.tasks import reason_of
 from rfray.errors import ClusterError
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, Trial
@@ -31,7 +32,7 @@ class Attempt:
     micro_batch: int
 
 
-def shares_for(sweep: Sweep, run: RunDir, slot: Slot, fresh: bool, console: Console) -> Shares:
+def shares_for(sweep: Sweep, run: RunDir, slot: Slot, fresh: bool, console: Console) -> TrialSlots:
     """What each trial gets: the `slot`, or by `resources: auto` what fits its backbone, which is measured first.
 
     What an earlier start has measured on such nodes is taken from the run folder, unless that will be a `fresh` one.
@@ -39,12 +40,12 @@ def shares_for(sweep: Sweep, run: RunDir, slot: Slot, fresh: bool, console: Cons
     """
     if not sweep.resources.auto:
         return slot
-    bring_up(slot.bundle, lambda: any(node.room(slot) for node in nodes()), console)
+    bring_up(slot.resources, lambda: any(node.room(slot) for node in nodes()), console)
     there = _with_devices(nodes())
     return pack(_measure(heaviest_trials(sweep), there, [] if fresh else run.measured(), console), there)
 
 
-def keep_packing(run: RunDir, shares: Shares, console: Console) -> None:
+def keep_packing(run: RunDir, shares: TrialSlots, console: Console) -> None:
     """Writes down what was measured, and says what follows from it; nothing where nothing was."""
     if isinstance(shares, Packing):
         run.write_measured(shares.measured)

@@ -2,8 +2,8 @@
 
 import os
 
-from rfray.cluster.connect import Shares, slots
 from rfray.cluster.packing import Packing
+from rfray.cluster.slots import TrialSlots, slot_count
 from rfray.data.catalog import drawn, list_images
 from rfray.data.geometry import Geometry, geometries
 from rfray.spec.sweep import Sweep
@@ -14,13 +14,13 @@ from rfray.tuning.strategies import planned_trials
 from rfray.tuning.warm_start import BEGINNING, foreseen
 
 
-def plan_lines(sweep: Sweep, run: RunDir, shares: Shares, needs: Needs) -> list[str]:
+def plan_lines(sweep: Sweep, run: RunDir, shares: TrialSlots, needs: Needs) -> list[str]:
     """Trials, epochs, images and places. Raises DataError where the training folder can't be used."""
     images = drawn(list_images(sweep.data, "train"), sweep.train_images(os.cpu_count() or 1))
     trials = planned_trials(sweep)
     most, passes = sweep.trial.most_epochs(len(images)), int(max(sweep.trial.ends("epochs")))
     train = len(images) * (1 - (sweep.data.test_share or 0)) * (1 - (sweep.data.val_share or 0))
-    at_once = sweep.search.concurrent or slots(shares)
+    at_once = sweep.search.concurrent or slot_count(shares)
     at_once = at_once if trials is None else min(trials, at_once)
     warm = foreseen(run, sweep)
     many = "as many as there is time for" if trials is None else trials
@@ -69,13 +69,13 @@ def _budget_line(sweep: Sweep, run: RunDir) -> list[str]:
     return [f"budget       {sweep.search.budget}: {budget.seconds:.0f} {what}{used}"]
 
 
-def packing_lines(shares: Shares) -> list[str]:
+def packing_lines(shares: TrialSlots) -> list[str]:
     """What each backbone was measured to take, and what its trials get; nothing where that was not measured."""
     if not isinstance(shares, Packing):
         return []
     return [
         f"packing      {one.backbone} at {one.image_size} px: {_footprint(one)}; "
-        f"{(slot := shares.slots[one.backbone, one.image_size])} each, {slots(slot)} at once"
+        f"{(slot := shares.slots[one.backbone, one.image_size])} each, {slot_count(slot)} at once"
         for one in shares.measured
     ]
 

@@ -19,7 +19,8 @@ from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from rfray.cluster.connect import Slot, reason_of, slot_of_one
+from rfray.cluster.slots import Slot, worker_slot
+from rfray.cluster.tasks import reason_of
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import PROBED, Trial
 from rfray.stats.metrics import metric
@@ -78,7 +79,7 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
     catalog = run.read_catalog()
     count = len(learned_from(int((catalog["part"] == "train").sum()), sweep))
     console.print(f"Probing {len(missing)} frozen backbones on {count} train images", soft_wrap=True)
-    slot = slot_of_one(sweep.resources)
+    slot = worker_slot(sweep.resources)
     shares = _cut(missing, count)
     seen, problems = _seen(run, shares, slot, until_seen)
     parts = {probe: part for probe in missing if probe not in problems and (part := _without_gap(seen, probe))}
@@ -118,7 +119,7 @@ def learn_without_folds(run: RunDir, sweep: Sweep, starts: Sequence[TrialStart],
     if not missing:
         return
     count = len(learned_from(int((run.read_catalog()["part"] == "train").sum()), sweep))
-    slot = slot_of_one(sweep.resources)
+    slot = worker_slot(sweep.resources)
     probes = list({probe.digest: probe for probe, _ in missing}.values())
     seen, _ = _seen(run, _cut(probes, count), slot, deadline)
     task = ray.remote(_learn_without).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)

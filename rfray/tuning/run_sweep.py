@@ -16,8 +16,8 @@ from ray.tune.search import Searcher as RaySearcher
 from rich.console import Console
 from rich.text import Text
 
-from rfray.cluster.connect import Shares, slots
 from rfray.cluster.placement_groups import free_workers
+from rfray.cluster.slots import TrialSlots, slot_count
 from rfray.errors import RfrayError, SweepFailed
 from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.sweep import Sweep
@@ -50,7 +50,7 @@ class Conditions:
 
     run: RunDir
     sweep: Sweep
-    shares: Shares
+    shares: TrialSlots
     """What each trial gets."""
     session: Path
     """Ray's temporary folder."""
@@ -63,13 +63,13 @@ class Conditions:
     @property
     def at_once(self) -> int:
         """Most trials that run at the same time."""
-        return self.sweep.search.concurrent or slots(self.shares)
+        return self.sweep.search.concurrent or slot_count(self.shares)
 
 
 def run_sweep(
     run: RunDir,
     sweep: Sweep,
-    shares: Shares,
+    shares: TrialSlots,
     session: Path,
     console: Console,
     trainable: Callable[..., None] = run_trial,
@@ -234,7 +234,7 @@ def _fit(
         job = replace(job, deadline=meter.deadline, watches_budget=meter.deadline is None)
 
     def asked(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([shares.of(trial_of(config)).asked])
+        return tune.PlacementGroupFactory([shares.of(trial_of(config)).trial_resources])
 
     followers = [recorder, DiskWatch(here.session), TensorBoard(run, here.sweep.search.metric), display]
     followers += [meter] if meter else []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from rfray.cluster.connect import Shares
+from rfray.cluster.slots import TrialSlots
 from rfray.errors import DiskFullError, TrialError
 from rfray.progress.metric_keys import EPOCH, SCORE, WARNINGS
 from rfray.spec.sweep import Sweep
@@ -48,7 +48,7 @@ class Job:
     """Path or address of the run folder."""
     session: str
     """Changes with every start of the sweep."""
-    shares: Shares
+    shares: TrialSlots
     """What each trial gets."""
     checkpoints: bool
     """Whether the scheduler pauses or clones trials, and so wants a Ray checkpoint with every report."""

@@ -16,7 +16,7 @@ from ray._private import ray_constants
 
 from rfray.cluster import autoscaler as autoscaling
 from rfray.cluster.autoscaler import resources_to_come
-from rfray.cluster.connect import Slot, outlook
+from rfray.cluster.slots import Slot, autoscaler_notice
 
 CPU, GPU = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 1.0}
 
@@ -57,7 +57,7 @@ def test_a_file_that_is_just_being_written(config: Path) -> None:
 
 def test_a_ray_of_our_own_has_none(ray_here: None) -> None:
     assert resources_to_come([]) == []
-    assert outlook(Slot(1, 0)) is None
+    assert autoscaler_notice(Slot(1, 0)) is None
 
 
 class Growing(NamedTuple):
@@ -157,7 +157,7 @@ BRING_UP = """
 import ray, sys
 from rich.console import Console
 from rfray.cluster.autoscaler import bring_up
-from rfray.cluster.connect import Slot, nodes
+from rfray.cluster.slots import Slot, nodes
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 bring_up({"CPU": 4}, lambda: any(node.room(Slot(4, 0)) for node in nodes()), Console())
 """

@@ -9,7 +9,8 @@ import psutil
 import pytest
 import ray
 
-from rfray.cluster.connect import TRIAL_MODULES, Slot, slot_for, slots
+from rfray.cluster.connect import TRIAL_MODULES
+from rfray.cluster.slots import Slot, slot_count, slot_for
 from rfray.errors import ClusterError
 from rfray.spec.sweep import Resources
 
@@ -32,9 +33,9 @@ def test_nothing_listens_beyond_this_machine(ray_here: None) -> None:
 
 def test_slots_are_what_fits_on_each_node(ray_here: None) -> None:
     cores = int(ray.cluster_resources()["CPU"])
-    assert slots(Slot(1, 0)) == cores
-    assert slots(Slot(cores, 0)) == 1
-    assert slots(Slot(0.5, 0)) == 2 * cores
+    assert slot_count(Slot(1, 0)) == cores
+    assert slot_count(Slot(cores, 0)) == 1
+    assert slot_count(Slot(0.5, 0)) == 2 * cores
     assert slot_for(Resources(cpu=1, gpu=0)) == Slot(1, 0)
 
 

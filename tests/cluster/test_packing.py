@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from rfray.cluster.connect import Node, Slot
 from rfray.cluster.packing import Packing, pack
+from rfray.cluster.slots import Node, Slot
 from rfray.spec.trial import Trial
 from rfray.store.run_dir import Measured
 
@@ -58,7 +58,7 @@ def test_where_one_image_does_not_fit_on_the_small_gpus_only_the_next_larger_kin
     slot = only(pack([measured("NVIDIA A100", memory=30 * GB, micro_batch=8)], [SMALL, LARGE]))
     # 33 GB go twice into 80; 64 cores for 4 GPUs are 8 for each half
     assert slot == Slot(cpu=8, gpu=0.5, memory=2.2 * GB, accelerator="A100", micro_batch=8)
-    assert slot.bundle == {"CPU": 8, "GPU": 0.5, "memory": 2.2 * GB, "accelerator_type:A100": 0.001}
+    assert slot.resources == {"CPU": 8, "GPU": 0.5, "memory": 2.2 * GB, "accelerator_type:A100": 0.001}
     assert (SMALL.room(slot), LARGE.room(slot)) == (0, 8)
 
 

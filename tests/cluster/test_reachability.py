@@ -1,4 +1,4 @@
-"""What a client is told whom a Ray cluster would not take in, by Ray's own messages over a real socket."""
+"""What the user is told where a Ray cluster would not take this process in."""
 
 import os
 import signal
@@ -6,116 +6,43 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
-import ray
-from ray._private import ray_constants
-from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 
-from rfray.cluster.reachability import knock
+from rfray.cluster import reachability
+from rfray.cluster.reachability import check_reachable
 from rfray.errors import ClusterError
-
-
-class Head(gcs_service_pb2_grpc.NodeInfoGcsServiceServicer):
-    """A head with one node elsewhere, as far as it is asked."""
-
-    def __init__(self, version: str, refuses: bool) -> None:
-        self.version = version
-        self.refuses = refuses
-
-    def CheckAlive(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        if self.refuses:
-            context.abort(
-                grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken: Authentication token is missing or incorrect"
-            )
-        return gcs_service_pb2.CheckAliveReply(ray_version=self.version)
-
-    def GetAllNodeInfo(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        alive, dead = gcs_pb2.GcsNodeInfo.ALIVE, gcs_pb2.GcsNodeInfo.DEAD
-        nodes = [
-            gcs_pb2.GcsNodeInfo(node_id=b"a" * 28, node_manager_address="10.0.0.7", state=alive),
-            gcs_pb2.GcsNodeInfo(node_id=b"b" * 28, node_manager_address="10.0.0.8", state=dead),
-        ]
-        return gcs_service_pb2.GetAllNodeInfoReply(node_info_list=nodes)
-
-
-@pytest.fixture(autouse=True)
-def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has Ray take 127.0.0.1 as it is, and not for this machine's address among others."""
-    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
-
-
-@contextmanager
-def answering(version: str = ray.__version__, refuses: bool = False) -> Iterator[str]:
-    server = grpc.server(ThreadPoolExecutor(max_workers=1))
-    gcs_service_pb2_grpc.add_NodeInfoGcsServiceServicer_to_server(Head(version, refuses), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None)
-
-
-def test_without_a_token_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    with answering(refuses=True) as address, pytest.raises(ClusterError) as caught:
-        knock(address)
-    assert str(caught.value).endswith(
-        "asks for a token. Set RAY_AUTH_MODE=token, and put the cluster's token into ~/.ray/auth_token (chmod 600)"
-    )
-
-
-def test_with_a_wrong_token_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    with answering(refuses=True) as address, pytest.raises(ClusterError, match=r"another token.*~/\.ray/auth_token"):
-        knock(address)
-
-
-def test_other_versions_are_named() -> None:
-    with (
-        answering(version="2.1.0") as address,
-        pytest.raises(ClusterError, match=r"runs Ray 2\.1\.0, this machine Ray"),
-    ):
-        knock(address)
-
-
-def test_a_machine_that_is_no_node_is_told_which_are() -> None:
-    with answering() as address, pytest.raises(ClusterError, match=r"no node on this machine, but on 10\.0\.0\.7: run"):
-        knock(address)
 
 
 def test_nothing_listens() -> None:
     with pytest.raises(ClusterError, match=r"^no Ray cluster at \S+:1: Connection refused$"):
-        knock("127.0.0.1:1")
+        check_reachable("127.0.0.1:1")
 
 
-def test_something_else_listens() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server, ThreadPoolExecutor() as beside:
-        server.settimeout(20)
-        greeted = beside.submit(lambda: server.accept()[0].sendall(b"SSH-2.0-OpenSSH\r\n" * 20))
-        with pytest.raises(ClusterError, match=r"^no Ray cluster at \S+: .*HTTP/2"):
-            knock(f"127.0.0.1:{server.getsockname()[1]}")
-        greeted.result()
-
-
-def test_something_silent_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rfray.cluster.reachability.ANSWER", 0.5)
+def test_something_else_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reachability, "PROBE_SECONDS", 5)
+    monkeypatch.setattr(reachability, "_check_node_here", lambda address: None)
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as server,
-        pytest.raises(ClusterError, match=r"^no Ray cluster at \S+: nothing answers$"),
+        pytest.raises(ClusterError, match=r"^no Ray cluster at \S+: what answers there is not Ray$"),
     ):
-        knock(f"127.0.0.1:{server.getsockname()[1]}")
+        check_reachable(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_no_address_at_all() -> None:
     with pytest.raises(ClusterError, match=r"^no Ray cluster at somewhere: Invalid address format: somewhere$"):
-        knock("somewhere")
+        check_reachable("somewhere")
+
+
+def test_a_machine_without_a_node_of_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.process_iter", lambda attributes: [])
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as server,
+        pytest.raises(ClusterError, match="has no node on this machine: run the command on one of its nodes"),
+    ):
+        check_reachable(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 @pytest.fixture
@@ -124,7 +51,7 @@ def guarded(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("5" * 64)
-    own |= {"HOME": str(tmp_path), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    own |= {"HOME": str(tmp_path), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_raylet_start_wait_time_s": "120"}
     code = (
         "import sys; from ray.cluster_utils import Cluster\n"
         "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 1, 'include_dashboard': False})\n"
@@ -148,16 +75,20 @@ def guarded(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def test_a_real_cluster_takes_in_who_has_its_token(guarded: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, own = guarded
     code = (
-        "import sys; from rfray.spec.sweep import Resources; from rfray.cluster.connect import connected, slot_for\n"
+        "import sys; from rfray.spec.sweep import Resources; from rfray.cluster.connect import connected\n"
+        "from rfray.cluster.slots import slot_for\n"
         "with connected(sys.argv[1], Resources(cpu=1)): print(slot_for(Resources(cpu=1, gpu=0)))"
     )
 
-    def client(**settings: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-c", code, address]
+    def client(where: str = address, **settings: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", code, where]
         return subprocess.run(words, capture_output=True, text=True, env=own | settings)
 
     assert client(RAY_AUTH_MODE="token").stdout.strip() == "1 CPU and 0 GPU"
-    assert "ClusterError: the cluster at" in (without := client().stderr)
-    assert "asks for a token. Set RAY_AUTH_MODE=token" in without
+    assert client("auto").stdout.strip() == "1 CPU and 0 GPU"  # Ray finds the token by itself
+    assert "asks for a token. Set RAY_AUTH_MODE=token" in client().stderr
+    (tmp_path / "elsewhere").mkdir()
     nobody = client(RAY_AUTH_MODE="token", HOME=str(tmp_path / "elsewhere")).stderr
     assert "asks for a token, but there is none here" in nobody
+    wrong = client(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="6" * 64).stderr
+    assert "has another token than the one that is found here" in wrong

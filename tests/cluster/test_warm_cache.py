@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rfray.cluster.connect import Slot
+from rfray.cluster.slots import Slot
 from rfray.cluster.warm_cache import _prepare, prepare_nodes
 from rfray.commands.prepare_data import prepare_training
 from rfray.store.run_dir import RunDir

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rfray.cli import main
-from rfray.cluster.connect import Slot
+from rfray.cluster.slots import Slot
 from rfray.errors import RunError
 from rfray.inference import bulk
 from rfray.models.bundle import load_bundle

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from rfray.cluster.connect import Slot, slot_for
+from rfray.cluster.slots import Slot, slot_for
 from rfray.commands.prepare_data import prepare_training
 from rfray.errors import RunError, SweepError
 from rfray.spec.sweep import Budget, Sweep, budget_of

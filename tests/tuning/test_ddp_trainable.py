@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.util import placement_group_table
 
-from rfray.cluster.connect import Slot, slot_for, slot_of_one, slots
+from rfray.cluster.slots import Slot, slot_count, slot_for, worker_slot
 from rfray.commands.prepare_data import prepare_training
 from rfray.errors import ClusterError, TrialError
 from rfray.spec.sweep import Resources
@@ -64,7 +64,7 @@ def test_a_sweep_of_groups_of_which_one_and_a_half_fit(pictures: Path, tmp_path:
         "trial.schedule=constant",
     )  # fmt: skip
     slot = slot_for(sweep.resources)
-    assert (slot.workers, slots(slot)) == (2, 1)
+    assert (slot.workers, slot_count(slot)) == (2, 1)
     run = RunDir(tmp_path / "run")
     run.claim(sweep)
     console = Console(file=io.StringIO(), width=200)
@@ -105,7 +105,7 @@ def test_a_group_that_does_not_fit_is_refused_and_predicting_needs_one_worker(ra
         ClusterError, match=rf"a trial asks for 2 workers of {there:g} CPU and 0 GPU, but the cluster has"
     ):
         slot_for(many)
-    assert slot_of_one(many) == Slot(there, 0)
+    assert worker_slot(many) == Slot(there, 0)
     if not ray.cluster_resources().get("GPU"):
         with pytest.raises(ClusterError, match="a trial asks for 4 workers of 1 CPU and 1 GPU, but the cluster has"):
             slot_for(Resources(gpu=4))

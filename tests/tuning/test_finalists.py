@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rfray.cluster.connect import slot_for
+from rfray.cluster.slots import slot_for
 from rfray.errors import SweepError
 from rfray.evaluation.ensemble import fold_models, out_of_fold
 from rfray.spec.sweep_file import load_sweep

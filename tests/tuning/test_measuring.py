@@ -8,8 +8,8 @@ import ray
 import torch
 from rich.console import Console
 
-from rfray.cluster.connect import Slot, slots
 from rfray.cluster.packing import MARGIN, Packing
+from rfray.cluster.slots import Slot, slot_count
 from rfray.errors import ClusterError
 from rfray.spec.trial import Trial
 from rfray.store.run_dir import RunDir
@@ -64,11 +64,11 @@ def test_every_backbone_is_measured_once(tmp_path: Path, ray_here: None, monkeyp
     assert (one.backbone, one.image_size, one.device, one.micro_batch) == ("test_resnet", 32, "cpu", 8)
     trial = sweep.trial.trial({})
     assert packing.of(trial) == Slot(1, 0, memory=one.host_memory * MARGIN, micro_batch=8)
-    assert 1 <= slots(packing) <= ray.cluster_resources()["CPU"]
+    assert 1 <= slot_count(packing) <= ray.cluster_resources()["CPU"]
     (line,) = packing_lines(packing)
     assert line.startswith("packing      test_resnet at 32 px: ")
     assert line.endswith(
-        f" GB, {one.images_per_second:.0f} images/s, 8 at a time; 1 CPU and 0 GPU each, {slots(packing)} at once"
+        f" GB, {one.images_per_second:.0f} images/s, 8 at a time; 1 CPU and 0 GPU each, {slot_count(packing)} at once"
     )
     assert run.measured() == []  # looking at the plan alone writes nothing
     keep_packing(run, packing, QUIET)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from sklearn import metrics as sk
 
-from rfray.cluster.connect import slot_for
+from rfray.cluster.slots import slot_for
 from rfray.commands.prepare_data import prepare_training
 from rfray.errors import SweepError, SweepFailed
 from rfray.evaluation.leaderboard import build_leaderboard

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from sklearn import metrics as sk
 
-from rfray.cluster.connect import Slot, slot_for
+from rfray.cluster.slots import Slot, slot_for
 from rfray.commands.prepare_data import prepare_training
 from rfray.errors import ClusterError, InputError, SweepFailed
 from rfray.spec.sweep import Sweep

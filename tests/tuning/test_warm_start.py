@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from rfray.cluster.connect import slot_for
+from rfray.cluster.slots import slot_for
 from rfray.data.catalog import COLUMNS
 from rfray.errors import RunError, SweepError
 from rfray.evaluation.leaderboard import build_leaderboard
