@@ -15,7 +15,7 @@ from rfray.store.run_dir import HEAVY, RunDir, TrialResult
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rfray.cluster.connect import Shares
+    from rfray.cluster.slots import TrialSlots
     from rfray.remote.jobs import OnInterrupt
     from rfray.tuning.disk_needs import Needs
 
@@ -67,9 +67,9 @@ def tune(
     return done
 
 
-def _checked(file: SweepFile, run: RunDir, fresh: bool, console: "Console") -> "tuple[Shares, Needs]":
+def _checked(file: SweepFile, run: RunDir, fresh: bool, console: "Console") -> "tuple[TrialSlots, Needs]":
     """What each trial gets and what the sweep takes on the disk. Raises InputError where the sweep can't be run."""
-    from rfray.cluster.connect import slot_for, slots
+    from rfray.cluster.slots import slot_count, slot_for
     from rfray.tuning.budget import check_budget
     from rfray.tuning.disk_needs import disk_needs
     from rfray.tuning.measuring import shares_for
@@ -83,10 +83,10 @@ def _checked(file: SweepFile, run: RunDir, fresh: bool, console: "Console") -> "
     parameters = rehearse_models(file)
     shares = shares_for(file.sweep, run, slot, fresh, console)
     check_budget(file, shares)
-    return shares, disk_needs(file.sweep, parameters, slots(shares))
+    return shares, disk_needs(file.sweep, parameters, slot_count(shares))
 
 
-def _print_plan(file: SweepFile, run: RunDir, shares: "Shares", needs: "Needs", console: "Console") -> None:
+def _print_plan(file: SweepFile, run: RunDir, shares: "TrialSlots", needs: "Needs", console: "Console") -> None:
     from rfray.tuning.plan import plan_lines
 
     console.print("\n".join(plan_lines(file.sweep, run, shares, needs)), soft_wrap=True)
@@ -95,14 +95,14 @@ def _print_plan(file: SweepFile, run: RunDir, shares: "Shares", needs: "Needs", 
 def _run(
     file: SweepFile,
     run: RunDir,
-    shares: "Shares",
+    shares: "TrialSlots",
     needs: "Needs",
     session: Path,
     accept_audit: bool,
     console: "Console",
 ) -> list[TrialResult]:
     """Prepares the images, probes the backbones and runs the trials, within the budget if there is one."""
-    from rfray.cluster.connect import outlook
+    from rfray.cluster.slots import autoscaler_notice
     from rfray.cluster.storage_preflight import check_storage
     from rfray.cluster.warm_cache import prepare_nodes
     from rfray.commands.prepare_data import check_audit, prepare_training
@@ -120,7 +120,7 @@ def _run(
         draw_audit(run, sweep)
         check_audit(run, accept_audit, console)
         check_storage(run, needs.total)
-        if coming := outlook(shares):
+        if coming := autoscaler_notice(shares):
             console.print(coming, soft_wrap=True)
         prepare_nodes(run, shares, console)
         probe_backbones(run, sweep, meter.deadline if meter else None, console)
