@@ -13,7 +13,9 @@ from benchmarks.pictures import write_pictures
 from benchmarks.sweeps import run_command, tune_command
 from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
-from rfray.store.run_dir import RunDir, TrialDir, TrialResult
+from rfray.store.records import TrialResult
+from rfray.store.run_dir import RunDir, TrialDir
+from rfray.store.tables import read_catalog
 
 SWEEP = """
 name: benchmark
@@ -87,7 +89,7 @@ def _plain_training(run: RunDir, out: Path) -> float:
     """Seconds of the run's first trial, trained in this process from the same decoded images."""
     from rfray.training.loop import Hooks, TrialData, train
 
-    sweep, catalog = run.sweep(), run.read_catalog()
+    sweep, catalog = run.sweep(), read_catalog(run)
     trial = run.trials()[0].start().trial
     learned, val = (load_images(catalog, sweep.data, part, geometry_of(sweep.data, trial)) for part in ("train", "val"))
     data = TrialData(learned, val, sweep.augmentations)

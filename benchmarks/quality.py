@@ -47,6 +47,7 @@ from rfray.stats.predictions import (
 from rfray.store.ensemble_record import NAME
 from rfray.store.files import file_digest
 from rfray.store.run_dir import RunDir, TrialDir
+from rfray.store.tables import read_catalog
 
 # torch and timm are imported inside the functions: a list of the benchmarks needs neither.
 
@@ -455,7 +456,7 @@ def _predicted(run: RunDir, candidates: Sequence[Candidate], cache: Path) -> lis
 
     settings = run.sweep().data
     settings = settings.model_copy(update={"cache": settings.cache.model_copy(update={"dir": str(cache)})})
-    catalog, reports = run.read_catalog(), []
+    catalog, reports = read_catalog(run), []
     for _, _, trial_id, weights in candidates:
         result = run.trial(trial_id).result()
         trial = run.trial(trial_id).start().trial if result is None else result.trial  # a probe has a result alone

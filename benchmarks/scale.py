@@ -21,7 +21,9 @@ import psutil
 
 from benchmarks.figures import Figure
 from rfray.store.files import file_digest, write_whole
-from rfray.store.run_dir import RunDir, Start, TrialDir
+from rfray.store.ownership import claim_run
+from rfray.store.records import Start
+from rfray.store.run_dir import RunDir, TrialDir
 from rfray.tuning.trainable import Job
 
 ROOT = Path(__file__).parent.parent
@@ -184,7 +186,7 @@ def _sweep(given: argparse.Namespace) -> Measured:
         }
     )
     run = RunDir(given.run)
-    run.claim(sweep)
+    claim_run(run, sweep)
     driver, memory = psutil.Process(), []
     trainable = partial(sleep_through, sleep=given.sleep, images=given.images)
     with _ray(given.slots) as session:

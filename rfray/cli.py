@@ -276,6 +276,7 @@ def fetch(
 ) -> None:
     """Bring a run folder here, from an address; a second time only what is new or damaged."""
     from rfray.remote.fetch import fetch_run
+    from rfray.store.ownership import lock_run
     from rfray.store.run_dir import RunDir
     from rfray.store.storage import is_address
 
@@ -286,7 +287,7 @@ def fetch(
             f"`ray rsync-down cluster.yaml RFRAY_HOME/{run}/ {folder.shown(folder.path)}/` copies it. A sweep that is "
             "started with --run s3://… writes to the bucket, from where `rfray fetch` brings it"
         )
-    with folder.lock():
+    with lock_run(folder):
         fetch_run(run, folder, weights)
     _console().print(f"Fetched into {folder.shown(folder.path)}", soft_wrap=True)
 

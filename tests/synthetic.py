@@ -16,9 +16,10 @@ from rfray.spec.sweep import DataSettings, Sweep
 from rfray.spec.sweep_file import resolved_text
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
-from rfray.store.audit_record import write_audit
 from rfray.store.files import replace_text
-from rfray.store.run_dir import Fold, Part, RunDir, TrialDir, TrialResult, TrialStart
+from rfray.store.records import Fold, TrialResult, TrialStart, write_record
+from rfray.store.run_dir import Part, RunDir, TrialDir
+from rfray.store.tables import write_catalog
 from tests.audits import leaking_audit
 
 LABELS = [0, 0, 0, 1, 1, 1]
@@ -65,7 +66,7 @@ def start_trial(
     setting = {"backbone": "test_resnet", "lr": 1e-4, **setting}
     number = len(run.trials())
     known = {"id": trial_id, "number": number, "results_known": number, "repeats": repeats, "fold": fold}
-    trial.write_start(TrialStart(**known, trial=Trial(**setting)))
+    write_record(trial.start_file, TrialStart(**known, trial=Trial(**setting)), trial.mirror)
     return trial
 
 
@@ -93,7 +94,8 @@ def finish_trial(
     ended = 1.7e9 + 1.5 * (trained * start.number + history["epoch"])
     history = history.assign(seconds=1.5, images_per_second=100.0, wait_share=0.1, ended=ended)
     history.to_csv(trial.history_file, index=False)
-    trial.write_result(
+    write_record(
+        trial.result_file,
         TrialResult(
             id=trial_id,
             position=start.number,
@@ -108,7 +110,8 @@ def finish_trial(
             seconds=1.5 * trained,
             node="here",
             files={},
-        )
+        ),
+        trial.mirror,
     )
     return trial
 
@@ -117,7 +120,8 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
     """A trial that failed."""
     trial = start_trial(run, trial_id, **setting)
     start = trial.start()
-    trial.write_result(
+    write_record(
+        trial.result_file,
         TrialResult(
             id=trial_id,
             position=start.number,
@@ -130,7 +134,8 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
             seconds=0.2,
             node="here",
             files={},
-        )
+        ),
+        trial.mirror,
     )
     return trial
 
@@ -148,13 +153,13 @@ def as_predicted(run: RunDir) -> RunDir:
     images = next(iter(found.values()))
     columns = {"path": images.ids, "label": images.labels, "part": "test", "digest": "", "subfolder": "", "group_id": 0}
     catalog = pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **columns})
-    run.write_catalog(catalog)
+    write_catalog(run, catalog)
     kept = [trial for trial in found if trial.weights_file.exists()]
     for trial in kept:
         save_weights(trial.weights_file, build_model(trial.start().trial, load_pretrained=False)[0], {})
     for trial, origin in zip(kept, prediction_origins(kept, catalog, "test").values(), strict=True):
         write_predictions(files[trial], found[trial], origin)
-    write_audit(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
+    write_record(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
     (run.audit_folder / "drawn.png").parent.mkdir(exist_ok=True)
     (run.audit_folder / "drawn.png").write_bytes(b"")
     return run

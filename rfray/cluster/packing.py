@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rfray.cluster.slots import Node, Slot
 from rfray.spec.trial import Trial
-from rfray.store.run_dir import Measured
+from rfray.store.records import Measured
 
 MARGIN = 1.1
 """What a trial is given, by what it was measured to take."""

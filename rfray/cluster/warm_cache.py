@@ -16,6 +16,7 @@ from rfray.data.images import ImageFiles
 from rfray.errors import ClusterError, DataError, StorageError
 from rfray.spec.sweep import Sweep
 from rfray.store.run_dir import RunDir
+from rfray.store.tables import read_catalog
 
 
 def prepare_nodes(run: RunDir, shares: TrialSlots, console: Console) -> None:
@@ -56,7 +57,7 @@ def _prepare(where: Path | str) -> str | None:
     """Fills this node's cache; what is wrong where that can't be done, to be read after the node's name."""
     run = RunDir(where)
     run.mirror.pull("sweep.yaml", "catalog.parquet")
-    sweep, catalog = run.sweep(), run.read_catalog()
+    sweep, catalog = run.sweep(), read_catalog(run)
     folder = image_folder(sweep.data, "train")
     unseen = isinstance(folder, Path) and not folder.is_dir()
     try:

@@ -10,6 +10,7 @@ from rfray.report.audit_plots import draw_audit
 from rfray.report.terminal import audit_summary
 from rfray.spec.sweep_file import load_sweep, sweep_of_folder
 from rfray.store.audit_record import read_audit
+from rfray.store.ownership import claim_run, lock_run
 from rfray.store.run_dir import HEAVY, RunDir
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ def audit(source: Path, run: str | None, overrides: Sequence[str], console: "Con
     of_folder = source.is_dir()
     sweep = sweep_of_folder(source, tuple(overrides)) if of_folder else load_sweep(source, tuple(overrides)).sweep
     folder = RunDir(run or Path("audits" if of_folder else "runs", sweep.name))
-    with folder.lock(without=HEAVY):
+    with lock_run(folder, without=HEAVY):
         if of_folder:
             audit_folder(folder, sweep, console)
         else:
-            folder.claim(sweep)
+            claim_run(folder, sweep)
             prepare_training(folder, sweep, console)
         draw_audit(folder, sweep)
     found = read_audit(folder.audit_file)

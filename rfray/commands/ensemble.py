@@ -24,10 +24,13 @@ from rfray.spec.sweep import EnsembleSettings, Sweep
 from rfray.stats.predictions import predictions_metadata
 from rfray.stats.voting import methods_to_use
 from rfray.store.audit_record import read_audit
-from rfray.store.bundle_record import Bundle, Member, digests, is_intact, versions
+from rfray.store.bundle_record import Bundle, Member, digests, file_problems, versions
 from rfray.store.ensemble_record import Ensemble, read_ensemble
 from rfray.store.files import file_digest
-from rfray.store.run_dir import Part, RunDir, TrialDir, write_record
+from rfray.store.ownership import lock_run
+from rfray.store.records import write_record
+from rfray.store.run_dir import Part, RunDir, TrialDir
+from rfray.store.tables import read_catalog
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +63,7 @@ def ensemble(
     """
     for unknown in set(formats) - set(FORMATS):
         raise InputError(f"--format {unknown}: no such format; allowed: {nearest_first(unknown, FORMATS)}")
-    with run.lock(), ExitStack() as session:
+    with lock_run(run), ExitStack() as session:
         sweep = run.sweep()
         settings = sweep.ensemble.model_copy(update={key: one for key, one in given.items() if one is not None})
         methods = methods_to_use(settings.methods)
@@ -197,7 +200,7 @@ def _write_bundle(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle
     """Makes ensemble/ a folder that stands alone: the members' models, what they came to, the model card."""
     trials = [run.trial(member) for member in ensemble.members]
     members = members_of(trials)
-    if earlier is None or earlier.members != members or not is_intact(run.bundle_folder, earlier):
+    if earlier is None or earlier.members != members or file_problems(run.bundle_folder, earlier.files, members):
         from rfray.models.bundle import write_members
 
         write_members(run.bundle_folder, trials, members)
@@ -207,7 +210,7 @@ def _write_bundle(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle
         reencode=sweep.data.reencode,
         files=digests(run.bundle_folder, members),
         figures=test_figures(frame, ensemble.name),
-        test_digest=part_digest(run.read_catalog(), "test"),
+        test_digest=part_digest(read_catalog(run), "test"),
         audit_stamp=audit.stamp if audit is not None else "",
         versions=versions(),
     )

@@ -24,9 +24,11 @@ from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.data.pixel_cache import no_room_in_cache
 from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.spec.sweep import Sweep
-from rfray.store.audit_record import read_audit, write_audit
+from rfray.store.audit_record import read_audit
 from rfray.store.files import replacing
+from rfray.store.records import write_record
 from rfray.store.run_dir import RunDir
+from rfray.store.tables import read_audited_images, read_catalog, write_audited_images, write_catalog
 
 LEFT_OUT = "left out"
 """The part of training images that also stand in test."""
@@ -38,13 +40,13 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     Raises DataError where the images can't be used, RunError where they have changed since the sweep began.
     """
     if run.catalog_file.exists():
-        catalog = run.read_catalog()
+        catalog = read_catalog(run)
         _check_unchanged(run, sweep, catalog)
     else:
         images, pairs = _examined(run, sweep, console)
         catalog = _divided(images[images["folder"] == "train"], sweep, pairs)
         _audit(run, sweep, images, pairs, catalog)
-        run.write_catalog(catalog)
+        write_catalog(run, catalog)
     if sweep.data.folds is not None:
         fold_of(catalog, (1, sweep.data.folds), sweep.seed)  # before a whole sweep has been trained for nothing
     counts = catalog.groupby(["part", "label"]).size()
@@ -88,12 +90,12 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     Where the folder is gone but was read before, the earlier predictions still hold; nothing is changed then.
     Raises DataError where the images can't be used or were never there.
     """
-    catalog = run.read_catalog()
+    catalog = read_catalog(run)
     if sweep.data.test_share is not None:
         return  # cut out of the training folder when the sweep began
     others = catalog[catalog["part"] != "test"]
     known = catalog[catalog["part"] == "test"]
-    images = run.read_images()
+    images = read_audited_images(run)
     audited = images[images["folder"] == "test"]
     try:
         changed = changes(sweep.data, "test", pd.concat([audited, unreadable(run, "test")]))
@@ -114,7 +116,7 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
         return
     numbers = 1 + others["group_id"].max() + group_ids(audited, sweep.data, _links(audited))
     test = audited.assign(group_id=numbers, part="test")[COLUMNS]
-    run.write_catalog(pd.concat([others, test], ignore_index=True))
+    write_catalog(run, pd.concat([others, test], ignore_index=True))
 
 
 def _scan(run: RunDir, sweep: Sweep, part: str, console: Console) -> pd.DataFrame:
@@ -191,9 +193,9 @@ def _audit(
         known = catalog.set_index("path")["part"]
         parts = images["path"].map(known).where(images["folder"] == "train", "test")
     images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
-    run.write_images(images)
+    write_audited_images(run, images)
     missing = pd.concat([unreadable(run, "train"), unreadable(run, "test")])
-    write_audit(run.audit_file, audit_images(images, pairs, missing, sweep.data.reencode is not None, seed=sweep.seed))
+    write_record(run.audit_file, audit_images(images, pairs, missing, sweep.data.reencode is not None, seed=sweep.seed))
     return images
 
 

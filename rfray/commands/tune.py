@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from rfray.progress.events import inside_job
 from rfray.spec.sweep_file import SweepFile
-from rfray.store.run_dir import HEAVY, RunDir, TrialResult
+from rfray.store.ownership import claim_run, lock_run, move_run_aside
+from rfray.store.records import TrialResult
+from rfray.store.run_dir import HEAVY, RunDir
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,10 +55,10 @@ def tune(
         if dry_run:
             _print_plan(file, run, shares, needs, console)
             return []
-        with run.lock(without=HEAVY):
-            if fresh and (aside := run.move_aside()):
+        with lock_run(run, without=HEAVY):
+            if fresh and (aside := move_run_aside(run)):
                 console.print(f"The earlier run is now {aside}", soft_wrap=True)
-            run.claim(file.sweep)
+            claim_run(run, file.sweep)
             done = _run(file, run, shares, needs, session, accept_audit, console)
 
     from rfray.tuning.run_sweep import check_outcome

@@ -14,7 +14,8 @@ from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, trial_predictions, write_predictions
 from rfray.stats.voting import METHODS, Candidates, cast, methods_to_use, together
 from rfray.store.ensemble_record import Ensemble, Vote, vote_name
-from rfray.store.run_dir import Part, RunDir, TrialDir, write_record
+from rfray.store.records import write_record
+from rfray.store.run_dir import Part, RunDir, TrialDir
 
 CLEARLY = 1.1
 """1 - AUC of a candidate that is left out, proven, is more than so many times that of the best one."""

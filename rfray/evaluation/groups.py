@@ -13,6 +13,7 @@ from rfray.stats.predictions import Predictions, read_predictions
 from rfray.store.ensemble_record import read_ensemble
 from rfray.store.files import replacing
 from rfray.store.run_dir import RunDir
+from rfray.store.tables import read_catalog
 
 RATES = ("accuracy", "recall", "false_positive_rate")
 """Shares of images, with Wilson's interval."""
@@ -61,7 +62,7 @@ def groups_of(run: RunDir) -> Groups | None:
     if pattern is not None:
         names = [matched(pattern, path) for path in predictions.ids]
     else:
-        catalog = run.read_catalog()
+        catalog = read_catalog(run)
         folders = catalog[catalog["part"] == "test"].set_index("path")["subfolder"]
         names = folders.reindex(predictions.ids).fillna("").tolist()
     return by_group(predictions, np.array(names, dtype=object), ensemble.threshold)

@@ -24,7 +24,9 @@ from rfray.stats.predictions import Predictions, read_predictions, trial_predict
 from rfray.store.audit_record import read_audit
 from rfray.store.ensemble_record import Vote, read_ensemble
 from rfray.store.files import replace_text, replacing
-from rfray.store.run_dir import RunDir, TrialDir, TrialResult
+from rfray.store.records import TrialResult
+from rfray.store.run_dir import RunDir, TrialDir
+from rfray.store.tables import read_catalog
 
 CONFUSION = ("tn", "fp", "fn", "tp")
 TEXT, COUNT, NUMBER = "string", "Int64", "float64"
@@ -309,7 +311,7 @@ def _groups(run: RunDir) -> "pd.Series[int] | None":
     """Id of each test image -> its group_id; None where the run has no catalog."""
     if not run.catalog_file.exists():
         return None
-    catalog = run.read_catalog()
+    catalog = read_catalog(run)
     return catalog[catalog["part"] == "test"].set_index("path")["group_id"]
 
 

@@ -31,6 +31,7 @@ from rfray.stats.predictions import read_predictions
 from rfray.store.ensemble_record import read_ensemble
 from rfray.store.files import replace_text, replacing
 from rfray.store.run_dir import RunDir
+from rfray.store.tables import read_catalog
 
 READ = ("sweep.yaml", "catalog.parquet", "leaderboard.csv", "ensemble/*")
 """Patterns of the files of a run that are read."""
@@ -82,7 +83,7 @@ def compare_runs(runs: Sequence[RunDir]) -> Comparison:
         if read_ensemble(run) is None:
             where = run.shown(run.path)
             raise RunError(f"{where} has no ensemble to compare; `rfray ensemble {where}` makes one")
-    catalogs = [run.read_catalog() for run in runs]
+    catalogs = [read_catalog(run) for run in runs]
     tests = [_part(catalog, "test") for catalog in catalogs]
     _check_same(names, tests)
     judged = [_handed_over(run, name, test) for run, name, test in zip(runs, names, tests, strict=True)]

@@ -18,7 +18,9 @@ from sklearn.model_selection import KFold
 from rfray.evaluation.leaderboard import cost_of, val_column
 from rfray.spec.sweep import Resources, Sweep
 from rfray.spec.trial import Range, Trial, epochs_of
-from rfray.store.run_dir import RunDir, TrialDir, TrialResult
+from rfray.store.records import TrialResult
+from rfray.store.run_dir import RunDir, TrialDir
+from rfray.store.tables import training_images
 
 ENOUGH = 8
 """Trials with a score, below which no importance is worked out."""
@@ -115,7 +117,7 @@ def search_findings(run: RunDir) -> SearchFindings:
     axes, settings = _settings(sweep, [good[name].trial for name in ranked])
     settings.index, scores = pd.Index(list(ranked)), pd.Series(ranked, dtype="float64")
     importance, no_importance = _importance(axes, settings, scores)
-    images = run.training_images()
+    images = training_images(run)
     saved = [seconds for result in good.values() if (seconds := _saved(result, images))]
     price = sweep.resources.price_per_hour
     took = epochs.groupby("trial", sort=False)["seconds"].sum()

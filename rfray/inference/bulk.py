@@ -30,7 +30,7 @@ from rfray.models.bundle import load_bundle
 from rfray.models.ensemble_inference import detect
 from rfray.models.verdicts import parquet_table, verdict_table
 from rfray.spec.sweep import Resources
-from rfray.store.bundle_folder import find_bundle
+from rfray.store.ensemble_record import find_bundle
 from rfray.store.files import file_digest, replace_text, replacing
 from rfray.store.run_dir import ENSEMBLE_FILE
 from rfray.store.storage import is_address

@@ -9,6 +9,7 @@ from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import file_digest
 from rfray.store.run_dir import Part, RunDir, TrialDir
+from rfray.store.tables import read_catalog
 
 
 def prediction_origins(trials: Sequence[TrialDir], catalog: pd.DataFrame, part: Part) -> dict[str, dict[str, str]]:
@@ -28,7 +29,7 @@ def without_corrupted_predictions(run: RunDir, trials: Sequence[TrialDir], part:
 
 
 def _without(run: RunDir, trials: Sequence[TrialDir], part: Part, corruptions: Sequence[str | None]) -> list[TrialDir]:
-    origins = prediction_origins(trials, run.read_catalog(), part)
+    origins = prediction_origins(trials, read_catalog(run), part)
 
     def is_made(trial: TrialDir) -> bool:
         files = (trial.predictions_file(part, corruption) for corruption in corruptions)

@@ -16,6 +16,7 @@ from rfray.evaluation.mistakes import Mistake, Mistakes, write_mistakes
 from rfray.models.heatmap_overlay import as_jpeg, laid_out, overlaid, shrunk
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
+from rfray.store.tables import read_catalog
 
 TOLD = 3
 """Problems that are said; mistakes.json has all."""
@@ -54,7 +55,7 @@ def draw_pictures(run: RunDir, mistakes: Mistakes) -> list[str]:
 
     Returns what could not be drawn, and why. Decodes those images only; one member after the other is in memory.
     """
-    sweep, catalog = run.sweep(), run.read_catalog()
+    sweep, catalog = run.sweep(), read_catalog(run)
     problems: list[str] = []
     drawn: list[Drawn] = []
     files = decode_images(catalog, sweep.data, "test", WHOLE, [mistake.id for mistake in mistakes.shown])

@@ -19,9 +19,8 @@ from rfray.models.build import Normalisation, backbone_names, build_model
 from rfray.models.inference import Detector, device_and_type, load_weights, save_weights
 from rfray.models.multiscale_head import Staged
 from rfray.spec.sweep import CLASSES
-from rfray.store.bundle_folder import read_bundle
 from rfray.store.bundle_record import Member, member_file
-from rfray.store.ensemble_record import Ensemble
+from rfray.store.ensemble_record import Ensemble, read_bundle
 from rfray.store.run_dir import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, TrialDir
 
 CONFIG, WEIGHTS = MEMBER_FILES

@@ -20,7 +20,7 @@ from rfray.serving.measures import Measured
 from rfray.serving.replica import start_replicas
 from rfray.serving.uploads import Limits
 from rfray.spec.sweep import Resources
-from rfray.store.bundle_folder import read_bundle
+from rfray.store.ensemble_record import read_bundle
 from rfray.store.storage import is_address
 
 IDLE_SECONDS = 30

@@ -1,13 +1,10 @@
-"""audit.json <-> `Audit`: what was found in the images before anything was trained on them."""
+"""audit.json -> `Audit`: what was found in the images before anything was trained on them."""
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
-from rfray.errors import RunError
 from rfray.spec.schema_base import Strict
-from rfray.store.files import replace_text
+from rfray.store.records import find_record
 
 Grade = Literal["note", "warning", "error"]
 """note: worth knowing; warning: the results may mislead; error: they will, and `rfray tune` stops."""
@@ -145,17 +142,6 @@ class Audit(Strict):
         return " ".join(finding.sentence for finding in self.graded("error"))
 
 
-def write_audit(path: Path, audit: Audit) -> None:
-    """Writes audit.json."""
-    replace_text(path, audit.model_dump_json(indent=1) + "\n")
-
-
 def read_audit(path: Path) -> Audit | None:
     """Reads audit.json; None where there is none. Raises RunError where it is damaged or another version's."""
-    try:
-        return Audit.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{path} is damaged or of another version ({reason}); `rfray audit` writes it anew") from None
+    return find_record(path, Audit, remedy="`rfray audit` writes it anew")

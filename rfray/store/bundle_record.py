@@ -2,10 +2,9 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
-from rfray.errors import RunError
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import Reencode
 from rfray.spec.trial import Trial
@@ -65,8 +64,8 @@ def digests(folder: Path, members: Sequence[Member]) -> dict[str, str]:
     return {name: file_digest(folder / name) for name in member_files(members)}
 
 
-def check_files(folder: Path, files: Mapping[str, str], members: Sequence[Member]) -> None:
-    """Raises RunError, naming each, where a bundle's files are not those that `files` says they are."""
+def file_problems(folder: Path, files: Mapping[str, str], members: Sequence[Member]) -> list[str]:
+    """Every way in which a bundle's files are not those that `files` lists; none where all are what they were."""
     wanted = member_files(members)
     problems = [
         f"{ENSEMBLE_FILE} names a file that is none of a bundle's: {name!r}" for name in files if name not in wanted
@@ -79,27 +78,9 @@ def check_files(folder: Path, files: Mapping[str, str], members: Sequence[Member
             problems.append(f"{name} is missing, or no plain file")
         elif file_digest(file) != files[name]:
             problems.append(f"{name} is damaged: its content does not match its digest")
-    if problems:
-        listed = "\n  ".join(problems)
-        raise RunError(f"{folder} can't be used:\n  {listed}\nCopy it anew; `rfray ensemble RUN` makes it")
-
-
-def is_intact(folder: Path, bundle: Bundle) -> bool:
-    """Whether a bundle's files are there and what they were."""
-    try:
-        check_files(folder, bundle.files, bundle.members)
-    except RunError:
-        return False
-    return True
+    return problems
 
 
 def versions() -> dict[str, str]:
     """Python's and those of VERSIONS_OF, as they are installed."""
-    return {"Python": platform.python_version(), **{name: _version(name) for name in VERSIONS_OF}}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    return {"Python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}}

@@ -1,11 +1,13 @@
-"""ensemble.json <-> `Ensemble`: who votes and how, and what stands beside it in the folder."""
+"""a run, a bundle's folder or an address -> `Ensemble`: ensemble.json, and the checked files that stand beside it."""
 
+from pathlib import Path
 from typing import Literal
 
 from rfray.errors import RunError
 from rfray.spec.schema_base import Strict
-from rfray.store.bundle_record import Bundle
-from rfray.store.run_dir import RunDir, read_record
+from rfray.store.bundle_record import Bundle, file_problems
+from rfray.store.records import find_record, read_record
+from rfray.store.run_dir import ENSEMBLE_FILE, RunDir
 
 NAME = "ensemble"
 """Name of the uniform soft vote: in its files' names and on the leaderboard."""
@@ -66,9 +68,33 @@ def vote_name(method: str) -> str:
 
 def read_ensemble(run: RunDir) -> Ensemble | None:
     """ensemble.json, or None where no ensemble was made yet. Raises RunError where it is damaged."""
-    if not run.ensemble_file.exists():
-        return None
-    try:
-        return read_record(run.ensemble_file, Ensemble)
-    except RunError as error:
-        raise RunError(f"{error}; `rfray ensemble` writes it anew") from None
+    return find_record(run.ensemble_file, Ensemble, remedy="`rfray ensemble` writes it anew")
+
+
+def read_bundle(where: Path | str) -> tuple[Path, Ensemble, Bundle]:
+    """The folder of a bundle whose files are what they were, and what it says of itself.
+
+    Raises RunError where there is none, or a file is missing, damaged or more than data.
+    """
+    folder = find_bundle(where)
+    ensemble = read_record(folder / ENSEMBLE_FILE, Ensemble)
+    bundle = ensemble.bundle
+    if bundle is None or [member.id for member in bundle.members] != ensemble.members:
+        raise RunError(
+            f"{folder / ENSEMBLE_FILE} does not say what its members are; `rfray ensemble RUN` writes it anew"
+        )
+    if problems := file_problems(folder, bundle.files, bundle.members):
+        listed = "\n  ".join(problems)
+        raise RunError(f"{folder} can't be used:\n  {listed}\nCopy it anew; `rfray ensemble RUN` makes it")
+    return folder, ensemble, bundle
+
+
+def find_bundle(where: Path | str) -> Path:
+    """The folder with ensemble.json: `where` itself or its ensemble/, brought here from an address."""
+    run = RunDir(where)
+    run.mirror.pull(ENSEMBLE_FILE, f"ensemble/{ENSEMBLE_FILE}", "members/*", "ensemble/members/*")
+    for folder in (run.path, run.bundle_folder):
+        if (folder / ENSEMBLE_FILE).is_file():
+            return folder
+    made = "; `rfray ensemble` makes it" if run.sweep_file.exists() else ", and no run folder"
+    raise RunError(f"{run.where}: no bundle (a folder with {ENSEMBLE_FILE}){made}")

@@ -5,9 +5,10 @@ pyarrow's file systems do the work: s3://, gs:// and hf:// with the credentials 
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -21,12 +22,13 @@ from rfray.errors import StorageError
 from rfray.store.files import is_disk_full, replacing
 
 Given = TypeVar("Given")
-Made = TypeVar("Made")
 
 SCHEMES = ("s3", "gs", "hf")
 """What an address may begin with."""
 THREADS = 32
-"""Files on their way at once: each waits for the network most of the time."""
+"""Files that travel at once: each waits for the network most of the time."""
+CHUNK = 1 << 24
+"""Bytes that are read at once."""
 STATES = "state-*.pt"
 """What trials go on from. They vouch for the other files of a trial, and so go first."""
 
@@ -65,57 +67,65 @@ class Storage:
 
     def entries(self, below: str = "") -> Iterator[Entry]:
         """Every file below a folder of it, at any depth; nothing where there is none."""
-        place = f"{self._base}/{below}".rstrip("/")
-        selector = fs.FileSelector(place, recursive=True, allow_not_found=True)
-        found = self._try(lambda: self._files.get_file_info(selector), below)
+        selector = fs.FileSelector(f"{self._base}/{below}".rstrip("/"), recursive=True, allow_not_found=True)
+        with self._errors_of(below):
+            found = self._files.get_file_info(selector)
         if not found:
             self._check_bucket()
-        for one in found:
-            if one.type == fs.FileType.File:
-                yield self._entry(one)
+        yield from (self._entry(one) for one in found if one.type == fs.FileType.File)
 
     def entry(self, path: str) -> Entry | None:
         """One file, or None where it is not there."""
-        found = self._try(lambda: self._files.get_file_info(f"{self._base}/{path}"), path)
+        with self._errors_of(path):
+            found = self._files.get_file_info(f"{self._base}/{path}")
         return self._entry(found) if found.type == fs.FileType.File else None
 
     def fetch(self, entry: Entry, folder: Path) -> None:
         """Writes the file to <folder>/<its path>, whole and with its time. Raises DiskFullError."""
         with replacing(folder / entry.path, entry.size) as temporary:
-            self._try(lambda: self._copy_here(entry, temporary), entry.path)
-            if temporary.stat().st_size != entry.size:
-                raise StorageError(
-                    f"{self.address}/{entry.path}: {temporary.stat().st_size} of {entry.size} bytes came"
-                )
+            with (
+                self._errors_of(entry.path),
+                self._files.open_input_stream(f"{self._base}/{entry.path}") as source,
+                temporary.open("wb") as target,
+            ):
+                shutil.copyfileobj(source, target, CHUNK)
+            if (size := temporary.stat().st_size) != entry.size:
+                raise StorageError(f"{self.address}/{entry.path}: {size} of {entry.size} bytes came")
         os.utime(folder / entry.path, ns=(entry.modified, entry.modified))
 
     def send(self, folder: Path, path: str) -> None:
         """Writes <folder>/<path> to the address; whoever reads it there meanwhile sees the old file or the new one."""
-        self._try(lambda: self._copy_there(folder / path, path), path)
-        sent = self.entry(path)
-        if sent is not None:
+        with (
+            self._errors_of(path),
+            (folder / path).open("rb") as source,
+            self._files.open_output_stream(f"{self._base}/{path}") as target,
+        ):
+            shutil.copyfileobj(source, target, CHUNK)
+        if (sent := self.entry(path)) is not None:
             os.utime(folder / path, ns=(sent.modified, sent.modified))
 
     def read(self, path: str) -> bytes:
         """What is in a file."""
-        return bytes(self._try(lambda: self._files.open_input_stream(f"{self._base}/{path}").read(), path))
+        with self._errors_of(path), self._files.open_input_stream(f"{self._base}/{path}") as source:
+            return bytes(source.read())
 
     def write(self, path: str, data: bytes) -> None:
         """Makes it the whole content of a file."""
-
-        def put() -> None:
-            with self._files.open_output_stream(f"{self._base}/{path}") as target:
-                target.write(data)
-
-        self._try(put, path)
+        with self._errors_of(path), self._files.open_output_stream(f"{self._base}/{path}") as target:
+            target.write(data)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Removes files; those that are not there are not missed."""
-        _in_threads(self._remove, paths)
+
+        def remove_one(path: str) -> None:
+            with self._errors_of(path), suppress(FileNotFoundError):
+                self._files.delete_file(f"{self._base}/{path}")
+
+        _in_threads(remove_one, paths)
 
     def remove_folder(self, path: str) -> None:
         """Removes a folder with all that is in it; one that is not there is not missed."""
-        with suppress(FileNotFoundError):
+        with self._errors_of(path), suppress(FileNotFoundError):
             self._files.delete_dir(f"{self._base}/{path}")
 
     def move(self, address: str) -> None:
@@ -124,51 +134,35 @@ class Storage:
         target = address.split("://", 1)[1].rstrip("/")
 
         def copy(path: str) -> None:
-            self._try(lambda: self._files.copy_file(f"{self._base}/{path}", f"{target}/{path}"), path)
+            with self._errors_of(path):
+                self._files.copy_file(f"{self._base}/{path}", f"{target}/{path}")
 
         _in_threads(copy, paths)
         self.remove(paths)
-
-    def _remove(self, path: str) -> None:
-        try:
-            self._files.delete_file(f"{self._base}/{path}")
-        except FileNotFoundError:
-            return
-        except (OSError, pa.ArrowException) as error:
-            raise self._refused(path, error) from error
 
     def _check_bucket(self) -> None:
         """An empty folder is none at most stores; but a bucket is there or not."""
         bucket = self._base.split("/")[0]
         if not self.address.startswith("hf:"):
-            found = self._try(lambda: self._files.get_file_info(bucket), "")
+            with self._errors_of(""):
+                found = self._files.get_file_info(bucket)
             if found.type == fs.FileType.NotFound:
                 raise StorageError(f"{self.address}: there is no bucket {bucket}")
 
     def _entry(self, found: fs.FileInfo) -> Entry:
         return Entry(found.path[len(self._base) + 1 :], found.size or 0, found.mtime_ns or 0)
 
-    def _copy_here(self, entry: Entry, to: Path) -> None:
-        with self._files.open_input_stream(f"{self._base}/{entry.path}") as source, to.open("wb") as target:
-            while chunk := source.read(1 << 24):
-                target.write(chunk)
-
-    def _copy_there(self, file: Path, path: str) -> None:
-        with file.open("rb") as source, self._files.open_output_stream(f"{self._base}/{path}") as target:
-            while chunk := source.read(1 << 24):
-                target.write(chunk)
-
-    def _try(self, do: Callable[[], Made], path: str) -> Made:
+    @contextmanager
+    def _errors_of(self, path: str) -> Iterator[None]:
+        """Makes a StorageError of what the store raises."""
         try:
-            return do()
+            yield
         except (OSError, pa.ArrowException) as error:
             if is_disk_full(error):
                 raise
-            raise self._refused(path, error) from error
-
-    def _refused(self, path: str, error: Exception) -> StorageError:
-        where = f"{self.address}/{path}".rstrip("/")
-        return StorageError(f"{where}: {str(error).splitlines()[0]}. Check the address, and the credentials here")
+            where = f"{self.address}/{path}".rstrip("/")
+            reason = str(error).splitlines()[0]
+            raise StorageError(f"{where}: {reason}. Check the address, and the credentials here") from error
 
 
 @dataclass(frozen=True)

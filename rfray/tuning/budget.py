@@ -23,7 +23,10 @@ from rfray.progress.metric_keys import EPOCH
 from rfray.spec.sweep import Budget, Sweep
 from rfray.spec.sweep_file import SweepFile
 from rfray.spec.trial import Range, Trial, epochs_of_a_pass
-from rfray.store.run_dir import RunDir, Spent
+from rfray.store.files import replace_text
+from rfray.store.records import Spent, find_record, write_record
+from rfray.store.run_dir import RunDir
+from rfray.store.tables import read_catalog
 from rfray.tuning.callbacks import Follower
 from rfray.tuning.strategies import planned_trials
 
@@ -55,7 +58,7 @@ class Meter(Follower):
         self._budget = budget
         self._shares = shares
         self._began = began
-        self._earlier = run.spent()
+        self._earlier = find_record(run.budget_file, Spent, run.mirror) or Spent()
         self._gpus_given_back = 0.0
         self._holding: dict[str, tuple[float, float]] = {}  # trial -> since when, how many GPUs
         self._started: dict[str, float] = {}  # trial -> when, until its first epoch
@@ -120,9 +123,10 @@ class Meter(Follower):
 
     def record(self) -> None:
         """Writes down what was used, and tells trials where that is all there was of GPUs."""
-        self._run.write_spent(self.spent())
+        write_record(self._run.budget_file, self.spent(), self._run.mirror)
         if self._budget.of_gpus and self.is_over() and not self._run.budget_over_file.exists():
-            self._run.say_budget_over()
+            replace_text(self._run.budget_over_file, "")  # by which all trials know it, on whatever node
+            self._run.mirror.send(self._run.budget_over_file)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial gets its slot."""
@@ -256,7 +260,7 @@ def paced(run: RunDir, sweep: Sweep, shares: TrialSlots) -> Sweep:
     """
     if sweep.budget is None or sweep.trial.choices("epoch_images") != [0]:
         return sweep
-    count = run.read_catalog()["part"].value_counts()
+    count = read_catalog(run)["part"].value_counts()
     size = max(int(count["val"]), WITH_GPUS if any(slot.gpu for slot in shares.kinds) else WITHOUT)
     if epochs_of_a_pass(int(count["train"] + count["val"]), size) == 1:
         return sweep

@@ -20,7 +20,7 @@ from rfray.progress.live import View
 from rfray.progress.metric_keys import EPOCH, SCORE, WARNINGS
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import epochs_of
-from rfray.store.run_dir import TrialResult
+from rfray.store.records import TrialResult
 from rfray.tuning.callbacks import Follower
 
 

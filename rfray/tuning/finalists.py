@@ -11,7 +11,8 @@ from ray.tune.search import Searcher as RaySearcher
 from rfray.errors import RunError
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import SEEDS
-from rfray.store.run_dir import Fold, RunDir, TrialResult, TrialStart, repeat_id
+from rfray.store.records import Fold, TrialResult, TrialStart, write_record
+from rfray.store.run_dir import RunDir, repeat_id
 from rfray.tuning.budget import Meter
 from rfray.tuning.proposals import OfRunFolder
 from rfray.tuning.recorder import ranking
@@ -62,7 +63,7 @@ class Listed(OfRunFolder):
         try:
             start = out.start()  # it may remember how much fits into memory
         except RunError:
-            out.write_start(start)
+            write_record(out.start_file, start, out.mirror)
         self._live.add(trial_id)
         return {"id": start.id, **start.trial.model_dump()}
 

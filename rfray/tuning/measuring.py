@@ -15,10 +15,11 @@ from rfray.cluster.autoscaler import bring_up
 from rfray.cluster.packing import MARGIN, Packing, pack
 from rfray.cluster.slots import Node, Slot, TrialSlots, nodes
 from rfray.cluster.tasks import reason_of
-from rfray.errors import ClusterError
+from rfray.errors import ClusterError, RunError
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, Trial
-from rfray.store.run_dir import Measured, RunDir
+from rfray.store.records import Measured, Measurements, find_record, write_record
+from rfray.store.run_dir import RunDir
 from rfray.training.footprint import Footprint, footprint
 from rfray.tuning.plan import packing_lines
 
@@ -42,15 +43,24 @@ def shares_for(sweep: Sweep, run: RunDir, slot: Slot, fresh: bool, console: Cons
         return slot
     bring_up(slot.resources, lambda: any(node.room(slot) for node in nodes()), console)
     there = _with_devices(nodes())
-    return pack(_measure(heaviest_trials(sweep), there, [] if fresh else run.measured(), console), there)
+    return pack(_measure(heaviest_trials(sweep), there, [] if fresh else known_measurements(run), console), there)
 
 
 def keep_packing(run: RunDir, shares: TrialSlots, console: Console) -> None:
     """Writes down what was measured, and says what follows from it; nothing where nothing was."""
     if isinstance(shares, Packing):
-        run.write_measured(shares.measured)
+        write_record(run.measured_file, Measurements(measured=shares.measured), run.mirror)
         for line in packing_lines(shares):
             console.print(line, soft_wrap=True, markup=False)
+
+
+def known_measurements(run: RunDir) -> list[Measured]:
+    """What an earlier start has measured; nothing where that is missing or damaged, since it can be measured again."""
+    try:
+        known = find_record(run.measured_file, Measurements, run.mirror)
+    except RunError:
+        return []
+    return known.measured if known is not None else []
 
 
 def heaviest_trials(sweep: Sweep) -> list[Trial]:

@@ -8,7 +8,8 @@ from rfray.data.catalog import drawn, list_images
 from rfray.data.geometry import Geometry, geometries
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range
-from rfray.store.run_dir import Measured, RunDir
+from rfray.store.records import Measured, Spent, find_record
+from rfray.store.run_dir import RunDir
 from rfray.tuning.disk_needs import Needs
 from rfray.tuning.strategies import planned_trials
 from rfray.tuning.warm_start import BEGINNING, foreseen
@@ -63,7 +64,8 @@ def _budget_line(sweep: Sweep, run: RunDir) -> list[str]:
     budget = sweep.budget
     if budget is None:
         return []
-    spent = run.spent().gpus if budget.of_gpus else run.spent().clock
+    earlier = find_record(run.budget_file, Spent, run.mirror) or Spent()
+    spent = earlier.gpus if budget.of_gpus else earlier.clock
     what = "seconds of GPUs" if budget.of_gpus else "seconds by the clock, from the start of the command to its end"
     used = f", of which {spent:.0f} are used" if spent else ""
     return [f"budget       {sweep.search.budget}: {budget.seconds:.0f} {what}{used}"]

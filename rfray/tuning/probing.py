@@ -27,7 +27,9 @@ from rfray.stats.metrics import metric
 from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import file_digest, write_whole
-from rfray.store.run_dir import Fold, RunDir, TrialResult, TrialStart, probe_id
+from rfray.store.records import Fold, TrialResult, TrialStart, write_record
+from rfray.store.run_dir import RunDir, probe_id
+from rfray.store.tables import read_catalog
 from rfray.tuning import space
 from rfray.tuning.trainable import images_of
 
@@ -76,7 +78,7 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
     until_seen, until_learned = (
         None if deadline is None else began + part * (deadline - began) for part in (LOOKING, LEARNING)
     )
-    catalog = run.read_catalog()
+    catalog = read_catalog(run)
     count = len(learned_from(int((catalog["part"] == "train").sum()), sweep))
     console.print(f"Probing {len(missing)} frozen backbones on {count} train images", soft_wrap=True)
     slot = worker_slot(sweep.resources)
@@ -118,7 +120,7 @@ def learn_without_folds(run: RunDir, sweep: Sweep, starts: Sequence[TrialStart],
     ]
     if not missing:
         return
-    count = len(learned_from(int((run.read_catalog()["part"] == "train").sum()), sweep))
+    count = len(learned_from(int((read_catalog(run)["part"] == "train").sum()), sweep))
     slot = worker_slot(sweep.resources)
     probes = list({probe.digest: probe for probe, _ in missing}.values())
     seen, _ = _seen(run, _cut(probes, count), slot, deadline)
@@ -327,7 +329,7 @@ def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, came_to: flo
         files={file.name: file_digest(file) for file in files if file.exists()},
         **outcome,
     )
-    out.write_result(result)
+    write_record(out.result_file, result, out.mirror)
 
 
 def _file(run: RunDir, share: Share) -> Path:
@@ -365,7 +367,7 @@ def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> 
     sweep, data, _ = images_of(where, probe.resize, probe.image_size)
     run = RunDir(where)
     run.mirror.pull("catalog.parquet")
-    catalog, out = run.read_catalog(), run.trial(probe_id(probe))
+    catalog, out = read_catalog(run), run.trial(probe_id(probe))
     features = np.concatenate(seen)
     train = data.train.at(learned_from(len(data.train), sweep)[: len(features)])
     groups = catalog.set_index("path")["group_id"].loc[train.ids].to_numpy()
@@ -394,7 +396,7 @@ def _learn_without(where: Path | str, probe: Trial, fold: Fold, threads: int, *s
     features = np.concatenate(seen)
     train = data.train.at(learned_from(len(data.train), sweep)[: len(features)])
     here = np.flatnonzero(np.isin(train.ids, others.train.ids))
-    groups = run.read_catalog().set_index("path")["group_id"].loc[train.ids[here]].to_numpy()
+    groups = read_catalog(run).set_index("path")["group_id"].loc[train.ids[here]].to_numpy()
     with threadpool_limits(threads):
         head = learn_head(features[here], train.labels[here], groups, sweep.search.metric, sweep.seed)
     out = run.trial(probe_id(probe))

@@ -14,7 +14,8 @@ from rfray.errors import RunError
 from rfray.progress.metric_keys import EPOCH
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
-from rfray.store.run_dir import RunDir, TrialResult, TrialStart, WarmStart, trial_id
+from rfray.store.records import TrialResult, TrialStart, WarmStart, write_record
+from rfray.store.run_dir import RunDir, trial_id
 from rfray.tuning.asha import Asha
 from rfray.tuning.budget import Meter
 from rfray.tuning.probing import beginnings
@@ -140,7 +141,8 @@ class Proposals(OfRunFolder):
         if start is None:
             self._no_more = True
             return None
-        self._run.trial(start.id).write_start(start)
+        out = self._run.trial(start.id)
+        write_record(out.start_file, start, out.mirror)
         self._starts.append(start)
         if self._meter is not None and not self._meter.has_time(start.trial, epochs=epochs):  # open, for more budget
             self._no_more = True
@@ -177,7 +179,8 @@ class Proposals(OfRunFolder):
                 start = self._proposed(number, trial, told, heard)
                 if start is None or (out is not None and start.id != out.id):
                     raise RunError(f"{damaged}, and can't be worked out again; start anew with --fresh")
-                self._run.trial(start.id).write_start(start)
+                out = self._run.trial(start.id)
+                write_record(out.start_file, start, out.mirror)
             self._starts.append(start)
         for one in epochs[heard:]:
             self._judged(one.name, one.epoch, one.best)

@@ -9,7 +9,8 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import NO_ROOM, file_digest
-from rfray.store.run_dir import HEAVY, WEIGHTS_FILE, RunDir, TrialDir, TrialResult
+from rfray.store.records import TrialResult, write_record
+from rfray.store.run_dir import HEAVY, WEIGHTS_FILE, RunDir, TrialDir
 from rfray.store.storage import STATES
 from rfray.tuning.budget import Meter
 from rfray.tuning.callbacks import Follower
@@ -87,7 +88,7 @@ class Recorder(Follower):
             files=files,
             **fields,
         )
-        out.write_result(result)
+        write_record(out.result_file, result, out.mirror)
         self._count += 1
         self._session.append(result)
         self._make_room(result)

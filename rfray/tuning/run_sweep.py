@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,8 +24,10 @@ from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import file_digest, is_disk_full, no_room
-from rfray.store.run_dir import HEAVY, RunDir, TrialDir, TrialResult, WarmStart
+from rfray.store.records import TrialResult, WarmStart
+from rfray.store.run_dir import HEAVY, RunDir, TrialDir
 from rfray.store.storage import STATES, Storage
+from rfray.store.tables import training_images
 from rfray.tuning.asha import Asha
 from rfray.tuning.budget import Meter, OutOfTime
 from rfray.tuning.callbacks import Silence
@@ -111,7 +114,7 @@ def run_sweep(
 def _search(
     here: Conditions, planned: int | None, warm: WarmStart, earlier: list[TrialResult], recorder: Recorder
 ) -> None:
-    images = here.run.training_images()
+    images = training_images(here.run)
     scheduler = SCHEDULERS[here.sweep.search.scheduler](here.sweep, images)
     asha = scheduler if isinstance(scheduler, Asha) else None
     retrace(scheduler, here.run)
@@ -145,7 +148,7 @@ def _repeat_finalists(here: Conditions, done: list[TrialResult]) -> None:
         deadline = here.meter.deadline if here.meter else None
         learn_without_folds(here.run, here.sweep, missing, deadline)
         recorder = Recorder(here.run, here.sweep, here.meter)
-        images = here.run.training_images()
+        images = training_images(here.run)
         display = Display(here.sweep, len(wanted), images, earlier, here.console, deadline)
         recorder.follow(display.ended)
         listed = Listed(here.run, missing, here.at_once, here.meter)
@@ -270,7 +273,9 @@ def _fit(
         raise next((one.reason for one in followers if one.reason), error) from None
     finally:
         display.close()
-        run.forget_ray()
+        shutil.rmtree(run.ray_folder, ignore_errors=True)
+        if run.mirror.storage is not None:
+            run.mirror.storage.remove_folder(run.ray_folder.name)
         if any(slot.workers > 1 for slot in shares.kinds):
             # Tune gives a stopped trial five seconds to end, and the last ones may still be ending their workers
             free_workers(orphans_only=False)

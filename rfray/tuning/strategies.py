@@ -20,7 +20,7 @@ from ray.tune.schedulers import (
 
 from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.sweep import Sweep
-from rfray.store.run_dir import EarlierTrial
+from rfray.store.records import EarlierTrial
 from rfray.tuning import space
 from rfray.tuning.asha import Asha
 

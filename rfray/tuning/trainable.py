@@ -23,8 +23,10 @@ from rfray.progress.metric_keys import EPOCH, SCORE, WARNINGS
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.store.files import is_disk_full, no_room, replace_text
-from rfray.store.run_dir import WEIGHTS_FILE, Fold, RunDir, Start, TrialDir, probe_id
+from rfray.store.records import Fold, Start, write_record
+from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, probe_id
 from rfray.store.storage import STATES
+from rfray.store.tables import read_catalog
 
 if TYPE_CHECKING:
     from rfray.training.loop import Epoch, TrialData
@@ -123,7 +125,8 @@ def time_left(job: Job) -> Callable[[], float] | None:
     def left() -> float:
         nonlocal asked, answer
         if answer and time.monotonic() - asked >= 1:  # the folder may be far away
-            asked, answer = time.monotonic(), 0.0 if run.is_budget_over() else inf
+            run.mirror.fetch(run.budget_over_file)
+            asked, answer = time.monotonic(), 0.0 if run.budget_over_file.exists() else inf
         return answer
 
     return left
@@ -177,7 +180,7 @@ def _report(out: TrialDir, job: Job, epoch: dict[str, Any], said: list[str]) -> 
 
 def remember(out: TrialDir, micro_batch: int) -> None:
     """Notes for later starts of the trial how many images fit into memory at once."""
-    out.write_start(out.start().model_copy(update={"micro_batch": micro_batch}))
+    write_record(out.start_file, out.start().model_copy(update={"micro_batch": micro_batch}), out.mirror)
 
 
 def check_in(out: TrialDir, token: str) -> None:
@@ -238,7 +241,7 @@ def images_of(
 
     folder = RunDir(run)
     folder.mirror.pull("sweep.yaml", "catalog.parquet")
-    sweep, catalog = folder.sweep(), folder.read_catalog()
+    sweep, catalog = folder.sweep(), read_catalog(folder)
     if fold is not None:
         catalog = fold_of(catalog, fold, sweep.seed)
     geometry = Geometry(resize, side, sweep.data.reencode)
@@ -272,5 +275,5 @@ def _take_over(run: RunDir, out: TrialDir, trial: Trial) -> None:
             if newest.exists():
                 shutil.copyfile(newest, out.path / newest.name)  # the last: the loop makes the rest agree with it
                 break
-    out.write_start(out.start().model_copy(update={"trial": trial}))
+    write_record(out.start_file, out.start().model_copy(update={"trial": trial}), out.mirror)
     out.mirror.push(removing=STATES)

@@ -23,14 +23,9 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile, differences
 from rfray.spec.trial import Trial, epochs_of
 from rfray.store.files import file_digest, replacing
-from rfray.store.run_dir import (
-    WEIGHTS_FILE,
-    EarlierTrial,
-    RunDir,
-    TrialResult,
-    WarmStart,
-    trial_id,
-)
+from rfray.store.records import EarlierTrial, TrialResult, WarmStart, find_record, write_record
+from rfray.store.run_dir import WEIGHTS_FILE, RunDir, trial_id
+from rfray.store.tables import read_catalog, training_images
 from rfray.tuning import space
 from rfray.tuning.recorder import ranking
 from rfray.tuning.strategies import LEARNING, planned_trials
@@ -102,12 +97,18 @@ class Looked:
         return [found for found in self.found if found.use == use]
 
 
+def read_warm_start(run: RunDir) -> WarmStart | None:
+    """warm_start.json; None before it is written. Raises RunError where it is damaged."""
+    remedy = "the search can't be retraced without it: start anew with --fresh"
+    return find_record(run.warm_start_file, WarmStart, run.mirror, remedy)
+
+
 def check_warm_start(file: SweepFile, run: RunDir, fresh: bool) -> None:
     """Raises SweepError, a line per problem, where an entry of `search.warm_start` is no run, or is this one.
 
     Not any more where the run folder has what its first start took from them, unless that one is to be left (`fresh`).
     """
-    if not fresh and run.warm_start() is not None:
+    if not fresh and read_warm_start(run) is not None:
         return
     problems = []
     for number, where in enumerate(file.sweep.search.warm_start):
@@ -130,7 +131,7 @@ def warm_start(run: RunDir, sweep: Sweep, console: Console) -> WarmStart:
     """
     if not sweep.search.warm_start:
         return WarmStart()
-    known = run.warm_start() or _begin(run, sweep, console)
+    known = read_warm_start(run) or _begin(run, sweep, console)
     for line in known.lines:
         console.print(Text(line), soft_wrap=True)
     return known
@@ -143,10 +144,10 @@ def foreseen(run: RunDir, sweep: Sweep) -> WarmStart:
     """
     if not sweep.search.warm_start:
         return WarmStart()
-    if (known := run.warm_start()) is not None:
+    if (known := read_warm_start(run)) is not None:
         return known
     run.mirror.fetch(run.catalog_file)
-    catalog = run.read_catalog() if run.catalog_file.exists() else None
+    catalog = read_catalog(run) if run.catalog_file.exists() else None
     looked = _look_at_all(sweep, lambda earlier: _differing(earlier, sweep, catalog))
     return _concluded(sweep, looked)
 
@@ -154,7 +155,7 @@ def foreseen(run: RunDir, sweep: Sweep) -> WarmStart:
 def _begin(run: RunDir, sweep: Sweep, console: Console) -> WarmStart:
     """Copies the trials that are taken over into the run folder, and writes warm_start.json last."""
     _clear(run)
-    catalog = run.read_catalog()
+    catalog = read_catalog(run)
     looked = _look_at_all(sweep, lambda earlier: _differing(earlier, sweep, catalog))
     with_weights = [found for one in looked for found in one.of("taken over") if found.has_weights]
     best = sorted(with_weights, key=lambda found: -found.score)[: sweep.keep]
@@ -173,7 +174,7 @@ def _begin(run: RunDir, sweep: Sweep, console: Console) -> WarmStart:
                 one.found[place] = replace(found, use="score")
                 one.obstacles.append(f"{found.result.id} is damaged")
     known = _concluded(sweep, looked)
-    run.write_warm_start(known)
+    write_record(run.warm_start_file, known, run.mirror)
     return known
 
 
@@ -201,9 +202,13 @@ def _take_over(found: Found, run: RunDir, number: int, with_weights: bool) -> No
             raise RunError(f"{source.path / name} is missing")
     for curves in sorted(source.tensorboard.glob("*")):
         _copied(curves, out.tensorboard / curves.name)
-    out.write_start(start.model_copy(update={"id": out.id, "number": number, "results_known": number}))
-    out.write_result(
-        result.model_copy(update={"id": out.id, "position": number, "taken_from": found.run.shown(source.path)})
+    write_record(
+        out.start_file, start.model_copy(update={"id": out.id, "number": number, "results_known": number}), out.mirror
+    )
+    write_record(
+        out.result_file,
+        result.model_copy(update={"id": out.id, "position": number, "taken_from": found.run.shown(source.path)}),
+        out.mirror,
     )
     out.mirror.push()
 
@@ -254,7 +259,7 @@ def _look(run: RunDir, sweep: Sweep, differing: Differing) -> Looked:
         return looked
     looked.differing = differing(run)
     with_weights = {file.parent.name for file in run.mirror.find(f"trials/*/{WEIGHTS_FILE}")}
-    axes, images = sweep.trial.axes(), run.training_images()
+    axes, images = sweep.trial.axes(), training_images(run)
     for result in ranking(results):
         drawn = space.places(result.trial, axes)
         if drawn is None:
@@ -293,7 +298,7 @@ def _stopping(sweep: Sweep) -> tuple[object, ...]:
 
 def _differing(earlier: RunDir, sweep: Sweep, catalog: pd.DataFrame | None) -> str:
     """What makes an earlier run's scores incomparable with those of this sweep; `catalog` is this sweep's, if known."""
-    old, known = earlier.sweep(), earlier.read_catalog()
+    old, known = earlier.sweep(), read_catalog(earlier)
     if old.search.metric != sweep.search.metric:
         return f"its scores are {old.search.metric}, not {sweep.search.metric}"
     if old.data.reencode != sweep.data.reencode:

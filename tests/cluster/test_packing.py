@@ -7,7 +7,7 @@ import pytest
 from rfray.cluster.packing import Packing, pack
 from rfray.cluster.slots import Node, Slot
 from rfray.spec.trial import Trial
-from rfray.store.run_dir import Measured
+from rfray.store.records import Measured
 
 GB = 10**9
 SMALL = Node("a", "10.0.0.1", cpu=8, gpu=1, memory=32 * GB, accelerators=("T4",), device="Tesla T4")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rfray.cluster.slots import Slot
 from rfray.cluster.warm_cache import _prepare, prepare_nodes
 from rfray.commands.prepare_data import prepare_training
+from rfray.store.ownership import claim_run
 from rfray.store.run_dir import RunDir
 from tests.tuning.test_run_sweep import sweep_of
 
@@ -22,7 +23,7 @@ def run(pictures: Path, tmp_path: Path) -> RunDir:
     shutil.copytree(pictures, tmp_path / "data")
     sweep = sweep_of(tmp_path / "data", tmp_path, "trial.resize=[scale, crop]")
     run = RunDir(tmp_path / "run")
-    run.claim(sweep)
+    claim_run(run, sweep)
     prepare_training(run, sweep, QUIET)
     return run
 

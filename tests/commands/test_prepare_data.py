@@ -20,6 +20,7 @@ from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import Predictions, write_predictions
 from rfray.store.audit_record import read_audit
 from rfray.store.run_dir import RunDir
+from rfray.store.tables import read_catalog
 
 
 def write_images(folder: Path, count: int, first: int = 0) -> None:
@@ -55,7 +56,7 @@ class Made:
     def ensemble(self) -> pd.DataFrame:
         """Test, after what `rfray ensemble` does."""
         prepare_test(self.run, self.sweep, self.console)
-        catalog = self.run.read_catalog()
+        catalog = read_catalog(self.run)
         return catalog[catalog["part"] == "test"]
 
     def printed(self) -> str:
@@ -90,7 +91,7 @@ def test_of_a_larger_training_folder_so_many_images_are_used(tmp_path: Path) -> 
 
 def test_the_catalog_is_written_and_the_images_counted(made: Made) -> None:
     catalog = made.tune()
-    assert made.run.read_catalog().equals(catalog)
+    assert read_catalog(made.run).equals(catalog)
     assert catalog.groupby(["part", "label"]).size().to_dict() == {
         ("train", 0): 17,
         ("train", 1): 17,
@@ -180,11 +181,11 @@ def test_tune_needs_no_report_folder_and_ensemble_reads_it_later(made: Made) -> 
     assert not made.test.exists()
     with pytest.raises(DataError, match="test: no such folder"):
         made.ensemble()
-    assert made.run.read_catalog().equals(training)
+    assert read_catalog(made.run).equals(training)
     write_folder(made.test, 6, first=1000)
     report = made.ensemble()
     assert report.groupby("label").size().to_dict() == {0: 6, 1: 6}
-    catalog = made.run.read_catalog()
+    catalog = read_catalog(made.run)
     assert catalog[catalog["part"] != "test"].equals(training)
     made.tune()  # the training folder is as it was: going on is allowed
 
@@ -210,7 +211,7 @@ def test_a_changed_report_folder_is_read_again(made: Made) -> None:
     second = made.ensemble()
     assert "Test has changed (2 files, e.g. real/2000.png is new)" in made.printed()
     assert set(second["path"]) == set(first["path"]) - {"fake/1502.png"} | {"real/2000.png"}
-    catalog = made.run.read_catalog()
+    catalog = read_catalog(made.run)
     assert catalog[catalog["part"] != "test"].equals(training)
 
 
@@ -406,5 +407,5 @@ def test_report_images_that_look_alike_have_one_group(tmp_path: Path, later: boo
     assert numbers["fake/copy.jpg"] == numbers["real/103.png"]
     assert numbers["fake/same.png"] == numbers["fake/105.png"]
     assert numbers.nunique() == 24
-    catalog = made.run.read_catalog()
+    catalog = read_catalog(made.run)
     assert not set(numbers) & set(catalog.loc[catalog["part"] != "test", "group_id"])

@@ -11,6 +11,7 @@ from rfray.spec.sweep_file import resolved_text
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.stats.voting import METHODS, cast
 from rfray.store.ensemble_record import Vote, read_ensemble
+from rfray.store.records import write_record
 from tests.synthetic import FIRST, LABELS, SECOND, finish_trial, new_run, predictions, small_run
 
 ALL_METHODS = list(METHODS)
@@ -71,7 +72,7 @@ def test_a_probe_that_is_clearly_worse_than_the_best_trial(tmp_path):
     for trial_id, says in [("a", right), ("like", one_apart), ("worse", reversed_half), ("trial", reversed_half)]:
         trial = finish_trial(run, trial_id, 0.9, val=predictions(says, labels))
         if trial_id in ("like", "worse"):
-            trial.write_result(trial.result().model_copy(update={"kind": "probe"}))
+            write_record(trial.result_file, trial.result().model_copy(update={"kind": "probe"}), trial.mirror)
     a, like, trial, worse = choose_members(run)
     assert [one.id for one in (a, like, trial, worse)] == ["a", "like", "trial", "worse"]
     assert left_out(run, [a, like, trial, worse], False).keys() == {"worse"}

@@ -23,7 +23,8 @@ from rfray.spec.sweep import MaxFpr
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.intervals import wilson
 from rfray.stats.predictions import read_predictions
-from rfray.store.audit_record import write_audit
+from rfray.store.records import write_record
+from rfray.store.tables import write_catalog
 from tests.audits import leaking_audit
 from tests.synthetic import FIRST, SECOND, fail_trial, finish_trial, new_run, predictions, small_run, start_trial
 
@@ -111,7 +112,7 @@ def test_images_that_belong_together_are_drawn_together(run):
     independent = build_leaderboard(run)
     report = pd.DataFrame({"path": predictions(FIRST).ids, "part": "test", "group_id": [7, 7, 8, 9, 9, 5]})
     elsewhere = pd.DataFrame({"path": ["real/0.jpg", "real/9.jpg"], "part": "train", "group_id": [0, 1]})
-    run.write_catalog(pd.concat([elsewhere, report]))
+    write_catalog(run, pd.concat([elsewhere, report]))
     together = build_leaderboard(run)
     clustered = [column for column in together if "_boot_" in column]
     pd.testing.assert_frame_equal(together.drop(columns=clustered), independent.drop(columns=clustered))
@@ -330,7 +331,7 @@ def test_models_that_waited_for_images_are_spoken_of(tmp_path):
     for name, share in (("a", 0.02), ("b", 0.1), ("c", 0.25), ("d", 0.4)):
         finish_trial(run, name, 0.5)
         trial = run.trial(name)
-        trial.write_result(trial.result().model_copy(update={"wait_share": share}))
+        write_record(trial.result_file, trial.result().model_copy(update={"wait_share": share}), trial.mirror)
     slow = waiting(write_leaderboard(run))
     assert slow.startswith("In 2 of 4 trials the model waited for images for more than 10 % of the training time, ")
     assert "at most 40 % (d)" in slow
@@ -348,12 +349,12 @@ def test_errors_of_the_audit_stand_above_the_table(run):
     write_leaderboard(run)
     assert "Audit" not in run.leaderboard_md.read_text()
     audit = leaking_audit()
-    write_audit(run.audit_file, audit)
+    write_record(run.audit_file, audit)
     write_leaderboard(run)
     stamp, above = "**Audit: 2 of 10 test images are also among the training images", run.leaderboard_md.read_text()
     assert stamp in above.partition("| rank")[0]
     assert r"real/\<b\>\|x.jpg" in above
-    write_audit(run.audit_file, audit.model_copy(update={"findings": ()}))
+    write_record(run.audit_file, audit.model_copy(update={"findings": ()}))
     write_leaderboard(run)
     assert "Audit" not in run.leaderboard_md.read_text()
 

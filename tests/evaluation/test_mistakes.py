@@ -7,7 +7,7 @@ from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import AT_MOST, find_mistakes, read_mistakes, undrawn_mistakes, write_mistakes
 from rfray.stats.predictions import Predictions, write_predictions
 from rfray.store.ensemble_record import read_ensemble
-from rfray.store.run_dir import write_record
+from rfray.store.records import write_record
 from tests.synthetic import finish_trial, new_run, predictions, small_run
 
 FIRST = [0.1, 0.9, 0.6, 0.2, 0.8, 0.4]

@@ -6,6 +6,8 @@ import pytest
 
 from rfray.evaluation.search_findings import search_findings, sentences
 from rfray.spec.sweep_file import resolved_text
+from rfray.store.records import write_record
+from rfray.store.tables import write_catalog
 from tests.synthetic import fail_trial, finish_trial, new_run, start_trial
 
 
@@ -21,7 +23,11 @@ def write_epochs(trial, ended, seconds, scores):
         history["ended"] = ended
     history.to_csv(trial.history_file, index=False)
     if (result := trial.result()) is not None:
-        trial.write_result(result.model_copy(update={"epochs": len(ended), "seconds": float(sum(seconds))}))
+        write_record(
+            trial.result_file,
+            result.model_copy(update={"epochs": len(ended), "seconds": float(sum(seconds))}),
+            trial.mirror,
+        )
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def test_histories_without_times_stay_in_the_order_of_the_trials(tmp_path):
 
 def test_savings_where_a_pass_is_several_epochs(tmp_path):
     run = new_run(tmp_path / "run")
-    run.write_catalog(pd.DataFrame({"part": ["train"] * 70 + ["val"] * 20 + ["test"] * 50}))
+    write_catalog(run, pd.DataFrame({"part": ["train"] * 70 + ["val"] * 20 + ["test"] * 50}))
     out = finish_trial(run, "a", 0.7, epochs=2, epoch_images=30)  # two passes of three epochs each
     write_epochs(out, [10, 20], [10.0, 10.0], [0.6, 0.7])
     assert search_findings(run).saved == 4 * 10

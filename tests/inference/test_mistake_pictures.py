@@ -20,7 +20,9 @@ from rfray.models.grad_cam import evidence_from_file
 from rfray.models.heatmap_overlay import as_jpeg, overlaid
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import read_predictions
-from rfray.store.run_dir import RunDir, write_record
+from rfray.store.records import write_record
+from rfray.store.run_dir import RunDir
+from rfray.store.tables import read_catalog
 from tests.two_models import SETTINGS, two_models
 
 
@@ -53,7 +55,7 @@ def test_each_image_and_its_evidence(run: RunDir) -> None:
     assert {mistake.label for mistake in mistakes.shown} == {0, 1}
     assert draw_pictures(run, mistakes) == []
     assert len(list(run.mistakes_folder.iterdir())) == 2 * len(mistakes.shown)
-    settings, catalog = run.sweep().data, run.read_catalog()
+    settings, catalog = run.sweep().data, read_catalog(run)
     ids, calls = [mistake.id for mistake in mistakes.shown], np.array([mistake.call for mistake in mistakes.shown])
     maps = []
     for trial_id, setting in SETTINGS.items():

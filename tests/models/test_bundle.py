@@ -15,10 +15,10 @@ from ruamel.yaml import YAML
 
 from rfray.errors import RunError
 from rfray.models.bundle import load_bundle
-from rfray.store.bundle_folder import find_bundle
-from rfray.store.ensemble_record import Ensemble, read_ensemble
+from rfray.store.ensemble_record import Ensemble, find_bundle, read_ensemble
 from rfray.store.files import file_digest
-from rfray.store.run_dir import RunDir, read_record, write_record
+from rfray.store.records import read_record, write_record
+from rfray.store.run_dir import RunDir
 from tests.two_models import concluded, two_models
 
 

@@ -31,6 +31,7 @@ from rfray.remote.client import is_job_server, reach
 from rfray.remote.command import ensemble_command, tune_command
 from rfray.remote.jobs import REQUEST_LIMIT, Output, _collect_files
 from rfray.spec.sweep_file import load_sweep
+from rfray.store.records import Spent, read_record
 from rfray.store.run_dir import RunDir
 from tests.pictures import write_folder
 
@@ -480,5 +481,5 @@ def test_a_job_ends_with_its_budget(head: Head) -> None:
     assert done
     assert "Leaderboard, ranked by val_auc" in head.rfray("ensemble", "runs/short", "--address", head.address)
     head.rfray(*tune, "--set", "search.budget=75s")
-    assert run.spent().clock > 45
+    assert read_record(run.budget_file, Spent).clock > 45
     assert len(list(run.models())) > len(done)

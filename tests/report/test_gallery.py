@@ -8,7 +8,7 @@ from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import AT_MOST, find_mistakes, write_mistakes
 from rfray.models.heatmap_overlay import LONGEST, as_jpeg
 from rfray.report.gallery import gallery_of
-from rfray.store.run_dir import write_record
+from rfray.store.records import write_record
 from tests.synthetic import FIRST, finish_trial, new_run, predictions
 
 

@@ -19,7 +19,8 @@ from rfray.report.plots import write_plots
 from rfray.report.search_plots import write_search_plots
 from rfray.spec.sweep import MaxFpr
 from rfray.spec.sweep_file import resolved_text
-from rfray.store.audit_record import write_audit
+from rfray.store.records import write_record
+from rfray.store.tables import write_catalog
 from tests.audits import image_table, leaking_audit
 from tests.synthetic import FIRST, fail_trial, new_run, predictions, small_run
 
@@ -177,7 +178,7 @@ def test_without_an_audit_the_page_says_nothing_of_it(small):
 def test_an_audit_is_a_section_and_its_errors_a_stamp(tmp_path):
     run = small_run(tmp_path / "run")
     audit, images = leaking_audit(), image_table(5)
-    write_audit(run.audit_file, audit)
+    write_record(run.audit_file, audit)
     write_audit_plots(run.audit_folder, np.zeros((10, 8, 8, 3), np.uint8), images)
     page = Page(report(run))
     text = " ".join(page.text.split())
@@ -196,7 +197,7 @@ def test_an_audit_is_a_section_and_its_errors_a_stamp(tmp_path):
 
 def test_an_audit_without_errors_is_no_stamp(tmp_path):
     run = small_run(tmp_path / "run")
-    write_audit(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
+    write_record(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
     text = Page(report(run)).text
     assert "Data audit" in text
     assert "Audit:" not in text
@@ -212,7 +213,7 @@ def test_mistakes_and_groups_are_sections(tmp_path):
     picture.parent.mkdir()
     picture.write_bytes(b"a picture")
     names = ["<i>hard</i>" if path in ids else "" for path in predictions(FIRST).ids]
-    run.write_catalog(pd.DataFrame({"path": predictions(FIRST).ids, "subfolder": names, "part": "test"}))
+    write_catalog(run, pd.DataFrame({"path": predictions(FIRST).ids, "subfolder": names, "part": "test"}))
     write_page(run)
     page = Page(run.report_html.read_text(encoding="utf-8"))
     text = " ".join(page.text.split())

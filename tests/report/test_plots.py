@@ -7,7 +7,7 @@ from PIL import Image
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
 from rfray.report.plots import write_plots
-from rfray.store.run_dir import write_record
+from rfray.store.records import write_record
 from tests.synthetic import FIRST, finish_trial, new_run, predictions, small_run
 
 

@@ -22,7 +22,8 @@ from rfray.errors import ClusterError, InputError, RunError
 from rfray.models.bundle import load_bundle
 from rfray.models.ensemble_inference import detect
 from rfray.store.ensemble_record import Ensemble
-from rfray.store.run_dir import RunDir, read_record, write_record
+from rfray.store.records import read_record, write_record
+from rfray.store.run_dir import RunDir
 
 pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 

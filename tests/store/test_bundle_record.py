@@ -5,9 +5,8 @@ import hashlib
 import pytest
 
 from rfray.commands.ensemble import members_of
-from rfray.errors import RunError
 from rfray.spec.trial import Trial
-from rfray.store.bundle_record import Member, check_files, digests
+from rfray.store.bundle_record import Member, digests, file_problems
 from tests.synthetic import finish_trial, new_run
 
 MEMBERS = [Member(id=name, weights="", trial=Trial(backbone="resnet18")) for name in ("a", "b")]
@@ -23,15 +22,13 @@ def folder(tmp_path):
 
 
 def problem(folder, files):
-    with pytest.raises(RunError) as caught:
-        check_files(folder, files, MEMBERS)
-    return str(caught.value)
+    return "\n".join(file_problems(folder, files, MEMBERS))
 
 
 def test_what_it_was_sealed_with_is_fine(folder):
     files = digests(folder, MEMBERS)
     assert list(files) == [f"members/{n}/{name}" for n in (1, 2) for name in ("config.json", "model.safetensors")]
-    check_files(folder, files, MEMBERS)
+    assert file_problems(folder, files, MEMBERS) == []
 
 
 def test_a_probes_head_is_a_file_of_its_own(folder):
@@ -39,7 +36,7 @@ def test_a_probes_head_is_a_file_of_its_own(folder):
     (folder / "members/2/head.safetensors").write_bytes(b"head")
     files = digests(folder, probed)
     assert [name for name in files if "head" in name] == ["members/2/head.safetensors"]
-    check_files(folder, files, probed)
+    assert file_problems(folder, files, probed) == []
     assert "names a file that is none of a bundle's: 'members/2/head.safetensors'" in problem(folder, files)
 
 

@@ -1,114 +1,19 @@
-"""RunDir: whose folder it is, who holds it, and what is said of damaged records."""
+"""RunDir and its records: the order of trials, and which damage is named."""
 
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from rfray.errors import RunError
-from rfray.spec.sweep import Sweep
 from rfray.store.run_dir import RunDir, newest_run
+from rfray.store.tables import read_catalog
 from tests.synthetic import finish_trial, new_run, start_trial
-
-
-def sweep(**changes: object) -> Sweep:
-    raw = {"name": "s", "data": {"source": "demo"}, "trial": {"backbone": "test_resnet", "lr": 1e-3}}
-    return Sweep.model_validate({**raw, **changes})
-
-
-def test_the_same_sweep_may_claim_its_folder_again(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "s")
-    run.claim(sweep())
-    run.claim(sweep())
-    assert run.sweep() == sweep()
-
-
-def test_more_resources_may_go_on_with_the_same_folder(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "s")
-    run.claim(sweep())
-    run.claim(sweep(resources={"cpu": 8, "gpu": 1}))
-    assert run.sweep().resources.cpu == 8
-
-
-def test_a_changed_sweep_is_refused_and_the_folder_stays_as_it_was(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "s")
-    run.claim(sweep())
-    changed = sweep(seed=1, trial={"backbone": "test_vit", "lr": [1e-3, 1e-4]})
-    with pytest.raises(RunError) as refused:
-        run.claim(changed)
-    lines = str(refused.value).splitlines()
-    assert lines[0] == f"{run.path} holds a sweep of this name with other settings:"
-    assert lines[1:5] == [
-        "  seed: 0 -> 1",
-        '  trial.backbone: "test_resnet" -> "test_vit"',
-        "  trial.lr: 0.001 -> [0.001, 0.0001]",
-        "  trial.seed: 0 -> 1",
-    ]
-    assert "--run" in lines[5]
-    assert "--fresh" in lines[5]
-    assert run.sweep() == sweep()
 
 
 def test_a_folder_without_a_sweep_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"not a run folder.*rfray tune"):
         RunDir(tmp_path).sweep()
-
-
-def test_moved_aside_keeps_everything_and_makes_room(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "s")
-    start_trial(run, "0000-aaaaaa")
-    aside = run.move_aside()
-    assert aside is not None
-    aside = Path(aside)
-    assert aside.parent == tmp_path
-    assert aside.name.startswith("s.")
-    assert [trial.id for trial in RunDir(aside).trials()] == ["0000-aaaaaa"]
-    assert not run.path.exists()
-    assert run.move_aside() is None
-
-
-HOLDER = """
-import sys
-from pathlib import Path
-from rfray.store.run_dir import RunDir
-with RunDir(Path(sys.argv[1])).lock():
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_process_holds_the_folder_until_it_is_killed(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "s")
-    command = [sys.executable, "-c", HOLDER, str(run.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match=rf"s is in use by process {holder.pid} on \S+ \(since .*--run"), run.lock():
-            pass
-        os.kill(holder.pid, signal.SIGKILL)
-        holder.wait()
-    with run.lock():
-        pass
-
-
-def test_the_lock_stays_in_force_when_the_folder_is_moved_aside(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "s")
-    with run.lock():
-        run.move_aside()
-        run.claim(sweep())
-        with pytest.raises(RunError, match=f"in use by process {os.getpid()} on "), RunDir(run.path).lock():
-            pass
-
-
-def test_locking_alone_makes_no_folder_and_ends_with_an_exception(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "runs" / "s")
-    with pytest.raises(ZeroDivisionError), run.lock():
-        raise ZeroDivisionError
-    with run.lock():
-        assert not run.path.exists()
 
 
 def test_the_newest_run_is_the_one_started_last(tmp_path: Path) -> None:
@@ -179,10 +84,10 @@ def test_a_damaged_record_is_named_with_what_is_wrong(content: bytes, reason: st
 def test_a_damaged_or_missing_catalog_is_named(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     with pytest.raises(RunError, match=r"catalog\.parquet is missing; .*`rfray tune` makes it again"):
-        run.read_catalog()
+        read_catalog(run)
     run.catalog_file.write_bytes(b"PAR1 and no more")
     with pytest.raises(RunError, match=r"catalog\.parquet is damaged: .*`rfray tune` makes it again"):
-        run.read_catalog()
+        read_catalog(run)
 
 
 @pytest.mark.parametrize("kept", [0, 30, 300])

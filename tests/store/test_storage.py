@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rfray.errors import RunError, StorageError
-from rfray.store.lease import FILE, leased
+from rfray.errors import StorageError
 from rfray.store.storage import Mirror, Storage, is_address
 from tests.object_store import bucket_here
 
@@ -139,23 +138,6 @@ def test_a_mirror_of_nothing_does_nothing(tmp_path: Path) -> None:
 def test_an_address_that_does_not_answer_is_named(bucket: str, address: str, said: str) -> None:
     with pytest.raises(StorageError, match=said):
         list(Storage(address).entries())
-
-
-def test_a_lease_of_another_machine_is_refused_until_it_ends(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
-    with leased(storage, "process 1 on elsewhere"):
-        assert names(storage) == [FILE]
-        with leased(storage, "the same machine, where a file lock has let us in"):
-            pass
-        storage.write(FILE, b'{"host": "elsewhere", "holder": "process 1 on elsewhere"}')
-        monkeypatch.setattr("socket.gethostname", lambda: "here")
-        refused = pytest.raises(RunError, match=r"by process 1 on elsewhere, heard of \d+ s ago.*works in \d+ s")
-        with refused, leased(storage, "process 2 on here"):
-            pass
-        monkeypatch.setattr("rfray.store.lease.ENDS", -1e9)
-        with leased(storage, "process 2 on here"):
-            pass
-    assert names(storage) == []
 
 
 def test_half_a_file_is_no_file(storage: Storage, tmp_path: Path) -> None:

@@ -16,7 +16,10 @@ from rfray.errors import RunError, SweepError
 from rfray.spec.sweep import Budget, Sweep, budget_of
 from rfray.spec.sweep_file import load_sweep
 from rfray.spec.trial import Trial
-from rfray.store.run_dir import RunDir, Spent, TrialResult, TrialStart
+from rfray.store.ownership import claim_run
+from rfray.store.records import Spent, TrialResult, TrialStart, read_record, write_record
+from rfray.store.run_dir import RunDir
+from rfray.store.tables import write_catalog
 from rfray.tuning.budget import MARGIN, Meter, OutOfTime, check_budget, metered, paced
 from rfray.tuning.run_sweep import run_sweep
 from tests.tuning.test_run_sweep import sweep_of, tmp_session
@@ -120,7 +123,7 @@ def test_what_is_not_said_is_what_suits_a_budget(said: dict[str, Any], expected:
 )
 def test_a_pass_over_many_images_is_divided(train: int, val: int, gpus: float, size: int, tmp_path: Path) -> None:
     run, slot = RunDir(tmp_path), Slot(1, gpus)
-    run.write_catalog(pd.DataFrame({"part": ["train"] * train + ["val"] * val}))
+    write_catalog(run, pd.DataFrame({"part": ["train"] * train + ["val"] * val}))
     asked = sweep_asking("12m")
     assert paced(run, asked, slot).trial.given()["epoch_images"] == size
     given = asked.model_copy(update={"trial": asked.trial.model_copy(update={"epoch_images": 700})})
@@ -162,7 +165,7 @@ def test_the_end_of_the_command_is_allowed_for(tmp_path: Path) -> None:
 def test_what_earlier_starts_have_used_counts(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     run.path.mkdir()
-    run.write_spent(Spent(clock=70, gpus=5))
+    write_record(run.budget_file, Spent(clock=70, gpus=5))
     assert not meter(tmp_path, "100s", used=10).is_over()
     assert meter(tmp_path, "80s", used=10).is_over()
     assert meter(tmp_path, "100s", used=10).spent().clock == pytest.approx(80, abs=1)
@@ -173,7 +176,7 @@ def test_what_earlier_starts_have_used_counts(tmp_path: Path) -> None:
 
 def test_what_epochs_took_in_earlier_starts_is_known(tmp_path: Path) -> None:
     out = RunDir(tmp_path / "run").trial("00000-abcdef")
-    out.write_start(TrialStart(id=out.id, number=0, results_known=0, trial=SLOW))
+    write_record(out.start_file, TrialStart(id=out.id, number=0, results_known=0, trial=SLOW), out.mirror)
     pd.DataFrame({"epoch": [1], "seconds": [99.0], "ended": [1.0]}).to_csv(out.history_file, index=False)
     assert not meter(tmp_path, "100s").has_time(SLOW)
     assert meter(tmp_path, "100s").has_time(QUICK)
@@ -198,9 +201,9 @@ def test_gpus_that_are_used_up_are_told_to_all_trials(tmp_path: Path) -> None:
         assert mine is not None
         mine._holding["00000"] = (time.time() - 101, 1.0)
         mine.record()
-        assert RunDir(tmp_path / "run").is_budget_over()
-    assert not RunDir(tmp_path / "run").is_budget_over()
-    assert RunDir(tmp_path / "run").spent().gpus > 100
+        assert RunDir(tmp_path / "run").budget_over_file.exists()
+    assert not RunDir(tmp_path / "run").budget_over_file.exists()
+    assert read_record(RunDir(tmp_path / "run").budget_file, Spent).gpus > 100
 
 
 class Ends(Meter):
@@ -227,7 +230,7 @@ class Ends(Meter):
 def started(run: RunDir, sweep: Sweep, mine: Meter | None, said: io.StringIO | None = None) -> list[TrialResult]:
     """One start of a sweep."""
     console = Console(file=said or io.StringIO(), width=200)
-    run.claim(sweep)
+    claim_run(run, sweep)
     prepare_training(run, sweep, console)
     return run_sweep(run, sweep, slot_for(sweep.resources), tmp_session(), console, meter=mine)
 

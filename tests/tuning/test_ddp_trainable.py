@@ -16,7 +16,9 @@ from rfray.errors import ClusterError, TrialError
 from rfray.spec.sweep import Resources
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import read_predictions
-from rfray.store.run_dir import RunDir, TrialDir, TrialResult, TrialStart
+from rfray.store.ownership import claim_run
+from rfray.store.records import TrialResult, TrialStart, write_record
+from rfray.store.run_dir import RunDir, TrialDir
 from rfray.training.checkpoint import write_history
 from rfray.training.loop import Hooks, train
 from rfray.tuning.ddp_trainable import _cause
@@ -46,11 +48,13 @@ def what_is_taken() -> list[object]:
 def ended_with(run: RunDir, setting: Trial, score: float) -> None:
     """A trial that an earlier start has trained, with this score after every epoch."""
     out = run.trial(f"00000-{setting.digest[:6]}")
-    out.write_start(TrialStart(id=out.id, number=0, results_known=0, trial=setting))
+    write_record(out.start_file, TrialStart(id=out.id, number=0, results_known=0, trial=setting), out.mirror)
     rows = [{"epoch": epoch, "seconds": 1.0, "ended": float(epoch), "val_auc": score} for epoch in (1, 2)]
     write_history(out, rows)
     fields = {"trial": setting, "metric": "auc", "score": score, "best_epoch": 1, "epochs": 2, "seconds": 2.0}
-    out.write_result(TrialResult(id=out.id, position=0, status="ok", node="", files={}, **fields))
+    write_record(
+        out.result_file, TrialResult(id=out.id, position=0, status="ok", node="", files={}, **fields), out.mirror
+    )
 
 
 @pytest.mark.slow
@@ -66,7 +70,7 @@ def test_a_sweep_of_groups_of_which_one_and_a_half_fit(pictures: Path, tmp_path:
     slot = slot_for(sweep.resources)
     assert (slot.workers, slot_count(slot)) == (2, 1)
     run = RunDir(tmp_path / "run")
-    run.claim(sweep)
+    claim_run(run, sweep)
     console = Console(file=io.StringIO(), width=200)
     prepare_training(run, sweep, console)
     ended_with(run, sweep.trial.trial({"lr": 1e-3}), score=1.0)

@@ -16,7 +16,10 @@ from rfray.spec.sweep_file import load_sweep
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import read_predictions
 from rfray.store.files import file_digest
-from rfray.store.run_dir import RunDir, TrialResult, probe_id
+from rfray.store.ownership import claim_run
+from rfray.store.records import TrialResult
+from rfray.store.run_dir import RunDir, probe_id
+from rfray.store.tables import read_catalog
 from rfray.tuning.budget import check_budget
 from rfray.tuning.finalists import repeats
 from rfray.tuning.probing import probe_backbones
@@ -107,7 +110,7 @@ def test_every_repeat_is_trained_to_its_end_and_keeps_its_weights(made: Path) ->
 
 def test_the_folds_together_speak_of_every_training_image_once(made: Path) -> None:
     run = RunDir(made)
-    catalog = run.read_catalog()
+    catalog = read_catalog(run)
     training = sorted(catalog.loc[catalog["part"].isin(["train", "val"]), "path"])
     models = fold_models(run, 2)
     assert set(models) == {out.start().repeats for out in run.repeats()}
@@ -146,7 +149,7 @@ def test_a_finished_sweep_may_be_asked_for_finalists_later(made: Path, pictures:
     run = RunDir(tmp_path / "run")
     shutil.copytree(made, run.path)
     later = again(pictures, tmp_path, "search.finalists=1", "search.seeds=3", "data.folds=null")
-    run.claim(later)  # nothing that a trial depends on has changed
+    claim_run(run, later)  # nothing that a trial depends on has changed
     run_sweep(run, later, slot_for(later.resources), tmp_session(), quiet())
     best = max(run.trials(), key=lambda out: out.result().score)
     seeds = [out.start().trial.seed for out in run.repeats() if out.start().repeats == best.id and not out.start().fold]

@@ -8,7 +8,8 @@ import torch
 from rfray.errors import RunError
 from rfray.spec.trial import Trial
 from rfray.store.files import file_digest
-from rfray.store.run_dir import RunDir, TrialDir, TrialStart
+from rfray.store.records import TrialStart, write_record
+from rfray.store.run_dir import RunDir, TrialDir
 from rfray.training.checkpoint import write_history, write_state
 from rfray.tuning.integrity import mend
 from rfray.tuning.recorder import results
@@ -24,13 +25,13 @@ def run(tmp_path: Path) -> RunDir:
             id=f"{number:05d}-abcdef", number=number, results_known=number, trial=Trial(backbone="resnet18")
         )
         out = run.trial(start.id)
-        out.write_start(start)
+        write_record(out.start_file, start, out.mirror)
         out.history_file.write_text("epoch,seconds\n1,2.0\n")
         out.weights_file.write_bytes(b"weights")
         out.predictions_file("val").write_bytes(b"predictions")
         vouched = (out.history_file, out.weights_file, out.predictions_file("val"))
         files = {file.name: file_digest(file) for file in vouched}
-        out.write_result(result(number, "ok").model_copy(update={"files": files}))
+        write_record(out.result_file, result(number, "ok").model_copy(update={"files": files}), out.mirror)
     return run
 
 
@@ -90,7 +91,7 @@ def running(run: RunDir) -> TrialDir:
     """A third trial that was killed after two epochs."""
     start = TrialStart(id="00002-abcdef", number=2, results_known=2, trial=Trial(backbone="resnet18"))
     out = run.trial(start.id)
-    out.write_start(start)
+    write_record(out.start_file, start, out.mirror)
     write_history(out, ROWS)
     write_state(out, 2, {"epoch": {"epoch": 2}, "history": ROWS, "weights": torch.arange(100.0)})
     return out

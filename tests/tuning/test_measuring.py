@@ -12,10 +12,11 @@ from rfray.cluster.packing import MARGIN, Packing
 from rfray.cluster.slots import Slot, slot_count
 from rfray.errors import ClusterError
 from rfray.spec.trial import Trial
+from rfray.store.records import Measurements, write_record
 from rfray.store.run_dir import RunDir
 from rfray.training.footprint import footprint
 from rfray.tuning import measuring
-from rfray.tuning.measuring import heaviest_trials, keep_packing, shares_for
+from rfray.tuning.measuring import heaviest_trials, keep_packing, known_measurements, shares_for
 from rfray.tuning.plan import packing_lines
 from tests.tuning.test_smoke_test import sweep_file
 
@@ -70,9 +71,9 @@ def test_every_backbone_is_measured_once(tmp_path: Path, ray_here: None, monkeyp
     assert line.endswith(
         f" GB, {one.images_per_second:.0f} images/s, 8 at a time; 1 CPU and 0 GPU each, {slot_count(packing)} at once"
     )
-    assert run.measured() == []  # looking at the plan alone writes nothing
+    assert known_measurements(run) == []  # looking at the plan alone writes nothing
     keep_packing(run, packing, QUIET)
-    assert run.measured() == [one]
+    assert known_measurements(run) == [one]
 
     def again(attempt: object) -> None:
         raise AssertionError("measured again")
@@ -98,6 +99,6 @@ def test_what_can_not_be_trained_anywhere_is_named(tmp_path: Path, ray_here: Non
 
 def test_a_damaged_record_is_measured_again(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    run.write_measured([])
+    write_record(run.measured_file, Measurements(measured=[]))
     run.measured_file.write_text("{}")
-    assert run.measured() == []
+    assert known_measurements(run) == []

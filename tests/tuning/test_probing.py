@@ -17,7 +17,10 @@ from rfray.errors import SweepError, SweepFailed
 from rfray.evaluation.leaderboard import build_leaderboard
 from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
-from rfray.store.run_dir import RunDir, TrialResult, probe_id
+from rfray.store.ownership import claim_run
+from rfray.store.records import TrialResult, write_record
+from rfray.store.run_dir import RunDir, probe_id
+from rfray.store.tables import read_catalog
 from rfray.tuning import probing
 from rfray.tuning.integrity import mend
 from rfray.tuning.probing import beginnings, learned_from, narrowed, probe_backbones
@@ -45,7 +48,7 @@ sweep_of = partial(checked_sweep, text=SWEEP)
 
 def prepared(sweep: Sweep, folder: Path) -> RunDir:
     run = RunDir(folder / "run")
-    run.claim(sweep)
+    claim_run(run, sweep)
     prepare_training(run, sweep, quiet())
     return run
 
@@ -70,7 +73,7 @@ def copied(made: Path, folder: Path) -> RunDir:
 
 def test_a_probe_is_a_model_like_any_other(made: Path, tmp_path: Path) -> None:
     run = copied(made, tmp_path)
-    catalog = run.read_catalog()
+    catalog = read_catalog(run)
     fit = catalog[catalog["part"] == "train"]
     results = [out.result() for out in run.probes()]
     assert {result.trial.backbone for result in results} == {"test_resnet", "test_vit"}
@@ -132,7 +135,7 @@ def test_trials_begin_with_the_head_and_the_search_where_the_probe_points(
 ) -> None:
     sweep, run = sweep_of(pictures, tmp_path, "trial.lr=1e-9", "search.probe_keep=2"), copied(made, tmp_path)
     run.sweep_file.unlink()
-    run.claim(sweep)
+    claim_run(run, sweep)
     search = narrowed(run, sweep, quiet())
     done = run_sweep(run, search, slot_for(sweep.resources), tmp_path, quiet())
     first, second = sorted(done, key=lambda result: result.id)
@@ -159,7 +162,9 @@ def finished(run: RunDir, sweep: Sweep, out_of_fold: dict[str, list[float]], lab
         seen = slice(len(p_fake))
         write_predictions(out.out_of_fold_file, Predictions(ids[seen], np.array(labels, np.int8)[seen], p_fake), {})
         fields = {"status": "ok", "metric": "auc", "score": 0.5, "epochs": 0, "seconds": 0.0, "node": "", "files": {}}
-        out.write_result(TrialResult(id=out.id, position=position, kind="probe", trial=probe, **fields))
+        write_record(
+            out.result_file, TrialResult(id=out.id, position=position, kind="probe", trial=probe, **fields), out.mirror
+        )
 
 
 LABELS = [0, 1] * 40
@@ -275,5 +280,5 @@ def test_a_probe_learns_from_what_there_was_time_to_look_at(
     assert f"There was time for {count} of these images for the probe of test_vit" in said.getvalue()
     assert out.result().status == "ok"
     out_of_fold = read_predictions(out.out_of_fold_file)
-    fit = run.read_catalog().query("part == 'train'")["path"].to_numpy()
+    fit = read_catalog(run).query("part == 'train'")["path"].to_numpy()
     assert out_of_fold.ids.tolist() == fit[learned_from(len(fit), sweep)[:count]].tolist()

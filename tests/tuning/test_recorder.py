@@ -1,7 +1,7 @@
 """Hopeless sweeps are ended."""
 
 from rfray.spec.trial import Trial
-from rfray.store.run_dir import TrialResult
+from rfray.store.records import TrialResult
 from rfray.tuning.recorder import hopeless
 
 

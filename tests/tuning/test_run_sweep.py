@@ -17,7 +17,10 @@ from rfray.errors import ClusterError, InputError, SweepFailed
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import load_sweep
 from rfray.stats.predictions import read_predictions
-from rfray.store.run_dir import RunDir, TrialResult
+from rfray.store.ownership import claim_run
+from rfray.store.records import TrialResult
+from rfray.store.run_dir import RunDir
+from rfray.store.tables import read_catalog
 from rfray.tuning.display import Display
 from rfray.tuning.preflight import check_sweep
 from rfray.tuning.run_sweep import check_outcome, run_sweep
@@ -57,7 +60,7 @@ def tmp_session() -> Path:
 def run_here(sweep: Sweep, folder: Path, said: io.StringIO | None = None) -> tuple[RunDir, list[TrialResult]]:
     console = Console(file=said or io.StringIO(), width=200)
     run = RunDir(folder / "run")
-    run.claim(sweep)
+    claim_run(run, sweep)
     prepare_training(run, sweep, console)
     return run, run_sweep(run, sweep, slot_for(sweep.resources), tmp_session(), console)
 
@@ -165,7 +168,7 @@ def test_the_report_folder_is_not_needed_to_train_and_choose(pictures: Path, tmp
     sweep = sweep_of(pictures, tmp_path, "data.test=not/there", "search.trials=2", "trial.epochs=2")
     run, done = run_here(sweep, tmp_path, said)
     assert [result.status for result in done] == ["ok", "ok"]
-    assert set(run.read_catalog()["part"]) == {"train", "val"}
+    assert set(read_catalog(run)["part"]) == {"train", "val"}
     # and a log has one line an epoch
     lines = [line for line in said.getvalue().splitlines() if " epoch " in line]
     assert len(lines) == 4

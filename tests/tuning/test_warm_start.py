@@ -18,14 +18,17 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import differences, load_sweep
 from rfray.stats.predictions import read_predictions
 from rfray.store.files import file_digest
-from rfray.store.run_dir import EarlierTrial, RunDir
+from rfray.store.ownership import claim_run
+from rfray.store.records import EarlierTrial, write_record
+from rfray.store.run_dir import RunDir
+from rfray.store.tables import write_catalog
 from rfray.tuning.disk_needs import Needs
 from rfray.tuning.plan import plan_lines
 from rfray.tuning.preflight import check_sweep
 from rfray.tuning.proposals import Proposals
 from rfray.tuning.recorder import results, tidy
 from rfray.tuning.strategies import SEARCHERS, Sampled, Searcher
-from rfray.tuning.warm_start import check_warm_start, foreseen, warm_start
+from rfray.tuning.warm_start import check_warm_start, foreseen, read_warm_start, warm_start
 from tests.synthetic import FIRST, fail_trial, finish_trial, predictions
 from tests.tuning.test_run_sweep import run_here, sweep_of
 
@@ -46,9 +49,9 @@ def sweep(**sections: dict[str, Any]) -> Sweep:
 def begun(folder: Path | str, asked: Sweep, images: str = "digest") -> RunDir:
     """A run folder whose images have been looked at: two to learn from and one to choose on, of `images` content."""
     run = RunDir(folder)
-    run.claim(asked)
+    claim_run(run, asked)
     rows = {"path": ["real/1.jpg", "fake/1.jpg", "fake/2.jpg"], "part": ["train", "train", "val"], "digest": images}
-    run.write_catalog(pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **rows}))
+    write_catalog(run, pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **rows}))
     return run
 
 
@@ -61,7 +64,11 @@ def ended(
     vouched = (out.history_file, out.weights_file, out.predictions_file("val"))
     result = out.result()
     assert result is not None
-    out.write_result(result.model_copy(update={"files": {f.name: file_digest(f) for f in vouched if f.exists()}}))
+    write_record(
+        out.result_file,
+        result.model_copy(update={"files": {f.name: file_digest(f) for f in vouched if f.exists()}}),
+        out.mirror,
+    )
     return out.id
 
 
@@ -77,7 +84,7 @@ def warm(*runs: RunDir, **search: Any) -> dict[str, Any]:
 
 
 def uses(run: RunDir) -> list[tuple[str, str]]:
-    known = run.warm_start()
+    known = read_warm_start(run)
     assert known is not None
     return [(Path(one.run).name + "/" + one.id[:5], one.use) for one in known.trials]
 
@@ -185,7 +192,7 @@ def test_what_the_same_scheduler_or_patience_has_stopped_is_taken_over(tmp_path:
     out = first.trial(ended(first, 1, 0.2, 0.6, epochs=3, patience=1, trained=2))  # out of patience: best was epoch 1
     result = out.result()
     assert result is not None
-    out.write_result(result.model_copy(update={"best_epoch": 1}))
+    write_record(out.result_file, result.model_copy(update={"best_epoch": 1}), out.mirror)
     for scheduler, taken in [("asha", 2), ("none", 1), ("median", 1)]:
         asked = sweep(search=warm(first, scheduler=scheduler), trial={"epochs": 3, "patience": 1})
         assert len(foreseen(begun(tmp_path / scheduler, asked), asked).taken_over) == taken
@@ -232,7 +239,7 @@ def test_scores_that_can_not_be_compared_count_nothing_but_the_best_settings_are
         "1 is outside of this sweep's axes; 1 failed"
     ]
     assert run.trials() == []
-    known = run.warm_start()
+    known = read_warm_start(run)
     assert known is not None
     searcher = SEARCHERS["optuna"](asked, known.trials)
     assert [searcher.ask() for _ in range(3)] == [{"lr": 0.3}, {"lr": 0.2}, {"lr": 0.4}]
@@ -466,7 +473,7 @@ def test_before_the_images_are_read_their_settings_names_and_times_decide(pictur
 
     data = {"source": "folder", "train": str(pictures / "train"), "test": str(pictures / "test")}
     first = RunDir(tmp_path / "first")
-    first.claim(sweep(data=data))
+    claim_run(first, sweep(data=data))
     prepare_training(first, sweep(data=data), Console(file=io.StringIO()))
     ended(first, 0, 0.1, 0.6)
     for more, said in [

@@ -1,0 +1,195 @@
+"""a JSON file of a run <-> its typed record; each carries its own digest, by which damage is noticed."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from rfray.errors import RunError
+from rfray.spec.schema_base import Strict
+from rfray.spec.trial import Trial
+from rfray.store.files import replace_text
+from rfray.store.storage import Mirror
+
+Record = TypeVar("Record", bound=BaseModel)
+
+Fold = tuple[int, int]
+"""Its number, from 1, and how many there are (`data.folds`)."""
+
+
+class TrialStart(Strict):
+    """trial.json: what the trial was asked to be."""
+
+    id: str
+    number: int
+    """Position in the order in which the search proposed the trials, from 0."""
+    results_known: int
+    """How many trials had ended when it was proposed: with `TrialResult.position`, the search can be retraced."""
+    epochs_known: int = 0
+    """How many epochs, of all trials, had been judged by then; the search learns from them where trials pause."""
+    trial: Trial
+    repeats: str | None = None
+    """Id of the finalist that is trained again."""
+    fold: Fold | None = None
+    """The fold of the training images that this one is judged on; None: on val."""
+    micro_batch: int | None = None
+    """Images that fit into memory at once, where that was fewer than `trial.batch_size`; gradients are accumulated."""
+
+
+class TrialResult(Strict):
+    """result.json: how the trial ended. Written last, by the driver; a trial without it is not finished."""
+
+    id: str
+    position: int
+    """Position in the order in which the trials ended, from 0."""
+    kind: Literal["model", "probe", "fold"] = "model"
+    """A trained trial; a probe: a backbone that stood still, under a head that was learned; or a finalist trained again
+    on all folds but one."""
+    status: Literal["ok", "failed"]
+    reason: str | None = None
+    """First line of the error of a failed trial."""
+    trial: Trial
+    """The setting at the best epoch (pbt changes it on the way); of a probe, see `Sweep.probe`."""
+    metric: str
+    """Name of the val metric."""
+    score: float | None = None
+    """Best value of the val metric, in [0, 1]."""
+    best_epoch: int | None = None
+    """Epoch (from 1) that the weights and the val predictions come from."""
+    epochs: int
+    """Epochs that were trained."""
+    seconds: float
+    """Time spent in those epochs."""
+    wait_share: float | None = None
+    """Share of the training time in which the model waited for images, in [0, 1]; None where no epoch was trained."""
+    node: str
+    """Host that the trial ran on last."""
+    files: dict[str, str]
+    """Name -> SHA-256 of the trial's other files, by which damage is noticed."""
+    repeats: str | None = None
+    """Id of the finalist that was trained again; None for a trial of the search."""
+    taken_from: str | None = None
+    """Folder of the trial of an earlier run (`search.warm_start`) that this one was taken over from, not trained."""
+
+
+class EarlierTrial(Strict):
+    """A trial of an earlier run, and what it is to a sweep that starts warm."""
+
+    run: str
+    """Path or address of the earlier run."""
+    id: str
+    """What the trial is called there."""
+    trial: Trial
+    score: float
+    """Best value of that run's val metric, in [0, 1]."""
+    use: Literal["taken over", "score", "setting"]
+    """taken over: it is one of this run's own; score: the search knows what it came to; setting: the search tries what
+    it was set to on the axes first, as its score is one of other images or another metric."""
+
+
+class WarmStart(Strict):
+    """warm_start.json: what a sweep has from earlier runs, written when all of it is in the run folder.
+
+    Whatever becomes of the earlier runs then, the search can be retraced.
+    """
+
+    trials: list[EarlierTrial] = Field(default=[])
+    """Those taken over in the order of their numbers here, from 0."""
+    lines: list[str] = Field(default=[])
+    """What was used, for people: one on each earlier run."""
+
+    @property
+    def taken_over(self) -> list[EarlierTrial]:
+        """The trials with the first numbers of this run."""
+        return [one for one in self.trials if one.use == "taken over"]
+
+
+class Measured(Strict):
+    """What it takes to train one backbone at one image size, as measured on one kind of GPU, or on CPUs."""
+
+    setting: str
+    """Digest of the trial that was trained for it."""
+    backbone: str
+    image_size: int
+    device: str
+    """Name of the GPU, or cpu."""
+    device_memory: int
+    """Bytes that one such GPU has; 0 on CPUs."""
+    memory: int
+    """Bytes of it that the training took at the most, all that its process takes there included; 0 on CPUs."""
+    host_memory: int
+    """Bytes of the node's memory that its process took at the most."""
+    micro_batch: int
+    """Images that were computed at once: a batch, or fewer where so many did not fit."""
+    images_per_second: float
+    """Of training, without augmentation."""
+
+
+class Measurements(Strict):
+    """measured.json: what `resources: auto` goes by, so that a later start need not measure again."""
+
+    measured: list[Measured]
+
+
+class Spent(Strict):
+    """budget.json: what the starts of a sweep with a `search.budget` have used so far."""
+
+    clock: float = 0
+    """Seconds of the command."""
+    gpus: float = 0
+    """Seconds of trials x the GPUs that they had."""
+
+
+class Start(NamedTuple):
+    """One line of starts.csv: a process began with a trial."""
+
+    session: str
+    """Changes with every start of the sweep."""
+    epochs: str
+    """How many epochs were done before."""
+    host: str
+    process: str
+    token: str
+    """Whoever wrote the last one may write into the trial's folder."""
+
+
+def write_record(path: Path, record: BaseModel, mirror: Mirror | None = None) -> None:
+    """Writes a record as JSON together with its digest, and sends it to the address that `mirror` stands for."""
+    fields = record.model_dump(mode="json")
+    replace_text(path, json.dumps({**fields, "sha256": _digest(fields)}, indent=1))
+    if mirror is not None:
+        mirror.send(path)
+
+
+def read_record(path: Path, model: type[Record]) -> Record:
+    """Reads what `write_record` wrote. Raises RunError where it is missing, damaged or no such record."""
+    try:
+        fields = json.loads(path.read_bytes())
+        if not isinstance(fields, dict) or fields.pop("sha256", None) != _digest(fields):
+            raise RunError(f"{path} is damaged: its content does not match its digest")
+        return model.model_validate_json(json.dumps(fields))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing") from None
+    except (ValidationError, ValueError) as error:
+        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def find_record(path: Path, model: type[Record], mirror: Mirror | None = None, remedy: str = "") -> Record | None:
+    """The same, fetched from the address that `mirror` stands for; None where there is no such file.
+
+    `remedy` is what the error of a damaged file says one can do.
+    """
+    if mirror is not None:
+        mirror.fetch(path)
+    if not path.exists():
+        return None
+    try:
+        return read_record(path, model)
+    except RunError as error:
+        raise RunError(f"{error}; {remedy}") if remedy else error from None
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
