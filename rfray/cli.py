@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rfray.store.run_dir import RunDir
+
+BEGAN = time.time()
+"""When this process began, in seconds since 1970: a search.budget counts from here."""
 
 app = typer.Typer(
     name="rfray",
@@ -96,7 +100,7 @@ def tune(
         _exit(tune_elsewhere(file, sweep, folder, overrides or (), once, address, on_interrupt, _console()))
         return
     options = {"fresh": fresh, "dry_run": dry_run, "accept_audit": accept_audit}
-    tune(file, RunDir(folder), address, _console(), **options)
+    tune(file, RunDir(folder), address, _console(), began=BEGAN, **options)
 
 
 @app.command()

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 # torch, timm and Ray are imported inside the functions: a wrong sweep file is answered without them
 
-BEGAN = time.time()
-"""When this process began, in seconds since 1970: a search.budget counts from here."""
-
 
 def tune(
     file: SweepFile,
@@ -36,13 +33,16 @@ def tune(
     fresh: bool = False,
     dry_run: bool = False,
     accept_audit: bool = False,
+    began: float | None = None,
 ) -> list[TrialResult]:
     """Runs the sweep on the Ray cluster at `address`, by default on this machine; goes on where it was stopped.
 
     `fresh` moves an existing run folder aside first; `dry_run` checks everything and prints the plan; `accept_audit`
-    goes on although the audit of the images has found errors. Returns the results of all trials (none of a dry run).
+    goes on although the audit of the images has found errors. A search.budget counts from `began` (seconds since 1970),
+    by default from now. Returns the results of all trials (none of a dry run).
     Raises InputError where anything that was given can't be used, SweepFailed where too many trials have failed.
     """
+    began = time.time() if began is None else began
     # torch and timm take seconds to import, and Ray to start, most of which it waits
     importing = Thread(target=import_module, args=["rfray.tuning.smoke_test"])
     importing.start()
@@ -59,7 +59,7 @@ def tune(
             if fresh and (aside := move_run_aside(run)):
                 console.print(f"The earlier run is now {aside}", soft_wrap=True)
             claim_run(run, file.sweep)
-            done = _run(file, run, shares, needs, session, accept_audit, console)
+            done = _run(file, run, shares, needs, session, accept_audit, began, console)
 
     from rfray.tuning.run_sweep import check_outcome
 
@@ -101,6 +101,7 @@ def _run(
     needs: "Needs",
     session: Path,
     accept_audit: bool,
+    began: float,
     console: "Console",
 ) -> list[TrialResult]:
     """Prepares the images, probes the backbones and runs the trials, within the budget if there is one."""
@@ -116,7 +117,7 @@ def _run(
 
     sweep = file.sweep
     with ExitStack() as stack:
-        meter = stack.enter_context(metered(run, sweep, shares, BEGAN))
+        meter = stack.enter_context(metered(run, sweep, shares, began))
         keep_packing(run, shares, console)
         prepare_training(run, sweep, console)
         draw_audit(run, sweep)

@@ -1,0 +1,173 @@
+"""rfray from Python: sweeps, runs, leaderboards and detectors. The commands do the same with the same code."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from rfray.commands.ensemble import FORMATS
+from rfray.commands.ensemble import ensemble as make_ensemble
+from rfray.commands.tune import tune as run_sweep
+from rfray.evaluation.leaderboard import read_leaderboard
+from rfray.spec.sweep import Sweep
+from rfray.spec.sweep_file import load_sweep, sweep_from
+from rfray.store.run_dir import RunDir
+
+
+class Leaderboard(pd.DataFrame):
+    """One row a trial and one an ensemble, best first: leaderboard.csv with its dtypes."""
+
+    @property
+    def _constructor(self) -> type["Leaderboard"]:  # how pandas keeps the type in slices; documented there
+        return Leaderboard
+
+    @property
+    def best(self) -> "pd.Series[Any]":
+        """The first row: the best by the val metric."""
+        return self.iloc[0]
+
+
+class Run:
+    """A run folder: what `tune` writes and `ensemble` reads."""
+
+    def __init__(self, path: Path | str) -> None:
+        """`path` is the folder or its address (s3://…). Raises RunError where it is none."""
+        self._files = RunDir(path)
+        self._files.mirror.fetch(self._files.sweep_file)
+        self.sweep: Sweep = self._files.sweep()
+        """What was asked for, every default filled in."""
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def path(self) -> Path | str:
+        """The folder, or its address."""
+        return self._files.where
+
+    def ensemble(
+        self,
+        *,
+        top_k: int | None = None,
+        methods: Sequence[str] | None = None,
+        corruptions: bool | None = None,
+        formats: Iterable[str] = FORMATS,
+        address: str | None = None,
+        verbose: bool = True,
+    ) -> Leaderboard:
+        """Joins the best trials, predicts the test images, writes the bundle, leaderboard, plots and page.
+
+        Args:
+            top_k: Number of members; by default the sweep's `ensemble.top_k`.
+            methods: soft, weighted or calibrated; the first one is the detector's; by default the sweep's.
+            corruptions: Whether the test images are predicted corrupted, too; by default as the sweep says.
+            formats: csv, markdown, html; the CSV is always written.
+            address: A running Ray cluster (auto or host:port); by default this machine.
+            verbose: Whether progress is printed.
+
+        Raises:
+            SweepFailed: No trial can vote.
+            InputError: An option or the test images can't be used.
+
+        """
+        given = {"top_k": top_k, "methods": None if methods is None else list(methods)}
+        make_ensemble(self._files, given, corruptions, list(formats), address, Console(quiet=not verbose))
+        return self.leaderboard()
+
+    def leaderboard(self) -> Leaderboard:
+        """What the last `ensemble` wrote. Raises RunError where there is none."""
+        return Leaderboard(read_leaderboard(self._files))
+
+    def detector(self) -> "Detector":
+        """The run's ensemble, ready to predict. Raises RunError where there is none."""
+        return load(self.path)
+
+
+class Detector:
+    """A bundle, ready to predict: the ensemble that `rfray ensemble` leaves."""
+
+    def __init__(self, bundle: Path | str) -> None:
+        """`bundle` is a folder with ensemble.json, a run that has one, or an address. Raises RunError otherwise."""
+        from rfray.models.bundle import load_bundle
+
+        self._bundle = load_bundle(bundle)
+        vote = self._bundle.ensemble
+        self.threshold: float = vote.threshold
+        """An image is called fake where p_fake >= threshold."""
+        self.members: list[str] = list(vote.members)
+        """Ids of the trials that vote, best first."""
+
+    def predict(self, paths: Iterable[Path | str], batch_size: int = 64) -> pd.DataFrame:
+        """One row a file, in order: path, p_fake, verdict, one column a member, and reason where it can't be read.
+
+        Args:
+            paths: Image files and folders.
+            batch_size: Images that are computed at a time.
+
+        """
+        import os
+
+        from rfray.data.listing import image_files
+        from rfray.models.ensemble_inference import detect
+        from rfray.models.verdicts import verdict_table
+
+        given = [paths] if isinstance(paths, str | Path) else paths
+        files = list(image_files([str(path) for path in given]))
+        vote = self._bundle.ensemble
+        found = detect(self._bundle, files, batch_size, os.cpu_count() or 1)
+        tables = [verdict_table(vote, seen.paths, seen.scores, seen.reasons) for seen in found]
+        return pd.concat(tables, ignore_index=True) if tables else verdict_table(vote, [], np.empty((0, 0)), [])
+
+    def predict_proba(self, paths: Iterable[Path | str], batch_size: int = 64) -> np.ndarray:
+        """(n, 2) float64: the probability of real and of fake of each file; nan where it can't be read."""
+        p_fake = self.predict(paths, batch_size)["p_fake"].to_numpy(float)
+        return np.column_stack([1 - p_fake, p_fake])
+
+
+def tune(
+    sweep: Sweep | Mapping[str, Any] | Path | str,
+    *,
+    run: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    fresh: bool = False,
+    accept_audit: bool = False,
+    verbose: bool = True,
+) -> Run:
+    """Runs a sweep; the same call after any interruption goes on where it stopped.
+
+    Args:
+        sweep: A sweep file, its fields as a mapping, or a `Sweep`.
+        run: The run folder, or its address (s3://…); by default runs/<name>.
+        overrides: `key=value` texts that win over the sweep, as `--set` on the command line.
+        address: A running Ray cluster (auto or host:port); by default this machine.
+        fresh: Whether an existing run folder is moved aside first.
+        accept_audit: Whether to go on although the audit of the images has found errors.
+        verbose: Whether progress is printed.
+
+    Raises:
+        InputError: Something that was given can't be used; nothing was started.
+        SweepFailed: More trials failed than `search.max_failed` allows.
+
+    """
+    if isinstance(sweep, Path | str):
+        file = load_sweep(Path(sweep), tuple(overrides))
+    else:
+        raw = sweep.model_dump(mode="json", exclude_none=True) if isinstance(sweep, Sweep) else sweep
+        file = sweep_from(raw, "the sweep", tuple(overrides))
+    folder = RunDir(run or Path("runs", file.sweep.name))
+    run_sweep(file, folder, address, Console(quiet=not verbose), fresh=fresh, accept_audit=accept_audit)
+    return Run(folder.where)
+
+
+def open(run: Path | str) -> Run:  # noqa: A001  as in `rfray.open("runs/x")`
+    """A run folder, or a run at an address (s3://…). Raises RunError where there is none."""
+    return Run(run)
+
+
+def load(bundle: Path | str) -> Detector:
+    """A detector: a folder with ensemble.json, a run that has one, or an address. Raises RunError otherwise."""
+    return Detector(bundle)
