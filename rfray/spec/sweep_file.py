@@ -55,6 +55,11 @@ def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
     return _checked(text, str(path), overrides)
 
 
+def sweep_from(fields: Mapping[str, Any], name: str, overrides: tuple[str, ...] = ()) -> SweepFile:
+    """A sweep from its fields, as a sweep file has them; `name` stands for the file in errors. Raises SweepError."""
+    return _checked(json.dumps(fields), name, overrides)
+
+
 def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> Sweep:
     """A sweep that has the images of a folder: of its train and test, where it has a train, else its own.
 
