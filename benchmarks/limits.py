@@ -23,13 +23,15 @@ import psutil
 
 from benchmarks.leaderboard import synthetic_run
 from benchmarks.pictures import write_pictures
-from rfray.data.catalog import divide, list_folder, load_images, part_digest
+from rfray.data.catalog import load_images, part_digest
 from rfray.data.decoding import decode
 from rfray.data.fingerprints import KEYPOINTS, fingerprint, to_table
+from rfray.data.folders import list_images
 from rfray.data.geometry import Geometry
 from rfray.data.images import Images
 from rfray.data.near_duplicates import candidates
 from rfray.data.pixel_cache import CachedPixels, pixel_file
+from rfray.data.splits import divide
 from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.sweep import CacheSettings, DataSettings, Sweep
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
@@ -119,8 +121,8 @@ def _listing(folder: Path, given: argparse.Namespace) -> None:
         path = folder / "listed" / ("fake" if number % 2 else "real") / f"{number // 1000:03d}" / f"{number:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    classes = DataSettings(source="demo").class_folders()
-    _say("listing one image file", _seconds(lambda: list_folder(folder / "listed", classes), 1) / count * 1e6, "µs")
+    settings = DataSettings(train=str(folder / "listed"), test=0.2)
+    _say("listing one image file", _seconds(lambda: list_images(settings, "train"), 1) / count * 1e6, "µs")
     shutil.rmtree(folder / "listed")
 
 
@@ -176,7 +178,8 @@ def _catalog(folder: Path, given: argparse.Namespace) -> None:
         {
             "path": names,
             "label": np.arange(n, dtype=np.int8) % 2,
-            "group": "",
+            "folder": "train",
+            "subfolder": "",
             "digest": digests,
             "width": 256,
             "height": 256,

@@ -151,8 +151,8 @@ def as_predicted(run: RunDir) -> RunDir:
     files = {trial: trial.predictions_file("test") for trial in run.trials()}
     found = {trial: read_predictions(file) for trial, file in files.items() if file.exists()}
     images = next(iter(found.values()))
-    columns = {"path": images.ids, "label": images.labels, "part": "test", "digest": "", "subfolder": "", "group_id": 0}
-    catalog = pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **columns})
+    catalog = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(len(images.ids)))
+    catalog = catalog.assign(path=images.ids, label=images.labels, part="test", folder="test", group_id=0)
     write_catalog(run, catalog)
     kept = [trial for trial in found if trial.weights_file.exists()]
     for trial in kept:

@@ -138,7 +138,7 @@ def copies_across_the_split(facts: Facts) -> Iterator[Finding]:
             sentence=f"In {_counted(len(pairs), 'pair')} of similar images ({_kinds(pairs)}), one is in train and the "
             f"other in val, e.g. {_named(facts, pairs['first'], pairs['second'])}: a model that remembers the one is "
             "scored on the other.",
-            what_to_do="Put the copies of a picture into one subfolder and set `data.split_by: group`, or delete them.",
+            what_to_do="Delete these images from one of the two folders.",
         )
 
 

@@ -19,8 +19,8 @@ def audited_pictures(run: RunDir, sweep: Sweep) -> tuple[np.ndarray, pd.DataFram
     images = read_audited_images(run)
     chosen = images.sample(min(SAMPLE, len(images)), random_state=0).sort_index()
     pixels = np.empty((len(chosen), SAMPLE_SIDE, SAMPLE_SIDE, 3), np.uint8)
-    for folder, here in images.groupby("folder"):
-        source = load_folder(here, sweep.data, str(folder), geometries(sweep)[0])
+    for _, here in images.groupby("folder"):
+        source = load_folder(here, sweep.data, geometries(sweep)[0])
         rows = {index: row for row, index in enumerate(here.index)}
         for position, index in enumerate(chosen.index):
             if index in rows:

@@ -10,7 +10,8 @@ from rich.progress import Progress
 
 from rfray.cluster.slots import Node, TrialSlots, nodes
 from rfray.data.cache_limits import cache_folder
-from rfray.data.catalog import image_folder, load_images
+from rfray.data.catalog import load_images
+from rfray.data.folders import image_folder
 from rfray.data.geometry import geometries
 from rfray.data.images import ImageFiles
 from rfray.errors import ClusterError, DataError, StorageError
@@ -58,21 +59,22 @@ def _prepare(where: Path | str) -> str | None:
     run = RunDir(where)
     run.mirror.pull("sweep.yaml", "catalog.parquet")
     sweep, catalog = run.sweep(), read_catalog(run)
-    folder = image_folder(sweep.data, "train")
-    unseen = isinstance(folder, Path) and not folder.is_dir()
-    try:
-        for geometry in geometries(sweep):
-            source = load_images(catalog, sweep.data, "train", geometry).source  # val is in the same folder
-            if unseen and isinstance(source, ImageFiles):  # nothing was read, as the cache has no room
-                return _unseen(sweep, folder)
-    except (DataError, StorageError) as error:
-        return _unseen(sweep, folder) if unseen else f"can't read the images: {error}"
+    for part in sweep.data.training_folders:
+        folder = image_folder(sweep.data, part)
+        unseen = isinstance(folder, Path) and not folder.is_dir()
+        try:
+            for geometry in geometries(sweep):
+                source = load_images(catalog, sweep.data, part, geometry).source
+                if unseen and isinstance(source, ImageFiles):  # nothing was read, as the cache has no room
+                    return _unseen(sweep, part, folder)
+        except (DataError, StorageError) as error:
+            return _unseen(sweep, part, folder) if unseen else f"can't read the images: {error}"
     return None
 
 
-def _unseen(sweep: Sweep, folder: object) -> str:
+def _unseen(sweep: Sweep, part: str, folder: object) -> str:
     return (
         f"can't see the images: {folder} is not there, and they are not in its cache of decoded pixels "
         f"({cache_folder(sweep.data.cache)}) either. Put them on a disk that all nodes share, or copy them to "
-        f"{socket.gethostname()}, under the same path; or at an address that all reach (data.train: s3://…)"
+        f"{socket.gethostname()}, under the same path; or at an address that all reach (data.{part}: s3://…)"
     )

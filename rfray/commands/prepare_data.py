@@ -1,29 +1,26 @@
-"""sweep + folders -> a run's catalog.parquet and audit.json: by `rfray tune`; test by `rfray ensemble`."""
+"""A sweep and its data folders -> the run's catalog.parquet, images.parquet, unreadable.csv and audit.json.
+
+`rfray tune` prepares train and val; `rfray ensemble` adds test.
+"""
 
 import os
+from itertools import product
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
 from rfray.audit.audit import audit_images
-from rfray.data.catalog import (
-    COLUMNS,
-    Scanned,
-    changes,
-    divide,
-    fold_of,
-    group_ids,
-    image_folder,
-    scan_folder,
-)
-from rfray.data.changed import training_changes, unreadable
+from rfray.data.catalog import COLUMNS, Scanned, scan_folder
+from rfray.data.changed import UNREADABLE, changes, read_unreadable, training_changes
 from rfray.data.decoding import decode
+from rfray.data.folders import image_folder, most_images
 from rfray.data.geometry import geometries
 from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.data.pixel_cache import no_room_in_cache
+from rfray.data.splits import divide, fold_of, group_ids
 from rfray.errors import AuditError, DataError, RunError, StorageError
-from rfray.spec.sweep import Sweep
+from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.audit_record import read_audit
 from rfray.store.files import replacing
 from rfray.store.records import write_record
@@ -31,7 +28,7 @@ from rfray.store.run_dir import RunDir
 from rfray.store.tables import read_audited_images, read_catalog, write_audited_images, write_catalog
 
 LEFT_OUT = "left out"
-"""The part of training images that also stand in test."""
+"""The part of images of train or val that are also in test."""
 
 
 def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFrame:
@@ -41,30 +38,29 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     """
     if run.catalog_file.exists():
         catalog = read_catalog(run)
-        _check_unchanged(run, sweep, catalog)
+        if changed := training_changes(run, sweep, catalog):
+            raise RunError(
+                f"{len(changed)} images have changed since this sweep began:\n  "
+                + "\n  ".join(changed[:10])
+                + "\nPut them back, or start anew with --fresh (the old run folder is moved aside)."
+            )
     else:
-        images, pairs = _examined(run, sweep, console)
-        catalog = _divided(images[images["folder"] == "train"], sweep, pairs)
+        images, pairs = _scan_all(run, sweep, console)
+        catalog = _divided(images, sweep, pairs)
         _audit(run, sweep, images, pairs, catalog)
         write_catalog(run, catalog)
     if sweep.data.folds is not None:
-        fold_of(catalog, (1, sweep.data.folds), sweep.seed)  # before a whole sweep has been trained for nothing
+        fold_of(catalog, (1, sweep.data.folds), sweep.seed)  # raises now, not after the whole sweep was trained
     counts = catalog.groupby(["part", "label"]).size()
-    console.print(
-        "Images: "
-        + ", ".join(
-            f"{part} {counts.get((part, 0), 0)} real + {counts.get((part, 1), 0)} fake"
-            for part in ("train", "val", *([LEFT_OUT] if LEFT_OUT in counts else []))
-        ),
-        soft_wrap=True,
-        markup=False,
-    )
+    parts = ("train", "val", *([LEFT_OUT] if LEFT_OUT in counts else []))
+    shown = [f"{part} {counts.get((part, 0), 0)} real + {counts.get((part, 1), 0)} fake" for part in parts]
+    _print(console, f"Images: {', '.join(shown)}")
     return catalog
 
 
 def audit_folder(run: RunDir, sweep: Sweep, console: Console) -> None:
     """Audits the images of a sweep by themselves, without dividing them. Raises DataError as `prepare_training`."""
-    images, pairs = _examined(run, sweep, console)
+    images, pairs = _scan_all(run, sweep, console)
     _audit(run, sweep, images, pairs, catalog=None)
 
 
@@ -72,10 +68,10 @@ def check_audit(run: RunDir, accepted: bool, console: Console) -> None:
     """Prints the audit's warnings. Raises AuditError where it has found errors that the user has not accepted."""
     audit = read_audit(run.audit_file)
     if audit is None:
-        return  # the run was begun by an earlier version
+        raise RunError(f"{run.audit_file} is gone; start anew with --fresh (the old run folder is moved aside)")
     errors = audit.graded("error")
     for finding in (*(errors if accepted else ()), *audit.graded("warning")):
-        console.print(f"Audit: {finding.sentence} {finding.what_to_do}", soft_wrap=True, markup=False)
+        _print(console, f"Audit: {finding.sentence} {finding.what_to_do}")
     if errors and not accepted:
         raise AuditError(
             "the audit of the images has found what would make the results mislead:\n"
@@ -90,70 +86,76 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     Where the folder is gone but was read before, the earlier predictions still hold; nothing is changed then.
     Raises DataError where the images can't be used or were never there.
     """
-    catalog = read_catalog(run)
-    if sweep.data.test_share is not None:
+    if sweep.data.share("test") is not None:
         return  # cut out of the training folder when the sweep began
-    others = catalog[catalog["part"] != "test"]
-    known = catalog[catalog["part"] == "test"]
-    images = read_audited_images(run)
+    catalog, images, unreadable = read_catalog(run), read_audited_images(run), read_unreadable(run)
+    others, known = catalog[catalog["part"] != "test"], catalog[catalog["part"] == "test"]
     audited = images[images["folder"] == "test"]
     try:
-        changed = changes(sweep.data, "test", pd.concat([audited, unreadable(run, "test")]))
+        changed = changes(sweep.data, "test", pd.concat([audited, unreadable[unreadable["folder"] == "test"]]))
     except (DataError, StorageError) as error:
         if known.empty:
             raise
-        console.print(f"Going on with test as it was read before: {error}", soft_wrap=True, markup=False)
+        _print(console, f"Going on with test as it was read before: {error}")
         return
     if changed:
         if len(audited):
-            what = f"Test has changed ({len(changed)} files, e.g. {changed[0]}); reading it again"
-            console.print(what, soft_wrap=True, markup=False)
-        audited = _scan(run, sweep, "test", console).assign(folder="test")
-        images = pd.concat([images[images["folder"] == "train"], audited], ignore_index=True)
-        images = _audit(run, sweep, images, _like(images, sweep, console), others)
+            _print(console, f"Test has changed ({len(changed)} files, e.g. {changed[0]}); reading it again")
+        found = _scan(run, sweep, "test", console)
+        images = pd.concat([images[images["folder"] != "test"], found], ignore_index=True)
+        images = _audit(run, sweep, images, _similar_pairs(images, sweep, console), others)
         audited = images[images["folder"] == "test"]
     elif len(known):
         return
-    numbers = 1 + others["group_id"].max() + group_ids(audited, sweep.data, _links(audited))
+    _, first, of = np.unique(audited["alike"].to_numpy(), return_index=True, return_inverse=True)
+    links = np.column_stack([np.arange(len(audited)), first[of]])  # each image and the first of its near duplicates
+    numbers = 1 + others["group_id"].max() + group_ids(audited, sweep.data, links)
     test = audited.assign(group_id=numbers, part="test")[COLUMNS]
     write_catalog(run, pd.concat([others, test], ignore_index=True))
 
 
-def _scan(run: RunDir, sweep: Sweep, part: str, console: Console) -> pd.DataFrame:
-    """The images of a part's folder; notes in the run folder, and says, what a user should know of it."""
-    most = sweep.train_images(os.cpu_count() or 1) if part == "train" else None
-    scanned = scan_folder(sweep.data, part, geometries(sweep), most)
+def _scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images of all folders, those of test last, and the pairs that are alike.
+
+    Where test can't be read yet, the others are not compared with it.
+    """
+    found = [_scan(run, sweep, folder, console) for folder in sweep.data.training_folders]
+    if sweep.data.share("test") is None:
+        try:
+            found.append(_scan(run, sweep, "test", console))
+        except (DataError, StorageError) as error:
+            _print(console, f"Test can't be compared with the training images yet: {error}")
+    images = pd.concat(found, ignore_index=True)
+    return images, _similar_pairs(images, sweep, console)
+
+
+def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFrame:
+    """The usable images of a data folder; writes unreadable.csv, and prints what a user should know of the folder."""
+    most = most_images(sweep, folder)
+    scanned = scan_folder(sweep.data, folder, geometries(sweep), most)
     if most is not None and scanned.there > most:
-        console.print(
-            f"Using {most} of {scanned.there} images of the training folder, drawn by chance (data.train_images)",
-            soft_wrap=True,
-        )
-    _note(run, scanned, part if part == "test" else "train", sweep, console)
+        name = f"data.{folder}_images"
+        _print(console, f"Using {most} of {scanned.there} images of the {folder} folder, drawn at random ({name})")
+    if not scanned.cached:
+        _print(console, f"Warning: {no_room_in_cache(sweep.data.cache)}")
+    _note_unreadable(run, folder, scanned, console)
     return scanned.images
 
 
-def _examined(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The images of both folders, those of the training folder first, and the pairs that are alike."""
-    training = _scan(run, sweep, "train", console)
-    test = _test_if_there(run, sweep, console)
-    folders = [training.assign(folder="train"), *([] if test is None else [test.assign(folder="test")])]
-    images = pd.concat(folders, ignore_index=True)
-    return images, _like(images, sweep, console)
+def _note_unreadable(run: RunDir, folder: str, scanned: Scanned, console: Console) -> None:
+    noted, found = read_unreadable(run), scanned.unreadable
+    others = noted[noted["folder"] != folder]
+    with replacing(run.unreadable_file) as temporary:
+        (pd.concat([others, found]) if len(others) else found)[UNREADABLE].to_csv(temporary, index=False)
+    if len(found):
+        _print(console, f"Warning: {len(found)} files can't be read and are left out (see {run.unreadable_file}):")
+        for row in found.head(10).itertuples():
+            _print(console, f"  {row.path}: {row.reason}")
 
 
-def _test_if_there(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFrame | None:
-    """The images of the test folder, to be compared with the training images; None where they can't be read yet."""
-    if sweep.data.test_share is None:
-        try:
-            return _scan(run, sweep, "test", console)
-        except (DataError, StorageError) as error:
-            console.print(f"Test can't be compared with the training images yet: {error}", soft_wrap=True, markup=False)
-    return None
-
-
-def _like(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.DataFrame:
+def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.DataFrame:
     """The pairs of images that are the same or look alike: first, second (positions, in order), kind."""
-    folders = {"train": image_folder(sweep.data, "train"), "test": image_folder(sweep.data, "test")}
+    folders = {folder: image_folder(sweep.data, folder) for folder in images["folder"].unique()}
     paths = [folders[folder] / path for folder, path in zip(images["folder"], images["path"], strict=True)]
 
     def read(number: int) -> np.ndarray:
@@ -165,8 +167,9 @@ def _like(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["first", "second", "kind"])
 
 
-def _divided(training: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.DataFrame:
-    """The catalog of the training images (the first of those that `pairs` speaks of)."""
+def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.DataFrame:
+    """The catalog of train and val; `images` are those of all folders, those of test last."""
+    training = images[images["folder"] != "test"]
     first, second = pairs["first"].to_numpy(int), pairs["second"].to_numpy(int)
     inside = second < len(training)
     stays = np.ones(len(training), bool)
@@ -176,9 +179,21 @@ def _divided(training: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.Da
     links = np.column_stack([first, second])[inside]
     links = position[links[stays[links].all(axis=1)]]
     divided = divide(training[stays].reset_index(drop=True), sweep.data, sweep.seed, links, sweep.val_images)
+    _check_classes(divided)
     alone = np.arange((~stays).sum()) + divided["group_id"].max() + 1
     rest = training[~stays].assign(group_id=alone, part=LEFT_OUT)
-    return pd.concat([divided, rest]).sort_values("path", ignore_index=True)[COLUMNS]
+    return pd.concat([divided, rest]).sort_values(["folder", "path"], ignore_index=True)[COLUMNS]
+
+
+def _check_classes(divided: pd.DataFrame) -> None:
+    """Raises DataError where train or val lacks a class, because all its images are also in test."""
+    counts = divided.groupby(["part", "label"]).size()
+    for part, (label, name) in product(("train", "val"), enumerate(CLASSES)):
+        if (part, label) not in counts:
+            raise DataError(
+                f"{part}: no image of class {name} is left, as all of them are also in test, and so left out; give "
+                "other images, or set data.test_duplicates: keep"
+            )
 
 
 def _audit(
@@ -186,50 +201,18 @@ def _audit(
 ) -> pd.DataFrame:
     """Writes audit.json and images.parquet: `images` with `part` and `alike`, a number that near duplicates share.
 
-    `catalog` says which part each training image is in. Returns what images.parquet holds.
+    `catalog` says which part each image of train and val is in. Returns what images.parquet holds.
     """
     parts: pd.Series[str] | str = ""
     if catalog is not None:
-        known = catalog.set_index("path")["part"]
-        parts = images["path"].map(known).where(images["folder"] == "train", "test")
+        where = ["folder", "path"]
+        parts = images[where].merge(catalog[[*where, "part"]], how="left", on=where)["part"].fillna("test")
     images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
     write_audited_images(run, images)
-    missing = pd.concat([unreadable(run, "train"), unreadable(run, "test")])
-    write_record(run.audit_file, audit_images(images, pairs, missing, sweep.data.reencode is not None, seed=sweep.seed))
+    reencoded = sweep.data.reencode is not None
+    write_record(run.audit_file, audit_images(images, pairs, read_unreadable(run), reencoded, seed=sweep.seed))
     return images
 
 
-def _links(audited: pd.DataFrame) -> np.ndarray:
-    """(n, 2) int: position of each image, and of the first of its near duplicates, itself among them."""
-    alike = audited.get("alike", pd.Series(range(len(audited))))  # runs begun by an earlier version have none
-    first, of = np.unique(alike.to_numpy(), return_index=True, return_inverse=True)[1:]
-    return np.column_stack([np.arange(len(audited)), first[of]])
-
-
-def _check_unchanged(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> None:
-    changed = training_changes(run, sweep, catalog)
-    if changed:
-        raise RunError(
-            f"{len(changed)} images have changed since this sweep began:\n  "
-            + "\n  ".join(changed[:10])
-            + "\nPut them back, or start anew with --fresh (the old run folder is moved aside)."
-        )
-
-
-def _note(run: RunDir, scanned: Scanned, folder: str, sweep: Sweep, console: Console) -> None:
-    """Writes unreadable.csv (path, reason, folder, size, modified) and says what a user should know of the folder."""
-    if not scanned.cached:
-        console.print(f"Warning: {no_room_in_cache(sweep.data.cache)}", soft_wrap=True, markup=False)
-    others = unreadable(run, "train" if folder == "test" else "test")
-    found = scanned.unreadable.assign(folder=folder)
-    with replacing(run.unreadable_file) as temporary:
-        rows = pd.concat([others, found]) if len(others) else found
-        rows[["path", "reason", "folder", "size", "modified"]].to_csv(temporary, index=False)
-    if len(found):
-        console.print(
-            f"Warning: {len(found)} files can't be read and are left out (see {run.unreadable_file}):",
-            soft_wrap=True,
-            markup=False,
-        )
-        for row in found.head(10).itertuples():
-            console.print(f"  {row.path}: {row.reason}", soft_wrap=True, markup=False)
+def _print(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False)

@@ -1,29 +1,48 @@
-"""a run's catalog and unreadable.csv, the training folder as it is -> what has changed in it since."""
-
-import os
+"""A run's catalog and unreadable.csv, the data folders as they are -> what has changed in them since."""
 
 import pandas as pd
 
-from rfray.data.catalog import changes
-from rfray.spec.sweep import Sweep
+from rfray.data.folders import drawn, list_images, most_images
+from rfray.spec.sweep import DataSettings, Sweep
 from rfray.store.run_dir import RunDir
+
+UNREADABLE = ["path", "reason", "folder", "size", "modified"]
+"""Columns of unreadable.csv."""
 
 
 def training_changes(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> list[str]:
-    """What differs between the sweep's training folder and the one that a run's catalog was made of; empty if nothing.
+    """What differs between the sweep's folders of train and val and those that a run's catalog was made of.
 
-    By names, sizes and times. Raises DataError where the folder can't be used.
+    By names, sizes and times; empty if nothing. Raises DataError where a folder can't be used.
     """
-    known = catalog if sweep.data.test_share is not None else catalog[catalog["part"] != "test"]
-    known = pd.concat([known, unreadable(run, "train")])
-    # how many are drawn with a budget depends on the machine, and was settled when the catalog was made
-    drawn = len(known) if sweep.train_images(os.cpu_count() or 1) is not None else None
-    return changes(sweep.data, "train", known, drawn)
+    lines = []
+    for folder in sweep.data.training_folders:
+        known = pd.concat([table[table["folder"] == folder] for table in (catalog, read_unreadable(run))])
+        most = most_images(sweep, folder)
+        if most is not None and sweep.budget is not None:
+            most = len(known)  # it depends on the budget and the machine, and was settled when the catalog was made
+        found = changes(sweep.data, folder, known, most)
+        lines += found if folder == "train" else [f"data.{folder}: {line}" for line in found]
+    return lines
 
 
-def unreadable(run: RunDir, folder: str) -> pd.DataFrame:
-    """unreadable.csv: the files of a folder (train or valid) that could not be read; empty where there are none."""
-    if not run.unreadable_file.exists():
-        return pd.DataFrame(columns=["path", "reason", "folder", "size", "modified"])
-    found = pd.read_csv(run.unreadable_file)
-    return found[found["folder"] == folder]
+def changes(settings: DataSettings, folder: str, known: pd.DataFrame, most: int | None = None) -> list[str]:
+    """What differs between a data folder now and the `path`, `size`, `modified` noted before; empty if nothing.
+
+    Where `most` were drawn, of those that would be now.
+    """
+    now = drawn(list_images(settings, folder), most)
+    old, new = (
+        dict(zip(table["path"], zip(table["size"], table["modified"], strict=True), strict=True))
+        for table in (known, now)
+    )
+    return (
+        [f"{path} is new" for path in sorted(new.keys() - old)]
+        + [f"{path} is gone" for path in sorted(old.keys() - new)]
+        + [f"{path} has changed" for path in sorted(old.keys() & new) if old[path] != new[path]]
+    )
+
+
+def read_unreadable(run: RunDir) -> pd.DataFrame:
+    """unreadable.csv: the files that could not be read; empty where there are none."""
+    return pd.read_csv(run.unreadable_file) if run.unreadable_file.exists() else pd.DataFrame(columns=UNREADABLE)

@@ -12,8 +12,14 @@ from rfray.store.storage import SCHEMES, Storage, is_address
 
 STANDARD_INPUT = "-"
 """The word for: a path a line, on the standard input."""
+ENDINGS = f"(they end in {', '.join(SUFFIXES)}, any case)"
 MAX_BYTES = 512_000_000
 """Larger files are refused before they are read: no picture that may be decoded takes as much."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image: by its ending, and not hidden."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def image_files(words: Sequence[str], lines: Iterable[str]) -> Iterator[str]:
@@ -27,11 +33,12 @@ def image_files(words: Sequence[str], lines: Iterable[str]) -> Iterator[str]:
         if word == STANDARD_INPUT:
             yield from (line.rstrip("\r\n") for line in lines if line.strip())
         elif is_address(word):
-            yield from _at_address(word)
+            yield from _some(_at_address(word), word, f"image file there {ENDINGS}")
         elif os.path.isdir(word):
-            yield from _some(_in_folder(word), word, f"image file in it (they end in {', '.join(SUFFIXES)}, any case)")
+            yield from _some(_in_folder(word), word, f"image file in it {ENDINGS}")
         elif glob.has_magic(word) and not os.path.lexists(word):
-            yield from _some(_matching(word), word, "file of such a name")
+            found = (path for path in sorted(glob.iglob(word, recursive=True)) if not os.path.isdir(path))
+            yield from _some(found, word, "file of such a name")
         else:
             yield word
 
@@ -65,19 +72,11 @@ def _some(found: Iterator[str], word: str, what: str) -> Iterator[str]:
     yield from found
 
 
-def _matching(pattern: str) -> Iterator[str]:
-    for path in sorted(glob.iglob(pattern, recursive=True)):
-        if not os.path.isdir(path):
-            yield path
-
-
 def _in_folder(folder: str) -> Iterator[str]:
     """One folder after the other, so that millions of names need not be held at once."""
     for parent, subfolders, files in os.walk(folder, followlinks=False):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield os.path.join(parent, name)
+        yield from (os.path.join(parent, name) for name in sorted(filter(is_image_name, files)))
 
 
 def _at_address(address: str) -> Iterator[str]:
@@ -91,7 +90,5 @@ def _at_address(address: str) -> Iterator[str]:
         yield address
         return
     storage = Storage(address)
-    names = sorted(entry.path for entry in storage.entries() if entry.path.lower().endswith(SUFFIXES))
-    if not names:
-        raise DataError(f"{address}: no image file there (they end in {', '.join(SUFFIXES)}, any case)")
-    yield from (f"{storage.address}/{name}" for name in names)
+    for name in sorted(entry.path for entry in storage.entries() if entry.path.lower().endswith(SUFFIXES)):
+        yield f"{storage.address}/{name}"

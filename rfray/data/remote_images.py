@@ -34,12 +34,15 @@ class RemoteFolder:
     class_folders: tuple[str, ...]
     cache: CacheSettings
 
+    def __str__(self) -> str:
+        return self.address
+
     def __truediv__(self, path: str) -> Path:
         """The file on this machine. Raises StorageError, and DataError where the cache has no room for all of them."""
         return self._fetched[0] / path
 
     def entries(self) -> Iterator[Entry]:
-        """The image files below the class folders, as `catalog.list_folder` would find them on a disk."""
+        """The image files below the class folders, as `folders.list_images` finds them on a disk."""
         storage = Storage(self.address)
         for folder in dict.fromkeys(self.class_folders):
             for entry in storage.entries(folder):

@@ -1,0 +1,1 @@
+"""A sweep file and `--set` overrides -> a checked, typed `Sweep`, and the settings of each `Trial`."""

@@ -1,11 +1,11 @@
-"""What people write, as records: `Strict`, which converts nothing, and what it refuses in a user's words."""
+"""What users write -> checked records (`Strict`), or what pydantic refused in a user's words."""
 
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 KeyPath = tuple[str | int, ...]
 
@@ -19,7 +19,7 @@ class Strict(BaseModel):
 
 
 def each_once(values: list[Any]) -> list[Any]:
-    """The values. Raises ValueError where one stands there twice."""
+    """The values. Raises ValueError where one is there twice."""
     if len({repr(value) for value in values}) < len(values):
         raise ValueError("every value once")
     return values
@@ -41,15 +41,14 @@ def absolute_paths(given: Any) -> Any:
     return os.path.abspath(os.path.expanduser(given))
 
 
-def problems_with(found: Mapping[KeyPath, tuple[object, str]]) -> ValidationError:
-    """What a check of several keys raises: each key with what was given and what is allowed."""
-    return ValidationError.from_exception_data(
-        "sweep",
-        [
-            {"type": PydanticCustomError("value_error", "{allowed}", {"allowed": allowed}), "loc": key, "input": given}
-            for key, (given, allowed) in found.items()
-        ],
-    )
+def check(problems: Mapping[KeyPath, tuple[object, str]]) -> None:
+    """Raises ValidationError where there are problems: key -> what was given, and what is allowed."""
+    if problems:
+        errors = [
+            InitErrorDetails(type=PydanticCustomError("value_error", "{text}", {"text": text}), loc=key, input=given)
+            for key, (given, text) in problems.items()
+        ]
+        raise ValidationError.from_exception_data("sweep", errors)
 
 
 _ALLOWED = {
@@ -62,6 +61,7 @@ _ALLOWED = {
     "dict_type": "keys with values (key: value)",
     "model_type": "keys with values (key: value)",
     "too_short": "at least one entry",
+    "too_long": "one entry",
     "string_pattern_mismatch": "letters, digits and . _ -, a letter or digit first",
     "union_tag_invalid": "a value or a list of values (a range only for numbers)",
 }

@@ -1,4 +1,4 @@
-"""a sweep file <-> `Sweep`; what is wrong with it is said with file, line and key."""
+"""A sweep file <-> `Sweep`, or errors with file, line and key."""
 
 import hashlib
 import io
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -18,8 +18,7 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from rfray.errors import RunError, SweepError, nearest_first
 from rfray.spec.schema_base import KeyPath, Strict, allowed
-from rfray.spec.sweep import CacheSettings, DataSettings, EnsembleSettings, Reencode, Resources, SearchSettings, Sweep
-from rfray.spec.trial import Range, Trial
+from rfray.spec.sweep import Sweep
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,14 @@ def sweep_from(fields: Mapping[str, Any], name: str, overrides: tuple[str, ...] 
 
 
 def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> Sweep:
-    """A sweep that has the images of a folder: of its train and test, where it has a train, else its own.
+    """A sweep of the images in a folder: in its train, val and test, where it has a train, else in itself.
 
     Raises SweepError as `load_sweep`.
     """
     data: dict[str, Any] = {"train": str(folder), "test": 0.5}
     if (folder / "train").is_dir():
-        data = {"train": str(folder / "train"), "test": str(folder / "test")}
+        parts = ["train", "test", *(["val"] if (folder / "val").is_dir() else [])]
+        data = {part: str(folder / part) for part in parts}
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-") or "images"
     raw = {"name": name, "data": data, "trial": {"backbone": "resnet18", "image_size": 128}}
     return _checked(json.dumps(raw), str(folder), overrides).sweep
@@ -75,6 +75,8 @@ def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> Sweep:
 
 def _checked(text: str, name: str, overrides: tuple[str, ...]) -> SweepFile:
     raw, places = _parse(text, name)
+    if not isinstance(raw, dict):
+        raise SweepError(f"{name}:1: given {_shown(raw)}; allowed: a sweep: the keys {', '.join(Sweep.model_fields)}")
     for override in overrides:
         _apply(override, raw, places)
     try:
@@ -108,14 +110,19 @@ def resolved_text(sweep: Sweep) -> str:
 _RESOLVED = "# every value as it was used; sha256 of what follows: "
 
 
-def differences(old: Sweep, new: Sweep) -> list[str]:
-    """What changed, one `key: old -> new` each.
+_FREE: dict[str, Any] = {
+    "resources": True,
+    "ensemble": True,
+    "report": True,
+    "search": {"budget", "concurrent", "finalists", "keep", "max_failed", "seeds"},
+    "data": {"cache", "folds"},
+}
+"""Keys that may change between two starts of one run, as no trial and no split depends on them."""
 
-    Resources, ensemble, report, the budget and who is trained again may differ: no trial depends on them.
-    """
-    free: dict[str, Any] = {"resources": True, "ensemble": True, "report": True}
-    free |= {"search": {"budget", "finalists", "seeds"}, "data": {"folds"}}
-    before, after = (dict(_leaves(s.model_dump(mode="json", exclude=free))) for s in (old, new))
+
+def differences(old: Sweep, new: Sweep) -> list[str]:
+    """What changed, one `key: old -> new` each; without what no trial and no split depends on (`_FREE`)."""
+    before, after = (dict(_leaves(sweep.model_dump(mode="json", exclude=_FREE))) for sweep in (old, new))
     return [
         f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
         for key in sorted(before.keys() | after.keys())
@@ -143,25 +150,26 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+def _parse(text: str, place: str, key: KeyPath = ()) -> tuple[Any, dict[KeyPath, str]]:
+    """The value that a YAML text is, and where each key in it is written: with its line, unless it is an override."""
     yaml = YAML(typ="safe", pure=True)  # YAML 1.2: 1e-4 is a number, `on` is text, a key given twice is an error
     try:
         tree = yaml.compose(io.StringIO(text))
-        raw = yaml.load(io.StringIO(text))
-        places = {(): f"{name}:1", **_places(tree, name, ())}
+        return yaml.load(io.StringIO(text)), {key: _at(place, 0), **_places(tree, place, key)}
     except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SweepError(f"{name}:{line}: not valid YAML: {error.problem}") from None
+        line = error.problem_mark.line if error.problem_mark else 0
+        raise SweepError(f"{_at(place, line)}: not valid YAML: {error.problem}") from None
     except RecursionError:
-        raise SweepError(f"{name}: nested too deeply, or an alias inside what it stands for") from None
+        raise SweepError(f"{place}: nested too deeply, or an alias inside what it stands for") from None
     except (YAMLError, ValueError) as error:
-        raise SweepError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(raw, dict):
-        raise SweepError(f"{name}:1: given {_shown(raw)}; allowed: a sweep: the keys {', '.join(Sweep.model_fields)}")
-    return raw, places
+        raise SweepError(f"{place}: not valid YAML: {str(error).splitlines()[0]}") from None
 
 
-def _places(node: Node | None, name: str, key: KeyPath) -> dict[KeyPath, str]:
+def _at(place: str, line: int) -> str:
+    return place if place.startswith("--set ") else f"{place}:{line + 1}"
+
+
+def _places(node: Node | None, place: str, key: KeyPath) -> dict[KeyPath, str]:
     """Where every key below `node` is written. Raises SweepError for a key that is not text."""
     inner: list[tuple[str | int, Node, Node]] = []
     if isinstance(node, MappingNode):
@@ -170,12 +178,12 @@ def _places(node: Node | None, name: str, key: KeyPath) -> dict[KeyPath, str]:
         inner = [(index, value, value) for index, value in enumerate(node.value)]
     places: dict[KeyPath, str] = {}
     for part, written, value in inner:
-        place = f"{name}:{written.start_mark.line + 1}"
+        here = _at(place, written.start_mark.line)
         if isinstance(node, MappingNode) and written.tag not in _KEY_TAGS:
             text = part if isinstance(part, str) else "a list or mapping"
-            raise SweepError(_problem({(): place}, key, f"given {text} as a key; allowed: text (perhaps in quotes)"))
-        places[*key, part] = place
-        places |= _places(value, name, (*key, part))
+            raise SweepError(_problem({(): here}, key, f"given {text} as a key; allowed: text (perhaps in quotes)"))
+        places[*key, part] = here
+        places |= _places(value, place, (*key, part))
     return places
 
 
@@ -186,38 +194,35 @@ def _apply(override: str, raw: dict[str, Any], places: dict[KeyPath, str]) -> No
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise SweepError(f"--set {override}: expected key=value, for example --set trial.epochs=3")
-    try:
-        value = YAML(typ="safe", pure=True).load(io.StringIO(text))
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise SweepError(f"--set {override}: the value is not valid YAML: {str(error).splitlines()[0]}") from None
-    *parents, last = name.split(".")
+    key = tuple(name.split("."))
+    value, written = _parse(text, f"--set {name}", key)
     target = raw
-    for parent in parents:
+    for parent in key[:-1]:
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
-            raise SweepError(f"--set {override}: {parent} is not a mapping, so it has no key {last}")
-    target[last] = value
-    key = tuple(name.split("."))
-    for place in [place for place in places if place[: len(key)] == key]:
-        del places[place]
-    for length in range(1, len(key) + 1):
+            raise SweepError(f"--set {override}: {parent} is not a mapping, so it has no key {key[-1]}")
+    target[key[-1]] = value
+    for hidden in [one for one in places if one[: len(key)] == key]:
+        del places[hidden]
+    for length in range(1, len(key)):
         places.setdefault(key[:length], f"--set {name}")
+    places.update(written)
 
 
-_SECTIONS: dict[KeyPath, type[Strict]] = {
-    (): Sweep,
-    ("data",): DataSettings,
-    ("data", "cache"): CacheSettings,
-    ("data", "reencode"): Reencode,
-    ("trial",): Trial,
-    ("search",): SearchSettings,
-    ("resources",): Resources,
-    ("ensemble",): EnsembleSettings,
+SUCCESSORS = {
+    "data.valid": "data.test",
+    "data.valid_fraction": "data.test, which may be a share of the training images",
+    "data.select_fraction": "data.val",
+    "data.select_images": "data.val_images",
+    "data.report_duplicates": "data.test_duplicates",
+    "trial.soup": "trial.swa",
+    "report.stress": "report.corruptions",
 }
+"""Key of rfray 0.1 -> what it is called now."""
 
 
 def _explain(error: ValidationError, places: Mapping[KeyPath, str]) -> list[str]:
-    """One line a problem."""
+    """One line a problem, in the order of the file."""
     found: dict[KeyPath, list[ErrorDetails]] = {}
     for detail in error.errors():
         found.setdefault(_key(detail, places), []).append(detail)
@@ -225,37 +230,57 @@ def _explain(error: ValidationError, places: Mapping[KeyPath, str]) -> list[str]
     return [
         _problem(places, key, _explained(key, found[key]))
         for key in sorted(found, key=lambda key: order.index(_written(key, places)))
-        # where a value may have one of several types, the one that was got into furthest is the one that was meant
+        # where a value may have one of several types, the problem further inside is about the type that was meant
         if not any(other[: len(key)] == key for other in found if other != key)
     ]
 
 
 def _key(detail: ErrorDetails, places: Mapping[KeyPath, str]) -> KeyPath:
-    """Where the problem is, without pydantic's names for the members of a union, which are not keys."""
+    """Where the problem is, without pydantic's names for the members of a union, which are no keys."""
     key: KeyPath = ()
     for part in detail["loc"]:
-        is_tag = isinstance(part, str) and (part in ("str", "bool", "float") or "<" in part or "[" in part)
-        if not is_tag or (*key, part) in places:
+        if (*key, part) in places or part in _section(key).model_fields:
             key = (*key, part)
     return key
 
 
+def _section(key: KeyPath) -> type[Strict]:
+    """The record whose fields are the keys below a key."""
+    section: type[Strict] = Sweep
+    for part in key:
+        field = section.model_fields.get(str(part))
+        section = next(_records(field.annotation), Strict) if field else Strict
+    return section
+
+
+def _records(annotation: Any) -> Iterator[type[Strict]]:
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _records(inner)
+
+
 def _explained(key: KeyPath, details: list[ErrorDetails]) -> str:
-    detail = details[0]
-    section = _SECTIONS.get(key[:-1], Range)
+    detail, fields = details[0], _section(key[:-1]).model_fields
+    if (successor := SUCCESSORS.get(_dotted(key))) is not None:
+        return f"no such key any more; use {successor}"
     if detail["type"] == "extra_forbidden":
-        return f"no such key; allowed: {nearest_first(key[-1], section.model_fields, 30)}"
+        return f"no such key; allowed: {nearest_first(str(key[-1]), fields, 30)}"
     if detail["loc"][-1] == "[key]":
         return f"no such key; allowed: {allowed(detail)}"
     if detail["type"] == "missing":
-        return f"is missing ({section.model_fields[str(key[-1])].description})"
-    return f"given {_shown(detail['input'])}; allowed: {' or '.join(map(allowed, details))}"
+        return f"is missing ({fields[str(key[-1])].description})"
+    right_type = [one for one in details if not one["type"].endswith(("_type", "literal_error"))]
+    return f"given {_shown(detail['input'])}; allowed: {' or '.join(map(allowed, right_type or details))}"
 
 
 def _problem(places: Mapping[KeyPath, str], key: KeyPath, text: str) -> str:
-    shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
-    place = places[_written(key, places)]
-    return f"{place}: {shown}: {text}" if shown else f"{place}: {text}"
+    return ": ".join(part for part in (places[_written(key, places)], _dotted(key), text) if part)
+
+
+def _dotted(key: KeyPath) -> str:
+    """As people write it: search.warm_start[0]."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
 
 
 def _written(key: KeyPath, places: Mapping[KeyPath, str]) -> KeyPath:

@@ -1,7 +1,7 @@
-"""`Trial` (frozen): everything that one trial is, and `TrialAxes`: what a sweep file says of its trials.
+"""What a sweep file says of its trials -> `TrialAxes`, and from it each `Trial` (frozen): all that one trial is.
 
-Names that live in a registry further up (backbones, policies, optimizers, …) are plain text here;
-`rfray.tuning.preflight` holds them against their registries and reports through `SweepFile.not_allowed`.
+Names that are registered in a room further up (backbones, policies, optimizers, …) are plain text here;
+`rfray.tuning.preflight` compares them with the registered ones and reports through `SweepFile.not_allowed`.
 """
 
 import hashlib
@@ -23,9 +23,10 @@ from pydantic import (
 )
 
 from rfray.errors import nearest_first
-from rfray.spec.schema_base import KeyPath, Strict, absolute_paths, allowed, each_once, problems_with
+from rfray.spec.schema_base import Strict, absolute_paths, allowed, check, each_once
 
 SEEDS = range(2**32)
+"""What numpy and torch take as a seed."""
 
 
 class Trial(Strict):
@@ -34,30 +35,30 @@ class Trial(Strict):
     backbone: str
     """Name of a timm model, e.g. `resnet50` or `convnext_tiny.fb_in22k`."""
     pretrained: bool | str = True
-    """true: timm's hub weights; false: random weights; text: a .safetensors or checkpoint file."""
+    """true: timm's weights from the hub. false: random weights. Text: a .safetensors or checkpoint file."""
     head: Literal["random", "probe"] = "random"
-    """What the backbone's classifier starts from: random weights, on the last features; or the probe's head, which sees
-    the features of all stages, and was learned while the backbone stood still (see `search.probe`)."""
+    """What the classifier starts from. random: random weights, on the last features. probe: the head of the backbone's
+    probe (`search.probe`), which uses the features of all stages and was trained while the backbone was frozen."""
     augmentation: str = "light"
     """A built-in policy (none, light, strong, compression) or one of the sweep's `augmentations`."""
     image_size: int = Field(default=224, ge=16, le=2048)
     """Side of the square that the model sees, in pixels."""
     resize: Literal["scale", "crop"] = "scale"
-    """scale: the shorter edge is scaled to image_size and the middle cut out; crop: a window of that size is cut out of
-    the picture as it is, at random while training, else in the middle: scaling removes forensic traces."""
+    """scale: the shorter edge is scaled to image_size and the middle is cut out. crop: a window of that size is cut out
+    of the original picture, at a random place in training, else in the middle, since scaling removes forensic traces.
+    """
     lr: float = Field(default=3e-4, gt=0)
     """Peak learning rate."""
     weight_decay: float = Field(default=0.05, ge=0)
-    """Weight decay; timm leaves biases and normalisation layers out of it."""
+    """Weight decay. Biases and normalisation layers have none (as timm does it)."""
     batch_size: int = Field(default=64, ge=1)
     """Images per optimizer step."""
     epochs: int = Field(default=10, ge=1)
-    """Passes over train at the most. After each the trial is judged, or more often by `epoch_images`."""
+    """Maximum number of passes over train. The trial is judged on val after each, or more often with `epoch_images`."""
     epoch_images: int = Field(default=0, ge=0)
-    """Where there are many images, a pass is divided into epochs, one for so many images of the training folder (24 for
-    5,000 of 119,000). The trial is judged after each, and the next goes on with other images. 0: a pass is one epoch;
-    with a `search.budget`, one for as many images as it is judged by, and at least 1,000, with GPUs 5,000.
-    """
+    """Divide each pass into epochs of about this many training images (of train and val together), and judge the trial
+    after each: 5,000 makes 24 epochs of a pass over 119,000. 0: a pass is one epoch. With a `search.budget` the default
+    is the number of val images, but at least 1,000, and with GPUs 5,000."""
     optimizer: str = "adamw"
     """Name of a timm optimizer."""
     schedule: str = "cosine"
@@ -65,40 +66,42 @@ class Trial(Strict):
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of all steps in which the learning rate rises linearly from a hundredth of its peak."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """Factor on the learning rate per layer group, from the head down; 1 is the same rate everywhere."""
+    """Factor on the learning rate per layer group, from the head down. 1: the same rate for all layers."""
     drop_rate: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the classifier."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Stochastic depth: the share of residual branches left out while training."""
+    """Stochastic depth: share of residual branches that are left out in training."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the label that is spread over both classes."""
     mixup: float = Field(default=0.0, ge=0)
-    """Alpha of mixup's beta distribution; 0 is off."""
+    """Alpha of mixup's beta distribution. 0: no mixup."""
     cutmix: float = Field(default=0.0, ge=0)
-    """Alpha of cutmix's beta distribution; 0 is off."""
+    """Alpha of cutmix's beta distribution. 0: no cutmix."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay per step of the averaged weights that are judged and kept; 0 is off."""
+    """Decay per step of the exponential moving average of the weights. The average is judged and kept. 0: no average.
+    """
     swa: Literal["none", "epochs", "auto"] = "none"
-    """epochs: judged and kept is the mean of the weights after each epoch so far (stochastic weight averaging,
-    Izmailov et al. 2018). auto: where that is better on val by DeLong's paired test (p < 0.05, one-sided),
-    else the weights as they are."""
+    """Stochastic weight averaging (Izmailov et al. 2018). epochs: the mean of the weights after each epoch so far is
+    judged and kept. auto: the mean if it is better on val by DeLong's paired test (p < 0.05, one-sided), else the
+    weights as they are."""
     class_balance: Literal["none", "weights", "sampling"] = "none"
-    """Uneven classes: left as they are, weighted in the loss, or drawn equally often."""
+    """Classes of different sizes: none leaves them as they are, weights weights them in the loss, sampling draws both
+    equally often."""
     clip_grad: float = Field(default=1.0, ge=0)
-    """Greatest norm of the gradient; 0 is off."""
+    """Maximum norm of the gradient. 0: no limit."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 on a GPU that has it, else fp32."""
+    """Precision of training. auto: bf16 on a GPU that supports it, else fp32."""
     tta: Literal["none", "flip", "auto"] = "none"
-    """flip: the trial is judged, and predicts, by the mean of each picture and its mirror image, in twice the time.
-    auto: flip where that is better on val by DeLong's paired test (p < 0.05, one-sided), else none."""
+    """Test-time augmentation. flip: the prediction is the mean over a picture and its mirror image, which takes twice
+    the time. auto: flip if that is better on val by DeLong's paired test (p < 0.05, one-sided), else none."""
     patience: int = Field(default=0, ge=0)
-    """Stop after this many epochs without a better val metric; 0 is off."""
+    """Stop after this many epochs without a better val metric. 0: never."""
     seed: int = Field(default=0, ge=SEEDS.start, lt=SEEDS.stop)
-    """Seed of weights, batches and augmentation; the sweep's seed unless given."""
+    """Seed of weights, batches and augmentation. By default the sweep's seed."""
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits that are the same for the same setting, anywhere and any time."""
+        """Twelve hex digits that are the same for the same setting, on every machine and at any time."""
         canonical = json.dumps(self.model_dump(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -120,7 +123,7 @@ Bounds = tuple[float, float]
 
 
 class Range(Strict):
-    """A span of numbers: `{log: [a, b]}`, `{uniform: [a, b]}` or `{int: [a, b]}`, both ends included."""
+    """A range of numbers: `{log: [a, b]}`, `{uniform: [a, b]}` or `{int: [a, b]}`, both ends included."""
 
     log: Bounds | None = None
     """Numbers whose logarithm is uniform."""
@@ -138,8 +141,7 @@ class Range(Strict):
 
     @model_validator(mode="after")
     def _one_kind_rising(self) -> Self:
-        given = [kind for kind in ("log", "uniform", "int") if getattr(self, kind) is not None]
-        if len(given) != 1:
+        if sum(bounds is not None for bounds in (self.log, self.uniform, self.int)) != 1:
             raise ValueError("one of {log: [a, b]}, {uniform: [a, b]} and {int: [a, b]}")
         low, high = self.bounds
         if not low < high:
@@ -206,24 +208,20 @@ class _TrialAxes(Strict):
     @model_validator(mode="after")
     def _weights_are_for_its_backbones(self) -> Self:
         backbones = self.choices("backbone")
-        problems: dict[KeyPath, tuple[object, str]] = {
-            (*place, name): (name, nearest_first(name, backbones))
-            for place, weights in self.written("pretrained")
-            if isinstance(weights, dict)
-            for name in weights
-            if name not in backbones
-        }
-        if problems:
-            raise problems_with(problems)
+        check(
+            {
+                (*key, name): (name, nearest_first(name, backbones))
+                for key, weights in self.written("pretrained")
+                if isinstance(weights, dict)
+                for name in weights
+                if name not in backbones
+            }
+        )
         return self
-
-    def given(self) -> dict[str, Any]:
-        """Every key of `Trial` with what the sweep says of it (or the default)."""
-        return {name: getattr(self, name) for name in Trial.model_fields}
 
     def axes(self) -> dict[str, list[Any] | Range]:
         """The keys that have more than one possible value: name -> choices or range."""
-        return {name: axis for name, axis in self.given().items() if isinstance(axis, list | Range)}
+        return {name: axis for name, axis in self if isinstance(axis, list | Range)}
 
     def choices(self, name: str) -> list[Any]:
         """All values that a key without a range can take."""
@@ -240,15 +238,15 @@ class _TrialAxes(Strict):
         settings = product(self.ends("epochs"), self.ends("epoch_images"))
         return max(epochs_of({"epochs": epochs, "epoch_images": size}, training_images) for epochs, size in settings)
 
-    def written(self, name: str) -> Iterator[tuple[KeyPath, Any]]:
-        """The same values, each with its place: the key, and the position in a list."""
+    def written(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+        """The same values, each with where it is written: the key, and the position in a list."""
         several = isinstance(getattr(self, name), list)
         for position, value in enumerate(self.choices(name)):
             yield ((name, position) if several else (name,)), value
 
     def trial(self, values: Mapping[str, Any]) -> Trial:
         """The trial with `values` on the axes and the sweep's own values elsewhere."""
-        settings = {**self.given(), **values}
+        settings = {**dict(self), **values}
         source = settings["pretrained"]
         if isinstance(source, dict):
             settings["pretrained"] = source.get(settings["backbone"], False)

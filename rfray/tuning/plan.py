@@ -1,10 +1,8 @@
 """a sweep -> the plan in words: what `rfray tune --dry-run` prints."""
 
-import os
-
 from rfray.cluster.packing import Packing
 from rfray.cluster.slots import TrialSlots, slot_count
-from rfray.data.catalog import drawn, list_images
+from rfray.data.folders import drawn, list_images, most_images
 from rfray.data.geometry import Geometry, geometries
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range
@@ -17,10 +15,14 @@ from rfray.tuning.warm_start import BEGINNING, foreseen
 
 def plan_lines(sweep: Sweep, run: RunDir, shares: TrialSlots, needs: Needs) -> list[str]:
     """Trials, epochs, images and places. Raises DataError where the training folder can't be used."""
-    images = drawn(list_images(sweep.data, "train"), sweep.train_images(os.cpu_count() or 1))
+    counts = {
+        folder: len(drawn(list_images(sweep.data, folder), most_images(sweep, folder)))
+        for folder in sweep.data.training_folders
+    }
+    images = sum(counts.values())
     trials = planned_trials(sweep)
-    most, passes = sweep.trial.most_epochs(len(images)), int(max(sweep.trial.ends("epochs")))
-    train = len(images) * (1 - (sweep.data.test_share or 0)) * (1 - (sweep.data.val_share or 0))
+    most, passes = sweep.trial.most_epochs(images), int(max(sweep.trial.ends("epochs")))
+    train = counts["train"] * (1 - (sweep.data.share("test") or 0)) * (1 - (sweep.data.share("val") or 0))
     at_once = sweep.search.concurrent or slot_count(shares)
     at_once = at_once if trials is None else min(trials, at_once)
     warm = foreseen(run, sweep)
@@ -42,12 +44,12 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: TrialSlots, needs: Needs) -> l
         f"epochs       at most {most} a trial"
         if new is None
         else f"epochs       at most {new * most} ({most} a trial)",
-        f"images       {len(images)} to train and choose with"
+        f"images       {images} to train and choose with"
         + ("" if new is None else f", about {new * passes * train:.0f} passes over one image"),
         *_finalists_line(sweep),
         f"kept         weights of the best {sweep.keep} trials; ensemble of {sweep.ensemble.top_k}",
         f"disk         at most {needs.total / 1e6:.0f} MB in the run folder, "
-        f"{sum(_megabytes(geometry) for geometry in geometries(sweep)) * len(images):.0f} MB of pixels in the cache of "
+        f"{sum(_megabytes(geometry) for geometry in geometries(sweep)) * images:.0f} MB of pixels in the cache of "
         "each node" + (", and the whole pictures for crops" if "crop" in sweep.trial.choices("resize") else ""),
     ]
 

@@ -121,7 +121,7 @@ def _probes(file: SweepFile) -> Iterator[str]:
 
 def _shares(file: SweepFile) -> Iterator[str]:
     """Every worker of a trial must get some of every batch."""
-    trial, workers = file.sweep.trial, file.sweep.resources.together
+    trial, workers = file.sweep.trial, file.sweep.resources.processes
     mixed = any(trial.choices(name) != [0.0] for name in ("mixup", "cutmix"))
     least = workers * 2 if mixed and workers > 1 else workers
     for place, size in trial.written("batch_size"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import ray
 from ray.exceptions import RayError
 from rich.console import Console
@@ -370,7 +371,7 @@ def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> 
     catalog, out = read_catalog(run), run.trial(probe_id(probe))
     features = np.concatenate(seen)
     train = data.train.at(learned_from(len(data.train), sweep)[: len(features)])
-    groups = catalog.set_index("path")["group_id"].loc[train.ids].to_numpy()
+    groups = _groups(catalog, train.ids)
     with threadpool_limits(threads):
         head = learn_head(features, train.labels, groups, sweep.search.metric, sweep.seed)
     save_probe(out.weights_file, probe, head)
@@ -380,6 +381,11 @@ def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> 
     for file in (out.weights_file, out.out_of_fold_file, out.predictions_file("val")):
         out.mirror.send(file)
     return time.perf_counter() - began
+
+
+def _groups(catalog: pd.DataFrame, ids: np.ndarray) -> np.ndarray:
+    """(n,) int: `group_id` of train images."""
+    return catalog[catalog["part"] == "train"].set_index("path")["group_id"].loc[ids].to_numpy()
 
 
 def _learn_without(where: Path | str, probe: Trial, fold: Fold, threads: int, *seen: np.ndarray) -> None:
@@ -396,7 +402,7 @@ def _learn_without(where: Path | str, probe: Trial, fold: Fold, threads: int, *s
     features = np.concatenate(seen)
     train = data.train.at(learned_from(len(data.train), sweep)[: len(features)])
     here = np.flatnonzero(np.isin(train.ids, others.train.ids))
-    groups = read_catalog(run).set_index("path")["group_id"].loc[train.ids[here]].to_numpy()
+    groups = _groups(read_catalog(run), train.ids[here])
     with threadpool_limits(threads):
         head = learn_head(features[here], train.labels[here], groups, sweep.search.metric, sweep.seed)
     out = run.trial(probe_id(probe))

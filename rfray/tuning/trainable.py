@@ -233,10 +233,11 @@ def images_of(
     run: Path | str, resize: str, side: int, fold: Fold | None = None
 ) -> tuple[Sweep, "TrialData", list[str]]:
     """Kept for the trials that this process has still to run; the pixels themselves are memory-mapped."""
-    from rfray.data.catalog import fold_of, load_images
+    from rfray.data.catalog import load_images
     from rfray.data.geometry import Geometry
     from rfray.data.images import ImageFiles
     from rfray.data.pixel_cache import no_room_in_cache
+    from rfray.data.splits import fold_of
     from rfray.training.loop import TrialData
 
     folder = RunDir(run)
@@ -246,7 +247,7 @@ def images_of(
         catalog = fold_of(catalog, fold, sweep.seed)
     geometry = Geometry(resize, side, sweep.data.reencode)
     train, val = (load_images(catalog, sweep.data, part, geometry) for part in ("train", "val"))
-    uncached = isinstance(train.source, ImageFiles)
+    uncached = any(isinstance(part.source, ImageFiles) for part in (train, val))
     warnings = [f"{socket.gethostname()}: {no_room_in_cache(sweep.data.cache)}"] if uncached else []
     return sweep, TrialData(train, val, sweep.augmentations), warnings
 

@@ -87,7 +87,7 @@ def test_copies_under_both_labels_and_across_the_split():
     assert "1 pair of a real and a fake image is the same picture" in codes["both-labels"].sentence
     assert codes["crop-of-other-class"].grade == "note"
     assert codes["copies-across-the-split"].grade == "warning"
-    assert "split_by: group" in codes["copies-across-the-split"].what_to_do
+    assert "one of the two folders" in codes["copies-across-the-split"].what_to_do
     assert codes["copies-within-a-part"].sentence.startswith("2 of 40 train images are there more than once")
 
 

@@ -53,6 +53,23 @@ def test_a_node_that_can_not_see_the_images_says_so(
     assert said.endswith("under the same path; or at an address that all reach (data.train: s3://…)")
 
 
+def test_a_val_folder_is_prepared_and_missed_too(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pictures, tmp_path / "data")
+    shutil.copytree(pictures / "test", tmp_path / "val")
+    sweep = sweep_of(tmp_path / "data", tmp_path, f"data.val={tmp_path}/val", "data.test_duplicates=keep")
+    run = RunDir(tmp_path / "run")
+    run.claim(sweep)
+    prepare_training(run, sweep, QUIET)
+    monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "another"))
+    assert _prepare(run.path) is None
+    assert cached(tmp_path / "another") == ["scale32.u8", "scale32.u8"]
+    monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "empty"))
+    shutil.rmtree(tmp_path / "val")
+    assert str(_prepare(run.path)).startswith(f"can't see the images: {tmp_path}/val is not there")
+
+
 def test_no_room_in_the_cache_is_no_excuse_for_images_out_of_sight(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import Predictions, write_predictions
 from rfray.store.audit_record import read_audit
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_catalog
+from rfray.store.tables import read_audited_images, read_catalog
 
 
 def write_images(folder: Path, count: int, first: int = 0) -> None:
@@ -82,7 +82,7 @@ def test_of_a_larger_training_folder_so_many_images_are_used(tmp_path: Path) -> 
     write_folder(made.train, 20, first=0)
     catalog = made.tune()
     assert catalog["label"].value_counts().to_dict() == {0: 10, 1: 10}
-    assert "Using 20 of 40 images of the training folder, drawn by chance (data.train_images)" in made.printed()
+    assert "Using 20 of 40 images of the train folder, drawn at random (data.train_images)" in made.printed()
     assert made.tune().equals(catalog)
     (made.train / catalog["path"][0]).unlink()
     with pytest.raises(RunError, match=f"{catalog['path'][0]} is gone"):
@@ -173,24 +173,24 @@ def test_a_repaired_file_counts_as_a_change(tmp_path: Path) -> None:
         made.tune()
 
 
-# report
+# test
 
 
-def test_tune_needs_no_report_folder_and_ensemble_reads_it_later(made: Made) -> None:
+def test_tune_needs_no_test_folder_and_ensemble_reads_it_later(made: Made) -> None:
     training = made.tune()
     assert not made.test.exists()
     with pytest.raises(DataError, match="test: no such folder"):
         made.ensemble()
     assert read_catalog(made.run).equals(training)
     write_folder(made.test, 6, first=1000)
-    report = made.ensemble()
-    assert report.groupby("label").size().to_dict() == {0: 6, 1: 6}
+    test = made.ensemble()
+    assert test.groupby("label").size().to_dict() == {0: 6, 1: 6}
     catalog = read_catalog(made.run)
     assert catalog[catalog["part"] != "test"].equals(training)
     made.tune()  # the training folder is as it was: going on is allowed
 
 
-def test_an_unchanged_report_folder_is_not_read_again(made: Made) -> None:
+def test_an_unchanged_test_folder_is_not_read_again(made: Made) -> None:
     made.tune()
     write_folder(made.test, 6, first=1000)
     first = made.ensemble()
@@ -201,7 +201,7 @@ def test_an_unchanged_report_folder_is_not_read_again(made: Made) -> None:
     assert made.printed() == ""
 
 
-def test_a_changed_report_folder_is_read_again(made: Made) -> None:
+def test_a_changed_test_folder_is_read_again(made: Made) -> None:
     training = made.tune()
     write_folder(made.test, 6, first=1000)
     first = made.ensemble()
@@ -215,7 +215,7 @@ def test_a_changed_report_folder_is_read_again(made: Made) -> None:
     assert catalog[catalog["part"] != "test"].equals(training)
 
 
-def test_a_report_folder_that_is_gone_was_read_before(made: Made) -> None:
+def test_a_test_folder_that_is_gone_was_read_before(made: Made) -> None:
     made.tune()
     write_folder(made.test, 6, first=1000)
     first = made.ensemble()
@@ -247,15 +247,15 @@ def test_unreadable_files_of_both_folders_are_listed(tmp_path: Path) -> None:
     assert pd.read_csv(made.run.unreadable_file)["path"].tolist() == ["fake/0503.png"]
 
 
-def test_a_report_part_cut_out_of_the_training_folder_needs_no_more(tmp_path: Path) -> None:
+def test_a_test_part_cut_out_of_the_training_folder_needs_no_more(tmp_path: Path) -> None:
     made = Made(tmp_path, test=0.25)
     write_folder(made.train, 20, first=0)
     catalog = made.tune()
     assert (catalog["part"] == "test").sum() == 10
-    report = made.ensemble()
-    assert report.equals(catalog[catalog["part"] == "test"])
+    test = made.ensemble()
+    assert test.equals(catalog[catalog["part"] == "test"])
     assert made.tune().equals(catalog)
-    (made.train / report["path"].iloc[0]).unlink()
+    (made.train / test["path"].iloc[0]).unlink()
     with pytest.raises(RunError, match="is gone"):
         made.tune()
 
@@ -329,12 +329,12 @@ def test_what_is_kept_of_the_images_is_made_while_they_are_read(trial: object, e
 # what the audit finds, and what becomes of it
 
 
-def write_photographs(folder: Path, first: int, count: int = 12) -> None:
+def write_photographs(folder: Path, first: int, count: int = 12, seed: int = 0) -> None:
     """Pictures with enough in them to be told apart: noise of several scales."""
     for name in ("real", "fake"):
         (folder / name).mkdir(parents=True)
         for number in range(first, first + count):
-            generator = np.random.default_rng([number, name == "fake"])
+            generator = np.random.default_rng([number, name == "fake", *([seed] if seed else [])])
             noise = sum(
                 np.kron(generator.normal(size=(n, n, 3)), np.ones((128 // n, 128 // n, 1))) for n in (4, 16, 64)
             )
@@ -342,7 +342,7 @@ def write_photographs(folder: Path, first: int, count: int = 12) -> None:
 
 
 @pytest.mark.parametrize(("setting", "left_out"), [("leave_out", 2), ("keep", 0)])
-def test_training_images_that_are_in_the_report_part_too(tmp_path: Path, setting: str, left_out: int) -> None:
+def test_training_images_that_are_in_the_test_part_too(tmp_path: Path, setting: str, left_out: int) -> None:
     made = Made(tmp_path, test_duplicates=setting)
     write_photographs(made.train, 0)
     write_photographs(made.test, 100)
@@ -380,7 +380,7 @@ def test_pictures_that_look_alike_are_on_one_side_of_the_split(tmp_path: Path) -
     assert set(catalog["part"]) == {"train", "val"}
 
 
-def test_a_report_folder_that_comes_later_is_compared_then(tmp_path: Path) -> None:
+def test_a_test_folder_that_comes_later_is_compared_then(tmp_path: Path) -> None:
     made = Made(tmp_path)
     write_photographs(made.train, 0)
     made.tune()
@@ -393,7 +393,7 @@ def test_a_report_folder_that_comes_later_is_compared_then(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("later", [False, True])
-def test_report_images_that_look_alike_have_one_group(tmp_path: Path, later: bool) -> None:
+def test_test_images_that_look_alike_have_one_group(tmp_path: Path, later: bool) -> None:
     made = Made(tmp_path)
     write_photographs(made.train, 0)
     if later:
@@ -409,3 +409,98 @@ def test_report_images_that_look_alike_have_one_group(tmp_path: Path, later: boo
     assert numbers.nunique() == 24
     catalog = read_catalog(made.run)
     assert not set(numbers) & set(catalog.loc[catalog["part"] != "test", "group_id"])
+
+
+# a val folder
+
+
+@pytest.fixture
+def with_val(tmp_path: Path) -> Made:
+    """Train, val and test in folders of their own, with the same paths in all of them."""
+    made = Made(tmp_path, val=str(tmp_path / "val"))
+    for number, folder in enumerate((made.train, tmp_path / "val", made.test)):
+        write_photographs(folder, 0, seed=number)
+    return made
+
+
+def test_val_may_be_a_folder_of_its_own(with_val: Made) -> None:
+    catalog = with_val.tune()
+    counts = {("train", 0): 12, ("train", 1): 12, ("val", 0): 12, ("val", 1): 12}
+    assert catalog.groupby(["part", "label"]).size().to_dict() == counts
+    assert (catalog["part"] == catalog["folder"]).all()
+    assert with_val.printed().splitlines()[-1] == "Images: train 12 real + 12 fake, val 12 real + 12 fake"
+    audited = read_audited_images(with_val.run)
+    assert audited.groupby("part").size().to_dict() == {"train": 24, "val": 24, "test": 24}
+    assert [row[0] for row in count_rows(read_audit(with_val.run.audit_file))[1]] == ["train", "val", "test"]
+    assert with_val.tune().equals(catalog)
+    test = with_val.ensemble()
+    assert len(test) == 24
+    assert not set(test["group_id"]) & set(catalog["group_id"])
+    assert with_val.tune()[["folder", "part"]].value_counts().to_dict() == {
+        ("train", "train"): 24,
+        ("val", "val"): 24,
+        ("test", "test"): 24,
+    }
+
+
+def test_of_a_larger_val_folder_so_many_images_are_used(tmp_path: Path) -> None:
+    made = Made(tmp_path, val=str(tmp_path / "val"), val_images=10)
+    write_folder(made.train, 20, first=0)
+    write_folder(tmp_path / "val", 20, first=100)
+    catalog = made.tune()
+    assert catalog.groupby(["part", "label"]).size().to_dict() == {
+        ("train", 0): 20,
+        ("train", 1): 20,
+        ("val", 0): 5,
+        ("val", 1): 5,
+    }
+    assert "Using 10 of 40 images of the val folder, drawn at random (data.val_images)" in made.printed()
+    assert made.tune().equals(catalog)
+
+
+def test_changes_in_the_val_folder_are_noticed(with_val: Made, tmp_path: Path) -> None:
+    with_val.tune()
+    (tmp_path / "val/real/003.png").unlink()
+    write_images(tmp_path / "val/fake", 1, first=900)
+    with pytest.raises(RunError, match=r"2 images have changed") as raised:
+        with_val.tune()
+    assert "data.val: real/003.png is gone" in str(raised.value)
+    assert "data.val: fake/0900.png is new" in str(raised.value)
+
+
+def test_unreadable_files_of_the_val_folder_are_listed(tmp_path: Path) -> None:
+    made = Made(tmp_path, val=str(tmp_path / "val"), max_unreadable=0.5)
+    write_folder(made.train, 20, first=0)
+    write_folder(tmp_path / "val", 20, first=0)
+    (made.train / "fake/0503.png").write_text("text")
+    (tmp_path / "val/fake/0503.png").write_text("text")
+    catalog = made.tune()
+    assert pd.read_csv(made.run.unreadable_file)[["folder", "path"]].to_numpy().tolist() == [
+        ["train", "fake/0503.png"],
+        ["val", "fake/0503.png"],
+    ]
+    assert made.tune().equals(catalog)
+
+
+def test_copies_between_the_folders_are_found(with_val: Made, tmp_path: Path) -> None:
+    shutil.copy(with_val.train / "real/003.png", tmp_path / "val/real/copy.png")
+    Image.open(tmp_path / "val/fake/005.png").save(with_val.test / "fake/copy.jpg", quality=60)
+    catalog = with_val.tune()
+    groups = catalog.set_index(["folder", "path"])["group_id"]
+    assert groups["train", "real/003.png"] == groups["val", "real/copy.png"]
+    assert groups.nunique() == len(groups) - 1
+    gone = catalog[catalog["part"] == LEFT_OUT]
+    assert gone[["folder", "path"]].to_numpy().tolist() == [["val", "fake/005.png"]]
+    audit = read_audit(with_val.run.audit_file)
+    found = {(pairs.kind, pairs.first, pairs.second): pairs.pairs for pairs in audit.duplicates}
+    assert found == {("exact", "train", "val"): 1, ("re-encoded", "left out", "test"): 1}
+    (error,) = audit.graded("error")
+    assert "val/fake/005.png" in error.sentence
+    assert any("train/real/003.png and val/real/copy.png" in one.sentence for one in audit.graded("warning"))
+
+
+def test_a_part_of_which_all_images_are_in_test_is_an_error(with_val: Made, tmp_path: Path) -> None:
+    for file in sorted((tmp_path / "val/fake").iterdir()):
+        shutil.copy(file, with_val.test / "fake" / f"copy-{file.name}")
+    with pytest.raises(DataError, match=r"val: no image of class fake is left, .* data\.test_duplicates: keep"):
+        with_val.tune()

@@ -1,131 +1,33 @@
-import hashlib
+"""rfray.data.catalog: what can't be used is refused; the pixels, labels and ids of a part."""
+
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from rfray.data.catalog import (
-    COLUMNS,
-    changes,
-    decode_images,
-    divide,
-    drawn,
-    fold_of,
-    image_folder,
-    list_folder,
-    list_images,
-    load_images,
-    part_digest,
-    scan_folder,
-)
-from rfray.data.geometry import Geometry
+from rfray.data.catalog import decode_images, load_images, part_digest, scan_folder
+from rfray.data.splits import divide
 from rfray.errors import DataError
 from rfray.spec.sweep import DataSettings
-
-SIDE = Geometry("scale", 16, None)
-LARGER = Geometry("scale", 24, None)
-NO_PAIRS = np.empty((0, 2), int)
-BOTH = {"real": ["real"], "fake": ["fake"]}
-
-
-def write_image(path: Path, number: int) -> None:
-    """A plain image; its colour is the number, so that no two are the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (12, 8), (number % 256, number // 256, 7)).save(path, "PNG")
-
-
-def write_images(folder: Path, count: int, first: int = 0) -> None:
-    """Writes 000.png, 001.png, …"""
-    for number in range(count):
-        write_image(folder / f"{number:03d}.png", first + number)
-
-
-def write_groups(folder: Path, groups: Sequence[str], each: int, first: int) -> None:
-    """Writes `each` images into a subfolder a group."""
-    for position, group in enumerate(groups):
-        write_images(folder / group, each, first + position * each)
-
-
-def settings(folder: Path, **more: object) -> DataSettings:
-    """Images in train (and valid) below a folder, pixels in cache beside them."""
-    given = {"train": str(folder / "train"), "cache": {"dir": str(folder / "cache")}, **more}
-    if "test" not in given:
-        given.setdefault("test", str(folder / "test"))
-    return DataSettings.model_validate(given)
-
-
-def training(given: DataSettings, seed: int = 0, pairs: np.ndarray = NO_PAIRS, most: int | None = None) -> pd.DataFrame:
-    return divide(scan_folder(given, "train", [SIDE]).images, given, seed, pairs, most)
-
-
-def counts(catalog: pd.DataFrame) -> dict[tuple[str, int], int]:
-    return {(str(part), int(label)): int(n) for (part, label), n in catalog.groupby(["part", "label"]).size().items()}
-
-
-def parts_of(catalog: pd.DataFrame, column: str) -> pd.Series:
-    """How many parts the images with the same value are in."""
-    return catalog.groupby(column)["part"].nunique()
-
+from tests.data.small_folders import (
+    LARGER,
+    NO_PAIRS,
+    SIDE,
+    counts,
+    settings,
+    training,
+    two_classes,
+    write_image,
+    write_images,
+)
 
 # folders -> table
 
 
-def test_images_are_found_at_any_depth_and_with_any_case_of_ending(tmp_path: Path) -> None:
-    names = ["a.jpg", "b.JPEG", "c.Png", "one/d.webp", "one/two/e.BMP", "one/two/f.tif", "three/g.TIFF"]
-    for number, name in enumerate(names):
-        write_image(tmp_path / "real" / name, number)
-    write_image(tmp_path / "fake" / "x.png", 99)
-    found = list_folder(tmp_path, BOTH)
-    assert found["path"].tolist() == ["fake/x.png"] + [f"real/{name}" for name in names]
-    assert found["label"].tolist() == [1] + 7 * [0]
-    assert found["subfolder"].tolist() == ["", "", "", "", "one", "one/two", "one/two", "three"]
-    status = (tmp_path / "real/one/d.webp").stat()
-    row = found.set_index("path").loc["real/one/d.webp"]
-    assert (row["size"], row["modified"]) == (status.st_size, status.st_mtime_ns)
-
-
-def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
-    for name in ("real/a.png", "fake/b.png", "real/.hidden.png", "real/.thumbnails/c.png", "fake/no_ending", "d.png"):
-        write_image(tmp_path / name, 0)
-    (tmp_path / "real/notes.txt").write_text("text")
-    (tmp_path / "real/Thumbs.db").write_bytes(b"")
-    write_image(tmp_path / "other/e.png", 0)
-    (tmp_path / "fake/folder.png").mkdir()
-    assert list_folder(tmp_path, BOTH)["path"].tolist() == ["fake/b.png", "real/a.png"]
-
-
-def test_a_class_may_have_several_folders(tmp_path: Path) -> None:
-    for name in ("photos/a.png", "gan/b.png", "diffusion/v1/c.png"):
-        write_image(tmp_path / name, 0)
-    found = list_folder(tmp_path, {"real": ["photos"], "fake": ["gan", "diffusion/v1"]})
-    assert dict(zip(found["path"], found["label"], strict=True)) == {
-        "diffusion/v1/c.png": 1,
-        "gan/b.png": 1,
-        "photos/a.png": 0,
-    }
-    assert (found["subfolder"] == "").all()
-
-
-def test_linked_folders_are_followed(tmp_path: Path) -> None:
-    write_image(tmp_path / "elsewhere/a.png", 0)
-    write_image(tmp_path / "train/fake/b.png", 1)
-    (tmp_path / "train/real").mkdir()
-    (tmp_path / "train/real/linked").symlink_to(tmp_path / "elsewhere")
-    found = list_folder(tmp_path / "train", BOTH)
-    assert found["path"].tolist() == ["fake/b.png", "real/linked/a.png"]
-    assert found["subfolder"].tolist() == ["", "linked"]
-
-
 # what can't be used
-
-
-def two_classes(folder: Path, count: int = 10) -> None:
-    write_images(folder / "train/real", count)
-    write_images(folder / "train/fake", count, 500)
 
 
 def without_data_folder(folder: Path) -> DataSettings:
@@ -195,7 +97,7 @@ def with_test_linked_to_train(folder: Path) -> DataSettings:
     return settings(folder)
 
 
-def with_a_class_of_valid_linked_to_train(folder: Path) -> DataSettings:
+def with_a_class_of_test_linked_to_train(folder: Path) -> DataSettings:
     two_classes(folder)
     write_images(folder / "test/real", 5, 900)
     (folder / "test/fake").symlink_to(folder / "train/fake")
@@ -209,12 +111,25 @@ def with_test_inside_a_class(folder: Path) -> DataSettings:
     return settings(folder, test=str(folder / "train/real/test"))
 
 
+def with_val_inside_train(folder: Path) -> DataSettings:
+    two_classes(folder)
+    write_images(folder / "train/real/val/real", 5, 900)
+    write_images(folder / "train/real/val/fake", 5, 950)
+    return settings(folder, val=str(folder / "train/real/val"))
+
+
+def with_val_linked_to_test(folder: Path) -> DataSettings:
+    two_classes(folder)
+    (folder / "val").symlink_to(folder / "test")
+    return settings(folder, val=str(folder / "val"))
+
+
 def with_one_image_a_class(folder: Path) -> DataSettings:
     two_classes(folder, 1)
     return settings(folder)
 
 
-def with_one_image_left_after_the_report_part(folder: Path) -> DataSettings:
+def with_one_image_left_after_the_test_part(folder: Path) -> DataSettings:
     two_classes(folder, 2)
     return settings(folder, test=0.3)
 
@@ -267,10 +182,12 @@ def with_a_name_that_is_not_utf8(folder: Path) -> DataSettings:
         (with_a_linked_circle, ["fake/again (class fake) and", "fake (class fake) are the same folder"]),
         (with_test_the_same_as_train, ["data.train", "data.test", "share images", "train/real"]),
         (with_test_linked_to_train, ["data.train", "data.test", "share images"]),
-        (with_a_class_of_valid_linked_to_train, ["data.train", "data.test", "share images", "train/fake"]),
+        (with_a_class_of_test_linked_to_train, ["data.train", "data.test", "share images", "train/fake"]),
         (with_test_inside_a_class, ["data.train", "data.test", "share images", "train/real/test/real"]),
+        (with_val_inside_train, ["data.train", "data.val", "share images", "train/real/val/real"]),
+        (with_val_linked_to_test, ["data.val", "data.test", "share images"]),
         (with_one_image_a_class, ["val 0.15: class real has 1 images", "too few"]),
-        (with_one_image_left_after_the_report_part, ["val 0.15: class real has 1 images", "too few"]),
+        (with_one_image_left_after_the_test_part, ["val 0.15: class real has 1 images", "too few"]),
         (with_copies_of_one_image_in_a_class, ["class fake has 10 images in 1 groups", "same picture"]),
         (
             with_two_percent_unreadable,
@@ -291,22 +208,7 @@ def test_what_can_not_be_used_is_said(
     str(raised.value).encode()  # can be printed
 
 
-def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    two_classes(tmp_path)
-    write_images(tmp_path / "train/real/secret", 3)
-    scandir = os.scandir
-
-    def refusing(path: str) -> object:
-        if str(path).endswith("secret"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)  # tests may run as root, who may read everything
-    with pytest.raises(DataError, match="secret: Permission denied"):
-        training(settings(tmp_path), 0)
-
-
-def test_the_report_folder_is_checked_as_the_training_folder_is(tmp_path: Path) -> None:
+def test_the_test_folder_is_checked_as_the_training_folder_is(tmp_path: Path) -> None:
     two_classes(tmp_path)
     with pytest.raises(DataError, match="test: no such folder"):
         scan_folder(settings(tmp_path), "test", [SIDE])
@@ -339,153 +241,7 @@ def test_one_percent_unreadable_is_left_out_and_listed(tmp_path: Path) -> None:
 # train, val and test
 
 
-def test_the_split_is_stratified(tmp_path: Path) -> None:
-    write_images(tmp_path / "train/real", 100)
-    write_images(tmp_path / "train/fake", 50, 500)
-    catalog = training(settings(tmp_path), 0)
-    # 0.15 of 100 is 15; 0.15 of 50 is 7.5, rounded to the even 8
-    assert counts(catalog) == {("train", 0): 85, ("train", 1): 42, ("val", 0): 15, ("val", 1): 8}
-    assert set(COLUMNS) <= set(catalog.columns)
-    assert catalog["path"].is_monotonic_increasing
-    path, digest = catalog.loc[77, ["path", "digest"]]
-    assert digest == hashlib.sha256((tmp_path / "train" / path).read_bytes()).hexdigest()
-
-
-def test_of_a_larger_folder_the_same_images_are_drawn_in_every_place(tmp_path: Path) -> None:
-    for place in ("here", "there"):
-        write_images(tmp_path / place / "train/real", 20)
-        write_images(tmp_path / place / "train/fake", 10, 500)
-    given = settings(tmp_path / "here")
-    listed = list_images(given, "train")
-    twelve = drawn(listed, 12)
-    assert twelve["label"].value_counts().to_dict() == {0: 8, 1: 4}
-    assert drawn(list_images(settings(tmp_path / "there"), "train"), 12)["path"].tolist() == twelve["path"].tolist()
-    assert set(twelve["path"]) < set(drawn(listed, 21)["path"])
-    assert sorted(drawn(listed.drop(listed.index[listed["label"] == 1][1:]), 3)["label"]) == [0, 0, 1]  # of 20 to 1
-    assert drawn(listed, None) is listed
-    assert drawn(listed, 30) is listed
-    scanned = scan_folder(given, "train", [SIDE], most=12)
-    assert (scanned.images["path"].tolist(), scanned.there) == (twelve["path"].tolist(), 30)
-    assert changes(given, "train", twelve, 12) == []
-    assert len(changes(given, "train", twelve)) == 18
-
-
-def test_the_val_part_has_no_more_images_than_are_enough(tmp_path: Path) -> None:
-    write_images(tmp_path / "train/real", 40)
-    write_images(tmp_path / "train/fake", 20, 500)
-    few, all_of_them = (training(settings(tmp_path, val=0.3), most=most) for most in (6, None))
-    assert counts(few) == {("train", 0): 36, ("train", 1): 18, ("val", 0): 4, ("val", 1): 2}
-    assert counts(all_of_them) == {("train", 0): 28, ("train", 1): 14, ("val", 0): 12, ("val", 1): 6}
-
-
-def test_groups_too_large_for_so_few_images_are_chosen_by_the_fraction(tmp_path: Path) -> None:
-    for name, first in (("real", 0), ("fake", 500)):
-        write_groups(tmp_path / f"train/{name}", [f"{name}{number}" for number in range(4)], 5, first)
-    catalog = training(settings(tmp_path, split_by="group", val=0.25), most=6)
-    assert counts(catalog) == {("train", 0): 15, ("train", 1): 15, ("val", 0): 5, ("val", 1): 5}
-
-
-def test_a_small_class_has_at_least_one_image_on_each_side(tmp_path: Path) -> None:
-    write_images(tmp_path / "train/real", 2)
-    write_images(tmp_path / "train/fake", 20, 500)
-    catalog = training(settings(tmp_path), 0)
-    assert counts(catalog) == {("train", 0): 1, ("train", 1): 17, ("val", 0): 1, ("val", 1): 3}
-
-
-def test_the_seed_decides_the_split(tmp_path: Path) -> None:
-    two_classes(tmp_path, 40)
-    first, again, other = (training(settings(tmp_path), seed) for seed in (0, 0, 1))
-    assert first.equals(again)
-    assert counts(first) == counts(other)
-    assert (first["part"] != other["part"]).any()
-
-
-def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path: Path) -> None:
-    for place in ("here", "there"):
-        two_classes(tmp_path / place, 40)
-    here, there = (training(settings(tmp_path / place), 0) for place in ("here", "there"))
-    assert here["part"].equals(there["part"])
-
-
-def test_valid_fraction_cuts_the_report_part_out_of_the_training_folder(tmp_path: Path) -> None:
-    write_images(tmp_path / "train/real", 100)
-    write_images(tmp_path / "train/fake", 50, 500)
-    catalog = training(settings(tmp_path, test=0.2), 0)
-    # 20 and 10 for the report; of the 80 and 40 that are left 0.15 for val: 12 and 6
-    assert counts(catalog) == {
-        ("train", 0): 68,
-        ("train", 1): 34,
-        ("test", 0): 20,
-        ("test", 1): 10,
-        ("val", 0): 12,
-        ("val", 1): 6,
-    }
-    assert catalog["path"].is_unique
-    assert len(catalog) == 150
-
-
-@pytest.mark.parametrize("split_by", ["image", "group", "auto"])
-def test_identical_files_stay_on_one_side(tmp_path: Path, split_by: str) -> None:
-    for number in range(30):  # each image twice in its class, and ten of them in the other class too
-        for copy in ("a", "b"):
-            write_image(tmp_path / f"train/real/{number}{copy}.png", number)
-            write_image(tmp_path / f"train/fake/{number}{copy}.png", number + (500 if number >= 10 else 0))
-    given = settings(tmp_path, split_by=split_by, val=0.4)
-    catalog = training(given, 3)
-    assert catalog["digest"].nunique() == 50
-    assert (parts_of(catalog, "digest") == 1).all()
-    both = catalog.groupby("digest").filter(lambda same: same["label"].nunique() == 2)
-    assert set(both["part"]) == {"train", "val"}  # the images that are in both classes are divided, whole
-
-
-def test_groups_stay_on_one_side_where_there_are_enough(tmp_path: Path) -> None:
-    names = [f"person{number}" for number in range(10)]
-    write_groups(tmp_path / "train/real", names, 4, first=0)
-    write_groups(tmp_path / "train/fake", names, 4, first=500)
-    catalogs = {
-        split_by: training(settings(tmp_path, split_by=split_by, val=0.3), 0) for split_by in ("auto", "group", "image")
-    }
-    assert (parts_of(catalogs["group"], "subfolder") == 1).all()  # also across the classes: it is the same person
-    assert catalogs["auto"].equals(catalogs["group"])
-    assert parts_of(catalogs["image"], "group").max() == 2
-    assert counts(catalogs["group"]) == {("train", 0): 28, ("train", 1): 28, ("val", 0): 12, ("val", 1): 12}
-
-
-def test_auto_needs_ten_groups_in_every_class(tmp_path: Path) -> None:
-    write_groups(tmp_path / "train/real", [f"real{number}" for number in range(9)], 4, first=0)
-    write_groups(tmp_path / "train/fake", [f"fake{number}" for number in range(12)], 4, first=500)
-    given = [settings(tmp_path, split_by=split_by, val=0.3) for split_by in ("auto", "image", "group")]
-    auto, image, group = (training(one, 0) for one in given)
-    assert auto.equals(image)
-    assert parts_of(auto, "group").max() == 2
-    assert (parts_of(group, "subfolder") == 1).all()
-
-
-def test_groups_that_share_a_file_stay_together(tmp_path: Path) -> None:
-    names = [f"g{number}" for number in range(12)]
-    write_groups(tmp_path / "train/real", names, 3, first=0)
-    write_groups(tmp_path / "train/fake", [f"f{number}" for number in range(12)], 3, first=500)
-    # a chain: g0 - g1 - g2 share files by pairs, and g2 shares one with f0
-    for one, other in (("real/g0", "real/g1"), ("real/g1", "real/g2"), ("real/g2", "fake/f0")):
-        (tmp_path / f"train/{other}/{one[-2:]}.png").write_bytes((tmp_path / f"train/{one}/000.png").read_bytes())
-    sides = set()
-    for seed in range(12):
-        catalog = training(settings(tmp_path, val=0.4), seed)
-        assert (parts_of(catalog, "subfolder") == 1).all()
-        chain = catalog[catalog["subfolder"].isin(["g0", "g1", "g2", "f0"])]
-        assert chain["part"].nunique() == 1
-        sides.add(chain["part"].iloc[0])
-    assert sides == {"train", "val"}
-
-
-def test_groups_too_large_for_the_share_are_an_error_that_says_so(tmp_path: Path) -> None:
-    write_groups(tmp_path / "train/real", ["a", "b"], 10, first=0)
-    write_groups(tmp_path / "train/fake", ["c", "d"], 10, first=500)
-    with pytest.raises(DataError, match=r"class real has 20 images in 2 groups that stay together.*split_by: image"):
-        training(settings(tmp_path, split_by="group"), 0)
-
-
-def test_the_report_folder_becomes_the_report_part(tmp_path: Path) -> None:
+def test_the_test_folder_becomes_test(tmp_path: Path) -> None:
     two_classes(tmp_path)
     write_images(tmp_path / "test/real", 5, 900)
     write_images(tmp_path / "test/fake", 4, 950)
@@ -495,38 +251,13 @@ def test_the_report_folder_becomes_the_report_part(tmp_path: Path) -> None:
     }
 
 
-def test_training_does_not_need_the_report_folder(tmp_path: Path) -> None:
+def test_training_does_not_need_the_test_folder(tmp_path: Path) -> None:
     two_classes(tmp_path)
     assert not (tmp_path / "test").exists()
     assert set(training(settings(tmp_path), 0)["part"]) == {"train", "val"}
 
 
 # what has changed since
-
-
-def test_changes_names_what_is_new_gone_and_changed(tmp_path: Path) -> None:
-    two_classes(tmp_path, 4)
-    given = settings(tmp_path)
-    known = list_folder(tmp_path / "train", BOTH)
-    assert changes(given, "train", known) == []
-    write_image(tmp_path / "train/real/new.png", 77)
-    (tmp_path / "train/fake/001.png").unlink()
-    touched = tmp_path / "train/real/002.png"
-    os.utime(touched, ns=(0, touched.stat().st_mtime_ns + 1))
-    (tmp_path / "train/fake/003.png").write_text("text")
-    assert changes(given, "train", known) == [
-        "real/new.png is new",
-        "fake/001.png is gone",
-        "fake/003.png has changed",
-        "real/002.png has changed",
-    ]
-
-
-def test_demo_images_are_in_two_folders() -> None:
-    given = DataSettings(source="demo")
-    train, valid = image_folder(given, "val"), image_folder(given, "test")
-    assert (train.name, valid.name) == ("train", "test")
-    assert train.parent == valid.parent
 
 
 # images of a part
@@ -541,31 +272,34 @@ def number_of(path: str) -> int:
     return int(Path(path).stem) + (500 if path.startswith("fake/") else 0)
 
 
-@pytest.mark.parametrize("from_folder", [True, False])
-def test_each_part_has_its_own_pixels_labels_and_ids(tmp_path: Path, from_folder: bool) -> None:
+@pytest.mark.parametrize("folders", [["train"], ["train", "test"], ["train", "val", "test"]])
+def test_each_part_has_its_own_pixels_labels_and_ids(tmp_path: Path, folders: list[str]) -> None:
+    """Also where the same paths are in several folders."""
     two_classes(tmp_path, 100)
     (tmp_path / "train/real/041.png").write_text("unreadable")
     (tmp_path / "train/fake/000.png").write_text("unreadable")
-    if from_folder:
-        write_images(tmp_path / "test/real", 9)
-        write_images(tmp_path / "test/fake", 5, 500)
-        given = settings(tmp_path)
-        scanned = [training(given, 0), scan_folder(given, "test", [SIDE]).images.assign(part="test")]
-    else:
-        given = settings(tmp_path, test=0.1)
-        scanned = [training(given, 0)]
+    first = {"train": 0, "val": 100, "test": 200}
+    for folder in folders[1:]:
+        write_images(tmp_path / folder / "real", 9, first[folder])
+        write_images(tmp_path / folder / "fake", 5, first[folder] + 500)
+    val, test = (str(tmp_path / part) if part in folders else 0.1 for part in ("val", "test"))
+    given = settings(tmp_path, val=val, test=test)
+    scanned = {folder: scan_folder(given, folder, [SIDE]).images for folder in folders}
+    tuned = pd.concat([scanned[folder] for folder in given.training_folders], ignore_index=True)
+    apart = [scanned["test"].assign(part="test")] if "test" in folders else []
+    catalog = pd.concat([divide(tuned, given, 0, NO_PAIRS), *apart], ignore_index=True)
     files = {path: path.stat().st_ino for path in (tmp_path / "cache").glob("*.u8")}
-    catalog = pd.concat(scanned, ignore_index=True)
     for part in ("train", "val", "test"):
         images = load_images(catalog, given, part, SIDE)
         expected = catalog[catalog["part"] == part]
         assert len(images) == len(expected) > 0
         assert images.ids.tolist() == expected["path"].tolist()
         assert images.labels.tolist() == [int(path.startswith("fake/")) for path in images.ids]
-        assert colours(images.batch(np.arange(len(images)))) == [number_of(path) for path in images.ids]
+        numbers = [number_of(path) + (first[part] if part in folders else 0) for path in images.ids]
+        assert colours(images.batch(np.arange(len(images)))) == numbers
     # one file a folder, written while its images were read and not again
     assert {path: path.stat().st_ino for path in (tmp_path / "cache").glob("*.u8")} == files
-    assert len(files) == (2 if from_folder else 1)
+    assert len(files) == len(folders)
 
 
 def test_images_of_another_size_are_made_when_asked_for(tmp_path: Path) -> None:
@@ -613,31 +347,6 @@ def test_part_digest_changes_with_path_label_and_content() -> None:
 # what belongs together
 
 
-def test_pictures_that_look_alike_stay_on_one_side(tmp_path: Path) -> None:
-    two_classes(tmp_path, 40)
-    pairs = np.array([[number, number + 1] for number in range(0, 80, 2)])  # by position: two by two
-    sides = [training(settings(tmp_path, val=0.4), seed, pairs) for seed in range(5)]
-    for catalog in sides:
-        assert (catalog["part"][::2].to_numpy() == catalog["part"][1::2].to_numpy()).all()
-        assert (parts_of(catalog, "group_id") == 1).all()
-        assert catalog["group_id"].nunique() == 40
-
-
-@pytest.mark.parametrize("pattern", [r"id\d+", r"(id\d+)_\d"])
-def test_identities_stay_on_one_side_also_across_the_classes(tmp_path: Path, pattern: str) -> None:
-    for number in range(60):
-        write_image(tmp_path / f"train/real/id{number // 4}_{number % 4}.png", number)
-        write_image(tmp_path / f"train/fake/id{number // 4}_{number % 4}.png", 500 + number)
-        write_image(tmp_path / f"train/fake/nobody{number}.png", 900 + number)
-    given = settings(tmp_path, group_pattern=pattern, val=0.4)
-    catalog = training(given, 1)
-    known = catalog[catalog["path"].str.contains("id")]
-    identity = known["path"].str.extract(r"(id\d+)")[0]
-    assert (known.groupby(identity)["part"].nunique() == 1).all()
-    assert known.groupby(identity)["group_id"].nunique().max() == 1
-    assert catalog["group_id"].nunique() == 15 + 60  # who matches nothing stands alone
-
-
 def test_a_few_images_are_decoded_by_their_ids(tmp_path: Path) -> None:
     for folder in ("train", "test"):
         write_images(tmp_path / folder / "real", 3, first=10)
@@ -654,37 +363,3 @@ def test_a_few_images_are_decoded_by_their_ids(tmp_path: Path) -> None:
     (tmp_path / "test/real/002.png").write_bytes(b"other")
     with pytest.raises(DataError, match=r"real/002\.png has changed"):
         images.batch(np.array([0]))
-
-
-def catalog_of(groups: list[int], labels: list[int]) -> pd.DataFrame:
-    count = len(labels)
-    parts = ["train"] * (count - 4) + ["val"] * 3 + ["test"]
-    paths = [f"{number:03d}.png" for number in range(count)]
-    return pd.DataFrame({"path": paths, "label": labels, "group_id": groups, "part": parts})
-
-
-def test_folds_cover_fit_and_val_once_and_keep_groups_and_classes_together() -> None:
-    labels = [0, 1] * 12
-    groups = [0, 0, 0, 0, *range(1, 21)]  # the first four belong together
-    catalog = catalog_of(groups, labels)
-    judged = []
-    for number in (1, 2, 3):
-        fold = fold_of(catalog, (number, 3), seed=5)
-        assert fold.drop(columns="part").equals(catalog.drop(columns="part"))
-        assert fold["part"].tolist()[-1] == "test"
-        val = fold[fold["part"] == "val"]
-        assert set(val["label"]) == {0, 1}
-        assert not set(val["group_id"]) & set(fold.loc[fold["part"] == "train", "group_id"])
-        judged += val["path"].tolist()
-    assert sorted(judged) == catalog["path"].tolist()[:-1]
-    again = fold_of(catalog, (3, 3), seed=5)
-    assert again.loc[again["part"] == "val", "path"].tolist() == judged[-len(val) :]
-
-
-def test_too_few_images_for_so_many_folds_are_an_error() -> None:
-    labels = [0] * 10 + [1] * 14
-    groups = [*range(10), *[99] * 14]  # all fakes belong together
-    with pytest.raises(DataError, match=r"data\.folds 2: .* class fake has 1 groups .*fewer folds"):
-        fold_of(catalog_of(groups, labels), (1, 2), seed=0)
-    with pytest.raises(DataError, match=r"data\.folds 40: "):
-        fold_of(catalog_of(list(range(24)), labels), (1, 40), seed=0)

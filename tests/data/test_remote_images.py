@@ -5,12 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rfray.data.cache_limits import make_room
-from rfray.data.catalog import changes, decode_images, list_images, scan_folder
+from rfray.data.catalog import decode_images, load_images, scan_folder
+from rfray.data.changed import changes
+from rfray.data.folders import list_images
 from rfray.data.geometry import Geometry
 from rfray.data.remote_images import RemoteFolder
+from rfray.data.splits import divide
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings, DataSettings
 from rfray.store.storage import Entry, Storage
@@ -56,6 +60,17 @@ def test_the_same_images_as_on_a_disk(address: str, pictures: Path, tmp_path: Pa
     from_disk = scan_folder(at(str(pictures / "train"), tmp_path / "other"), "train", [SMALL])
     assert from_address.images["digest"].tolist() == from_disk.images["digest"].tolist()
     assert sorted(fetches) == here["path"].tolist()
+
+
+def test_val_may_be_at_an_address(address: str, pictures: Path, tmp_path: Path) -> None:
+    cache = CacheSettings(dir=str(tmp_path))
+    settings = DataSettings(train=str(pictures / "test"), val=address, test=str(tmp_path / "none"), cache=cache)
+    tuned = [scan_folder(settings, folder, [SMALL]).images for folder in settings.training_folders]
+    catalog = divide(pd.concat(tuned, ignore_index=True), settings, 0, np.zeros((0, 2), int))
+    val = load_images(catalog, settings, "val", SMALL)
+    assert val.ids.tolist() == tuned[1]["path"].tolist()
+    assert val.batch(np.array([0])).shape == (1, 16, 16, 3)
+    assert changes(settings, "val", catalog[catalog["folder"] == "val"]) == []
 
 
 def test_what_is_there_is_not_fetched_again_and_what_changed_is(

@@ -63,7 +63,7 @@ def test_each_image_and_its_evidence(run: RunDir) -> None:
         images = decode_images(catalog, settings, "test", geometry_of(settings, trial), ids)
         maps.append(evidence_from_file(run.trial(trial_id).weights_file, trial, images, calls))
     for mistake, first, second in zip(mistakes.shown, *maps, strict=True):
-        with Image.open(Path(str(settings.test_folder)) / mistake.id) as file:
+        with Image.open(Path(str(settings.folder("test"))) / mistake.id) as file:
             original = np.asarray(file)
         assert run.mistake_picture(mistake.number).read_bytes() == as_jpeg(original)
         mean = (first + np.pad(second, 4)) / 2  # of a window of 24 in the middle of 32 pixels
@@ -98,7 +98,7 @@ def test_a_member_that_can_not_be_explained_is_told_and_left_out(run: RunDir) ->
 def test_an_image_that_has_changed_is_told_and_left_out(run: RunDir) -> None:
     mistakes = undrawn_mistakes(run)
     assert mistakes is not None
-    file = Path(str(run.sweep().data.test_folder)) / mistakes.shown[0].id
+    file = Path(str(run.sweep().data.folder("test"))) / mistakes.shown[0].id
     content = file.read_bytes()
     try:
         file.write_bytes(b"other")
@@ -114,7 +114,7 @@ def test_without_the_images_the_report_goes_on_and_says_so(run: RunDir) -> None:
     mistakes = undrawn_mistakes(run)
     assert mistakes is not None
     said = io.StringIO()
-    valid = Path(str(run.sweep().data.test_folder))
+    valid = Path(str(run.sweep().data.folder("test")))
     aside = valid.rename(valid.with_name("aside"))
     try:
         draw_mistakes(run, mistakes, Console(file=said, width=200))

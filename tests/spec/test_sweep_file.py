@@ -11,7 +11,15 @@ from ruamel.yaml import YAML
 from rfray.errors import SweepError
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import DataSettings, EnsembleSettings, Resources, SearchSettings, Sweep
-from rfray.spec.sweep_file import differences, load_sweep, read_resolved_sweep, resolved_text, schema
+from rfray.spec.sweep_file import (
+    SUCCESSORS,
+    differences,
+    load_sweep,
+    read_resolved_sweep,
+    resolved_text,
+    schema,
+    sweep_of_folder,
+)
 from rfray.spec.trial import Range, Trial, TrialAxes, epochs_of_a_pass
 
 SWEEP = """\
@@ -175,7 +183,7 @@ def test_paths_of_weights_become_absolute(
     monkeypatch.chdir(tmp_path)
     trial = load(SWEEP.replace("pretrained: false", f"pretrained: {written}"), tmp_path).trial
     expected = json.loads(json.dumps(absolute).replace("{here}", str(tmp_path)))
-    assert trial.given()["pretrained"] == expected
+    assert trial.pretrained == expected
 
 
 def test_a_mapping_names_the_weights_of_each_backbone(tmp_path: Path) -> None:
@@ -233,11 +241,11 @@ def test_the_later_override_wins(tmp_path: Path) -> None:
         ("trial.epochs", "--set trial.epochs: expected key=value, for example --set trial.epochs=3"),
         ("=3", "--set =3: expected key=value"),
         ("name.first=x", "--set name.first=x: name is not a mapping, so it has no key first"),
-        ("trial.lr=[1", "--set trial.lr=[1: the value is not valid YAML: "),
-        ("name=2020-13-45", "--set name=2020-13-45: the value is not valid YAML: "),
-        ("trial.lr={? [a] : 1}", "--set trial.lr: trial.lr.('a',): given [\"a\"]; allowed: text as a key"),
-        ("trial.lr={1: 2}", "--set trial.lr: trial.lr[1]: given 1; allowed: text as a key"),
-        ("name=!!python/object/apply:os.getcwd []", "--set name=!!python/object/apply:os.getcwd []: the value is not"),
+        ("trial.lr=[1", "--set trial.lr: not valid YAML: "),
+        ("name=2020-13-45", "--set name: not valid YAML: "),
+        ("trial.lr={? [a] : 1}", "--set trial.lr: trial.lr: given a list or mapping as a key; allowed: text"),
+        ("trial.lr={1: 2}", "--set trial.lr: trial.lr: given 1 as a key; allowed: text (perhaps in quotes)"),
+        ("name=!!python/object/apply:os.getcwd []", "--set name: not valid YAML: "),
     ],
 )
 def test_a_wrong_override_is_named(override: str, expected: str, tmp_path: Path) -> None:
@@ -245,6 +253,39 @@ def test_a_wrong_override_is_named(override: str, expected: str, tmp_path: Path)
         load(SWEEP, tmp_path, override)
     assert str(refused.value).startswith(expected)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("old", SUCCESSORS)
+def test_a_key_of_0_1_is_refused_with_its_successor(old: str, tmp_path: Path) -> None:
+    section, _, key = old.partition(".")
+    in_file = f"name: a\ndata: {{source: demo}}\ntrial: {{backbone: resnet18}}\nsearch: {{trials: 1}}\n{section}:\n"
+    with pytest.raises(SweepError) as of_override:
+        load(SWEEP, tmp_path, f"{old}=1")
+    assert str(of_override.value) == f"--set {old}: {old}: no such key any more; use {SUCCESSORS[old]}"
+    lines = [line for line in in_file.splitlines() if not line.startswith(f"{section}: ")]
+    kept = {"data": "  source: demo\n", "trial": "  backbone: resnet18\n"}.get(section, "")
+    with pytest.raises(SweepError) as of_file:
+        load("\n".join(lines) + f"\n  {key}: 1\n{kept}", tmp_path)
+    place = f"{tmp_path}/sweep.yaml:{len(lines) + 1}"
+    assert str(of_file.value) == f"{place}: {old}: no such key any more; use {SUCCESSORS[old]}"
+    assert SweepError.exit_code == 2
+
+
+@pytest.mark.parametrize("new", SUCCESSORS.values())
+def test_a_successor_is_a_key(new: str) -> None:
+    section, key = new.partition(",")[0].split(".")
+    assert key in Sweep.model_fields[section].annotation.model_fields
+
+
+def test_a_folder_with_parts_is_a_sweep_of_them(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+    data = sweep_of_folder(tmp_path).data
+    assert (data.train, data.val, data.test) == (f"{tmp_path}/train", 0.15, f"{tmp_path}/test")
+    (tmp_path / "val").mkdir()
+    assert sweep_of_folder(tmp_path).data.val == f"{tmp_path}/val"
+    data = sweep_of_folder(tmp_path / "val").data
+    assert (data.train, data.test) == (f"{tmp_path}/val", 0.5)
 
 
 # what is made of it
@@ -276,7 +317,7 @@ def test_resources_auto_is_written_out_and_read_again(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_how_many_processes_train_a_trial(given: str, together: int, tmp_path: Path) -> None:
-    assert load(SWEEP + f"resources: {given}\n", tmp_path).resources.together == together
+    assert load(SWEEP + f"resources: {given}\n", tmp_path).resources.processes == together
 
 
 def test_the_resolved_text_does_not_depend_on_the_order_of_the_keys(tmp_path: Path) -> None:
@@ -295,11 +336,12 @@ def test_the_budget_may_change(tmp_path: Path) -> None:
 
 def test_differences_name_what_changed(tmp_path: Path) -> None:
     old = load(RICH, tmp_path)
-    changes = ["trial.lr=1e-4", "augmentations.mine=[ToGray: {p: 1}]", "search.keep=3", "resources.cpu=1"]
+    free = ["search.keep=3", "search.concurrent=1", "search.max_failed=4", "data.cache.max_gb=7", "resources.cpu=1"]
+    changes = ["trial.lr=1e-4", "augmentations.mine=[ToGray: {p: 1}]", "search.metric=accuracy", *free]
     own = '[{"OneOf": {"p": 0.5, "transforms": [{"ToGray": {"p": 1}}, {"CoarseDropout": ...'
     assert differences(old, load(RICH, tmp_path, *changes)) == [
         f'augmentations.mine: {own} -> [{{"ToGray": {{"p": 1}}}}]',
-        "search.keep: 9 -> 3",
+        'search.metric: "auc" -> "accuracy"',
         "trial.lr: nothing -> 0.0001",
         "trial.lr.log: [1e-05, 0.001] -> nothing",
     ]
@@ -439,7 +481,7 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     "in a range": ("1e-3", "{lgo: [1, 2]}", "8: trial.lr.lgo: no such key; allowed: log, uniform, int; nearest: log"),
     "a number in trial": ("lr: 1e-3", "1: 1e-3", "8: trial: given 1 as a key; allowed: text (perhaps in quotes)"),
     # missing keys
-    "no name": ("name: small\n", "", "1: name: is missing (Names the run folder: runs/<name>.)"),
+    "no name": ("name: small\n", "", "1: name: is missing (Name of the run folder: runs/<name>.)"),
     "no data": ("data:\n  source: demo\n", "", "1: data: is missing (Where the images are and how they are divided.)"),
     "no backbone": (
         "  backbone: [test_resnet, test_vit]\n",
@@ -627,18 +669,28 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     ),
     "no folder to train": (
         "  source: demo",
-        "  valid: /a",
-        "3: data.train: given nothing; allowed: a folder with one folder a class inside, or source: demo",
+        "  test: /a",
+        "3: data.train: given nothing; allowed: a folder with one folder per class inside, or source: demo",
     ),
     "no test": (
         "  source: demo",
         "  train: /a",
-        "3: data.test: given nothing; allowed: a folder; or test, the share of train to report on",
+        "3: data.test: given nothing; allowed: a folder, or a share of the training images (test: 0.2)",
     ),
-    "two test parts": (
+    "two test folders": (
         "  source: demo",
-        "  train: /a\n  test: /b\n  test: 0.2",
-        "6: data.test: given 0.2; allowed: either valid or test, not both",
+        "  train: /a\n  test: {here: /b, there: /c}",
+        '5: data.test: given {"here": "/b", "there": "/c"}; allowed: one entry',
+    ),
+    "folds and a val folder": (
+        "  source: demo",
+        "  train: /a\n  val: /b\n  test: /c\n  folds: 3",
+        "7: data.folds: given 3; allowed: nothing if data.val is a folder: folds divide train and val together",
+    ),
+    "val a word of YAML": (
+        "  source: demo",
+        "  source: demo\n  val: true",
+        "5: data.val: given true; allowed: a number or text",
     ),
     "an empty path": ("  source: demo", "  train: ''\n  test: /b", '4: data.train: given ""; allowed: a path'),
     "a share above all": (

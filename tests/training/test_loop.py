@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from rfray.data.catalog import divide, load_images, scan_folder
+from rfray.data.catalog import load_images, scan_folder
 from rfray.data.geometry import Geometry
+from rfray.data.splits import divide
 from rfray.errors import TrialError
 from rfray.models.inference import load_detector, predict, predict_from_file, weights_metadata
 from rfray.spec.sweep_file import load_sweep

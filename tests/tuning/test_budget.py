@@ -13,7 +13,8 @@ from rich.console import Console
 from rfray.cluster.slots import Slot, slot_for
 from rfray.commands.prepare_data import prepare_training
 from rfray.errors import RunError, SweepError
-from rfray.spec.sweep import Budget, Sweep, budget_of
+from rfray.spec.budget_defaults import Budget, read_budget
+from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import load_sweep
 from rfray.spec.trial import Trial
 from rfray.store.ownership import claim_run
@@ -30,7 +31,7 @@ SLOW = Trial(backbone="slow", image_size=32)
 
 def meter(folder: Path, text: str = "100s", used: float = 0.0, slot: Slot = Slot(1, 0)) -> Meter:  # noqa: B008
     """Of a command that began so many seconds ago."""
-    budget = budget_of(text)
+    budget = read_budget(text)
     assert budget is not None
     return Meter(RunDir(folder / "run"), budget, slot, time.time() - used)
 
@@ -70,7 +71,7 @@ def sweep_asking(search: str) -> Sweep:
     ],
 )
 def test_what_a_budget_may_be(text: str, budget: Budget | None) -> None:
-    assert budget_of(text) == budget
+    assert read_budget(text) == budget
 
 
 def test_a_wrong_budget_is_one_line_with_its_place(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_pass_over_many_images_is_divided(train: int, val: int, gpus: float, s
     run, slot = RunDir(tmp_path), Slot(1, gpus)
     write_catalog(run, pd.DataFrame({"part": ["train"] * train + ["val"] * val}))
     asked = sweep_asking("12m")
-    assert paced(run, asked, slot).trial.given()["epoch_images"] == size
+    assert paced(run, asked, slot).trial.epoch_images == size
     given = asked.model_copy(update={"trial": asked.trial.model_copy(update={"epoch_images": 700})})
     assert paced(run, given, slot) is given
     without = asked.model_copy(update={"search": asked.search.model_copy(update={"budget": None})})
