@@ -228,6 +228,7 @@ def test_one_percent_unreadable_is_left_out_and_listed(tmp_path: Path) -> None:
     assert scanned.unreadable.to_dict("records") == [
         {
             "path": "fake/007.png",
+            "folder": "train",
             "size": 5,
             "modified": bad.stat().st_mtime_ns,
             "reason": "not an image of a known format",
