@@ -22,7 +22,7 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def image_files(words: Sequence[str], lines: Iterable[str]) -> Iterator[str]:
+def image_files(words: Sequence[str], lines: Iterable[str] = ()) -> Iterator[str]:
     """The files that `words` mean, in their order; what is in a folder sorted by name, at any depth.
 
     A word is a file (of any name, there or not: whoever reads it will say), a folder or an address (s3://…) with image

@@ -70,7 +70,7 @@ def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> Sweep:
         data = {part: str(folder / part) for part in parts}
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-") or "images"
     raw = {"name": name, "data": data, "trial": {"backbone": "resnet18", "image_size": 128}}
-    return _checked(json.dumps(raw), str(folder), overrides).sweep
+    return sweep_from(raw, str(folder), overrides).sweep
 
 
 def _checked(text: str, name: str, overrides: tuple[str, ...]) -> SweepFile:
