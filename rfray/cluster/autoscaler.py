@@ -15,13 +15,13 @@ Resources = Mapping[str, float]
 """Ray's name of a resource -> how much of it a node has."""
 
 PAUSE = 2.0
-"""Seconds between two looks at whether a node has come."""
+"""Seconds after which `bring_up` asks again whether the node is there."""
 
 
 def resources_to_come(workers: Sequence[Resources]) -> list[Resources]:
-    """What the nodes have that may be started beside the `workers` that are there; those with most GPUs first.
+    """Resources of the nodes that may still be started beside the `workers` that are alive; most GPUs first.
 
-    It is known on the head alone, and not on Kubernetes, where the autoscaler is a container of its own.
+    They are known on the head only, and not on Kubernetes, where the autoscaler is a container of its own.
     """
     file = _config_file()
     if file is None:
@@ -30,7 +30,7 @@ def resources_to_come(workers: Sequence[Resources]) -> list[Resources]:
         with open(file, encoding="utf-8") as text:
             config = YAML(typ="safe").load(text)
     except (OSError, YAMLError):
-        return []  # half there: `ray up` is writing it
+        return []  # `ray up` is just writing it
     most = int(config.get("max_workers", 0))
     there = Counter(_size(worker) for worker in workers)
     to_come: list[Resources] = []
@@ -42,12 +42,12 @@ def resources_to_come(workers: Sequence[Resources]) -> list[Resources]:
     return to_come[: max(0, most - len(workers))]
 
 
-def bring_up(asked: Resources, is_there: Callable[[], bool], console: Console) -> None:
-    """Has the autoscaler start a node with the resources that are asked for, and waits until it is there."""
+def bring_up(resources: Resources, is_there: Callable[[], bool], console: Console) -> None:
+    """Has the autoscaler start a node with these resources, and waits until `is_there`."""
     if is_there():
         return
     console.print("Waiting for the autoscaler to start a node, on which backbones are measured", soft_wrap=True)
-    request_resources(bundles=[dict(asked)])
+    request_resources(bundles=[dict(resources)])
     try:
         while not is_there():
             time.sleep(PAUSE)
@@ -60,7 +60,7 @@ def _size(resources: Resources) -> tuple[float, float]:
 
 
 def _config_file() -> str | None:
-    """What the autoscaler of the connected cluster was started with. Ray has no other way to ask for its node types."""
+    """The file with which the cluster's autoscaler was started: Ray has no other way to ask for its node types."""
     ours = f"--gcs-address={ray.get_runtime_context().gcs_address}"
     option = "--autoscaling-config="
     for process in psutil.process_iter(["cmdline"]):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rfray.cluster.tasks import on_node
 from rfray.errors import ClusterError, StorageError
 from rfray.store.files import no_room
 from rfray.store.run_dir import RunDir
@@ -31,10 +31,11 @@ def _unwritable(run: RunDir) -> Iterator[tuple[str, str]]:
     probe = f".probe-{uuid.uuid4().hex[:8]}"
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    task = ray.remote(_write_probe)
     answers = [
-        ray.remote(_write_probe)
-        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        .remote(run.where, f"{probe}-{node['NodeID']}")
+        task.options(num_cpus=0, scheduling_strategy=on_node(node["NodeID"])).remote(
+            run.where, f"{probe}-{node['NodeID']}"
+        )
         for node in others
     ]
     try:

@@ -1,6 +1,31 @@
-"""tasks that run on Ray -> their results, in the order they end, or why they failed."""
+"""tasks that run on Ray -> their results in the order in which they end, and the reasons of those that fail."""
 
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+Key = TypeVar("Key")
+
+
+def finished(pending: dict[Any, Key]) -> Iterator[tuple[Key, Any]]:
+    """The key of each task (reference -> key) with its result, or with the RayError where it failed."""
+    while pending:
+        (ready,), _ = ray.wait(list(pending))
+        key = pending.pop(ready)
+        result: Any
+        try:
+            result = ray.get(ready)
+        except RayError as error:
+            result = error
+        yield key, result
+
+
+def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """Has a task run on that node, or fail."""
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def reason_of(error: RayError) -> str:

@@ -4,11 +4,12 @@ import socket
 from pathlib import Path
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 from rich.progress import Progress
 
-from rfray.cluster.slots import Node, TrialSlots, nodes
+from rfray.cluster.slots import TrialSlots, nodes
+from rfray.cluster.tasks import finished, on_node, reason_of
 from rfray.data.cache_limits import cache_folder
 from rfray.data.catalog import load_images
 from rfray.data.folders import image_folder
@@ -20,42 +21,35 @@ from rfray.store.run_dir import RunDir
 from rfray.store.tables import read_catalog
 
 
-def prepare_nodes(run: RunDir, shares: TrialSlots, console: Console) -> None:
-    """Fills the cache of decoded pixels of all nodes that have room for a trial, all at once.
+def prepare_nodes(run: RunDir, slots: TrialSlots, console: Console) -> None:
+    """Fills the caches of decoded pixels of all nodes that have room for a trial, at the same time.
 
     A node that joins later does so for its first trial. Where this machine is the only one, nothing is left to do.
     Raises ClusterError, naming the node, the path and what to do, where a node can't get at the images.
     """
     here = ray.get_runtime_context().get_node_id()
-    able = [node for node in nodes() if any(node.room(slot) for slot in shares.kinds)]
+    able = [node for node in nodes() if any(node.room(slot) for slot in slots.kinds)]
     if all(node.id == here for node in able):
         return
-    tasks = {_start(node, run.where): node for node in able}
+    task = ray.remote(_prepare)
+    tasks = {task.options(num_cpus=0, scheduling_strategy=on_node(node.id)).remote(run.where): node for node in able}
     problems = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"Preparing the images on {len(tasks)} nodes", total=len(tasks))
-        while tasks:
-            (ready,), _ = ray.wait(list(tasks))
-            node = tasks.pop(ready)
-            try:
-                if problem := ray.get(ready):
-                    problems.append(f"node {node.address} {problem}")
-            except ray.exceptions.RayTaskError as error:
-                problems.append(f"node {node.address}: {str(error.cause).splitlines()[0]}")
-            except ray.exceptions.RayError:  # trials will be elsewhere, or here once it is back
+        for node, problem in finished(tasks):
+            if isinstance(problem, RayTaskError):
+                problems.append(f"node {node.address}: {reason_of(problem)}")
+            elif isinstance(problem, RayError):  # trials will be elsewhere, or here once it is back
                 console.print(f"Node {node.address} went away while its images were prepared", markup=False)
+            elif problem:
+                problems.append(f"node {node.address} {problem}")
             progress.advance(bar)
     if problems:
         raise ClusterError("\n".join(sorted(problems)))
 
 
-def _start(node: Node, run: Path | str) -> "ray.ObjectRef[str | None]":
-    at = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    return ray.remote(_prepare).options(num_cpus=0, scheduling_strategy=at).remote(run)
-
-
 def _prepare(where: Path | str) -> str | None:
-    """Fills this node's cache; what is wrong where that can't be done, to be read after the node's name."""
+    """Fills this node's cache; why not, where it can't: the rest of a sentence that begins with the node."""
     run = RunDir(where)
     run.mirror.pull("sweep.yaml", "catalog.parquet")
     sweep, catalog = run.sweep(), read_catalog(run)

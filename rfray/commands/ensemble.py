@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from rfray.commands.prepare_data import prepare_test
 from rfray.data.catalog import part_digest
+from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import InputError, RunError, SweepFailed, nearest_first
 from rfray.evaluation.ensemble import choose_members, chosen_alone, fold_models, left_out, write_ensemble
 from rfray.evaluation.groups import write_groups
 from rfray.evaluation.leaderboard import read_leaderboard, test_figures, write_leaderboard
 from rfray.evaluation.mistakes import undrawn_mistakes
 from rfray.evaluation.robustness import worst_scores, write_corrupted_votes
-from rfray.inference.missing import without_corrupted_predictions, without_test_predictions
+from rfray.inference.missing import without_predictions
 from rfray.inference.mistake_pictures import draw_mistakes
 from rfray.report.model_card import write_model_card
 from rfray.spec.sweep import EnsembleSettings, Sweep
@@ -134,7 +135,7 @@ def _members(
 
 def _predict_test(run: RunDir, kept: Sequence[TrialDir], corrupted: bool, connect: Connect, console: "Console") -> None:
     """Predicts the test images with all kept trials, as they are and, if asked for, corrupted."""
-    if missing := without_test_predictions(run, kept):
+    if missing := without_predictions(run, kept, "test"):
         from rfray.inference.test_predictions import predict_test
 
         predict_test(run, missing, connect, console)
@@ -169,7 +170,7 @@ def _predict_corrupted(
     run: RunDir, trials: Sequence[TrialDir], part: Part, connect: Connect, console: "Console"
 ) -> None:
     """Predicts a part under corruption with the trials, unless they have been."""
-    if missing := without_corrupted_predictions(run, trials, part):
+    if missing := without_predictions(run, trials, part, CORRUPTION_NAMES):
         from rfray.inference.corrupted_predictions import predict_under_corruption
 
         predict_under_corruption(run, trials, missing, part, connect, console)

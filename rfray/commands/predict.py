@@ -60,7 +60,7 @@ def predict_into(
 
     Raises RunError where the folder holds something else, ClusterError, and as `predict_files`.
     """
-    from rfray.inference.bulk import claim, predicted_shards
+    from rfray.inference.bulk import claim, predict_shards
 
     out = out.absolute()
     _make_folder("--out", out)
@@ -69,7 +69,7 @@ def predict_into(
     total, found = claim(out, where, words), Counter[str]()
     with _bar() as progress:
         task = progress.add_task("Predicting", total=total)
-        for counts in predicted_shards(out, where, batch_size, resources, address):
+        for counts in predict_shards(out, where, batch_size, resources, address):
             found.update(counts)
             progress.update(task, completed=found.total())
     _tell(found, out)

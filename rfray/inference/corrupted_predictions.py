@@ -1,7 +1,7 @@
 """trials' weights + a part's pictures -> predictions-<part>-<corruption>.parquet of each, in parallel on Ray.
 
-A task predicts a piece of the part with several trials, so that a picture is decoded and corrupted once for all of
-them. What a task has found is kept at once: a command that was stopped goes on with the pieces that are missing.
+A task predicts some images with several trials, so that a picture is decoded and corrupted once for all of them. What
+it has found is kept at once: a command that was stopped goes on with the pieces that are missing.
 """
 
 import hashlib
@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayError
 from rich.console import Console
 from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from rfray.cluster.slots import worker_slot
-from rfray.cluster.tasks import reason_of
+from rfray.cluster.tasks import finished, reason_of
 from rfray.data.catalog import original_pictures
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry, geometry_of
@@ -37,12 +38,12 @@ from rfray.store.tables import read_catalog
 PIECE, PIECES = 64, 32
 """A piece has at most so many images; a small part is cut into so many pieces, to keep all slots busy to the end."""
 WEIGHTS = 2e9
-"""Bytes of weights that a task may hold: the trials that share what it decodes."""
+"""Bytes of weights that a task may have in memory: those of the trials that share its pictures."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one task predicts: some images of a part with some trials."""
+    """What one task predicts: some images of a part with some trials, under every corruption."""
 
     trials: tuple[str, ...]
     first: int
@@ -50,6 +51,11 @@ class Piece:
     """Positions in the part, the last one not included."""
     file: Path
     """Its p_fake, (trials, corruptions, images) float64; the name is the digest of what they were made of."""
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures it predicts with each trial."""
+        return (self.last - self.first) * len(CORRUPTIONS)
 
 
 def predict_under_corruption(
@@ -65,11 +71,11 @@ def predict_under_corruption(
     `connect` makes sure that Ray is there.
     Raises RfrayError where a task fails (images that are gone or changed, damaged weights).
     """
-    console.print(f"Predicting the {part} part with {len(missing)} trials under {len(CORRUPTIONS)} corruptions")
+    console.print(f"Predicting the {part} images with {len(missing)} trials under {len(CORRUPTIONS)} corruptions")
     catalog = read_catalog(run)
     origins = prediction_origins(trials, catalog, part)
     wanted = {trial.id for trial in missing}
-    groups = [group for group in _together(trials) if not wanted.isdisjoint(trial.id for trial in group)]
+    groups = [group for group in _groups(trials) if not wanted.isdisjoint(trial.id for trial in group)]
     images = catalog[catalog["part"] == part]
     pieces = [_pieces(run.corruption_folder(part), group, len(images), origins) for group in groups]
     connect()
@@ -84,7 +90,7 @@ def predict_under_corruption(
     shutil.rmtree(run.corruption_folder(part))
 
 
-def _together(trials: Sequence[TrialDir]) -> list[list[TrialDir]]:
+def _groups(trials: Sequence[TrialDir]) -> list[list[TrialDir]]:
     """The trials, in order, in groups of at most WEIGHTS bytes (or one trial)."""
     groups: list[list[TrialDir]] = [[]]
     taken = 0
@@ -112,33 +118,22 @@ def _pieces(
 
 
 def _predict_all(run: RunDir, part: Part, pieces: Sequence[Piece]) -> None:
-    """Has every piece predicted whose file is not there."""
+    """Predicts every piece whose file is not there."""
     slot = worker_slot(run.sweep().resources)
     task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+    missing = [piece for piece in pieces if not piece.file.exists()]
+    total, left = (sum(piece.pictures for piece in some) for some in (pieces, missing))
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"Corrupting the {part} part", total=sum(_pictures_of(piece) for piece in pieces))
-        pending = {}
-        for piece in pieces:
-            if piece.file.exists():
-                progress.advance(bar, _pictures_of(piece))
-            else:
-                pending[task.remote(run.where, part, piece, slot.threads)] = piece
-        while pending:
-            (ready,), _ = ray.wait(list(pending))
-            piece = pending.pop(ready)
-            try:
-                p_fake = ray.get(ready)
-            except ray.exceptions.RayError as error:
-                who = ", ".join(piece.trials)
+        bar = progress.add_task(f"Corrupting the {part} images", total=total, completed=total - left)
+        tasks = {task.remote(run.where, part, piece, slot.threads): piece for piece in missing}
+        for piece, found in finished(tasks):
+            if isinstance(found, RayError):
                 raise RfrayError(
-                    f"the {part} part could not be predicted under corruption by {who}: {reason_of(error)}"
-                ) from error
-            write_whole(piece.file, save({"p_fake": p_fake}))
-            progress.advance(bar, _pictures_of(piece))
-
-
-def _pictures_of(piece: Piece) -> int:
-    return (piece.last - piece.first) * len(CORRUPTIONS)
+                    f"the {part} images could not be predicted under corruption by {', '.join(piece.trials)}: "
+                    f"{reason_of(found)}"
+                )
+            write_whole(piece.file, save({"p_fake": found}))
+            progress.advance(bar, piece.pictures)
 
 
 def _read(piece: Piece) -> np.ndarray:
@@ -161,7 +156,7 @@ def _predict(where: Path | str, part: Part, piece: Piece, threads: int) -> np.nd
 
 @lru_cache(maxsize=1)
 def _detectors(where: Path | str, trial_ids: tuple[str, ...]) -> tuple[list[Detector], list[Geometry]]:
-    """Kept for the pieces that this process has still to predict."""
+    """Kept for the next pieces that this process predicts."""
     run = RunDir(where)
     run.mirror.pull("sweep.yaml")
     settings = run.sweep().data

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import pandas as pd
 
 from rfray.data.catalog import part_digest
-from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import file_digest
 from rfray.store.run_dir import Part, RunDir, TrialDir
@@ -18,21 +17,14 @@ def prediction_origins(trials: Sequence[TrialDir], catalog: pd.DataFrame, part: 
     return {trial.id: {"weights": file_digest(trial.weights_file), "images": images} for trial in trials}
 
 
-def without_test_predictions(run: RunDir, trials: Sequence[TrialDir]) -> list[TrialDir]:
-    """The trials whose predictions of test are missing, or were made with other weights or images."""
-    return _without(run, trials, "test", (None,))
-
-
-def without_corrupted_predictions(run: RunDir, trials: Sequence[TrialDir], part: Part) -> list[TrialDir]:
-    """The same of a part under corruption: the trials that lack one or more of the corruptions."""
-    return _without(run, trials, part, CORRUPTION_NAMES)
-
-
-def _without(run: RunDir, trials: Sequence[TrialDir], part: Part, corruptions: Sequence[str | None]) -> list[TrialDir]:
+def without_predictions(
+    run: RunDir, trials: Sequence[TrialDir], part: Part, corruptions: Sequence[str | None] = (None,)
+) -> list[TrialDir]:
+    """The trials that lack predictions of the part as it is (None), or under one or more of the corruptions."""
     origins = prediction_origins(trials, read_catalog(run), part)
 
-    def is_made(trial: TrialDir) -> bool:
+    def is_complete(trial: TrialDir) -> bool:
         files = (trial.predictions_file(part, corruption) for corruption in corruptions)
         return all(origins[trial.id].items() <= predictions_metadata(file).items() for file in files)
 
-    return [trial for trial in trials if not is_made(trial)]
+    return [trial for trial in trials if not is_complete(trial)]

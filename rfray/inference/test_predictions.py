@@ -1,14 +1,15 @@
-"""trials' weights + test -> predictions-test.parquet of each, in parallel on Ray."""
+"""trials' weights + the test images -> predictions-test.parquet of each, a trial a task on Ray."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import ray
 import torch
+from ray.exceptions import RayError
 from rich.console import Console
 
 from rfray.cluster.slots import autoscaler_notice, worker_slot
-from rfray.cluster.tasks import reason_of
+from rfray.cluster.tasks import finished, reason_of
 from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
 from rfray.errors import RfrayError
@@ -20,28 +21,24 @@ from rfray.store.tables import read_catalog
 
 
 def predict_test(run: RunDir, trials: list[TrialDir], connect: Callable[[], object], console: Console) -> None:
-    """Predicts test with each of the trials, on the Ray that `connect` makes sure of.
+    """Predicts the test images with each of the trials, on the Ray that `connect` makes sure of.
 
     Raises RfrayError, naming the trials that could not.
     """
-    console.print(f"Predicting test with {len(trials)} trials")
+    console.print(f"Predicting the test images with {len(trials)} trials")
     connect()
     slot = worker_slot(run.sweep().resources)
-    if coming := autoscaler_notice(slot):
-        console.print(coming, soft_wrap=True)
+    if notice := autoscaler_notice(slot):
+        console.print(notice, soft_wrap=True)
     task = ray.remote(_predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
-    pending = {task.remote(run.where, trial.id, slot.threads): trial for trial in trials}
     failed: list[str] = []
-    while pending:
-        (ready,), _ = ray.wait(list(pending))
-        trial = pending.pop(ready)
-        try:
-            ray.get(ready)
-            trial.mirror.fetch(trial.predictions_file("test"))
-        except ray.exceptions.RayError as error:
+    for trial, error in finished({task.remote(run.where, trial.id, slot.threads): trial for trial in trials}):
+        if isinstance(error, RayError):
             failed.append(f"{trial.id}: {reason_of(error)}")
+        else:
+            trial.mirror.fetch(trial.predictions_file("test"))
     if failed:
-        raise RfrayError("test could not be predicted:\n  " + "\n  ".join(failed))
+        raise RfrayError("the test images could not be predicted:\n  " + "\n  ".join(failed))
 
 
 def _predict(where: Path | str, trial_id: str, threads: int) -> None:

@@ -1,0 +1,1 @@
+"""A bundle -> an HTTP server that tells real images from fake ones."""

@@ -16,12 +16,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from rfray.data.decoding import UnreadableImageError
 from rfray.data.geometry import Geometry
-from rfray.serving.answers import Judgement, Judgements, Refusal, Unreadable
 from rfray.serving.batching import Batches, Squares
-from rfray.serving.judging import Judge
-from rfray.serving.measures import Measured, Measures
+from rfray.serving.judging import Judge, Judgement
 from rfray.serving.page import page
+from rfray.serving.server_metrics import MeteredApp, ServerMetrics
 from rfray.serving.uploads import Limits, Room, Upload, come_again, read_uploads
+from rfray.spec.schema_base import Strict
 from rfray.store.ensemble_record import Ensemble
 
 Found = TypeVar("Found")
@@ -29,26 +29,34 @@ Found = TypeVar("Found")
 ALIVE_SECONDS = 5
 """Models that don't answer for so long count as dead."""
 DRAWN_AT_ONCE = 2
-"""Heat maps; each holds a whole picture."""
-TOLD = 5
+"""Heat maps; each has a whole picture in memory."""
+REASONS = 5
 """At most so many files' reasons stand in one sentence."""
 
-FILES: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                }
-            }
-        },
-    }
-}
-"""What FastAPI can't see, as the files are read within limits of our own."""
+
+class Judgements(Strict):
+    """The files of a request, in their order."""
+
+    images: list[Judgement]
+
+
+class Refusal(Strict):
+    """Why a request was not answered."""
+
+    detail: str
+
+
+class Unreadable(Refusal):
+    """Why none of a request's files could be judged, and each one's reason."""
+
+    images: list[Judgement]
+
+
 REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 408, 413, 415, 503)}
+FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+FORM = {"schema": {"type": "object", "required": ["files"], "properties": {"files": FILES}}}
+BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipart/form-data": FORM}}}
+"""What FastAPI can't see, as the files are read within limits of our own."""
 
 
 class Models(Protocol):
@@ -64,21 +72,81 @@ class Models(Protocol):
         """Returns, if they are."""
 
 
+class Endpoints:
+    """What is done for each request; the docstrings are the descriptions in /openapi.json."""
+
+    def __init__(
+        self, ensemble: Ensemble, geometries: Sequence[Geometry], models: Models, at_once: int, limits: Limits
+    ) -> None:
+        self.metrics = ServerMetrics()
+        batches = Batches(models.scores, at_once, self.metrics.batches.observe)
+        self._models, self._limits = models, limits
+        self._judge = Judge(ensemble, geometries, batches, os.cpu_count() or 1)
+        self._room, self._drawing = Room(limits, batches.delay), asyncio.Semaphore(DRAWN_AT_ONCE)
+        self.metrics.watch("rfray_waiting_images", "Images in the server now.", lambda: self._room.taken["images"])
+
+    async def predict(self, request: Request) -> Judgements | JSONResponse:
+        """Judges images, one or more. A file that can't be read has its reason; where none can, the status is 422."""
+        with self._room.request() as take:
+            uploads = await read_uploads(request, self._limits, take)
+            take("images", len(uploads))
+            images = await self._in_time(asyncio.gather(*map(self._judge.judgement, uploads)))
+        self.metrics.images.inc(len(images))
+        for image in images:
+            self.metrics.verdicts.labels(image.verdict or "none").inc()
+        if all(image.reason for image in images):
+            reasons = [f"{image.name}: {image.reason}" for image in images]
+            detail = "; ".join(reasons[:REASONS] + ["…"] * (len(reasons) > REASONS))
+            return JSONResponse(Unreadable(detail=detail, images=images).model_dump(), 422)
+        return Judgements(images=images)
+
+    async def explain(self, request: Request) -> Response:
+        """Draws where the members saw evidence for their call of one image (Grad-CAM): a JPEG."""
+        with self._room.request() as take:
+            uploads = await read_uploads(request, self._limits, take)
+            if len(uploads) > 1:
+                raise HTTPException(400, f"{len(uploads)} files in the request; one at a time is explained")
+            take("explanations", 1)
+            try:
+                return Response(await self._in_time(self._draw(uploads[0])), media_type="image/jpeg")
+            except UnreadableImageError as error:
+                raise HTTPException(422, f"{uploads[0].name}: {error}") from None
+
+    async def healthz(self) -> dict[str, str]:
+        """Whether the models answer."""
+        try:
+            async with asyncio.timeout(ALIVE_SECONDS):
+                await self._models.alive()
+        except TimeoutError:
+            raise come_again("the models do not answer", ALIVE_SECONDS) from None
+        return {"status": "ok"}
+
+    async def counts(self) -> Response:
+        """What was counted, for Prometheus."""
+        return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _draw(self, upload: Upload) -> bytes:
+        async with self._drawing:
+            return await self._models.evidence(await self._judge.picture(upload))
+
+    async def _in_time(self, work: Awaitable[Found]) -> Found:
+        try:
+            async with asyncio.timeout(self._limits.answer_seconds):
+                return await work
+        except TimeoutError:
+            raise self._room.full() from None
+
+
 def create_app(
     ensemble: Ensemble, geometries: Sequence[Geometry], models: Models, at_once: int, limits: Limits
-) -> Measured:
+) -> MeteredApp:
     """The application. `models` are given so many batches `at_once`; `geometries` are those of the members.
 
     `ensemble` is that of a bundle.
     """
-    bundle = ensemble.bundle
-    assert bundle is not None
-    measures = Measures()
-    batches = Batches(models.scores, at_once, measures.batches.observe)
-    judge = Judge(ensemble, geometries, batches, os.cpu_count() or 1)
-    room, drawing = Room(limits, batches.delay), asyncio.Semaphore(DRAWN_AT_ONCE)
-    measures.watch("rfray_waiting_images", "Images in the server now.", lambda: room.taken["images"])
-    html, policy = page(ensemble, bundle, limits)
+    assert ensemble.bundle is not None
+    endpoints = Endpoints(ensemble, geometries, models, at_once, limits)
+    html, policy = page(ensemble, ensemble.bundle, limits)
     app = FastAPI(
         title="rfray",
         version=version("rfray"),
@@ -86,59 +154,13 @@ def create_app(
         docs_url=None,  # its pages take scripts from elsewhere
         redoc_url=None,
     )
-
-    @app.post(
-        "/predict", response_model=Judgements, responses={**REFUSALS, 422: {"model": Unreadable}}, openapi_extra=FILES
-    )
-    async def predict(request: Request) -> Judgements | JSONResponse:
-        """Judges images, one or more. A file that can't be read has its reason; where none can, the status is 422."""
-        with room.guest() as guest:
-            uploads = await read_uploads(request, guest)
-            guest.take("images", len(uploads))
-            images = await _in_time(asyncio.gather(*map(judge.judgement, uploads)), room)
-        measures.images.inc(len(images))
-        for image in images:
-            measures.verdicts.labels(image.verdict or "none").inc()
-        if all(image.reason for image in images):
-            return JSONResponse(Unreadable(detail=_reasons(images), images=images).model_dump(), 422)
-        return Judgements(images=images)
-
-    @app.post(
-        "/explain",
-        response_class=Response,
-        responses={**REFUSALS, 200: {"content": {"image/jpeg": {}}}, 422: {"model": Refusal}},
-        openapi_extra=FILES,
-    )
-    async def explain(request: Request) -> Response:
-        """Draws where the members saw evidence for their call of one image (Grad-CAM): a JPEG."""
-        with room.guest() as guest:
-            uploads = await read_uploads(request, guest)
-            if len(uploads) > 1:
-                raise HTTPException(400, f"{len(uploads)} files in the request; one at a time is explained")
-            guest.take("explanations", 1)
-            try:
-                return Response(await _in_time(drawn(uploads[0]), room), media_type="image/jpeg")
-            except UnreadableImageError as error:
-                raise HTTPException(422, f"{uploads[0].name}: {error}") from None
-
-    async def drawn(upload: Upload) -> bytes:
-        async with drawing:
-            return await models.evidence(await judge.picture(upload))
-
-    @app.get("/healthz", responses={503: {"model": Refusal}})
-    async def healthz() -> dict[str, str]:
-        """Whether the models answer."""
-        try:
-            async with asyncio.timeout(ALIVE_SECONDS):
-                await models.alive()
-        except TimeoutError:
-            raise come_again("the models do not answer", ALIVE_SECONDS) from None
-        return {"status": "ok"}
-
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    async def metrics() -> Response:
-        """What was counted, for Prometheus."""
-        return Response(measures.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    unreadable = {**REFUSALS, 422: {"model": Unreadable}}
+    app.post("/predict", response_model=Judgements, responses=unreadable, openapi_extra=BODY)(endpoints.predict)
+    drawn = {**REFUSALS, 200: {"content": {"image/jpeg": {}}}, 422: {"model": Refusal}}
+    app.post("/explain", response_class=Response, responses=drawn, openapi_extra=BODY)(endpoints.explain)
+    app.get("/healthz", responses={503: {"model": Refusal}})(endpoints.healthz)
+    text = {200: {"content": {"text/plain": {}}}}
+    app.get("/metrics", response_class=Response, responses=text)(endpoints.counts)
 
     @app.get("/", include_in_schema=False)
     async def root() -> HTMLResponse:
@@ -148,17 +170,4 @@ def create_app(
     async def failed(_: Request, __: Exception) -> JSONResponse:
         return JSONResponse({"detail": "the server failed; its output says why"}, 500)
 
-    return Measured(app, measures)
-
-
-async def _in_time(work: Awaitable[Found], room: Room) -> Found:
-    try:
-        async with asyncio.timeout(room.limits.answer_seconds):
-            return await work
-    except TimeoutError:
-        raise room.full() from None
-
-
-def _reasons(images: Sequence[Judgement]) -> str:
-    told = [f"{image.name}: {image.reason}" for image in images[:TOLD]]
-    return "; ".join(told + ["…"] * (len(images) > TOLD))
+    return MeteredApp(app, endpoints.metrics)

@@ -1,7 +1,7 @@
 """squares of single images, from many requests at once -> batches for the models, and each image's scores.
 
-Whatever waits when the models are free goes together: nobody waits for a batch to fill, and batches grow with the
-load. (`serve.batch` closes a batch after a fixed time whether the models are free or not, and so piles up small ones.)
+A batch is whatever waits when the models are free: no image waits for a batch to fill, and batches grow with the load.
+(`serve.batch` closes a batch after a fixed time whether the models are free or not, and so makes many small ones.)
 """
 
 import asyncio
@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-MOST = 64
+MAX_BATCH = 64
 """Images a batch."""
 
 Squares = Sequence[np.ndarray]
 """One image, or a batch of b: (S, S, 3), or (b, S, S, 3), uint8, for each of the bundle's different geometries."""
+Waiting = tuple[Squares, "asyncio.Future[np.ndarray]"]
+"""One image, and where its scores go."""
 
 
 class Batches:
@@ -26,7 +28,7 @@ class Batches:
     ) -> None:
         """`seen` is told the size of every batch."""
         self._predict, self._at_once, self._seen = predict, at_once, seen
-        self._waiting: deque[tuple[Squares, asyncio.Future[np.ndarray]]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._seconds_an_image = 0.0
 
@@ -34,35 +36,35 @@ class Batches:
         """(k,) float64 of one image. Raises what `predict` raises."""
         future: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
         self._waiting.append((squares, future))
-        self._go_on()
+        self._start()
         return await future
 
     def delay(self) -> float:
         """In about so many seconds, all that waits now will have been predicted."""
         return len(self._waiting) * self._seconds_an_image / self._at_once
 
-    def _go_on(self) -> None:
+    def _start(self) -> None:
         while len(self._running) < self._at_once and (batch := self._next()):
             task = asyncio.create_task(self._run(batch))
             self._running.add(task)
             task.add_done_callback(self._ended)
 
-    def _next(self) -> list[tuple[Squares, asyncio.Future[np.ndarray]]]:
-        batch: list[tuple[Squares, asyncio.Future[np.ndarray]]] = []
-        while self._waiting and len(batch) < MOST:
+    def _next(self) -> list[Waiting]:
+        batch: list[Waiting] = []
+        while self._waiting and len(batch) < MAX_BATCH:
             squares, future = self._waiting.popleft()
             if not future.done():  # else nobody waits for it any more
                 batch.append((squares, future))
         return batch
 
-    async def _run(self, batch: Sequence[tuple[Squares, asyncio.Future[np.ndarray]]]) -> None:
+    async def _run(self, batch: Sequence[Waiting]) -> None:
         self._seen(len(batch))
         began = time.monotonic()
         try:
             scores = await self._predict(
                 [np.stack(parts) for parts in zip(*(squares for squares, _ in batch), strict=True)]
             )
-        except Exception as error:  # whatever it is, those who asked get it
+        except Exception as error:  # raised again where the scores are awaited
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
@@ -74,4 +76,4 @@ class Batches:
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
-        self._go_on()
+        self._start()

@@ -1,10 +1,7 @@
 """a bundle -> a process that predicts: batches of squares -> scores, a picture -> its heat map. Knows no Ray."""
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +13,6 @@ from rfray.serving.batching import Squares
 from rfray.serving.judging import different
 from rfray.stats.voting import joined
 
-Found = TypeVar("Found")
-
 
 class LoadedModels:
     """The members of a bundle, computing in one thread of this process, one call after the other.
@@ -28,33 +23,30 @@ class LoadedModels:
     def __init__(self, where: str, threads: int) -> None:
         self._bundle = load_bundle(where)
         self._computing = ThreadPoolExecutor(1, "computing", torch.set_num_threads, (threads,))
-        self._different = different(self._bundle.geometries)
-        blank = [np.zeros((1, geometry.side, geometry.side, 3), np.uint8) for geometry in self._different]
+        self._geometries = different(self._bundle.geometries)
+        blank = [np.zeros((1, geometry.side, geometry.side, 3), np.uint8) for geometry in self._geometries]
         self._computing.submit(self._scores, blank).result()  # the first one takes longer
 
     async def scores(self, squares: Squares) -> np.ndarray:
         """(k, b) float64: p_fake of each of k members for a batch of b images; nan where it is not a number."""
-        return await self._compute(partial(self._scores, squares))
+        return await asyncio.get_running_loop().run_in_executor(self._computing, self._scores, squares)
 
     async def evidence(self, picture: np.ndarray) -> bytes:
         """(height, width, 3) uint8 -> the bytes of a JPEG: where the members saw evidence for their call."""
-        return await self._compute(partial(self._evidence, picture))
+        return await asyncio.get_running_loop().run_in_executor(self._computing, self._evidence, picture)
 
     async def alive(self) -> None:
         """Returns."""
-
-    async def _compute(self, work: Callable[[], Found]) -> Found:
-        return await asyncio.get_running_loop().run_in_executor(self._computing, work)
 
     def _scores(self, squares: Squares) -> np.ndarray:
         # a copy: what comes from another process can't be written to, which torch would warn of
         batch = {
             geometry: torch.tensor(pixels).permute(0, 3, 1, 2)
-            for geometry, pixels in zip(self._different, squares, strict=True)
+            for geometry, pixels in zip(self._geometries, squares, strict=True)
         }
         return scores_of(self._bundle, batch)
 
     def _evidence(self, picture: np.ndarray) -> bytes:
-        squares = [geometry.square(picture)[None] for geometry in self._different]
+        squares = [geometry.square(picture)[None] for geometry in self._geometries]
         p_fake = joined(self._bundle.ensemble, self._scores(squares))
         return evidence_picture(self._bundle, picture, p_fake[0])

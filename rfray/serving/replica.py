@@ -21,19 +21,19 @@ from rfray.serving.uploads import come_again
 from rfray.spec.sweep import Resources
 
 RESTART_SECONDS = 10
-"""A process that has died is there again after about so long."""
-FEW = 4
+"""After about so long, a process that has died is there again."""
+MOST_ON_CPUS = 4
 """Processes with a thread each predict more than one with as many threads; but each takes 0.7 GB, and more with large
 models."""
 NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Else torch's threads wait for each other by keeping their cores busy, which what answers shares with them."""
+"""Else torch's waiting threads keep their cores busy, which the server shares with them."""
 CALLS = 100
 """To one process at once: batches, heat maps and whether it is alive."""
 log = logging.getLogger(__name__)
 
 
 class Replica:
-    """The models in a process of Ray Serve, which alone imports what they need; see `LoadedModels`."""
+    """The models in a process of Ray Serve; torch is imported there only. See `LoadedModels`."""
 
     def __init__(self, where: str, threads: int) -> None:
         _listen_on_loopback()
@@ -46,7 +46,7 @@ class Replica:
 
 @dataclass(frozen=True)
 class Replicas:
-    """All of them, as one; see `app.Models`."""
+    """All replicas; each call goes to one of them. See `app.Models`."""
 
     handle: DeploymentHandle
     count: int
@@ -67,13 +67,13 @@ class Replicas:
 def start_replicas(where: str, replicas: int | None, gpu: float | None) -> Replicas:
     """Starts them on the Ray that is connected, and waits until they have loaded the bundle.
 
-    By default one for each GPU; without one, for each core, up to FEW. Each gets a share `gpu`, by default a GPU where
-    there is any, and its part of the cores. Raises ClusterError where there is not so much, RfrayError where they don't
-    start.
+    By default one for each GPU; without one, for each core, up to MOST_ON_CPUS. Each gets a share `gpu`, by default a
+    GPU where there is any, and its part of the cores. Raises ClusterError where there is not so much, RfrayError where
+    they don't start.
     """
     gpus, cores = sum(node.gpu for node in nodes()), os.cpu_count() or 1
     share = min(1.0, gpus) if gpu is None else gpu
-    count = replicas or (max(1, int(gpus / share)) if share else min(FEW, cores))
+    count = replicas or (max(1, int(gpus / share)) if share else min(MOST_ON_CPUS, cores))
     threads = max(1, cores // count)
     slot = worker_slot(Resources(cpu=threads, gpu=share))
     if slot_count(slot) < count:
@@ -91,8 +91,8 @@ def start_replicas(where: str, replicas: int | None, gpu: float | None) -> Repli
     try:
         return Replicas(serve.run(models.bind(where, threads), name="rfray", route_prefix=None), count)
     except RuntimeError as error:
-        told = serve.status().applications["rfray"].deployments["models"].message  # ends in the traceback's last line
-        reason = told.strip().splitlines()[-1].partition(": ")[2]
+        message = serve.status().applications["rfray"].deployments["models"].message  # ends with a traceback
+        reason = message.strip().splitlines()[-1].partition(": ")[2]
         raise RfrayError(f"the models did not start: {reason or error}") from error
 
 

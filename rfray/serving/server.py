@@ -16,8 +16,8 @@ from rfray.cluster.connect import connected
 from rfray.data.geometry import geometry_of_member
 from rfray.errors import InputError
 from rfray.serving.app import create_app
-from rfray.serving.measures import Measured
 from rfray.serving.replica import start_replicas
+from rfray.serving.server_metrics import MeteredApp
 from rfray.serving.uploads import Limits
 from rfray.spec.sweep import Resources
 from rfray.store.ensemble_record import read_bundle
@@ -25,11 +25,11 @@ from rfray.store.storage import is_address
 
 IDLE_SECONDS = 30
 """A connection that asks for nothing is closed."""
-GOODBYE_SECONDS = 10
-"""What is being answered when the server is stopped has so long."""
+STOP_SECONDS = 10
+"""Time for the requests that are being answered when the server is stopped."""
 LIMITS = Limits()
-NO_LESS_THAN_OTHERS = {"RAY_worker_niceness": "0"}
-"""Ray's processes give way to all others by default, which is for work that nobody waits for."""
+FULL_PRIORITY = {"RAY_worker_niceness": "0"}
+"""By default Ray's processes run at nice 15, behind all others; here somebody waits for an answer."""
 
 
 def serve_bundle(where: str, host: str, port: int, replicas: int | None, gpu: float | None) -> None:
@@ -42,18 +42,19 @@ def serve_bundle(where: str, host: str, port: int, replicas: int | None, gpu: fl
     with _bound(host, port) as listener:
         _, ensemble, bundle = read_bundle(where)
         geometries = [geometry_of_member(bundle, member) for member in bundle.members]
-        with connected(None, Resources(cpu=1), NO_LESS_THAN_OTHERS):
+        with connected(None, Resources(cpu=1), FULL_PRIORITY):
             models = start_replicas(where, replicas, gpu)
             # while one batch is computed, the next one is on its way
             app = create_app(ensemble, geometries, models, 2 * models.count, LIMITS)
-            server = _Server(_config(app), f"{len(bundle.members)} models at {_address(listener)}")
+            server = _Server(_config(app))
+            server.description = f"{len(bundle.members)} models at {_address(listener)}"
             with suppress(KeyboardInterrupt):  # uvicorn's way to say that it was stopped
                 server.run([listener])
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest is done in a second
     print("Stopped")
 
 
-def _config(app: Measured) -> uvicorn.Config:
+def _config(app: MeteredApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",
@@ -62,21 +63,19 @@ def _config(app: Measured) -> uvicorn.Config:
         server_header=False,
         limit_concurrency=LIMITS.connections,
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=GOODBYE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
     )
 
 
 class _Server(uvicorn.Server):
-    """One that says where it is when it answers."""
+    """One that prints where it is when it answers."""
 
-    def __init__(self, config: uvicorn.Config, what: str) -> None:
-        super().__init__(config)
-        self._what = what
+    description = ""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn does."""
         await super().startup(sockets)
-        print(f"Serving {self._what} (Ctrl-C stops it)", flush=True)
+        print(f"Serving {self.description} (Ctrl-C stops it)", flush=True)
 
 
 def _bound(host: str, port: int) -> socket.socket:

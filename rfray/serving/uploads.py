@@ -1,6 +1,7 @@
 """a multipart request -> its files, within limits; HTTPException with the reason where that can't be."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 HOW = "send multipart/form-data, e.g. curl -F files=@photo.jpg"
+
+Take = Callable[[str, int], None]
+"""Takes an amount of one of the server's limits for a request; raises HTTPException (503) where there is no room."""
 
 
 @dataclass(frozen=True)
@@ -46,42 +50,33 @@ class Upload:
 
 @dataclass
 class Room:
-    """What is in the server: who comes in while it is full is told to come again."""
+    """What is in the server now, and what may be."""
 
     limits: Limits
     delay: Callable[[], float]
     """In about so many seconds there will be room."""
-    taken: dict[str, int] = field(default_factory=lambda: {"images": 0, "held_bytes": 0, "explanations": 0})
-    """Of each of these limits."""
+    taken: Counter[str] = field(default_factory=Counter)
+    """Name of a limit (images, held_bytes, explanations) -> how much of it is taken, by all requests."""
 
     @contextmanager
-    def guest(self) -> Iterator["Guest"]:
-        """Room for a request; what it has taken is free again when the block ends."""
-        guest = Guest(self)
+    def request(self) -> Iterator[Take]:
+        """What a request takes within the block is free again when the block ends."""
+        mine: Counter[str] = Counter()
+
+        def take(what: str, amount: int) -> None:
+            if self.taken[what] + amount > getattr(self.limits, what):
+                raise self.full()
+            self.taken[what] += amount
+            mine[what] += amount
+
         try:
-            yield guest
+            yield take
         finally:
-            for what, amount in guest.taken.items():
-                self.taken[what] -= amount
+            self.taken.subtract(mine)
 
     def full(self) -> HTTPException:
         """A 503 that says when to come again."""
         return come_again("the server is busy", self.delay())
-
-
-@dataclass
-class Guest:
-    """One request."""
-
-    room: Room
-    taken: dict[str, int] = field(default_factory=dict)
-
-    def take(self, what: str, amount: int) -> None:
-        """Takes so much of a limit for the request. Raises HTTPException (503) where there is no room for it."""
-        if self.room.taken[what] + amount > getattr(self.room.limits, what):
-            raise self.room.full()
-        self.room.taken[what] += amount
-        self.taken[what] = self.taken.get(what, 0) + amount
 
 
 def come_again(reason: str, seconds: float) -> HTTPException:
@@ -90,14 +85,13 @@ def come_again(reason: str, seconds: float) -> HTTPException:
     return HTTPException(503, f"{reason}; try again in {wait} s", {"Retry-After": str(wait)})
 
 
-async def read_uploads(request: Request, guest: Guest) -> list[Upload]:
-    """The files of a request, whatever their fields are called; what they take is taken for `guest`.
+async def read_uploads(request: Request, limits: Limits, take: Take) -> list[Upload]:
+    """The files of a request, whatever their fields are called.
 
     Raises HTTPException: 400 (no multipart request, or not a whole one; no file; too many; an empty one), 408 (too
     slow), 413 (too large), 415 (something else), 503 (no room).
     """
-    limits = guest.room.limits
-    body = _Body(request.receive, guest)
+    body = _Body(request.receive, limits.request_bytes, take)
     try:
         async with asyncio.timeout(limits.upload_seconds):
             return await _read(request, body, limits)
@@ -115,7 +109,9 @@ class _Body:
     """A request's body on its way in; ASGI's `receive`."""
 
     receive: Callable[[], Awaitable[Message]]
-    guest: Guest
+    limit: int
+    """Bytes."""
+    take: Take
     size: int = 0
     more: bool = True
 
@@ -124,14 +120,13 @@ class _Body:
         self.more = message.get("more_body", False)
         arrived = len(message.get("body", b""))
         self.size += arrived
-        most = self.guest.room.limits.request_bytes
-        if self.size > most:
-            raise HTTPException(413, f"the request is over {_megabytes(most)}")
-        self.guest.take("held_bytes", arrived)
+        if self.size > self.limit:
+            raise HTTPException(413, f"the request is over {_megabytes(self.limit)}")
+        self.take("held_bytes", arrived)
         return message
 
     async def discard(self, seconds: float) -> None:
-        """Lets the rest pass: a client that sends all before it listens would not hear why it was refused."""
+        """Reads the rest: a client that sends everything before it reads would never see why it was refused."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.more:
@@ -143,25 +138,21 @@ async def _read(request: Request, body: _Body, limits: Limits) -> list[Upload]:
     if kind != "multipart/form-data":
         raise HTTPException(415, f"the content type is {kind or 'not given'}; {HOW}")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limits.request_bytes:
-        raise HTTPException(
-            413, f"the request has {_megabytes(int(length))}, which is over {_megabytes(limits.request_bytes)}"
-        )
+    if length.isdecimal():
+        _check_size("the request", int(length), limits.request_bytes)
     async with Request(request.scope, body).form(max_files=limits.files, max_fields=limits.files) as form:
         files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
         if not files:
             raise HTTPException(400, f"no file in the request; {HOW}")
-        for number, file in enumerate(files, start=1):
-            size = file.size or 0
-            if size > limits.file_bytes:
-                raise HTTPException(
-                    413, f"{_name(file, number)} has {_megabytes(size)}, which is over {_megabytes(limits.file_bytes)}"
-                )
-        return [Upload(_name(file, number), await file.read()) for number, file in enumerate(files, start=1)]
+        names = [file.filename or f"file {number}" for number, file in enumerate(files, start=1)]
+        for name, file in zip(names, files, strict=True):
+            _check_size(name, file.size or 0, limits.file_bytes)
+        return [Upload(name, await file.read()) for name, file in zip(names, files, strict=True)]
 
 
-def _name(file: UploadFile, number: int) -> str:
-    return file.filename or f"file {number}"
+def _check_size(what: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise HTTPException(413, f"{what} has {_megabytes(size)}, which is over {_megabytes(limit)}")
 
 
 def _megabytes(size: int) -> str:

@@ -1,6 +1,5 @@
 """`rfray predict` and `rfray export` as a user meets them."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -84,14 +83,13 @@ def test_shards_are_made_once_and_say_what_one_file_says(here: Path, monkeypatch
         assert bulk.claim(out, run, ["images/test", "broken.jpg"]) == 33
     assert pq.read_metadata(out / "files.parquet").num_row_groups == 3
     predictor = bulk.Predictor(out, run, batch_size=5, threads=1)
-    counts = predictor({"shard": np.array([0, 1, 2])})["counts"]
-    assert [sum(json.loads(one).values()) for one in counts] == [12, 12, 9]
+    assert [predictor.predict(shard).total() for shard in range(3)] == [12, 12, 9]
     rows = pd.concat(pd.read_parquet(file) for file in sorted(out.glob("part-*.parquet")))
     assert rows["path"].tolist()[-1] == str(here / "broken.jpg")
     assert rows["reason"].tolist()[-1] == "not an image of a known format"
     (seen,) = detect(load_bundle(run), rows["path"].tolist()[:-1], batch_size=40, threads=2)
     np.testing.assert_allclose(rows[["a", "b"]].to_numpy()[:-1].T, seen.scores, rtol=0, atol=1e-5)
-    with pytest.raises(RunError, match="holds what another bundle said, or said of other files"):
+    with pytest.raises(RunError, match="holds predictions of another bundle, or of other files"):
         bulk.claim(out, run, ["images/test"])
     (here / "mine").mkdir()
     (here / "mine" / "notes.txt").touch()
@@ -100,15 +98,15 @@ def test_shards_are_made_once_and_say_what_one_file_says(here: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_what_a_kill_has_left_out_is_predicted_by_ray_data(
-    here: Path, ray_here: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_what_is_missing_is_predicted_on_ray(here: Path, ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "SHARD", 12)
     out, run = here / "killed", str(here / "run")
     bulk.claim(out, run, [str(here / "images/test")])
-    bulk.Predictor(out, run, batch_size=5, threads=1)({"shard": np.array([0, 2])})
+    predictor = bulk.Predictor(out, run, batch_size=5, threads=1)
+    for shard in (0, 2):
+        predictor.predict(shard)
     kept = (out / "part-000000.parquet").stat().st_mtime_ns
-    (counts,) = bulk._predicted(out, run, [1], 5, Slot(1, 0))
+    (counts,) = bulk.predict_missing(out, run, [1], 5, Slot(1, 0))
     assert counts.total() == 12
     assert (out / "part-000000.parquet").stat().st_mtime_ns == kept
 

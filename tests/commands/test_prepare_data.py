@@ -14,7 +14,7 @@ from rfray.data.catalog import COLUMNS
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.geometry import geometries
 from rfray.errors import AuditError, DataError, RunError
-from rfray.inference.missing import prediction_origins, without_corrupted_predictions, without_test_predictions
+from rfray.inference.missing import prediction_origins, without_predictions
 from rfray.report.audit_tables import count_rows
 from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import Predictions, write_predictions
@@ -272,18 +272,18 @@ def test_predictions_are_made_anew_for_other_weights_or_images(made: Made) -> No
     for trial in trials:
         trial.path.mkdir(parents=True)
         trial.weights_file.write_bytes(trial.id.encode())
-    assert without_test_predictions(made.run, trials) == trials
+    assert without_predictions(made.run, trials, "test") == trials
     for trial in trials:
         write_predictions(
             trial.predictions_file("test"), predictions, prediction_origins([trial], catalog, "test")[trial.id]
         )
-    assert without_test_predictions(made.run, trials) == []
+    assert without_predictions(made.run, trials, "test") == []
     trials[1].weights_file.write_bytes(b"other weights")
     trials[2].predictions_file("test").write_bytes(b"damaged")
-    assert without_test_predictions(made.run, trials) == trials[1:]
+    assert without_predictions(made.run, trials, "test") == trials[1:]
     (made.test / "real/1003.png").unlink()
     made.ensemble()
-    assert without_test_predictions(made.run, trials) == trials
+    assert without_predictions(made.run, trials, "test") == trials
 
 
 def test_predictions_under_corruption_are_missed_one_by_one(made: Made) -> None:
@@ -301,12 +301,12 @@ def test_predictions_under_corruption_are_missed_one_by_one(made: Made) -> None:
                 predictions,
                 prediction_origins([trial], catalog, "test")[trial.id],
             )
-    assert without_corrupted_predictions(made.run, trials, "test") == []
-    assert without_corrupted_predictions(made.run, trials, "val") == trials
+    assert without_predictions(made.run, trials, "test", CORRUPTION_NAMES) == []
+    assert without_predictions(made.run, trials, "val", CORRUPTION_NAMES) == trials
     trials[1].predictions_file("test", "blur_2").unlink()
-    assert without_corrupted_predictions(made.run, trials, "test") == trials[1:]
+    assert without_predictions(made.run, trials, "test", CORRUPTION_NAMES) == trials[1:]
     trials[0].weights_file.write_bytes(b"other weights")
-    assert without_corrupted_predictions(made.run, trials, "test") == trials
+    assert without_predictions(made.run, trials, "test", CORRUPTION_NAMES) == trials
 
 
 @pytest.mark.parametrize(

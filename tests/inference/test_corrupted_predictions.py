@@ -16,7 +16,7 @@ from rfray.evaluation.leaderboard import read_leaderboard
 from rfray.evaluation.robustness import TEST_COLUMNS, WORST
 from rfray.inference import corrupted_predictions as corrupting
 from rfray.inference.corrupted_predictions import predict_under_corruption
-from rfray.inference.missing import without_corrupted_predictions, without_test_predictions
+from rfray.inference.missing import without_predictions
 from rfray.inference.test_predictions import predict_test
 from rfray.stats.predictions import read_predictions
 from rfray.store.files import write_whole
@@ -39,7 +39,7 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: None
 def predict(run: RunDir, part: Part = "test") -> str:
     """Predicts under corruption what has not been; what was said."""
     said = io.StringIO()
-    if missing := without_corrupted_predictions(run, run.trials(), part):
+    if missing := without_predictions(run, run.trials(), part, CORRUPTION_NAMES):
         predict_under_corruption(run, run.trials(), missing, part, lambda: None, Console(file=said, width=200))
     return said.getvalue()
 
@@ -62,7 +62,7 @@ def counted(most: float) -> tuple[Callable[[Path, bytes], None], list[Path]]:
 
 
 def test_every_trial_is_predicted_under_every_corruption(run: RunDir) -> None:
-    assert predict(run) == "Predicting test with 2 trials under 13 corruptions\n"
+    assert predict(run) == "Predicting the test images with 2 trials under 13 corruptions\n"
     assert predict(run) == ""
     plain = read_predictions(run.trials()[0].predictions_file("test"))
     for trial in run.trials():
@@ -73,7 +73,7 @@ def test_every_trial_is_predicted_under_every_corruption(run: RunDir) -> None:
     changes = [np.abs(p_fake(run, corruption) - p_fake(run, None)).max(axis=1) for corruption in CORRUPTION_NAMES]
     assert np.min(changes) > 1e-6
     assert not run.corruption_folder("test").exists()
-    assert without_test_predictions(run, run.trials()) == []
+    assert without_predictions(run, run.trials(), "test") == []
 
 
 def test_stopped_by_ctrl_c_it_goes_on_with_what_is_missing(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

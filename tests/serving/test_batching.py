@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from rfray.serving.batching import MOST, Batches
+from rfray.serving.batching import MAX_BATCH, Batches
 
 
 class Gate:
@@ -35,14 +35,14 @@ def test_what_waits_while_the_models_are_busy_goes_together_and_everyone_gets_th
     async def go() -> tuple[list[int], list[np.ndarray]]:
         gate = Gate()
         batches = Batches(gate.scores, 1, gate.sizes.append)
-        asking = [asyncio.create_task(batches.scores(image(number))) for number in range(MOST + 7)]
+        asking = [asyncio.create_task(batches.scores(image(number))) for number in range(MAX_BATCH + 7)]
         await settled()
         gate.open.set()
         return gate.sizes, await asyncio.gather(*asking)
 
     sizes, scores = asyncio.run(go())
-    assert sizes == [1, MOST, 6]
-    assert [row.tolist() for row in scores] == [[number, 2 * number] for number in range(MOST + 7)]
+    assert sizes == [1, MAX_BATCH, 6]
+    assert [row.tolist() for row in scores] == [[number, 2 * number] for number in range(MAX_BATCH + 7)]
 
 
 def test_so_many_batches_are_on_their_way_at_once() -> None:
