@@ -13,7 +13,7 @@ from rfray.spec.trial import Trial
 from rfray.store.records import Measured
 
 MARGIN = 1.1
-"""What a trial is given, by what it was measured to take."""
+"""What a trial is given, as a multiple of what it was measured to take."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Packing:
 
     slots: Mapping[tuple[str, int], Slot]
     measured: list[Measured]
-    """What it goes by."""
+    """The measurements that it was made from."""
 
     def of(self, trial: Trial) -> Slot:
         """What a trial gets: what was measured at its image size, or at the next larger one."""
@@ -36,7 +36,7 @@ class Packing:
 
 
 def pack(measured: Sequence[Measured], nodes: Sequence[Node]) -> Packing:
-    """Divides the nodes. Every backbone and size must have been measured on one of their kinds of GPU, or on a CPU."""
+    """What each trial gets. Every backbone and size must have been measured on one of the nodes' GPUs, or on a CPU."""
     with_gpus = [node for node in nodes if node.gpu >= 1]
     slots = {}
     for key in dict.fromkeys((one.backbone, one.image_size) for one in measured):

@@ -1,4 +1,4 @@
-"""mistakes + members' weights -> plots/mistakes/: each image, and where its evidence was seen.
+"""mistakes + members' weights -> plots/mistakes/: each image, and a heat map of the evidence over it.
 
 In the process of the command: two dozen images are less work than starting Ray.
 """
@@ -18,8 +18,8 @@ from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 from rfray.store.tables import read_catalog
 
-TOLD = 3
-"""Problems that are said; mistakes.json has all."""
+PRINTED = 3
+"""Problems that are printed; mistakes.json has all of them."""
 WHOLE = Geometry("crop", 1, None)
 """Keeps pictures as they are."""
 
@@ -37,21 +37,21 @@ class Drawn:
 
 
 def draw_mistakes(run: RunDir, mistakes: Mistakes, console: Console) -> None:
-    """Draws the pictures of the mistakes and writes mistakes.json; says, there too, what could not be drawn.
+    """Draws the pictures of the mistakes and writes mistakes.json; prints, and writes there, what could not be drawn.
 
-    A report without these pictures is better than none: what goes wrong here is told and does not end the command.
+    A report without these pictures is better than none: what goes wrong here does not end the command.
     """
     console.print(f"Explaining {len(mistakes.shown)} wrongly classified images with {len(mistakes.members)} models")
     problems = draw_pictures(run, mistakes)
-    for problem in problems[:TOLD]:
+    for problem in problems[:PRINTED]:
         console.print(f"Mistakes: {problem}", soft_wrap=True, markup=False)
-    if len(problems) > TOLD:
-        console.print(f"Mistakes: … and {len(problems) - TOLD} more like these")
+    if len(problems) > PRINTED:
+        console.print(f"Mistakes: … and {len(problems) - PRINTED} more like these")
     write_mistakes(run, mistakes.model_copy(update={"problems": problems}))
 
 
 def draw_pictures(run: RunDir, mistakes: Mistakes) -> list[str]:
-    """Draws each image and, over it, where its evidence was seen (the mean of the members that vote).
+    """Draws each image, and over it where the members that vote saw evidence for their call (their mean).
 
     Returns what could not be drawn, and why. Decodes those images only; one member after the other is in memory.
     """
@@ -72,7 +72,7 @@ def draw_pictures(run: RunDir, mistakes: Mistakes) -> list[str]:
         if not share or not drawn:
             continue
         try:
-            maps.append(_seen_by(run, member, drawn, catalog))
+            maps.append(_evidence_of(run, member, drawn, catalog))
         except Exception as error:  # whatever one of timm's backbones, or a lack of memory, makes torch raise
             problems.append(f"{member} could not be explained: {type(error).__name__}: {_first_line(error)}")
     for one, *seen in zip(drawn, *maps, strict=True) if maps else ():
@@ -81,9 +81,9 @@ def draw_pictures(run: RunDir, mistakes: Mistakes) -> list[str]:
     return problems
 
 
-def _seen_by(run: RunDir, member: str, drawn: list[Drawn], catalog: pd.DataFrame) -> list[np.ndarray]:
+def _evidence_of(run: RunDir, member: str, drawn: list[Drawn], catalog: pd.DataFrame) -> list[np.ndarray]:
     """Of each picture, (h, w) float32 as it is shown: where the member saw evidence for what it was called."""
-    from rfray.models.grad_cam import evidence_from_file  # torch, for which nobody waits where no picture is there
+    from rfray.models.grad_cam import evidence_from_file  # imports torch: only where there is a picture
 
     trial = run.trial(member)
     result = trial.result()
