@@ -91,7 +91,9 @@ def _plain_training(run: RunDir, out: Path) -> float:
 
     sweep, catalog = run.sweep(), read_catalog(run)
     trial = run.trials()[0].start().trial
-    learned, val = (load_images(catalog, sweep.data, part, geometry_of(sweep.data, trial)) for part in ("train", "val"))
+    learned, val = (
+        load_images(catalog, sweep.data, part, geometry_of(trial, sweep.data.reencode)) for part in ("train", "val")
+    )
     data = TrialData(learned, val, sweep.augmentations)
     return timed(lambda: train(trial, data, TrialDir(out), sweep.search.metric, 1, Hooks(lambda epoch: None)))
 

@@ -460,7 +460,7 @@ def _predicted(run: RunDir, candidates: Sequence[Candidate], cache: Path) -> lis
     for _, _, trial_id, weights in candidates:
         result = run.trial(trial_id).result()
         trial = run.trial(trial_id).start().trial if result is None else result.trial  # a probe has a result alone
-        images = load_images(catalog, settings, "test", geometry_of(settings, trial))
+        images = load_images(catalog, settings, "test", geometry_of(trial, settings.reencode))
         reports.append(predict_from_file(weights, trial, images))
     return reports
 

@@ -63,7 +63,7 @@ def two_models(
             model.head.linear.weight.data.normal_(std=0.01).neg_()
         save_weights(out.weights_file, model, {"tta": chosen.tta})
         for part in ("val", "test"):
-            images = load_images(catalog, sweep.data, part, geometry_of(sweep.data, chosen))
+            images = load_images(catalog, sweep.data, part, geometry_of(chosen, sweep.data.reencode))
             predictions = predict_from_file(out.weights_file, chosen, images)
             origin = {**prediction_origins([out], catalog, part)[out.id], "tta": chosen.tta}
             write_predictions(out.predictions_file(part), predictions, origin)

@@ -1,10 +1,8 @@
 """images, pairs of similar images, unreadable files -> `Audit`: what would make results on these images mislead.
 
-`images` has one row for each file, with these columns: path (str, below its data folder), label (0 real, 1 fake),
-subfolder (str), folder (train or test), part (train, val, test, left out, or "" where a folder is audited by itself),
-file_bytes, width, height (int), format, mode (str), bytes_per_pixel (float), quantisation (str, "" where it is no
-JPEG), quality (float, nan likewise), subsampling (str), progressive, exif, icc (bool), spectrum (floats: log10 of the
-radial power, from frequency 0 to Nyquist's).
+`images` has one row for each file: path (str, below its data folder), label (0 real, 1 fake), subfolder (str), folder
+(train or test), part (train, val, test, left out, or "" where folders are audited without dividing them), and the
+columns of `fingerprints.Fingerprint` but for hashes and keypoints.
 `pairs`: first, second (row positions in `images`), kind (exact, re-encoded, mirrored or crop).
 `unreadable`: path, reason.
 """

@@ -245,14 +245,12 @@ def spectra_differ(facts: Facts) -> Iterator[Finding]:
     spectra = [np.stack(list(values)) if len(values) else np.zeros((0, 1)) for values in facts.of_class("spectrum")]
     finest = [values[:, -values.shape[1] // 4 :].mean(axis=1) for values in spectra]
     real, fake = (values[np.isfinite(values)] for values in finest)
-    if min(len(real), len(fake)) < 2:
+    if min(len(real), len(fake)) < 2 or real.std() == fake.std() == 0:
         return
-    pooled = np.sqrt(
-        ((len(real) - 1) * real.var(ddof=1) + (len(fake) - 1) * fake.var(ddof=1)) / (len(real) + len(fake) - 2)
-    )
     difference = fake.mean() - real.mean()
-    effect = float(difference / pooled) if pooled > 0 else 0.0
-    if abs(effect) >= SPECTRUM_EFFECT and abs(effect) > 2 * np.sqrt(1 / len(real) + 1 / len(fake)):
+    t = float(stats.ttest_ind(fake, real).statistic)
+    effect = t * np.sqrt(1 / len(real) + 1 / len(fake))  # Cohen's d
+    if abs(effect) >= SPECTRUM_EFFECT and abs(t) > 2:
         yield Finding(
             grade="note",
             code="spectra-differ",

@@ -162,9 +162,7 @@ def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.D
         return decode(paths[number].read_bytes())
 
     with console.status("Looking for images that are alike"):
-        found = find_pairs(images["digest"].tolist(), images, read, os.cpu_count() or 1)
-    rows = [(pair.first, pair.second, pair.kind) for pair in found]
-    return pd.DataFrame(rows, columns=["first", "second", "kind"])
+        return find_pairs(images["digest"].tolist(), images, read, os.cpu_count() or 1)
 
 
 def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -10,15 +10,13 @@ same JPEG encoding, so that neither content nor format tells them apart. Train a
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from filelock import FileLock
 from PIL import Image
-
-from rfray.errors import DataError
 
 Upsample = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -98,7 +96,7 @@ def _write_tile(part: Path, name: str, tile: np.ndarray, rng: np.random.Generato
     real, fake = part / "real" / name, part / "fake" / name
     real.mkdir(parents=True)
     fake.mkdir(parents=True)
-    crops = iter(_textured_crops(tile, 2 * PER_TILE, rng))
+    crops = _textured_crops(tile, rng)
     methods = list(UPSAMPLING.values())
     for number in range(PER_TILE):
         _save(next(crops), real / f"{number:02}.jpg", rng)
@@ -109,17 +107,14 @@ def _write_tile(part: Path, name: str, tile: np.ndarray, rng: np.random.Generato
         _save(cv2.addWeighted(upsampled, share, crop, 1 - share, 0), fake / f"{number:02}.jpg", rng)
 
 
-def _textured_crops(tile: np.ndarray, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+def _textured_crops(tile: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """All crops with enough texture, in random order."""
     rows, columns = tile.shape[0] - SIZE + 1, tile.shape[1] - SIZE + 1
-    crops: list[np.ndarray] = []
     for corner in rng.permutation(rows * columns):
         top, left = divmod(int(corner), columns)
         crop = tile[top : top + SIZE, left : left + SIZE]
         if texture(crop) > MIN_TEXTURE:
-            crops.append(crop)
-            if len(crops) == count:
-                return crops
-    raise DataError(f"demo: only {len(crops)} of {count} crops of a tile have enough texture; other photographs?")
+            yield crop
 
 
 def _save(crop: np.ndarray, path: Path, rng: np.random.Generator) -> None:

@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 
 from rfray.data.decoding import square
-from rfray.spec.sweep import DataSettings, Reencode, Sweep
+from rfray.spec.sweep import Reencode, Sweep
 from rfray.spec.trial import Trial
-from rfray.store.bundle_record import Bundle, Member
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,9 @@ class Geometry:
         return self.side if self.reencode is None else self.side * shorter / self.reencode.size
 
 
-def geometry_of(settings: DataSettings, trial: Trial) -> Geometry:
-    """The geometry of a trial's images."""
-    return Geometry(trial.resize, trial.image_size, settings.reencode)
-
-
-def geometry_of_member(bundle: Bundle, member: Member) -> Geometry:
-    """The geometry of the pictures that a member of an ensemble takes."""
-    return Geometry(member.trial.resize, member.trial.image_size, bundle.reencode)
+def geometry_of(trial: Trial, reencode: Reencode | None) -> Geometry:
+    """The geometry of a trial's images, in a sweep or a bundle with this `reencode`."""
+    return Geometry(trial.resize, trial.image_size, reencode)
 
 
 def reencoded(picture: np.ndarray, quality: int) -> np.ndarray:

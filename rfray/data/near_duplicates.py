@@ -66,36 +66,28 @@ AGREEMENT = 0.75
 """Least correlation of the detail of two aligned pictures; different faces reach 0.66."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two images that are near duplicates."""
-
-    first: int
-    second: int
-    """Numbers of the images, first < second."""
-    kind: PairKind
-    agreement: float
-    """Correlation of their detail once aligned, 0.75 to 1: copies 0.9 and more, manipulated ones often less."""
-
-
 def find_pairs(
     digests: Sequence[str], table: pd.DataFrame, read: Callable[[int], np.ndarray], workers: int = 1
-) -> list[Pair]:
-    """The pairs of near duplicates, ordered by their numbers.
+) -> pd.DataFrame:
+    """The pairs of near duplicates: first, second (numbers of the images, first < second, in order), kind, agreement.
 
-    `digests` and the rows of `table` (of `fingerprints.to_table`: keypoints, phash, phash_mirrored) are in the order of
-    the images. Of files with the same digest, each is paired with the first of them, and only that one with others.
-    `read` returns the (height, width, 3) uint8 RGB pixels of the image with a number; it is called for candidates only,
-    by several threads at once.
+    `agreement` is the correlation of their detail once aligned, 0.75 to 1: copies 0.9 and more, manipulated ones often
+    less. `digests` and the rows of `table` (of `fingerprints.to_table`: keypoints, phash, phash_mirrored) are in the
+    order of the images. Of files with the same digest, each is paired with the first of them, and only that one with
+    others. `read` returns the (height, width, 3) uint8 RGB pixels of the image with a number; it is called for
+    candidates only, by several threads at once.
     """
     firsts, first_of = np.unique(np.asarray(digests, dtype=np.str_), return_index=True, return_inverse=True)[1:]
-    exact = [Pair(int(firsts[at]), own, "exact", 1.0) for own, at in enumerate(first_of) if firsts[at] != own]
     different = np.sort(firsts)
-    pairs = different[candidates(table.iloc[different])]
+    pairs = different[candidates(table.iloc[different])].tolist()
     features = lru_cache(PICTURES_KEPT)(lambda number: picture_features(read(number)))
     with ThreadPoolExecutor(workers) as pool:
-        found = [pair for pair in pool.map(lambda pair: verify(features, *pair), pairs.tolist()) if pair]
-    return sorted([*exact, *found], key=lambda pair: (pair.first, pair.second))
+        verified = list(pool.map(lambda pair: verify(features(pair[0]), features(pair[1])), pairs))
+    rows: list[tuple[int, int, PairKind, float]] = [
+        (int(firsts[at]), number, "exact", 1.0) for number, at in enumerate(first_of) if firsts[at] != number
+    ]
+    rows += [(*pair, *found) for pair, found in zip(pairs, verified, strict=True) if found is not None]
+    return pd.DataFrame(sorted(rows), columns=["first", "second", "kind", "agreement"])
 
 
 def linked_groups(n: int, links: np.ndarray) -> np.ndarray:
@@ -137,15 +129,14 @@ def picture_features(pixels: np.ndarray) -> PictureFeatures:
     )
 
 
-def verify(features: Callable[[int], PictureFeatures], first: int, second: int) -> Pair | None:
-    """Compares the pictures of two images; returns None where they are no near duplicates."""
-    one, other = features(first), features(second)
+def verify(one: PictureFeatures, other: PictureFeatures) -> tuple[PairKind, float] | None:
+    """The kind and agreement of two pictures that are near duplicates; else None."""
     size = one.grey.shape[::-1]
     stretched = cv2.resize(other.grey, size, interpolation=cv2.INTER_LINEAR)
     whole: dict[PairKind, np.ndarray] = {"re-encoded": stretched, "mirrored": np.ascontiguousarray(stretched[:, ::-1])}
     agreement, kind = max((_agreement(one, aligned), kind) for kind, aligned in whole.items())
     if agreement >= AGREEMENT:
-        return Pair(first, second, kind, agreement)
+        return kind, agreement
     matrix = _alignment(one, other)
     if matrix is None:
         return None
@@ -155,7 +146,7 @@ def verify(features: Callable[[int], PictureFeatures], first: int, second: int) 
         return None
     inside = cv2.erode(seen, np.ones((9, 9)), borderValue=0) > 0  # where no border is in the aligned picture's detail
     agreement = _agreement(one, aligned, inside)
-    return Pair(first, second, "crop", agreement) if agreement >= AGREEMENT else None
+    return ("crop", agreement) if agreement >= AGREEMENT else None
 
 
 def _of_hashes(hashes: np.ndarray, owners: np.ndarray) -> np.ndarray:

@@ -166,7 +166,7 @@ def _detectors(where: Path | str, trial_ids: tuple[str, ...]) -> tuple[list[Dete
         result = trial.result()
         assert result is not None  # only ended trials have kept weights
         detectors.append(load_detector(trial.weights_file, result.trial))
-        geometries.append(geometry_of(settings, result.trial))
+        geometries.append(geometry_of(result.trial, settings.reencode))
     return detectors, geometries
 
 

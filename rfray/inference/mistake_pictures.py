@@ -89,7 +89,7 @@ def _evidence_of(run: RunDir, member: str, drawn: list[Drawn], catalog: pd.DataF
     result = trial.result()
     assert result is not None  # only ended trials vote
     settings = run.sweep().data
-    geometry = geometry_of(settings, result.trial)
+    geometry = geometry_of(result.trial, settings.reencode)
     images = decode_images(catalog, settings, "test", geometry, [one.mistake.id for one in drawn])
     calls = np.array([one.mistake.call for one in drawn])
     maps = evidence_from_file(trial.weights_file, result.trial, images, calls)

@@ -50,7 +50,7 @@ def _predict(where: Path | str, trial_id: str, threads: int) -> None:
     result = out.result()
     assert result is not None  # only ended trials have kept weights
     sweep, catalog = run.sweep(), read_catalog(run)
-    test = load_images(catalog, sweep.data, "test", geometry_of(sweep.data, result.trial))
+    test = load_images(catalog, sweep.data, "test", geometry_of(result.trial, sweep.data.reencode))
     predictions = predict_from_file(out.weights_file, result.trial, test)
     origin = prediction_origins([out], catalog, "test")[out.id]
     write_predictions(out.predictions_file("test"), predictions, origin)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from timm.models import save_for_hf
 
-from rfray.data.geometry import Geometry, geometry_of_member
+from rfray.data.geometry import Geometry, geometry_of
 from rfray.errors import RunError, TrialError
 from rfray.models.build import Normalisation, backbone_names, build_model
 from rfray.models.inference import Detector, device_and_type, load_weights, save_weights
@@ -75,7 +75,7 @@ def load_bundle(where: Path | str) -> LoadedBundle:
     return LoadedBundle(
         ensemble,
         [_detector(folder, number, member) for number, member in enumerate(bundle.members, start=1)],
-        [geometry_of_member(bundle, member) for member in bundle.members],
+        [geometry_of(member.trial, bundle.reencode) for member in bundle.members],
     )
 
 

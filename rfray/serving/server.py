@@ -13,7 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from rfray.cluster.connect import connected
-from rfray.data.geometry import geometry_of_member
+from rfray.data.geometry import geometry_of
 from rfray.errors import InputError
 from rfray.serving.app import create_app
 from rfray.serving.replica import start_replicas
@@ -41,7 +41,7 @@ def serve_bundle(where: str, host: str, port: int, replicas: int | None, gpu: fl
     where = where if is_address(where) else str(Path(where).absolute())
     with _bound(host, port) as listener:
         _, ensemble, bundle = read_bundle(where)
-        geometries = [geometry_of_member(bundle, member) for member in bundle.members]
+        geometries = [geometry_of(member.trial, bundle.reencode) for member in bundle.members]
         with connected(None, Resources(cpu=1), FULL_PRIORITY):
             models = start_replicas(where, replicas, gpu)
             # while one batch is computed, the next one is on its way

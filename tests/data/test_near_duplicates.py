@@ -1,6 +1,7 @@
 import hashlib
 import io
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.datasets import load_sample_images
 
 from rfray.data.decoding import decode
 from rfray.data.fingerprints import fingerprint, to_table
-from rfray.data.near_duplicates import Pair, PairKind, candidates, find_pairs, linked_groups, picture_features, verify
+from rfray.data.near_duplicates import PairKind, candidates, find_pairs, linked_groups, picture_features, verify
 
 ORIGINALS = [
     np.ascontiguousarray(photograph[:, left : left + 320])
@@ -31,11 +32,11 @@ def encode(picture: np.ndarray, file_format: str = "JPEG", **options: object) ->
     return buffer.getvalue()
 
 
-def find(files: list[bytes]) -> list[Pair]:
+def find(files: list[bytes]) -> list[Any]:
     pixels = [decode(data) for data in files]
     table = to_table([fingerprint(data, picture) for data, picture in zip(files, pixels, strict=True)])
     digests = [hashlib.sha256(data).hexdigest() for data in files]
-    return find_pairs(digests, table, pixels.__getitem__, workers=2)
+    return list(find_pairs(digests, table, pixels.__getitem__, workers=2).itertuples(index=False))
 
 
 def crop(picture: np.ndarray, left: float, top: float, width: float, height: float) -> np.ndarray:
@@ -132,9 +133,9 @@ def test_candidates_are_few_ordered_and_not_doubled() -> None:
 
 def test_verification_refuses_what_only_hashes_alike() -> None:
     pictures = ORIGINALS[:2]
-    assert verify(lambda number: picture_features(pictures[number]), 0, 1) is None
+    assert verify(*map(picture_features, pictures)) is None
     pictures = [ORIGINALS[0], np.rot90(ORIGINALS[0])]
-    assert verify(lambda number: picture_features(pictures[number]), 0, 1) is None
+    assert verify(*map(picture_features, pictures)) is None
 
 
 def test_a_texture_that_both_have_makes_no_pair() -> None:
@@ -143,7 +144,7 @@ def test_a_texture_that_both_have_makes_no_pair() -> None:
     generator = np.random.default_rng(0)
     noise = [generator.integers(60, 190, (8, 8, 3)).repeat(4, 0).repeat(4, 1) for _ in range(2)]
     pictures = [(one + board).clip(0, 255).astype(np.uint8) for one in noise]
-    assert verify(lambda number: picture_features(pictures[number]), 0, 1) is None
+    assert verify(*map(picture_features, pictures)) is None
 
 
 def test_two_crops_of_one_picture_that_share_most_of_it() -> None:

@@ -60,7 +60,7 @@ def test_each_image_and_its_evidence(run: RunDir) -> None:
     maps = []
     for trial_id, setting in SETTINGS.items():
         trial = Trial(pretrained=False, **setting)
-        images = decode_images(catalog, settings, "test", geometry_of(settings, trial), ids)
+        images = decode_images(catalog, settings, "test", geometry_of(trial, settings.reencode), ids)
         maps.append(evidence_from_file(run.trial(trial_id).weights_file, trial, images, calls))
     for mistake, first, second in zip(mistakes.shown, *maps, strict=True):
         with Image.open(Path(str(settings.folder("test"))) / mistake.id) as file:
