@@ -232,7 +232,7 @@ def _open(target: Path, need: int) -> BinaryIO | None:
     """The file, if it is there and complete, locked: it counts as used now, and is kept as long as it is open."""
     try:
         file = target.open("rb")
-    except FileNotFoundError:
+    except OSError:
         return None
     fcntl.flock(file, fcntl.LOCK_SH)
     if os.fstat(file.fileno()).st_size != need or not target.exists():  # cut short, or deleted before it was locked
