@@ -11,7 +11,7 @@ from benchmarks.figures import Figure
 from benchmarks.leaderboard import intervals, leaderboard, votes
 from benchmarks.overhead import overhead
 from benchmarks.predicting import predicting
-from benchmarks.quality import ABLATION_MARKS, MARKS, quality, quality_table
+from benchmarks.quality import quality, write_quality_tables
 from benchmarks.record import README, RESULTS, table, write_result, write_table
 from benchmarks.scale import scale
 from benchmarks.serving import serving
@@ -76,15 +76,9 @@ def main(words: Sequence[str] | None = None) -> None:
             figures = BENCHMARKS[name](Path(folder), **sizes)
         print(f"  -> {write_result(asked.results or RESULTS, name, sizes, figures)}", flush=True)
     if asked.results is None:
-        write_tables()
+        write_table(README, table(RESULTS, BENCHMARKS))
+        write_quality_tables()
     print(table(asked.results or RESULTS, names))
-
-
-def write_tables() -> None:
-    """Writes what is in results/ into README.md."""
-    write_table(README, table(RESULTS, BENCHMARKS))
-    write_table(README, quality_table(RESULTS), MARKS)
-    write_table(README, quality_table(RESULTS, "ablation"), ABLATION_MARKS)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import Figure
-from benchmarks.record import RESULTS, table, write_result
+from benchmarks.record import README, RESULTS, table, write_result, write_table
 from benchmarks.resampled import write_resampled
 from benchmarks.sweeps import run_command, tune_command, warm_up
 from rfray.data.catalog import load_images
@@ -489,6 +489,12 @@ def _named(weights: Mapping[str, str | None]) -> dict[str, str | None]:
     return {backbone: file and Path(file).name for backbone, file in weights.items()}
 
 
+def write_quality_tables() -> None:
+    """Writes the two tables of what is in results/ into README.md."""
+    write_table(README, quality_table(RESULTS), MARKS)
+    write_table(README, quality_table(RESULTS, "ablation"), ABLATION_MARKS)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Measures on a folder of one's own."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
@@ -543,9 +549,7 @@ def main(words: Sequence[str] | None = None) -> None:
     sizes = {"seconds": budget, "seeds": asked.seeds, "first_seed": asked.first_seed}
     print(f"  -> {write_result(results, benchmark, sizes, made)}", flush=True)
     if asked.results is None:
-        from benchmarks.__main__ import write_tables
-
-        write_tables()
+        write_quality_tables()
     print(table(results, [benchmark]), quality_table(results, kind), sep="\n\n")
 
 
