@@ -498,7 +498,9 @@ def write_quality_tables() -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """Measures on a folder of one's own."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("images", type=Path, metavar="FOLDER", help="with {train,test}/{real,fake} inside")
+    parser.add_argument(
+        "images", type=Path, metavar="FOLDER", help="with {train,test}/{real,fake} inside (or valid for test)"
+    )
     parser.add_argument("--name", help="what the images are called; by default as the folder is")
     parser.add_argument("--resampled", action="store_true", help="make another data set of its real images")
     parser.add_argument("--weights", action="append", default=[], metavar="BACKBONE=FILE", help="may be repeated")
@@ -529,7 +531,7 @@ def main(words: Sequence[str] | None = None) -> None:
         task = Task(
             name=name,
             train=str(images / "train"),
-            test=str(images / "test"),
+            test=str(_test_folder(images)),
             weights=weights,
             side=asked.side,
             lr=tuple(asked.lr),
@@ -555,11 +557,16 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _resampled(images: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for part in ("train", "test"):
+    for part, source in {"train": images / "train", "test": _test_folder(images)}.items():
         if not (folder / part).exists():
             with tempfile.TemporaryDirectory(dir=folder) as whole:  # a kill leaves nothing that looks finished
-                os.replace(write_resampled(images / part / "real", Path(whole, part)), folder / part)
+                os.replace(write_resampled(source / "real", Path(whole, part)), folder / part)
     return folder
+
+
+def _test_folder(images: Path) -> Path:
+    """`test`, or `valid`, as some data sets call it."""
+    return images / ("test" if (images / "test").is_dir() else "valid")
 
 
 if __name__ == "__main__":
