@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.figures import Figure, alternate, timed
 from rfray.evaluation.leaderboard import write_leaderboard
-from rfray.evaluation.significance import Judged, certainty
+from rfray.evaluation.significance import Evaluated, significance
 from rfray.stats.metrics import measured, metric
 from rfray.stats.predictions import Predictions
 from rfray.stats.voting import METHODS
@@ -65,10 +65,10 @@ def votes(folder: Path, rounds: int = 3, trials: int = 50, images: int = 2000) -
 def intervals(folder: Path, rounds: int = 3, rows: int = 100, images: int = 10_000) -> list[Figure]:
     """The intervals and paired tests of as many rows of a leaderboard, every one of them bootstrapped."""
     reports = list(_reports(np.random.default_rng(0), rows, images))
-    judged = [Judged(f"{number:05d}", "model", 0.5, 0.5, report) for number, report in enumerate(reports)]
+    rows_on_test = [Evaluated(f"{number:05d}", "model", 0.5, 0.5, report) for number, report in enumerate(reports)]
 
     def by_rfray() -> float:
-        return timed(lambda: certainty(judged, None))
+        return timed(lambda: significance(rows_on_test, None, None))
 
     def by_measuring() -> float:
         return timed(lambda: [measured(report, 0.5) for report in reports])

@@ -34,9 +34,8 @@ from rfray.data.catalog import load_images
 from rfray.data.demo import make_demo
 from rfray.data.geometry import geometry_of
 from rfray.evaluation.leaderboard import read_leaderboard
-from rfray.stats.intervals import auc_interval
+from rfray.stats.delong import placements
 from rfray.stats.metrics import metric
-from rfray.stats.paired_tests import place
 from rfray.stats.predictions import (
     Predictions,
     predictions_metadata,
@@ -205,14 +204,15 @@ def score(arms: Mapping[str, Arm]) -> dict[str, dict[str, Any]]:
     for name, arm in arms.items():
         rows |= {(name, "vote"): arm.vote, (name, "best"): arm.steps[-1].report}
     labels, scores = _aligned(list(rows.values()))
-    against = place(labels, scores).minus(0)
+    placed = placements(labels, scores)
+    against = placed.minus(0)
     judged = {}
     for row, key in enumerate(rows):
-        interval, (low, high) = auc_interval(labels, scores[row]), against.interval(row)
+        interval, (low, high) = placed.intervals[row].tolist(), against.interval(row)
         judged[key] = {
             "auc": _auc(rows[key]),
-            "low": interval.low,
-            "high": interval.high,
+            "low": interval[0],
+            "high": interval[1],
             "minus": float(against.values[row]),
             "minus_low": low,
             "minus_high": high,

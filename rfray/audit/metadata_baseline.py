@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from rfray.stats.intervals import Interval, delong, logit_interval
+from rfray.stats.delong import placements
 from rfray.store.audit_record import FeatureAuc, MetadataBaseline
 
 BASELINE_FOLDS = 5
@@ -73,43 +73,33 @@ def metadata_baseline(images: pd.DataFrame, group_ids: np.ndarray, seed: int = 0
     answers = [_answers([images[column] for column in columns]) for columns in FEATURES.values()]
     scores = [_out_of_fold(matrix, labels, fold) for matrix in (sparse.hstack(answers).tocsr(), *answers)]
     try:
-        found = delong(labels, np.column_stack(scores), fold)
+        found = placements(labels, np.stack(scores), fold)
     except ValueError:  # groups so large that no fold has both classes
         return None
-    aucs = found.aucs.tolist()
-    whole, *intervals = (
-        logit_interval(auc, float(variance), smaller)
-        for auc, variance in zip(aucs, np.diag(found.covariance), strict=True)
-    )
+    (auc, *aucs), ((low, high), *intervals) = found.aucs.tolist(), found.intervals.tolist()
     features = [
-        FeatureAuc(
-            feature=name,
-            auc=auc,
-            low=interval.low,
-            high=interval.high,
-            remedy=CROP if name == "dimensions" else REENCODE,
-        )
-        for name, auc, interval in zip(FEATURES, aucs[1:], intervals, strict=True)
+        FeatureAuc(feature=name, auc=one, low=ends[0], high=ends[1], remedy=CROP if name == "dimensions" else REENCODE)
+        for name, one, ends in zip(FEATURES, aucs, intervals, strict=True)
     ]
     features.sort(key=lambda feature: -feature.auc)
     return MetadataBaseline(
-        auc=aucs[0],
-        low=whole.low,
-        high=whole.high,
+        auc=auc,
+        low=low,
+        high=high,
         n=len(labels),
         folds=folds,
         features=tuple(features),
-        sentence=_sentence(aucs[0], whole, len(labels), features[0]),
+        sentence=_sentence(auc, (low, high), len(labels), features[0]),
     )
 
 
-def _sentence(auc: float, whole: Interval, images: int, best: FeatureAuc) -> str:
+def _sentence(auc: float, whole: tuple[float, float], images: int, best: FeatureAuc) -> str:
     return (
         f"The properties of the files alone, without a single pixel, predict the label with AUC {auc:.2f} "
-        f"(95 % interval {whole.low:.2f} to {whole.high:.2f}, {images:,} images; 0.5 is chance). "
+        f"(95 % interval {whole[0]:.2f} to {whole[1]:.2f}, {images:,} images; 0.5 is chance). "
     ) + (
         f"The best single one is {best.feature} (AUC {best.auc:.2f} alone)."
-        if best.low > 0.5 and whole.low > 0.5
+        if best.low > 0.5 and whole[0] > 0.5
         else "No single one of them tells real from fake."
     )
 

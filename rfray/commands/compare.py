@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, sentences, write_comparison
+from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, comparison_sentences, write_comparison
 from rfray.report.terminal import comparison_table
 from rfray.store.run_dir import RunDir
 
@@ -24,7 +24,7 @@ def compare(runs: Sequence[RunDir], top: int, out: Path | None, console: "Consol
         run.mirror.pull(*READ)
     found = compare_runs(runs)
     console.print(comparison_table(found, top, console.width))
-    for sentence in sentences(found):
+    for sentence in comparison_sentences(found):
         console.print(sentence, soft_wrap=True, markup=False)
     for path in write_comparison(found, out) if out is not None else []:
         print(path)

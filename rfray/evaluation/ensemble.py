@@ -1,7 +1,8 @@
-"""Trials' predictions-*.parquet -> ensemble/: who votes and how, what each vote comes to, and ensemble.json."""
+"""Trials' predictions-*.parquet -> ensemble/: who votes and how, each vote's predictions, and ensemble.json."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -12,13 +13,14 @@ from rfray.stats.metrics import THRESHOLD, metric
 from rfray.stats.operating_point import choose_point
 from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, trial_predictions, write_predictions
-from rfray.stats.voting import METHODS, Candidates, cast, methods_to_use, together
+from rfray.stats.voting import METHODS, Candidates, aligned, methods_to_use, vote_predictions
 from rfray.store.ensemble_record import Ensemble, Vote, vote_name
 from rfray.store.records import write_record
 from rfray.store.run_dir import Part, RunDir, TrialDir
 
 CLEARLY = 1.1
-"""1 - AUC of a candidate that is left out, proven, is more than so many times that of the best one."""
+"""A candidate is left out where 1 - AUC is significantly more than 1.1 times that of the best one; chosen: a smaller
+difference changes no vote by an amount that matters."""
 
 PARTS: tuple[Part, ...] = ("val", "test")
 
@@ -72,8 +74,8 @@ def left_out(
     others = [one for one in candidates[1:] if trials or ((result := one.result()) and result.kind == "probe")]
     if not others:
         return {}
-    val = list(_val_part(run, [candidates[0], *others], folds).values())
-    return {others[row - 1].id: p for row, p in clearly_worse(val[0].labels, together(val), CLEARLY).items()}
+    val = list(_val_predictions(run, [candidates[0], *others], folds).values())
+    return {others[row - 1].id: p for row, p in clearly_worse(val[0].labels, aligned(val), CLEARLY).items()}
 
 
 def write_ensemble(
@@ -84,29 +86,36 @@ def write_ensemble(
     choose_by: Literal["score", "worst"] = "score",
     folds: Mapping[str, Sequence[TrialDir]] | None = None,
 ) -> Ensemble:
-    """Lets `members` (best first) vote and writes everything below ensemble/, ensemble.json last.
+    """Computes the votes and writes everything below ensemble/, ensemble.json last.
 
-    One vote for each of `methods` (of METHODS), the first of which is handed over, and the soft one; `others` (best
-    first) are further trials that a method may choose from; `choose_by` says what they were ranked by, as in
-    EnsembleSettings. What was written for other methods is removed. With `folds`, as `fold_models` has them, a member
-    or other stands for the models of its folds: it votes by their mean, and what it says of val is what
-    they say of all training images, each of the ones that it has not learned from.
-    Raises RunError where there is no member, predictions are missing, or they don't fit together, and InputError for
-    an unknown method.
+    What was written for other methods is removed.
+
+    Args:
+        run: the run folder.
+        members: of the vote, best first.
+        methods: of METHODS; the first makes the main vote, and the soft one is always made.
+        others: further trials that a method may choose from, best first.
+        choose_by: what they were ranked by, as in EnsembleSettings.
+        folds: as by `fold_models`. A member then stands for the models of its folds: it votes by their mean, and its
+            val predictions are those on all training images, each by the model that has not learned from it.
+
+    Raises:
+        RunError: where there is no member, predictions are missing, or they are on different images.
+        InputError: for an unknown method.
     """
     if not members:
         raise RunError(f"{run.path}: no finished trial whose weights are still there, so there is nothing to join")
     sweep, asked = run.sweep(), methods_to_use(methods)
-    val = _val_part(run, [*members, *others], folds)
+    val = _val_predictions(run, [*members, *others], folds)
     votes = [_vote(method, val, len(members), sweep) for method in asked]
     found: dict[tuple[str, Part], Predictions] = {}
     for vote in votes:
-        found[vote.name, "val"] = cast(vote, [val[member] for member in vote.members])
+        found[vote.name, "val"] = vote_predictions(vote, [val[member] for member in vote.members])
     if folds is not None:
         votes = [_of_folds(vote, folds) for vote in votes]
     for vote in votes:
         test = _predictions(run, [run.trial(member) for member in vote.members], "test")
-        found[vote.name, "test"] = cast(vote, list(test.values()))
+        found[vote.name, "test"] = vote_predictions(vote, list(test.values()))
     ensemble = Ensemble(
         **votes[0].model_dump(),
         classes=list(CLASSES),
@@ -115,13 +124,11 @@ def write_ensemble(
         others=votes[1:],
     )
     run.ensemble_file.unlink(missing_ok=True)  # an old record must not stand beside new predictions
-    for method in METHODS:
-        for part in PARTS:
-            run.ensemble_predictions_file(vote_name(method), part).unlink(missing_ok=True)
-    for vote in votes:
-        for part in PARTS:
-            file = run.ensemble_predictions_file(vote.name, part)
-            write_predictions(file, found[vote.name, part], {"members": " ".join(vote.members)})
+    for method, part in product(METHODS, PARTS):
+        run.ensemble_predictions_file(vote_name(method), part).unlink(missing_ok=True)
+    for vote, part in product(votes, PARTS):
+        file = run.ensemble_predictions_file(vote.name, part)
+        write_predictions(file, found[vote.name, part], {"members": " ".join(vote.members)})
     write_record(run.ensemble_file, ensemble)
     return ensemble
 
@@ -129,8 +136,7 @@ def write_ensemble(
 def fold_models(run: RunDir, folds: int, diverse: int | None = None) -> dict[str, list[TrialDir]]:
     """Id of a finalist -> its models of each of so many folds, where all of them finished well; best finalist first.
 
-    Ranked by the val metric of what they say of the training images that they have not learned from; at most
-    `diverse` of one backbone, if given.
+    Ranked by the val metric of `out_of_fold`; at most `diverse` of one backbone, if given.
     """
     found: dict[str, list[TrialDir]] = defaultdict(list)
     for trial in run.repeats():
@@ -138,19 +144,15 @@ def fold_models(run: RunDir, folds: int, diverse: int | None = None) -> dict[str
         fold = trial.start().fold
         if result is not None and result.status == "ok" and result.repeats and fold is not None and fold[1] == folds:
             found[result.repeats].append(trial)
-    judge = run.sweep().search.metric
-    scores = {
-        finalist: metric(judge, out_of_fold(models)) or 0.0
-        for finalist, models in found.items()
-        if len(models) == folds
-    }
+    name = run.sweep().search.metric
+    scores = {one: metric(name, out_of_fold(models)) or 0.0 for one, models in found.items() if len(models) == folds}
     ordered = sorted(scores, key=lambda one: (-scores[one], one))
     kept = _diverse([(found[one][0].start().trial.backbone, run.trial(one)) for one in ordered], diverse)
     return {finalist.id: found[finalist.id] for finalist in kept}
 
 
 def out_of_fold(models: Sequence[TrialDir]) -> Predictions:
-    """What the models of the folds say of all training images together, each of its own fold; in order of the ids."""
+    """The predictions of the models of the folds on all training images, each on its own fold; in order of the ids."""
     parts = [trial_predictions(trial, "val") for trial in models]
     ids, labels, p_fake = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "labels", "p_fake")
@@ -179,20 +181,20 @@ def chosen_alone(ensemble: Ensemble) -> str | None:
     return None
 
 
-def _val_part(
+def _val_predictions(
     run: RunDir, trials: Sequence[TrialDir], folds: Mapping[str, Sequence[TrialDir]] | None
 ) -> dict[str, Predictions]:
-    """Trial's id -> what it says of val; with `folds`, what its models say of all training images."""
+    """Trial's id -> its val predictions; with `folds`, those of its models on all training images."""
     if folds is None:
         return _predictions(run, trials, "val")
     return {trial.id: out_of_fold(folds[trial.id]) for trial in trials}
 
 
 def _predictions(run: RunDir, trials: Sequence[TrialDir], part: Part) -> dict[str, Predictions]:
-    """Trial's id -> its predictions, which speak of the same images."""
+    """Trial's id -> its predictions, all on the same images."""
     found = {trial.id: trial_predictions(trial, part) for trial in trials}
     try:
-        together(list(found.values()))
+        aligned(list(found.values()))
     except ValueError as error:
         raise RunError(f"{run.path}: the {part} predictions of {', '.join(found)} can't be joined: {error}") from None
     return found
@@ -202,18 +204,18 @@ def _vote(method: str, val: Mapping[str, Predictions], top: int, sweep: Sweep) -
     """How the candidates (id -> val predictions, best first) vote by `method`, with its operating point."""
     voters = list(val.values())
     ids, labels = voters[0].ids, voters[0].labels
-    ballot = METHODS[method](Candidates(ids, labels, together(voters), top, sweep.search.metric, sweep.seed))
-    voting = np.flatnonzero(ballot.weights)
+    weighting = METHODS[method](Candidates(ids, labels, aligned(voters), top, sweep.search.metric, sweep.seed))
+    voting = np.flatnonzero(weighting.weights)
     vote = Vote(
         name=vote_name(method),
         members=[list(val)[number] for number in voting],
-        weights=ballot.weights[voting].tolist(),
-        temperatures=ballot.temperatures[voting].tolist(),
-        temperature=ballot.temperature,
+        weights=weighting.weights[voting].tolist(),
+        temperatures=weighting.temperatures[voting].tolist(),
+        temperature=weighting.temperature,
         threshold=THRESHOLD,
         val_score=None,
     )
-    cast_val = cast(vote, [voters[number] for number in voting])
-    point = choose_point(cast_val, sweep.ensemble)
-    score = metric(sweep.search.metric, cast_val)
+    on_val = vote_predictions(vote, [voters[number] for number in voting])
+    point = choose_point(on_val, sweep.ensemble)
+    score = metric(sweep.search.metric, on_val)
     return vote.model_copy(update={"threshold": point.threshold, "unsure": point.unsure, "val_score": score})

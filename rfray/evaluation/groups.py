@@ -1,4 +1,4 @@
-"""the vote's test predictions + groups of images -> groups.csv: how good it is on each, the worst group first."""
+"""The ensemble's test predictions, groups of images -> groups.csv: how good it is on each, the worst group first."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfray.stats.intervals import delong, logit_interval, wilson
+from rfray.stats.delong import placements
+from rfray.stats.intervals import wilson
 from rfray.stats.metrics import confusion
 from rfray.stats.predictions import Predictions, read_predictions
 from rfray.store.ensemble_record import read_ensemble
@@ -15,17 +16,16 @@ from rfray.store.files import replacing
 from rfray.store.run_dir import RunDir
 from rfray.store.tables import read_catalog
 
-RATES = ("accuracy", "recall", "false_positive_rate")
-"""Shares of images, with Wilson's interval."""
-
 COLUMNS = {
     "group": "string",
     **dict.fromkeys(("n", "real", "fake"), "Int64"),
-    "auc": "float64",
-    "auc_low": "float64",
-    "auc_high": "float64",
+    **dict.fromkeys(("auc", "auc_low", "auc_high"), "float64"),
     "auc_against": "string",
-    **{f"{rate}{end}": "float64" for rate in RATES for end in ("", "_low", "_high")},
+    **{
+        f"{rate}{end}": "float64"
+        for rate in ("accuracy", "recall", "false_positive_rate")
+        for end in ("", "_low", "_high")
+    },
 }
 """Column of groups.csv -> its pandas dtype. `auc_against`: own, where the group has both classes; else all real or all
 fake, since its images are then compared with all test images of the other class."""
@@ -36,10 +36,10 @@ class Groups:
     """How good a vote is on each group."""
 
     table: pd.DataFrame
-    """One row a group, COLUMNS; by `judged_by`, lowest first. An undefined value is nan."""
+    """One row a group, COLUMNS; by `measure`, lowest first. An undefined value is nan."""
     overall: dict[str, Any]
     """The same columns, of all images together."""
-    judged_by: str
+    measure: str
     """auc; accuracy where no AUC is defined."""
 
     @property
@@ -49,9 +49,9 @@ class Groups:
 
 
 def groups_of(run: RunDir) -> Groups | None:
-    """How good the vote handed over is on each group of test.
+    """How good the ensemble's main vote is on each group of test.
 
-    None where there is but one group, no ensemble, or no catalog to read subfolders from. Raises RunError where a file
+    None where there is only one group, no ensemble, or no catalog to read subfolders from. Raises RunError where a file
     is damaged.
     """
     ensemble = read_ensemble(run)
@@ -69,7 +69,7 @@ def groups_of(run: RunDir) -> Groups | None:
 
 
 def write_groups(run: RunDir) -> None:
-    """Writes groups.csv, or deletes it where there is but one group. Raises RunError as `groups_of`."""
+    """Writes groups.csv, or deletes it where there is only one group. Raises RunError as `groups_of`."""
     groups = groups_of(run)
     if groups is None:
         run.groups_csv.unlink(missing_ok=True)
@@ -86,43 +86,38 @@ def matched(pattern: str, path: str) -> str:
 
 
 def by_group(predictions: Predictions, names: np.ndarray, threshold: float) -> Groups | None:
-    """The table by group; `names` (n,) text says in which group each image is. None where there is but one."""
+    """The table by group; `names` (n,) text says in which group each image is. None where there is only one."""
     members = pd.Series(range(len(names))).groupby(names).indices
     if len(members) < 2:
         return None
     rows = [_row(str(name), predictions, np.asarray(inside), threshold) for name, inside in members.items()]
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-    judged_by = "auc" if table["auc"].notna().any() else "accuracy"
-    table = table.sort_values([judged_by, "accuracy", "group"], ignore_index=True)
-    return Groups(table, _row("", predictions, np.arange(len(predictions)), threshold), judged_by)
+    measure = "auc" if table["auc"].notna().any() else "accuracy"
+    table = table.sort_values([measure, "accuracy", "group"], ignore_index=True)
+    return Groups(table, _row("", predictions, np.arange(len(predictions)), threshold), measure)
 
 
 def _row(name: str, predictions: Predictions, inside: np.ndarray, threshold: float) -> dict[str, Any]:
+    """COLUMNS of the images at the positions `inside`; rates with Wilson's interval."""
     own = Predictions(predictions.ids[inside], predictions.labels[inside], predictions.p_fake[inside])
-    counts = confusion(own, threshold)
-    real, fake = counts.tn + counts.fp, counts.tp + counts.fn
+    at = confusion(own, threshold)
+    real, fake = at.tn + at.fp, at.tp + at.fn
     row = {"group": name, "n": len(own), "real": real, "fake": fake, **_auc(predictions, inside, real, fake)}
-    for rate, hits, n in [
-        ("accuracy", counts.tn + counts.tp, len(own)),
-        ("recall", counts.tp, fake),
-        ("false_positive_rate", counts.fp, real),
-    ]:
+    shares = {"accuracy": (at.tn + at.tp, len(own)), "recall": (at.tp, fake), "false_positive_rate": (at.fp, real)}
+    for rate, (hits, n) in shares.items():
         if n:
-            found = wilson(hits, n)
-            row |= {rate: hits / n, f"{rate}_low": found.low, f"{rate}_high": found.high}
+            row |= zip((rate, f"{rate}_low", f"{rate}_high"), (hits / n, *wilson(hits, n).tolist()), strict=True)
     return row
 
 
 def _auc(predictions: Predictions, inside: np.ndarray, real: int, fake: int) -> dict[str, Any]:
     """AUC with DeLong's interval, and what the images are compared with; nothing where a class is missing."""
     against = "own" if real and fake else "all real" if fake else "all fake"
-    chosen = inside
     if against != "own":
-        others = np.flatnonzero(predictions.labels == (0 if fake else 1))
-        if not len(others):
-            return {}
-        chosen = np.concatenate([inside, others])
-    found = delong(predictions.labels[chosen], predictions.p_fake[chosen, None])
-    auc = float(found.aucs[0])
-    reach = logit_interval(auc, float(found.covariance[0, 0]), min(found.real, found.fake))
-    return {"auc": auc, "auc_low": reach.low, "auc_high": reach.high, "auc_against": against}
+        inside = np.concatenate([inside, np.flatnonzero(predictions.labels == (0 if fake else 1))])
+    labels = predictions.labels[inside]
+    if not 0 < labels.sum() < len(labels):
+        return {}
+    found = placements(labels, predictions.p_fake[None, inside])
+    low, high = found.intervals[0].tolist()
+    return {"auc": float(found.aucs[0]), "auc_low": low, "auc_high": high, "auc_against": against}

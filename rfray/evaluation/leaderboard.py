@@ -1,10 +1,9 @@
-"""A run's records and test predictions -> leaderboard.csv and leaderboard.md, one row a trial or ensemble."""
+"""A run's records and test predictions -> leaderboard.csv and leaderboard.md, one row a trial or vote."""
 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
-from itertools import chain
+from dataclasses import asdict, dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
@@ -14,12 +13,12 @@ from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RunError
 from rfray.evaluation.ensemble import PARTS
 from rfray.evaluation.robustness import TEST_COLUMNS, WORST, robustness
-from rfray.evaluation.significance import INTERVALS, TESTS, Judged, certainty, verdict
-from rfray.spec.sweep import Sweep
+from rfray.evaluation.significance import INTERVALS, TESTS, Evaluated, significance, verdict
+from rfray.spec.sweep import MaxFpr, Sweep
 from rfray.spec.trial import PROBED, Trial
 from rfray.stats import operating_point
 from rfray.stats.metrics import METRICS, confusion, measured
-from rfray.stats.operating_point import OperatingPoint, asked_and_got, choose_point, held_against_test
+from rfray.stats.operating_point import OperatingPoint, choose_point, point_on_test
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
 from rfray.store.audit_record import read_audit
 from rfray.store.ensemble_record import Vote, read_ensemble
@@ -31,10 +30,8 @@ from rfray.store.tables import read_catalog
 CONFUSION = ("tn", "fp", "fn", "tp")
 TEXT, COUNT, NUMBER = "string", "Int64", "float64"
 """The pandas dtypes of the columns; no value is "" in a text column, <NA> in a count, nan in a number."""
-CORRUPTED = ((WORST,), TEST_COLUMNS)
-"""Columns (NUMBER) that are there, all or none of a group, where the predictions on corrupted images are."""
 WAIT_ALLOWED = 0.1
-"""Share of the training time."""
+"""Share of the training time that a model may wait for images; chosen: to wait less would save a tenth at most."""
 OF_FOLDS = (
     "Of a row whose kind is `fold`, the `val_` column is on its own fold of the training images; where such models "
     "vote, the vote's is on all training images, of each by the models that have not learned from it."
@@ -43,13 +40,81 @@ OF_FOLDS = (
 LOWER_IS_BETTER = frozenset({"rank", "fp", "fn", "seconds", "wait_share", *operating_point.COLUMNS} - {"temperature"})
 """The columns in which the lowest value is the best."""
 
+RESULT_COLUMNS = {"best_epoch": COUNT, "epochs": COUNT, "seconds": NUMBER, "wait_share": NUMBER}
+"""Column -> dtype of what a trial's result says of its training."""
+
+
+@dataclass
+class Entry:
+    """What one row is made from: a trial or a vote."""
+
+    name: str
+    kind: Any
+    status: str
+    score: float | None = None
+    """The val metric on val."""
+    trial: Trial | None = None
+    result: TrialResult | None = None
+    """Of a trial that did not fail."""
+    repeats: str | None = None
+    members: list[str] = field(default_factory=list)
+    test: Predictions | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    """Column -> value: what was measured on test, and what only all rows together give."""
+
+    def add_figures(self, val: Predictions, test: Predictions, point: OperatingPoint) -> "Entry":
+        """The same entry with everything that is measured on test at its operating point."""
+        self.test = test
+        self.figures |= measured(test, point.threshold) | asdict(confusion(test, point.threshold))
+        self.figures |= {"n": len(test), "threshold": point.threshold, **point_on_test(val, test, point)}
+        return self
+
+
+def columns(sweep: Sweep) -> dict[str, tuple[str, Callable[[Entry, str], Any]]]:
+    """Column -> its pandas dtype and what makes its value from a row's entry, in the order of the file.
+
+    First those of the contract, to `threshold`; those of `robustness` may follow.
+    """
+    usual = ("backbone", "augmentation", "lr", "pretrained", "image_size", "batch_size")
+    outcomes = {"name", "kind", "status", "members", *METRICS, *CONFUSION, "n", "threshold", *RESULT_COLUMNS}
+    settings = {  # every axis is a column; `trial_` where the name is an outcome's
+        f"trial_{name}" if name in outcomes else name: (_dtype(name), _setting)
+        for name in dict.fromkeys((*usual, *sweep.trial.axes()))
+    }
+    price, val = sweep.resources.price_per_hour, val_column(sweep)
+    number, count = (NUMBER, _figure), (COUNT, _figure)
+    table: dict[str, tuple[str, Callable[[Entry, str], Any]]] = {
+        "rank": count,
+        **dict.fromkeys(("name", "kind", "status"), (TEXT, getattr)),
+        "members": (TEXT, lambda entry, _: " ".join(entry.members)),
+        **{name: settings[name] for name in usual[:3]},
+        val: (NUMBER, lambda entry, _: entry.score),
+        **dict.fromkeys(("accuracy", "precision", "recall", "f1", "auc"), number),
+        **dict.fromkeys((*CONFUSION, "n"), count),
+        "threshold": number,
+        **dict.fromkeys(METRICS, number),
+        **{name: (dtype, _of_result) for name, dtype in RESULT_COLUMNS.items()},
+        **settings,
+        **dict.fromkeys((*operating_point.COLUMNS, *INTERVALS, *TESTS), number),
+        "tied": (TEXT, _figure),
+        # the val metric on val minus the same on test: how much better a row looks by what it was chosen by
+        "optimism": (NUMBER, lambda entry, _: _difference(entry.score, entry.figures.get(sweep.search.metric))),
+    }
+    if price is not None:
+        table["cost"] = NUMBER, lambda entry, _: entry.result and cost_of(entry.result.seconds, price)
+    if sweep.search.warm_start:
+        table["taken_from"] = TEXT, _of_result
+    if sweep.repeats:
+        table["repeats"] = TEXT, getattr
+    if sweep.search.seeds > 1:
+        table |= {"seeds": count, **dict.fromkeys(_over_seeds(sweep), number)}
+    return table
+
 
 def contract_columns(sweep: Sweep) -> list[str]:
     """The columns that every leaderboard begins with, in this order; more may follow."""
-    return (
-        f"rank,name,kind,status,members,backbone,augmentation,lr,{val_column(sweep)},"
-        "accuracy,precision,recall,f1,auc,tn,fp,fn,tp,n,threshold"
-    ).split(",")
+    names = list(columns(sweep))
+    return names[: names.index("threshold") + 1]
 
 
 def val_column(sweep: Sweep) -> str:
@@ -63,61 +128,48 @@ def ranked_by(sweep: Sweep, columns: Iterable[str]) -> str:
 
 
 def column_types(sweep: Sweep) -> dict[str, str]:
-    """The columns of every leaderboard of this sweep, in order, each with its pandas dtype; `CORRUPTED` may follow."""
-    outcomes = _outcome_types(sweep)
-    settings = {column: _dtype(field) for column, field in _setting_columns(sweep).items()}
-    sure = {**dict.fromkeys((*INTERVALS, *TESTS), NUMBER), "tied": TEXT, "optimism": NUMBER}
-    cost = {} if sweep.resources.price_per_hour is None else {"cost": NUMBER}
-    origin = {"taken_from": TEXT} if sweep.search.warm_start else {}
-    again = {"repeats": TEXT} if sweep.repeats else {}
-    if sweep.search.seeds > 1:
-        again |= {"seeds": COUNT, **dict.fromkeys(_over_seeds(sweep), NUMBER)}
-    types = {
-        **outcomes,
-        **settings,
-        **dict.fromkeys(operating_point.COLUMNS, NUMBER),
-        **sure,
-        **cost,
-        **origin,
-        **again,
-    }
-    return {column: types[column] for column in (*contract_columns(sweep), *types)}
+    """The columns of every leaderboard of this sweep, in order, each with its pandas dtype."""
+    return {name: dtype for name, (dtype, _) in columns(sweep).items()}
 
 
 def build_leaderboard(run: RunDir) -> pd.DataFrame:
     """One row for every finished trial and one for every vote, ranked by `ranked_by`, failed ones last.
 
-    Columns and dtypes as `column_types` and CORRUPTED say; every metric without `val_` is on test, at the
-    row's own threshold, which its own val predictions give. `certainty` says what its intervals and p values are;
-    `optimism` is how much better the val metric is on val. Raises RunError where a record or a
-    predictions file of the run is damaged or predictions contradict each other, DataError where val does
-    not allow the choice of a threshold.
+    `columns` and those of `robustness`; every metric without `val_` is on test, at the row's own threshold, which its
+    own val predictions give.
+
+    Raises:
+        RunError: where a record or a predictions file of the run is damaged, or predictions contradict each other.
+        DataError: where val does not allow the choice of a threshold.
     """
-    sweep = run.sweep()
-    rows = [_trial_row(sweep, trial, result) for trial in run.models() if (result := trial.result()) is not None]
-    ensemble = read_ensemble(run)
-    if ensemble is not None:
-        rows += [_vote_row(sweep, run, vote) for vote in ensemble.votes]
+    sweep, ensemble = run.sweep(), read_ensemble(run)
+    entries = [_of_trial(sweep, trial, result) for trial in run.models() if (result := trial.result()) is not None]
+    entries += [_of_vote(run, vote) for vote in (ensemble.votes if ensemble is not None else [])]
     corrupted = robustness(run)
-    types = {**column_types(sweep), **dict.fromkeys(next(iter(corrupted.values()), ()), NUMBER)}
-    rows = _ranked([{**row, **corrupted.get(row["name"], {})} for row in rows], ranked_by(sweep, types))
-    judged = [
-        Judged(row["name"], row["kind"], row.get(val_column(sweep)), row["threshold"], row["predictions"])
-        for row in rows
-        if "predictions" in row
+    for entry in entries:
+        entry.figures |= corrupted.get(entry.name, {})
+    table = columns(sweep) | dict.fromkeys(next(iter(corrupted.values()), ()), (NUMBER, _figure))
+    column = ranked_by(sweep, table)
+    entries = _ranked(entries, column, table[column][1])
+    evaluated = [
+        Evaluated(entry.name, entry.kind, entry.score, entry.figures["threshold"], entry.test)
+        for entry in entries
+        if entry.test is not None
     ]
-    handed_over = None if ensemble is None else ensemble.name
-    sure: dict[Any, dict[Any, Any]] = certainty(judged, handed_over, _groups(run)).to_dict("index")
-    rows = [{**row, **sure.get(row["name"], {}), "optimism": _optimism(sweep, row)} for row in rows]
+    found = significance(evaluated, None if ensemble is None else ensemble.name, _groups(run))
+    sure: dict[Any, dict[Any, Any]] = found.to_dict("index")
+    for entry in entries:
+        entry.figures |= sure.get(entry.name, {})
     if sweep.search.seeds > 1:
-        rows = _with_spread(sweep, rows)
-    return _frame(rows, types)
+        _add_spread(sweep, entries)
+    rows = [{name: make(entry, name) for name, (_, make) in table.items()} for entry in entries]
+    return _typed(pd.DataFrame(rows, columns=list(table)), {name: dtype for name, (dtype, _) in table.items()})
 
 
 def write_leaderboard(run: RunDir) -> pd.DataFrame:
-    """Writes leaderboard.csv (full precision) and its Markdown twin; returns what `build_leaderboard` built.
+    """Writes leaderboard.csv (full precision) and leaderboard.md; returns what `build_leaderboard` built.
 
-    The Markdown is stamped with the errors of the run's audit. Raises what `build_leaderboard` raises.
+    The Markdown begins with the errors of the run's audit. Raises what `build_leaderboard` raises.
     """
     frame = build_leaderboard(run)
     with replacing(run.leaderboard_csv) as temporary:
@@ -129,10 +181,11 @@ def write_leaderboard(run: RunDir) -> pd.DataFrame:
 def read_leaderboard(run: RunDir) -> pd.DataFrame:
     """leaderboard.csv with the dtypes that `build_leaderboard` gave it.
 
-    Raises RunError where it is missing or not this sweep's.
+    Raises:
+        RunError: where it is missing or not this sweep's.
     """
     always = column_types(run.sweep())
-    types = {**always, **dict.fromkeys(chain(*CORRUPTED), NUMBER)}
+    types = {**always, **dict.fromkeys((WORST, *TEST_COLUMNS), NUMBER)}
     try:
         frame = pd.read_csv(
             run.leaderboard_csv, dtype=types, keep_default_na=False, na_values=[""], float_precision="round_trip"
@@ -141,15 +194,22 @@ def read_leaderboard(run: RunDir) -> pd.DataFrame:
         raise RunError(f"{run.leaderboard_csv} is missing; `rfray ensemble` writes it") from None
     except ValueError as error:
         raise RunError(f"{run.leaderboard_csv} is damaged ({error}); `rfray ensemble` writes it anew") from None
-    corrupted = chain(*(group for group in CORRUPTED if group[0] in frame))
-    if list(frame.columns) != [*always, *corrupted]:
+    corrupted = [name for name in (WORST, *TEST_COLUMNS) if name in frame]
+    if list(frame.columns) != [*always, *corrupted] or set(corrupted) - {WORST} not in (set(), set(TEST_COLUMNS)):
         raise RunError(f"{run.leaderboard_csv} has other columns than this sweep; `rfray ensemble` writes it anew")
-    return frame.fillna({column: "" for column, dtype in types.items() if dtype == TEXT})
+    return _typed(frame, types)
 
 
-def as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same table as people read it: metrics with 4 decimals, other numbers short, "" where there is no value."""
-    return pd.DataFrame({column: [_shown(column, value) for value in frame[column]] for column in frame.columns})
+def test_figures(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
+    """What the row of this name has of test: metrics, counts, intervals; None where undefined."""
+    row = frame[frame["name"] == name].iloc[0]
+    chosen = [*METRICS, *CONFUSION, "n", *INTERVALS, *operating_point.COLUMNS]
+    return {column: None if pd.isna(row[column]) else float(row[column]) for column in chosen}
+
+
+def cost_of(seconds: float, price_per_hour: float) -> float:
+    """What `seconds` of one trial cost, in the currency of the price."""
+    return seconds / 3600 * price_per_hour
 
 
 def waiting(frame: pd.DataFrame) -> str | None:
@@ -165,211 +225,40 @@ def waiting(frame: pd.DataFrame) -> str | None:
     )
 
 
-def cost_of(seconds: float, price_per_hour: float) -> float:
-    """What `seconds` of one trial cost, in the currency of the price."""
-    return seconds / 3600 * price_per_hour
-
-
 def false_positives(run: RunDir, frame: pd.DataFrame) -> str | None:
-    """A sentence where the sweep asks for a false-positive rate: what the vote handed over has of it; else None.
+    """A sentence on the false-positive rate that the sweep asks for and that of the ensemble on test.
 
-    Raises RunError where ensemble.json is damaged or has no row.
+    None where `ensemble.threshold` is no `max_fpr`, there is no ensemble, or test has no real image. Raises RunError
+    where ensemble.json is damaged or has no row.
     """
-    ensemble = read_ensemble(run)
-    if ensemble is None:
+    ensemble, rule = read_ensemble(run), run.sweep().ensemble.threshold
+    if ensemble is None or not isinstance(rule, MaxFpr):
         return None
     rows = frame[frame["name"] == ensemble.name]
     if rows.empty:
         raise RunError(f"{run.leaderboard_csv} has no row {ensemble.name}; `rfray ensemble` writes it anew")
-    return asked_and_got(run.sweep().ensemble, rows.iloc[0].to_dict())
-
-
-def test_figures(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
-    """What the row of this name says of test: metrics, counts, intervals; None where undefined."""
-    row = frame[frame["name"] == name].iloc[0]
-    columns = [*METRICS, *CONFUSION, "n", *INTERVALS, *operating_point.COLUMNS]
-    return {column: None if pd.isna(row[column]) else float(row[column]) for column in columns}
-
-
-def _outcome_types(sweep: Sweep) -> dict[str, str]:
-    """The columns that say what came out, not what was set."""
-    return {
-        "rank": COUNT,
-        **dict.fromkeys(("name", "kind", "status", "members"), TEXT),
-        val_column(sweep): NUMBER,
-        **dict.fromkeys(METRICS, NUMBER),
-        **dict.fromkeys((*CONFUSION, "n"), COUNT),
-        "threshold": NUMBER,
-        **dict.fromkeys(("best_epoch", "epochs"), COUNT),
-        "seconds": NUMBER,
-        "wait_share": NUMBER,
-    }
-
-
-def _setting_columns(sweep: Sweep) -> dict[str, str]:
-    """Column -> field of `Trial`: the usual ones and every axis; `trial_` where the name is an outcome's."""
-    fields = dict.fromkeys(
-        ("backbone", "augmentation", "lr", "pretrained", "image_size", "batch_size", *sweep.trial.axes())
-    )
-    outcomes = _outcome_types(sweep)
-    return {f"trial_{field}" if field in outcomes else field: field for field in fields}
-
-
-def _dtype(field: str) -> str:
-    kind = Trial.model_fields[field].annotation
-    return NUMBER if kind is float else COUNT if kind is int else TEXT
-
-
-def _trial_row(sweep: Sweep, trial: TrialDir, result: TrialResult) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": trial.id, "kind": result.kind, "repeats": result.repeats}
-    for column, field in _setting_columns(sweep).items():
-        if result.kind == "probe" and field not in (*PROBED, "head"):
-            continue  # it was not trained
-        value = getattr(result.trial, field)
-        row[column] = str(value).lower() if isinstance(value, bool) else value
-    if result.status == "failed":
-        lines = (result.reason or "").strip().splitlines()
-        return {**row, "status": f"failed: {lines[0] if lines else 'no reason was given'}"}
-    row |= {
-        "status": "ok",
-        val_column(sweep): result.score,
-        "best_epoch": result.best_epoch,
-        "epochs": result.epochs,
-        "seconds": result.seconds,
-        "wait_share": result.wait_share,
-    }
-    if sweep.search.warm_start:
-        row["taken_from"] = result.taken_from
-    if (price := sweep.resources.price_per_hour) is not None:
-        row["cost"] = cost_of(result.seconds, price)
-    if trial.predictions_file("test").exists():
-        val = trial_predictions(trial, "val")
-        return {**row, **_measured(val, trial_predictions(trial, "test"), choose_point(val, sweep.ensemble))}
-    return row if trial.weights_file.exists() else {**row, "status": "not kept"}
-
-
-def _vote_row(sweep: Sweep, run: RunDir, vote: Vote) -> dict[str, Any]:
-    val, test = (read_predictions(run.ensemble_predictions_file(vote.name, part)) for part in PARTS)
-    return {
-        "name": vote.name,
-        "kind": "ensemble",
-        "status": "ok",
-        "members": " ".join(vote.members),
-        val_column(sweep): vote.val_score,
-        **_measured(val, test, OperatingPoint(vote.threshold, vote.unsure)),
-    }
-
-
-def _measured(val: Predictions, test: Predictions, point: OperatingPoint) -> dict[str, Any]:
-    return {
-        **measured(test, point.threshold),
-        **asdict(confusion(test, point.threshold)),
-        "n": len(test),
-        "threshold": point.threshold,
-        **held_against_test(val, test, point),
-        "predictions": test,  # no column: what `certainty` is worked out from
-    }
-
-
-def _optimism(sweep: Sweep, row: Mapping[str, Any]) -> float | None:
-    """The val metric on val minus the same on test."""
-    chosen, reported = row.get(val_column(sweep)), row.get(sweep.search.metric)
-    return None if chosen is None or reported is None else chosen - reported
-
-
-def _over_seeds(sweep: Sweep) -> dict[str, tuple[str, Callable[[list[float]], float]]]:
-    """Column -> of which column it is what, over the trainings of one finalist with different seeds."""
-    return {
-        f"{name}_{column}": (column, of)
-        for column in dict.fromkeys((val_column(sweep), "accuracy", "auc"))
-        for name, of in (("mean", mean), ("spread", stdev))
-    }
-
-
-def _with_spread(sweep: Sweep, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of finalists, and of their trainings with other seeds, with how many they are, mean and spread.
-
-    The spread is the standard deviation, for which there must be two values (n - 1 in the denominator).
-    """
-    trained: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        if row["kind"] == "model" and row.get(val_column(sweep)) is not None:
-            trained[row["repeats"] or row["name"]].append(row)
-    known: dict[str, dict[str, Any]] = {}
-    for alike in trained.values():
-        if len(alike) < 2:
-            continue
-        said: dict[str, Any] = {"seeds": len(alike)}
-        for name, (column, of) in _over_seeds(sweep).items():
-            values = [row[column] for row in alike if row.get(column) is not None]
-            said[name] = of(values) if len(values) > 1 else None
-        known |= {row["name"]: said for row in alike}
-    return [{**row, **known.get(row["name"], {})} for row in rows]
-
-
-def _groups(run: RunDir) -> "pd.Series[int] | None":
-    """Id of each test image -> its group_id; None where the run has no catalog."""
-    if not run.catalog_file.exists():
+    row = rows.iloc[0].to_dict()
+    if pd.isna(row["fpr"]):
         return None
-    catalog = read_catalog(run)
-    return catalog[catalog["part"] == "test"].set_index("path")["group_id"]
-
-
-def _ranked(rows: Iterable[dict[str, Any]], val: str) -> list[dict[str, Any]]:
-    """Best val score first, ties by name; then those without a score, which get no rank: undefined, failed."""
-
-    def place(row: Mapping[str, Any]) -> tuple[bool, bool, float, str]:
-        score = row.get(val)
-        return score is None, row["status"].startswith("failed"), -(score or 0.0), row["name"]
-
-    ordered = sorted(rows, key=place)
-    return [{**row, "rank": None if row.get(val) is None else rank} for rank, row in enumerate(ordered, start=1)]
-
-
-def _frame(rows: list[dict[str, Any]], types: Mapping[str, str]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(types)).astype(dict(types))
-    return frame.fillna({column: "" for column, dtype in types.items() if dtype == TEXT})
-
-
-def _shown(column: str, value: Any) -> str:
-    if pd.isna(value):
-        return ""
-    if not isinstance(value, float):
-        return str(value)
-    if column in (*METRICS, *INTERVALS, *operating_point.COLUMNS, "optimism") or column.startswith(("val_", "auc_")):
-        return f"{value:.4f}"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
-    sweep = run.sweep()
-    counted = ", ".join(str(n) for n in frame["n"].dropna().unique()) or "no"
-    columns = [*contract_columns(sweep), *(group[-1] for group in CORRUPTED if group[-1] in frame)]
-    audit = read_audit(run.audit_file)
-    lines = [
-        f"# Leaderboard of {escaped(run.name)}",
-        "",
-        f"Chosen and ranked by `{ranked_by(sweep, columns)}`, {_chosen_by(sweep, columns)}. The metrics and counts "
-        f"without `val_` are on test (n: {counted} images), which nothing was chosen on; the positive "
-        "class is fake. An empty cell: undefined, or not measured.",
-        "",
-        *([OF_FOLDS, ""] if (frame["kind"] == "fold").any() else []),
-        *([escaped(said), ""] if (said := verdict(run, frame)) else []),
-        *([escaped(asked), ""] if (asked := false_positives(run, frame)) else []),
-        *([escaped(slow), ""] if (slow := waiting(frame)) else []),
-        *([f"**Audit: {escaped(audit.stamp)}**", ""] if audit is not None and audit.stamp else []),
-        *markdown_table(frame[columns]),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _chosen_by(sweep: Sweep, columns: Iterable[str]) -> str:
-    if WORST not in columns:
-        return f"the {sweep.search.metric} on val"
-    return (
-        f"the smallest {sweep.search.metric} on val as it is and under each of {len(CORRUPTION_NAMES)} "
-        "corruptions, which only trials whose weights were kept have"
+    found = (
+        "more than"
+        if row["fpr_low"] > rule.max_fpr
+        else "less than"
+        if row["fpr_high"] < rule.max_fpr
+        else "in keeping with"
     )
+    asked, on_val, fpr, low, high = (
+        f"{100 * share:.3g} %" for share in (rule.max_fpr, *(row[f"fpr{end}"] for end in ("_val", "", "_low", "_high")))
+    )
+    return (
+        f"False-positive rate of {row['name']}: at most {asked} was asked for; {on_val} on val, where the threshold "
+        f"{row['threshold']:.4g} was chosen; {fpr} on test, 95 % interval {low} to {high}: {found} what was asked for."
+    )
+
+
+def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same table as people read it: metrics with 4 decimals, other numbers short, "" where there is no value."""
+    return pd.DataFrame({column: [_cell(column, value) for value in frame[column]] for column in frame.columns})
 
 
 def markdown_table(frame: pd.DataFrame) -> list[str]:
@@ -386,3 +275,134 @@ def markdown_table(frame: pd.DataFrame) -> list[str]:
 def escaped(cell: str) -> str:
     """Text that Markdown shows as it is: on one line, no new cells, no markup, no HTML."""
     return re.sub(r"([\\|<>&`*\[\]])", r"\\\1", " ".join(cell.split()))
+
+
+def _figure(entry: Entry, column: str) -> Any:
+    return entry.figures.get(column)
+
+
+def _of_result(entry: Entry, column: str) -> Any:
+    return getattr(entry.result, column, None)
+
+
+def _setting(entry: Entry, column: str) -> Any:
+    name = column.removeprefix("trial_")
+    if entry.trial is None or (entry.kind == "probe" and name not in (*PROBED, "head")):
+        return None  # a probe was not trained
+    value = getattr(entry.trial, name)
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _difference(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+def _dtype(name: str) -> str:
+    return {float: NUMBER, int: COUNT}.get(Trial.model_fields[name].annotation, TEXT)
+
+
+def _of_trial(sweep: Sweep, trial: TrialDir, result: TrialResult) -> Entry:
+    entry = Entry(trial.id, result.kind, "ok", result.score, result.trial, result, result.repeats)
+    if result.status == "failed":
+        lines = (result.reason or "").strip().splitlines()
+        entry.status, entry.score, entry.result = f"failed: {lines[0] if lines else 'no reason was given'}", None, None
+    elif trial.predictions_file("test").exists():
+        val = trial_predictions(trial, "val")
+        entry.add_figures(val, trial_predictions(trial, "test"), choose_point(val, sweep.ensemble))
+    elif not trial.weights_file.exists():
+        entry.status = "not kept"
+    return entry
+
+
+def _of_vote(run: RunDir, vote: Vote) -> Entry:
+    val, test = (read_predictions(run.ensemble_predictions_file(vote.name, part)) for part in PARTS)
+    entry = Entry(vote.name, "ensemble", "ok", vote.val_score, members=vote.members)
+    return entry.add_figures(val, test, OperatingPoint(vote.threshold, vote.unsure))
+
+
+def _ranked(entries: Iterable[Entry], column: str, make: Callable[[Entry, str], Any]) -> list[Entry]:
+    """Best first by this column, ties by name; then those without a value, which get no rank: undefined, failed."""
+
+    def key(entry: Entry) -> tuple[bool, bool, float, str]:
+        score = make(entry, column)
+        return score is None, entry.status.startswith("failed"), -(score or 0.0), entry.name
+
+    ordered = sorted(entries, key=key)
+    for rank, entry in enumerate(ordered, start=1):
+        entry.figures["rank"] = None if make(entry, column) is None else rank
+    return ordered
+
+
+def _over_seeds(sweep: Sweep) -> dict[str, tuple[str, Callable[[list[float]], float]]]:
+    """Column -> of which column it is what, over the trainings of one finalist with different seeds."""
+    return {
+        f"{name}_{column}": (column, of)
+        for column in dict.fromkeys((val_column(sweep), "accuracy", "auc"))
+        for name, of in (("mean", mean), ("spread", stdev))
+    }
+
+
+def _add_spread(sweep: Sweep, entries: Iterable[Entry]) -> None:
+    """Adds mean and spread to finalists and their trainings with other seeds, and how many they are.
+
+    The spread is the standard deviation, for which there must be two values (n - 1 in the denominator).
+    """
+    trained: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.kind == "model" and entry.score is not None:
+            trained[entry.repeats or entry.name].append(entry)
+    for alike in (group for group in trained.values() if len(group) > 1):
+        found: dict[str, Any] = {"seeds": len(alike)}
+        for name, (column, of) in _over_seeds(sweep).items():
+            scores = (entry.score if column == val_column(sweep) else entry.figures.get(column) for entry in alike)
+            values = [score for score in scores if score is not None]
+            found[name] = of(values) if len(values) > 1 else None
+        for entry in alike:
+            entry.figures |= found
+
+
+def _groups(run: RunDir) -> "pd.Series[int] | None":
+    """Id of each test image -> its group_id; None where the run has no catalog."""
+    if not run.catalog_file.exists():
+        return None
+    catalog = read_catalog(run)
+    return catalog[catalog["part"] == "test"].set_index("path")["group_id"]
+
+
+def _typed(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
+    """The frame with these dtypes, and "" for no text."""
+    frame = frame.astype({column: dtype for column, dtype in types.items() if column in frame})
+    return frame.fillna({column: "" for column, dtype in types.items() if dtype == TEXT})
+
+
+def _cell(column: str, value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    if column in (*METRICS, *INTERVALS, *operating_point.COLUMNS, "optimism") or column.startswith(("val_", "auc_")):
+        return f"{value:.4f}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
+    sweep, audit = run.sweep(), read_audit(run.audit_file)
+    counted = ", ".join(str(n) for n in frame["n"].dropna().unique()) or "no"
+    shown = [*contract_columns(sweep), *(column for column in (WORST, TEST_COLUMNS[-1]) if column in frame)]
+    chosen_by = f"the {sweep.search.metric} on val"
+    if WORST in frame:
+        chosen_by = (
+            f"the smallest {sweep.search.metric} on val as it is and under each of {len(CORRUPTION_NAMES)} "
+            "corruptions, which only trials whose weights were kept have"
+        )
+    paragraphs = [
+        f"# Leaderboard of {escaped(run.name)}",
+        f"Chosen and ranked by `{ranked_by(sweep, frame)}`, {chosen_by}. The metrics and counts "
+        f"without `val_` are on test (n: {counted} images), which nothing was chosen on; the positive "
+        "class is fake. An empty cell: undefined, or not measured.",
+        OF_FOLDS if (frame["kind"] == "fold").any() else "",
+        *(escaped(said or "") for said in (verdict(run, frame), false_positives(run, frame), waiting(frame))),
+        f"**Audit: {escaped(audit.stamp)}**" if audit is not None and audit.stamp else "",
+        "\n".join(markdown_table(frame[shown])),
+    ]
+    return "\n\n".join(filter(None, paragraphs)) + "\n"

@@ -1,17 +1,18 @@
-"""test predictions of the vote and its members -> ensemble/mistakes.json: the wrongly classified images."""
+"""Test predictions of the ensemble and its members -> ensemble/mistakes.json: the wrongly classified images."""
 
 from typing import Literal
 
 import pandas as pd
 
 from rfray.spec.schema_base import Strict
-from rfray.stats.predictions import predictions_metadata, read_predictions
+from rfray.stats.predictions import Predictions, predictions_metadata, read_predictions
 from rfray.store.ensemble_record import read_ensemble
 from rfray.store.files import replace_text
 from rfray.store.run_dir import RunDir
 
 AT_MOST = 24
-"""Images in the gallery: half of them fakes called real, half real images called fake, where there are as many."""
+"""Images in the gallery, a page of four rows: half of them fakes called real, half real images called fake, where there
+are as many."""
 
 
 class Mistake(Strict):
@@ -57,9 +58,9 @@ class Mistakes(Strict):
 
 
 def find_mistakes(run: RunDir) -> Mistakes | None:
-    """What the vote handed over gets wrong on test; None where no ensemble was made.
+    """The mistakes of the ensemble's main vote on test; None where no ensemble was made.
 
-    Confident is what is far from the threshold, ties by id. Raises RunError where a predictions file is damaged.
+    The farther from the threshold the more confident, ties by id. Raises RunError where a predictions file is damaged.
     """
     ensemble = read_ensemble(run)
     if ensemble is None:
@@ -72,20 +73,22 @@ def find_mistakes(run: RunDir) -> Mistakes | None:
     fakes, reals = wrong[wrong["label"] == 1], wrong[wrong["label"] == 0]
     shown_fakes = min(len(fakes), max(AT_MOST // 2, AT_MOST - len(reals)))
     shown = pd.concat([fakes.head(shown_fakes), reals.head(AT_MOST - shown_fakes)])
-    scores = {member: _scores(run, member, shown["id"]) for member in ensemble.members}
-    rows = zip(*(shown[name].tolist() for name in ("id", "label", "p_fake")), *scores.values(), strict=True)
+    files = {member: run.trial(member).predictions_file("test") for member in ensemble.members}
+    scores = {member: _scores(read_predictions(file), shown["id"]) for member, file in files.items()}
     return Mistakes(
         name=ensemble.name,
         members=dict(zip(ensemble.members, ensemble.weights, strict=True)),
         threshold=ensemble.threshold,
-        origins={
-            member: predictions_metadata(run.trial(member).predictions_file("test")) for member in ensemble.members
-        },
+        origins={member: predictions_metadata(file) for member, file in files.items()},
         false_negatives=len(fakes),
         false_positives=len(reals),
         shown=[
-            Mistake(number=number, id=path, label=label, p_fake=p_fake, scores=dict(zip(scores, said, strict=True)))
-            for number, (path, label, p_fake, *said) in enumerate(rows, start=1)
+            Mistake(
+                number=row + 1,
+                scores={member: score[row] for member, score in scores.items()},
+                **image,
+            )
+            for row, image in enumerate(shown[["id", "label", "p_fake"]].to_dict("records"))
         ],
         problems=[],
     )
@@ -127,7 +130,6 @@ def read_mistakes(run: RunDir) -> Mistakes | None:
         return None
 
 
-def _scores(run: RunDir, member: str, ids: "pd.Series[str]") -> list[float]:
-    """The member's p_fake of these images."""
-    predictions = read_predictions(run.trial(member).predictions_file("test"))
+def _scores(predictions: Predictions, ids: "pd.Series[str]") -> list[float]:
+    """The p_fake of these images."""
     return pd.Series(predictions.p_fake, index=predictions.ids).loc[ids].tolist()

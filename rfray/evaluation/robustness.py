@@ -1,6 +1,6 @@
-"""Predictions under corruption -> the votes' own, and columns of the leaderboard: how well each row holds out.
+"""Predictions under corruption -> the votes' own, and columns of the leaderboard: how robust each row is.
 
-A corruption is what may happen to a picture on its way to a detector; `rfray.data.corruptions` does it.
+As in ImageNet-C (Hendrycks and Dietterich 2019); `rfray.data.corruptions` corrupts the images.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,18 +12,18 @@ from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RunError
 from rfray.stats.metrics import metric
 from rfray.stats.predictions import read_predictions, write_predictions
-from rfray.stats.voting import cast
+from rfray.stats.voting import vote_predictions
 from rfray.store.ensemble_record import Ensemble, read_ensemble
 from rfray.store.run_dir import Part, RunDir, TrialDir
 
-TEST_COLUMNS = (*(f"auc_{corruption}" for corruption in CORRUPTION_NAMES), "auc_worst")
+TEST_COLUMNS = (*(f"auc_{corruption}" for corruption in CORRUPTION_NAMES), "auc_worst_corruption")
 """Columns: the AUC on test under corruption, and the smallest of them and of the plain one."""
-WORST = "val_worst"
+WORST = "val_worst_corruption"
 """Column: the smallest value of the val metric on val, as it is and under corruption. It is there, and
 ranks, where members were chosen by it."""
 
 PredictionsFile = Callable[[Part, str | None], Path]
-"""Part, and a corruption or None -> the file of what a trial or a vote says of it."""
+"""Part, and a corruption or None -> the file of a trial's or a vote's predictions on it."""
 
 
 def worst_scores(run: RunDir, trials: Iterable[TrialDir]) -> dict[str, float | None]:
@@ -45,13 +45,13 @@ def write_corrupted_votes(run: RunDir, ensemble: Ensemble, val: bool, test: bool
     wanted: dict[Part, bool] = {"val": val, "test": test}
     parts = [part for part, asked in wanted.items() if asked]
     for vote, part, corruption in product(ensemble.votes, parts, CORRUPTION_NAMES):
-        voters = [read_predictions(run.trial(member).predictions_file(part, corruption)) for member in vote.members]
+        members = [read_predictions(run.trial(member).predictions_file(part, corruption)) for member in vote.members]
         try:
-            joined = cast(vote, voters)
+            joint = vote_predictions(vote, members)
         except ValueError as error:
             raise RunError(f"{run.path}: the {part} predictions under {corruption} can't be joined: {error}") from None
         origin = {"members": " ".join(vote.members)}
-        write_predictions(run.ensemble_predictions_file(vote.name, part, corruption), joined, origin)
+        write_predictions(run.ensemble_predictions_file(vote.name, part, corruption), joint, origin)
 
 
 def robustness(run: RunDir) -> dict[str, dict[str, float | None]]:
@@ -68,12 +68,11 @@ def robustness(run: RunDir) -> dict[str, dict[str, float | None]]:
         **{trial.id: trial.predictions_file for trial in run.models()},
         **{vote.name: partial(run.ensemble_predictions_file, vote.name) for vote in ensemble.votes},
     }
-    rows: dict[str, dict[str, float | None]] = {row: {} for row in files}
-    if ensemble.choose_by == "worst":
-        for row, file in files.items():
-            rows[row][WORST] = _worst(_values(file, "val", name))
-    if _is_there(files[ensemble.name], "test"):
-        for row, file in files.items():
+    on_test = _is_there(files[ensemble.name], "test")
+    rows: dict[str, dict[str, float | None]] = {}
+    for row, file in files.items():
+        rows[row] = {WORST: _worst(_values(file, "val", name))} if ensemble.choose_by == "worst" else {}
+        if on_test:
             values = _values(file, "test", "auc")
             rows[row] |= zip(TEST_COLUMNS, (*values[1:], _worst(values)), strict=True)
     return rows

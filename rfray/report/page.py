@@ -19,7 +19,7 @@ from rfray.evaluation.leaderboard import (
     ranked_by,
     read_leaderboard,
 )
-from rfray.evaluation.search_findings import SearchFindings, sentences
+from rfray.evaluation.search_findings import SearchFindings, search_sentences
 from rfray.evaluation.significance import SINGLE, verdict
 from rfray.report.audit_plots import AUDIT_PLOTS
 from rfray.report.audit_tables import audit_tables, baseline_sentence
@@ -48,7 +48,7 @@ SECTIONS = {
     "sweep": ("sweep", "The sweep"),
 }
 """Part of the page -> its anchor, and the text of the link to it."""
-MAIN = ("auc_low", "auc_high", "tied", "auc_worst", "seconds", "cost")
+MAIN = ("auc_low", "auc_high", "tied", "auc_worst_corruption", "seconds", "cost")
 """Columns that are shown at once beside those of the contract; the others after a click."""
 
 
@@ -129,7 +129,10 @@ def _parts(
         sentence = corruption_sentence(frame, ensemble.name)
         robustness = {"sentence": sentence, "picture": picture_of(run.plots_folder / CORRUPTION)}
     if findings is not None:
-        search = {"sentences": sentences(findings), "pictures": pictures_of(run.plots_folder, SEARCH_PLOTS)}
+        search = {
+            "sentences": [*search_sentences(findings)],
+            "pictures": pictures_of(run.plots_folder, SEARCH_PLOTS),
+        }
     return {
         "curves": pictures_of(run.plots_folder, CURVES) if shown else [],
         "confusions": pictures_of(run.plots_folder, map(confusion_file, shown)),

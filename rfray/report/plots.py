@@ -20,12 +20,13 @@ from rfray.report.corruption_words import is_corrupted
 from rfray.report.pictures import Drawing, write_drawings
 from rfray.report.plot_style import CLASS_COLOURS, COLOURS, GREY, PALE, STYLE, class_counts, line_styles, shortened
 from rfray.spec.sweep import CLASSES
-from rfray.stats.curve_bands import RESAMPLES, Band, curve_bands
+from rfray.stats.bootstrap import RESAMPLES
+from rfray.stats.calibration import BINS, calibration_error, reliability
+from rfray.stats.curve_bands import Band, curve_bands
 from rfray.stats.intervals import wilson
 from rfray.stats.metrics import confusion, metric
 from rfray.stats.operating_point import choose_threshold
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
-from rfray.stats.reliability import BINS, reliability
 from rfray.store.ensemble_record import Ensemble, read_ensemble
 from rfray.store.run_dir import RunDir
 
@@ -235,24 +236,24 @@ def score_histogram(
 
 def reliability_diagram(name: str, predictions: Predictions) -> Drawing:
     """The share of fakes against the probability that was given to them, with Wilson's 95 % intervals; counts below."""
-    found = reliability(predictions)
+    found = reliability(predictions.labels, predictions.p_fake)
     there = found.counts > 0
     given, fakes, counts = found.mean_p[there], found.fakes[there], found.counts[there]
     shares = fakes / counts
-    intervals = [wilson(int(fake), int(n)) for fake, n in zip(fakes, counts, strict=True)]
-    reach = np.abs(np.array([[interval.low, interval.high] for interval in intervals]).reshape(-1, 2).T - shares)
+    reach = np.abs(wilson(fakes, counts).T - shares)
     figure = Figure(figsize=(5.6, 6.0), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2, label="perfect calibration")
     marks: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.2, "elinewidth": 1, "capsize": 2.5}
     label = f"{shortened(name, 30)}, {BINS} bins (95 % intervals: Wilson)"
     axes.errorbar(given, shares, yerr=reach, color=COLOURS[0], label=label, **marks)
-    error = _number(found.error)
+    error = _number(calibration_error(predictions.labels, predictions.p_fake))
     title = f"Reliability on the test images\n{class_counts(predictions)}; expected calibration error {error}"
     axes.set(title=title, ylabel="Share of them that is fake", ylim=(-0.02, 1.02))
     figure.legend(loc="outside lower center", fontsize=9)
-    below.stairs(found.counts, found.edges, fill=True, color=PALE)
-    below.stairs(found.counts, found.edges, color=GREY, linewidth=0.8)
+    edges = np.linspace(0, 1, BINS + 1)
+    below.stairs(found.counts, edges, fill=True, color=PALE)
+    below.stairs(found.counts, edges, color=GREY, linewidth=0.8)
     below.set(xlabel="Probability of fake that was given to the images", ylabel="Images", xlim=(-0.01, 1.01))
     below.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.align_ylabels([axes, below])

@@ -1,24 +1,22 @@
 """`SearchFindings` -> plots/*.png: the best score so far, each axis's importance, every trial across all axes."""
 
+import warnings
 from pathlib import Path
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import FixedFormatter, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from rfray.evaluation.search_findings import Importance, SearchFindings, amount
-from rfray.report.parallel_coordinates import parallel_coordinates
-from rfray.report.pictures import save
+from rfray.evaluation.search_findings import SearchFindings, amount
+from rfray.report.pictures import Drawing, write_drawings
 from rfray.report.plot_style import COLOURS, GREY, PALE, STYLE, shortened
-from rfray.store.ensemble_record import read_ensemble
 from rfray.store.run_dir import RunDir
 
 SEARCH_PLOTS = BEST_SO_FAR, IMPORTANCE, PARALLEL = ("best-so-far.png", "importance.png", "parallel-coordinates.png")
 """File names below the run's plots folder."""
 
 CHANCE = {"auc": 0.5, "balanced_accuracy": 0.5}
-"""Select metric -> what a coin reaches, where that does not depend on the images."""
+"""Val metric -> what guessing reaches, where that does not depend on the images."""
 
 
 def write_search_plots(run: RunDir, findings: SearchFindings) -> list[Path]:
@@ -26,57 +24,18 @@ def write_search_plots(run: RunDir, findings: SearchFindings) -> list[Path]:
 
     The importance needs enough trials, the parallel coordinates an axis and a score. Returns the files written.
     """
-    ensemble = read_ensemble(run)
-    drawings: dict[str, Figure] = {}
     with mpl.rc_context(STYLE):
+        drawings: dict[str, Drawing] = {}
         if len(findings.steps):
             drawings[BEST_SO_FAR] = _best_so_far(findings)
-        if findings.importance is not None:
-            drawings[IMPORTANCE] = _importance(findings.importance, len(findings.scores))
-        if findings.axes and len(findings.scores):
-            drawings[PARALLEL] = parallel_coordinates(findings, ensemble.members if ensemble is not None else [])
-        for name, figure in drawings.items():
-            save(figure, run.plots_folder / name, search_alts(findings)[name], 32 if name == PARALLEL else 256)
-    for stale in {BEST_SO_FAR, IMPORTANCE, PARALLEL} - set(drawings):
-        (run.plots_folder / stale).unlink(missing_ok=True)
-    return [run.plots_folder / name for name in drawings]
+        if findings.importance:
+            drawings[IMPORTANCE] = _importance(findings)
+        if findings.study.trials and findings.study.trials[0].params:
+            drawings[PARALLEL] = _parallel(findings)
+        return write_drawings(run.plots_folder, drawings, SEARCH_PLOTS)
 
 
-def search_alts(findings: SearchFindings) -> dict[str, str]:
-    """File name -> what the picture shows, for those who don't see it; of every picture that there is data for."""
-    metric, unit, alts = findings.metric, findings.unit, {}
-    if len(findings.steps):
-        first, last = findings.steps.iloc[0], findings.steps.iloc[-1]
-        alts[BEST_SO_FAR] = (
-            f"Best {metric} on val so far against the training of all trials: {first['best']:.4f} after "
-            f"{amount(first['spent'])} {unit}, {last['best']:.4f} after {amount(last['spent'])} of "
-            f"{amount(findings.spent)}"
-        )
-    if findings.importance is not None:
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in findings.importance.shares.items())
-        alts[IMPORTANCE] = (
-            f"Share of each axis in what the {metric} depends on (permutation importance in random forests): {shares}"
-        )
-    if findings.axes and len(findings.scores):
-        names = ", ".join(axis.name for axis in findings.axes)
-        alts[PARALLEL] = (
-            f"Parallel coordinates of {len(findings.scores)} trials: one line a trial across the axes {names} to its "
-            f"{metric}, which is {findings.scores.min():.4f} to {findings.scores.max():.4f}; the best is "
-            f"{_setting(findings, str(findings.scores.idxmax()))}"
-        )
-    return alts
-
-
-def _setting(findings: SearchFindings, trial: str) -> str:
-    values = dict(findings.settings.loc[trial])
-    told = [
-        f"{axis.name} {axis.choices[int(values[axis.name])] if axis.choices else format(values[axis.name], '.3g')}"
-        for axis in findings.axes
-    ]
-    return f"{trial} with {', '.join(told)}"
-
-
-def _best_so_far(findings: SearchFindings) -> Figure:
+def _best_so_far(findings: SearchFindings) -> Drawing:
     """A step wherever a better score came; every epoch's own score as a dot behind it."""
     epochs, steps = findings.epochs, findings.steps
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
@@ -107,26 +66,64 @@ def _best_so_far(findings: SearchFindings) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if findings.spent >= 10 else "{x:g}"))
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-    return figure
+    first, last = steps.iloc[0], steps.iloc[-1]
+    return figure, (
+        f"Best {findings.metric} on val so far against the training of all trials: {first['best']:.4f} after "
+        f"{amount(first['spent'])} {findings.unit}, {last['best']:.4f} after {amount(last['spent'])} of "
+        f"{amount(findings.spent)}"
+    )
 
 
-def _importance(importance: Importance, trials: int) -> Figure:
-    """One bar an axis, the greatest on top, with one standard deviation either way."""
-    shares, spread = 100 * importance.shares.to_numpy(), 100 * importance.spread.to_numpy()
-    reach = np.minimum([spread, spread], [shares, 100 - shares])
-    figure = Figure(figsize=(7.2, 1.5 + 0.32 * len(shares)), layout="constrained")
+def _importance(findings: SearchFindings) -> Drawing:
+    """One bar an axis, the greatest on top."""
+    names, shares = list(findings.importance), [100 * share for share in findings.importance.values()]
+    figure = Figure(figsize=(7.2, 1.5 + 0.32 * len(names)), layout="constrained")
     axes = figure.subplots()
-    axes.barh(range(len(shares)), shares, xerr=reach, color=COLOURS[1], height=0.62, ecolor="black", capsize=3)
-    for place, (share, end) in enumerate(zip(shares, shares + reach[1], strict=True)):
-        axes.annotate(
-            f"{share:.0f} %", (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
-        )
-    axes.set_yticks(range(len(shares)), labels=[shortened(str(name), 24) for name in importance.shares.index])
+    bars = axes.barh(range(len(names)), shares, color=COLOURS[1], height=0.62)
+    axes.bar_label(bars, fmt="%.0f %%", padding=5, fontsize=9)
+    axes.set_yticks(range(len(names)), labels=[shortened(name, 24) for name in names])
     axes.invert_yaxis()
     axes.set(
-        title=f"What the score depends on (random forests, n = {trials:,} trials)",
-        xlabel="Share of the permutation importance (%, ± 1 standard deviation)",
-        xlim=(0, 1.12 * float((shares + reach[1]).max())),
+        title=f"What the score depends on (functional ANOVA, n = {len(findings.study.trials):,} trials)",
+        xlabel="Share of the variance that the settings explain (%)",
+        xlim=(0, 1.12 * max(shares)),
     )
     axes.grid(visible=False, axis="y")
-    return figure
+    listed = ", ".join(f"{name} {share:.0f} %" for name, share in zip(names, shares, strict=True))
+    return figure, f"Share of each axis in what the {findings.metric} depends on (functional ANOVA): {listed}"
+
+
+def _parallel(findings: SearchFindings) -> Drawing:
+    """Optuna's picture: one line a trial, darker where its score is better."""
+    import matplotlib.pyplot as plt
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.visualization.matplotlib import plot_parallel_coordinate
+
+    with warnings.catch_warnings(), plt.ioff():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)  # an axis with one value
+        axes = plot_parallel_coordinate(findings.study, target_name=f"{findings.metric} on val")
+    figure = axes.figure
+    axes.set_title(f"Every trial, darker where {findings.metric} is better (n = {len(findings.study.trials):,})")
+    for panel in figure.axes:
+        panel.grid(visible=False)
+        if panel.get_yscale() == "log":
+            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
+        elif isinstance(panel.yaxis.get_major_formatter(), FixedFormatter):
+            panel.set_yticks(panel.get_yticks(), [shortened(label.get_text(), 20) for label in panel.get_yticklabels()])
+    figure.set_size_inches(9.6, 4.6)
+    figure.subplots_adjust(left=0.08, right=0.97, bottom=0.2, top=0.92)
+    plt.close(figure)
+    trials, best = findings.study.trials, findings.study.best_trial
+    scores = [trial.value or 0.0 for trial in trials]
+    setting = ", ".join(f"{name} {_text(value)}" for name, value in best.params.items())
+    return figure, (
+        f"Parallel coordinates of {len(trials)} trials: one line a trial across the axes {', '.join(best.params)} "
+        f"and its {findings.metric}, which is {min(scores):.4f} to {max(scores):.4f}; the best is "
+        f"{best.user_attrs['id']} with {setting}"
+    )
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:.3g}" if isinstance(value, float) else str(value)

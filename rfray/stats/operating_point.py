@@ -1,8 +1,6 @@
-"""Val predictions -> from which p_fake on an image is called fake, and which get no verdict; held against test."""
+"""Val predictions -> from which p_fake on an image is called fake, and which get no verdict; what test makes of it."""
 
-from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,18 +19,18 @@ COLUMNS = (
     *("unsure_share", "unsure_error"),
     *("temperature", "ece", "brier"),
 )
-"""What `held_against_test` says: the false-positive rate (share of the real images called fake) on test with its
-95 % Wilson interval, and on val; where a band was set, the share of test images without a verdict and the error
-rate among the others; the temperature that val asks for (it is not applied: see `fit_temperature`); the
-expected calibration error and the Brier score on test, without the temperature."""
+"""What `point_on_test` measures: the false-positive rate (share of the real images called fake) on test with its 95 %
+Wilson interval, and on val; where a band was set, the share of test images without a verdict and the error rate among
+the others; the temperature that fits val (it is not applied: see `fit_temperature`); the expected calibration error and
+the Brier score on test, without the temperature."""
 
 ROUNDING = 1e-9
-"""Of an image: what is equal but for this is equal."""
+"""Of an image: numbers of images that differ by less are equal, as a share of a million images is rounded by less."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What is made of a probability."""
+    """What a probability is turned into: a class, or no verdict."""
 
     threshold: float
     """An image is called fake where p_fake >= this; above 1: none is."""
@@ -50,10 +48,10 @@ def choose_point(val: Predictions, settings: EnsembleSettings) -> OperatingPoint
 def choose_threshold(val: Predictions, rule: Rule) -> float:
     """The number itself, or the threshold that `rule` finds on val.
 
-    What is tried is every score there is, as from it on an image is called fake, and one above them all, from which on
-    none is. max_f1 and youden (recall minus false-positive rate; Youden 1950) take the best, among equals the highest;
-    max_fpr takes the lowest at which few enough real images are called fake, and there always is one.
-    Raises DataError where the part lacks the images that the rule counts.
+    Every score of val is tried, and one above them all, at which no image is called fake. max_f1 and youden (recall
+    minus false-positive rate; Youden 1950) take the best, among equals the highest; max_fpr takes the lowest at which
+    few enough real images are called fake, and there always is one.
+    Raises DataError where val has none of the images that the rule counts.
     """
     if isinstance(rule, float):
         return rule
@@ -72,23 +70,23 @@ def choose_threshold(val: Predictions, rule: Rule) -> float:
     true, false = Outcome(val).curve  # at each of the levels
     if isinstance(rule, MaxFpr):
         return float(levels[np.count_nonzero(false / reals <= rule.max_fpr) - 1])
-    worth = 2 * true / (true + false + fakes) if rule == "max_f1" else true * reals - false * fakes
-    return float(levels[np.argmax(worth)])
+    gain = 2 * true / (true + false + fakes) if rule == "max_f1" else true * reals - false * fakes
+    return float(levels[np.argmax(gain)])
 
 
 def unsure_band(val: Predictions, threshold: float, wanted: float) -> tuple[float, float] | None:
     """The narrowest band [low, high) around `threshold` outside of which at most the share `wanted` is called wrongly.
 
-    Below low an image is called real, from high on fake. The narrowest is the one with the fewest val images in it,
-    of these the one with the least high - low; (threshold, threshold) where none is needed. None where it can't be
-    reached: no band leaves any image outside with so few errors among them.
+    Below low an image is called real, from high on fake (Chow 1970: the reject option). The narrowest is the one with
+    the fewest val images in it, of these the one with the least high - low; (threshold, threshold) where none is
+    needed. None where no band leaves images outside with so few errors among them.
     """
     real_calls, fake_calls = val.p_fake < threshold, val.p_fake >= threshold
     low_levels, real_left, missed = _left_outside(-val.p_fake[real_calls], val.labels[real_calls] == 1)
     high_levels, fake_left, alarms = _left_outside(val.p_fake[fake_calls], val.labels[fake_calls] == 0)
     lows = np.concatenate([[threshold], -low_levels])
     highs = np.concatenate([[threshold], high_levels[1:], np.nextafter(high_levels[-1:], 2)])
-    # errors that may still be made, or less than 0 of them: the two sides make up for each other
+    # errors that are still allowed on each side; too many on one side (less than 0) are balanced by the other
     spare_low, spare_high = wanted * real_left - missed, wanted * fake_left - alarms
     high = np.searchsorted(np.maximum.accumulate(spare_high), -spare_low - ROUNDING)  # of each low the first that does
     low = np.flatnonzero(high < len(highs))
@@ -100,40 +98,23 @@ def unsure_band(val: Predictions, threshold: float, wanted: float) -> tuple[floa
     return float(lows[low][narrowest]), float(highs[high][narrowest])
 
 
-def held_against_test(val: Predictions, test: Predictions, point: OperatingPoint) -> dict[str, float | None]:
-    """COLUMNS: what `point`, chosen on val, comes to on test; None where a value is undefined or was not asked."""
-    at = confusion(test, point.threshold)
-    interval = wilson(at.fp, at.fp + at.tn) if at.fp + at.tn else None
-    before = confusion(val, point.threshold)
-    share, error = _verdicts(test, point.unsure) if point.unsure is not None else (None, None)
+def point_on_test(val: Predictions, test: Predictions, point: OperatingPoint) -> dict[str, float | None]:
+    """COLUMNS: what `point`, chosen on val, comes to on test; None where a value is undefined or was not asked for."""
+    on_val, on_test = confusion(val, point.threshold), confusion(test, point.threshold)
+    reals = on_test.fp + on_test.tn
+    low, high = wilson(on_test.fp, reals).tolist() if reals else (None, None)
+    unsure_share, unsure_error = _verdicts(test, point.unsure) if point.unsure is not None else (None, None)
     return {
-        "fpr": _share(at.fp, at.fp + at.tn),
-        "fpr_low": interval.low if interval is not None else None,
-        "fpr_high": interval.high if interval is not None else None,
-        "fpr_val": _share(before.fp, before.fp + before.tn),
-        "unsure_share": share,
-        "unsure_error": error,
+        "fpr": _share(on_test.fp, reals),
+        "fpr_low": low,
+        "fpr_high": high,
+        "fpr_val": _share(on_val.fp, on_val.fp + on_val.tn),
+        "unsure_share": unsure_share,
+        "unsure_error": unsure_error,
         "temperature": fit_temperature(val.labels, val.p_fake),
         "ece": calibration_error(test.labels, test.p_fake),
         "brier": brier(test.labels, test.p_fake),
     }
-
-
-def asked_and_got(settings: EnsembleSettings, row: Mapping[Hashable, Any]) -> str | None:
-    """What was asked of the false-positive rate and what a row of the leaderboard has of it, as a sentence.
-
-    None where `ensemble.threshold` is no `max_fpr`, or test has no real image.
-    """
-    if not isinstance(settings.threshold, MaxFpr) or np.isnan(row["fpr"]):
-        return None
-    asked = settings.threshold.max_fpr
-    found = "more than" if row["fpr_low"] > asked else "less than" if row["fpr_high"] < asked else "in keeping with"
-    return (
-        f"False-positive rate of {row['name']}: at most {_percent(asked)} was asked for; {_percent(row['fpr_val'])} "
-        f"on val, where the threshold {row['threshold']:.4g} was chosen; {_percent(row['fpr'])} on the "
-        f"test, 95 % interval {_percent(row['fpr_low'])} to {_percent(row['fpr_high'])}: {found} what was asked "
-        "for."
-    )
 
 
 def _left_outside(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -141,14 +122,10 @@ def _left_outside(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np
 
     (k + 1,) images and (k + 1,) errors; `wrong` (n,) bool says which of `scores` (n,) are called wrongly.
     """
-    levels, place = np.unique(scores, return_inverse=True)
-    images = np.bincount(place, minlength=len(levels))
-    errors = np.bincount(place, weights=wrong, minlength=len(levels))
-    return levels, _left(images), _left(errors)
-
-
-def _left(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.cumsum(counts[::-1])[::-1], [0]])
+    levels, numbers = np.unique(scores, return_inverse=True)
+    counts = (np.bincount(numbers, weights, minlength=len(levels)) for weights in (None, wrong))
+    images, errors = (np.append(np.cumsum(each[::-1])[::-1], 0) for each in counts)
+    return levels, images, errors
 
 
 def _verdicts(predictions: Predictions, unsure: tuple[float, float]) -> tuple[float | None, float | None]:
@@ -161,7 +138,3 @@ def _verdicts(predictions: Predictions, unsure: tuple[float, float]) -> tuple[fl
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"

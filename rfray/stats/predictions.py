@@ -1,4 +1,4 @@
-"""predictions-*.parquet <-> `Predictions`, the currency of the back half: ids, labels, p_fake."""
+"""predictions-*.parquet <-> `Predictions`: ids, labels and p_fake of the images of one part."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,7 +17,7 @@ from rfray.store.run_dir import TrialDir
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model (or ensemble) says of n images of one part."""
+    """The predictions of one model (or ensemble) on n images of one part."""
 
     ids: np.ndarray
     """(n,) of text: path of each image below its data folder, every one once."""
@@ -50,7 +51,7 @@ def write_predictions(path: Path, predictions: Predictions, metadata: Mapping[st
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Reads a predictions file. Raises RunError, naming the file, where it is missing or damaged."""
+    """Reads a predictions file. Raises RunError, with its name, where it is missing or damaged."""
     try:
         with pq.ParquetFile(path) as file:  # in half the time of `read_table`, which is made for whole data sets
             table = file.read(["id", "label", "p_fake"], use_threads=False)
@@ -64,7 +65,7 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def trial_predictions(trial: TrialDir, part: Literal["val", "test"]) -> Predictions:
-    """What a trial says of one part. Raises RunError, with what makes the file, where it is missing or damaged."""
+    """A trial's predictions on one part. Raises RunError, with what makes the file, where it is missing or damaged."""
     makes = "`rfray ensemble` makes it" if part == "test" else "the `rfray tune` that made the run trains it again"
     try:
         return read_predictions(trial.predictions_file(part))
@@ -81,14 +82,25 @@ def predictions_metadata(path: Path) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in raw.items()}
 
 
+def positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray | slice | None:
+    """Where each of the `wanted` ids is among `ids`; None where the two are not the same, each once."""
+    if ids is wanted or np.array_equal(ids, wanted):
+        return slice(None)  # almost always; searching in text takes long
+    index = pd.Index(ids)
+    if len(ids) != len(wanted) or not index.is_unique:
+        return None
+    found = index.get_indexer(pd.Index(wanted))
+    return None if (found < 0).any() else found
+
+
 _latest: tuple[pa.ChunkedArray, np.ndarray] | None = None
 
 
 def _ids(column: pa.ChunkedArray) -> np.ndarray:
-    """(n,) of text, read-only: the very array that was read last where the ids are the same.
+    """(n,) of text, read-only: the array that was read last where the ids are the same.
 
-    A sweep's files all speak of the same images: a thousand trials of 20,000 would hold 1.5 GB of the same names, and
-    making them takes longer than reading the rest.
+    A sweep's files have the same images: a thousand trials of 20,000 would hold 1.5 GB of the same names, and making
+    them takes longer than reading the rest.
     """
     global _latest
     known = _latest

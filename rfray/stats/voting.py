@@ -1,4 +1,4 @@
-"""Val as the candidates see it -> METHODS: who votes, with what share and after which temperature."""
+"""The candidates' val predictions -> METHODS: who votes, with what weight and after which temperature."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,59 +8,59 @@ import numpy as np
 from rfray.errors import InputError, nearest_first
 from rfray.stats.calibration import fit_temperature, tempered
 from rfray.stats.metrics import metric
-from rfray.stats.predictions import Predictions
+from rfray.stats.predictions import Predictions, positions
 from rfray.store.ensemble_record import Vote
 
 BAGS = 10
-"""Random halves of the candidates that `weighted` selects from, each for itself."""
+"""Random halves of the candidates that `weighted` selects from; Caruana et al. (2004) have 20."""
 SMALLEST_BAG = 10
 """Candidates; fewer are not halved, as chance would choose then."""
 ROUNDS = 20
-"""Votes that are given out in a bag."""
+"""Votes that are given in a bag; Caruana et al. (2004) find no gain beyond some tens."""
 UNIT = 2**24
-"""`weighted` counts probabilities in parts of this size: sums are exact then, and equal scores are equal."""
+"""`weighted` counts probabilities in parts of this size (a float32's): sums are exact then, and equal scores equal."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Everything that a way to vote may look at."""
+    """Everything that a method of voting may use."""
 
     ids: np.ndarray
     """(n,) of text: the images of val."""
     labels: np.ndarray
     """(n,) int8: 0 real, 1 fake."""
     p_fake: np.ndarray
-    """(m, n) float64: what each candidate says of them, the best candidate first."""
+    """(m, n) float64: the probabilities of each candidate, the best one first."""
     top: int
-    """So many of them, the first, are the members that were asked for."""
+    """How many of them, from the first, are the members that were asked for."""
     metric: str
     """Name of the val metric."""
     seed: int
 
 
 @dataclass(frozen=True)
-class Ballot:
+class Weighting:
     """How the candidates' probabilities become one."""
 
     weights: np.ndarray
-    """(m,) float64: share of each candidate, summing to 1; one with 0 has no vote."""
+    """(m,) float64: weight of each candidate, summing to 1; one with 0 has no vote."""
     temperatures: np.ndarray
     """(m,) float64: what each candidate's logit is divided by before it votes."""
     temperature: float = 1.0
     """What the logit of the vote is divided by."""
 
 
-def soft(candidates: Candidates) -> Ballot:
+def soft(candidates: Candidates) -> Weighting:
     """The plain mean of the members' probabilities."""
-    return Ballot(_alike(candidates), np.ones(len(candidates.p_fake)))
+    return Weighting(_equal_weights(candidates), np.ones(len(candidates.p_fake)))
 
 
-def weighted(candidates: Candidates) -> Ballot:
+def weighted(candidates: Candidates) -> Weighting:
     """Ensemble selection from all candidates (Caruana, Niculescu-Mizil, Crew and Ksikes 2004), bagged.
 
-    Votes are given out one by one, again and again to the same candidate if need be, each to the one with which the
-    mean of all votes so far has the best val metric (the better candidate among equals). Of the ROUNDS steps the
-    shortest of the best counts. This is done in BAGS random halves of the candidates, and the shares are averaged.
+    Votes are given one by one, also several times to one candidate, each to the one with which the mean of all votes so
+    far has the best val metric (the better candidate among equals). Of the ROUNDS steps the shortest of the best
+    counts. This is done in BAGS random halves of the candidates, and the weights are averaged.
     """
     count = len(candidates.p_fake)
     size = max(-(-count // 2), SMALLEST_BAG)
@@ -71,14 +71,14 @@ def weighted(candidates: Candidates) -> Ballot:
     doubled = 2 * np.rint(candidates.p_fake * UNIT).astype(np.int32)
     weights = np.zeros(count)
     for bag in bags:
-        weights[bag] += _shares(doubled[bag], candidates)
-    return Ballot(weights / len(bags), np.ones(count))
+        weights[bag] += _selected(doubled[bag], candidates)
+    return Weighting(weights / len(bags), np.ones(count))
 
 
-def calibrated(candidates: Candidates) -> Ballot:
+def calibrated(candidates: Candidates) -> Weighting:
     """The mean of the members' probabilities after each one's temperature, then the temperature of that mean.
 
-    The second one is needed since a mean of calibrated probabilities is not sure enough (Rahaman and Thiery 2021); it
+    The second one is needed since a mean of calibrated probabilities is too close to 0.5 (Rahaman and Thiery 2021); it
     changes neither the order of the images nor on which side of 0.5 they are.
     """
     top = range(candidates.top)
@@ -86,10 +86,10 @@ def calibrated(candidates: Candidates) -> Ballot:
     mean = np.mean([tempered(candidates.p_fake[member], found[member]) for member in top], axis=0)
     temperatures = np.ones(len(candidates.p_fake))
     temperatures[: candidates.top] = found
-    return Ballot(_alike(candidates), temperatures, fit_temperature(candidates.labels, mean) or 1.0)
+    return Weighting(_equal_weights(candidates), temperatures, fit_temperature(candidates.labels, mean) or 1.0)
 
 
-METHODS: dict[str, Callable[[Candidates], Ballot]] = {"soft": soft, "weighted": weighted, "calibrated": calibrated}
+METHODS: dict[str, Callable[[Candidates], Weighting]] = {"soft": soft, "weighted": weighted, "calibrated": calibrated}
 """Name -> how the members vote; everything in it is chosen on val."""
 
 
@@ -104,61 +104,57 @@ def methods_to_use(asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*asked, "soft"]))
 
 
-def cast(vote: Vote, voters: Sequence[Predictions]) -> Predictions:
-    """What `vote` says of the images that its members, in the order of `vote.members`, have predicted.
+def vote_predictions(vote: Vote, members: Sequence[Predictions]) -> Predictions:
+    """The predictions of `vote` on the images that its members, in the order of `vote.members`, have predicted.
 
-    The mean of their p_fake, image by image and in the order of the first one's ids: each after its temperature, with
-    its weight, and then the vote's own temperature. Equal weights give the plain mean to the last digit.
-    Raises ValueError where there is no voter, or not one for each member, an id comes twice, or ids or labels differ.
+    In the order of the first one's ids.
+
+    Raises:
+        ValueError: as `aligned` does.
     """
-    p_fake = together(voters)
-    if len(p_fake) != len(vote.members):
-        raise ValueError(f"{len(p_fake)} predictions of {len(vote.members)} members")
-    return Predictions(voters[0].ids, voters[0].labels, joined(vote, p_fake))
+    return Predictions(members[0].ids, members[0].labels, joined(vote, aligned(members)))
 
 
 def joined(vote: Vote, p_fake: np.ndarray) -> np.ndarray:
-    """The vote's p_fake, (n,) float64, of those of its members, (k, n) in the order of `vote.members`."""
-    heard = [tempered(row, temperature) for row, temperature in zip(p_fake, vote.temperatures, strict=True)]
-    mean = np.average(heard, axis=0, weights=np.array(vote.weights) / max(vote.weights))
+    """The vote's p_fake, (n,) float64, of those of its members, (k, n) in the order of `vote.members`.
+
+    The weighted mean of them, each after its temperature, and then the vote's own temperature (soft voting: Kittler et
+    al. 1998, the sum rule). Equal weights give the plain mean to the last digit.
+    """
+    each = [tempered(row, temperature) for row, temperature in zip(p_fake, vote.temperatures, strict=True)]
+    mean = np.average(each, axis=0, weights=np.array(vote.weights) / max(vote.weights))
     return tempered(np.clip(mean, 0, 1), vote.temperature)
 
 
-def together(voters: Sequence[Predictions]) -> np.ndarray:
-    """p_fake of all, (k, n) float64, in the order of the first one's ids. Raises ValueError as `cast` does."""
-    if not voters:
-        raise ValueError("no predictions to join")
-    first = voters[0]
-    if len(np.unique(first.ids)) < len(first):
-        raise ValueError("an image comes twice in the predictions of member 1")
-    return np.stack([_aligned(voter, first, number) for number, voter in enumerate(voters, start=1)])
+def aligned(members: Sequence[Predictions]) -> np.ndarray:
+    """p_fake of all members, (k, n) float64, in the order of the first one's ids.
+
+    Raises:
+        ValueError: where the members' images or labels differ.
+    """
+    first, rows = members[0], []
+    for number, member in enumerate(members, start=1):
+        order = positions(member.ids, first.ids)
+        if order is None:
+            only_one = sorted(set(member.ids.tolist()) ^ set(first.ids.tolist()))
+            example = f"; only in one of them: {only_one[0]}" if only_one else ""
+            images = f"different images ({len(first)} and {len(member)}{example})"
+            raise ValueError(f"members 1 and {number} have predicted {images}")
+        differing = member.labels[order] != first.labels
+        if differing.any():
+            raise ValueError(f"members 1 and {number} disagree on the label of {first.ids[differing][0]}")
+        rows.append(member.p_fake[order])
+    return np.stack(rows)
 
 
-def _aligned(voter: Predictions, first: Predictions, number: int) -> np.ndarray:
-    """p_fake of `voter`, (n,) float64, in the order of `first.ids`."""
-    if np.array_equal(voter.ids, first.ids) and np.array_equal(voter.labels, first.labels):
-        return voter.p_fake  # as almost always; sorting text takes long
-    order, target = np.argsort(voter.ids), np.argsort(first.ids)
-    if not np.array_equal(voter.ids[order], first.ids[target]):
-        only_one = sorted(set(voter.ids.tolist()) ^ set(first.ids.tolist()))
-        example = f"; only in one of them: {only_one[0]}" if only_one else ""
-        raise ValueError(f"members 1 and {number} speak of different images ({len(first)} and {len(voter)}{example})")
-    if not np.array_equal(voter.labels[order], first.labels[target]):
-        differing = voter.labels[order] != first.labels[target]
-        raise ValueError(f"members 1 and {number} disagree on the label of {voter.ids[order][differing][0]}")
-    p_fake = np.empty(len(first))
-    p_fake[target] = voter.p_fake[order]
-    return p_fake
-
-
-def _alike(candidates: Candidates) -> np.ndarray:
+def _equal_weights(candidates: Candidates) -> np.ndarray:
     weights = np.zeros(len(candidates.p_fake))
     weights[: candidates.top] = 1 / candidates.top
     return weights
 
 
-def _shares(doubled: np.ndarray, candidates: Candidates) -> np.ndarray:
-    """(b,) float64: the share of the votes that each of b candidates gets; `doubled` (b, n) int32 are theirs."""
+def _selected(doubled: np.ndarray, candidates: Candidates) -> np.ndarray:
+    """(b,) float64: the share of the votes that each of b candidates gets, from twice their p_fake, (b, n) int32."""
     total = candidates.labels.astype(np.int32)  # the lowest bit, so that sorting the sums sorts the labels with them
     picks: list[int] = []
     scores: list[float] = []
@@ -184,8 +180,8 @@ def _scores(keys: np.ndarray, votes: int, candidates: Candidates) -> np.ndarray:
 def aucs(keys: np.ndarray) -> np.ndarray:
     """(b,) float64: the AUC of each row of `keys` (b, n) whole numbers, twice a score plus the label; sorts the rows.
 
-    A fraction of the time of one after the other: nothing but the numbers themselves has to be sorted. All rows have
-    the same labels, of both classes; else -inf.
+    By the ranks of the fake images (Mann and Whitney 1947), in a fraction of the time that one row after the other
+    takes, as only the numbers themselves have to be sorted. All rows have the same labels, of both classes; else -inf.
     """
     keys.sort(axis=1)
     fake = keys & 1
@@ -193,8 +189,8 @@ def aucs(keys: np.ndarray) -> np.ndarray:
     reals = keys.shape[1] - fakes
     if not fakes or not reals:
         return np.full(len(keys), -np.inf)
-    places = np.einsum("ij,j->i", fake, np.arange(keys.shape[1]))
-    wins = places - fakes * (fakes - 1) / 2  # pairs in the right order; of equal scores the real one comes first
+    ranks = np.einsum("ij,j->i", fake, np.arange(keys.shape[1]))
+    wins = ranks - fakes * (fakes - 1) / 2  # pairs in the right order; of equal scores the real one comes first
     ties = np.zeros(len(keys))
     # where a real image is followed by a fake one with the same score
     rows, last_real = np.divmod(np.flatnonzero((keys[:, 1:] ^ keys[:, :-1]) == 1), keys.shape[1] - 1)

@@ -34,7 +34,7 @@ from rfray.models.inference import Detector, device_and_type, load_weights, save
 from rfray.models.memory import give_back, is_out_of_memory
 from rfray.spec.trial import Trial, epochs_of_a_pass
 from rfray.stats.metrics import metric
-from rfray.stats.paired_tests import pays
+from rfray.stats.paired_tests import improves_auc
 from rfray.stats.predictions import Predictions, write_predictions
 from rfray.store.files import file_digest
 from rfray.store.run_dir import TrialDir
@@ -460,7 +460,7 @@ def _judge(learner: Learner, trial: Trial, val: Images, before_batch: Callable[[
     if trial.swa == "epochs":
         return mean
     plain = _judged(learner, learner.current, trial, val, before_batch)
-    return mean if pays(val.labels, plain.predictions.p_fake, mean.predictions.p_fake) else plain
+    return mean if improves_auc(val.labels, plain.predictions.p_fake, mean.predictions.p_fake) else plain
 
 
 def _judged(learner: Learner, model: nn.Module, trial: Trial, val: Images, before_batch: Callable[[], None]) -> Judged:
@@ -471,7 +471,7 @@ def _judged(learner: Learner, model: nn.Module, trial: Trial, val: Images, befor
     seen = views_of(of, mine, 2 * trial.batch_size, before_batch)
     views = np.stack([group.gather(view, bounds, learner.device) for view in seen])
     both = views.mean(axis=0)
-    flip = trial.tta == "flip" or (trial.tta == "auto" and pays(val.labels, views[0], both))
+    flip = trial.tta == "flip" or (trial.tta == "auto" and improves_auc(val.labels, views[0], both))
     try:
         return Judged(Predictions(val.ids, val.labels, both if flip else views[0]), flip, model)
     except ValueError as error:

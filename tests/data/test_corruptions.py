@@ -32,7 +32,7 @@ def test_the_names_that_people_ask_for() -> None:
         "jpeg_90 jpeg_70 jpeg_50 jpeg_30 scale_75 scale_50 scale_25 blur_1 blur_2 blur_4 noise_5 noise_10 noise_20"
     )
     assert list(FUNCTIONS) == list(FAMILIES)
-    assert [TEST_COLUMNS[0], TEST_COLUMNS[-2:]] == ["auc_jpeg_90", ("auc_noise_20", "auc_worst")]
+    assert [TEST_COLUMNS[0], TEST_COLUMNS[-2:]] == ["auc_jpeg_90", ("auc_noise_20", "auc_worst_corruption")]
 
 
 @pytest.mark.parametrize("size", [(120, 90), (37, 53), (2, 3), (1, 1)])

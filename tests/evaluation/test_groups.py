@@ -8,7 +8,8 @@ from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.groups import COLUMNS, by_group, groups_of, matched, write_groups
 from rfray.spec.sweep import ReportSettings
 from rfray.spec.sweep_file import resolved_text
-from rfray.stats.intervals import auc_interval, wilson
+from rfray.stats.delong import placements
+from rfray.stats.intervals import wilson
 from rfray.stats.predictions import Predictions
 from rfray.store.files import replace_text
 from rfray.store.tables import write_catalog
@@ -33,7 +34,7 @@ def cells(groups):
 def test_measures_by_hand():
     groups = by_group(given(), np.array(list("aabbaacc"), dtype=object), 0.5)
     assert list(groups.table.columns) == list(COLUMNS)
-    assert groups.judged_by == "auc"
+    assert groups.measure == "auc"
     found = cells(groups)
     # a: real 0.1 0.3, fake 0.7 0.2: three of four pairs in the right order
     assert found["a"][["n", "real", "fake", "auc_against"]].tolist() == [4, 2, 2, "own"]
@@ -56,19 +57,19 @@ def test_measures_by_hand():
 def test_intervals():
     found = cells(by_group(given(), np.array(list("aabbaacc"), dtype=object), 0.5))
     accuracy = wilson(3, 4)
-    assert found["a"][["accuracy_low", "accuracy_high"]].tolist() == [accuracy.low, accuracy.high]
+    assert found["a"][["accuracy_low", "accuracy_high"]].tolist() == accuracy.tolist()
     recall = wilson(1, 2)
-    assert found["a"][["recall_low", "recall_high"]].tolist() == [recall.low, recall.high]
+    assert found["a"][["recall_low", "recall_high"]].tolist() == recall.tolist()
     labels, scores = np.array([0, 0, 0, 0, 1, 1]), np.array([0.1, 0.3, 0.6, 0.4, 0.5, 0.9])
-    auc = auc_interval(labels, scores)
-    assert found["c"][["auc_low", "auc_high"]].tolist() == pytest.approx([auc.low, auc.high])
+    expected = placements(labels, scores[None]).intervals[0]
+    assert found["c"][["auc_low", "auc_high"]].tolist() == pytest.approx(expected)
 
 
-def test_one_group_is_none_and_one_class_is_judged_by_accuracy():
+def test_one_group_is_none_and_one_class_is_measured_by_accuracy():
     assert by_group(given(), np.full(8, "", dtype=object), 0.5) is None
     real = Predictions(np.array(IDS[:4]), np.zeros(4, np.int8), np.array(P_FAKE[:4]))
     groups = by_group(real, np.array(list("abab"), dtype=object), 0.2)
-    assert groups.judged_by == "accuracy"
+    assert groups.measure == "accuracy"
     assert groups.table["group"].tolist() == ["b", "a"]  # b: 0.3 and 0.4 are both called fake
     assert groups.table["auc"].isna().all()
 
@@ -90,7 +91,7 @@ def test_the_group_in_a_name(pattern, path, expected):
 def run_of(folder, pattern=None):
     run = new_run(folder)
     if pattern is not None:
-        sweep = run.sweep().model_copy(update={"test": ReportSettings(group_pattern=pattern)})
+        sweep = run.sweep().model_copy(update={"report": ReportSettings(group_pattern=pattern)})
         replace_text(run.sweep_file, resolved_text(sweep))
     finish_trial(run, "one", 0.9, given(), given())
     write_ensemble(run, choose_members(run, 1))

@@ -18,7 +18,7 @@ from rfray.evaluation.leaderboard import (
     waiting,
     write_leaderboard,
 )
-from rfray.evaluation.significance import Judged, certainty
+from rfray.evaluation.significance import Evaluated, significance
 from rfray.spec.sweep import MaxFpr
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.intervals import wilson
@@ -99,7 +99,7 @@ def test_numbers_by_hand(run):
 
 def test_how_sure_the_numbers_are(run):
     frame = write_leaderboard(run).set_index("name")
-    assert frame.loc["001", "accuracy_low"] == wilson(4, 6).low
+    assert frame.loc["001", "accuracy_low"] == wilson(4, 6)[0]
     assert frame.loc["ensemble", "recall_boot_high"] == 1
     assert frame["auc_p_best"].tolist() == pytest.approx([0.74218, *[np.nan] * 2, 0.74218, np.nan], 1e-4, nan_ok=True)
     assert frame["tied"].tolist() == ["yes", "", "yes", "yes", ""]
@@ -117,7 +117,7 @@ def test_images_that_belong_together_are_drawn_together(run):
     clustered = [column for column in together if "_boot_" in column]
     pd.testing.assert_frame_equal(together.drop(columns=clustered), independent.drop(columns=clustered))
     groups = report.set_index("path")["group_id"]
-    expected = certainty([Judged("001", "model", 0.9, 0.5, predictions(FIRST))], None, groups)
+    expected = significance([Evaluated("001", "model", 0.9, 0.5, predictions(FIRST))], None, groups)
     row = together[together["name"] == "001"][clustered].iloc[0]
     assert row.tolist() == expected[clustered].iloc[0].tolist() != independent[clustered].iloc[2].tolist()
 

@@ -51,7 +51,7 @@ def test_the_columns_by_hand(run):
         "auc_jpeg_50": (7, 8.5, 9),
         "auc_jpeg_30": (8.5, 8.5, 8.5),
         "auc_noise_20": (7, 0, 1),  # the vote: 0.5 0.6 0.65 against 0.3 0.5 0.5, two ties
-        "auc_worst": (7, 0, 1),
+        "auc_worst_corruption": (7, 0, 1),
     }
     for column, pairs in expected.items():
         assert [float(row[column]) for row in (first, second, vote)] == pytest.approx([n / 9 for n in pairs]), column
@@ -61,7 +61,7 @@ def test_the_worst_may_be_the_picture_as_it_is(tmp_path):
     run = new_run(tmp_path / "run")
     corruption_trial(finish_trial(run, "a", 0.7, predictions(FIRST), predictions(FIRST)), "test", SECOND)
     join(run)
-    assert build_leaderboard(run).set_index("name").loc["a", "auc_worst"] == pytest.approx(7 / 9)
+    assert build_leaderboard(run).set_index("name").loc["a", "auc_worst_corruption"] == pytest.approx(7 / 9)
 
 
 def test_the_vote_under_corruption_is_the_mean_of_its_members(run):
@@ -77,13 +77,13 @@ def test_without_corruption_there_is_no_column_and_none_is_left_behind(run):
     join(run)
     corrupted = write_leaderboard(run)
     pd.testing.assert_frame_equal(read_leaderboard(run), corrupted)
-    assert "auc_worst" in run.leaderboard_md.read_text()
+    assert "auc_worst_corruption" in run.leaderboard_md.read_text()
     join(run, report=False)
     assert run.corrupted_votes() == []
     plain = write_leaderboard(run)
     assert list(corrupted.columns) == [*plain.columns, *TEST_COLUMNS]
     pd.testing.assert_frame_equal(read_leaderboard(run), plain)
-    assert "auc_worst" not in run.leaderboard_md.read_text()
+    assert "auc_worst_corruption" not in run.leaderboard_md.read_text()
 
 
 def test_columns_are_there_all_or_none(run):
@@ -104,7 +104,7 @@ def test_what_was_not_measured_or_is_undefined_is_an_empty_cell(run):
         assert not any(rows[name][column] for column in TEST_COLUMNS), name
     for name in ("001", "ensemble"):
         assert rows[name]["auc_jpeg_30"] == repr(8.5 / 9)
-        assert (rows[name]["auc_blur_2"], rows[name]["auc_worst"]) == ("", "")
+        assert (rows[name]["auc_blur_2"], rows[name]["auc_worst_corruption"]) == ("", "")
 
 
 def test_members_and_ranks_by_the_worst_on_the_val_part(run):
@@ -124,7 +124,7 @@ def test_members_and_ranks_by_the_worst_on_the_val_part(run):
     assert frame["rank"].tolist()[:3] == [1, 2, 3]
     assert frame["rank"].isna().tolist() == [False, False, False, True, True]
     note = run.leaderboard_md.read_text().splitlines()[2]
-    assert "ranked by `val_worst`, the smallest auc on val" in note
+    assert "ranked by `val_worst_corruption`, the smallest auc on val" in note
     assert read_ensemble(run).chosen_by == "the worst auc under corruption"
 
 

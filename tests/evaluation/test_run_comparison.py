@@ -11,7 +11,7 @@ import pytest
 from rfray.errors import InputError, RunError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
-from rfray.evaluation.run_comparison import compare_runs, run_names, sentences, write_comparison
+from rfray.evaluation.run_comparison import compare_runs, comparison_sentences, run_names, write_comparison
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import replace_text
@@ -43,7 +43,7 @@ def concluded(run: RunDir) -> RunDir:
     return run
 
 
-def change_report(run: RunDir, **changed: Any) -> None:
+def change_test(run: RunDir, **changed: Any) -> None:
     """Changes the first of the run's test images in the catalog."""
     catalog = read_catalog(run)
     catalog.loc[0, list(changed)] = list(changed.values())
@@ -68,7 +68,7 @@ def test_two_ensembles_are_tested_in_pairs(tmp_path: Path) -> None:
     assert pair["accuracy_p"] == 1
     assert pair["accuracy_low"] < -1 / 6 < pair["accuracy_high"]
     assert (pair["auc_p_corrected"], pair["accuracy_p_corrected"]) == (pair["auc_p"], 1)  # there is one pair
-    assert sentences(found) == [
+    assert comparison_sentences(found) == [
         "On 6 test images the ensemble of a is tied with that of b: AUC 0.7778 against 0.9444, a difference of "
         "-0.1667 (95 % interval -0.7631 to 0.4297, p = 0.5839 by DeLong's paired test); accuracy 0.6667 against "
         f"0.8333, a difference of -0.1667 (95 % interval {pair['accuracy_low']:.4f} to {pair['accuracy_high']:.4f}, "
@@ -89,7 +89,7 @@ def test_of_three_runs_all_pairs_are_corrected_together(tmp_path: Path) -> None:
     assert found.tests["accuracy_p_corrected"].tolist() == [6 / 2**16, 1, 6 / 2**16]
     assert found.tests["accuracy_difference"].tolist() == [1, 0, -1]
     assert found.tests[["accuracy_low", "accuracy_high"]].to_numpy().tolist() == [[1, 1], [0, 0], [-1, -1]]
-    first, second, third = sentences(found)
+    first, second, third = comparison_sentences(found)
     assert "the ensemble of a beats that of b: AUC 1.0000 against 0.0000" in first
     assert "p = 0.0078 by DeLong's paired test, p = 0.0234 corrected for all 3 pairs" in first
     assert "p < 0.0001 by McNemar's exact test, p < 0.0001 corrected for all 3 pairs" in first
@@ -97,7 +97,7 @@ def test_of_three_runs_all_pairs_are_corrected_together(tmp_path: Path) -> None:
     assert "the ensemble of b falls behind that of c" in third
 
 
-def test_the_order_of_the_report_images_does_not_matter(tmp_path: Path) -> None:
+def test_the_order_of_the_test_images_does_not_matter(tmp_path: Path) -> None:
     one, other = run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND)
     before = compare_runs([one, other]).tests
     turned = run_of(tmp_path / "turned" / "b", SECOND)
@@ -156,7 +156,7 @@ def test_runs_ranked_by_different_metrics_keep_their_own_rankings(tmp_path: Path
     assert found.table["run"].tolist() == ["a", "a", "b", "b"]
     assert found.table["rank"].tolist() == [1, 2, 1, 2]
     place = list(found.table.columns).index("val_auc")
-    assert list(found.table.columns[place - 2 : place + 2]) == ["lr", "val_f1", "val_auc", "accuracy"]
+    assert list(found.table.columns[place - 1 : place + 3]) == ["lr", "val_auc", "val_f1", "accuracy"]
     assert found.table["val_f1"].isna().tolist() == [True, True, False, False]
     assert found.notes == ["The runs were ranked by different columns, so each keeps its own ranking."]
 
@@ -175,20 +175,20 @@ def test_that_the_val_parts_differ_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"digest": "another"}, "1 of 6 differ between a and b: real/0.jpg is another picture"),
+        ({"digest": "another"}, "1 of 6 differ between a and b: real/0.jpg is another image"),
         ({"label": 1}, "1 of 6 differ between a and b: real/0.jpg has another label"),
         ({"path": "real/new.jpg"}, "2 of 7 differ between a and b: real/0.jpg is only in a"),
         ({"part": "val"}, "1 of 6 differ between a and b: real/0.jpg is only in a"),
     ],
 )
-def test_runs_on_other_report_images_are_refused(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_runs_on_other_test_images_are_refused(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
     one, other = run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND)
     for run in (one, other):
-        change_report(run, digest="same")
-    change_report(other, **changed)
+        change_test(run, digest="same")
+    change_test(other, **changed)
     with pytest.raises(RunError) as refused:
         compare_runs([one, other, run_of(tmp_path / "c", RIGHT, labels=SIXTEEN)])
-    assert str(refused.value).startswith(f"the runs report on different images, and can't be compared: {said}; ")
+    assert str(refused.value).startswith(f"the runs have different test images, and can't be compared: {said}; ")
     assert "; 17 of 19 differ between a and c: " in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -203,11 +203,11 @@ def test_a_run_without_an_ensemble_is_refused_with_what_makes_one(
         compare_runs([one, other])
 
 
-def test_an_ensemble_made_of_an_earlier_report_part_is_refused(tmp_path: Path) -> None:
+def test_an_ensemble_made_of_an_earlier_test_part_is_refused(tmp_path: Path) -> None:
     one, other = run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND)
     for run in (one, other):
-        change_report(run, path="real/renamed.jpg")
-    with pytest.raises(RunError, match=r"a: its ensemble was made of test; `rfray ensemble .*a` makes"):
+        change_test(run, path="real/renamed.jpg")
+    with pytest.raises(RunError, match=r"a: its ensemble was made of other test images; `rfray ensemble .*a` makes"):
         compare_runs([one, other])
 
 

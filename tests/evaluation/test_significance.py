@@ -8,9 +8,10 @@ from rfray.errors import RunError
 from rfray.evaluation import significance as module
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import build_leaderboard
-from rfray.evaluation.significance import INTERVALS, TESTS, Judged, certainty, verdict
+from rfray.evaluation.significance import INTERVALS, TESTS, Evaluated, verdict
 from rfray.stats.bootstrap import bootstrap, percentile_intervals, resample
-from rfray.stats.intervals import auc_interval, wilson
+from rfray.stats.delong import placements
+from rfray.stats.intervals import wilson
 from rfray.stats.predictions import Predictions, write_predictions
 from tests.synthetic import FIRST, LABELS, SECOND, finish_trial, new_run, predictions, small_run
 
@@ -18,12 +19,16 @@ VOTE = [0.2, 0.3, 0.4, 0.6, 0.7, 0.6]
 """The mean of FIRST and SECOND: all are right, also at 0.5."""
 
 
-def judged(name, p_fake, labels=LABELS, val=0.5, threshold=0.5, kind="model"):
-    return Judged(name, kind, val, threshold, predictions(p_fake, labels))
+def row(name, p_fake, labels=LABELS, val=0.5, threshold=0.5, kind="model"):
+    return Evaluated(name, kind, val, threshold, predictions(p_fake, labels))
+
+
+def significance(rows, ensemble, groups=None):
+    return module.significance(rows, ensemble, groups)
 
 
 def three():
-    return [judged("ensemble", VOTE, kind="ensemble"), judged("a", FIRST), judged("b", SECOND)]
+    return [row("ensemble", VOTE, kind="ensemble"), row("a", FIRST), row("b", SECOND)]
 
 
 def sample(random, gap, n=200):
@@ -33,7 +38,7 @@ def sample(random, gap, n=200):
 
 
 def test_columns_in_order():
-    table = certainty(three(), "ensemble")
+    table = significance(three(), "ensemble")
     assert table.index.tolist() == ["ensemble", "a", "b"]
     assert list(table.columns) == [*INTERVALS, *TESTS, "tied"]
     assert INTERVALS[:2] + INTERVALS[6:10] == [
@@ -43,21 +48,21 @@ def test_columns_in_order():
 
 
 def test_intervals_by_hand():
-    row = certainty(three(), "ensemble").loc["a"]  # tn 2, fp 1, fn 1, tp 2
+    found = significance(three(), "ensemble").loc["a"]  # tn 2, fp 1, fn 1, tp 2
     for measure, (hits, n) in {"accuracy": (4, 6), "precision": (2, 3), "recall": (2, 3)}.items():
         expected = wilson(hits, n)
-        assert (row[f"{measure}_low"], row[f"{measure}_high"]) == (expected.low, expected.high)
-    expected = auc_interval(np.array(LABELS), np.array(FIRST))
-    assert (row["auc_low"], row["auc_high"]) == pytest.approx((expected.low, expected.high))
+        assert [found[f"{measure}_low"], found[f"{measure}_high"]] == expected.tolist()
+    expected = placements(np.array(LABELS), np.array([FIRST])).intervals[0]
+    assert [found["auc_low"], found["auc_high"]] == expected.tolist()
     values = bootstrap(np.array(LABELS), np.array([FIRST]), np.array([0.5]), resample(np.array(LABELS)))
     for measure, value in values.items():
         ends = percentile_intervals(value)[0]
-        assert [row[f"{measure}_boot_low"], row[f"{measure}_boot_high"]] == ends.tolist()
+        assert [found[f"{measure}_boot_low"], found[f"{measure}_boot_high"]] == ends.tolist()
 
 
 def test_tests_by_hand():
-    table = certainty(three(), "ensemble")
-    # against a: 0.37109 and 0.58388, see test_comparisons; twice the smaller, and none less than the one before
+    table = significance(three(), "ensemble")
+    # against a: 0.37109 and 0.58388, see test_delong; twice the smaller, and none less than the one before
     assert table["auc_p_best"].tolist() == pytest.approx([0.74218, np.nan, 0.74218], abs=1e-5, nan_ok=True)
     # the vote has two right that a has wrong, 2 / 2^2; b has both of these right too, and none that a has right wrong
     assert table["accuracy_p_best"].tolist() == pytest.approx([1, np.nan, 1], nan_ok=True)
@@ -67,11 +72,11 @@ def test_tests_by_hand():
 
 
 def test_every_row_at_its_own_threshold():
-    low, high = judged("low", VOTE, threshold=0.1), judged("high", VOTE, threshold=0.65)
-    table = certainty([judged("best", VOTE), low, high], None)
+    low, high = row("low", VOTE, threshold=0.1), row("high", VOTE, threshold=0.65)
+    table = significance([row("best", VOTE), low, high], None)
     assert table.loc["low", "recall_high"] == 1
     expected = wilson(1, 3)
-    assert (table.loc["high", "recall_low"], table.loc["high", "recall_high"]) == (expected.low, expected.high)
+    assert table.loc["high", ["recall_low", "recall_high"]].tolist() == expected.tolist()
     # low has the three real images wrong, high two fakes: 2 / 2^3 and 2 / 2^2
     assert table["accuracy_p_best"].tolist() == pytest.approx([np.nan, 0.5, 0.5], nan_ok=True)
     assert table["auc_p_best"].tolist() == pytest.approx([np.nan, 1, 1], nan_ok=True)
@@ -82,11 +87,11 @@ def test_tied_with_the_best_or_not():
     best, labels = sample(random, 3.0)
     noise = 0.02 * random.random(200)
     rows = [
-        judged("chance", random.random(200).tolist(), labels, val=0.9),
-        judged("near", np.clip(best + noise, 0, 1).tolist(), labels, val=0.8),
-        judged("best", best, labels, val=0.7),
+        row("chance", random.random(200).tolist(), labels, val=0.9),
+        row("near", np.clip(best + noise, 0, 1).tolist(), labels, val=0.8),
+        row("best", best, labels, val=0.7),
     ]
-    table = certainty(rows, None)
+    table = significance(rows, None)
     assert dict(table["tied"]) == {"chance": "no", "near": "yes", "best": "yes"}
     # the reference is the best by val, though by test it is the worst
     assert table["auc_p_best"].isna().tolist() == [True, False, False]
@@ -95,47 +100,44 @@ def test_tied_with_the_best_or_not():
 
 
 def test_a_model_without_a_val_score_is_not_the_best():
-    table = certainty([judged("a", FIRST, val=None), judged("b", SECOND, val=0.1)], None)
+    table = significance([row("a", FIRST, val=None), row("b", SECOND, val=0.1)], None)
     assert table["accuracy_p_best"].isna().tolist() == [False, True]
 
 
 def test_the_order_of_the_images_does_not_matter():
-    expected = certainty(three(), "ensemble")
+    expected = significance(three(), "ensemble")
     turned = three()
     order = np.array([3, 1, 5, 0, 2, 4])
-    report = turned[1].report
+    report = turned[1].test
     shuffled = Predictions(report.ids[order], report.labels[order], report.p_fake[order])
-    turned[1] = Judged("a", "model", 0.5, 0.5, shuffled)
-    pd.testing.assert_frame_equal(certainty(turned, "ensemble"), expected)
+    turned[1] = Evaluated("a", "model", 0.5, 0.5, shuffled)
+    pd.testing.assert_frame_equal(significance(turned, "ensemble"), expected)
 
 
 def test_rows_of_other_images_are_not_compared():
-    old = judged("old", [*FIRST, 0.7], [*LABELS, 1], val=0.99)
-    table = certainty([old, *three()], "ensemble")
-    pd.testing.assert_frame_equal(table.drop("old"), certainty(three(), "ensemble"))
+    old = row("old", [*FIRST, 0.7], [*LABELS, 1], val=0.99)
+    table = significance([old, *three()], "ensemble")
+    pd.testing.assert_frame_equal(table.drop("old"), significance(three(), "ensemble"))
     assert table.loc["old", INTERVALS].notna().all()
     assert table.loc["old", TESTS].isna().all()
     assert table.loc["old", "tied"] == ""
 
 
 def test_without_an_ensemble_the_best_models_images_count():
-    old = judged("old", [*FIRST, 0.7], [*LABELS, 1], val=0.1)
-    table = certainty([judged("a", FIRST), judged("b", SECOND), old], None)
+    old = row("old", [*FIRST, 0.7], [*LABELS, 1], val=0.1)
+    table = significance([row("a", FIRST), row("b", SECOND), old], None)
     assert table["accuracy_p_best"].isna().tolist() == [True, False, True]
     assert table["tied"].tolist() == ["yes", "yes", ""]
 
 
-def test_contradictions_are_errors():
+def test_a_contradiction_is_an_error():
     other = Predictions(predictions(FIRST).ids, np.array([1, 0, 0, 1, 1, 1], np.int8), np.array(FIRST))
     with pytest.raises(RunError, match=r"a and b disagree on the label of real/0.jpg"):
-        certainty([judged("a", FIRST), Judged("b", "model", 0.5, 0.5, other)], None)
-    twice = Predictions(np.array(["real/0.jpg"] * 2), np.array([0, 0], np.int8), np.array([0.1, 0.2]))
-    with pytest.raises(RunError, match=r"real/0.jpg comes twice in the test predictions of a"):
-        certainty([Judged("a", "model", 0.5, 0.5, twice)], None)
+        significance([row("a", FIRST), Evaluated("b", "model", 0.5, 0.5, other)], None)
 
 
 def test_one_class():
-    table = certainty([judged("a", [0.1, 0.2, 0.6], [0, 0, 0]), judged("b", [0.1, 0.2, 0.3], [0, 0, 0])], None)
+    table = significance([row("a", [0.1, 0.2, 0.6], [0, 0, 0]), row("b", [0.1, 0.2, 0.3], [0, 0, 0])], None)
     defined = [column for column in table.columns if table[column].notna().all() and (table[column] != "").all()]
     assert defined == ["accuracy_low", "accuracy_high", "accuracy_boot_low", "accuracy_boot_high"]
     assert table.loc["b", "accuracy_p_best"] == 1
@@ -143,19 +145,19 @@ def test_one_class():
 
 
 def test_one_row_or_none():
-    table = certainty([judged("a", FIRST)], "ensemble")
+    table = significance([row("a", FIRST)], "ensemble")
     assert table.loc["a", INTERVALS].notna().all()
     assert table.loc["a", TESTS].isna().all()
     assert table.loc["a", "tied"] == "yes"
-    empty = certainty([], None)
+    empty = significance([], None)
     assert (len(empty), list(empty.columns)) == (0, [*INTERVALS, *TESTS, "tied"])
-    assert certainty([judged("a", [], [])], None)["tied"].tolist() == [""]
+    assert significance([row("a", [], [])], None)["tied"].tolist() == [""]
 
 
 def test_the_best_models_and_every_ensemble_are_bootstrapped(monkeypatch):
     monkeypatch.setattr(module, "BOOTSTRAPPED", 1)
-    rows = [judged("a", FIRST), judged("b", SECOND), judged("ensemble", VOTE, kind="ensemble")]
-    table = certainty(rows, "ensemble")
+    rows = [row("a", FIRST), row("b", SECOND), row("ensemble", VOTE, kind="ensemble")]
+    table = significance(rows, "ensemble")
     bootstrapped = [column for column in INTERVALS if "_boot_" in column]
     assert table[bootstrapped].notna().all(axis=1).tolist() == [True, False, True]
     assert table.drop(columns=bootstrapped).notna().loc["b"].all()
@@ -163,24 +165,24 @@ def test_the_best_models_and_every_ensemble_are_bootstrapped(monkeypatch):
 
 def test_images_that_belong_together_are_drawn_together():
     p_fake, labels = sample(np.random.default_rng(1), 1.0, 60)
-    once = judged("a", p_fake, labels)
-    ids = np.array([f"{image}{copy}" for copy in "ab" for image in once.report.ids])
-    report = Predictions(ids, np.tile(once.report.labels, 2), np.tile(once.report.p_fake, 2))
-    twice = Judged("a", "model", 0.5, 0.5, report)
+    once = row("a", p_fake, labels)
+    ids = np.array([f"{image}{copy}" for copy in "ab" for image in once.test.ids])
+    report = Predictions(ids, np.tile(once.test.labels, 2), np.tile(once.test.p_fake, 2))
+    twice = Evaluated("a", "model", 0.5, 0.5, report)
     groups = pd.Series(np.tile(np.arange(60), 2), index=ids).sample(frac=1, random_state=0)
     bootstrapped = [column for column in INTERVALS if "_boot_" in column]
-    expected = certainty([once], None)[bootstrapped]
-    pd.testing.assert_frame_equal(certainty([twice], None, groups)[bootstrapped], expected)
+    expected = significance([once], None)[bootstrapped]
+    pd.testing.assert_frame_equal(significance([twice], None, groups)[bootstrapped], expected)
     alone = pd.Series(range(120), index=ids)
-    pd.testing.assert_frame_equal(certainty([twice], None, alone), certainty([twice], None))
-    assert certainty([twice], None)["auc_boot_low"].iloc[0] > expected["auc_boot_low"].iloc[0]
+    pd.testing.assert_frame_equal(significance([twice], None, alone), significance([twice], None))
+    assert significance([twice], None)["auc_boot_low"].iloc[0] > expected["auc_boot_low"].iloc[0]
 
 
 def test_images_of_no_known_group_stand_alone():
     known = pd.Series([4, 4], index=["real/0.jpg", "real/1.jpg"])
     all_known = pd.Series([4, 4, 0, 1, 2, 3], index=predictions(FIRST).ids)
-    rows = [judged("a", FIRST)]
-    pd.testing.assert_frame_equal(certainty(rows, None, known), certainty(rows, None, all_known))
+    rows = [row("a", FIRST)]
+    pd.testing.assert_frame_equal(significance(rows, None, known), significance(rows, None, all_known))
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from rfray.evaluation.search_findings import search_findings
-from rfray.report.search_plots import search_alts, write_search_plots
+from rfray.report.pictures import picture_of
+from rfray.report.search_plots import write_search_plots
 from rfray.store.run_dir import RunDir
 from tests.synthetic import fail_trial, finish_trial, new_run, start_trial
 
@@ -45,14 +46,13 @@ def test_one_picture_of_each_kind(run):
 
 def test_what_is_said_of_them(run):
     found = search_findings(run)
-    alts = search_alts(found)
-    assert set(alts) == EVERY
+    alts = {file.name: picture_of(file).alt for file in write_search_plots(run, found)}
     first, last = found.steps.iloc[0], found.steps.iloc[-1]
     assert f"{first['best']:.4f} after 1.5 slot-seconds" in alts["best-so-far.png"]
     assert f"{last['best']:.4f} after {last['spent']:g} of 60" in alts["best-so-far.png"]
-    assert "random forests" in alts["importance.png"]
+    assert "functional ANOVA" in alts["importance.png"]
     assert ": lr " in alts["importance.png"]
-    best = found.scores.idxmax()
+    best = found.study.best_trial.user_attrs["id"]
     assert f"the best is {best} with backbone test_resnet, " in alts["parallel-coordinates.png"]
     assert "image_size 96" in alts["parallel-coordinates.png"]
 
@@ -71,9 +71,7 @@ def test_pictures_that_are_no_longer_true_go(tmp_path):
 def test_without_a_score_there_is_no_picture(tmp_path, make):
     run = new_run(tmp_path / "run")
     make(run)
-    found = search_findings(run)
-    assert write_search_plots(run, found) == []
-    assert search_alts(found) == {}
+    assert write_search_plots(run, search_findings(run)) == []
 
 
 def test_one_setting_and_strange_names_can_be_drawn(tmp_path):

@@ -75,5 +75,5 @@ def test_of_each_run_the_ensembles_and_its_best_models_are_compared(top, names, 
 def test_runs_ranked_by_different_metrics_show_both(tmp_path):
     found = compare_runs([run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND, metric="f1")])
     table = comparison_table(found, 5, 160)
-    assert [column.header for column in table.columns][7:10] == ["val_f1", "val_auc", "accuracy"]
+    assert [column.header for column in table.columns][7:10] == ["val_auc", "val_f1", "accuracy"]
     assert table.title == "2 runs on 6 test images, run by run"

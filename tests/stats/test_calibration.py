@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from rfray.stats.calibration import BINS, TEMPERATURES, brier, calibration_error, fit_temperature, tempered
+from rfray.stats.calibration import BINS, TEMPERATURES, brier, calibration_error, fit_temperature, reliability, tempered
 from tests.synthetic import FIRST, LABELS
 
 # of five images at 0.8 four are fake, of five at 0.2 one: as sure as it should be
@@ -80,3 +80,12 @@ def test_brier_by_hand():
 def test_of_no_image_nothing_is_known():
     none = np.array([])
     assert calibration_error(none, none) is brier(none, none) is fit_temperature(none, none) is None
+
+
+def test_reliability_by_hand():
+    # bins of 1/15: 0.01 and 0.05 in the first, 0.2 in the fourth (an edge is of the bin above), 0.95, 1 in the last
+    found = reliability(np.array([0, 1, 0, 1, 1]), np.array([0.01, 0.05, 0.2, 0.95, 1.0]))
+    assert found.counts.tolist() == [2, 0, 0, 1, *[0] * 10, 2]
+    assert found.fakes.tolist() == [1, 0, 0, 0, *[0] * 10, 2]
+    assert found.mean_p[[0, 3, 14]] == pytest.approx([0.03, 0.2, 0.975])
+    assert np.isnan(found.mean_p[1])

@@ -44,24 +44,24 @@ def test_soft_is_always_used_and_each_once():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_shares_sum_to_one_and_the_rest_has_none(name):
-    ballot = METHODS[name](crowd(30))
-    assert ballot.weights.shape == ballot.temperatures.shape == (30,)
-    assert ballot.weights.sum() == pytest.approx(1)
-    assert np.all(ballot.weights >= 0)
+    weighting = METHODS[name](crowd(30))
+    assert weighting.weights.shape == weighting.temperatures.shape == (30,)
+    assert weighting.weights.sum() == pytest.approx(1)
+    assert np.all(weighting.weights >= 0)
 
 
 @pytest.mark.parametrize("name", ["soft", "calibrated"])
 def test_the_top_vote_alike_and_nobody_else(name):
-    ballot = METHODS[name](candidates(FIRST, SECOND, FIRST, top=2))
-    assert ballot.weights.tolist() == [0.5, 0.5, 0]
+    weighting = METHODS[name](candidates(FIRST, SECOND, FIRST, top=2))
+    assert weighting.weights.tolist() == [0.5, 0.5, 0]
 
 
 def test_weighted_by_hand():
     # alone SECOND has the best AUC (8.5 / 9; FIRST 7 / 9); its mean with FIRST is all right, and then it is over
-    ballot = METHODS["weighted"](candidates(SECOND, FIRST, [0.5] * 6))
-    assert ballot.weights.tolist() == [0.5, 0.5, 0]
-    assert ballot.temperatures.tolist() == [1, 1, 1]
-    assert ballot.temperature == 1
+    weighting = METHODS["weighted"](candidates(SECOND, FIRST, [0.5] * 6))
+    assert weighting.weights.tolist() == [0.5, 0.5, 0]
+    assert weighting.temperatures.tolist() == [1, 1, 1]
+    assert weighting.temperature == 1
 
 
 def test_the_same_candidate_may_get_more_votes():
@@ -102,17 +102,17 @@ def test_many_candidates_are_bagged_by_the_seed():
 
 def test_a_metric_that_is_undefined_is_chosen_last():
     # precision of the first is undefined: nothing is called fake
-    ballot = METHODS["weighted"](candidates([0.1] * 6, [0.1, 0.2, 0.3, 0.6, 0.7, 0.8], by="precision"))
-    assert ballot.weights.tolist() == [0, 1]
+    weighting = METHODS["weighted"](candidates([0.1] * 6, [0.1, 0.2, 0.3, 0.6, 0.7, 0.8], by="precision"))
+    assert weighting.weights.tolist() == [0, 1]
 
 
 def test_calibrated_members_have_their_own_temperature_and_so_has_the_vote():
     two = candidates(FIRST, SECOND, FIRST, top=2)
-    ballot = METHODS["calibrated"](two)
+    weighting = METHODS["calibrated"](two)
     expected = [fit_temperature(two.labels, row) for row in two.p_fake[:2]]
-    assert ballot.temperatures.tolist() == [*expected, 1.0]
+    assert weighting.temperatures.tolist() == [*expected, 1.0]
     mean = np.mean([tempered(row, temperature) for row, temperature in zip(two.p_fake, expected, strict=False)], axis=0)
-    assert ballot.temperature == fit_temperature(two.labels, mean)
+    assert weighting.temperature == fit_temperature(two.labels, mean)
     assert 1.0 not in expected
 
 
