@@ -1,0 +1,1 @@
+"""A run folder in, its ensemble, its leaderboard and what can be concluded from them out."""

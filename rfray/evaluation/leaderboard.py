@@ -298,7 +298,8 @@ def _difference(one: float | None, other: float | None) -> float | None:
 
 
 def _dtype(name: str) -> str:
-    return {float: NUMBER, int: COUNT}.get(Trial.model_fields[name].annotation, TEXT)
+    kind = Trial.model_fields[name].annotation
+    return NUMBER if kind is float else COUNT if kind is int else TEXT
 
 
 def _of_trial(sweep: Sweep, trial: TrialDir, result: TrialResult) -> Entry:
@@ -397,7 +398,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         )
     paragraphs = [
         f"# Leaderboard of {escaped(run.name)}",
-        f"Chosen and ranked by `{ranked_by(sweep, frame)}`, {chosen_by}. The metrics and counts "
+        f"Chosen and ranked by `{ranked_by(sweep, shown)}`, {chosen_by}. The metrics and counts "
         f"without `val_` are on test (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
         OF_FOLDS if (frame["kind"] == "fold").any() else "",

@@ -84,11 +84,9 @@ def find_mistakes(run: RunDir) -> Mistakes | None:
         false_positives=len(reals),
         shown=[
             Mistake(
-                number=row + 1,
-                scores={member: score[row] for member, score in scores.items()},
-                **image,
+                number=row + 1, id=path, label=label, p_fake=p_fake, scores={one: p[row] for one, p in scores.items()}
             )
-            for row, image in enumerate(shown[["id", "label", "p_fake"]].to_dict("records"))
+            for row, (path, label, p_fake) in enumerate(shown[["id", "label", "p_fake"]].itertuples(index=False))
         ],
         problems=[],
     )

@@ -201,7 +201,7 @@ def _joined(runs: Sequence[RunDir], names: Sequence[str]) -> tuple[str | None, l
     ranked = {ranked_by(sweep, frame.columns) for sweep, frame in zip(sweeps, frames, strict=True)}
     if len(ranked) > 1:
         return None, main, table
-    (column,) = ranked
+    column = ranked.pop()
     failed = table["status"].str.startswith("failed")
     order = pd.DataFrame({"score": table[column], "failed": failed}).sort_values(
         ["score", "failed"], ascending=[False, True], na_position="last", kind="stable"
@@ -217,10 +217,10 @@ def _tests(panel: Panel, groups: np.ndarray | None) -> pd.DataFrame:
     resampled = bootstrap(panel.labels, panel.scores, panel.thresholds, resample(panel.labels, groups))["accuracy"]
     rows: list[dict[str, Any]] = []
     for one, other in combinations(range(len(panel.rows)), 2):
-        ends = percentile_intervals((resampled[one] - resampled[other])[None])[0]
+        low, high = percentile_intervals((resampled[one] - resampled[other])[None])[0].tolist()
         p = mcnemar(panel.right[[one]], panel.right[other])[0]
         row = {"first": panel.names[one], "second": panel.names[other], "n": len(panel.labels), "auc_p": np.nan}
-        row |= _measured("accuracy", accuracies[one], accuracies[other], *ends, p)
+        row |= _measured("accuracy", accuracies[one], accuracies[other], low, high, p)
         if panel.placements is not None:
             found, aucs = panel.placements.minus(other), panel.placements.aucs
             row |= _measured("auc", aucs[one], aucs[other], *found.interval(one), found.p_values[one])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from rfray.evaluation.search_findings import SearchFindings, amount
 from rfray.report.pictures import Drawing, write_drawings
@@ -103,11 +103,12 @@ def _parallel(findings: SearchFindings) -> Drawing:
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)  # an axis with one value
         axes = plot_parallel_coordinate(findings.study, target_name=f"{findings.metric} on val")
-    figure = axes.figure
+    figure = plt.gcf()
     axes.set_title(f"Every trial, darker where {findings.metric} is better (n = {len(findings.study.trials):,})")
     for panel in figure.axes:
         panel.grid(visible=False)
         if panel.get_yscale() == "log":
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             panel.yaxis.set_minor_formatter(NullFormatter())
         elif isinstance(panel.yaxis.get_major_formatter(), FixedFormatter):

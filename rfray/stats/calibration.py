@@ -87,4 +87,4 @@ def brier(labels: np.ndarray, p_fake: np.ndarray) -> float | None:
 
 def _bins(p_fake: np.ndarray) -> np.ndarray:
     """(n,) int: the number of each image's bin [a, b); 1 belongs to the last one."""
-    return np.minimum((p_fake * BINS).astype(int), BINS - 1)
+    return np.asarray(np.minimum((p_fake * BINS).astype(int), BINS - 1))

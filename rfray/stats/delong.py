@@ -107,7 +107,8 @@ def placements(labels: np.ndarray, scores: np.ndarray, strata: np.ndarray | None
     Raises:
         ValueError: where no stratum has images of both classes.
     """
-    parts = [slice(None)] if strata is None else [np.flatnonzero(strata == one) for one in np.unique(strata)]
+    strata = np.zeros(len(labels)) if strata is None else strata
+    parts = [np.flatnonzero(strata == one) for one in np.unique(strata)]
     parts = [part for part in parts if 0 < labels[part].sum() < len(labels[part])]
     if not parts:
         raise ValueError("an AUC needs images of both classes")

@@ -23,7 +23,7 @@ def wilson(hits: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> np.ndarra
     with np.errstate(invalid="ignore"):  # 0 / 0: no image
         centre = (hits + z**2 / 2) / (n + z**2)
         reach = z / (n + z**2) * np.sqrt(hits * (n - hits) / n + z**2 / 4)
-    return np.clip(np.stack([centre - reach, centre + reach], axis=-1), 0, 1)
+    return np.asarray(np.clip(np.stack([centre - reach, centre + reach], axis=-1), 0, 1))
 
 
 def auc_interval(auc: float, variance: float, pairs: int, confidence: float = 0.95) -> tuple[float, float]:

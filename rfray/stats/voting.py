@@ -68,10 +68,10 @@ def weighted(candidates: Candidates) -> Weighting:
     bags = [np.arange(count)]
     if size < count:
         bags = [np.sort(generator.choice(count, size, replace=False)) for _ in range(BAGS)]
-    doubled = 2 * np.rint(candidates.p_fake * UNIT).astype(np.int32)
+    units = np.rint(candidates.p_fake * UNIT).astype(np.int32)
     weights = np.zeros(count)
     for bag in bags:
-        weights[bag] += _selected(doubled[bag], candidates)
+        weights[bag] += _selected(units[bag], candidates)
     return Weighting(weights / len(bags), np.ones(count))
 
 
@@ -153,50 +153,39 @@ def _equal_weights(candidates: Candidates) -> np.ndarray:
     return weights
 
 
-def _selected(doubled: np.ndarray, candidates: Candidates) -> np.ndarray:
-    """(b,) float64: the share of the votes that each of b candidates gets, from twice their p_fake, (b, n) int32."""
-    total = candidates.labels.astype(np.int32)  # the lowest bit, so that sorting the sums sorts the labels with them
+def _selected(units: np.ndarray, candidates: Candidates) -> np.ndarray:
+    """(b,) float64: the share of the votes that each of b candidates gets, from their p_fake in UNITs, (b, n) int32."""
+    total = np.zeros_like(units[0])
     picks: list[int] = []
     scores: list[float] = []
     while len(picks) < ROUNDS and 1.0 not in scores:
-        found = _scores(total + doubled, len(picks) + 1, candidates)
+        found = _scores(total + units, len(picks) + 1, candidates)
         picks.append(int(np.argmax(found)))
         scores.append(found[picks[-1]])
-        total = total + doubled[picks[-1]]
+        total = total + units[picks[-1]]
     votes = 1 + int(np.argmax(scores))
-    return np.bincount(picks[:votes], minlength=len(doubled)) / votes
+    return np.bincount(picks[:votes], minlength=len(units)) / votes
 
 
-def _scores(keys: np.ndarray, votes: int, candidates: Candidates) -> np.ndarray:
-    """(b,) float64: the val metric of b sums of `votes` votes; lowest where it is undefined."""
+def _scores(sums: np.ndarray, votes: int, candidates: Candidates) -> np.ndarray:
+    """(b,) float64: the val metric of b sums of `votes` votes, (b, n) int32; lowest where it is undefined."""
     if candidates.metric == "auc":
-        return aucs(keys)
+        return aucs(candidates.labels, sums)
     ids, labels = candidates.ids, candidates.labels
-    means = ((row >> 1) / (votes * UNIT) for row in keys)
-    found = [metric(candidates.metric, Predictions(ids, labels, mean)) for mean in means]
+    found = [metric(candidates.metric, Predictions(ids, labels, row / (votes * UNIT))) for row in sums]
     return np.array([-np.inf if value is None else value for value in found])
 
 
-def aucs(keys: np.ndarray) -> np.ndarray:
-    """(b,) float64: the AUC of each row of `keys` (b, n) whole numbers, twice a score plus the label; sorts the rows.
+def aucs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(b,) float64: the AUC of each row of `scores` (b, n), from the ranks of the fake images (Mann and Whitney 1947).
 
-    By the ranks of the fake images (Mann and Whitney 1947), in a fraction of the time that one row after the other
-    takes, as only the numbers themselves have to be sorted. All rows have the same labels, of both classes; else -inf.
+    All rows at once, in less time than `metric` takes for them. -inf where `labels` (n,) lack a class.
     """
-    keys.sort(axis=1)
-    fake = keys & 1
-    fakes = int(fake[0].sum()) if len(fake) else 0
-    reals = keys.shape[1] - fakes
+    from scipy.stats import rankdata  # takes a second to import
+
+    fakes = int(labels.sum())
+    reals = len(labels) - fakes
     if not fakes or not reals:
-        return np.full(len(keys), -np.inf)
-    ranks = np.einsum("ij,j->i", fake, np.arange(keys.shape[1]))
-    wins = ranks - fakes * (fakes - 1) / 2  # pairs in the right order; of equal scores the real one comes first
-    ties = np.zeros(len(keys))
-    # where a real image is followed by a fake one with the same score
-    rows, last_real = np.divmod(np.flatnonzero((keys[:, 1:] ^ keys[:, :-1]) == 1), keys.shape[1] - 1)
-    for row in np.unique(rows):
-        line, at = keys[row], last_real[rows == row]
-        tied_reals = at + 1 - np.searchsorted(line, line[at], "left")
-        tied_fakes = np.searchsorted(line, line[at] + 1, "right") - at - 1
-        ties[row] = tied_reals @ tied_fakes
-    return np.asarray((wins - ties / 2) / (fakes * reals))
+        return np.full(len(scores), -np.inf)
+    rank_sums = rankdata(scores, axis=1)[:, labels == 1].sum(axis=1)
+    return np.asarray((rank_sums - fakes * (fakes + 1) / 2) / (fakes * reals))
