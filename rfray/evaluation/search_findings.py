@@ -202,7 +202,7 @@ def _distribution(axis: list[Any] | Range, used: Sequence[Any]) -> "optuna.distr
         return distributions.CategoricalDistribution(
             sorted(known) if all(type(value) in (int, float) for value in known) else known
         )
-    low, high = axis.bounds
+    low, high = min(axis.bounds[0], *used), max(axis.bounds[1], *used)  # also what an earlier sweep allowed
     if axis.kind == "int":
         return distributions.IntDistribution(int(low), int(high))
     return distributions.FloatDistribution(low, high, log=axis.kind == "log")
