@@ -75,7 +75,7 @@ def start_local_ray(settings: Mapping[str, str], num_cpus: int | None = None) ->
 
 def _ready_processes(resources: Resources) -> dict[str, str]:
     settings = {"RAY_num_workers_soft_limit": str(max(1, min(READY, int((os.cpu_count() or 1) // resources.cpu))))}
-    if resources.processes == 1:  # a trial with several workers takes many processes, most of them for little
+    if resources.world_size == 1:  # a trial with several workers takes many processes, most of them for little
         settings["RAY_preload_python_modules"] = ",".join(TRIAL_MODULES)
     return settings
 

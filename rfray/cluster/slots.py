@@ -109,7 +109,7 @@ def slot_for(resources: Resources) -> Slot:
     gpu = resources.gpu
     if gpu == "auto":
         gpu = 1.0 if any(node.gpu for node in there) else 0.0
-    slot = Slot(resources.cpu, min(float(gpu), 1.0), resources.processes)
+    slot = Slot(resources.cpu, min(float(gpu), 1.0), resources.world_size)
     if slot_count(slot) == 0:
         has = "; ".join(f"a node with {node}" for node in there) or "no node"
         raise ClusterError(f"resources: a trial asks for {slot}, but the cluster has {has}. Ask for less")

@@ -157,13 +157,17 @@ class SearchSettings(Strict):
     algorithm: str = "random"
     """How settings are proposed: grid, random or optuna."""
     scheduler: str = "none"
-    """How weak trials are stopped early: none, asha, hyperband, median or pbt."""
+    """How weak trials are stopped early: none, asha or median."""
     metric: str = "auc"
     """Metric that is maximised on val, and that the leaderboard is ranked by."""
     grace_epochs: int = Field(default=1, ge=1)
-    """No trial is stopped before this many epochs. For pbt, the epochs between two exchanges."""
+    """No trial is stopped before this many epochs."""
     reduction_factor: int = Field(default=3, ge=2)
-    """asha and hyperband: one trial in this many goes on at each rung; asha's are at grace_epochs times its powers."""
+    """asha: one in this many goes on at each rung (grace_epochs times the powers of this)."""
+    brackets: int = Field(default=1, ge=1)
+    """asha: with 2 or more, asynchronous Hyperband: trials are divided into so many brackets, each with its own rungs.
+    In the first one they begin at grace_epochs, and in each further one at reduction_factor times as many epochs, so
+    that not every trial is judged as early."""
     concurrent: int | None = Field(default=None, ge=1)
     """Maximum number of trials that run at once. By default as many as the resources allow."""
     keep: int | None = Field(default=None, ge=1)
@@ -226,8 +230,8 @@ class Resources(Strict):
         return self
 
     @property
-    def processes(self) -> int:
-        """How many processes train a trial together."""
+    def world_size(self) -> int:
+        """How many processes train one trial."""
         return self.workers or self._one_a_gpu
 
     @property

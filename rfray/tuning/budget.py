@@ -28,7 +28,7 @@ from rfray.store.files import replace_text
 from rfray.store.records import Spent, find_record, write_record
 from rfray.store.run_dir import RunDir
 from rfray.store.tables import read_catalog
-from rfray.tuning.callbacks import Follower
+from rfray.tuning.callbacks import SweepCallback
 from rfray.tuning.strategies import planned_trials
 
 MARGIN = 6.0
@@ -50,7 +50,7 @@ Kind = tuple[str, int]
 """Backbone and image size, by which epochs take alike."""
 
 
-class Meter(Follower):
+class Meter(SweepCallback):
     """Knows what was used of a budget, and what epochs take."""
 
     def __init__(self, run: RunDir, budget: Budget, shares: TrialSlots, began: float) -> None:

@@ -1,113 +1,67 @@
-"""one trial -> Ray Train's workers, which train it together: what its process does where a trial has several workers.
+"""One trial -> Ray Train's workers, which train it as one: what its process does where a trial has several workers.
 
 The process itself holds nothing that a worker needs, so that no two trials can wait for each other: it asks for a bit
-of memory, and Ray gives its workers all that they ask for, or nothing yet. Whatever ends the trial, they have given it
-back before its process goes on.
+of memory, and Ray gives its workers all that they ask for, or nothing yet. Whatever ends the trial, its workers have
+given their resources back before its process goes on.
 """
 
-import asyncio
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig, collective
 from ray.train.torch import TorchTrainer
+from ray.util.queue import Empty, Queue
 
 from rfray.cluster.placement_groups import free_workers
 from rfray.cluster.ray_internals import without_group_cleaner
-from rfray.cluster.slots import Slot
 from rfray.errors import GroupMemoryError, GroupStoppedError
-from rfray.spec.trial import Trial
-from rfray.store.run_dir import RunDir
 from rfray.store.storage import STATES
-from rfray.tuning.trainable import GroupLostError, Job, check_in, data_of, remember, time_left
+from rfray.tuning.trial_job import TrialJob, WorkerLostError, train_trial
+
+if TYPE_CHECKING:
+    from rfray.training.loop import Epoch
 
 PAUSE = 2.0
-"""Seconds between two looks at what holds resources that the workers wait for."""
+"""Seconds between two checks of what holds resources that the workers wait for; to start them takes 20 s or more."""
 
 Report = Callable[[dict[str, Any], list[str]], None]
-"""Is told the fields of an Epoch, and warnings. May raise to end the trial."""
+"""Called with the fields of an Epoch, and warnings. May raise to end the trial."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """What every worker needs to know."""
+def train_ddp(job: TrialJob, report: Report) -> None:
+    """Trains with `job.slot.workers` workers; `report` is called in this process.
 
-    job: Job
-    id: str
-    trial: Trial
-    slot: Slot
-    token: str
-    """By which the trial's folder is this group's to write."""
-
-
-class Desk:
-    """Where the first worker tells every epoch, and waits for leave to go on."""
-
-    def __init__(self) -> None:
-        self._told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._answers: asyncio.Queue[bool] = asyncio.Queue()
-        self._warnings: list[str] = []
-
-    async def warn(self, sentence: str) -> None:
-        """Any worker has something that the user should know."""
-        self._warnings.append(sentence)
-
-    async def tell(self, epoch: dict[str, Any]) -> bool:
-        """Whether to go on after this epoch."""
-        await self._told.put(epoch)
-        return await self._answers.get()
-
-    async def next(self) -> tuple[dict[str, Any], list[str]]:
-        """Waits for an epoch; with it, what else was said."""
-        epoch = await self._told.get()
-        said, self._warnings = self._warnings, []
-        return epoch, said
-
-    async def answer(self, go_on: bool) -> None:
-        """Lets the first worker go on, or end."""
-        await self._answers.put(go_on)
-
-
-def train_together(order: Order, report: Report) -> None:
-    """Trains with `order.slot.workers` workers; `report` is called in this process.
-
-    Raises what a worker raised, and GroupLostError where one has died. Where `report` raises, all workers have ended
+    Raises what a worker raised, and WorkerLostError where one has died. Where `report` raises, all workers have ended
     before that goes on.
     """
     while True:
         try:
-            _train(order, report)
+            _train(job, report)
             return
         except GroupMemoryError:
-            pass  # trial.json says now how many images fit
+            pass  # trial.json holds now how many images fit
 
 
-def _train(order: Order, report: Report) -> None:
-    desk = ray.remote(Desk).options(num_cpus=0).remote()
-    slot = order.slot
+def _train(job: TrialJob, report: Report) -> None:
+    slot = job.slot
+    events, replies = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
+    scaling = ScalingConfig(num_workers=slot.workers, use_gpu=slot.gpu > 0, resources_per_worker=slot.resources)
     try:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            ThreadPoolExecutor(1) as pool,
-        ):  # leaves when the trainer has ended
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:  # ends after the trainer
+            run_config = RunConfig(name=job.id, storage_path=folder)
             trainer = without_group_cleaner(TorchTrainer)(
-                lambda: _work(order, desk),
-                scaling_config=ScalingConfig(
-                    num_workers=slot.workers, use_gpu=slot.gpu > 0, resources_per_worker=slot.resources
-                ),
-                run_config=RunConfig(name=order.id, storage_path=folder),
+                lambda: _work(job, events, replies), scaling_config=scaling, run_config=run_config
             )
-            training = pool.submit(trainer.train)
+            training = pool.submit(trainer.fit)
             try:
-                _listen(desk, training, report)
+                _forward(events, replies, training, report)
             except BaseException:
-                ray.get(desk.answer.remote(False))
+                replies.put(False)
                 raise
             training.result()
     except ray.train.WorkerGroupError as error:
@@ -115,21 +69,27 @@ def _train(order: Order, report: Report) -> None:
     except ray.train.ControllerError as error:
         raise error.controller_failure from error
     finally:
-        ray.kill(desk)
+        events.shutdown(force=True)
+        replies.shutdown(force=True)
 
 
-def _listen(desk: Any, training: "Future[Any]", report: Report) -> None:
-    """Hands on every epoch until the training ends."""
-    told, begun = desk.next.remote(), False
+def _forward(events: Queue, replies: Queue, training: "Future[Any]", report: Report) -> None:
+    """Calls `report` with every epoch until the training ends, and with the warnings before it."""
+    begun, warnings = False, []
     while not training.done():
-        ready, _ = ray.wait([told], timeout=PAUSE)
-        if ready:
-            begun = True
-            report(*ray.get(told))
-            ray.get(desk.answer.remote(True))
-            told = desk.next.remote()
-        elif not begun:
-            free_workers(orphans_only=True)
+        try:
+            event = events.get(timeout=PAUSE)
+        except Empty:
+            if not begun:
+                free_workers(orphans_only=True)
+            continue
+        begun = True
+        if isinstance(event, str):
+            warnings.append(event)
+        else:
+            report(event, warnings)
+            warnings = []
+            replies.put(True)
 
 
 def _raised(failure: BaseException) -> BaseException:
@@ -138,44 +98,33 @@ def _raised(failure: BaseException) -> BaseException:
 
 
 def _cause(failures: list[BaseException]) -> BaseException:
-    """What made a group fail: the others fail of it, too."""
+    """What made a group of workers fail: most fail only because another one has."""
     from rfray.training.distributed import is_lost_peer
 
     lost = [one for one in failures if _is_death(one) or is_lost_peer(one)]
     reasons = [one for one in failures if one not in lost]
-    return reasons[0] if reasons else GroupLostError(str(lost[0]).splitlines()[0])
+    return reasons[0] if reasons else WorkerLostError(str(lost[0]).splitlines()[0])
 
 
 def _is_death(error: BaseException) -> bool:
     return isinstance(error, RayActorError) or isinstance(getattr(error, "health_check_failure", None), RayActorError)
 
 
-def _work(order: Order, desk: Any) -> None:
-    """What each worker does."""
+def _work(job: TrialJob, events: Queue, replies: Queue) -> None:
+    """What each worker does: puts warnings, and of the first one every epoch, into `events`."""
     from rfray.training.distributed import this_group
-    from rfray.training.loop import Epoch, Hooks, train
 
-    out, group = RunDir(order.job.run).trial(order.id), this_group()
-    if group.is_first:
-        out.mirror.pull(removing=STATES)  # another node may have had the trial before
-    else:
-        out.mirror.fetch(out.start_file)
-    sweep, data, warnings = data_of(order.job.run, order.trial, out.start().fold)
-
-    def warn(sentence: str) -> None:
-        ray.get(desk.warn.remote(sentence))
-
-    def tell(epoch: Epoch) -> None:
-        out.mirror.push(removing=STATES)
-        if not ray.get(desk.tell.remote(asdict(epoch))):
+    def on_epoch(epoch: "Epoch") -> None:
+        events.put(asdict(epoch))
+        if not replies.get():
             raise GroupStoppedError("the trial was ended")
 
-    for sentence in warnings:
-        warn(sentence)
-    collective.barrier()  # without a limit in time: on some nodes the images may have had to be decoded first
-    hooks = Hooks(tell, partial(remember, out), warn, partial(check_in, out, order.token), time_left(order.job))
-    micro_batch = out.start().micro_batch or order.slot.micro_batch
     try:
-        train(order.trial, data, out, sweep.search.metric, order.slot.threads, hooks, micro_batch, group)
+        if this_group().is_first:
+            job.out.mirror.pull(removing=STATES)  # another node may have had the trial before
+        else:
+            job.out.mirror.fetch(job.out.start_file)
+        # the barrier has no limit in time: on some nodes the images may have had to be decoded first
+        train_trial(job, on_epoch, events.put, wait_for_others=collective.barrier)
     except GroupStoppedError:
-        return  # the first worker says why, or was told to
+        return  # the first worker raises why, or was told to end

@@ -1,6 +1,6 @@
-"""the best trials -> repeats/: each again with other seeds, and once for each fold; what Ray Tune is asked to train.
+"""The results of all trials -> the best ones again, with other seeds and once for each fold: what Ray Tune trains last.
 
-They are a fixed list that follows from the trials' results alone: a command that was killed goes on with it.
+The list follows from the results alone, so a command that was killed continues with it.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from rfray.spec.trial import SEEDS
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, repeat_id
 from rfray.tuning.budget import Meter
-from rfray.tuning.proposals import OfRunFolder
+from rfray.tuning.proposals import RunDirSearcher
 from rfray.tuning.recorder import ranking
 
 
-def repeats(sweep: Sweep, done: list[TrialResult]) -> list[TrialStart]:
-    """What is to be trained: of the best finalist all, then of the next one."""
-    others: list[tuple[int, Fold | None]] = [(more, None) for more in range(1, sweep.search.seeds)]
+def repeated_starts(sweep: Sweep, done: list[TrialResult]) -> list[TrialStart]:
+    """What is to be trained: all of the best finalist, then of the next one."""
+    seeds: list[tuple[int, Fold | None]] = [(more, None) for more in range(1, sweep.search.seeds)]
     folds = sweep.data.folds or 0
-    others += [(0, (number, folds)) for number in range(1, folds + 1)]
+    variants = seeds + [(0, (number, folds)) for number in range(1, folds + 1)]
     found: list[TrialStart] = []
     for finalist in ranking(done)[: sweep.search.finalists]:
-        for more, fold in others:
+        for more, fold in variants:
             seed = (finalist.trial.seed + more) % SEEDS.stop
             found.append(
                 TrialStart(
@@ -40,21 +40,16 @@ def repeats(sweep: Sweep, done: list[TrialResult]) -> list[TrialStart]:
     return found
 
 
-class Listed(OfRunFolder):
-    """Ray Tune's way to ask for trials: those of a list."""
+class Listed(RunDirSearcher):
+    """Gives Ray Tune the trials of a list."""
 
     def __init__(self, run: RunDir, starts: Sequence[TrialStart], at_once: int, meter: Meter | None) -> None:
-        """At most `at_once` run at the same time; none begins that `meter` has no time for."""
-        super().__init__()
-        self._run = run
+        super().__init__(run, at_once, meter)
         self._starts = list(starts)
-        self._at_once = at_once
-        self._meter = meter
-        self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The id and setting of the next one; None while enough are running; FINISHED after the last."""
-        if not self._starts or not self._has_time():
+        if not self._starts or (self._meter is not None and not self._meter.has_time(self._starts[0].trial)):
             return str(RaySearcher.FINISHED)
         if len(self._live) >= self._at_once:
             return None
@@ -66,10 +61,3 @@ class Listed(OfRunFolder):
             write_record(out.start_file, start, out.mirror)
         self._live.add(trial_id)
         return {"id": start.id, **start.trial.model_dump()}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Makes room for another one."""
-        self._live.discard(trial_id)
-
-    def _has_time(self) -> bool:
-        return self._meter is None or self._meter.has_time(self._starts[0].trial)

@@ -1,4 +1,4 @@
-"""a run folder -> the same without damaged files: what they held is made again, or the trial is open again."""
+"""A run folder -> the same without damaged files: what they held is written again, or the trial is trained again."""
 
 from collections.abc import Iterator
 
@@ -7,13 +7,13 @@ from rfray.store.run_dir import RunDir, TrialDir
 from rfray.training.checkpoint import read_state, write_history
 
 
-def mend(run: RunDir) -> list[str]:
-    """Holds the files of every trial against their digests; what was found, one line each.
+def repair(run: RunDir) -> list[str]:
+    """Checks the files of every trial against their digests; what was found, one line each.
 
-    A finished trial that has lost something is run again. One that was running has its history written anew from its
-    state, or goes on without what is lost.
+    A finished trial that has lost something is trained again. One that was running has its history written anew from
+    its state, or continues without what is lost.
     """
-    return [line for out in run.models() for line in (_reopened(out) if out.result_file.exists() else _mended(out))]
+    return [line for out in run.models() for line in (_reopened(out) if out.result_file.exists() else _repaired(out))]
 
 
 def _reopened(out: TrialDir) -> Iterator[str]:
@@ -30,7 +30,7 @@ def _reopened(out: TrialDir) -> Iterator[str]:
         out.mirror.remove([out.result_file, out.history_file, *damaged])
 
 
-def _mended(out: TrialDir) -> Iterator[str]:
+def _repaired(out: TrialDir) -> Iterator[str]:
     damaged: list[str] = []
     state = read_state(out, "cpu", damaged.append)
     yield from damaged
@@ -40,9 +40,9 @@ def _mended(out: TrialDir) -> Iterator[str]:
     epochs = len(state["history"])
     try:
         whole = len(out.history()) >= epochs
-        what = f"{out.history_file} is damaged: it does not hold all of {epochs} epochs"
+        problem = f"{out.history_file} is damaged: it does not hold all of {epochs} epochs"
     except RunError as error:
-        whole, what = False, str(error)
+        whole, problem = False, str(error)
     if not whole:
-        yield f"{what}; it was written anew"
+        yield f"{problem}; it was written anew"
         write_history(out, state["history"])

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from rfray.data.augment import POLICIES, PolicySpec, check_policy
 from rfray.errors import SweepError, TrialError, nearest_first
 from rfray.models.build import backbone_names, check_weights
+from rfray.spec.sweep import SearchSettings
 from rfray.spec.sweep_file import SweepFile
 from rfray.spec.trial import Range
 from rfray.stats.metrics import METRICS
 from rfray.training.optim import SCHEDULES, optimizer_names
-from rfray.tuning.space import MUTABLE
-from rfray.tuning.strategies import REFUSED, SCHEDULERS, SEARCHERS, grid_size
+from rfray.tuning.strategies import REMOVED, SCHEDULERS, SEARCHERS, grid_size
 
 
 def registered_names() -> dict[str, list[str]]:
@@ -46,7 +46,8 @@ def _names(file: SweepFile) -> Iterator[str]:
     for key in ("algorithm", "scheduler", "metric"):
         value = getattr(file.sweep.search, key)
         if value not in names[key]:
-            yield file.not_allowed(("search", key), value, nearest_first(value, names[key]))
+            allowed = REMOVED.get(value) if key == "scheduler" else None
+            yield file.not_allowed(("search", key), value, allowed or nearest_first(value, names[key]))
 
 
 def _policies(file: SweepFile) -> Iterator[str]:
@@ -80,22 +81,14 @@ def _search(file: SweepFile) -> Iterator[str]:
     sweep, search = file.sweep, file.sweep.search
     axes = sweep.trial.axes()
     ranges = {name: axis for name, axis in axes.items() if isinstance(axis, Range)}
-    reason = REFUSED.get((search.algorithm, search.scheduler))
-    if reason:
-        others = ", ".join(name for name in SCHEDULERS if (search.algorithm, name) not in REFUSED)
-        yield file.not_allowed(("search", "scheduler"), search.scheduler, f"{others}; {reason}")
-    elif search.scheduler == "pbt" and not set(MUTABLE) & set(axes):
-        allowed = f"pbt only with a list or range for one of {', '.join(MUTABLE)}"
-        yield file.not_allowed(("search", "scheduler"), search.scheduler, allowed)
-    if search.budget and search.scheduler in ("hyperband", "pbt"):
-        allowed = "none, asha, median with a search.budget; this one plans for a number of trials that is known"
-        yield file.not_allowed(("search", "scheduler"), search.scheduler, allowed)
-    if search.warm_start and search.scheduler == "pbt":
-        allowed = "nothing with search.scheduler pbt, whose trials depend on each other"
-        yield file.not_allowed(("search", "warm_start"), search.warm_start, allowed)
     longest = max(sweep.trial.ends("epochs"))
     if search.scheduler != "none" and search.grace_epochs > longest:
         yield file.not_allowed(("search", "grace_epochs"), search.grace_epochs, f"at most trial.epochs ({longest:g})")
+    elif search.brackets > 1 and search.scheduler != "asha":
+        yield file.not_allowed(("search", "brackets"), search.brackets, "1; or more with search.scheduler asha")
+    elif search.brackets > 1 and (last := _last_bracket(search)) > longest:
+        allowed = f"fewer, as trials of the last bracket would first be compared after {last} of {longest:g} epochs"
+        yield file.not_allowed(("search", "brackets"), search.brackets, allowed)
     if search.algorithm != "grid":
         if search.trials is None and search.budget is None:
             allowed = f"how many (or search.budget); {search.algorithm} does not know by itself when it is done"
@@ -107,6 +100,11 @@ def _search(file: SweepFile) -> Iterator[str]:
     elif search.trials is not None and search.trials < (settings := grid_size(sweep)):
         allowed = f"at least {settings}, the settings of the grid; or leave it out, or use random"
         yield file.not_allowed(("search", "trials"), search.trials, allowed)
+
+
+def _last_bracket(search: SearchSettings) -> int:
+    """The epochs at which the trials of the last bracket are first compared."""
+    return search.grace_epochs * search.reduction_factor ** (search.brackets - 1)
 
 
 def _probes(file: SweepFile) -> Iterator[str]:
@@ -121,7 +119,7 @@ def _probes(file: SweepFile) -> Iterator[str]:
 
 def _shares(file: SweepFile) -> Iterator[str]:
     """Every worker of a trial must get some of every batch."""
-    trial, workers = file.sweep.trial, file.sweep.resources.processes
+    trial, workers = file.sweep.trial, file.sweep.resources.world_size
     mixed = any(trial.choices(name) != [0.0] for name in ("mixup", "cutmix"))
     least = workers * 2 if mixed and workers > 1 else workers
     for place, size in trial.written("batch_size"):

@@ -32,7 +32,7 @@ from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, probe_id
 from rfray.store.tables import read_catalog
 from rfray.tuning import space
-from rfray.tuning.trainable import images_of
+from rfray.tuning.trial_job import sweep_images
 
 IMAGES, A_SECOND = 20_000, 5
 """A probe learns from at most so many train images, drawn by chance, and so many for each second of a budget: more of
@@ -193,7 +193,7 @@ def beginnings(run: RunDir, sweep: Sweep) -> list[dict[str, Any]]:
     found = []
     for one in _best_of_each(_probed(run, sweep)):
         trial = one.trial.model_copy(update={} if by_choice else {"head": "random"})
-        if (drawn := space.places(trial, told)) is not None:
+        if (drawn := space.params_of(trial, told)) is not None:
             found.append(drawn)
     return found
 
@@ -350,7 +350,7 @@ def _look(where: Path | str, share: Share, threads: int) -> np.ndarray:
     """What a task does with a share: (n, F) float32."""
     from rfray.training.probe import frozen_features
 
-    sweep, data, _ = images_of(where, share.probe.resize, share.probe.image_size)
+    sweep, data, _ = sweep_images(where, share.probe.resize, share.probe.image_size)
     chosen = data.train.at(learned_from(len(data.train), sweep)[share.first : share.last])
     return frozen_features(share.probe, chosen, threads)
 
@@ -365,7 +365,7 @@ def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> 
 
     began = time.perf_counter()
     torch.set_num_threads(threads)
-    sweep, data, _ = images_of(where, probe.resize, probe.image_size)
+    sweep, data, _ = sweep_images(where, probe.resize, probe.image_size)
     run = RunDir(where)
     run.mirror.pull("catalog.parquet")
     catalog, out = read_catalog(run), run.trial(probe_id(probe))
@@ -396,8 +396,8 @@ def _learn_without(where: Path | str, probe: Trial, fold: Fold, threads: int, *s
     from rfray.training.probe import learn_head, save_probe
 
     torch.set_num_threads(threads)
-    sweep, data, _ = images_of(where, probe.resize, probe.image_size)
-    _, others, _ = images_of(where, probe.resize, probe.image_size, fold)
+    sweep, data, _ = sweep_images(where, probe.resize, probe.image_size)
+    _, others, _ = sweep_images(where, probe.resize, probe.image_size, fold)
     run = RunDir(where)
     features = np.concatenate(seen)
     train = data.train.at(learned_from(len(data.train), sweep)[: len(features)])

@@ -6,103 +6,68 @@ from typing import Any
 
 from rfray.errors import DiskFullError, SweepFailed
 from rfray.spec.sweep import Sweep
-from rfray.spec.trial import Trial
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import NO_ROOM, file_digest
 from rfray.store.records import TrialResult, write_record
 from rfray.store.run_dir import HEAVY, WEIGHTS_FILE, RunDir, TrialDir
 from rfray.store.storage import STATES
 from rfray.tuning.budget import Meter
-from rfray.tuning.callbacks import Follower
-from rfray.tuning.strategies import KEEPING
+from rfray.tuning.callbacks import SweepCallback
 
 BREAKER = 5
-"""So many failures in a row with one reason, or on one node and none else there, end the sweep."""
+"""So many failures in a row with one reason, or on one node and none elsewhere, end the sweep: a choice, as a few
+trials may fail for reasons of their own."""
 
 
-class Recorder(Follower):
-    """Writes down how each trial ended, before anything else learns of it."""
+class Recorder(SweepCallback):
+    """Writes result.json of each trial that has ended, before anything else learns of it."""
 
     def __init__(self, run: RunDir, sweep: Sweep, meter: Meter | None = None) -> None:
-        """`meter` says whether a trial may have ended for lack of time."""
+        """`meter` knows whether a trial may have ended for lack of time."""
         self._run = run
         self._sweep = sweep
         self._meter = meter
-        self._followers: list[Callable[[TrialResult], None]] = []
+        self.on_result: list[Callable[[TrialResult], None]] = []
+        """Called with every result once it is on disk."""
         earlier = results(run)
         self._count = max((result.position + 1 for result in earlier), default=0)
         self._kept = ranking(_with_weights(earlier, _weights(run)))[: sweep.keep]
         self._session: list[TrialResult] = []
 
-    def follow(self, ended: Callable[[TrialResult], None]) -> None:
-        """Has `ended` told of every result, too, once it is on disk."""
-        self._followers.append(ended)
-
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial came to its end, was stopped early by the scheduler, or failed for good."""
-        with self.stopping():
+        with self.ending_the_sweep():
             self.record(self._run.trial(str(trial)))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died, and Ray starts it again; unless it died of a full disk. Raises DiskFullError."""
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-        said = [line for line in text.splitlines() if NO_ROOM in line]
-        if said:
-            with self.stopping():
-                raise DiskFullError(said[-1][said[-1].index(NO_ROOM) :])
+        lines = [line for line in text.splitlines() if NO_ROOM in line]
+        if lines:
+            with self.ending_the_sweep():
+                raise DiskFullError(lines[-1][lines[-1].index(NO_ROOM) :])
 
     def record(self, out: TrialDir) -> None:
         """Writes result.json of a trial that has ended. Raises SweepFailed where going on would be a waste."""
         out.mirror.pull(without=(*HEAVY, f"*{STATES}"))
-        start, history, starts = out.start(), out.history(), out.starts()
         origin = predictions_metadata(out.predictions_file("val"))
         if self._meter is not None and self._meter.is_over() and not origin and not out.error_file.exists():
             return  # the end of the budget fell before its first judged epoch: it stays open
-        fields: dict[str, Any]
-        if out.error_file.exists() or not origin:
-            reason = "the trial ended without predictions"
-            if out.error_file.exists():
-                reason = out.error_file.read_text(encoding="utf-8").splitlines()[0]
-            fields = {"status": "failed", "reason": reason, "trial": start.trial}
-        else:
-            fields = {
-                "status": "ok",
-                "trial": Trial.model_validate_json(origin["trial"]),
-                "score": float(origin["score"]),
-                "best_epoch": int(origin["epoch"]),
-            }
-        vouched = (out.history_file, out.weights_file, out.predictions_file("val"))
-        files = {file.name: file_digest(file) for file in vouched if file.exists()}
-        if out.weights_file.name not in files and "weights" in origin:
-            files[out.weights_file.name] = origin["weights"]  # they stay at the address where they were written
-        result = TrialResult(
-            id=out.id,
-            position=self._count,
-            kind="model" if start.fold is None else "fold",
-            repeats=start.repeats,
-            metric=self._sweep.search.metric,
-            epochs=len(history),
-            seconds=float(history["seconds"].sum()) if len(history) else 0.0,
-            wait_share=float(history["wait_share"].mean()) if len(history) else None,
-            node=starts[-1].host if starts else "",
-            files=files,
-            **fields,
-        )
+        result = _result(out, self._count, self._sweep.search.metric, origin)
         write_record(out.result_file, result, out.mirror)
         self._count += 1
         self._session.append(result)
-        self._make_room(result)
-        for follower in self._followers:
-            follower(result)
-        if why := hopeless(self._session):
+        self._make_room(out, result)
+        for call in self.on_result:
+            call(result)
+        if why := reason_to_end(self._session):
             raise SweepFailed(
                 f"the sweep was stopped: {why}\nMend that; the same command goes on with the other trials"
             )
 
-    def _make_room(self, result: TrialResult) -> None:
-        out = self._run.trial(result.id)
-        if result.repeats or self._sweep.search.scheduler not in KEEPING:
-            _remove_states(out)
+    def _make_room(self, out: TrialDir, result: TrialResult) -> None:
+        """Removes the trial's states, and the weights of whichever trial is no longer among the best."""
+        out.mirror.remove(out.mirror.find(STATES))
         if result.repeats:
             return  # whose weights all stay
         ranked = ranking([*self._kept, result])
@@ -112,7 +77,37 @@ class Recorder(Follower):
         self._kept = ranked[: self._sweep.keep]
 
 
-def hopeless(ended: list[TrialResult]) -> str | None:
+def _result(out: TrialDir, position: int, metric: str, origin: dict[str, str]) -> TrialResult:
+    """What result.json holds; `origin` is the metadata of the val predictions, empty where there are none."""
+    start, history, starts = out.start(), out.history(), out.starts()
+    fields: dict[str, Any]
+    if out.error_file.exists():
+        fields = {"status": "failed", "reason": out.error_file.read_text(encoding="utf-8").splitlines()[0]}
+    elif not origin:
+        fields = {"status": "failed", "reason": "the trial ended without predictions"}
+    else:
+        fields = {"status": "ok", "score": float(origin["score"]), "best_epoch": int(origin["epoch"])}
+    vouched = (out.history_file, out.weights_file, out.predictions_file("val"))
+    files = {file.name: file_digest(file) for file in vouched if file.exists()}
+    if out.weights_file.name not in files and "weights" in origin:
+        files[out.weights_file.name] = origin["weights"]  # they stay at the address where they were written
+    return TrialResult(
+        id=out.id,
+        position=position,
+        kind="model" if start.fold is None else "fold",
+        trial=start.trial,
+        repeats=start.repeats,
+        metric=metric,
+        epochs=len(history),
+        seconds=float(history["seconds"].sum()) if len(history) else 0.0,
+        wait_share=float(history["wait_share"].mean()) if len(history) else None,
+        node=starts[-1].host if starts else "",
+        files=files,
+        **fields,
+    )
+
+
+def reason_to_end(ended: list[TrialResult]) -> str | None:
     """Why going on would be a waste, by the trials that ended since the start, or None."""
     last = ended[-BREAKER:]
     reasons = {"".join(letter for letter in result.reason or "" if not letter.isdigit()) for result in last}
@@ -136,19 +131,14 @@ def ranking(ended: list[TrialResult]) -> list[TrialResult]:
     return sorted((one for one in ended if one.score is not None), key=lambda one: (-(one.score or 0), one.id))
 
 
-def tidy(run: RunDir, sweep: Sweep, ended: list[TrialResult], every_state: bool) -> None:
-    """Deletes what a killed sweep left behind: weights beyond the best `sweep.keep`, half-written files.
-
-    And states of ended trials: `every_state`, or only those that nothing goes on from any more.
-    """
+def remove_leftovers(run: RunDir, sweep: Sweep, ended: list[TrialResult]) -> None:
+    """Deletes what a killed sweep left: weights beyond the best `sweep.keep`, states, half-written files."""
     weights, over = _weights(run), {one.id for one in ended}
     kept = {one.id for one in ranking(_with_weights(ended, weights))[: sweep.keep]}
     run.mirror.remove(file for file in weights if file.parent.name in over - kept)
-    for out in run.repeats():
-        if out.result_file.exists():
-            _remove_states(out)
-    if every_state or sweep.search.scheduler not in KEEPING:
-        run.mirror.remove(file for file in run.mirror.find(f"trials/*/{STATES}") if file.parent.name in over)
+    over |= {out.id for out in run.repeats() if out.result_file.exists()}
+    states = [file for folder in ("trials", "repeats") for file in run.mirror.find(f"{folder}/*/{STATES}")]
+    run.mirror.remove(file for file in states if file.parent.name in over)
     for part in run.path.rglob(".*.part*"):
         part.unlink(missing_ok=True)
 
@@ -161,7 +151,3 @@ def _with_weights(ended: list[TrialResult], weights: list[Path]) -> list[TrialRe
     """A trial that was taken over may have none, and then keeps no other's from staying."""
     there = {file.parent.name for file in weights}
     return [one for one in ended if one.id in there]
-
-
-def _remove_states(out: TrialDir) -> None:
-    out.mirror.remove(out.mirror.find(STATES))

@@ -1,4 +1,4 @@
-"""a sweep -> trials on Ray Tune -> the run folder: start, follow, resume."""
+"""A sweep and its run folder -> trials on Ray Tune -> their results: start, follow, resume."""
 
 import errno
 import logging
@@ -6,9 +6,8 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
@@ -20,7 +19,6 @@ from rich.text import Text
 from rfray.cluster.placement_groups import free_workers
 from rfray.cluster.slots import TrialSlots, slot_count
 from rfray.errors import RfrayError, SweepFailed
-from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import file_digest, is_disk_full, no_room
@@ -30,26 +28,23 @@ from rfray.store.storage import STATES, Storage
 from rfray.store.tables import training_images
 from rfray.tuning.asha import Asha
 from rfray.tuning.budget import Meter, OutOfTime
-from rfray.tuning.callbacks import Silence
-from rfray.tuning.disk_monitor import DiskWatch
+from rfray.tuning.callbacks import DiskMonitor, Silence, SweepCallback
 from rfray.tuning.display import Display
-from rfray.tuning.finalists import Listed, repeats
-from rfray.tuning.integrity import mend
+from rfray.tuning.finalists import Listed, repeated_starts
+from rfray.tuning.integrity import repair
 from rfray.tuning.probing import learn_without_folds
 from rfray.tuning.proposals import Proposals, judged_epochs
-from rfray.tuning.recorder import Recorder, results, tidy
-from rfray.tuning.strategies import PAUSING, SCHEDULERS, ByName, planned_trials
+from rfray.tuning.recorder import Recorder, remove_leftovers, results
+from rfray.tuning.strategies import SCHEDULERS, Median, planned_trials
 from rfray.tuning.trackers import TensorBoard, mlflow_callbacks
-from rfray.tuning.trainable import Job, run_trial, trial_of
+from rfray.tuning.trainable import run_trial
+from rfray.tuning.trial_job import SweepJob, trial_of
 from rfray.tuning.warm_start import warm_start
-
-NOBODY = SimpleNamespace(get_live_trials=list)
-"""Stands in for Ray's controller while a scheduler is told of the past: no trial is live."""
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """What all trials of one start run under."""
+class SweepContext:
+    """What all trials of one start share."""
 
     run: RunDir
     sweep: Sweep
@@ -58,8 +53,6 @@ class Conditions:
     session: Path
     """Ray's temporary folder."""
     console: Console
-    trainable: Callable[..., None]
-    """What runs in a trial's process: a function of a setting and a Job."""
     meter: Meter | None
     """How much of a budget there is, if any."""
 
@@ -68,98 +61,100 @@ class Conditions:
         """Most trials that run at the same time."""
         return self.sweep.search.concurrent or slot_count(self.shares)
 
+    @property
+    def deadline(self) -> float | None:
+        """When a budget by the clock ends, in seconds since 1970."""
+        return self.meter.deadline if self.meter else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a budget is used up."""
+        return self.meter is not None and self.meter.is_over()
+
+    def say(self, text: str) -> None:
+        """Prints a line as it is."""
+        self.console.print(Text(text), soft_wrap=True)
+
 
 def run_sweep(
-    run: RunDir,
-    sweep: Sweep,
-    shares: TrialSlots,
-    session: Path,
-    console: Console,
-    trainable: Callable[..., None] = run_trial,
-    meter: Meter | None = None,
+    run: RunDir, sweep: Sweep, shares: TrialSlots, session: Path, console: Console, meter: Meter | None = None
 ) -> list[TrialResult]:
     """Runs what is left of the sweep on the connected Ray cluster, then of its finalists' repeats.
 
-    All trials' results, in the order they ended. The arguments are those of `Conditions`.
+    All trials' results, in the order they ended. The arguments are those of `SweepContext`.
     Raises RfrayError where Ray ended without running every trial, DiskFullError, and SweepFailed where going on would
     be a waste.
     """
-    conditions = Conditions(run, sweep, shares, session, console, trainable, meter)
+    context = SweepContext(run, sweep, shares, session, console, meter)
     planned = planned_trials(sweep)
     warm = warm_start(run, sweep, console)
-    for found in mend(run):
-        console.print(Text(f"Warning: {found}"), soft_wrap=True)
+    for problem in repair(run):
+        context.say(f"Warning: {problem}")
     earlier = results(run)
-    tidy(run, sweep, earlier, every_state=False)
+    remove_leftovers(run, sweep, earlier)
     recorder = Recorder(run, sweep, meter)
     has_time = meter is None or meter.has_time_for_any(sweep)
     if (planned is None or len(earlier) < planned) and has_time:
-        _search(conditions, planned, warm, earlier, recorder)
+        _search(context, planned, warm, earlier, recorder)
     if sweep.search.scheduler == "asha" or not has_time or meter:
         # paused ones of earlier starts that there was no slot for, and those that were ended from outside
         for out in run.trials():
             if not out.result_file.exists() and _is_whole(out):
                 recorder.record(out)
     done = results(run)
-    if meter is not None and (planned is None or len(done) < planned):
-        console.print(Text(_what_is_left(run, sweep, len(done))), soft_wrap=True)
-    if meter is None and planned is not None and len(done) < planned:
-        raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")
-    if planned is not None and len(done) == planned:
-        _repeat_finalists(conditions, done)
-    tidy(run, sweep, done, every_state=True)
+    if planned is None or len(done) < planned:
+        if meter is None:
+            raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")
+        context.say(_what_is_left(run, sweep, len(done)))
+    if len(done) == planned:
+        _repeat_finalists(context, done)
+    remove_leftovers(run, sweep, done)
     return done
 
 
 def _search(
-    here: Conditions, planned: int | None, warm: WarmStart, earlier: list[TrialResult], recorder: Recorder
+    context: SweepContext, planned: int | None, warm: WarmStart, earlier: list[TrialResult], recorder: Recorder
 ) -> None:
-    images = training_images(here.run)
-    scheduler = SCHEDULERS[here.sweep.search.scheduler](here.sweep, images)
+    run, sweep, meter = context.run, context.sweep, context.meter
+    images = training_images(run)
+    scheduler = SCHEDULERS[sweep.search.scheduler](sweep, images)
     asha = scheduler if isinstance(scheduler, Asha) else None
-    retrace(scheduler, here.run)
-    deadline = here.meter.deadline if here.meter else None
-    display = Display(here.sweep, planned, images, earlier, here.console, deadline)
-    recorder.follow(display.ended)
-    # hyperband waits for whole brackets, of which most trials are paused
-    most = None if here.sweep.search.scheduler == "hyperband" else here.at_once
-    proposals = Proposals(here.run, here.sweep, planned, most, warm, asha, here.meter)
-    recorder.follow(proposals.ended)
+    _recall(scheduler, run, sweep.search.metric)
+    display = Display(sweep, planned, images, earlier, context.console, context.deadline)
+    proposals = Proposals(run, sweep, planned, context.at_once, warm, asha, meter)
+    recorder.on_result += [display.ended, proposals.ended]
     if asha is not None:
-        asha.on_pause += [display.paused, *([here.meter.paused] if here.meter else [])]
+        asha.on_pause += [display.paused, *([meter.paused] if meter else [])]
     # with asha Ray must not let go of processes when all trials are proposed: paused ones go on in them
     missing = -1 if planned is None or asha else planned - len(earlier)
-    _fit(here, proposals, scheduler, missing, recorder, display)
+    _fit(context, proposals, scheduler, missing, recorder, display)
 
 
-def _repeat_finalists(here: Conditions, done: list[TrialResult]) -> None:
+def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
     """Trains the best trials again, as the sweep asks for; what a budget leaves no time for is not done."""
-    wanted = repeats(here.sweep, done)
-    found = [here.run.trial(one.id).result() for one in wanted]
-    earlier = [result for result in found if result is not None]
-    missing = [start for start, result in zip(wanted, found, strict=True) if result is None]
+    run, sweep = context.run, context.sweep
+    wanted = repeated_starts(sweep, done)
+    earlier = [result for one in wanted if (result := run.trial(one.id).result()) is not None]
+    missing = [one for one in wanted if not run.trial(one.id).result_file.exists()]
     if not missing:
         return
     finalists = len({one.repeats for one in wanted})
-    whom = "the best trial" if finalists == 1 else f"the best {finalists} trials"
-    text = f"Training {whom} again: {len(missing)} of {len(wanted)} trainings are to be done"
-    here.console.print(Text(text), soft_wrap=True)
-    if here.meter is None or not here.meter.is_over():
-        deadline = here.meter.deadline if here.meter else None
-        learn_without_folds(here.run, here.sweep, missing, deadline)
-        recorder = Recorder(here.run, here.sweep, here.meter)
-        images = training_images(here.run)
-        display = Display(here.sweep, len(wanted), images, earlier, here.console, deadline)
-        recorder.follow(display.ended)
-        listed = Listed(here.run, missing, here.at_once, here.meter)
-        _fit(here, listed, SCHEDULERS["none"](here.sweep, images), len(missing), recorder, display)
-    left = [start for start in missing if not here.run.trial(start.id).result_file.exists()]
-    if left and here.meter is None:
+    which = "the best trial" if finalists == 1 else f"the best {finalists} trials"
+    context.say(f"Training {which} again: {len(missing)} of {len(wanted)} trainings are to be done")
+    if not context.is_over:
+        learn_without_folds(run, sweep, missing, context.deadline)
+        recorder = Recorder(run, sweep, context.meter)
+        images = training_images(run)
+        display = Display(sweep, len(wanted), images, earlier, context.console, context.deadline)
+        recorder.on_result.append(display.ended)
+        listed = Listed(run, missing, context.at_once, context.meter)
+        _fit(context, listed, SCHEDULERS["none"](sweep, images), len(missing), recorder, display)
+    left = [one for one in missing if not run.trial(one.id).result_file.exists()]
+    if left and context.meter is None:
         raise RfrayError(f"Ray Tune ended with {len(left)} finalists' trainings missing; the same command goes on")
     if left:
-        budget = f"search.budget of {here.sweep.search.budget}"
-        text = f"The {budget} left no time for {len(left)} of the finalists' trainings; a larger one goes on"
-        here.console.print(Text(text), soft_wrap=True)
+        budget = f"search.budget of {sweep.search.budget}"
+        context.say(f"The {budget} left no time for {len(left)} of the finalists' trainings; a larger one goes on")
 
 
 def _is_whole(out: TrialDir) -> bool:
@@ -190,33 +185,21 @@ def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
         )
 
 
-def retrace(scheduler: TrialScheduler, run: RunDir) -> None:
-    """Tells a new scheduler every epoch of earlier starts, in order.
-
-    An open trial that it stops on the way makes its files whole and says that epoch again: then it is stopped.
-    """
-    epochs = judged_epochs(run)
-    if isinstance(scheduler, Asha):
-        for out in run.trials():
-            scores = [one.score or 0.0 for one in epochs if one.name == out.id]
-            scheduler.recall(out.id, scores, out.result_file.exists())
-    if not isinstance(scheduler, ByName):
+def _recall(scheduler: TrialScheduler, run: RunDir, metric: str) -> None:
+    """Gives a new scheduler every epoch of earlier starts, in order."""
+    if not isinstance(scheduler, Asha | Median):
         return
-    last: dict[str, tuple[str, dict[str, float]]] = {}
-    for one in epochs:
-        name, result = one.name, {EPOCH: one.epoch, SCORE: one.score or 0.0}
-        if name not in last:
-            scheduler.on_trial_add(NOBODY, name)
-        elif last[name][0] == TrialScheduler.STOP:
-            continue
-        last[name] = (scheduler.on_trial_result(NOBODY, name, result), result)
-    for name, (_, result) in last.items():
-        if run.trial(name).result_file.exists():
-            scheduler.on_trial_complete(NOBODY, name, result)
+    epochs = [(one.name, one.epoch, one.score or 0.0) for one in judged_epochs(run, metric)]
+    ended = {out.id for out in run.trials() if out.result_file.exists()}
+    if isinstance(scheduler, Median):
+        scheduler.recall(epochs, ended)
+    else:
+        for out in run.trials():
+            scheduler.recall(out.id, [score for name, _, score in epochs if name == out.id], out.id in ended)
 
 
 def _fit(
-    here: Conditions,
+    context: SweepContext,
     searcher: RaySearcher,
     scheduler: TrialScheduler,
     missing: int,
@@ -225,57 +208,93 @@ def _fit(
 ) -> None:
     """Has Ray Tune run what the searcher proposes, until it has no more: `missing` trials, -1 where that is not known.
 
-    Raises RfrayError where Ray has ended for a reason of ours.
+    Raises RfrayError where Ray has ended for a reason of rfray's.
     """
+    sweep, meter = context.sweep, context.meter
+    callbacks = [recorder, DiskMonitor(context.session), TensorBoard(context.run, sweep.search.metric), display]
+    callbacks += [meter] if meter else []
+    _configure_ray(context.at_once)
+    try:
+        _tuner(context, searcher, scheduler, missing, callbacks).fit()
+    except (OSError, tune.TuneError) as error:
+        if (reason := _reason(error, context.run, callbacks)) is None:
+            raise
+        raise reason from error
+    finally:
+        display.close()
+        _remove_ray_folder(context.run)
+        if _has_workers(context.shares):
+            # Tune gives a stopped trial five seconds to end, and the last ones may still be ending their workers
+            free_workers(orphans_only=False)
+
+
+def _tuner(
+    context: SweepContext,
+    searcher: RaySearcher,
+    scheduler: TrialScheduler,
+    missing: int,
+    callbacks: list[SweepCallback],
+) -> tune.Tuner:
+    return tune.Tuner(
+        _trainable(context),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=missing,
+            # a process that pauses keeps its workers, for which another trial may be waiting
+            reuse_actors=not _has_workers(context.shares),
+            trial_name_creator=lambda trial: str(trial.config["id"]),
+            trial_dirname_creator=lambda trial: str(trial.config["id"]),
+        ),
+        run_config=tune.RunConfig(
+            name=context.run.ray_folder.name,
+            storage_path=str(context.run.where),
+            # a trial that fails says so itself; what Ray sees is a process that died, and starts it again
+            failure_config=tune.FailureConfig(max_failures=-1),
+            callbacks=[*callbacks, Silence(), *mlflow_callbacks(context.sweep)],
+            stop=OutOfTime(context.meter) if context.meter else None,
+            verbose=0,
+        ),
+    )
+
+
+def _configure_ray(at_once: int) -> None:
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # rfray says in its own words what fails
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(here.at_once)  # Ray would start them one after the other
-    run, shares, meter = here.run, here.shares, here.meter
-    job = Job(run.where, uuid.uuid4().hex[:8], shares, checkpoints=here.sweep.search.scheduler in PAUSING)
-    if meter is not None:
-        job = replace(job, deadline=meter.deadline, watches_budget=meter.deadline is None)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # Ray would start them one after the other
+
+
+def _trainable(context: SweepContext) -> Callable[..., Any]:
+    """The function that Ray Tune calls in a trial's process, with what it asks for."""
+    job = SweepJob(
+        context.run.where,
+        uuid.uuid4().hex[:8],
+        context.shares,
+        deadline=context.deadline,
+        watches_budget=context.meter is not None and context.deadline is None,
+    )
 
     def asked(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([shares.of(trial_of(config)).trial_resources])
+        return tune.PlacementGroupFactory([job.shares.of(trial_of(config)).trial_resources])
 
-    followers = [recorder, DiskWatch(here.session), TensorBoard(run, here.sweep.search.metric), display]
-    followers += [meter] if meter else []
-    try:
-        tune.Tuner(
-            tune.with_resources(tune.with_parameters(here.trainable, job=job), asked),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=scheduler,
-                num_samples=missing,
-                # a process that pauses keeps its workers, for which another trial may be waiting
-                reuse_actors=all(slot.workers == 1 for slot in shares.kinds),
-                trial_name_creator=lambda trial: str(trial.config["id"]),
-                trial_dirname_creator=lambda trial: str(trial.config["id"]),
-            ),
-            run_config=tune.RunConfig(
-                name=run.ray_folder.name,
-                storage_path=str(run.where),
-                # a trial that fails says so itself; what Ray sees is a process that died, and starts it again
-                failure_config=tune.FailureConfig(max_failures=-1),
-                callbacks=[*followers, Silence(), *mlflow_callbacks(here.sweep)],
-                stop=OutOfTime(meter) if meter else None,
-                verbose=0,
-            ),
-        ).fit()
-    except OSError as error:
-        if is_disk_full(error):
-            raise no_room(run.path, 0) from error
-        raise
-    except tune.TuneError as error:
-        if os.strerror(errno.ENOSPC) in str(error):  # met by Ray's own files in the run folder
-            raise no_room(run.path, 0) from error
-        raise next((one.reason for one in followers if one.reason), error) from None
-    finally:
-        display.close()
-        shutil.rmtree(run.ray_folder, ignore_errors=True)
-        if run.mirror.storage is not None:
-            run.mirror.storage.remove_folder(run.ray_folder.name)
-        if any(slot.workers > 1 for slot in shares.kinds):
-            # Tune gives a stopped trial five seconds to end, and the last ones may still be ending their workers
-            free_workers(orphans_only=False)
+    trainable: Callable[..., Any] = tune.with_resources(tune.with_parameters(run_trial, job=job), asked)
+    return trainable
+
+
+def _has_workers(shares: TrialSlots) -> bool:
+    return any(slot.workers > 1 for slot in shares.kinds)
+
+
+def _remove_ray_folder(run: RunDir) -> None:
+    shutil.rmtree(run.ray_folder, ignore_errors=True)
+    if run.mirror.storage is not None:
+        run.mirror.storage.remove_folder(run.ray_folder.name)
+
+
+def _reason(error: Exception, run: RunDir, callbacks: list[SweepCallback]) -> RfrayError | None:
+    """Why Ray Tune has ended, where that is a full disk or what a callback has raised; else None."""
+    # Ray's own files in the run folder may meet a full disk, too; of that there is only text
+    if (isinstance(error, OSError) and is_disk_full(error)) or os.strerror(errno.ENOSPC) in str(error):
+        return no_room(run.path, 0)
+    return next((one.reason for one in callbacks if one.reason), None)

@@ -1,22 +1,16 @@
-"""SEARCHERS (how settings are proposed), SCHEDULERS (how weak trials are stopped early), and which go together."""
+"""A checked sweep -> its searcher (how settings are proposed) and its scheduler (how weak trials are stopped early)."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import (
-    FIFOScheduler,
-    HyperBandScheduler,
-    MedianStoppingRule,
-    PopulationBasedTraining,
-    TrialScheduler,
-)
+from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.sweep import Sweep
@@ -25,24 +19,15 @@ from rfray.tuning import space
 from rfray.tuning.asha import Asha
 
 REPEATS_BEFORE_LISTING = 100
-"""After this many proposals that are known already, what is left of a finite space is listed instead."""
+"""After this many proposals that are known already, what is left of a finite space is listed instead: a guess, as a
+hundred draws cost milliseconds."""
 
-
-class Searcher(Protocol):
-    """Proposes settings and learns from how they did."""
-
-    def ask(self) -> dict[str, Any] | None:
-        """Values for the axes; None where there is nothing left to propose."""
-
-    def tell(self, number: int, score: float | None) -> None:
-        """How the `number`-th proposal (from 0) did: its best val metric, or None where it failed.
-
-        May be told again once it has got further.
-        """
+NO_CONTROLLER = SimpleNamespace(get_live_trials=list)
+"""Takes the place of Ray's controller while a scheduler learns the past: no trial is live then."""
 
 
 class Grid:
-    """Every combination once, in the order of the sweep file, but for those that were taken over."""
+    """Every combination once, in the order of the sweep file, but for those that were taken over from earlier runs."""
 
     def __init__(
         self, sweep: Sweep, earlier: Sequence[EarlierTrial] = (), beginnings: Sequence[Mapping[str, Any]] = ()
@@ -55,7 +40,7 @@ class Grid:
         )
 
     def ask(self) -> dict[str, Any] | None:
-        """See Searcher."""
+        """Values for the axes; None where there is nothing left to propose."""
         return next(self._proposals, None)
 
     def tell(self, number: int, score: float | None) -> None:
@@ -82,13 +67,13 @@ class Sampled:
         self._sweep = sweep
         for one in earlier:
             self._learn(one)
-        for drawn in beginnings:
-            self._study.enqueue_trial(dict(drawn))
+        for params in beginnings:
+            self._study.enqueue_trial(dict(params))
         # the same seed draws all that a random search has drawn before
         self._patience = REPEATS_BEFORE_LISTING + len(self._scores)
 
     def ask(self) -> dict[str, Any] | None:
-        """See Searcher."""
+        """Values for the axes; None where there is nothing left to propose."""
         for _ in range(self._patience):
             drawn = self._study.ask(self._distributions)
             values = space.settings(drawn.params, self._axes)
@@ -99,7 +84,10 @@ class Sampled:
         return self._first_unseen()
 
     def tell(self, number: int, score: float | None) -> None:
-        """See Searcher."""
+        """Takes in the best val metric of the `number`-th proposal (from 0), None where it failed.
+
+        May be called again once the trial has trained further.
+        """
         key, drawn = self._keys[number], self._proposed[number]
         before = self._scores[key]
         if before is None:
@@ -111,14 +99,14 @@ class Sampled:
             self._study.get_trials(deepcopy=False)[drawn.number].value = score
 
     def _learn(self, one: EarlierTrial) -> None:
-        drawn = space.places(one.trial, self._axes)
-        if drawn is None:
+        params = space.params_of(one.trial, self._axes)
+        if params is None:
             return  # its backbone was left out since
         if one.use == "setting":
-            self._study.enqueue_trial(drawn)
+            self._study.enqueue_trial(params)
             return
         self._study.add_trial(
-            optuna.trial.create_trial(params=drawn, distributions=self._distributions, value=one.score)
+            optuna.trial.create_trial(params=params, distributions=self._distributions, value=one.score)
         )
         if one.use == "taken over":
             self._scores[one.trial.digest] = one.score
@@ -129,8 +117,8 @@ class Sampled:
         for values in space.combinations(self._axes):
             key = self._sweep.trial.trial(values).digest
             if key not in self._scores:
-                places = {name: axis.index(values[name]) for name, axis in self._axes.items() if isinstance(axis, list)}
-                self._study.enqueue_trial(places)
+                params = {name: axis.index(values[name]) for name, axis in self._axes.items() if isinstance(axis, list)}
+                self._study.enqueue_trial(params)
                 return self._propose(self._study.ask(self._distributions), key, values)
         return None
 
@@ -147,138 +135,100 @@ class Sampled:
             self._study.tell(drawn, score)
 
 
-class Search(Protocol):
-    """Makes a searcher of a sweep, and of what is known from earlier runs and from probes."""
-
-    def __call__(
-        self, sweep: Sweep, earlier: Sequence[EarlierTrial] = (), beginnings: Sequence[Mapping[str, Any]] = ()
-    ) -> Searcher:
-        """`beginnings`: places on some of the axes (see `space.places`) that a searcher which learns tries first."""
-
-
-SEARCHERS: dict[str, Search] = {
+SEARCHERS: dict[str, Callable[..., Grid | Sampled]] = {
     "grid": Grid,
     "random": lambda sweep, earlier=(), beginnings=(): Sampled(sweep, RandomSampler(seed=sweep.seed), earlier),
     "optuna": lambda sweep, earlier=(), beginnings=(): Sampled(
         sweep, TPESampler(seed=sweep.seed, multivariate=True, constant_liar=True), earlier, beginnings
     ),
 }
-"""Name -> searcher. `optuna` is its tree-structured Parzen estimator."""
+"""Name -> searcher of a sweep, of trials of earlier runs, and of params for some of the axes (see `space.params_of`)
+that a searcher which learns tries first. `optuna` is its tree-structured Parzen estimator."""
 
 LEARNING = ("optuna",)
-"""Searchers that what other trials came to is of use to."""
+"""Searchers that learn from the scores of other trials."""
 
 
-@dataclass(frozen=True)
-class Known:
-    """A trial as a scheduler remembers it: by the name that it has in every start of the sweep, not by Ray's own id."""
-
-    trial_id: str
-
-
-class ByName:
-    """Makes a scheduler of Ray's remember trials by name, so that what it knew can be told to a new one."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._decided: dict[str, tuple[int, str]] = {}
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A trial will run."""
-        super().on_trial_add(tune_controller, Known(str(trial)))  # type: ignore[misc]
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Decides whether a trial goes on; what a trial that was started again says anew is decided as before."""
-        name, epoch = str(trial), result.get(EPOCH, 0)
-        last, decision = self._decided.get(name, (0, ""))
-        if epoch > last:
-            decision = str(super().on_trial_result(tune_controller, Known(name), result))  # type: ignore[misc]
-            self._decided[name] = epoch, decision
-        return decision if epoch >= last else TrialScheduler.CONTINUE
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """A trial has ended."""
-        super().on_trial_complete(tune_controller, Known(str(trial)), result)  # type: ignore[misc]
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """A trial was taken away before it ran."""
-        super().on_trial_remove(tune_controller, Known(str(trial)))  # type: ignore[misc]
-
-
-class InOrder:
-    """Makes a scheduler of Ray's look for the next trial among those that are not over: it looks after every event."""
+class _FirstWaiting:
+    """For a scheduler of Ray's: goes only through trials that have not ended, not, after every event, through all."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The first one proposed of those that wait; those that have not begun come before paused ones."""
+        """The trial that waits and was proposed first; those that have not begun come before paused ones."""
         waiting = [
             trial for trial in tune_controller.get_live_trials() if trial.status in (Trial.PENDING, Trial.PAUSED)
         ]
         return min(waiting, key=lambda trial: (trial.status == Trial.PAUSED, str(trial)), default=None)
 
 
-class AllTheWay(InOrder, FIFOScheduler):
+class NoStopping(_FirstWaiting, FIFOScheduler):
     """Stops no trial."""
 
 
-class Median(InOrder, ByName, MedianStoppingRule):
-    """Ray's median rule, with averages that outlive a start of the sweep."""
+@dataclass(frozen=True)
+class _Named:
+    """A trial by the name that it has in every start of the sweep, not by Ray's own id."""
+
+    trial_id: str
 
 
-class Population(PopulationBasedTraining):
-    """Ray's population-based training over trials that a searcher proposed.
+class Median(_FirstWaiting, MedianStoppingRule):
+    """Ray's median rule, which knows trials by name, so that a new one can learn the past (`recall`)."""
 
-    Ray refuses every searcher, since one that learns would learn from settings that have changed; REFUSED leaves only
-    the random one, which does not.
-    """
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._decided: dict[str, tuple[int, str]] = {}
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Takes a trial into the population."""
-        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+    def recall(self, epochs: Iterable[tuple[str, int, float]], ended: set[str]) -> None:
+        """Takes in the epochs of earlier starts as (trial, epoch, score), in order, and which trials have ended.
+
+        A trial that it stops on the way reports that epoch again, and is stopped then.
+        """
+        last: dict[str, dict[str, Any]] = {}
+        for name, epoch, score in epochs:
+            if self._decided.get(name, (0, ""))[1] != TrialScheduler.STOP:
+                last[name] = {EPOCH: epoch, SCORE: score}
+                self.on_trial_result(NO_CONTROLLER, name, last[name])
+        for name in last:
+            if name in ended:
+                self.on_trial_complete(NO_CONTROLLER, name, last[name])
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Decides whether a trial continues; for an epoch that is reported again the decision stays."""
+        name, epoch = str(trial), result.get(EPOCH, 0)
+        last, decision = self._decided.get(name, (0, ""))
+        if epoch > last:
+            decision = str(super().on_trial_result(tune_controller, _Named(name), result))
+            self._decided[name] = epoch, decision
+        return decision if epoch >= last else str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """A trial has ended."""
+        super().on_trial_complete(tune_controller, _Named(str(trial)), result)
 
 
 SCHEDULERS: dict[str, Callable[[Sweep, int], TrialScheduler]] = {
-    "none": lambda *_: AllTheWay(),
+    "none": lambda *_: NoStopping(),
     "asha": lambda sweep, images: Asha(
         sweep.search.grace_epochs,
         sweep.search.reduction_factor,
         sweep.trial.most_epochs(images),
         planned_trials(sweep),
         images,
-    ),
-    "hyperband": lambda sweep, images: HyperBandScheduler(
-        time_attr=EPOCH,
-        metric=SCORE,
-        mode="max",
-        max_t=sweep.trial.most_epochs(images),
-        reduction_factor=sweep.search.reduction_factor,
+        sweep.search.brackets,
     ),
     "median": lambda sweep, _: Median(
         time_attr=EPOCH, metric=SCORE, mode="max", grace_period=sweep.search.grace_epochs, min_samples_required=3
     ),
-    "pbt": lambda sweep, _: Population(
-        time_attr=EPOCH,
-        metric=SCORE,
-        mode="max",
-        perturbation_interval=sweep.search.grace_epochs,
-        hyperparam_mutations=space.mutations(sweep.trial.axes()),
-        custom_explore_fn=lambda config: space.within(config, sweep.trial.axes()),
-        log_config=False,
-    ),
 }
 """Name -> Ray Tune's scheduler, in epochs, of a sweep with so many training images."""
 
-PAUSING = ("asha", "hyperband", "pbt")
-"""Schedulers that pause a trial or clone another, and so want a checkpoint of Ray's with every report."""
-
-KEEPING = ("hyperband", "pbt")
-"""Those of them for which the states of ended trials stay until the sweep's end."""
-
-REFUSED: dict[tuple[str, str], str] = {
-    ("grid", "pbt"): "pbt changes settings in the middle of a trial, so they would not stay on the grid; use random",
-    ("optuna", "pbt"): "pbt changes the settings that optuna proposed, so it would learn from values that were not "
-    "used; use random",
+REMOVED = {
+    "hyperband": "asha with search.brackets (2 or more), which is Hyperband without waiting for whole brackets; a "
+    "killed sweep could not continue where Ray's synchronous Hyperband was",
+    "pbt": "none, asha or median. Population-based training has no successor: trials copy each other's weights, so a "
+    "killed sweep could not come to the same leaderboard",
 }
-"""(algorithm, scheduler) -> why they don't go together."""
+"""Schedulers of rfray 0.1 -> what is allowed instead, and why they are gone."""
 
 
 def grid_size(sweep: Sweep) -> int:

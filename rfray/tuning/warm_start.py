@@ -251,9 +251,7 @@ def _look(run: RunDir, sweep: Sweep, differing: Differing) -> Looked:
     old, looked = run.sweep(), Looked(run)
     results = [result for out in run.trials() if (result := out.result()) is not None]
     looked.failed = sum(result.score is None for result in results)
-    if old.search.scheduler == "pbt":
-        looked.useless = "pbt has changed its settings on the way"
-    elif looked.failed == len(results):
+    if looked.failed == len(results):
         looked.useless = "no trial of it has ended well"
     if looked.useless:
         return looked
@@ -261,7 +259,7 @@ def _look(run: RunDir, sweep: Sweep, differing: Differing) -> Looked:
     with_weights = {file.parent.name for file in run.mirror.find(f"trials/*/{WEIGHTS_FILE}")}
     axes, images = sweep.trial.axes(), training_images(run)
     for result in ranking(results):
-        drawn = space.places(result.trial, axes)
+        drawn = space.params_of(result.trial, axes)
         if drawn is None:
             looked.outside += 1
             continue
@@ -293,7 +291,8 @@ def _others(result: TrialResult, old: Sweep, sweep: Sweep, own: Trial, training_
 
 def _stopping(sweep: Sweep) -> tuple[object, ...]:
     """What a trial that was stopped early was stopped by."""
-    return sweep.search.scheduler, sweep.search.grace_epochs, sweep.search.reduction_factor
+    search = sweep.search
+    return search.scheduler, search.grace_epochs, search.reduction_factor, search.brackets
 
 
 def _differing(earlier: RunDir, sweep: Sweep, catalog: pd.DataFrame | None) -> str:

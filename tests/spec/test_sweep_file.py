@@ -317,7 +317,7 @@ def test_resources_auto_is_written_out_and_read_again(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_how_many_processes_train_a_trial(given: str, together: int, tmp_path: Path) -> None:
-    assert load(SWEEP + f"resources: {given}\n", tmp_path).resources.processes == together
+    assert load(SWEEP + f"resources: {given}\n", tmp_path).resources.world_size == together
 
 
 def test_the_resolved_text_does_not_depend_on_the_order_of_the_keys(tmp_path: Path) -> None:

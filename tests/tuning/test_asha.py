@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rfray.progress.metric_keys import EPOCH, SCORE
-from rfray.tuning.asha import Asha
+from rfray.tuning.asha import Asha, bracket_turns
 
 
 class Sweep:
@@ -68,8 +68,8 @@ def named(number: int, epochs: int) -> Named:
     return Named(name=f"{number:05d}", config={"epochs": epochs, "epoch_images": 0}, status="PENDING", done=0)
 
 
-def asha(planned: int | None = None, grace: int = 1, factor: int = 3, longest: int = 9) -> Asha:
-    return Asha(grace, factor, longest, planned, training_images=100)
+def asha(planned: int | None = None, grace: int = 1, factor: int = 3, longest: int = 9, brackets: int = 1) -> Asha:
+    return Asha(grace, factor, longest, planned, 100, brackets)
 
 
 def test_rungs_are_below_the_longest_trial() -> None:
@@ -77,6 +77,21 @@ def test_rungs_are_below_the_longest_trial() -> None:
     assert asha(longest=10).rungs == [1, 3, 9]
     assert asha(grace=2, factor=2, longest=9).rungs == [2, 4, 8]
     assert asha(longest=1).rungs == []
+
+
+def test_trials_are_divided_among_the_brackets_as_in_hyperband() -> None:
+    assert bracket_turns(1, 3) == [0]
+    assert bracket_turns(2, 3) == [0, 1, 0, 0, 1]
+    turns = bracket_turns(5, 3)  # of the table in Li et al. 2018 for R = 81 and eta = 3
+    assert [turns.count(bracket) for bracket in range(5)] == [81, 34, 15, 8, 5]
+
+
+def test_a_bracket_has_its_own_rungs_and_rivals() -> None:
+    """Of six trials, 1 and 4 are of the second bracket: they are first compared at epoch 3, with each other alone."""
+    sweep = Sweep(asha(brackets=2), [0.5, 0.1, 0.6, 0.7, 0.2, 0.4])
+    sweep.run()
+    assert sweep.epochs_of() == [1, 3, 1, 9, 9, 1]
+    assert sorted(sweep.ended) == [f"{number:05d}" for number in range(6)]
 
 
 def test_nine_trials_by_hand() -> None:
@@ -112,10 +127,10 @@ def test_what_time_is_left_goes_to_those_that_wait() -> None:
     sweep = Sweep(asha(), [0.5, 0.6, 0.9, 0.7])
     sweep.asha.fills = True
     sweep.asha.more_to_come = lambda: len(sweep.begun) < 4 and len(sweep.trained) < 6
-    assert not sweep.asha.has_waiting
+    assert sweep.asha.epochs_worthwhile == 1
     sweep.run(most=6)
     assert sweep.epochs_of() == [1, 1, 3, 1]  # the best of the first three, then the last new one
-    assert sweep.asha.has_waiting
+    assert sweep.asha.epochs_worthwhile == 3
     sweep.run(most=18)
     assert sweep.epochs_of() == [3, 3, 9, 3]  # the best at each rung as ever, then from the lowest, in order
     sweep.run()
@@ -150,35 +165,35 @@ def test_who_can_never_go_on_ends_early() -> None:
 
 def test_who_has_ended_keeps_its_place_but_does_not_go_on() -> None:
     scheduler = asha()
-    scheduler.recall("00000", [0.9], is_over=True)  # taken over from an earlier run, say
-    scheduler.recall("00001", [0.5], is_over=False)
-    scheduler.recall("00002", [0.4], is_over=False)
+    scheduler.recall("00000", [0.9], has_ended=True)  # taken over from an earlier run, say
+    scheduler.recall("00001", [0.5], has_ended=False)
+    scheduler.recall("00002", [0.4], has_ended=False)
     assert scheduler.next() is None
-    scheduler.recall("00003", [0.3], is_over=False)
-    scheduler.recall("00004", [0.2], is_over=False)
-    scheduler.recall("00005", [0.1], is_over=False)
+    scheduler.recall("00003", [0.3], has_ended=False)
+    scheduler.recall("00004", [0.2], has_ended=False)
+    scheduler.recall("00005", [0.1], has_ended=False)
     assert scheduler.next() == "00001"
 
 
 def test_without_time_nobody_goes_on() -> None:
     scheduler = asha()
     for name, score in (("00000", 0.5), ("00001", 0.6), ("00002", 0.7)):
-        scheduler.recall(name, [score], is_over=False)
+        scheduler.recall(name, [score], has_ended=False)
     assert scheduler.next() == "00002"
     scheduler.has_time = lambda name: name != "00002"
     assert scheduler.next() is None
 
 
-@pytest.mark.parametrize("after", range(1, 22))
-def test_a_new_start_goes_on_as_the_old_one_would_have(after: int) -> None:
+@pytest.mark.parametrize(("brackets", "after"), [(n, after) for n in (1, 2) for after in range(1, 19 + 3 * n)])
+def test_a_new_start_goes_on_as_the_old_one_would_have(brackets: int, after: int) -> None:
     scores = [0.5, 0.6, 0.7, 0.8, 0.55, 0.65, 0.9, 0.1, 0.2]
-    whole = Sweep(asha(planned=9), scores)
+    whole = Sweep(asha(planned=9, brackets=brackets), scores)
     whole.run()
-    cut = Sweep(asha(planned=9), scores)
+    cut = Sweep(asha(planned=9, brackets=brackets), scores)
     said, cut.say = cut.say, lambda trial: killed_after(cut, after, said(trial))  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         cut.run()
-    again = Sweep(asha(planned=9), scores)
+    again = Sweep(asha(planned=9, brackets=brackets), scores)
     again.begun, again.trained = cut.begun, list(cut.trained)
     for trial in again.begun:
         again.asha.recall(str(trial), [scores[int(str(trial))]] * trial.done, str(trial) in cut.ended)

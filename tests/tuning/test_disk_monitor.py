@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rfray.errors import DiskFullError
-from rfray.tuning.disk_monitor import DiskWatch
+from rfray.tuning.callbacks import DiskMonitor
 from tests.tuning.test_run_sweep import run_here, sweep_of
 
 
@@ -60,8 +60,8 @@ def test_a_full_disk_stops_the_sweep_cleanly_and_nothing_is_lost(
 
 
 def test_the_folder_of_ray_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rfray.tuning.disk_monitor.RAY_NEEDS", 10**18)
-    watch = DiskWatch(tmp_path)
+    monkeypatch.setattr("rfray.tuning.callbacks.RAY_NEEDS", 10**18)
+    monitor = DiskMonitor(tmp_path)
     with pytest.raises(DiskFullError, match=f"no room on the disk for {tmp_path}: it needs 1000000000000"):
-        watch.on_trial_result(0, [], None, {})
-    assert isinstance(watch.reason, DiskFullError)
+        monitor.on_trial_result(0, [], None, {})
+    assert isinstance(monitor.reason, DiskFullError)

@@ -21,7 +21,7 @@ from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, probe_id
 from rfray.store.tables import read_catalog
 from rfray.tuning.budget import check_budget
-from rfray.tuning.finalists import repeats
+from rfray.tuning.finalists import repeated_starts
 from rfray.tuning.probing import probe_backbones
 from rfray.tuning.run_sweep import run_sweep
 from tests.tuning.test_probing import prepared, quiet
@@ -81,7 +81,7 @@ def test_the_best_are_trained_with_other_seeds_then_for_each_fold(pictures: Path
         result("00002-cccccc", 2, None),
         result("00003-dddddd", 3, 0.8, seed=2**32 - 1),
     ]
-    wanted = repeats(sweep, done)
+    wanted = repeated_starts(sweep, done)
     assert [(one.id, one.trial.seed, one.fold) for one in wanted] == [
         ("00001-bbbbbb-seed8", 8, None),
         ("00001-bbbbbb-seed9", 9, None),

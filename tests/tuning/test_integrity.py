@@ -11,7 +11,7 @@ from rfray.store.files import file_digest
 from rfray.store.records import TrialStart, write_record
 from rfray.store.run_dir import RunDir, TrialDir
 from rfray.training.checkpoint import write_history, write_state
-from rfray.tuning.integrity import mend
+from rfray.tuning.integrity import repair
 from rfray.tuning.recorder import results
 from tests.tuning.test_recorder import result
 
@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def test_whole_files_stay(run: RunDir) -> None:
-    assert mend(run) == []
+    assert repair(run) == []
     assert [one.position for one in results(run)] == [0, 1]
 
 
@@ -49,7 +49,7 @@ def test_a_damaged_file_is_named_and_its_trial_runs_again(run: RunDir, name: str
     file.write_bytes(
         {"one bit": bytes([content[0] ^ 1]) + content[1:], "cut short": content[:-1], "emptied": b""}[harm]
     )
-    (found,) = mend(run)
+    (found,) = repair(run)
     assert found == f"{file} is damaged: its content does not match its digest; the trial is run again"
     assert out.result() is None
     assert not file.exists()
@@ -63,16 +63,16 @@ def test_a_damaged_result_is_named_and_its_trial_runs_again(run: RunDir, harm: s
     file.write_text(
         {"a digit": text.replace('"score": 0.5', '"score": 0.9'), "cut short": text[:-20], "emptied": ""}[harm]
     )
-    (found,) = mend(run)
+    (found,) = repair(run)
     assert found.startswith(f"{file} is damaged")
     assert [one.position for one in results(run)] == [1]
 
 
 def test_weights_that_were_not_kept_are_not_missed(run: RunDir) -> None:
     run.trials()[0].weights_file.unlink()
-    assert mend(run) == []
+    assert repair(run) == []
     run.trials()[0].predictions_file("val").unlink()
-    assert len(mend(run)) == 1
+    assert len(repair(run)) == 1
 
 
 def test_the_ensemble_names_damaged_files_too(run: RunDir) -> None:
@@ -98,17 +98,17 @@ def running(run: RunDir) -> TrialDir:
 
 
 def test_a_running_trial_goes_on_with_whole_files(run: RunDir, running: TrialDir) -> None:
-    assert mend(run) == []
+    assert repair(run) == []
     assert len(running.state_files()) == 1
     write_history(running, [*ROWS, {"epoch": 3, "ended": 9.5, "val_auc": 0.5}])  # killed before the state was there
-    assert mend(run) == []
+    assert repair(run) == []
 
 
 @pytest.mark.parametrize("cut", [1, 5, 14, 28, 40])
 def test_a_history_cut_short_is_written_anew_from_the_state(run: RunDir, running: TrialDir, cut: int) -> None:
     whole = running.history_file.read_bytes()
     running.history_file.write_bytes(whole[:-cut])
-    (found,) = mend(run)
+    (found,) = repair(run)
     assert found.startswith(f"{running.history_file} is damaged")
     assert running.history_file.read_bytes() == whole
 
@@ -116,7 +116,7 @@ def test_a_history_cut_short_is_written_anew_from_the_state(run: RunDir, running
 def test_a_trial_whose_state_is_damaged_starts_over(run: RunDir, running: TrialDir) -> None:
     (state,) = running.state_files()
     state.write_bytes(state.read_bytes()[:-7])
-    (found,) = mend(run)
+    (found,) = repair(run)
     assert found == f"{state} is damaged: its content does not match its name; the trial starts over"
     assert running.state_files() == []
     assert not running.history_file.exists()

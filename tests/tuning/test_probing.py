@@ -22,7 +22,7 @@ from rfray.store.records import TrialResult, write_record
 from rfray.store.run_dir import RunDir, probe_id
 from rfray.store.tables import read_catalog
 from rfray.tuning import probing
-from rfray.tuning.integrity import mend
+from rfray.tuning.integrity import repair
 from rfray.tuning.probing import beginnings, learned_from, narrowed, probe_backbones
 from rfray.tuning.run_sweep import check_outcome, run_sweep
 from tests.tuning.test_run_sweep import sweep_of as checked_sweep
@@ -107,7 +107,7 @@ def test_a_second_command_makes_only_what_is_missing(pictures: Path, made: Path,
     assert lost.weights_file.read_bytes() == before[lost.weights_file][1]
     # damaged: found before the sweep, and made again
     kept.weights_file.write_bytes(b"damaged")
-    assert any("best.safetensors is damaged" in found for found in mend(run))
+    assert any("best.safetensors is damaged" in found for found in repair(run))
     probe_backbones(run, sweep, None, quiet())
     assert kept.weights_file.read_bytes() == before[kept.weights_file][1]
 

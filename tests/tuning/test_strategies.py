@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 
 from rfray.spec.sweep import Sweep
-from rfray.tuning.run_sweep import NOBODY
 from rfray.tuning.strategies import (
     EPOCH,
-    REFUSED,
+    NO_CONTROLLER,
+    REMOVED,
     SCHEDULERS,
     SCORE,
     SEARCHERS,
     Median,
-    Searcher,
     grid_size,
     planned_trials,
 )
@@ -30,7 +29,7 @@ def sweep(trial: dict[str, Any], seed: int = 0, **search: Any) -> Sweep:
     return Sweep.model_validate({**raw, "search": search})
 
 
-def ask_all(searcher: Searcher, limit: int) -> list[dict[str, Any]]:
+def ask_all(searcher: Any, limit: int) -> list[dict[str, Any]]:
     """What is proposed until the end, or `limit` proposals."""
     proposals: list[dict[str, Any]] = []
     while len(proposals) < limit and (values := searcher.ask()) is not None:
@@ -173,23 +172,18 @@ def test_passes_that_are_divided_have_more_rungs(size: Any) -> None:
     """4 passes over 100 images are 16 epochs of 25."""
     divided = sweep({"epochs": 4, "epoch_images": size}, trials=1)
     assert SCHEDULERS["asha"](divided, 100).rungs == [1, 3, 9]
-    hyperband: Any = SCHEDULERS["hyperband"](divided, 100)
-    assert hyperband._max_t_attr == 16
 
 
-def test_what_is_refused_is_there_to_be_chosen() -> None:
-    assert {algorithm for algorithm, _ in REFUSED} <= set(SEARCHERS)
-    assert {scheduler for _, scheduler in REFUSED} <= set(SCHEDULERS)
+def test_what_was_removed_is_not_offered() -> None:
+    assert not set(REMOVED) & set(SCHEDULERS)
 
 
 def test_what_a_trial_says_again_is_decided_as_before_and_counted_once() -> None:
     scheduler = Median(time_attr=EPOCH, metric=SCORE, mode="max", grace_period=1, min_samples_required=1)
 
     def say(name: str, epoch: int, score: float) -> str:
-        return scheduler.on_trial_result(NOBODY, name, {EPOCH: epoch, SCORE: score})
+        return scheduler.on_trial_result(NO_CONTROLLER, name, {EPOCH: epoch, SCORE: score})
 
-    for name in ("good", "bad"):
-        scheduler.on_trial_add(NOBODY, name)
     assert say("good", 1, 0.9) == "CONTINUE"
     assert say("good", 2, 0.9) == "CONTINUE"
     assert say("bad", 1, 0.1) == "STOP"
@@ -197,3 +191,7 @@ def test_what_a_trial_says_again_is_decided_as_before_and_counted_once() -> None
     assert say("good", 2, 0.9) == "CONTINUE"
     assert say("bad", 1, 0.1) == "STOP"
     assert scheduler.debug_string() == known
+    later = Median(time_attr=EPOCH, metric=SCORE, mode="max", grace_period=1, min_samples_required=1)
+    later.recall([("good", 1, 0.9), ("good", 2, 0.9), ("bad", 1, 0.1)], ended={"good"})
+    assert later.debug_string() == known
+    assert later.on_trial_result(NO_CONTROLLER, "bad", {EPOCH: 1, SCORE: 0.1}) == "STOP"
