@@ -104,7 +104,7 @@ def _search(file: SweepFile) -> Iterator[str]:
 
 def _last_bracket(search: SearchSettings) -> int:
     """The epochs at which the trials of the last bracket are first compared."""
-    return search.grace_epochs * search.reduction_factor ** (search.brackets - 1)
+    return search.grace_epochs * int(search.reduction_factor ** (search.brackets - 1))
 
 
 def _probes(file: SweepFile) -> Iterator[str]:
