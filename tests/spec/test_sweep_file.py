@@ -464,7 +464,7 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
         "algorithm",
         "algoritm",
         "11: search.algoritm: no such key; allowed: algorithm, budget, trials, scheduler, metric, grace_epochs, "
-        "reduction_factor, concurrent, keep, finalists, seeds, max_failed, probe, probe_keep, warm_start; "
+        "reduction_factor, brackets, concurrent, keep, finalists, seeds, max_failed, probe, probe_keep, warm_start; "
         "nearest: algorithm",
     ),
     "in resources": (
