@@ -87,7 +87,8 @@ def _ended(run: RunDir) -> list[tuple[TrialDir, TrialResult]]:
 
 def _plain_training(run: RunDir, out: Path) -> float:
     """Seconds of the run's first trial, trained in this process from the same decoded images."""
-    from rfray.training.loop import Hooks, TrialData, train
+    from rfray.training.learner import Hooks, TrialData
+    from rfray.training.loop import train
 
     sweep, catalog = run.sweep(), read_catalog(run)
     trial = run.trials()[0].start().trial

@@ -23,7 +23,7 @@ def predicting(folder: Path, rounds: int = 3, images: int | None = None) -> list
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command has it, for both sides
     import torch
 
-    from rfray.models.ensemble_inference import detect
+    from rfray.models.bundle import detect
 
     gpu, cores = torch.cuda.is_available(), os.cpu_count() or 1
     count = images or (8192 if gpu else 384)

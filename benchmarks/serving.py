@@ -114,8 +114,7 @@ def _load(folder: Path, address: str, pictures: list[Path], clients: int, second
 
 def _detection(run: RunDir, pictures: list[Path]) -> float:
     """Seconds for the files, read by as many threads as there are cores; the second time, as the first one is slow."""
-    from rfray.models.bundle import load_bundle
-    from rfray.models.ensemble_inference import detect
+    from rfray.models.bundle import detect, load_bundle
 
     bundle = load_bundle(run.path)
 

@@ -19,7 +19,7 @@ from rfray.store.run_dir import TrialDir
 if TYPE_CHECKING:
     from rfray.data.batches import Batch
     from rfray.data.images import Images
-    from rfray.training.loop import Epoch, TrialData
+    from rfray.training.learner import Epoch, TrialData
 
 # torch and timm are imported inside the functions: a list of the benchmarks needs neither.
 
@@ -61,13 +61,13 @@ def _figure(
     least_ratio: float | None,
     place: AbstractContextManager[None] | None = None,
 ) -> Figure:
-    from rfray.training import loop
+    from rfray.training import step
 
     def real() -> float:
         return _epoch_seconds(trial, data, next(outs), threads)
 
     def from_memory() -> float:
-        with mock.patch.object(loop, "train_batches", _batches_in_memory):
+        with mock.patch.object(step, "train_batches", _batches_in_memory):
             return real()
 
     with place or nullcontext():
@@ -87,7 +87,7 @@ def _data(pictures: Path, cache: Path, side: int) -> "TrialData":
     from rfray.data.catalog import load_images, scan_folder
     from rfray.data.geometry import Geometry
     from rfray.data.splits import divide
-    from rfray.training.loop import TrialData
+    from rfray.training.learner import TrialData
 
     settings = DataSettings(
         train=str(pictures),
@@ -105,7 +105,8 @@ def _data(pictures: Path, cache: Path, side: int) -> "TrialData":
 
 def _epoch_seconds(trial: Trial, data: "TrialData", out: TrialDir, threads: int) -> float:
     """Seconds of the last epoch, without judging and writing."""
-    from rfray.training.loop import Hooks, train
+    from rfray.training.learner import Hooks
+    from rfray.training.loop import train
 
     epochs: list[Epoch] = []
     train(trial, data, out, "auc", threads, Hooks(epochs.append))

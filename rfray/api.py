@@ -111,7 +111,7 @@ class Detector:
         import os
 
         from rfray.data.listing import image_files
-        from rfray.models.ensemble_inference import detect
+        from rfray.models.bundle import detect
         from rfray.models.verdicts import verdict_table
 
         given = [paths] if isinstance(paths, str | Path) else paths

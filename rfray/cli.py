@@ -231,15 +231,15 @@ def predict(
 @resumable
 def export(
     bundle: BundlePlace,
-    form: Annotated[str, typer.Option("--format", help="onnx (needs rfray[onnx]) or torchscript.")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="The file; by default the bundle's name with .onnx or .pt.")] = None,
+    form: Annotated[str, typer.Option("--format", help="onnx (needs rfray[onnx]) or pt2 (torch.export).")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The file; by default the bundle's name with .onnx or .pt2.")] = None,
 ) -> None:
-    """Write the whole ensemble as one model, and hold it against the bundle."""
+    """Write the whole ensemble as one model file, and compare it with the bundle."""
     from rfray.models.bundle import load_bundle
-    from rfray.models.export import SUFFIXES, check_format, export_bundle
+    from rfray.models.export import check_format, export_bundle
 
     check_format(form)
-    file = out or Path(Path(bundle).name + SUFFIXES[form])
+    file = out or Path(f"{Path(bundle).name}.{form}")
     difference = export_bundle(load_bundle(bundle), form, file)
     print(f"{file}: probabilities within {difference:.1g} of the bundle's")
 

@@ -10,7 +10,7 @@ RfrayError                     exit 1   the work failed
 │   └── ClusterError           exit 2   the cluster lacks what the sweep asks for
 ├── TrialError                 exit 1   one trial failed; the sweep goes on without it
 ├── GroupStoppedError          exit 1   another process of the group that trains a trial has stopped
-├── GroupMemoryError           exit 1   a group of processes must begin again with smaller bites
+├── GroupMemoryError           exit 1   a group of processes must begin again with a smaller micro-batch
 ├── DiskFullError              exit 1   a disk is full; the message names the path, the need and what is free
 ├── SweepFailed                exit 1   too many trials failed, or none is left to show
 └── Interrupted                exit 130 stopped by the user; the message names the command that goes on
@@ -65,7 +65,7 @@ class GroupStoppedError(RfrayError):
 
 
 class GroupMemoryError(RfrayError):
-    """One of the processes that train a trial together had no memory left; with smaller bites they begin again."""
+    """A process of the group that trains a trial ran out of memory; they begin again with a smaller micro-batch."""
 
 
 class DiskFullError(RfrayError):

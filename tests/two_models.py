@@ -16,7 +16,7 @@ from rfray.data.geometry import geometry_of
 from rfray.inference.missing import prediction_origins
 from rfray.models.build import build_model
 from rfray.models.inference import predict_from_file, save_weights
-from rfray.models.multiscale_head import Staged
+from rfray.models.multiscale_head import MultiscaleModel
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import resolved_text
 from rfray.spec.trial import Trial
@@ -58,7 +58,7 @@ def two_models(
         chosen = Trial(pretrained=False, **setting)
         out = finish_trial(run, trial_id, 0.6, pretrained=False, lr=chosen.lr, **setting)
         model, _ = build_model(chosen)
-        if isinstance(model, Staged):
+        if isinstance(model, MultiscaleModel):
             # by chance it would tell these pictures apart: the other way round it errs
             model.head.linear.weight.data.normal_(std=0.01).neg_()
         save_weights(out.weights_file, model, {"tta": chosen.tta})

@@ -14,9 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rfray.data.listing import image_files
 from rfray.errors import DataError, InputError, RfrayError
-from rfray.models.bundle import load_bundle
-from rfray.models.ensemble_inference import detect
-from rfray.models.grad_cam import draw_evidence
+from rfray.models.bundle import detect, load_bundle
+from rfray.models.grad_cam import write_heatmaps
 from rfray.models.verdicts import VERDICTS, verdict_table
 from rfray.report.verdict_rows import format_of, verdict_rows
 from rfray.spec.sweep import Resources
@@ -46,7 +45,7 @@ def predict_files(
             table = verdict_table(bundle.ensemble, seen.paths, seen.scores, seen.reasons)
             if explain is not None:
                 first = found.total()
-                table["evidence"] = draw_evidence(bundle, seen, table["p_fake"].to_numpy(), explain, first)
+                table["evidence"] = write_heatmaps(bundle, seen, table["p_fake"].to_numpy(), explain, first)
             write(table)
             found.update(table["verdict"])
             progress.advance(task, len(seen.paths))

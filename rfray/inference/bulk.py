@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -25,9 +26,8 @@ from rfray.cluster.slots import Slot, autoscaler_notice, slot_count, worker_slot
 from rfray.cluster.tasks import reason_of
 from rfray.data.listing import image_files
 from rfray.errors import DataError, RfrayError, RunError
-from rfray.models.bundle import load_bundle
-from rfray.models.ensemble_inference import detect
-from rfray.models.verdicts import parquet_table, verdict_table
+from rfray.models.bundle import detect, load_bundle
+from rfray.models.verdicts import verdict_table
 from rfray.spec.sweep import Resources
 from rfray.store.ensemble_record import find_bundle
 from rfray.store.files import file_digest, replace_text, replacing
@@ -106,11 +106,11 @@ class Predictor:
         """Writes the verdicts on a shard, and counts them."""
         paths = pq.ParquetFile(_list(self._out)).read_row_group(shard)["path"].to_pylist()
         tables = [
-            parquet_table(verdict_table(self._bundle.ensemble, seen.paths, seen.scores, seen.reasons))
+            verdict_table(self._bundle.ensemble, seen.paths, seen.scores, seen.reasons)
             for seen in detect(self._bundle, paths, self._batch_size, self._threads)
         ]
         with replacing(_part(self._out, shard)) as temporary:
-            pq.write_table(pa.concat_tables(tables), temporary)
+            pq.write_table(pa.Table.from_pandas(pd.concat(tables), preserve_index=False), temporary)
         return _counts(_part(self._out, shard))
 
 

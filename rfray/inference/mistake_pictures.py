@@ -13,7 +13,7 @@ from rfray.data.catalog import decode_images
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.errors import DataError
 from rfray.evaluation.mistakes import Mistake, Mistakes, write_mistakes
-from rfray.models.heatmap_overlay import as_jpeg, laid_out, overlaid, shrunk
+from rfray.models.heatmap_overlay import encode_jpeg, overlay_heatmap, place_heatmap, shrink
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 from rfray.store.tables import read_catalog
@@ -65,8 +65,8 @@ def draw_pictures(run: RunDir, mistakes: Mistakes) -> list[str]:
         except DataError as error:
             problems.append(str(error))
             continue
-        drawn.append(Drawn(mistake, shrunk(picture), picture.shape[1], picture.shape[0]))
-        write_whole(run.mistake_picture(mistake.number), as_jpeg(drawn[-1].small))
+        drawn.append(Drawn(mistake, shrink(picture), picture.shape[1], picture.shape[0]))
+        write_whole(run.mistake_picture(mistake.number), encode_jpeg(drawn[-1].small))
     maps: list[list[np.ndarray]] = []
     for member, share in mistakes.members.items():
         if not share or not drawn:
@@ -76,14 +76,14 @@ def draw_pictures(run: RunDir, mistakes: Mistakes) -> list[str]:
         except Exception as error:  # whatever one of timm's backbones, or a lack of memory, makes torch raise
             problems.append(f"{member} could not be explained: {type(error).__name__}: {_first_line(error)}")
     for one, *seen in zip(drawn, *maps, strict=True) if maps else ():
-        overlay = overlaid(one.small, np.mean(seen, axis=0))
-        write_whole(run.mistake_picture(one.mistake.number, evidence=True), as_jpeg(overlay))
+        overlay = overlay_heatmap(one.small, np.mean(seen, axis=0))
+        write_whole(run.mistake_picture(one.mistake.number, evidence=True), encode_jpeg(overlay))
     return problems
 
 
 def _evidence_of(run: RunDir, member: str, drawn: list[Drawn], catalog: pd.DataFrame) -> list[np.ndarray]:
     """Of each picture, (h, w) float32 as it is shown: where the member saw evidence for what it was called."""
-    from rfray.models.grad_cam import evidence_from_file  # imports torch: only where there is a picture
+    from rfray.models.grad_cam import heatmaps_from_file  # imports torch: only where there is a picture
 
     trial = run.trial(member)
     result = trial.result()
@@ -92,9 +92,11 @@ def _evidence_of(run: RunDir, member: str, drawn: list[Drawn], catalog: pd.DataF
     geometry = geometry_of(result.trial, settings.reencode)
     images = decode_images(catalog, settings, "test", geometry, [one.mistake.id for one in drawn])
     calls = np.array([one.mistake.call for one in drawn])
-    maps = evidence_from_file(trial.weights_file, result.trial, images, calls)
+    maps = heatmaps_from_file(trial.weights_file, result.trial, images, calls)
     return [
-        laid_out(found, geometry.seen(one.width, one.height) * one.small.shape[1] / one.width, *one.small.shape[:2])
+        place_heatmap(
+            found, geometry.seen(one.width, one.height) * one.small.shape[1] / one.width, *one.small.shape[:2]
+        )
         for found, one in zip(maps, drawn, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""backbone name -> timm model with two outputs (real, fake), and the normalisation its weights expect."""
+"""trial -> timm model with two outputs (real, fake), and the normalisation that its weights expect."""
 
 import logging
 import os
@@ -14,11 +14,11 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from rfray.errors import TrialError
-from rfray.models.multiscale_head import Staged
+from rfray.models.multiscale_head import MultiscaleModel
 from rfray.spec.sweep import CLASSES
 from rfray.spec.trial import Trial
 
-logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of every classifier that is not taken over
+logging.getLogger("timm").setLevel(logging.ERROR)  # it warns about every classifier that it replaces
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def backbone_names() -> list[str]:
 def build_model(trial: Trial, load_pretrained: bool = True) -> tuple[nn.Module, Normalisation]:
     """The trial's model on the CPU, with the weights that it starts from (random ones if not `load_pretrained`).
 
-    One with `head: probe` is a Staged whose head knows nothing yet: what it is to know is in the probe's own file.
-    Raises TrialError: weights out of reach or not fitting, or a size or option that the backbone does not take.
+    With `head: probe` it is a MultiscaleModel, whose head has zeros for weights: the probe's own file has others.
+    Raises TrialError where the weights can't be loaded, or the backbone does not take a size or option.
     """
     arguments: dict[str, Any] = {"num_classes": len(CLASSES) if trial.head == "random" else 0}
     if trial.drop_rate:
@@ -64,27 +64,23 @@ def build_model(trial: Trial, load_pretrained: bool = True) -> tuple[nn.Module, 
         model = timm.create_model(trial.backbone, **arguments)
     except TypeError as error:
         raise TrialError(f"{trial.backbone} does not take one of {', '.join(arguments)}: {error}") from error
-    except Exception as error:  # whatever a file of unknown origin makes timm, torch or safetensors raise
+    except Exception as error:  # of many kinds: the file may be of any origin
         raise TrialError(_why_not(trial, error)) from error
     data = resolve_model_data_config(model)
-    if trial.head == "probe":
-        model = _staged(model, trial)
+    if trial.head == "random":
+        _initialise_classifier(model)
     else:
-        _calm_classifier(model)
+        try:
+            model = MultiscaleModel(model, trial.image_size, trial.drop_rate)
+        except Exception as error:  # of many kinds: some of timm's backbones have no stages
+            raise TrialError(f"{trial.backbone} can't be probed at {trial.image_size} px: {error}") from error
     return model.to(memory_format=torch.channels_last), Normalisation(data["mean"], data["std"])
 
 
-def _staged(model: nn.Module, trial: Trial) -> Staged:
-    try:
-        return Staged(model, trial.image_size, trial.drop_rate)
-    except Exception as error:  # whatever one of timm's backbones raises where it has no stages
-        raise TrialError(f"{trial.backbone} can't be probed at {trial.image_size} px: {error}") from error
+def _initialise_classifier(model: Any) -> None:
+    """Small random weights, so that the first loss is about ln 2 and does not spoil pretrained features.
 
-
-def _calm_classifier(model: Any) -> None:
-    """Small first weights, so that the first loss is about ln 2 and its gradients leave pretrained features alone.
-
-    timm's efficientnets draw the weights of a two-class classifier from up to 0.7, which made the first loss 3.
+    timm's efficientnets draw a two-class classifier's weights from [-0.7, 0.7], which made the first loss 3.
     """
     classifier = model.get_classifier()
     if isinstance(classifier, nn.Linear | nn.Conv2d):
@@ -94,10 +90,7 @@ def _calm_classifier(model: Any) -> None:
 
 
 def check_weights(backbone: str, source: bool | str) -> None:
-    """Makes sure, quickly, that pretrained weights are to be had and fit. `source` is as in `Trial.pretrained`.
-
-    Raises TrialError: naming the backbone, the cause and the ways out.
-    """
+    """Raises TrialError where pretrained weights can't be loaded or do not fit. `source`: as in `Trial.pretrained`."""
     trial = Trial(backbone=backbone, pretrained=source)
     if source is True:
         _check_hub(trial)
@@ -108,7 +101,7 @@ def check_weights(backbone: str, source: bool | str) -> None:
         random, _ = build_model(trial, load_pretrained=False)
         torch.manual_seed(0)
         loaded, _ = build_model(trial)
-        # timm passes over what does not match without an error
+        # timm ignores tensors that do not match
         pairs = zip(random.named_parameters(), loaded.parameters(), strict=True)
         untouched = [torch.equal(before, after) for (_, before), after in pairs if before.ndim > 1]
         if sum(untouched) > len(untouched) / 2:
@@ -127,8 +120,8 @@ def _check_hub(trial: Trial) -> None:
     if not hub_id or any(isinstance(try_to_load_from_cache(hub_id, name), str) for name in names):
         return
     try:
-        HfApi().model_info(hub_id, timeout=10)  # one quick question; a download would try for most of a minute
-    except Exception as error:  # whatever HTTP library the hub's client is built on raises
+        HfApi().model_info(hub_id, timeout=10)  # a download would try for most of a minute
+    except Exception as error:  # of many kinds: it depends on the hub client's HTTP library
         raise TrialError(_why_not(trial, error)) from error
 
 

@@ -1,115 +1,108 @@
-"""a bundle -> one file with the whole ensemble in it: ONNX or TorchScript, held against the bundle before it is left.
+"""a bundle -> one file with the whole ensemble in it, ONNX or .pt2 (torch.export), compared with the bundle.
 
-What goes in are the squares that the members see, (B, 3, S, S) uint8 RGB, an input for every geometry that differs
-(`square_96_scale`, say); out come p_fake (B,) and the members' scores (B, k), float32. B is free. Decoding, `reencode`
-and scaling stay outside: the file's metadata say what they are, with classes, threshold and band.
+Inputs: the squares that the members see, (B, 3, S, S) uint8 RGB, one input for each different geometry (such as
+`square_96_scale`). Outputs: p_fake (B,) and the members' scores (B, k), float32. B is free. Decoding, `reencode` and
+scaling stay outside; the file's metadata describe them, and hold classes, threshold and band.
 """
 
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from rfray.data.geometry import Geometry
 from rfray.errors import InputError, RfrayError, nearest_first
-from rfray.models.bundle import LoadedBundle
+from rfray.models.bundle import LoadedBundle, scores_of
+from rfray.models.inference import Detector
 from rfray.spec.sweep import Reencode
 from rfray.stats.voting import joined
 from rfray.store.files import replacing
 
 TOLERANCE = 1e-4
-"""By how much a probability of the file may differ from the bundle's."""
+"""Greatest difference allowed between a probability of the file and the bundle's; float32 alone makes about 1e-6."""
 TRIED = (1, 5)
-"""Batches, in images, that a new file is tried with."""
+"""Sizes of the batches that a new file is compared on: one image, and more than the export has seen."""
 METADATA = "rfray.json"
-"""TorchScript's extra file, and the key of the metadata in ONNX."""
-
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt"}
-"""Format -> what its files' names end in."""
-
-Run = Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]]
-"""Squares, as the file takes them -> p_fake (B,), scores (B, k)."""
+"""The key of the metadata in ONNX, and the name of the extra file in .pt2."""
+NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
+"""Format, which is also the files' suffix -> packages of the extra rfray[onnx] that it needs."""
 
 
-class Whole(nn.Module):
-    """The ensemble as one module, in float32 but for the vote itself."""
+class EnsembleModule(nn.Module):
+    """The ensemble as one module on the CPU, in float32 but for the vote."""
 
     def __init__(self, bundle: LoadedBundle) -> None:
         super().__init__()
-        self.models = nn.ModuleList(detector.model.float().cpu() for detector in bundle.detectors)
-        self._detectors, self._ensemble = bundle.detectors, bundle.ensemble
+        self._ensemble, self._detectors = bundle.ensemble, _on_cpu(bundle)
+        self.models = nn.ModuleList(detector.model for detector in self._detectors)
         self._inputs = [inputs_of(bundle).index(geometry) for geometry in bundle.geometries]
 
     def forward(self, *squares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the module."""
-        ensemble = self._ensemble
-        margins = []  # of two softmax outputs, the logit of the second is the difference of theirs
-        for model, detector, place in zip(self.models, self._detectors, self._inputs, strict=True):
-            images = detector.normalise(squares[place])
-            margin = _margin(model(images))
-            if detector.flip:
-                mean = (torch.sigmoid(margin) + torch.sigmoid(_margin(model(images.flip(3))))) / 2
-                margin = torch.logit(mean, eps=1e-15)
-            margins.append(margin)
-        scores = torch.sigmoid(torch.stack(margins, dim=1))
-        temperatures = torch.tensor(ensemble.temperatures, dtype=torch.float64)
-        weights = torch.tensor(ensemble.weights, dtype=torch.float64)
-        p_fake = (torch.sigmoid(torch.stack(margins, dim=1) / temperatures) * weights).sum(1) / weights.sum()
-        if ensemble.temperature != 1:
-            p_fake = torch.sigmoid(torch.logit(p_fake, eps=1e-15) / ensemble.temperature)
+        """The module docstring's inputs -> its outputs."""
+        pairs = zip(self._detectors, self._inputs, strict=True)
+        scores = torch.stack([detector(squares[number]) for detector, number in pairs], dim=1)  # (B, k) float64
+        p_fake = _tempered(scores, torch.tensor(self._ensemble.temperatures, dtype=torch.float64))
+        weights = torch.tensor(self._ensemble.weights, dtype=torch.float64)
+        p_fake = _tempered((p_fake * weights).sum(1) / weights.sum(), self._ensemble.temperature)
         return p_fake.float(), scores.float()
 
 
-def _margin(logits: torch.Tensor) -> torch.Tensor:
-    return logits[:, 1].double() - logits[:, 0].double()
+def _on_cpu(bundle: LoadedBundle) -> list[Detector]:
+    """The bundle's detectors, moved to the CPU. A .pt2 keeps contiguous tensors as plain bytes, and pickles others."""
+    for detector in bundle.detectors:
+        detector.model.float().cpu().to(memory_format=torch.contiguous_format)
+    return [replace(detector, device=torch.device("cpu"), dtype=torch.float32) for detector in bundle.detectors]
+
+
+def _tempered(p_fake: torch.Tensor, temperature: torch.Tensor | float) -> torch.Tensor:
+    return torch.sigmoid(torch.logit(p_fake, eps=1e-15) / temperature)
 
 
 def inputs_of(bundle: LoadedBundle) -> list[Geometry]:
-    """The geometries that differ, each of which is an input, in order."""
+    """The different geometries, in order: each is an input."""
     return list(dict.fromkeys(bundle.geometries))
 
 
-def input_name(geometry: Geometry) -> str:
-    """What an input is called."""
-    return f"square_{geometry.side}_{geometry.resize}"
-
-
 def geometries_in(metadata: str) -> dict[str, Geometry]:
-    """Input -> the geometry that makes it of a picture, by the METADATA of an exported file."""
-    inputs = json.loads(metadata)["inputs"]
-    found = {}
-    for name, how in inputs.items():
-        reencode = None if how["reencode"] is None else Reencode(**how["reencode"])
-        found[name] = Geometry(how["resize"], how["side"], reencode)
-    return found
+    """Name of an input -> the geometry that makes it of a picture. `metadata` is the exported file's METADATA."""
+    return {
+        name: Geometry(how["resize"], how["side"], None if how["reencode"] is None else Reencode(**how["reencode"]))
+        for name, how in json.loads(metadata)["inputs"].items()
+    }
 
 
 def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
     """Writes `out`; the greatest difference of a probability from the bundle's, on images of noise.
 
-    Raises InputError for a format that is unknown or whose extra is not installed, RfrayError where a model can't be
-    exported, or what comes out is not what the bundle says.
+    Raises:
+        InputError: the format is unknown, or needs an extra that is not installed.
+        RfrayError: a model can't be exported, or the file's probabilities are not the bundle's.
+
     """
     check_format(form)
-    whole = Whole(bundle).eval()
-    metadata, names = json.dumps(_metadata(bundle), indent=1), [input_name(one) for one in inputs_of(bundle)]
-    with replacing(out) as temporary, _quietly(), torch.no_grad():
+    batch, squares = torch.export.Dim("batch", min=1), tuple(_noise(bundle, 2))
+    with replacing(out) as temporary, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)  # torch's exporters describe their own steps
         try:
-            FORMATS[form](whole, _noise(bundle, 2), names, metadata, temporary)
-            run = READERS[form](temporary)
-            difference = max(_difference(bundle, run, _noise(bundle, count)) for count in TRIED)
-        except Exception as error:  # whatever one of timm's backbones makes an exporter or a runtime raise
+            shapes = (tuple({0: batch} for _ in squares),)
+            program = torch.export.export(EnsembleModule(bundle).eval(), squares, dynamic_shapes=shapes)
+            _WRITERS[form](program, _metadata(bundle), temporary)
+            difference = max(_difference(bundle, form, temporary, _noise(bundle, count)) for count in TRIED)
+        except Exception as error:  # of many kinds: it depends on the backbone, the exporter and the runtime
             members = ", ".join(bundle.ensemble.members)
-            raise RfrayError(f"{members} can't be exported to {form}: {_first_line(error)}") from error
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RfrayError(f"{members} can't be exported to {form}: {cause}") from error
+        finally:
+            logging.disable(logging.NOTSET)
         if difference > TOLERANCE:
             raise RfrayError(f"{form}: its probabilities differ by {difference:.2g} from the bundle's; not written")
     return difference
@@ -117,84 +110,63 @@ def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
 
 def check_format(form: str) -> None:
     """Raises InputError as `export_bundle`."""
-    if form not in FORMATS:
-        raise InputError(f"--format {form}: no such format; allowed: {nearest_first(form, FORMATS)}")
-    needed = ("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ()
-    if lacking := [name for name in needed if find_spec(name) is None]:
-        raise InputError(f"--format {form} needs {', '.join(lacking)}: pip install 'rfray[onnx]'")
+    if form not in NEEDED:
+        raise InputError(f"--format {form}: no such format; allowed: {nearest_first(form, NEEDED)}")
+    if missing := [name for name in NEEDED[form] if find_spec(name) is None]:
+        raise InputError(f"--format {form} needs {', '.join(missing)}: pip install 'rfray[onnx]'")
 
 
-def _to_onnx(whole: Whole, squares: list[torch.Tensor], names: list[str], metadata: str, file: Path) -> None:
+def _write_onnx(program: ExportedProgram, metadata: str, file: Path) -> None:
     import onnx
 
-    batch = torch.export.Dim("batch", min=1)
+    names, outputs = list(json.loads(metadata)["inputs"]), ["p_fake", "scores"]
     torch.onnx.export(
-        whole,
-        tuple(squares),
-        str(file),
-        input_names=names,
-        output_names=["p_fake", "scores"],
-        dynamic_shapes=(tuple({0: batch} for _ in squares),),
-        external_data=False,
-        verbose=False,
+        program, (), str(file), input_names=names, output_names=outputs, dynamo=True, external_data=False, verbose=False
     )
     model = onnx.load(str(file))
     onnx.helper.set_model_props(model, {METADATA: metadata})
     onnx.save(model, str(file))
 
 
-def _to_torchscript(whole: Whole, squares: list[torch.Tensor], names: list[str], metadata: str, file: Path) -> None:
-    traced = torch.jit.trace(whole, tuple(squares), check_trace=False)
-    torch.jit.save(torch.jit.freeze(traced), str(file), _extra_files={METADATA: metadata})
+def _write_pt2(program: ExportedProgram, metadata: str, file: Path) -> None:
+    with file.open("wb") as opened:  # torch takes a path only with the suffix .pt2
+        torch.export.save(program, opened, extra_files={METADATA: metadata})
 
 
-FORMATS: dict[str, Callable[[Whole, list[torch.Tensor], list[str], str, Path], None]] = {
-    "onnx": _to_onnx,
-    "torchscript": _to_torchscript,
-}
-"""Format -> what writes it."""
-
-
-def _onnx_reader(file: Path) -> Run:
+def run_onnx(file: Path, squares: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """p_fake (B,) and scores (B, k) of one batch, by ONNX Runtime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
-
-    def run(squares: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        p_fake, scores = session.run(["p_fake", "scores"], dict(zip(names, squares, strict=True)))
-        return p_fake, scores
-
-    return run
+    p_fake, scores = session.run(["p_fake", "scores"], dict(zip(names, squares, strict=True)))
+    return p_fake, scores
 
 
-def _torchscript_reader(file: Path) -> Run:
-    model = torch.jit.load(str(file))
-
-    def run(squares: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        p_fake, scores = model(*map(torch.from_numpy, squares))
-        return p_fake.numpy(), scores.numpy()
-
-    return run
+def run_pt2(file: Path, squares: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The same by torch. Only for a file that was written just now: torch may unpickle parts of a .pt2."""
+    with file.open("rb") as opened, torch.no_grad():
+        p_fake, scores = torch.export.load(opened).module()(*map(torch.from_numpy, squares))
+    return p_fake.numpy(), scores.numpy()
 
 
-READERS: dict[str, Callable[[Path], Run]] = {"onnx": _onnx_reader, "torchscript": _torchscript_reader}
+_WRITERS = {"onnx": _write_onnx, "pt2": _write_pt2}
+RUNNERS = {"onnx": run_onnx, "pt2": run_pt2}
 """Format -> what runs such a file."""
 
 
-def _metadata(bundle: LoadedBundle) -> dict[str, Any]:
-    """What a user of the file has to know, and what makes its inputs from pictures."""
-    ensemble = bundle.ensemble
+def _metadata(bundle: LoadedBundle) -> str:
+    """JSON: how the inputs are made of pictures, and what the user of the outputs has to know."""
     inputs = {
-        input_name(geometry): {
+        f"square_{geometry.side}_{geometry.resize}": {
             "resize": geometry.resize,
             "side": geometry.side,
             "reencode": geometry.reencode.model_dump() if geometry.reencode else None,
         }
         for geometry in inputs_of(bundle)
     }
-    known = ensemble.model_dump(mode="json", include={"classes", "members", "weights", "threshold", "unsure"})
-    return {"inputs": inputs, **known}
+    known = {"classes", "members", "weights", "threshold", "unsure"}
+    return json.dumps({"inputs": inputs, **bundle.ensemble.model_dump(mode="json", include=known)}, indent=1)
 
 
 def _noise(bundle: LoadedBundle, count: int) -> list[torch.Tensor]:
@@ -203,33 +175,8 @@ def _noise(bundle: LoadedBundle, count: int) -> list[torch.Tensor]:
     return [torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator) for side in sides]
 
 
-def _difference(bundle: LoadedBundle, run: Run, squares: list[torch.Tensor]) -> float:
-    p_fake, scores = run([square.numpy() for square in squares])
+def _difference(bundle: LoadedBundle, form: str, file: Path, squares: list[torch.Tensor]) -> float:
+    p_fake, scores = RUNNERS[form](file, [square.numpy() for square in squares])
     by_geometry = dict(zip(inputs_of(bundle), squares, strict=True))
-    wanted = np.stack(
-        [
-            replace(detector, device=torch.device("cpu"), dtype=torch.float32)(by_geometry[geometry])
-            for detector, geometry in zip(bundle.detectors, bundle.geometries, strict=True)
-        ]
-    )
+    wanted = scores_of(replace(bundle, detectors=_on_cpu(bundle)), by_geometry)
     return float(max(abs(scores.T - wanted).max(), abs(p_fake - joined(bundle.ensemble, wanted)).max()))
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """torch's exporters tell of their own steps."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

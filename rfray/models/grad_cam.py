@@ -1,8 +1,8 @@
-"""weights + images + calls -> maps of where each image speaks for its call: Grad-CAM on timm's feature metadata.
+"""model + images + target classes -> heatmaps of the evidence for each target, by Grad-CAM.
 
-Grad-CAM (Selvaraju et al. 2017): the features of the last stage, weighted channel by channel with the mean gradient of
-the call's logit, summed, negative values cut off. Which module gives the features, and how many channels they have,
-timm knows of every backbone (`feature_info`).
+Grad-CAM (Selvaraju et al. 2017): the last stage's features, each channel weighted with the mean gradient of the
+target's logit, summed, negative values set to 0. timm's `feature_info` names the module of the features, and the number
+of their channels.
 """
 
 from collections.abc import Callable
@@ -18,77 +18,65 @@ from torch.nn import functional as F
 
 from rfray.data.batches import plain_batches
 from rfray.data.images import Images
-from rfray.models.build import build_model
-from rfray.models.bundle import LoadedBundle
-from rfray.models.ensemble_inference import Detected
-from rfray.models.heatmap_overlay import as_jpeg, laid_out, overlaid, shrunk
-from rfray.models.inference import Detector, device_and_type, load_weights
+from rfray.models.bundle import Detected, LoadedBundle
+from rfray.models.heatmap_overlay import encode_jpeg, overlay_heatmap, place_heatmap, shrink
+from rfray.models.inference import load_detector
 from rfray.spec.trial import Trial
 from rfray.store.files import write_whole
 
 AT_ONCE = 8
-"""Images that a model explains at once: gradients take several times the memory of a prediction."""
+"""Images in a batch: gradients take several times the memory of a prediction."""
 EXPLAINED = 512
-"""Longest side, in pixels, of a picture that `draw_evidence` writes."""
+"""Longest side, in pixels, of a picture that `heatmap_jpeg` makes."""
 SALIENCY_GRID = 14
-"""Cells a side into which an input gradient is averaged; pixel by pixel it is a scatter of dots."""
+"""Cells along a side over which an input gradient is averaged; pixel by pixel it is noise."""
 
 
-def draw_evidence(bundle: LoadedBundle, seen: Detected, p_fake: np.ndarray, folder: Path, first: int) -> list[str]:
-    """Writes a picture of each file: where the members saw evidence for the call, by their share in the vote.
+def write_heatmaps(bundle: LoadedBundle, detected: Detected, p_fake: np.ndarray, folder: Path, first: int) -> list[str]:
+    """Writes `heatmap_jpeg` of each file to <number>-<name>.jpg, numbers from `first`.
 
-    <number>-<name>.jpg, numbers from `first`; the names are returned, "" of a file that could not be read. `p_fake`
-    (B,) is the vote's, and `seen` has its pictures.
+    Returns the names, "" for a file that could not be read. `p_fake` (B,) is the vote's, and `detected` has pictures.
     """
-    names = [""] * len(seen.paths)
-    for number in (number for number, reason in enumerate(seen.reasons) if not reason):
-        picture = seen.pictures[number]
-        assert picture is not None  # there is no reason why it could not be read
-        names[number] = f"{first + number:06d}-{Path(seen.paths[number]).stem[:80]}.jpg"
-        write_whole(folder / names[number], evidence_picture(bundle, picture, p_fake[number]))
+    names = [""] * len(detected.paths)
+    for number in (number for number, reason in enumerate(detected.reasons) if not reason):
+        picture = detected.pictures[number]
+        assert picture is not None  # it could be read
+        names[number] = f"{first + number:06d}-{Path(detected.paths[number]).stem[:80]}.jpg"
+        write_whole(folder / names[number], heatmap_jpeg(bundle, picture, p_fake[number]))
     return names
 
 
-def evidence_picture(bundle: LoadedBundle, picture: np.ndarray, p_fake: float) -> bytes:
-    """The bytes of a JPEG: (height, width, 3) uint8 RGB, with where the members saw evidence for the call of `p_fake`.
+def heatmap_jpeg(bundle: LoadedBundle, picture: np.ndarray, p_fake: float) -> bytes:
+    """The bytes of a JPEG: the picture and the members' heatmaps over it, weighted with their share in the vote.
 
-    That is the vote's. Its longest side has at most EXPLAINED pixels.
+    `picture` (height, width, 3) uint8 RGB; `p_fake` is the vote's, and gives the target class.
     """
-    ensemble, small = bundle.ensemble, shrunk(picture, EXPLAINED)
-    call = torch.tensor([int(p_fake >= ensemble.threshold)])
-    covers = [
-        share
-        * laid_out(
-            evidence_of_one(detector, geometry.square(picture), call),
-            geometry.seen(picture.shape[1], picture.shape[0]) * small.shape[1] / picture.shape[1],
-            *small.shape[:2],
-        )
-        for share, detector, geometry in zip(ensemble.weights, bundle.detectors, bundle.geometries, strict=True)
-    ]
-    return as_jpeg(overlaid(small, np.sum(covers, axis=0)))
+    ensemble, small = bundle.ensemble, shrink(picture, EXPLAINED)
+    target, (height, width) = torch.tensor([int(p_fake >= ensemble.threshold)]), small.shape[:2]
+    total = np.zeros((height, width), np.float32)
+    for share, detector, geometry in zip(ensemble.weights, bundle.detectors, bundle.geometries, strict=True):
+        pixels = torch.tensor(geometry.square(picture)).permute(2, 0, 1)[None].to(detector.device)
+        found = heatmaps(detector.model, detector.normalise(pixels), target.to(detector.device))[0].cpu().numpy()
+        side = geometry.seen(picture.shape[1], picture.shape[0]) * width / picture.shape[1]
+        total += share * place_heatmap(np.nan_to_num(found), side, height, width)
+    return encode_jpeg(overlay_heatmap(small, total))
 
 
-def evidence_of_one(detector: Detector, square: np.ndarray, call: torch.Tensor) -> np.ndarray:
-    """`evidence` of one (S, S, 3) uint8 square for one call, (1,) int64: (S, S) float32; 0 where it is not finite."""
-    pixels = torch.tensor(square).permute(2, 0, 1)[None].to(detector.device)
-    found = evidence(detector.model, detector.normalise(pixels), call.to(detector.device))[0].cpu().numpy()
-    return np.asarray(np.nan_to_num(found))
+def heatmaps_from_file(weights: Path, trial: Trial, images: Images, targets: np.ndarray) -> np.ndarray:
+    """`heatmaps` by a finished trial's weights: (n, S, S) float32 in [0, 1]; `targets` (n,) int: 0 real, 1 fake.
 
+    Raises:
+        RunError: the file is damaged or does not fit.
+        ValueError: a gradient is not finite.
 
-def evidence_from_file(weights: Path, trial: Trial, images: Images, calls: np.ndarray) -> np.ndarray:
-    """`evidence` of a finished trial's weights: (n, S, S) float32 in [0, 1]; `calls` (n,) int are 0 real, 1 fake.
-
-    Raises RunError where the file is damaged or does not fit, ValueError where a gradient is not finite.
     """
-    device, _ = device_and_type(trial.precision)
-    model, normalise = build_model(trial, load_pretrained=False)
-    load_weights(weights, model)
-    model.to(device).eval().requires_grad_(False)
-    wanted = torch.from_numpy(calls.astype(np.int64)).split(AT_ONCE)
-    batches = plain_batches(images, AT_ONCE, pin=False)
+    detector = load_detector(weights, trial)
+    detector.model.requires_grad_(False)
+    batches = zip(plain_batches(images, AT_ONCE, pin=False), torch.from_numpy(targets).split(AT_ONCE), strict=True)
+    device = detector.device
     maps = [
-        evidence(model, normalise(pixels.to(device)), some.to(device)).cpu()
-        for (pixels, _), some in zip(batches, wanted, strict=True)
+        heatmaps(detector.model, detector.normalise(pixels.to(device)), some.to(device)).cpu()
+        for (pixels, _), some in batches
     ]
     found = torch.cat(maps).numpy()
     if not np.isfinite(found).all():
@@ -96,82 +84,81 @@ def evidence_from_file(weights: Path, trial: Trial, images: Images, calls: np.nd
     return found
 
 
-def evidence(model: nn.Module, images: torch.Tensor, calls: torch.Tensor) -> torch.Tensor:
-    """Where each image speaks for its call: (B, S, S) float32, 1 at its strongest; 0 all over where nothing does.
+def heatmaps(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(B, S, S) float32: the evidence for each image's target class, 1 where it is strongest; 0 where there is none.
 
-    `images` are (B, 3, S, S) float32 as the model, in evaluation mode, takes them; `calls` (B,) int64: 0 real, 1 fake.
-    Of a backbone without features that have places: `input_gradient` instead of `grad_cam`.
+    `images` are (B, 3, S, S) float32, normalised; `targets` (B,) int: 0 real, 1 fake. The model is in evaluation mode.
+    By `grad_cam`, or by `input_gradient` for a backbone without feature maps.
     """
-    maps = grad_cam(model, images, calls)
+    maps = grad_cam(model, images, targets)
     if maps is None:
-        maps = input_gradient(model, images, calls)
+        maps = input_gradient(model, images, targets)
     maps = F.interpolate(maps[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     highest = maps.amax((1, 2), keepdim=True)
     return torch.where(highest == 0, 0, maps / highest)
 
 
-def grad_cam(model: nn.Module, images: torch.Tensor, calls: torch.Tensor) -> torch.Tensor | None:
-    """(B, h, w) float32, >= 0, on the grid of the features; arguments as `evidence`. None where there are no features.
+def grad_cam(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | None:
+    """(B, h, w) float32, >= 0, on the grid of the features. None where there are none. Arguments as `heatmaps`.
 
-    Taken from the last features whose places matter: in the last block of a vision transformer that classifies by its
-    class token alone they don't any more.
+    From the last features that have a gradient: in a vision transformer that classifies by its class token, the other
+    tokens of the last block have none.
     """
     known = [info for info in getattr(model, "feature_info", []) if "module" in info]
     modules = dict(model.named_modules())
-    seen: dict[str, torch.Tensor] = {}
+    outputs: dict[str, torch.Tensor] = {}
     with torch.enable_grad(), ExitStack() as hooks:
         for info in known:
             if info["module"] in modules:
-                hooks.enter_context(modules[info["module"]].register_forward_hook(_keep(seen, info["module"])))
-        score = _score(model, images.detach().requires_grad_(), calls)
+                hooks.enter_context(modules[info["module"]].register_forward_hook(_keep(outputs, info["module"])))
+        margin = _margin(model, images.detach().requires_grad_(), targets)
         for info in reversed(known):
-            features = seen.get(info["module"])
+            features = outputs.get(info["module"])
             if features is None or not features.requires_grad:
                 continue
             (gradient,) = torch.autograd.grad(
-                score, features, retain_graph=True, allow_unused=True, materialize_grads=True
+                margin, features, retain_graph=True, allow_unused=True, materialize_grads=True
             )
-            places = [_places(part.detach(), info["num_chs"], model) for part in (features, gradient)]
-            if places[0] is not None and places[1] is not None and places[1].any():
-                weights = places[1].mean((2, 3), keepdim=True)
-                return (weights * places[0]).sum(1).relu().float()
+            maps, slopes = (_channels_first(part.detach(), info["num_chs"], model) for part in (features, gradient))
+            if maps is not None and slopes is not None and slopes.any():
+                return (slopes.mean((2, 3), keepdim=True) * maps).sum(1).relu().float()
     return None
 
 
-def input_gradient(model: nn.Module, images: torch.Tensor, calls: torch.Tensor) -> torch.Tensor:
-    """(B, h, w) float32, >= 0: how much each cell of an image matters to its call (Simonyan et al. 2014).
+def input_gradient(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(B, h, w) float32, >= 0: how much each cell of an image matters, for or against (Simonyan et al. 2014).
 
-    Not whether it speaks for the call or against it. Arguments as `evidence`.
+    Arguments as `heatmaps`.
     """
     pixels = images.detach().requires_grad_()
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(_score(model, pixels, calls), pixels)
+        (gradient,) = torch.autograd.grad(_margin(model, pixels, targets), pixels)
     return F.adaptive_avg_pool2d(gradient.abs().sum(1), SALIENCY_GRID).float()
 
 
-def _score(model: nn.Module, images: torch.Tensor, calls: torch.Tensor) -> torch.Tensor:
-    """How much further the logits of the calls are up than those of the other class, summed over the images."""
+def _margin(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The target's logit minus the other class's, summed over the images."""
     logits = model(images)
-    return torch.where(calls == 1, logits[:, 1] - logits[:, 0], logits[:, 0] - logits[:, 1]).sum()
+    return torch.where(targets == 1, logits[:, 1] - logits[:, 0], logits[:, 0] - logits[:, 1]).sum()
 
 
-def _keep(seen: dict[str, torch.Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
+def _keep(outputs: dict[str, torch.Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
     def hook(_: nn.Module, __: Any, output: Any) -> None:
         if isinstance(output, tuple):  # timm's own rule: the features come first
             output = output[0]
         if isinstance(output, list):  # of several branches, the last is the coarsest
             output = output[-1]
         if isinstance(output, torch.Tensor):
-            seen[name] = output
+            outputs[name] = output
 
     return hook
 
 
-def _places(features: torch.Tensor, channels: int, model: nn.Module) -> torch.Tensor | None:
-    """(B, C, h, w) of features (B, C, h, w), (B, h, w, C) or (B, tokens, C); None where they are no such thing."""
+def _channels_first(features: torch.Tensor, channels: int, model: nn.Module) -> torch.Tensor | None:
+    """(B, C, h, w) from (B, C, h, w), (B, h, w, C) or (B, tokens, C); None for any other shape."""
     if features.ndim == 3:
         tokens = features.shape[1]
-        for prefix in (getattr(model, "num_prefix_tokens", 0), 0):  # some add the class token further up
+        for prefix in (getattr(model, "num_prefix_tokens", 0), 0):  # some models add the class token in a later block
             side = isqrt(max(0, tokens - prefix))
             if side and side**2 == tokens - prefix:
                 return features[:, prefix:].reshape(len(features), side, side, -1).permute(0, 3, 1, 2)

@@ -1,6 +1,9 @@
-"""weights + images -> `Predictions`, or p_fake under corruption; and best.safetensors <-> model."""
+"""model + images -> p_fake; weights file <-> model; out of memory -> smaller batches."""
 
+import ctypes
+import gc
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,43 +20,39 @@ from rfray.data.geometry import Geometry
 from rfray.data.images import Images, PictureSource
 from rfray.errors import RunError
 from rfray.models.build import Normalisation, build_model
-from rfray.models.memory import give_back, is_out_of_memory
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions
 from rfray.store.files import write_whole
 
 METADATA = "rfray"
-"""The key under which a file of weights says where they are from, as JSON."""
+"""The key in a weights file under which its origin stands, as JSON."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A model that is on `device`, in evaluation mode, and what it takes."""
+    """A model on `device` in evaluation mode, with its input and number format."""
 
     model: nn.Module
     normalise: Normalisation
     device: torch.device
     dtype: torch.dtype
     flip: bool = False
-    """Whether the mirror images are looked at, too."""
+    """Whether a prediction is the mean over the image and its mirror image."""
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """p_fake of (B, 3, S, S) uint8, (B,) float64 on the device: the second softmax output, or the mean of two."""
+        """(B, 3, S, S) uint8 -> p_fake, (B,) float64 on the device: the second softmax output."""
         return self.views(pixels).mean(0)
 
     def views(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The same, (1 or 2, B): of the images as they are and, with `flip`, of their mirror images."""
+        """(1 or 2, B): p_fake of the images and, with `flip`, of their mirror images."""
         images = self.normalise(pixels.to(self.device, non_blocking=True))
-        return torch.stack([self._seen(images), self._seen(images.flip(3))] if self.flip else [self._seen(images)])
-
-    def _seen(self, images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.model(images)  # (B, 2)
-        return torch.softmax(logits.double(), dim=1)[:, 1]
+            logits = [self.model(view) for view in ([images, images.flip(3)] if self.flip else [images])]  # (B, 2) each
+        return torch.softmax(torch.stack(logits).double(), dim=2)[..., 1]
 
 
 def device_and_type(precision: str) -> tuple[torch.device, torch.dtype]:
-    """Where this process computes, and in what: `auto` is bf16 on a GPU that has it, else fp32."""
+    """The device of this process, and a trial's number format: `auto` is bf16 on a GPU that has it, else fp32."""
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     half = precision == "bf16" or (precision == "auto" and has_bf16)
@@ -71,13 +70,17 @@ def views_of(
 ) -> np.ndarray:
     """(1 or 2, n) float64: see `Detector.views`. Puts the model in evaluation mode.
 
-    `before_batch` is called before each batch, and may raise to end it.
-    Where memory runs out, the batch is halved, down to one image; then that error is raised.
+    `before_batch` is called before each batch, and may raise. If memory runs out, it starts again with batches of half
+    the size, down to one image; then that error is raised.
     """
     detector.model.eval()
     while True:
         try:
-            return _views(detector, images, batch_size, before_batch)
+            scores = [torch.empty(1 + detector.flip, 0)]
+            for pixels, _ in plain_batches(images, batch_size, pin=detector.device.type == "cuda"):
+                before_batch()
+                scores.append(detector.views(pixels).cpu())
+            return torch.cat(scores, dim=1).numpy().astype(np.float64)
         except (RuntimeError, MemoryError) as error:
             if batch_size == 1 or not is_out_of_memory(error):
                 raise
@@ -85,16 +88,8 @@ def views_of(
         give_back()
 
 
-def _views(detector: Detector, images: Images, batch_size: int, before_batch: Callable[[], None]) -> np.ndarray:
-    scores = [torch.empty(1 + detector.flip, 0)]
-    for pixels, _ in plain_batches(images, batch_size, pin=detector.device.type == "cuda"):
-        before_batch()
-        scores.append(detector.views(pixels).cpu())
-    return torch.cat(scores, dim=1).numpy().astype(np.float64)
-
-
 def predict_from_file(weights: Path, trial: Trial, images: Images) -> Predictions:
-    """Predictions of a finished trial's weights. Raises RunError where the file is damaged or does not fit."""
+    """Predictions with a finished trial's weights. Raises RunError where the file is damaged or does not fit."""
     return predict(load_detector(weights, trial), images, 2 * trial.batch_size)
 
 
@@ -110,10 +105,10 @@ def load_detector(weights: Path, trial: Trial) -> Detector:
 def predict_corrupted(
     detectors: Sequence[Detector], geometries: Sequence[Geometry], source: PictureSource, rows: np.ndarray, threads: int
 ) -> np.ndarray:
-    """p_fake of the pictures at `rows` under each of K corruptions by each of T detectors, (T, K, n) float64.
+    """(T, K, n) float64: p_fake of the n pictures at `rows` under each of K corruptions by each of T detectors.
 
-    Each picture is decoded and put under corruption once for all detectors; `geometries` are theirs. `source` gives
-    pictures at full resolution. Where memory runs out, a batch is predicted in halves.
+    Each picture is decoded and corrupted once for all detectors; `geometries` are theirs. `source` has the pictures at
+    full resolution. If memory runs out, a batch is predicted in halves.
     """
     different = list(dict.fromkeys(geometries))
     pin = any(detector.device.type == "cuda" for detector in detectors)
@@ -121,26 +116,26 @@ def predict_corrupted(
     for batch in corrupted_batches(source, rows, different, threads, pin):
         squares = dict(zip(different, batch, strict=True))
         for found, detector, geometry in zip(scores, detectors, geometries, strict=True):
-            found.append(in_halves(detector, squares[geometry]))
+            found.append(predict_in_halves(detector, squares[geometry]))
     p_fake = np.stack([torch.cat(found).cpu().numpy() for found in scores])
     return p_fake.reshape(len(detectors), len(rows), len(CORRUPTIONS)).transpose(0, 2, 1)
 
 
-def in_halves(detector: Detector, pixels: torch.Tensor) -> torch.Tensor:
-    """p_fake as the detector says it, (B,) float64; computed in halves where memory runs out, down to one image."""
+def predict_in_halves(detector: Detector, pixels: torch.Tensor) -> torch.Tensor:
+    """p_fake by the detector, (B,) float64; in halves where memory runs out, down to one image."""
     try:
         return detector(pixels)
     except (RuntimeError, MemoryError) as error:
         if len(pixels) == 1 or not is_out_of_memory(error):
             raise
     give_back()
-    return torch.cat([in_halves(detector, half) for half in pixels.chunk(2)])
+    return torch.cat([predict_in_halves(detector, half) for half in pixels.chunk(2)])
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> None:
-    """Writes the model's tensors; `metadata` says which epoch they are from. The same ones are the same bytes."""
+    """Writes the model's tensors, with `metadata` on their origin. Equal arguments make equal bytes."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    # under one key: safetensors writes several in an order of chance
+    # under one key: safetensors writes several keys in a random order
     write_whole(path, save(tensors, {METADATA: json.dumps(metadata, sort_keys=True)}))
 
 
@@ -153,10 +148,28 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 
 def weights_metadata(path: Path) -> dict[str, str]:
-    """The metadata given to `save_weights`; nothing where there is no readable file."""
+    """The metadata given to `save_weights`; empty where there is no readable file."""
     try:
         with safe_open(path, "pt") as file:
             found: dict[str, str] = json.loads((file.metadata() or {})[METADATA])
             return found
     except (OSError, SafetensorError, KeyError, ValueError):
         return {}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the GPU, or this machine, had no memory left."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
+def give_back() -> None:
+    """Returns memory that no object uses any more to the GPU and to the system."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        # glibc keeps freed blocks, and a reused worker would grow from trial to trial
+        ctypes.CDLL(None).malloc_trim(0)

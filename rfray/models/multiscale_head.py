@@ -1,6 +1,6 @@
-"""a timm backbone -> the same under a head that sees what all its stages say, each pooled over its places.
+"""a timm backbone -> the same backbone under a head on the pooled features of all its stages.
 
-The head is what a probe learns by itself, and what a trial with `head: probe` begins with.
+A probe learns the head alone; a trial with `head: probe` starts from it.
 """
 
 from typing import Any
@@ -11,17 +11,17 @@ from torch import nn
 from rfray.spec.sweep import CLASSES
 
 STAGES = 5
-"""At most so many stages are looked at, evenly spread up to the last one: convolutional backbones have about five, and
-transformers as many as they have blocks."""
+"""At most so many stages, evenly spread up to the last one: convolutional backbones have about five, and transformers
+as many as they have blocks."""
 
 
-class Head(nn.Module):
-    """Features, each brought to mean 0 and standard deviation 1 as on the images of the probe -> logits."""
+class MultiscaleHead(nn.Module):
+    """Features -> standardised by the mean and standard deviation on the probe's images -> logits."""
 
     centre: torch.Tensor
-    """(F,) float32: what is subtracted from the features."""
+    """(F,) float32: the means."""
     scale: torch.Tensor
-    """(F,) float32: what they are divided by then."""
+    """(F,) float32: the standard deviations."""
 
     def __init__(self, features: int, drop_rate: float = 0.0) -> None:
         super().__init__()
@@ -38,26 +38,23 @@ class Head(nn.Module):
         return logits
 
 
-class Staged(nn.Module):
-    """A timm backbone without a classifier of its own, and a head on the features of its stages.
+class MultiscaleModel(nn.Module):
+    """A timm backbone without its classifier, and a `MultiscaleHead`.
 
-    To whoever asks for layers (`feature_info`) or for weights that are not to decay it looks like a timm model.
+    It has what timm's optimizers and Grad-CAM ask a timm model for: `feature_info`, `no_weight_decay`.
     """
 
     def __init__(self, backbone: Any, side: int, drop_rate: float = 0.0) -> None:
-        """`side`, in pixels, is that of the images that it is tried with.
-
-        Raises whatever the backbone does where timm can't give its stages.
-        """
+        """`side`: of the images, in pixels. Raises whatever the backbone raises where timm can't return its stages."""
         super().__init__()
         self.backbone = backbone
         with torch.inference_mode():
             backbone.eval()
-            there = backbone.forward_intermediates(torch.zeros(1, 3, side, side), intermediates_only=True)
+            stages = backbone.forward_intermediates(torch.zeros(1, 3, side, side), intermediates_only=True)
             backbone.train()
-        kept = min(len(there), STAGES)
-        self.stages = [(number + 1) * len(there) // kept - 1 for number in range(kept)]
-        self.head = Head(sum(pooled(there[stage]).shape[1] for stage in self.stages), drop_rate)
+        kept = min(len(stages), STAGES)
+        self.stages = [(number + 1) * len(stages) // kept - 1 for number in range(kept)]
+        self.head = MultiscaleHead(sum(pooled(stages[stage]).shape[1] for stage in self.stages), drop_rate)
         self.feature_info = [
             {**info, "module": f"backbone.{info['module']}"}
             for info in getattr(backbone, "feature_info", [])
@@ -66,7 +63,7 @@ class Staged(nn.Module):
         self.num_prefix_tokens = getattr(backbone, "num_prefix_tokens", 0)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) -> (B, F) float32: mean, maximum and standard deviation of every channel of each stage."""
+        """(B, 3, S, S) -> (B, F) float32: the pooled channels of each stage."""
         stages = self.backbone.forward_intermediates(images, indices=self.stages, intermediates_only=True)
         return torch.cat([pooled(stage.float()) for stage in stages], dim=1)
 
@@ -76,12 +73,11 @@ class Staged(nn.Module):
         return logits
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that are not to decay, as timm's optimizers ask for them."""
-        of_backbone = getattr(self.backbone, "no_weight_decay", set)
-        return {f"backbone.{name}" for name in of_backbone()}
+        """Names of the parameters without weight decay, for timm's optimizers."""
+        return {f"backbone.{name}" for name in getattr(self.backbone, "no_weight_decay", set)()}
 
 
 def pooled(stage: torch.Tensor) -> torch.Tensor:
-    """(B, C, h, w) -> (B, 3 C): the mean of each channel over its places, its maximum and its standard deviation."""
-    places = stage.flatten(2)  # (B, C, h * w)
-    return torch.cat([places.mean(2), places.amax(2), places.std(2, correction=0)], dim=1)
+    """(B, C, h, w) -> (B, 3 C): the mean of each channel, its maximum and its standard deviation."""
+    pixels = stage.flatten(2)  # (B, C, h * w)
+    return torch.cat([pixels.mean(2), pixels.amax(2), pixels.std(2, correction=0)], dim=1)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TextIO
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rfray.errors import InputError, nearest_first
-from rfray.models.verdicts import parquet_table
 from rfray.store.files import replacing
 
 Write = Callable[[pd.DataFrame], None]
@@ -84,7 +84,7 @@ def _parquet(path: Path) -> Iterator[Write]:
         writer: list[pq.ParquetWriter] = []
 
         def write(rows: pd.DataFrame) -> None:
-            table = parquet_table(rows)
+            table = pa.Table.from_pandas(rows, preserve_index=False)
             if not writer:
                 writer.append(stack.enter_context(pq.ParquetWriter(path, table.schema)))
             writer[0].write_table(table)

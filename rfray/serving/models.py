@@ -6,9 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from rfray.models.bundle import load_bundle
-from rfray.models.ensemble_inference import scores_of
-from rfray.models.grad_cam import evidence_picture
+from rfray.models.bundle import load_bundle, scores_of
+from rfray.models.grad_cam import heatmap_jpeg
 from rfray.serving.batching import Squares
 from rfray.serving.judging import different
 from rfray.stats.voting import joined
@@ -49,4 +48,4 @@ class LoadedModels:
     def _evidence(self, picture: np.ndarray) -> bytes:
         squares = [geometry.square(picture)[None] for geometry in self._geometries]
         p_fake = joined(self._bundle.ensemble, self._scores(squares))
-        return evidence_picture(self._bundle, picture, p_fake[0])
+        return heatmap_jpeg(self._bundle, picture, p_fake[0])

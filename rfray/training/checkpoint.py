@@ -1,52 +1,88 @@
-"""state-<epoch>-<digest>.pt <-> what a trial goes on from: tensors and numbers, read without running anything.
+"""A trial's folder <-> what it resumes from: its state, its history, and the best epoch's weights and predictions.
 
-history.csv is written from what the state holds of it.
+An epoch's files are written in this order: history.csv, state-<epoch>-<digest>.pt, then the best epoch's files.
+After a kill between any two of them, the next start makes the others agree with the state.
 """
 
 import hashlib
 import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
+import torch
 
+from rfray.models.inference import save_weights
+from rfray.stats.predictions import write_predictions
 from rfray.store.files import file_digest, replace_text, write_whole
 from rfray.store.run_dir import TrialDir
+from rfray.training.learner import Epoch, Learner
+from rfray.training.validation import Validated
 
-if TYPE_CHECKING:
-    import torch
 
-# torch is imported inside the functions: who looks for damage needs it only where there is a state
+def write_epoch(out: TrialDir, learner: Learner, last: Epoch, val_metric: str, best: Validated | None) -> None:
+    """Writes the files of the epoch `last`; `best` is None where an earlier one is better. Raises DiskFullError."""
+    row = asdict(last)
+    row[f"val_{val_metric}"] = row.pop("score")
+    del row["best_score"], row["best_epoch"]
+    learner.history.append(row)
+    write_history(out, learner.history)
+    write_state(out, last.epoch, learner.state_dict())
+    if best is not None:
+        write_best(out, learner, last, best)
+
+
+def write_best(out: TrialDir, learner: Learner, last: Epoch, best: Validated) -> None:
+    """Writes the weights and val predictions of the last epoch, which is the best one."""
+    origin = {"epoch": str(last.epoch), "score": repr(last.score), "trial": learner.trial.model_dump_json()}
+    origin["tta"] = "flip" if best.flip else "none"
+    save_weights(out.weights_file, best.model, origin)
+    weights, val = file_digest(out.weights_file), out.predictions_file("val")
+    write_predictions(val, best.predictions, {**origin, "weights": weights})
+    learner.best_files = {out.weights_file.name: weights, val.name: file_digest(val)}
 
 
 def write_state(out: TrialDir, epoch: int, state: dict[str, Any]) -> None:
-    """Writes the state after `epoch`, then removes earlier ones. Raises DiskFullError where there is no room."""
-    import torch
-
+    """Writes the state after `epoch`, then removes earlier ones. Raises DiskFullError."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    data = buffer.getvalue()
-    written = out.state_file(epoch, hashlib.sha256(data).hexdigest())
-    write_whole(written, data)
+    content = buffer.getvalue()
+    written = out.state_file(epoch, hashlib.sha256(content).hexdigest())
+    write_whole(written, content)
     for earlier in out.state_files():
         if earlier != written:
             earlier.unlink(missing_ok=True)
 
 
-def read_state(out: TrialDir, device: "torch.device | str", warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest state whose content matches the digest in its name, or None. `warn` is told of a damaged one."""
+def write_history(out: TrialDir, rows: list[dict[str, float | None]]) -> None:
+    """Writes history.csv, one row an epoch. Raises DiskFullError."""
+    replace_text(out.history_file, pd.DataFrame(rows).to_csv(index=False))
+
+
+def read_state(out: TrialDir, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest state, its tensors on the CPU, or None.
+
+    A file whose content does not match the digest in its name is removed, with a warning.
+    """
     for path in out.state_files():
         epoch = int(path.stem.split("-")[1])
         if path == out.state_file(epoch, file_digest(path)):
-            import torch
-
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
         warn(f"{path} is damaged: its content does not match its name; the trial starts over")
         path.unlink()
     return None
 
 
-def write_history(out: TrialDir, rows: list[dict[str, float | None]]) -> None:
-    """Writes history.csv, one row an epoch. Raises DiskFullError where there is no room."""
-    replace_text(out.history_file, pd.DataFrame(rows).to_csv(index=False))
+def read_resumable_state(out: TrialDir, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The state to resume from; None where there is none, or where the files of an earlier best epoch are damaged."""
+    state = read_state(out, warn)
+    if state is None or state["last"]["best_epoch"] == state["last"]["epoch"]:
+        return state  # the files of the last epoch can be made again
+    for name, digest in state["best_files"].items():
+        file = out.path / name
+        if not file.exists() or file_digest(file) != digest:
+            warn(f"{file} is damaged: its content does not match its digest; the trial starts over")
+            return None
+    return state

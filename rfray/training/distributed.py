@@ -1,12 +1,12 @@
-"""torch.distributed -> `Group`: the processes that train one trial together, each with a share of every batch.
+"""torch.distributed -> `Group`: the processes that train one trial, each with a share of every batch.
 
-A trial in one process is a group of one, for which all of this costs nothing.
+A trial that one process trains has a group of one, for which every method costs nothing.
 """
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,35 +22,35 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Group:
-    """Which of the processes this one is. Every method must be called by all of them, in the same order."""
+    """The processes that train one trial, as one of them sees them. All must call each method, in the same order."""
 
     rank: int = 0
-    """From 0. The first writes the trial's files and talks to whoever started it."""
+    """From 0. The first process writes the trial's files and reports its epochs."""
     size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and talks."""
+        """Whether this process writes and reports."""
         return self.rank == 0
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
-        """The model, to be trained through: it averages the gradients over the group after a backward pass.
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as DDP: all processes start with the first one's weights, and a backward pass averages gradients.
 
-        Also makes every process begin with the first one's weights. A parameter without a gradient is allowed.
+        A parameter without a gradient is allowed.
         """
         if self.size == 1:
             return model
         devices = [next(model.parameters()).device] if torch.cuda.is_available() else None
         return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
 
-    def averaging(self, trained: nn.Module, now: bool) -> AbstractContextManager[object]:
-        """A block in which a backward pass through what `wrapped` gave averages the gradients, or only adds them up."""
-        return trained.no_sync() if isinstance(trained, DistributedDataParallel) and not now else nullcontext()
+    def gradient_sync(self, wrapped: nn.Module, now: bool) -> AbstractContextManager[object]:
+        """A block in which a backward pass averages the gradients over the group (`now`), or only accumulates them."""
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not now else nullcontext()
 
-    def with_batch_norm(self, model: nn.Module) -> nn.Module:
-        """The model, normalising over the batches of the whole group.
+    def sync_batch_norm(self, model: nn.Module) -> nn.Module:
+        """The model with batch normalisation over the whole group's batch.
 
-        torch can do that on GPUs alone: on CPUs every process normalises over its own share of a batch.
+        torch has that for GPUs only: on CPUs every process normalises over its own share.
         """
         if self.size == 1 or not torch.cuda.is_available():
             return model
@@ -59,38 +59,38 @@ class Group:
 
     @torch.no_grad()
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor over all processes, in place; it is on the device that the model is on."""
+        """The sum of a tensor over all processes, in place. It is on the model's device."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def even_out(self, buffers: Iterable[torch.Tensor]) -> None:
-        """Makes running statistics the same everywhere: the mean over the processes, in place."""
+    def average_buffers(self, buffers: Iterable[torch.Tensor]) -> None:
+        """Replaces running statistics by their mean over the processes, in place."""
         if self.size > 1:
             for buffer in buffers:
                 if buffer.is_floating_point():
                     self.sum(buffer).div_(self.size)
 
-    def gather(self, part: np.ndarray, bounds: np.ndarray, device: torch.device) -> np.ndarray:
-        """(n,) float64 of which each process has a part: bounds[rank] to bounds[rank + 1]; `bounds` ends with n."""
+    def gather(self, part: np.ndarray) -> np.ndarray:
+        """The processes' arrays, (v, n) each with its own n, joined along the second axis in the order of the ranks."""
         if self.size == 1:
             return part
-        whole = torch.zeros(int(bounds[-1]), dtype=torch.float64)
-        whole[bounds[self.rank] : bounds[self.rank + 1]] = torch.from_numpy(part)
-        return np.asarray(self.sum(whole.to(device)).cpu().numpy())
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, part)
+        return np.concatenate(parts, axis=1)
 
-    def of_first(self, value: Value) -> Value:
-        """What the first process has; it must be the same kind of thing for all: numbers, texts, tensors on the CPU."""
+    def broadcast(self, value: Value) -> Value:
+        """The first process's value: numbers, texts, tensors on the CPU, and containers of these."""
         if self.size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def first(self, act: Callable[[], None]) -> None:
-        """The first process acts while the others wait.
+    def on_first(self, act: Callable[[], None]) -> None:
+        """Calls `act` in the first process; the others wait.
 
-        Raises what `act` raises there, and GroupStoppedError in the others then.
+        Raises what `act` raises there, and GroupStoppedError in the others.
         """
         if self.size == 1:
             act()
@@ -99,9 +99,9 @@ class Group:
         if self.is_first:
             try:
                 act()
-            except BaseException as raised:  # told to the others first
+            except BaseException as raised:  # the others must hear of it before it is raised
                 error = raised
-        if self.of_first(error is not None):
+        if self.broadcast(error is not None):
             raise error or GroupStoppedError("the first process of the group has stopped")
 
 
@@ -109,12 +109,12 @@ ALONE = Group()
 
 
 def this_group() -> Group:
-    """The group that this process is in: that of torch.distributed, or none but itself."""
+    """The group of torch.distributed that this process is in, or a group of one."""
     return Group(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error says that another process of the group can't be reached any more, or has not come in time."""
+    """Whether an error means that another process of the group has died or did not answer in time."""
     text = str(error).lower()
-    lost = "gloo" in text or "pair closure" in text  # of a time that is up gloo does not say that it is gloo's
+    lost = "gloo" in text or "pair closure" in text  # gloo does not name itself when a time limit has passed
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and lost)

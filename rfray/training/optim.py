@@ -9,7 +9,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from rfray.models.multiscale_head import Staged
+from rfray.models.multiscale_head import MultiscaleModel
 from rfray.spec.trial import Trial
 
 SCHEDULES: dict[str, Mapping[str, Any]] = {
@@ -23,27 +23,27 @@ SCHEDULES: dict[str, Mapping[str, Any]] = {
 
 
 def optimizer_names() -> list[str]:
-    """The optimizers that timm can make with torch alone and that step from a plain gradient."""
+    """The optimizers of timm that need nothing but torch and a plain gradient."""
     names = [str(name) for name in list_optimizers()]
     return [name for name in names if not name.startswith(("bnb", "fused")) and name != "adahessian"]
 
 
 def make_optimizer(trial: Trial, model: nn.Module) -> Optimizer:
-    """timm's optimizer over the model's parameters, with layer-wise decay where it is asked for."""
+    """timm's optimizer over the model's parameters, with layer-wise learning rates where the trial asks for them."""
     options = {"opt": trial.optimizer, "lr": trial.lr, "weight_decay": trial.weight_decay}
-    optimizer: Optimizer
-    if trial.layer_decay == 1:
-        optimizer = create_optimizer_v2(model, **options)
-    elif isinstance(model, Staged):  # timm knows the layers of the backbone; the head is one more, above them
+    parameters: Any = model
+    if trial.layer_decay != 1 and isinstance(model, MultiscaleModel):
+        # timm knows the layers of the backbone; the head is one more layer, above them
         layers = param_groups_layer_decay(model.backbone, trial.weight_decay, layer_decay=trial.layer_decay)
-        optimizer = create_optimizer_v2([*layers, {"params": list(model.head.parameters())}], **options)
-    else:
-        optimizer = create_optimizer_v2(model, layer_decay=trial.layer_decay, **options)
+        parameters = [*layers, {"params": list(model.head.parameters())}]
+    elif trial.layer_decay != 1:
+        options["layer_decay"] = trial.layer_decay
+    optimizer: Optimizer = create_optimizer_v2(parameters, **options)
     return optimizer
 
 
 def make_schedule(trial: Trial, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> Scheduler:
-    """timm's schedule over so many epochs, to be moved on once a step by `step_update(steps done so far)`."""
+    """timm's schedule for so many epochs. Call `step_update` with the number of steps so far before each step."""
     schedule, _ = create_scheduler_v2(
         optimizer,
         num_epochs=epochs,

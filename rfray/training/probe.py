@@ -1,7 +1,7 @@
-"""images -> what a frozen backbone sees in them; those features + labels -> a probe: its head, weights, predictions.
+"""images -> features of a frozen backbone; features + labels -> a probe: its head, weights and predictions.
 
-Every feature is brought to mean 0 and standard deviation 1; on these, L2-regularised logistic regression, its strength
-chosen by cross-validation in which what belongs together stays together.
+Every feature is standardised (mean 0, standard deviation 1). The head is an L2-regularised logistic regression, its
+strength chosen by cross-validation in which images of one group stay in one fold.
 """
 
 from collections.abc import Iterator
@@ -17,29 +17,28 @@ from rfray.data.batches import plain_batches
 from rfray.data.images import Images
 from rfray.errors import TrialError
 from rfray.models.build import Normalisation, build_model
-from rfray.models.inference import device_and_type, save_weights
-from rfray.models.memory import give_back
-from rfray.models.multiscale_head import Staged
+from rfray.models.inference import device_and_type, give_back, save_weights
+from rfray.models.multiscale_head import MultiscaleModel
 from rfray.spec.trial import Trial
 from rfray.stats.metrics import metric
 from rfray.stats.predictions import Predictions
 
 FOLDS = 5
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""What is tried: scikit-learn's C (the inverse of the penalty) times the number of images."""
+"""The candidates: scikit-learn's C (the inverse of the penalty) times the number of images."""
 ITERATIONS = 500
 
 
 @dataclass(frozen=True)
 class LearnedHead:
-    """What a probe has learned."""
+    """A probe's logistic regression, in float32."""
 
     centre: np.ndarray
-    """(F,) float32: mean of each feature."""
+    """(F,) mean of each feature."""
     scale: np.ndarray
-    """(F,) float32: standard deviation of each feature, 1 where it is constant."""
+    """(F,) standard deviation of each feature, 1 where it is constant."""
     weights: np.ndarray
-    """(F,) float32: of the standardised features, for the logit of fake."""
+    """(F,) coefficients of the standardised features, for the logit of fake."""
     bias: float
     strength: float
     """One of STRENGTHS."""
@@ -49,19 +48,19 @@ class LearnedHead:
 
 @torch.inference_mode()
 def frozen_features(probe: Trial, images: Images, threads: int) -> np.ndarray:
-    """(n, F) float32: what the probe's backbone sees in each image, by its pretrained (or random) weights.
+    """(n, F) float32: the features of each image, by the backbone's pretrained (or random) weights.
 
-    Raises TrialError: the model can't be built, or a feature is not finite.
+    Raises TrialError where the model can't be built, or a feature is not finite.
     """
     torch.set_num_threads(threads)
     model, normalise = _backbone(probe)
     device, dtype = device_and_type(probe.precision)
     model.to(device).eval()
-    found = []
+    batches = []
     for pixels, _ in plain_batches(images, probe.batch_size, pin=device.type == "cuda"):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            found.append(model.features(normalise(pixels.to(device, non_blocking=True))).cpu())
-    features = torch.cat(found).numpy()
+            batches.append(model.features(normalise(pixels.to(device, non_blocking=True))).cpu())
+    features = torch.cat(batches).numpy()
     del model
     give_back()
     if not np.isfinite(features).all():
@@ -69,11 +68,11 @@ def frozen_features(probe: Trial, images: Images, threads: int) -> np.ndarray:
     return features
 
 
-def learn_head(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, judge: str, seed: int) -> LearnedHead:
-    """The head of the strength that is best by the metric `judge` on images of other folds.
+def learn_head(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, val_metric: str, seed: int) -> LearnedHead:
+    """The head with the strength that is best by `val_metric` on images of other folds.
 
     `features` (n, F) float32, `labels` (n,) 0 real and 1 fake, `groups` (n,) int: images with the same number are in
-    one fold. Among equals the stronger penalty is taken.
+    one fold. Among equal strengths the stronger penalty is taken.
     Raises TrialError where the images are too few for two folds with both classes.
     """
     centre, scale = features.mean(axis=0), features.std(axis=0)
@@ -84,47 +83,45 @@ def learn_head(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, jud
     for strength in STRENGTHS:
         p_fake = np.empty(len(labels))
         for learned, judged in folds:
-            head = _regression(strength, standard[learned], labels[learned])
-            p_fake[judged] = head.predict_proba(standard[judged])[:, 1]
-        score = metric(judge, Predictions(ids, labels, p_fake))
+            p_fake[judged] = _fit(strength, standard[learned], labels[learned]).predict_proba(standard[judged])[:, 1]
+        score = metric(val_metric, Predictions(ids, labels, p_fake))
         tried.append((-1.0 if score is None else score, -strength, p_fake))
     _, strength, out_of_fold = max(tried, key=lambda one: one[:2])
-    final = _regression(-strength, standard, labels)
-    weights = final.coef_[0].astype(np.float32)
-    return LearnedHead(centre, scale, weights, float(final.intercept_[0]), -strength, out_of_fold)
+    head = _fit(-strength, standard, labels)
+    weights = head.coef_[0].astype(np.float32)
+    return LearnedHead(centre, scale, weights, float(head.intercept_[0]), -strength, out_of_fold)
 
 
 def save_probe(path: Path, probe: Trial, head: LearnedHead) -> None:
-    """Writes the weights of the backbone, as it was, under the head. Raises TrialError where it can't be built."""
+    """Writes the backbone's unchanged weights together with the head. Raises TrialError where it can't be built."""
     model, _ = _backbone(probe)
     linear = model.head.linear
     with torch.no_grad():
         model.head.centre.copy_(torch.from_numpy(head.centre))
         model.head.scale.copy_(torch.from_numpy(head.scale))
-        # the logits of real and fake are one the opposite of the other
+        # the logit of fake is split into the two outputs, half of it each with opposite signs
         linear.weight.copy_(torch.from_numpy(np.stack([-head.weights, head.weights])) / 2)
         linear.bias.copy_(torch.tensor([-head.bias, head.bias]) / 2)
     save_weights(path, model, {"strength": f"{head.strength:g}"})
 
 
-def _backbone(probe: Trial) -> tuple[Staged, Normalisation]:
-    torch.manual_seed(probe.seed)  # for weights that are random
+def _backbone(probe: Trial) -> tuple[MultiscaleModel, Normalisation]:
+    torch.manual_seed(probe.seed)  # for random weights
     model, normalise = build_model(probe)
-    assert isinstance(model, Staged)
+    assert isinstance(model, MultiscaleModel)
     return model, normalise
 
 
 def _folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     smallest = min(len(np.unique(groups[labels == label])) for label in (0, 1))
     if smallest < 2:
-        raise TrialError("too few images to be probed: a class has fewer than two that don't belong together")
+        raise TrialError("too few images to be probed: a class has fewer than two groups of images")
     splitter = StratifiedGroupKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
     for learned, judged in splitter.split(labels, labels, groups):
-        if len(np.unique(labels[learned])) == 2:
-            yield learned, judged
-        else:
-            raise TrialError("too few images to be probed: those that belong together leave a fold with one class")
+        if len(np.unique(labels[learned])) < 2:
+            raise TrialError("too few images to be probed: without one fold, the others have one class only")
+        yield learned, judged
 
 
-def _regression(strength: float, standard: np.ndarray, labels: np.ndarray) -> LogisticRegression:
+def _fit(strength: float, standard: np.ndarray, labels: np.ndarray) -> LogisticRegression:
     return LogisticRegression(C=strength / len(labels), max_iter=ITERATIONS).fit(standard, labels)

@@ -24,7 +24,7 @@ from rfray.store.storage import STATES
 from rfray.tuning.trial_job import TrialJob, WorkerLostError, train_trial
 
 if TYPE_CHECKING:
-    from rfray.training.loop import Epoch
+    from rfray.training.learner import Epoch
 
 PAUSE = 2.0
 """Seconds between two checks of what holds resources that the workers wait for; to start them takes 20 s or more."""

@@ -32,7 +32,7 @@ def _reopened(out: TrialDir) -> Iterator[str]:
 
 def _repaired(out: TrialDir) -> Iterator[str]:
     damaged: list[str] = []
-    state = read_state(out, "cpu", damaged.append)
+    state = read_state(out, damaged.append)
     yield from damaged
     if state is None:  # it starts over, also where it was killed after its first row of history, before its first state
         out.history_file.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -20,7 +20,7 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, Trial
 from rfray.store.records import Measured, Measurements, find_record, write_record
 from rfray.store.run_dir import RunDir
-from rfray.training.footprint import Footprint, footprint
+from rfray.training.footprint import footprint
 from rfray.tuning.plan import packing_lines
 
 
@@ -127,11 +127,8 @@ def _measure(trials: Sequence[Trial], there: Sequence[Node], known: list[Measure
         bar = progress.add_task("Measuring backbones", total=len(to_do))
         for attempt, came_to in _attempts(to_do):
             progress.advance(bar)
-            if isinstance(came_to, Footprint):
-                setting, trial = attempt.trial.digest, attempt.trial
-                found.append(
-                    Measured(setting=setting, backbone=trial.backbone, image_size=trial.image_size, **asdict(came_to))
-                )
+            if isinstance(came_to, Measured):
+                found.append(came_to)
             else:
                 problems[attempt.trial.digest] = came_to
     measured = {one.setting for one in found}
@@ -142,14 +139,14 @@ def _measure(trials: Sequence[Trial], there: Sequence[Node], known: list[Measure
     return sorted(found, key=lambda one: (order.index(one.setting), one.device_memory))
 
 
-def _attempts(to_do: Sequence[Attempt]) -> Iterator[tuple[Attempt, Footprint | str]]:
+def _attempts(to_do: Sequence[Attempt]) -> Iterator[tuple[Attempt, Measured | str]]:
     """Each attempt with what it came to, or why it could not be done; halves what is computed at once where it dies."""
     pending = {_start(attempt): attempt for attempt in to_do}
     while pending:
         (ready,), _ = ray.wait(list(pending))
         attempt = pending.pop(ready)
         smaller = replace(attempt, micro_batch=max(1, attempt.micro_batch // 2))
-        came_to: Footprint | str
+        came_to: Measured | str
         try:
             came_to = taken = ray.get(ready)
             fits = taken.host_memory * MARGIN <= attempt.node.memory

@@ -19,7 +19,7 @@ from rfray.store.storage import STATES
 from rfray.store.tables import read_catalog
 
 if TYPE_CHECKING:
-    from rfray.training.loop import Epoch, TrialData
+    from rfray.training.learner import Epoch, TrialData
 
 # What is heavy (torch, timm, albumentations: 9 s) is imported inside the functions, see trainable.py
 
@@ -88,7 +88,8 @@ def train_trial(
 
     """
     from rfray.training.distributed import this_group
-    from rfray.training.loop import Hooks, train
+    from rfray.training.learner import Hooks
+    from rfray.training.loop import train
 
     out = job.out
     sweep, data, warnings = trial_data(job.sweep.run, job.trial, out.start().fold)
@@ -176,7 +177,7 @@ def sweep_images(
     from rfray.data.images import ImageFiles
     from rfray.data.pixel_cache import no_room_in_cache
     from rfray.data.splits import fold_of
-    from rfray.training.loop import TrialData
+    from rfray.training.learner import TrialData
 
     folder = RunDir(run)
     folder.mirror.pull("sweep.yaml", "catalog.parquet")

@@ -15,8 +15,7 @@ from rfray.cli import main
 from rfray.cluster.slots import Slot
 from rfray.errors import RunError
 from rfray.inference import bulk
-from rfray.models.bundle import load_bundle
-from rfray.models.ensemble_inference import detect
+from rfray.models.bundle import detect, load_bundle
 from tests.object_store import bucket_here, upload
 from tests.test_cli import rfray
 from tests.two_models import concluded, two_models
@@ -122,10 +121,10 @@ def test_the_command_writes_shards_and_tells(here: Path) -> None:
 
 
 def test_export_writes_one_file(here: Path, command: Command) -> None:
-    done = command("export", "run", "--format", "torchscript")
+    done = command("export", "run", "--format", "pt2")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("run.pt: probabilities within ")
-    assert (here / "run.pt").exists()
+    assert done.stdout.startswith("run.pt2: probabilities within ")
+    assert (here / "run.pt2").exists()
 
 
 @pytest.mark.slow

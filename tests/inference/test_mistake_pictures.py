@@ -16,8 +16,8 @@ from rfray.data.geometry import geometry_of
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import read_mistakes, undrawn_mistakes
 from rfray.inference.mistake_pictures import draw_mistakes, draw_pictures
-from rfray.models.grad_cam import evidence_from_file
-from rfray.models.heatmap_overlay import as_jpeg, overlaid
+from rfray.models.grad_cam import heatmaps_from_file
+from rfray.models.heatmap_overlay import encode_jpeg, overlay_heatmap
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import read_predictions
 from rfray.store.records import write_record
@@ -61,13 +61,13 @@ def test_each_image_and_its_evidence(run: RunDir) -> None:
     for trial_id, setting in SETTINGS.items():
         trial = Trial(pretrained=False, **setting)
         images = decode_images(catalog, settings, "test", geometry_of(trial, settings.reencode), ids)
-        maps.append(evidence_from_file(run.trial(trial_id).weights_file, trial, images, calls))
+        maps.append(heatmaps_from_file(run.trial(trial_id).weights_file, trial, images, calls))
     for mistake, first, second in zip(mistakes.shown, *maps, strict=True):
         with Image.open(Path(str(settings.folder("test"))) / mistake.id) as file:
             original = np.asarray(file)
-        assert run.mistake_picture(mistake.number).read_bytes() == as_jpeg(original)
+        assert run.mistake_picture(mistake.number).read_bytes() == encode_jpeg(original)
         mean = (first + np.pad(second, 4)) / 2  # of a window of 24 in the middle of 32 pixels
-        expected = as_jpeg(overlaid(original, mean))
+        expected = encode_jpeg(overlay_heatmap(original, mean))
         assert run.mistake_picture(mistake.number, evidence=True).read_bytes() == expected
 
 

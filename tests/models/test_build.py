@@ -117,7 +117,7 @@ def test_a_hub_out_of_reach_names_backbone_cause_and_ways_out(tmp_path: Path, mo
         check_weights("test_resnet", True)
 
 
-def test_a_backbone_without_weights_says_so() -> None:
+def test_a_backbone_without_pretrained_weights_is_an_error() -> None:
     with pytest.raises(TrialError, match="timm has none"):
         check_weights("resnet200", True)
 

@@ -1,4 +1,4 @@
-"""rfray.models.bundle: what `rfray ensemble` leaves is a detector of its own; what was tampered with is refused."""
+"""rfray.models.bundle: what `rfray ensemble` leaves is a detector of its own; a changed one is refused."""
 
 import json
 import pickle
@@ -48,7 +48,7 @@ def refused(bundle: Path) -> str:
     return str(caught.value)
 
 
-def test_it_says_all_that_a_detector_needs(run: RunDir) -> None:
+def test_the_record_has_all_that_a_detector_needs(run: RunDir) -> None:
     ensemble = read_ensemble(run)
     assert ensemble is not None
     assert ensemble.bundle is not None
@@ -149,7 +149,7 @@ def test_a_pickle_in_place_of_the_weights_is_not_read(bundle: Path) -> None:
     assert not (bundle / "executed").exists()
 
 
-def test_a_backbone_that_is_a_place_is_not_gone_to(bundle: Path) -> None:
+def test_a_backbone_that_is_an_address_is_refused(bundle: Path) -> None:
     ensemble = read_record(bundle / "ensemble.json", Ensemble)
     assert ensemble.bundle is not None
     first, *others = ensemble.bundle.members
@@ -158,7 +158,7 @@ def test_a_backbone_that_is_a_place_is_not_gone_to(bundle: Path) -> None:
     assert "member 1: timm has no local-dir:/tmp/x" in refused(bundle)
 
 
-def test_what_is_no_bundle_says_what_makes_one(run: RunDir, tmp_path: Path) -> None:
+def test_an_error_for_no_bundle_names_the_command_that_makes_one(run: RunDir, tmp_path: Path) -> None:
     assert "no bundle (a folder with ensemble.json), and no run folder" in refused(tmp_path)
     fresh = RunDir(tmp_path / "fresh")
     fresh.path.mkdir()
@@ -180,7 +180,7 @@ def test_the_card_has_front_matter_and_figures(run: RunDir) -> None:
     assert ensemble.bundle is not None
     values = {one["type"]: one["value"] for one in fields["model-index"][0]["results"][0]["metrics"]}
     assert values["roc_auc"] == pytest.approx(ensemble.bundle.figures["auc"], abs=1e-4)
-    assert "| report | 16 | 16 | the figures below" in card
+    assert "| test | 16 | 16 | the figures below" in card
     for heading in ("Use", "Data", "Figures", "Limits", "Members"):
         assert f"\n## {heading}\n" in card
 

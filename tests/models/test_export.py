@@ -1,4 +1,4 @@
-"""rfray.models.export: one file that says what the bundle says, for any number of images."""
+"""rfray.models.export: one file with the probabilities of the bundle, for any number of images."""
 
 import json
 from pathlib import Path
@@ -10,18 +10,8 @@ import torch
 from rfray.data.decoding import decode
 from rfray.errors import InputError, RfrayError
 from rfray.models import export
-from rfray.models.bundle import load_bundle
-from rfray.models.ensemble_inference import detect
-from rfray.models.export import (
-    FORMATS,
-    METADATA,
-    READERS,
-    SUFFIXES,
-    check_format,
-    export_bundle,
-    geometries_in,
-    inputs_of,
-)
+from rfray.models.bundle import detect, load_bundle
+from rfray.models.export import METADATA, NEEDED, RUNNERS, check_format, export_bundle, geometries_in, inputs_of
 from rfray.models.verdicts import verdict_table
 from rfray.stats.voting import joined
 from rfray.store.run_dir import RunDir
@@ -34,23 +24,19 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return concluded(two_models(folder, pictures, reencode={"quality": 60, "size": 48}), "calibrated")
 
 
-def test_every_format_can_be_written_and_read() -> None:
-    assert list(FORMATS) == list(READERS) == list(SUFFIXES)
-
-
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", NEEDED)
 def test_the_same_as_the_bundle(form: str, run: RunDir, tmp_path: Path) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime", reason="the extra rfray[onnx] is not installed")
     bundle = load_bundle(run.path)
-    file = tmp_path / f"model{SUFFIXES[form]}"
+    file = tmp_path / f"model.{form}"
     assert export_bundle(bundle, form, file) <= 1e-4
     assert list(tmp_path.iterdir()) == [file]
     generator = np.random.default_rng(0)
     assert [(one.side, one.resize) for one in inputs_of(bundle)] == [(32, "scale"), (24, "crop")]
     for count in (1, 3, 17):
         squares = [generator.integers(0, 256, (count, 3, side, side), dtype=np.uint8) for side in (32, 24)]
-        p_fake, scores = READERS[form](file)(squares)
+        p_fake, scores = RUNNERS[form](file, squares)
         with torch.inference_mode():
             wanted = np.stack([of(torch.from_numpy(s)) for of, s in zip(bundle.detectors, squares, strict=True)])
         np.testing.assert_allclose(scores.T, wanted, rtol=0, atol=1e-4)
@@ -58,7 +44,7 @@ def test_the_same_as_the_bundle(form: str, run: RunDir, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_come_to_what_predict_says_of_them(run: RunDir, tmp_path: Path) -> None:
+def test_pictures_get_the_scores_of_predict(run: RunDir, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="the extra rfray[onnx] is not installed")
     bundle, file = load_bundle(run.path), tmp_path / "model.onnx"
     export_bundle(bundle, "onnx", file)
@@ -74,7 +60,7 @@ def test_pictures_come_to_what_predict_says_of_them(run: RunDir, tmp_path: Path)
         assert session.run(["p_fake"], inputs)[0][0] == pytest.approx(p_fake, abs=1e-4)
 
 
-def test_the_file_says_what_goes_in(run: RunDir, tmp_path: Path) -> None:
+def test_the_metadata_describe_the_inputs(run: RunDir, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="the extra rfray[onnx] is not installed")
     export_bundle(load_bundle(run.path), "onnx", tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
@@ -84,17 +70,17 @@ def test_the_file_says_what_goes_in(run: RunDir, tmp_path: Path) -> None:
     assert known["threshold"] == 0.5
 
 
-def test_what_differs_is_not_left(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_differs_is_not_written(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
-    with pytest.raises(RfrayError, match=r"torchscript: its probabilities differ by .* from the bundle's; not written"):
-        export_bundle(load_bundle(run.path), "torchscript", tmp_path / "model.pt")
+    with pytest.raises(RfrayError, match=r"pt2: its probabilities differ by .* from the bundle's; not written"):
+        export_bundle(load_bundle(run.path), "pt2", tmp_path / "model.pt2")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_format_and_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="--format onx: no such format; allowed: onnx, torchscript; nearest: onnx"):
+    with pytest.raises(InputError, match="--format onx: no such format; allowed: onnx, pt2; nearest: onnx"):
         check_format("onx")
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs onnx, onnxscript, onnxruntime: pip install 'rfray\[onnx\]'"):
         check_format("onnx")
-    check_format("torchscript")
+    check_format("pt2")

@@ -11,7 +11,7 @@ from torch import nn
 
 from rfray.errors import RunError
 from rfray.models.build import build_model
-from rfray.models.grad_cam import AT_ONCE, SALIENCY_GRID, evidence, evidence_from_file, grad_cam, input_gradient
+from rfray.models.grad_cam import AT_ONCE, SALIENCY_GRID, grad_cam, heatmaps, heatmaps_from_file, input_gradient
 from rfray.models.inference import save_weights
 from rfray.spec.trial import Trial
 from tests.pictures import images_in_memory
@@ -47,7 +47,7 @@ def test_by_hand() -> None:
     assert cells is not None
     assert cells[0, :, 0].tolist() == pytest.approx([0, 0, 0, 1 / 16])
     for calls, corner in [(FAKE, (slice(0, 8), slice(24, 32))), (REAL, (slice(24, 32), slice(0, 8)))]:
-        found = evidence(Corners(), image, calls)[0]
+        found = heatmaps(Corners(), image, calls)[0]
         assert found.max() == 1
         strongest = torch.zeros(32, 32)
         strongest[corner] = 1
@@ -58,7 +58,7 @@ def test_by_hand() -> None:
 def test_each_image_has_its_own_call_and_map() -> None:
     images = torch.zeros(3, 3, 32, 32)
     images[0, 0, :8, :8] = images[1, 2, 24:, 24:] = 1
-    found = evidence(Corners(), images, torch.tensor([1, 0, 1]))
+    found = heatmaps(Corners(), images, torch.tensor([1, 0, 1]))
     assert found[0, 0, 0] == found[1, 31, 31] == 1
     assert found[0, 31, 31] == found[1, 0, 0] == 0
     assert not found[2].any()  # nothing speaks for anything
@@ -67,7 +67,7 @@ def test_each_image_has_its_own_call_and_map() -> None:
 def test_nothing_speaks_for_the_other_call() -> None:
     image = torch.zeros(1, 3, 32, 32)
     image[0, 0, :8, :8] = 1
-    assert not evidence(Corners(), image, REAL).any()
+    assert not heatmaps(Corners(), image, REAL).any()
 
 
 def built(backbone: str, side: int = 64) -> tuple[Any, torch.Tensor]:
@@ -85,7 +85,7 @@ def test_every_family_has_features_with_places(backbone: str) -> None:
         cells = grad_cam(model, images, calls)
         assert cells is not None
         assert cells.shape[1] == cells.shape[2] < 64
-        found = evidence(model, images, calls)
+        found = heatmaps(model, images, calls)
         assert (found.shape, found.dtype) == ((2, 64, 64), torch.float32)
         assert found.min() >= 0
         assert set(found.amax((1, 2)).tolist()) <= {0.0, 1.0}
@@ -146,7 +146,7 @@ def test_without_features_the_gradient_of_the_input() -> None:
     assert grad_cam(NoFeatures(), images, FAKE) is None
     cells = input_gradient(NoFeatures(), images, FAKE)
     assert cells.shape == (1, SALIENCY_GRID, SALIENCY_GRID)
-    found = evidence(NoFeatures(), images, FAKE)[0]
+    found = heatmaps(NoFeatures(), images, FAKE)[0]
     assert found[31, 0] == 1
     assert not found[:21].any()
     assert not found[:, 11:].any()
@@ -161,12 +161,12 @@ def test_from_a_file_in_batches(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     calls = np.arange(count) % 2
     images = images_in_memory(pixels, np.arange(count), 1 - calls, np.arange(count).astype(str))
-    found = evidence_from_file(tmp_path / "best.safetensors", trial, images, calls)
+    found = heatmaps_from_file(tmp_path / "best.safetensors", trial, images, calls)
     assert (found.shape, found.dtype) == ((count, 32, 32), np.float32)
     whole = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(found, evidence(model.eval(), whole, torch.from_numpy(calls)).numpy(), atol=1e-4)
+    np.testing.assert_allclose(found, heatmaps(model.eval(), whole, torch.from_numpy(calls)).numpy(), atol=1e-4)
     with pytest.raises(RunError, match="not the weights of this model"):
-        evidence_from_file(tmp_path / "best.safetensors", Trial(backbone="test_vit", image_size=32), images, calls)
+        heatmaps_from_file(tmp_path / "best.safetensors", Trial(backbone="test_vit", image_size=32), images, calls)
 
 
 def test_a_gradient_that_is_not_finite_is_refused(tmp_path: Path) -> None:
@@ -177,4 +177,4 @@ def test_a_gradient_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     save_weights(tmp_path / "best.safetensors", model, {})
     images = images_in_memory(np.zeros((1, 32, 32, 3), np.uint8), np.array([0]), np.array([0]), np.array(["a"]))
     with pytest.raises(ValueError, match="not finite"):
-        evidence_from_file(tmp_path / "best.safetensors", trial, images, np.array([1]))
+        heatmaps_from_file(tmp_path / "best.safetensors", trial, images, np.array([1]))

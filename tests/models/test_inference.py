@@ -87,7 +87,7 @@ def test_outputs_that_are_not_finite_are_refused(images: Images) -> None:
         predict(Detector(model, normalise, torch.device("cpu"), torch.float32), images, 4)
 
 
-def test_what_is_predicted_under_corruption_is_what_the_model_says_of_corrupted_pictures(tmp_path: Path) -> None:
+def test_scores_under_corruption_are_those_of_corrupted_pictures(tmp_path: Path) -> None:
     pictures = np.random.default_rng(1).integers(0, 256, (6, 48, 48, 3), dtype=np.uint8)
     geometries = [Geometry("scale", 32, None), Geometry("crop", 40, None)]
     detectors = []

@@ -6,7 +6,7 @@ import torch
 
 from rfray.models.build import build_model
 from rfray.models.grad_cam import grad_cam
-from rfray.models.multiscale_head import STAGES, Staged, pooled
+from rfray.models.multiscale_head import STAGES, MultiscaleModel, pooled
 from rfray.spec.trial import Trial
 from rfray.training.optim import make_optimizer
 
@@ -21,10 +21,10 @@ def test_a_stage_of_one_place_has_no_spread() -> None:
     assert pooled(torch.full((1, 1, 1, 1), 3.0)).tolist() == [[3, 3, 0]]
 
 
-def staged(backbone: str, side: int = 64, **setting: object) -> Staged:
+def staged(backbone: str, side: int = 64, **setting: object) -> MultiscaleModel:
     torch.manual_seed(0)
     model, _ = build_model(Trial(backbone=backbone, pretrained=False, image_size=side, head="probe", **setting))
-    assert isinstance(model, Staged)
+    assert isinstance(model, MultiscaleModel)
     return model
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import AT_MOST, find_mistakes, write_mistakes
-from rfray.models.heatmap_overlay import LONGEST, as_jpeg
+from rfray.models.heatmap_overlay import LONGEST, encode_jpeg
 from rfray.report.gallery import gallery_of
 from rfray.store.records import write_record
 from tests.synthetic import FIRST, finish_trial, new_run, predictions
@@ -86,7 +86,7 @@ def test_a_full_gallery_of_noise_leaves_room_on_the_page(tmp_path):
     run.mistakes_folder.mkdir(parents=True)
     for number in range(1, AT_MOST + 1):
         for evidence in (False, True):
-            run.mistake_picture(number, evidence=evidence).write_bytes(as_jpeg(noise))
+            run.mistake_picture(number, evidence=evidence).write_bytes(encode_jpeg(noise))
     ensemble = write_ensemble(run, choose_members(run, 5))
     write_mistakes(run, find_mistakes(run))
     gallery = gallery_of(run, ensemble)

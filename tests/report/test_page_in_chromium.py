@@ -12,7 +12,7 @@ from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
 from rfray.evaluation.mistakes import find_mistakes, write_mistakes
 from rfray.evaluation.search_findings import search_findings
-from rfray.models.heatmap_overlay import as_jpeg
+from rfray.models.heatmap_overlay import encode_jpeg
 from rfray.report.page import write_page
 from rfray.report.plots import write_plots
 from rfray.report.search_plots import write_search_plots
@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     write_leaderboard(run)
     findings, mistakes = search_findings(run), find_mistakes(run)
     assert mistakes is not None
-    grey = as_jpeg(np.full((40, 40, 3), 128, np.uint8))
+    grey = encode_jpeg(np.full((40, 40, 3), 128, np.uint8))
     for mistake in mistakes.shown:
         for evidence in (False, True):
             write_whole(run.mistake_picture(mistake.number, evidence=evidence), grey)

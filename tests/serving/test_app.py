@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from rfray.data.decoding import decode
-from rfray.models.bundle import LoadedBundle, load_bundle
-from rfray.models.ensemble_inference import detect
-from rfray.models.grad_cam import evidence_picture
+from rfray.models.bundle import LoadedBundle, detect, load_bundle
+from rfray.models.grad_cam import heatmap_jpeg
 from rfray.store.run_dir import RunDir
 
 pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
@@ -283,7 +282,7 @@ def test_the_heat_map_is_the_one_that_predict_draws(
     assert answer.headers["content-type"] == "image/jpeg"
     picture = decode(images[0].read_bytes())
     (seen,) = detect(bundle, [str(images[0])], 1, 1)
-    expected = evidence_picture(bundle, picture, float(seen.scores.mean()))
+    expected = heatmap_jpeg(bundle, picture, float(seen.scores.mean()))
     difference = decode(answer.content).astype(int) - decode(expected)
     assert np.abs(difference).max() <= 2
 

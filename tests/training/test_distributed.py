@@ -19,9 +19,10 @@ from rfray.models.inference import predict_from_file
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import read_predictions
 from rfray.store.run_dir import TrialDir
-from rfray.training import loop
+from rfray.training import learner
 from rfray.training.distributed import ALONE, Group, is_lost_peer, this_group
-from rfray.training.loop import Epoch, Hooks, TrialData, train
+from rfray.training.learner import Epoch, Hooks, TrialData
+from rfray.training.loop import train
 from tests.pictures import SIDE, images_in_memory, picture
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -73,9 +74,9 @@ def in_two_processes(work: Callable[[Group, Path], Any], folder: Path) -> list[A
 def _everything(group: Group, folder: Path) -> dict[str, Any]:
     """All that takes two processes, in one go, as they take a while to start."""
     made: dict[str, Any] = {name: trained(folder / name, trial(**given), group) for name, given in SETTINGS.items()}
-    made["bites"] = trained(folder / "bites", trial(**SETTINGS["uneven shares"]), group, micro_batch=2)
+    made["micro-batches"] = trained(folder / "micro-batches", trial(**SETTINGS["uneven shares"]), group, micro_batch=2)
     trained(folder / "batch norm", trial(backbone="test_resnet", batch_size=9, ema=0.5), group)
-    _stop_and_go_on(group, folder / "again")
+    _stop_and_resume(group, folder / "again")
     made["again"] = trained(folder / "again", trial(**SETTINGS["average"]), group)
     with pytest.raises(TrialError, match="a batch has 1 images, too few for 2 workers") as refused:
         trained(folder / "few", trial(batch_size=1), group)
@@ -88,7 +89,7 @@ def _everything(group: Group, folder: Path) -> dict[str, Any]:
     return made
 
 
-def _stop_and_go_on(group: Group, out: Path) -> None:
+def _stop_and_resume(group: Group, out: Path) -> None:
     def stop(epoch: Epoch) -> None:
         raise KeyboardInterrupt
 
@@ -113,7 +114,7 @@ class Hungry(nn.Module):
 def _out_of_memory(group: Group, out: Path) -> list[Any]:
     """Only the second has too little; what each came to, and was told to remember."""
     plain = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    loop.build_model = lambda trial, load_pretrained: (Hungry(1000 if group.is_first else 3), plain)  # type: ignore
+    learner.build_model = lambda trial, load_pretrained: (Hungry(1000 if group.is_first else 3), plain)  # type: ignore
     sizes: list[int] = []
     try:
         train(trial(batch_size=10), data(), TrialDir(out), "auc", 1, Hooks(print, sizes.append), None, group)
@@ -125,15 +126,15 @@ def _out_of_memory(group: Group, out: Path) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("group")
     return folder, in_two_processes(_everything, folder)
 
 
-@pytest.mark.parametrize("name", [*SETTINGS, "bites", "again"])
-def test_two_come_to_what_one_does(name: str, together: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    folder, (first, second) = together
-    alone = trained(tmp_path, trial(**SETTINGS[{"bites": "uneven shares", "again": "average"}.get(name, name)]))
+@pytest.mark.parametrize("name", [*SETTINGS, "micro-batches", "again"])
+def test_two_come_to_what_one_does(name: str, results: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    folder, (first, second) = results
+    alone = trained(tmp_path, trial(**SETTINGS[{"micro-batches": "uneven shares", "again": "average"}.get(name, name)]))
     assert second[name] == []  # the first alone talks
     assert len(first[name]) == len(alone)
     for one, other in zip(alone, first[name], strict=True):
@@ -147,21 +148,21 @@ def test_two_come_to_what_one_does(name: str, together: tuple[Path, list[dict[st
     assert len(TrialDir(folder / name).state_files()) == 1  # one checkpoint
 
 
-def test_all_judge_with_the_weights_that_are_kept(together: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_all_judge_with_the_weights_that_are_kept(results: tuple[Path, list[dict[str, Any]]]) -> None:
     """Also the running statistics of batch normalisation, which each process gathers on its own share."""
-    out, setting = TrialDir(together[0] / "batch norm"), trial(backbone="test_resnet")
+    out, setting = TrialDir(results[0] / "batch norm"), trial(backbone="test_resnet")
     stored = read_predictions(out.predictions_file("val"))
     again = predict_from_file(out.weights_file, setting, data().val)
     np.testing.assert_allclose(again.p_fake, stored.p_fake, atol=1e-6)
 
 
-def test_all_fail_alike_where_the_loss_is_not_finite(together: tuple[Path, list[dict[str, Any]]]) -> None:
-    first, second = together[1]
+def test_all_fail_alike_where_the_loss_is_not_finite(results: tuple[Path, list[dict[str, Any]]]) -> None:
+    first, second = results[1]
     assert first["nan"] == second["nan"]
 
 
-def test_out_of_memory_in_one_ends_all(together: tuple[Path, list[dict[str, Any]]]) -> None:
-    first, second = together[1]
+def test_out_of_memory_in_one_ends_all(results: tuple[Path, list[dict[str, Any]]]) -> None:
+    first, second = results[1]
     assert second["memory"] == ["out of memory in worker 1: CUDA out of memory. Tried to allocate 2 GiB", [2]]
     assert first["memory"] == [True, []]  # for it, the other is lost
 
@@ -170,9 +171,9 @@ def test_a_process_alone_is_a_group_of_one() -> None:
     assert this_group() == ALONE == Group(0, 1)
     tensor, model = torch.ones(2), nn.Linear(1, 1)
     assert ALONE.sum(tensor) is tensor
-    assert ALONE.wrapped(model) is ALONE.with_batch_norm(model) is model
-    assert ALONE.of_first("a") == "a"
+    assert ALONE.wrap(model) is ALONE.sync_batch_norm(model) is model
+    assert ALONE.broadcast("a") == "a"
     with pytest.raises(KeyError):
-        ALONE.first(lambda: {}["b"])
+        ALONE.on_first(lambda: {}["b"])
     assert not is_lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert is_lost_peer(RuntimeError("Application timeout caused pair closure"))  # by gloo

@@ -1,4 +1,4 @@
-"""train(): learns, writes what it should, and goes on from any point as if nothing had happened."""
+"""train(): learns, writes its files, and resumes exactly from any epoch."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,8 @@ from rfray.stats.metrics import metric
 from rfray.stats.predictions import predictions_metadata, read_predictions
 from rfray.store.run_dir import TrialDir
 from rfray.training.checkpoint import read_state
-from rfray.training.loop import Epoch, Hooks, TrialData, train
+from rfray.training.learner import Epoch, Hooks, TrialData
+from rfray.training.loop import train
 from rfray.training.optim import SCHEDULES
 
 SIDE = 32
@@ -69,7 +70,7 @@ def run(setting: Trial, data: TrialData, folder: Path, stop_after: int | None = 
 
 
 @pytest.mark.parametrize("batches", [0, 2, 7, 13])
-def test_an_epoch_that_the_end_falls_into_is_given_up(batches: int, data: TrialData, tmp_path: Path) -> None:
+def test_an_epoch_without_time_is_dropped(batches: int, data: TrialData, tmp_path: Path) -> None:
     """An epoch asks before each of its 6 batches to learn from and 1 to judge: after 7, the first one is whole."""
     asked = 0
 
@@ -120,13 +121,13 @@ def test_epochs_of_half_a_pass_come_to_the_same_as_whole_ones(data: TrialData, t
     assert [epoch.train_loss for epoch in whole] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_swa_is_the_mean_of_the_weights_after_each_epoch(data: TrialData, tmp_path: Path) -> None:
+def test_swa_is_the_mean_of_the_weights_after_each_epoch(data: TrialData, tmp_path: Path) -> None:
     plain = [run(trial(epochs=3, lr=0.01), data, tmp_path / f"{stop}", stop) for stop in (1, 2, 3)]
-    states = [read_state(TrialDir(tmp_path / f"{stop}"), "cpu", lambda what: None) for stop in (1, 2, 3)]
+    states = [read_state(TrialDir(tmp_path / f"{stop}"), lambda what: None) for stop in (1, 2, 3)]
     epochs = run(trial(epochs=3, lr=0.01, swa="epochs"), data, tmp_path / "swa")
     assert [epoch.train_loss for epoch in epochs] == [epoch.train_loss for epoch in plain[-1]]  # learning is the same
     assert epochs[0].score == plain[-1][0].score
-    state = read_state(TrialDir(tmp_path / "swa"), "cpu", lambda what: None)
+    state = read_state(TrialDir(tmp_path / "swa"), lambda what: None)
     assert state is not None
     for name, mean in state["swa"].items():
         if name.startswith("module.") and mean.is_floating_point():
@@ -137,7 +138,7 @@ def test_a_swa_is_the_mean_of_the_weights_after_each_epoch(data: TrialData, tmp_
     assert metric("auc", predicted) == pytest.approx(best.score, abs=1e-9)
 
 
-def test_a_swa_that_does_not_prove_itself_is_not_taken(data: TrialData, tmp_path: Path) -> None:
+def test_swa_auto_keeps_the_plain_weights_unless_the_mean_is_better(data: TrialData, tmp_path: Path) -> None:
     plain = run(trial(epochs=2), data, tmp_path / "plain")  # all right after the first epochs: nothing is better
     auto = run(trial(epochs=2, swa="auto"), data, tmp_path / "auto")
     assert [epoch.score for epoch in auto] == [epoch.score for epoch in plain]
@@ -171,14 +172,14 @@ def test_weights_and_val_predictions_are_of_the_best_epoch(data: TrialData, tmp_
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_stopped_trial_goes_on_as_if_nothing_had_happened(data: TrialData, tmp_path: Path, stop_after: int) -> None:
+def test_a_stopped_trial_resumes_exactly(data: TrialData, tmp_path: Path, stop_after: int) -> None:
     setting = trial(
         epochs=4, augmentation="light", ema=0.9, swa="epochs", mixup=0.2, drop_rate=0.1, optimizer="sgd", lr=0.02
     )
     whole = run(setting, data, tmp_path / "whole")
     first = run(setting, data, tmp_path / "parts", stop_after)
     again, *rest = run(setting, data, tmp_path / "parts")
-    assert again == first[-1]  # it says how it stood: whoever was told may have died
+    assert again == first[-1]  # reported again: who heard it first may have died
     assert [epoch.epoch for epoch in first + rest] == [1, 2, 3, 4]
     assert [epoch.score for epoch in first + rest] == [epoch.score for epoch in whole]
     assert [epoch.train_loss for epoch in first + rest] == [epoch.train_loss for epoch in whole]
@@ -186,7 +187,7 @@ def test_a_stopped_trial_goes_on_as_if_nothing_had_happened(data: TrialData, tmp
     np.testing.assert_array_equal(one.p_fake, other.p_fake)
 
 
-def test_best_files_lost_between_two_writes_are_made_again(data: TrialData, tmp_path: Path) -> None:
+def test_best_files_lost_between_two_writes_are_written_again(data: TrialData, tmp_path: Path) -> None:
     first = run(trial(epochs=3), data, tmp_path, stop_after=1)
     assert first[0].best_epoch == 1
     out = TrialDir(tmp_path)
@@ -198,7 +199,7 @@ def test_best_files_lost_between_two_writes_are_made_again(data: TrialData, tmp_
     assert weights_metadata(out.weights_file)["epoch"] == predictions_metadata(out.predictions_file("val"))["epoch"]
 
 
-def test_a_finished_trial_says_again_how_it_stood(data: TrialData, tmp_path: Path) -> None:
+def test_a_finished_trial_reports_its_last_epoch_again(data: TrialData, tmp_path: Path) -> None:
     done = run(trial(), data, tmp_path)
     assert run(trial(), data, tmp_path) == [done[-1]]
 
@@ -325,7 +326,7 @@ def test_nothing_of_a_trial_stays_in_memory(data: TrialData, tmp_path: Path) -> 
     assert not [one for one in gc.get_objects() if isinstance(one, torch.nn.Conv2d | torch.optim.Optimizer)]
 
 
-def test_mirror_images_are_looked_at_where_they_are_asked_for(data: TrialData, tmp_path: Path) -> None:
+def test_mirror_images_are_predicted_where_the_trial_asks_for_them(data: TrialData, tmp_path: Path) -> None:
     found = {}
     for tta in ("none", "flip", "auto"):
         out = TrialDir(tmp_path / tta)

@@ -31,7 +31,7 @@ def test_the_head_is_a_regression_on_standardised_features() -> None:
     assert abs(head.weights[0]) > 2 * abs(head.weights[1:]).max()
 
 
-def test_no_image_is_judged_by_a_head_that_has_seen_it_or_its_like() -> None:
+def test_no_image_is_predicted_by_a_head_that_learned_from_its_group() -> None:
     """Noise that can be learned by heart: pairs of equal features with equal labels, which tell nothing of others."""
     noise = np.repeat(np.random.default_rng(1).normal(size=(40, 200)), 2, axis=0).astype(np.float32)
     labels = np.repeat(np.tile([0, 1], 20), 2).astype(np.int8)
@@ -53,7 +53,7 @@ def test_too_few_images_are_an_error_of_the_probe() -> None:
         learn_head(TELLING[:31], LABELS[:31], ALONE[:31], "auc", seed=0)
 
 
-def test_what_is_written_says_what_the_head_says(tmp_path) -> None:
+def test_the_written_weights_predict_as_the_head(tmp_path) -> None:
     probe = Trial(backbone="test_resnet", pretrained=False, image_size=32, head="probe", seed=5)
     pictures = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     labels = np.tile([0, 1], 6).astype(np.int8)

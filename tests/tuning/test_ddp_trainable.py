@@ -19,7 +19,8 @@ from rfray.store.ownership import claim_run
 from rfray.store.records import TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, TrialDir
 from rfray.training.checkpoint import write_history
-from rfray.training.loop import Hooks, train
+from rfray.training.learner import Hooks
+from rfray.training.loop import train
 from rfray.tuning.ddp_trainable import _cause
 from rfray.tuning.run_sweep import run_sweep
 from rfray.tuning.trial_job import WorkerLostError, sweep_images

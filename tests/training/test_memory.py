@@ -1,4 +1,4 @@
-"""Out of memory: smaller bites, the same result; and nothing that grows from trial to trial."""
+"""Out of memory: smaller micro-batches, the same result; and nothing that grows from trial to trial."""
 
 import os
 import subprocess
@@ -14,12 +14,12 @@ from torch import nn
 from rfray.data.geometry import Geometry
 from rfray.errors import TrialError
 from rfray.models.build import Normalisation
-from rfray.models.inference import Detector, predict, predict_corrupted
-from rfray.models.memory import is_out_of_memory
+from rfray.models.inference import Detector, is_out_of_memory, predict, predict_corrupted
 from rfray.spec.trial import Trial
 from rfray.store.run_dir import TrialDir
-from rfray.training import loop
-from rfray.training.loop import Epoch, Hooks, TrialData, train
+from rfray.training import learner
+from rfray.training.learner import Epoch, Hooks, TrialData
+from rfray.training.loop import train
 from tests.pictures import InMemory, images_in_memory
 
 PLAIN = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -64,7 +64,7 @@ def trained(
     micro_batch: int | None = None,
     **settings,
 ) -> tuple[list[Epoch], list[int]]:
-    monkeypatch.setattr(loop, "build_model", lambda trial, load_pretrained: (model, PLAIN))
+    monkeypatch.setattr(learner, "build_model", lambda trial, load_pretrained: (model, PLAIN))
     trial = Trial(backbone="any", augmentation="none", image_size=16, batch_size=24, epochs=2, lr=1e-2, **settings)
     epochs: list[Epoch] = []
     sizes: list[int] = []
@@ -75,15 +75,15 @@ def trained(
 @pytest.mark.parametrize(
     "settings", [{}, {"class_balance": "weights"}, {"label_smoothing": 0.1}, {"mixup": 0.3}], ids=str
 )
-def test_smaller_bites_mean_the_same(
+def test_smaller_micro_batches_mean_the_same(
     data: TrialData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict
 ) -> None:
     whole, no_sizes = trained(Hungry(1000), data, tmp_path / "whole", monkeypatch, **settings)
-    bites, sizes = trained(Hungry(5), data, tmp_path / "bites", monkeypatch, **settings)
+    small, sizes = trained(Hungry(5), data, tmp_path / "small", monkeypatch, **settings)
     assert no_sizes == []
     assert sizes == [12, 6, 3]  # 24 images are halved until five or fewer are asked for at once
-    assert [epoch.train_loss for epoch in bites] == pytest.approx([epoch.train_loss for epoch in whole], rel=1e-5)
-    assert [epoch.score for epoch in bites] == [epoch.score for epoch in whole]
+    assert [epoch.train_loss for epoch in small] == pytest.approx([epoch.train_loss for epoch in whole], rel=1e-5)
+    assert [epoch.score for epoch in small] == [epoch.score for epoch in whole]
 
 
 def test_corrupted_pictures_are_predicted_in_halves_where_memory_runs_out() -> None:
@@ -113,7 +113,7 @@ def test_not_even_one_image_fails_the_trial(data: TrialData, tmp_path: Path, mon
         trained(Hungry(0), data, tmp_path, monkeypatch)
 
 
-def test_predicting_takes_smaller_bites_too(data: TrialData) -> None:
+def test_predicting_takes_smaller_batches_too(data: TrialData) -> None:
     roomy = predict(Detector(Hungry(1000), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
     tight = predict(Detector(Hungry(5), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
     np.testing.assert_allclose(roomy.p_fake, tight.p_fake, rtol=1e-6)
@@ -161,7 +161,7 @@ def test_large_blocks_are_in_large_pages() -> None:
     if not setting.exists() or "[never]" in setting.read_text():
         pytest.skip("this system has no large pages")
     look = "open('/proc/self/smaps_rollup').read().split('AnonHugePages:')[1].split()[0]"
-    program = f"import rfray.training.loop, torch; block = torch.ones(50_000_000); print({look})"
+    program = f"import rfray.models, torch; block = torch.ones(50_000_000); print({look})"
     environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert int(done.stdout) > 150_000  # kB, of 200 MB

@@ -1,4 +1,4 @@
-"""rfray.models.ensemble_inference: what is said of files is what was said of the same images in test."""
+"""detect(): the scores of image files are those of the same images as the test set."""
 
 import shutil
 from pathlib import Path
@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rfray.models import ensemble_inference as detection
-from rfray.models.bundle import load_bundle
-from rfray.models.ensemble_inference import NOT_FINITE, detect
-from rfray.models.grad_cam import draw_evidence
+from rfray.data import batches
+from rfray.models.bundle import NOT_FINITE, detect, load_bundle
+from rfray.models.grad_cam import write_heatmaps
 from rfray.models.verdicts import verdict_table
 from rfray.stats.predictions import read_predictions
 from rfray.store.ensemble_record import read_ensemble
@@ -24,31 +23,32 @@ def run(request: pytest.FixtureRequest, pictures: Path, tmp_path_factory: pytest
     return concluded(two_models(folder, pictures, reencode=request.param), "calibrated")
 
 
-def test_the_report_part_again(run: RunDir) -> None:
+def test_files_of_the_test_set_get_the_scores_of_the_test_set(run: RunDir) -> None:
     ensemble = read_ensemble(run)
     assert ensemble is not None
     assert ensemble.name == "ensemble-calibrated"
-    report = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
-    paths = [str(run.path.parent / "images" / "test" / name) for name in report.ids]
+    test = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
+    paths = [str(run.path.parent / "images" / "test" / name) for name in test.ids]
     bundle = load_bundle(run.path)
     seen = list(detect(bundle, paths, batch_size=7, threads=2))
     assert [len(one.paths) for one in seen] == [7, 7, 7, 7, 4]
     tables = [verdict_table(ensemble, one.paths, one.scores, one.reasons) for one in seen]
     p_fake = np.concatenate([table["p_fake"] for table in tables])
-    np.testing.assert_allclose(p_fake, report.p_fake, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(p_fake, test.p_fake, rtol=0, atol=1e-5)
     for row, member in enumerate(ensemble.members):
         alone = read_predictions(run.trial(member).predictions_file("test"))
         np.testing.assert_allclose(np.concatenate([one.scores[row] for one in seen]), alone.p_fake, rtol=0, atol=1e-5)
 
 
-def test_what_can_not_be_read_costs_its_own_row(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_costs_only_its_row(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = run.path.parent / "images" / "test" / "fake" / "000.bmp"
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "cut.bmp").write_bytes(good.read_bytes()[:500])
     paths = [str(tmp_path / "gone.jpg"), str(good), str(tmp_path / "empty.jpg"), str(tmp_path / "cut.bmp"), str(good)]
     read = []
-    monkeypatch.setattr(detection, "read_file", lambda path: read.append(path) or Path(path).read_bytes())
-    monkeypatch.setattr(detection, "_picture", detection._picture)
+    monkeypatch.setattr(batches, "read_file", lambda path: read.append(path) or Path(path).read_bytes())
     (seen,) = detect(load_bundle(run.path), [str(good), *paths[2:]], batch_size=10, threads=1)
     assert seen.reasons[0] == seen.reasons[3] == ""
     assert seen.reasons[1] == "not an image of a known format"
@@ -61,7 +61,7 @@ def test_what_can_not_be_read_costs_its_own_row(run: RunDir, tmp_path: Path, mon
     assert seen.reasons == ["No such file or directory"]
 
 
-def test_a_model_that_says_nothing_is_told(run: RunDir) -> None:
+def test_an_output_that_is_not_finite_is_a_reason(run: RunDir) -> None:
     bundle = load_bundle(run.path)
     for parameter in bundle.detectors[1].model.parameters():
         parameter.data.fill_(np.nan)
@@ -69,11 +69,11 @@ def test_a_model_that_says_nothing_is_told(run: RunDir) -> None:
     assert seen.reasons == [NOT_FINITE]
 
 
-def test_a_picture_of_the_evidence(run: RunDir, tmp_path: Path) -> None:
+def test_heatmaps_are_written(run: RunDir, tmp_path: Path) -> None:
     shutil.copy(run.path.parent / "images" / "test" / "fake" / "001.bmp", tmp_path / "a face.bmp")
     bundle = load_bundle(run.path)
     paths = [str(tmp_path / "gone.jpg"), str(tmp_path / "a face.bmp")]
     (seen,) = detect(bundle, paths, batch_size=2, threads=1, keep_pictures=True)
-    names = draw_evidence(bundle, seen, np.array([np.nan, 0.9]), tmp_path / "evidence", first=40)
+    names = write_heatmaps(bundle, seen, np.array([np.nan, 0.9]), tmp_path / "evidence", first=40)
     assert names == ["", "000041-a face.jpg"]
     assert opened(tmp_path / "evidence" / names[1]).shape == (32, 32, 3)
