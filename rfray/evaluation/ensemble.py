@@ -154,9 +154,7 @@ def fold_models(run: RunDir, folds: int, diverse: int | None = None) -> dict[str
 def out_of_fold(models: Sequence[TrialDir]) -> Predictions:
     """The predictions of the models of the folds on all training images, each on its own fold; in order of the ids."""
     parts = [trial_predictions(trial, "val") for trial in models]
-    ids, labels, p_fake = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "labels", "p_fake")
-    )
+    ids, labels, p_fake = (np.concatenate([vars(part)[name] for part in parts]) for name in ("ids", "labels", "p_fake"))
     order = np.argsort(ids)
     return Predictions(ids[order], labels[order], p_fake[order])
 

@@ -97,8 +97,7 @@ def columns(sweep: Sweep) -> dict[str, tuple[str, Callable[[Entry, str], Any]]]:
         **settings,
         **dict.fromkeys((*operating_point.COLUMNS, *INTERVALS, *TESTS), number),
         "tied": (TEXT, _figure),
-        # the val metric on val minus the same on test: how much better a row looks by what it was chosen by
-        "optimism": (NUMBER, lambda entry, _: _difference(entry.score, entry.figures.get(sweep.search.metric))),
+        "optimism": (NUMBER, lambda entry, _: _optimism(entry.score, entry.figures.get(sweep.search.metric))),
     }
     if price is not None:
         table["cost"] = NUMBER, lambda entry, _: entry.result and cost_of(entry.result.seconds, price)
@@ -156,10 +155,9 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
         for entry in entries
         if entry.test is not None
     ]
-    found = significance(evaluated, None if ensemble is None else ensemble.name, _groups(run))
-    sure: dict[Any, dict[Any, Any]] = found.to_dict("index")
+    sure = significance(evaluated, None if ensemble is None else ensemble.name, _groups(run))
     for entry in entries:
-        entry.figures |= sure.get(entry.name, {})
+        entry.figures |= sure.loc[entry.name].to_dict() if entry.name in sure.index else {}
     if sweep.search.seeds > 1:
         _add_spread(sweep, entries)
     rows = [{name: make(entry, name) for name, (_, make) in table.items()} for entry in entries]
@@ -240,19 +238,13 @@ def false_positives(run: RunDir, frame: pd.DataFrame) -> str | None:
     row = rows.iloc[0].to_dict()
     if pd.isna(row["fpr"]):
         return None
-    found = (
-        "more than"
-        if row["fpr_low"] > rule.max_fpr
-        else "less than"
-        if row["fpr_high"] < rule.max_fpr
-        else "in keeping with"
-    )
-    asked, on_val, fpr, low, high = (
-        f"{100 * share:.3g} %" for share in (rule.max_fpr, *(row[f"fpr{end}"] for end in ("_val", "", "_low", "_high")))
-    )
+    asked, low, high = rule.max_fpr, row["fpr_low"], row["fpr_high"]
+    found = "more than" if low > asked else "less than" if high < asked else "in keeping with"
     return (
-        f"False-positive rate of {row['name']}: at most {asked} was asked for; {on_val} on val, where the threshold "
-        f"{row['threshold']:.4g} was chosen; {fpr} on test, 95 % interval {low} to {high}: {found} what was asked for."
+        f"False-positive rate of {row['name']}: at most {100 * asked:.3g} % was asked for; "
+        f"{100 * row['fpr_val']:.3g} % on val, where the threshold {row['threshold']:.4g} was chosen; "
+        f"{100 * row['fpr']:.3g} % on test, 95 % interval {100 * low:.3g} % to {100 * high:.3g} %: {found} what was "
+        "asked for."
     )
 
 
@@ -293,8 +285,9 @@ def _setting(entry: Entry, column: str) -> Any:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def _difference(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one - other
+def _optimism(val: float | None, test: float | None) -> float | None:
+    """How much better a row looks by what it was chosen by (Efron and Tibshirani 1993, chapter 17)."""
+    return None if val is None or test is None else val - test
 
 
 def _dtype(name: str) -> str:

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from rfray.stats.intervals import TAIL
+
 RESAMPLES = 1000
 """As many as Efron and Tibshirani (1993, section 13.3) ask for at least."""
 CHUNK = 25
@@ -64,13 +66,12 @@ def bootstrap(
         }
 
 
-def percentile_intervals(values: np.ndarray, confidence: float = 0.95) -> np.ndarray:
-    """(k, 2) float64: low and high of each row of `values` (k, b), without its nan; nan where there is nothing else."""
-    tail = (1 - confidence) / 2
+def percentile_intervals(values: np.ndarray) -> np.ndarray:
+    """(k, 2) float64: the 95 % interval of each row of `values` (k, b), without its nan; nan where all are nan."""
     ends = np.full((len(values), 2), np.nan)
     for end, row in zip(ends, values, strict=True):
         if len(known := row[~np.isnan(row)]):
-            end[:] = np.quantile(known, [tail, 1 - tail])
+            end[:] = np.quantile(known, [TAIL, 1 - TAIL])
     return ends
 
 

@@ -1,11 +1,11 @@
-"""`Predictions` -> pointwise confidence bands of its ROC and precision-recall curves, by stratified bootstrap."""
+"""`Predictions` -> pointwise 95 % confidence bands of its ROC and precision-recall curves, by stratified bootstrap."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from rfray.stats.bootstrap import resample
-from rfray.stats.intervals import wilson
+from rfray.stats.intervals import TAIL, wilson
 from rfray.stats.predictions import Predictions
 
 POINTS = 101
@@ -32,11 +32,11 @@ class CurveBands:
     """Of the precision at each recall above 0, at the highest threshold that reaches it."""
 
 
-def curve_bands(predictions: Predictions, confidence: float = 0.95, seed: int = 0) -> CurveBands | None:
+def curve_bands(predictions: Predictions) -> CurveBands | None:
     """Both bands; None where a class is missing, since there are no curves then.
 
     The resamples are those of `resample` (Efron and Tibshirani 1993, chapter 13), and a band holds the middle
-    `confidence` of their curves at each point. It is nowhere narrower than Wilson's interval of the observed recall (or
+    95 % of their curves at each point. It is nowhere narrower than Wilson's interval of the observed recall (or
     precision): where no image is on the wrong side all resamples agree, but a few images prove no perfect curve.
     """
     ranking = np.argsort(-predictions.p_fake, kind="stable")
@@ -45,13 +45,13 @@ def curve_bands(predictions: Predictions, confidence: float = 0.95, seed: int = 
         return None
     ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # the last image of each different score
     rates, recalls = np.linspace(0, 1, POINTS), np.linspace(0, 1, POINTS + 1)[1:]
-    drawn = [_curves(labels, ends, weights, rates, recalls) for weights in resample(labels, seed=seed)]
+    drawn = [_curves(labels, ends, weights, rates, recalls) for weights in resample(labels)]
     recall, precision, calls = _curves(labels, ends, np.ones(len(labels)), rates, recalls)
-    of_recall = wilson(recall * labels.sum(), labels.sum(), confidence)
-    of_precision = wilson(precision * calls, calls, confidence)
+    of_recall = wilson(recall * labels.sum(), labels.sum())
+    of_precision = wilson(precision * calls, calls)
     return CurveBands(
-        _band(rates, np.array([one[0] for one in drawn]), of_recall, confidence),
-        _band(recalls, np.array([one[1] for one in drawn]), of_precision, confidence),
+        _band(rates, np.array([one[0] for one in drawn]), of_recall),
+        _band(recalls, np.array([one[1] for one in drawn]), of_precision),
     )
 
 
@@ -71,6 +71,6 @@ def _curves(
     return recall, true[first] / calls, calls
 
 
-def _band(at: np.ndarray, drawn: np.ndarray, narrowest: np.ndarray, confidence: float) -> Band:
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+def _band(at: np.ndarray, drawn: np.ndarray, narrowest: np.ndarray) -> Band:
+    low, high = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0)
     return Band(at, np.minimum(low, narrowest[:, 0]).clip(0, 1), np.maximum(high, narrowest[:, 1]).clip(0, 1))

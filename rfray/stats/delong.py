@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy import special
 
-from rfray.stats.intervals import auc_interval
+from rfray.stats.intervals import Z, auc_interval
 
 NOISE = 1e-28
 """A variance of this or less is rounding: one image of ten million with another placement gives more."""
@@ -43,16 +43,16 @@ class AucDifferences:
         by_sign = np.minimum(1, 2 * 0.5 ** (size * self.pairs))
         return np.asarray(np.where(self.variances <= NOISE, by_sign, by_delong))
 
-    def interval(self, row: int, confidence: float = 0.95) -> tuple[float, float]:
-        """Low and high of one row's difference, in [-1, 1]; nan where its variance is.
+    def interval(self, row: int) -> tuple[float, float]:
+        """The 95 % interval of one row's difference, in [-1, 1]; nan where its variance is.
 
         Where the variance is 0 but the AUCs differ, the exact interval of `auc_interval`.
         """
         value, variance = float(self.values[row]), float(self.variances[row])
         if variance <= NOISE and value:
-            low, high = auc_interval(abs(value), 0, self.pairs, confidence)
+            low, high = auc_interval(abs(value), 0, self.pairs)
             return (low, high) if value > 0 else (-high, -low)
-        reach = float(special.ndtri((1 + confidence) / 2)) * np.sqrt(variance)
+        reach = Z * np.sqrt(variance)
         return float(np.maximum(value - reach, -1)), float(np.minimum(value + reach, 1))
 
 

@@ -23,7 +23,7 @@ def test_a_perfect_curve_has_wilsons_interval():
 
 def test_precision_is_of_the_calls_that_reach_the_recall():
     given = predictions([0.9, 0.8, 0.7, 0.6, 0.2, 0.1], [1, 0, 1, 1, 0, 0])
-    band = curve_bands(given, confidence=0.95).precision_recall
+    band = curve_bands(given).precision_recall
     third, two_thirds = np.searchsorted(band.at, 0.3), np.searchsorted(band.at, 0.6)
     assert band.low[third] <= wilson(1, 1)[0] + 1e-12  # one call, right
     assert band.high[third] == 1
