@@ -45,7 +45,7 @@ RESULT_COLUMNS = {"best_epoch": COUNT, "epochs": COUNT, "seconds": NUMBER, "wait
 
 
 @dataclass
-class Entry:
+class LeaderboardEntry:
     """What one row is made from: a trial or a vote."""
 
     name: str
@@ -62,7 +62,7 @@ class Entry:
     figures: dict[str, Any] = field(default_factory=dict)
     """Column -> value: what was measured on test, and what only all rows together give."""
 
-    def add_figures(self, val: Predictions, test: Predictions, point: OperatingPoint) -> "Entry":
+    def add_figures(self, val: Predictions, test: Predictions, point: OperatingPoint) -> "LeaderboardEntry":
         """The same entry with everything that is measured on test at its operating point."""
         self.test = test
         self.figures |= measured(test, point.threshold) | asdict(confusion(test, point.threshold))
@@ -70,7 +70,7 @@ class Entry:
         return self
 
 
-def columns(sweep: Sweep) -> dict[str, tuple[str, Callable[[Entry, str], Any]]]:
+def columns(sweep: Sweep) -> dict[str, tuple[str, Callable[[LeaderboardEntry, str], Any]]]:
     """Column -> its pandas dtype and what makes its value from a row's entry, in the order of the file.
 
     First those of the contract, to `threshold`; those of `robustness` may follow.
@@ -83,7 +83,7 @@ def columns(sweep: Sweep) -> dict[str, tuple[str, Callable[[Entry, str], Any]]]:
     }
     price, val = sweep.resources.price_per_hour, val_column(sweep)
     number, count = (NUMBER, _figure), (COUNT, _figure)
-    table: dict[str, tuple[str, Callable[[Entry, str], Any]]] = {
+    table: dict[str, tuple[str, Callable[[LeaderboardEntry, str], Any]]] = {
         "rank": count,
         **dict.fromkeys(("name", "kind", "status"), (TEXT, getattr)),
         "members": (TEXT, lambda entry, _: " ".join(entry.members)),
@@ -269,15 +269,15 @@ def escaped(cell: str) -> str:
     return re.sub(r"([\\|<>&`*\[\]])", r"\\\1", " ".join(cell.split()))
 
 
-def _figure(entry: Entry, column: str) -> Any:
+def _figure(entry: LeaderboardEntry, column: str) -> Any:
     return entry.figures.get(column)
 
 
-def _of_result(entry: Entry, column: str) -> Any:
+def _of_result(entry: LeaderboardEntry, column: str) -> Any:
     return getattr(entry.result, column, None)
 
 
-def _setting(entry: Entry, column: str) -> Any:
+def _setting(entry: LeaderboardEntry, column: str) -> Any:
     name = column.removeprefix("trial_")
     if entry.trial is None or (entry.kind == "probe" and name not in (*PROBED, "head")):
         return None  # a probe was not trained
@@ -295,8 +295,8 @@ def _dtype(name: str) -> str:
     return NUMBER if kind is float else COUNT if kind is int else TEXT
 
 
-def _of_trial(sweep: Sweep, trial: TrialDir, result: TrialResult) -> Entry:
-    entry = Entry(trial.id, result.kind, "ok", result.score, result.trial, result, result.repeats)
+def _of_trial(sweep: Sweep, trial: TrialDir, result: TrialResult) -> LeaderboardEntry:
+    entry = LeaderboardEntry(trial.id, result.kind, "ok", result.score, result.trial, result, result.repeats)
     if result.status == "failed":
         lines = (result.reason or "").strip().splitlines()
         entry.status, entry.score, entry.result = f"failed: {lines[0] if lines else 'no reason was given'}", None, None
@@ -308,16 +308,18 @@ def _of_trial(sweep: Sweep, trial: TrialDir, result: TrialResult) -> Entry:
     return entry
 
 
-def _of_vote(run: RunDir, vote: Vote) -> Entry:
+def _of_vote(run: RunDir, vote: Vote) -> LeaderboardEntry:
     val, test = (read_predictions(run.ensemble_predictions_file(vote.name, part)) for part in PARTS)
-    entry = Entry(vote.name, "ensemble", "ok", vote.val_score, members=vote.members)
+    entry = LeaderboardEntry(vote.name, "ensemble", "ok", vote.val_score, members=vote.members)
     return entry.add_figures(val, test, OperatingPoint(vote.threshold, vote.unsure))
 
 
-def _ranked(entries: Iterable[Entry], column: str, make: Callable[[Entry, str], Any]) -> list[Entry]:
+def _ranked(
+    entries: Iterable[LeaderboardEntry], column: str, make: Callable[[LeaderboardEntry, str], Any]
+) -> list[LeaderboardEntry]:
     """Best first by this column, ties by name; then those without a value, which get no rank: undefined, failed."""
 
-    def key(entry: Entry) -> tuple[bool, bool, float, str]:
+    def key(entry: LeaderboardEntry) -> tuple[bool, bool, float, str]:
         score = make(entry, column)
         return score is None, entry.status.startswith("failed"), -(score or 0.0), entry.name
 
@@ -336,12 +338,12 @@ def _over_seeds(sweep: Sweep) -> dict[str, tuple[str, Callable[[list[float]], fl
     }
 
 
-def _add_spread(sweep: Sweep, entries: Iterable[Entry]) -> None:
+def _add_spread(sweep: Sweep, entries: Iterable[LeaderboardEntry]) -> None:
     """Adds mean and spread to finalists and their trainings with other seeds, and how many they are.
 
     The spread is the standard deviation, for which there must be two values (n - 1 in the denominator).
     """
-    trained: dict[str, list[Entry]] = defaultdict(list)
+    trained: dict[str, list[LeaderboardEntry]] = defaultdict(list)
     for entry in entries:
         if entry.kind == "model" and entry.score is not None:
             trained[entry.repeats or entry.name].append(entry)
