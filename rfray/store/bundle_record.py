@@ -40,7 +40,7 @@ class Bundle(Strict):
     test_digest: str
     """Of test: every image's path, label and content."""
     audit_stamp: str
-    """What has to be said with every figure, as the audit found errors in the images; else ""."""
+    """What has to stand beside every figure, as the audit found errors in the images; else ""."""
     versions: dict[str, str]
     """Package -> version that it was made with."""
 

@@ -72,7 +72,7 @@ def read_ensemble(run: RunDir) -> Ensemble | None:
 
 
 def read_bundle(where: Path | str) -> tuple[Path, Ensemble, Bundle]:
-    """The folder of a bundle whose files are what they were, and what it says of itself.
+    """The folder of a bundle whose files are what they were, and its two records.
 
     Raises RunError where there is none, or a file is missing, damaged or more than data.
     """

@@ -80,7 +80,7 @@ class TrialDir:
         return self.folds_folder / f"{fold[0]}of{fold[1]}.safetensors"
 
     def state_file(self, epoch: int, digest: str) -> Path:
-        """What the trial goes on from after `epoch`; its digest is in its name, so that it vouches for itself."""
+        """What the trial goes on from after `epoch`; its digest is in its name, by which damage is noticed."""
         return self.path / f"state-{epoch:04d}-{digest[:16]}.pt"
 
     def state_files(self) -> list[Path]:

@@ -1,6 +1,6 @@
 """an address such as s3://bucket/folder <-> files of this machine: listed, fetched, sent, removed; and mirrors of it.
 
-pyarrow's file systems do the work: s3://, gs:// and hf:// with the credentials that these look for themselves
+pyarrow's file systems do the work: s3://, gs:// and hf:// with the credentials that these find by themselves
 (environment, profile, machine role); AWS_ENDPOINT_URL names another server that speaks S3.
 """
 
@@ -30,7 +30,7 @@ THREADS = 32
 CHUNK = 1 << 24
 """Bytes that are read at once."""
 STATES = "state-*.pt"
-"""What trials go on from. They vouch for the other files of a trial, and so go first."""
+"""What trials go on from. Each is sent before the files of its epoch, which are made again from it if they are lost."""
 
 
 def is_address(where: object) -> bool:
@@ -206,7 +206,7 @@ class Mirror:
         storage, root = self.storage, self._root
         paths = {file.relative_to(root).as_posix() for file in self._here("*")}
         changed = sorted(path for path in paths if path not in there or not there[path].is_at(root / path))
-        # a state vouches for the files of the best epoch before it, and those of its own are made again from it
+        # the files of a state's epoch can be made again from the state, but not the other way round
         first = [path for path in changed if fnmatch(Path(path).name, STATES)]
         _in_threads(lambda path: storage.send(root, path), first)
         _in_threads(lambda path: storage.send(root, path), [path for path in changed if path not in first])

@@ -60,7 +60,7 @@ def test_a_val_folder_is_prepared_and_missed_too(
     shutil.copytree(pictures / "test", tmp_path / "val")
     sweep = sweep_of(tmp_path / "data", tmp_path, f"data.val={tmp_path}/val", "data.test_duplicates=keep")
     run = RunDir(tmp_path / "run")
-    run.claim(sweep)
+    claim_run(run, sweep)
     prepare_training(run, sweep, QUIET)
     monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "another"))
     assert _prepare(run.path) is None
