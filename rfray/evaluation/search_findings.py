@@ -41,8 +41,7 @@ class SearchFindings:
     epochs: pd.DataFrame
     """One row an epoch, in the order in which they ended: `trial`; `seconds`; `spent`, all trials' training up to then;
     `score`, nan where it is undefined or its trial has not succeeded; `best` and `best_trial`, the greatest score up to
-    then and whose it is. A trial that took over another's state (pbt) has that one's epochs in its history; they stand
-    for its own, which it discarded."""
+    then and whose it is."""
     study: "optuna.Study"
     """The trials that succeeded with a score, as optuna has them: user attribute `id`, settings on the axes, score."""
     importance: dict[str, float]

@@ -51,7 +51,7 @@ class TrialResult(Strict):
     reason: str | None = None
     """First line of the error of a failed trial."""
     trial: Trial
-    """The setting at the best epoch (pbt changes it on the way); of a probe, see `Sweep.probe`."""
+    """Its setting; of a probe, see `Sweep.probe`."""
     metric: str
     """Name of the val metric."""
     score: float | None = None

@@ -5,7 +5,7 @@ trials: the first ones meet no rivals at their rungs and pass, however weak they
 and a free slot goes to the best of those that have waited long enough to have rivals.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -75,15 +75,15 @@ class Asha(TrialScheduler):
         self.on_pause: list[Callable[[str], None]] = []
         """Called with the name of each trial that pauses."""
 
-    def recall(self, name: str, scores: Sequence[float], has_ended: bool) -> None:
-        """Takes in a trial of earlier starts: its scores after each epoch, and whether it has ended."""
-        for epoch, score in enumerate(scores, start=1):
+    def recall(self, epochs: Iterable[tuple[str, int, float]], ended: set[str]) -> None:
+        """Takes in the epochs of earlier starts as (trial, epoch, score), in order, and which trials have ended."""
+        for name, epoch, score in epochs:
             self._learn(name, epoch, score)
-        for (epochs, bracket), rung in self._rungs.items():
-            if bracket == self._bracket(name) and epochs < len(scores):
-                rung.promoted.add(name)
-        if has_ended:
-            self._ended.add(name)
+        for (rung_epochs, bracket), rung in self._rungs.items():
+            rung.promoted |= {
+                name for name, done in self._epochs.items() if bracket == self._bracket(name) and rung_epochs < done
+            }
+        self._ended |= ended
 
     def waits(self, name: str) -> bool:
         """Whether a trial is at a rung that it may not yet train beyond."""

@@ -66,12 +66,7 @@ class SweepContext:
         """When a budget by the clock ends, in seconds since 1970."""
         return self.meter.deadline if self.meter else None
 
-    @property
-    def is_over(self) -> bool:
-        """Whether a budget is used up."""
-        return self.meter is not None and self.meter.is_over()
-
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Prints a line as it is."""
         self.console.print(Text(text), soft_wrap=True)
 
@@ -89,7 +84,7 @@ def run_sweep(
     planned = planned_trials(sweep)
     warm = warm_start(run, sweep, console)
     for problem in repair(run):
-        context.say(f"Warning: {problem}")
+        context.print(f"Warning: {problem}")
     earlier = results(run)
     remove_leftovers(run, sweep, earlier)
     recorder = Recorder(run, sweep, meter)
@@ -105,7 +100,7 @@ def run_sweep(
     if planned is None or len(done) < planned:
         if meter is None:
             raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")
-        context.say(_what_is_left(run, sweep, len(done)))
+        context.print(_what_is_left(run, sweep, len(done)))
     if len(done) == planned:
         _repeat_finalists(context, done)
     remove_leftovers(run, sweep, done)
@@ -119,7 +114,9 @@ def _search(
     images = training_images(run)
     scheduler = SCHEDULERS[sweep.search.scheduler](sweep, images)
     asha = scheduler if isinstance(scheduler, Asha) else None
-    _recall(scheduler, run, sweep.search.metric)
+    if isinstance(scheduler, Asha | Median):
+        epochs = [(one.name, one.epoch, one.score or 0.0) for one in judged_epochs(run, sweep.search.metric)]
+        scheduler.recall(epochs, {out.id for out in run.trials() if out.result_file.exists()})
     display = Display(sweep, planned, images, earlier, context.console, context.deadline)
     proposals = Proposals(run, sweep, planned, context.at_once, warm, asha, meter)
     recorder.on_result += [display.ended, proposals.ended]
@@ -140,8 +137,8 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
         return
     finalists = len({one.repeats for one in wanted})
     which = "the best trial" if finalists == 1 else f"the best {finalists} trials"
-    context.say(f"Training {which} again: {len(missing)} of {len(wanted)} trainings are to be done")
-    if not context.is_over:
+    context.print(f"Training {which} again: {len(missing)} of {len(wanted)} trainings are to be done")
+    if context.meter is None or not context.meter.is_over():
         learn_without_folds(run, sweep, missing, context.deadline)
         recorder = Recorder(run, sweep, context.meter)
         images = training_images(run)
@@ -154,7 +151,7 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
         raise RfrayError(f"Ray Tune ended with {len(left)} finalists' trainings missing; the same command goes on")
     if left:
         budget = f"search.budget of {sweep.search.budget}"
-        context.say(f"The {budget} left no time for {len(left)} of the finalists' trainings; a larger one goes on")
+        context.print(f"The {budget} left no time for {len(left)} of the finalists' trainings; a larger one goes on")
 
 
 def _is_whole(out: TrialDir) -> bool:
@@ -185,19 +182,6 @@ def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
         )
 
 
-def _recall(scheduler: TrialScheduler, run: RunDir, metric: str) -> None:
-    """Gives a new scheduler every epoch of earlier starts, in order."""
-    if not isinstance(scheduler, Asha | Median):
-        return
-    epochs = [(one.name, one.epoch, one.score or 0.0) for one in judged_epochs(run, metric)]
-    ended = {out.id for out in run.trials() if out.result_file.exists()}
-    if isinstance(scheduler, Median):
-        scheduler.recall(epochs, ended)
-    else:
-        for out in run.trials():
-            scheduler.recall(out.id, [score for name, _, score in epochs if name == out.id], out.id in ended)
-
-
 def _fit(
     context: SweepContext,
     searcher: RaySearcher,
@@ -213,7 +197,10 @@ def _fit(
     sweep, meter = context.sweep, context.meter
     callbacks = [recorder, DiskMonitor(context.session), TensorBoard(context.run, sweep.search.metric), display]
     callbacks += [meter] if meter else []
-    _configure_ray(context.at_once)
+    for name in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # rfray says in its own words what fails
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(context.at_once)  # Ray would start them one after the other
     try:
         _tuner(context, searcher, scheduler, missing, callbacks).fit()
     except (OSError, tune.TuneError) as error:
@@ -222,7 +209,9 @@ def _fit(
         raise reason from error
     finally:
         display.close()
-        _remove_ray_folder(context.run)
+        shutil.rmtree(context.run.ray_folder, ignore_errors=True)
+        if (storage := context.run.mirror.storage) is not None:
+            storage.remove_folder(context.run.ray_folder.name)
         if _has_workers(context.shares):
             # Tune gives a stopped trial five seconds to end, and the last ones may still be ending their workers
             free_workers(orphans_only=False)
@@ -258,13 +247,6 @@ def _tuner(
     )
 
 
-def _configure_ray(at_once: int) -> None:
-    for name in ("ray.tune", "ray.train", "ray.air"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # rfray says in its own words what fails
-    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # Ray would start them one after the other
-
-
 def _trainable(context: SweepContext) -> Callable[..., Any]:
     """The function that Ray Tune calls in a trial's process, with what it asks for."""
     job = SweepJob(
@@ -284,12 +266,6 @@ def _trainable(context: SweepContext) -> Callable[..., Any]:
 
 def _has_workers(shares: TrialSlots) -> bool:
     return any(slot.workers > 1 for slot in shares.kinds)
-
-
-def _remove_ray_folder(run: RunDir) -> None:
-    shutil.rmtree(run.ray_folder, ignore_errors=True)
-    if run.mirror.storage is not None:
-        run.mirror.storage.remove_folder(run.ray_folder.name)
 
 
 def _reason(error: Exception, run: RunDir, callbacks: list[SweepCallback]) -> RfrayError | None:

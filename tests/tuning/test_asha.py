@@ -165,20 +165,16 @@ def test_who_can_never_go_on_ends_early() -> None:
 
 def test_who_has_ended_keeps_its_place_but_does_not_go_on() -> None:
     scheduler = asha()
-    scheduler.recall("00000", [0.9], has_ended=True)  # taken over from an earlier run, say
-    scheduler.recall("00001", [0.5], has_ended=False)
-    scheduler.recall("00002", [0.4], has_ended=False)
+    # the first is taken over from an earlier run, say
+    scheduler.recall([("00000", 1, 0.9), ("00001", 1, 0.5), ("00002", 1, 0.4)], ended={"00000"})
     assert scheduler.next() is None
-    scheduler.recall("00003", [0.3], has_ended=False)
-    scheduler.recall("00004", [0.2], has_ended=False)
-    scheduler.recall("00005", [0.1], has_ended=False)
+    scheduler.recall([("00003", 1, 0.3), ("00004", 1, 0.2), ("00005", 1, 0.1)], ended=set())
     assert scheduler.next() == "00001"
 
 
 def test_without_time_nobody_goes_on() -> None:
     scheduler = asha()
-    for name, score in (("00000", 0.5), ("00001", 0.6), ("00002", 0.7)):
-        scheduler.recall(name, [score], has_ended=False)
+    scheduler.recall([("00000", 1, 0.5), ("00001", 1, 0.6), ("00002", 1, 0.7)], ended=set())
     assert scheduler.next() == "00002"
     scheduler.has_time = lambda name: name != "00002"
     assert scheduler.next() is None
@@ -196,7 +192,8 @@ def test_a_new_start_goes_on_as_the_old_one_would_have(brackets: int, after: int
     again = Sweep(asha(planned=9, brackets=brackets), scores)
     again.begun, again.trained = cut.begun, list(cut.trained)
     for trial in again.begun:
-        again.asha.recall(str(trial), [scores[int(str(trial))]] * trial.done, str(trial) in cut.ended)
+        epochs = [(str(trial), epoch, scores[int(str(trial))]) for epoch in range(1, trial.done + 1)]
+        again.asha.recall(epochs, {str(trial)} & set(cut.ended))
         waits = again.asha.waits(str(trial)) and trial.done < 9
         trial.status = "PAUSED" if waits else "PENDING"
         if not waits and str(trial) not in cut.ended and trial.done < 9:
