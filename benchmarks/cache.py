@@ -13,7 +13,7 @@ from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
 from rfray.data.decoding import square
 from rfray.data.geometry import Geometry
-from rfray.data.pixel_cache import load, scan
+from rfray.data.pixel_cache import load_pixels, scan
 from rfray.spec.sweep import CacheSettings
 
 SIDE = 224
@@ -44,7 +44,7 @@ def _figures(pictures: Path, rounds: int, what: str) -> list[Figure]:
         return anew(lambda: scan(pictures, paths, [geometry], settings))
 
     def by_load() -> float:
-        return anew(lambda: load(pictures, paths, digests, sizes, geometry, settings))
+        return anew(lambda: load_pixels(pictures, paths, digests, sizes, geometry, settings))
 
     def decoding() -> float:
         return timed(lambda: decode_all(files))

@@ -61,7 +61,7 @@ def _bundle() -> "LoadedBundle":
     from rfray.data.geometry import Geometry
     from rfray.models.build import build_model
     from rfray.models.bundle import LoadedBundle
-    from rfray.models.inference import Detector, device_and_type
+    from rfray.models.inference import Predictor, device_and_type
     from rfray.spec.sweep import CLASSES
     from rfray.spec.trial import Trial
     from rfray.store.ensemble_record import Ensemble
@@ -70,7 +70,7 @@ def _bundle() -> "LoadedBundle":
     device, dtype = device_and_type("auto")
     for backbone, side in MEMBERS.items():
         model, normalise = build_model(Trial(backbone=backbone, pretrained=False, image_size=side))
-        detectors.append(Detector(model.to(device).eval(), normalise, device, dtype))
+        detectors.append(Predictor(model.to(device).eval(), normalise, device, dtype))
         geometries.append(Geometry("scale", side, None))
     count = len(MEMBERS)
     vote = Ensemble(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rfray.errors import InputError, Interrupted, RfrayError
+from rfray.errors import Interrupted, RfrayError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -211,20 +211,9 @@ def predict(
     ] = None,
 ) -> None:
     """Tell real from fake: a row a file. Exit code 1 where some could not be read."""
-    if out is not None and (out.endswith("/") or Path(out).is_dir()):
-        if form not in (None, "parquet") or explain is not None:
-            raise InputError(f"--out {out}: into a folder, rows are written as Parquet, and nothing is explained")
+    from rfray.commands.predict import predict
 
-        from rfray.commands.predict import predict_into
-        from rfray.spec.sweep import Resources
-
-        resources = Resources(cpu=cpu, gpu="auto" if gpu is None else gpu)
-        predict_into(Path(out), bundle, paths, batch_size, resources, address)
-        return
-
-    from rfray.commands.predict import predict_files
-
-    predict_files(bundle, paths, Path(out) if out is not None else None, form, explain, batch_size)
+    predict(bundle, paths, out, form, explain, batch_size, (cpu, gpu), address)
 
 
 @app.command()
@@ -235,13 +224,9 @@ def export(
     out: Annotated[Path | None, typer.Option(help="The file; by default the bundle's name with .onnx or .pt2.")] = None,
 ) -> None:
     """Write the whole ensemble as one model file, and compare it with the bundle."""
-    from rfray.models.bundle import load_bundle
-    from rfray.models.export import check_format, export_bundle
+    from rfray.commands.export import export
 
-    check_format(form)
-    file = out or Path(f"{Path(bundle).name}.{form}")
-    difference = export_bundle(load_bundle(bundle), form, file)
-    print(f"{file}: probabilities within {difference:.1g} of the bundle's")
+    export(bundle, form, out)
 
 
 @app.command()
@@ -261,14 +246,9 @@ def serve(
     ] = None,
 ) -> None:
     """Tell real from fake over HTTP, and on a page for the browser, until stopped (Ctrl-C)."""
-    try:
-        from rfray.serving.server import serve_bundle
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("rfray"):
-            raise
-        raise InputError(f"serve needs {error.name}, which is not installed: pip install 'rfray[serve]'") from None
+    from rfray.commands.serve import serve
 
-    serve_bundle(bundle, host, port, replicas, gpu)
+    serve(bundle, host, port, replicas, gpu)
 
 
 @app.command()
@@ -279,21 +259,9 @@ def fetch(
     weights: Annotated[bool, typer.Option(help="Bring the weights of the kept trials, too.")] = True,
 ) -> None:
     """Bring a run folder here, from an address; a second time only what is new or damaged."""
-    from rfray.remote.fetch import fetch_run
-    from rfray.store.ownership import lock_run
-    from rfray.store.run_dir import RunDir
-    from rfray.store.storage import is_address
+    from rfray.commands.fetch import fetch
 
-    folder = RunDir(to or Path("runs", Path(run).name))
-    if not is_address(run):
-        raise InputError(
-            f"{run}: not an address (s3://bucket/runs/x). A run on a cluster's disk: "
-            f"`ray rsync-down cluster.yaml RFRAY_HOME/{run}/ {folder.shown(folder.path)}/` copies it. A sweep that is "
-            "started with --run s3://… writes to the bucket, from where `rfray fetch` brings it"
-        )
-    with lock_run(folder):
-        fetch_run(run, folder, weights)
-    _console().print(f"Fetched into {folder.shown(folder.path)}", soft_wrap=True)
+    fetch(run, to, weights, _console())
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -336,7 +304,7 @@ def schema() -> None:
     """Print the JSON schema of the sweep file, for editors."""
     import json
 
-    from rfray.spec.sweep_file import schema as sweep_schema
+    from rfray.spec.sweep_file import sweep_schema
     from rfray.tuning.preflight import registered_names
 
     print(json.dumps(sweep_schema(registered_names()), indent=1))

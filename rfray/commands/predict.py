@@ -23,6 +23,31 @@ from rfray.store.ensemble_record import read_bundle
 from rfray.store.storage import is_address
 
 
+def predict(
+    bundle: str,
+    words: Sequence[str],
+    out: str | None,
+    form: str | None,
+    explain: Path | None,
+    batch_size: int,
+    each: tuple[float, float | None],
+    address: str | None,
+) -> None:
+    """Predicts the files that `words` mean: into one file or the standard output, or into a folder of many shards.
+
+    `out` is a folder where it is one or ends in /; `each` process that writes there gets so many cores and GPUs (None:
+    one where there is any). Raises InputError for options that don't go together, and as the two functions below.
+    """
+    if out is None or not (out.endswith("/") or Path(out).is_dir()):
+        predict_files(bundle, words, Path(out) if out is not None else None, form, explain, batch_size)
+        return
+    if form not in (None, "parquet") or explain is not None:
+        raise InputError(f"--out {out}: into a folder, rows are written as Parquet, and nothing is explained")
+    cpu, gpu = each
+    resources = Resources(cpu=cpu, gpu="auto" if gpu is None else gpu)
+    predict_into(Path(out), bundle, words, batch_size, resources, address)
+
+
 def predict_files(
     where: str, words: Sequence[str], out: Path | None, form: str | None, explain: Path | None, batch_size: int
 ) -> None:
@@ -55,7 +80,7 @@ def predict_files(
 def predict_into(
     out: Path, where: str, words: Sequence[str], batch_size: int, resources: Resources, address: str | None
 ) -> None:
-    """The same into a folder of Parquet shards, by many processes (see `search.bulk`); what is there is not made again.
+    """Predicts into a folder of Parquet shards, by many processes; shards that are there are not made again.
 
     Raises RunError where the folder holds something else, ClusterError, and as `predict_files`.
     """

@@ -21,7 +21,7 @@ from rfray.data.fingerprints import fingerprint, to_table
 from rfray.data.folders import drawn, image_folder, list_images
 from rfray.data.geometry import Geometry
 from rfray.data.images import ImageFiles, Images, PictureSource
-from rfray.data.pixel_cache import load, scan
+from rfray.data.pixel_cache import load_pixels, scan
 from rfray.errors import DataError
 from rfray.spec.sweep import CLASSES, DataSettings
 
@@ -92,7 +92,9 @@ def load_folder(images: pd.DataFrame, settings: DataSettings, geometry: Geometry
     """The pictures of all images of one data folder, in their order (folder, path, digest, width, height)."""
     sizes = list(zip(images["width"], images["height"], strict=True))
     paths, digests = images["path"].tolist(), images["digest"].tolist()
-    return load(image_folder(settings, images["folder"].iloc[0]), paths, digests, sizes, geometry, settings.cache)
+    return load_pixels(
+        image_folder(settings, images["folder"].iloc[0]), paths, digests, sizes, geometry, settings.cache
+    )
 
 
 def decode_images(

@@ -183,7 +183,7 @@ def scan(
     return files, found, all(fitted)
 
 
-def load(
+def load_pixels(
     folder: Path | RemoteFolder,
     paths: Sequence[str],
     digests: Sequence[str],

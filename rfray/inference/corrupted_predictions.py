@@ -29,7 +29,7 @@ from rfray.data.geometry import Geometry, geometry_of
 from rfray.data.images import PictureSource
 from rfray.errors import RfrayError, RunError, TrialError
 from rfray.inference.missing import prediction_origins
-from rfray.models.inference import Detector, load_detector, predict_corrupted
+from rfray.models.inference import Predictor, load_predictor, predict_corrupted
 from rfray.stats.predictions import Predictions, write_predictions
 from rfray.store.files import write_whole
 from rfray.store.run_dir import WEIGHTS_FILE, Part, RunDir, TrialDir
@@ -155,7 +155,7 @@ def _predict(where: Path | str, part: Part, piece: Piece, threads: int) -> np.nd
 
 
 @lru_cache(maxsize=1)
-def _detectors(where: Path | str, trial_ids: tuple[str, ...]) -> tuple[list[Detector], list[Geometry]]:
+def _detectors(where: Path | str, trial_ids: tuple[str, ...]) -> tuple[list[Predictor], list[Geometry]]:
     """Kept for the next pieces that this process predicts."""
     run = RunDir(where)
     run.mirror.pull("sweep.yaml")
@@ -165,7 +165,7 @@ def _detectors(where: Path | str, trial_ids: tuple[str, ...]) -> tuple[list[Dete
         trial.mirror.pull("result.json", WEIGHTS_FILE)
         result = trial.result()
         assert result is not None  # only ended trials have kept weights
-        detectors.append(load_detector(trial.weights_file, result.trial))
+        detectors.append(load_predictor(trial.weights_file, result.trial))
         geometries.append(geometry_of(result.trial, settings.reencode))
     return detectors, geometries
 

@@ -17,7 +17,7 @@ from rfray.data.batches import decoded_batches
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.errors import RunError, TrialError
 from rfray.models.build import Normalisation, backbone_names, build_model
-from rfray.models.inference import Detector, device_and_type, load_weights, predict_in_halves, save_weights
+from rfray.models.inference import Predictor, device_and_type, load_weights, predict_in_halves, save_weights
 from rfray.models.multiscale_head import MultiscaleModel
 from rfray.models.verdicts import NOT_FINITE
 from rfray.spec.sweep import CLASSES
@@ -33,7 +33,7 @@ class LoadedBundle:
     """A bundle, ready to predict."""
 
     ensemble: Ensemble
-    detectors: list[Detector]
+    detectors: list[Predictor]
     """Of the members, in the order of `ensemble.members`."""
     geometries: list[Geometry]
     """The members' input geometries."""
@@ -94,7 +94,7 @@ def load_bundle(where: Path | str) -> LoadedBundle:
     )
 
 
-def _detector(folder: Path, number: int, member: Member) -> Detector:
+def _detector(folder: Path, number: int, member: Member) -> Predictor:
     if member.trial.backbone not in backbone_names():  # timm would take some names for addresses to load from
         raise RunError(f"{folder / ENSEMBLE_FILE}: member {number}: timm has no {member.trial.backbone}")
     device, dtype = device_and_type(member.trial.precision)
@@ -106,7 +106,7 @@ def _detector(folder: Path, number: int, member: Member) -> Detector:
     if isinstance(model, MultiscaleModel):
         load_weights(folder / member_file(number, HEAD_FILE), model.head)
     normalise, flip = _normalisation(folder / member_file(number, CONFIG)), member.trial.tta == "flip"
-    return Detector(model.to(device).eval(), normalise, device, dtype, flip)
+    return Predictor(model.to(device).eval(), normalise, device, dtype, flip)
 
 
 def _normalisation(config: Path) -> Normalisation:

@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 from rfray.data.geometry import Geometry
 from rfray.errors import InputError, RfrayError, nearest_first
 from rfray.models.bundle import LoadedBundle, scores_of
-from rfray.models.inference import Detector
+from rfray.models.inference import Predictor
 from rfray.spec.sweep import Reencode
 from rfray.stats.voting import joined
 from rfray.store.files import replacing
@@ -55,7 +55,7 @@ class EnsembleModule(nn.Module):
         return p_fake.float(), scores.float()
 
 
-def _on_cpu(bundle: LoadedBundle) -> list[Detector]:
+def _on_cpu(bundle: LoadedBundle) -> list[Predictor]:
     """The bundle's detectors, moved to the CPU. A .pt2 keeps contiguous tensors as plain bytes, and pickles others."""
     for detector in bundle.detectors:
         detector.model.float().cpu().to(memory_format=torch.contiguous_format)

@@ -20,7 +20,7 @@ from rfray.data.batches import plain_batches
 from rfray.data.images import Images
 from rfray.models.bundle import Detected, LoadedBundle
 from rfray.models.heatmap_overlay import encode_jpeg, overlay_heatmap, place_heatmap, shrink
-from rfray.models.inference import load_detector
+from rfray.models.inference import load_predictor
 from rfray.spec.trial import Trial
 from rfray.store.files import write_whole
 
@@ -70,7 +70,7 @@ def heatmaps_from_file(weights: Path, trial: Trial, images: Images, targets: np.
         ValueError: a gradient is not finite.
 
     """
-    detector = load_detector(weights, trial)
+    detector = load_predictor(weights, trial)
     detector.model.requires_grad_(False)
     batches = zip(plain_batches(images, AT_ONCE, pin=False), torch.from_numpy(targets).split(AT_ONCE), strict=True)
     device = detector.device

@@ -29,7 +29,7 @@ METADATA = "rfray"
 
 
 @dataclass(frozen=True)
-class Detector:
+class Predictor:
     """A model on `device` in evaluation mode, with its input and number format."""
 
     model: nn.Module
@@ -59,27 +59,27 @@ def device_and_type(precision: str) -> tuple[torch.device, torch.dtype]:
     return device, torch.bfloat16 if half else torch.float32
 
 
-def predict(detector: Detector, images: Images, batch_size: int) -> Predictions:
+def predict_images(predictor: Predictor, images: Images, batch_size: int) -> Predictions:
     """p_fake of every image, from `views_of`. Raises ValueError where an output is not finite."""
-    return Predictions(images.ids, images.labels, views_of(detector, images, batch_size).mean(axis=0))
+    return Predictions(images.ids, images.labels, views_of(predictor, images, batch_size).mean(axis=0))
 
 
 @torch.inference_mode()
 def views_of(
-    detector: Detector, images: Images, batch_size: int, before_batch: Callable[[], None] = lambda: None
+    predictor: Predictor, images: Images, batch_size: int, before_batch: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """(1 or 2, n) float64: see `Detector.views`. Puts the model in evaluation mode.
+    """(1 or 2, n) float64: see `Predictor.views`. Puts the model in evaluation mode.
 
     `before_batch` is called before each batch, and may raise. If memory runs out, it starts again with batches of half
     the size, down to one image; then that error is raised.
     """
-    detector.model.eval()
+    predictor.model.eval()
     while True:
         try:
-            scores = [torch.empty(1 + detector.flip, 0)]
-            for pixels, _ in plain_batches(images, batch_size, pin=detector.device.type == "cuda"):
+            scores = [torch.empty(1 + predictor.flip, 0)]
+            for pixels, _ in plain_batches(images, batch_size, pin=predictor.device.type == "cuda"):
                 before_batch()
-                scores.append(detector.views(pixels).cpu())
+                scores.append(predictor.views(pixels).cpu())
             return torch.cat(scores, dim=1).numpy().astype(np.float64)
         except (RuntimeError, MemoryError) as error:
             if batch_size == 1 or not is_out_of_memory(error):
@@ -90,46 +90,50 @@ def views_of(
 
 def predict_from_file(weights: Path, trial: Trial, images: Images) -> Predictions:
     """Predictions with a finished trial's weights. Raises RunError where the file is damaged or does not fit."""
-    return predict(load_detector(weights, trial), images, 2 * trial.batch_size)
+    return predict_images(load_predictor(weights, trial), images, 2 * trial.batch_size)
 
 
-def load_detector(weights: Path, trial: Trial) -> Detector:
+def load_predictor(weights: Path, trial: Trial) -> Predictor:
     """A finished trial's model, ready to predict. Raises RunError where the file is damaged or does not fit."""
     device, dtype = device_and_type(trial.precision)
     model, normalise = build_model(trial, load_pretrained=False)
     load_weights(weights, model)
-    return Detector(model.to(device).eval(), normalise, device, dtype, weights_metadata(weights).get("tta") == "flip")
+    return Predictor(model.to(device).eval(), normalise, device, dtype, weights_metadata(weights).get("tta") == "flip")
 
 
 @torch.inference_mode()
 def predict_corrupted(
-    detectors: Sequence[Detector], geometries: Sequence[Geometry], source: PictureSource, rows: np.ndarray, threads: int
+    predictors: Sequence[Predictor],
+    geometries: Sequence[Geometry],
+    source: PictureSource,
+    rows: np.ndarray,
+    threads: int,
 ) -> np.ndarray:
-    """(T, K, n) float64: p_fake of the n pictures at `rows` under each of K corruptions by each of T detectors.
+    """(T, K, n) float64: p_fake of the n pictures at `rows` under each of K corruptions by each of T predictors.
 
-    Each picture is decoded and corrupted once for all detectors; `geometries` are theirs. `source` has the pictures at
+    Each picture is decoded and corrupted once for all predictors; `geometries` are theirs. `source` has the pictures at
     full resolution. If memory runs out, a batch is predicted in halves.
     """
     different = list(dict.fromkeys(geometries))
-    pin = any(detector.device.type == "cuda" for detector in detectors)
-    scores: list[list[torch.Tensor]] = [[] for _ in detectors]
+    pin = any(predictor.device.type == "cuda" for predictor in predictors)
+    scores: list[list[torch.Tensor]] = [[] for _ in predictors]
     for batch in corrupted_batches(source, rows, different, threads, pin):
         squares = dict(zip(different, batch, strict=True))
-        for found, detector, geometry in zip(scores, detectors, geometries, strict=True):
-            found.append(predict_in_halves(detector, squares[geometry]))
+        for found, predictor, geometry in zip(scores, predictors, geometries, strict=True):
+            found.append(predict_in_halves(predictor, squares[geometry]))
     p_fake = np.stack([torch.cat(found).cpu().numpy() for found in scores])
-    return p_fake.reshape(len(detectors), len(rows), len(CORRUPTIONS)).transpose(0, 2, 1)
+    return p_fake.reshape(len(predictors), len(rows), len(CORRUPTIONS)).transpose(0, 2, 1)
 
 
-def predict_in_halves(detector: Detector, pixels: torch.Tensor) -> torch.Tensor:
-    """p_fake by the detector, (B,) float64; in halves where memory runs out, down to one image."""
+def predict_in_halves(predictor: Predictor, pixels: torch.Tensor) -> torch.Tensor:
+    """p_fake by the predictor, (B,) float64; in halves where memory runs out, down to one image."""
     try:
-        return detector(pixels)
+        return predictor(pixels)
     except (RuntimeError, MemoryError) as error:
         if len(pixels) == 1 or not is_out_of_memory(error):
             raise
     give_back()
-    return torch.cat([predict_in_halves(detector, half) for half in pixels.chunk(2)])
+    return torch.cat([predict_in_halves(predictor, half) for half in pixels.chunk(2)])
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> None:

@@ -130,7 +130,7 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
     ]
 
 
-def schema(names: Mapping[str, list[str]]) -> dict[str, Any]:
+def sweep_schema(names: Mapping[str, list[str]]) -> dict[str, Any]:
     """JSON schema of the sweep file; `names` (key -> registered names) become suggestions for editors."""
     document = Sweep.model_json_schema()
     document["$schema"] = "https://json-schema.org/draft/2020-12/schema"

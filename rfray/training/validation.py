@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from rfray.errors import TrialError
-from rfray.models.inference import Detector, views_of
+from rfray.models.inference import Predictor, views_of
 from rfray.stats.paired_tests import improves_auc
 from rfray.stats.predictions import Predictions
 from rfray.training.learner import Learner
@@ -44,7 +44,7 @@ def validate(learner: Learner, before_batch: Callable[[], None] = lambda: None) 
 
 def _predict(learner: Learner, model: nn.Module, before_batch: Callable[[], None]) -> Validated:
     trial, val, group = learner.trial, learner.data.val, learner.group
-    detector = Detector(model, learner.normalise, learner.device, learner.dtype, flip=trial.tta != "none")
+    detector = Predictor(model, learner.normalise, learner.device, learner.dtype, flip=trial.tta != "none")
     bounds = np.linspace(0, len(val), group.size + 1).astype(int)  # each process predicts its part of val
     part = val.at(slice(bounds[group.rank], bounds[group.rank + 1]))
     views = group.gather(views_of(detector, part, 2 * trial.batch_size, before_batch))  # (1 or 2, n)

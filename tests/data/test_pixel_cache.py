@@ -18,7 +18,7 @@ from rfray.data.cache_limits import cache_folder
 from rfray.data.decoding import decode, square
 from rfray.data.geometry import Geometry
 from rfray.data.images import ImageFiles, PictureSource
-from rfray.data.pixel_cache import CachedPixels, ScannedFile, load, scan
+from rfray.data.pixel_cache import CachedPixels, ScannedFile, load_pixels, scan
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings
 
@@ -58,8 +58,8 @@ class Folder:
     def leftovers(self) -> list[str]:
         return [path.name for path in Path(self.cache.dir or "").glob(".writing-*")]
 
-    def load(self, geometry: Geometry) -> PictureSource:
-        return load(self.path, self.paths, self.digests, self.sizes, geometry, self.cache)
+    def load_pixels(self, geometry: Geometry) -> PictureSource:
+        return load_pixels(self.path, self.paths, self.digests, self.sizes, geometry, self.cache)
 
     def decoded(self, geometry: Geometry) -> list[np.ndarray]:
         return [geometry.stored(decode((self.path / path).read_bytes())) for path in self.paths]
@@ -121,7 +121,7 @@ def test_unreadable_files_are_named_with_a_reason_and_left_out(tmp_path: Path) -
     good = [0, 2, 3]
     assert folder.cached() == {"scale16.u8": 3 * 16 * 16 * 3}
     paths, digests, sizes = ([given[row] for row in good] for given in (folder.paths, folder.digests, folder.sizes))
-    source = load(folder.path, paths, digests, sizes, SMALL, folder.cache)
+    source = load_pixels(folder.path, paths, digests, sizes, SMALL, folder.cache)
     assert folder.cached() == {"scale16.u8": 3 * 16 * 16 * 3}  # what scan wrote was used
     assert [int(source.picture(row)[8, 8, 0]) for row in range(3)] == [0, 10, 15]
 
@@ -133,7 +133,7 @@ def test_what_is_there_is_not_decoded_again_and_counts_as_used(tmp_path: Path) -
     (file,) = Path(folder.cache.dir or "").glob("*.u8")
     os.utime(file, (0, 0))
     shutil.rmtree(folder.path)  # nothing can be decoded any more
-    assert same(load(folder.path, folder.paths, digests, folder.sizes, SMALL, folder.cache), expected)
+    assert same(load_pixels(folder.path, folder.paths, digests, folder.sizes, SMALL, folder.cache), expected)
     assert file.stat().st_mtime > 0
 
 
@@ -169,7 +169,7 @@ def test_a_file_that_changed_since_it_was_scanned_is_named(tmp_path: Path, how: 
         digests[3] = hashlib.sha256(b"text").hexdigest()
         changed.write_text("text")
     with pytest.raises(DataError) as raised:
-        load(folder.path, folder.paths, digests, folder.sizes, SMALL, folder.cache)
+        load_pixels(folder.path, folder.paths, digests, folder.sizes, SMALL, folder.cache)
     assert str(changed) in str(raised.value)
     assert how in str(raised.value)
     assert folder.cached() == {}

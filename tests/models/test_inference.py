@@ -14,8 +14,8 @@ from rfray.data.images import Images
 from rfray.errors import RunError
 from rfray.models.build import build_model
 from rfray.models.inference import (
-    Detector,
-    load_detector,
+    Predictor,
+    load_predictor,
     load_weights,
     predict,
     predict_corrupted,
@@ -41,7 +41,7 @@ def test_written_weights_predict_the_same_in_any_batch(images: Images, tmp_path:
     model, normalise = build_model(TRIAL)
     save_weights(tmp_path / "best.safetensors", model, {"epoch": "3"})
     assert weights_metadata(tmp_path / "best.safetensors") == {"epoch": "3"}
-    whole = predict(Detector(model, normalise, torch.device("cpu"), torch.float32), images, 100)
+    whole = predict(Predictor(model, normalise, torch.device("cpu"), torch.float32), images, 100)
     again = predict_from_file(tmp_path / "best.safetensors", TRIAL, images)
     np.testing.assert_allclose(whole.p_fake, again.p_fake, atol=1e-6)
     assert list(whole.ids) == list("abcdefg")
@@ -84,7 +84,7 @@ def test_outputs_that_are_not_finite_are_refused(images: Images) -> None:
     with torch.no_grad():
         model.fc.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="probabilities"):
-        predict(Detector(model, normalise, torch.device("cpu"), torch.float32), images, 4)
+        predict(Predictor(model, normalise, torch.device("cpu"), torch.float32), images, 4)
 
 
 def test_scores_under_corruption_are_those_of_corrupted_pictures(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_scores_under_corruption_are_those_of_corrupted_pictures(tmp_path: Path)
         model, _ = build_model(TRIAL)
         torch.nn.init.normal_(model.fc.weight)
         save_weights(tmp_path / f"{seed}.safetensors", model, {})
-        detectors.append(load_detector(tmp_path / f"{seed}.safetensors", TRIAL))
+        detectors.append(load_predictor(tmp_path / f"{seed}.safetensors", TRIAL))
     rows = np.array([5, 0, 3])
     found = predict_corrupted(detectors, geometries, InMemory(pictures), rows, threads=2)
     assert (found.shape, found.dtype) == ((2, len(CORRUPTIONS), 3), np.float64)
@@ -116,8 +116,8 @@ def test_with_its_mirror_image_an_image_has_the_mean_of_two() -> None:
     cpu = (torch.device("cpu"), torch.float32)
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():
-        plain = Detector(model.eval(), normalise, *cpu)
-        both = Detector(model, normalise, *cpu, flip=True)
+        plain = Predictor(model.eval(), normalise, *cpu)
+        both = Predictor(model, normalise, *cpu, flip=True)
         assert both.views(pixels).tolist() == [plain(pixels).tolist(), plain(pixels.flip(3)).tolist()]
         assert both(pixels).tolist() == pytest.approx(((plain(pixels) + plain(pixels.flip(3))) / 2).tolist())
         assert plain.views(pixels).shape == (1, 3)

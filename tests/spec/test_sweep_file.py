@@ -17,8 +17,8 @@ from rfray.spec.sweep_file import (
     load_sweep,
     read_resolved_sweep,
     resolved_text,
-    schema,
     sweep_of_folder,
+    sweep_schema,
 )
 from rfray.spec.trial import Range, Trial, TrialAxes, epochs_of_a_pass
 
@@ -306,7 +306,7 @@ def test_resources_auto_is_written_out_and_read_again(tmp_path: Path) -> None:
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(resolved_text(sweep))
     assert read_resolved_sweep(resolved) == sweep
-    assert {"const": "auto", "type": "string"} in schema({})["properties"]["resources"]["anyOf"]
+    assert {"const": "auto", "type": "string"} in sweep_schema({})["properties"]["resources"]["anyOf"]
 
 
 @pytest.mark.parametrize(
@@ -374,8 +374,8 @@ def as_data(text: str) -> Any:
 @pytest.mark.parametrize("text", [SWEEP, RICH, MAPPING], ids=["small", "rich", "mapping"])
 def test_a_sweep_fits_the_schema(text: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    jsonschema.Draft202012Validator.check_schema(schema(LISTED))
-    jsonschema.Draft202012Validator(schema(LISTED)).validate(as_data(text))
+    jsonschema.Draft202012Validator.check_schema(sweep_schema(LISTED))
+    jsonschema.Draft202012Validator(sweep_schema(LISTED)).validate(as_data(text))
 
 
 @pytest.mark.parametrize(
@@ -392,11 +392,11 @@ def test_a_sweep_fits_the_schema(text: str) -> None:
 )
 def test_a_wrong_sweep_does_not_fit_the_schema(text: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    assert not jsonschema.Draft202012Validator(schema(LISTED)).is_valid(as_data(text))
+    assert not jsonschema.Draft202012Validator(sweep_schema(LISTED)).is_valid(as_data(text))
 
 
 def test_registered_names_are_suggested() -> None:
-    definitions = schema(LISTED)["$defs"]
+    definitions = sweep_schema(LISTED)["$defs"]
     assert definitions["TrialAxes"]["properties"]["backbone"]["examples"] == ["test_resnet"]
     assert definitions["SearchSettings"]["properties"]["algorithm"]["examples"] == ["grid"]
 

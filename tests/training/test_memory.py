@@ -14,7 +14,7 @@ from torch import nn
 from rfray.data.geometry import Geometry
 from rfray.errors import TrialError
 from rfray.models.build import Normalisation
-from rfray.models.inference import Detector, is_out_of_memory, predict, predict_corrupted
+from rfray.models.inference import Predictor, is_out_of_memory, predict_corrupted, predict_images
 from rfray.spec.trial import Trial
 from rfray.store.run_dir import TrialDir
 from rfray.training import learner
@@ -91,7 +91,7 @@ def test_corrupted_pictures_are_predicted_in_halves_where_memory_runs_out() -> N
     geometry = Geometry("scale", 8, None)
 
     def under_corruption(model: Hungry) -> np.ndarray:
-        detector = Detector(model, PLAIN, torch.device("cpu"), torch.float32)
+        detector = Predictor(model, PLAIN, torch.device("cpu"), torch.float32)
         return predict_corrupted([detector], [geometry], InMemory(pixels), np.arange(9), threads=1)
 
     hungry = Hungry(most=30)
@@ -114,11 +114,11 @@ def test_not_even_one_image_fails_the_trial(data: TrialData, tmp_path: Path, mon
 
 
 def test_predicting_takes_smaller_batches_too(data: TrialData) -> None:
-    roomy = predict(Detector(Hungry(1000), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
-    tight = predict(Detector(Hungry(5), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
+    roomy = predict_images(Predictor(Hungry(1000), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
+    tight = predict_images(Predictor(Hungry(5), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
     np.testing.assert_allclose(roomy.p_fake, tight.p_fake, rtol=1e-6)
     with pytest.raises(torch.OutOfMemoryError):
-        predict(Detector(Hungry(0), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
+        predict_images(Predictor(Hungry(0), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
 
 
 def test_what_out_of_memory_looks_like() -> None:

@@ -1,0 +1,18 @@
+"""A bundle -> one model file: the steps of `rfray export`."""
+
+from pathlib import Path
+
+from rfray.models.bundle import load_bundle
+from rfray.models.export import check_format, export_bundle
+
+
+def export(bundle: str, form: str, out: Path | None) -> None:
+    """Writes the whole ensemble as one model and says how far its probabilities are from the bundle's.
+
+    `out` is by default the bundle's name with the format as ending. Raises InputError for an unknown format, RunError
+    where there is no bundle.
+    """
+    check_format(form)
+    file = out or Path(f"{Path(bundle).name}.{form}")
+    difference = export_bundle(load_bundle(bundle), form, file)
+    print(f"{file}: probabilities within {difference:.1g} of the bundle's")
