@@ -24,7 +24,7 @@ from rfray.store.files import file_digest, write_whole
 from rfray.store.ownership import claim_run
 from rfray.store.records import Start
 from rfray.store.run_dir import RunDir, TrialDir
-from rfray.tuning.trainable import Job
+from rfray.tuning.trial_job import SweepJob
 
 ROOT = Path(__file__).parent.parent
 STATE = 1_000_000
@@ -98,7 +98,7 @@ def _measured(folder: Path, sizes: Mapping[str, float]) -> Measured:
     return found
 
 
-def sleep_through(config: dict[str, Any], job: Job, sleep: float, images: int) -> None:
+def sleep_through(config: dict[str, Any], job: SweepJob, sleep: float, images: int) -> None:
     """Stands in for `rfray.tuning.trainable.run_trial`: sleeps, and writes after each epoch what a trial writes.
 
     A trial's epochs last three to five quarters of `sleep` seconds: some models are slower than others.

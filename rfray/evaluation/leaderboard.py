@@ -157,7 +157,8 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     ]
     sure = significance(evaluated, None if ensemble is None else ensemble.name, _groups(run))
     for entry in entries:
-        entry.figures |= sure.loc[entry.name].to_dict() if entry.name in sure.index else {}
+        if entry.name in sure.index:
+            entry.figures |= {str(name): value for name, value in sure.loc[entry.name].items()}
     if sweep.search.seeds > 1:
         _add_spread(sweep, entries)
     rows = [{name: make(entry, name) for name, (_, make) in table.items()} for entry in entries]

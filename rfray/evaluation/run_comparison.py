@@ -197,7 +197,8 @@ def _joined(runs: Sequence[RunDir], names: Sequence[str]) -> tuple[str | None, l
     main = ["run", *contract[:place], *dict.fromkeys(map(val_column, sweeps)), *contract[place + 1 :]]
     table = pd.concat([frame.assign(run=name) for name, frame in zip(names, frames, strict=True)], ignore_index=True)
     table = table[list(dict.fromkeys([*main, *table.columns]))]
-    table = table.fillna(dict.fromkeys(table.select_dtypes("string").columns.tolist(), ""))
+    for name in table.select_dtypes("string").columns:
+        table[name] = table[name].fillna("")
     ranked: set[str] = {ranked_by(sweep, frame.columns) for sweep, frame in zip(sweeps, frames, strict=True)}
     if len(ranked) > 1:
         return None, main, table

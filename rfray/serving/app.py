@@ -159,7 +159,7 @@ def create_app(
     drawn = {**REFUSALS, 200: {"content": {"image/jpeg": {}}}, 422: {"model": Refusal}}
     app.post("/explain", response_class=Response, responses=drawn, openapi_extra=BODY)(endpoints.explain)
     app.get("/healthz", responses={503: {"model": Refusal}})(endpoints.healthz)
-    text = {200: {"content": {"text/plain": {}}}}
+    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
     app.get("/metrics", response_class=Response, responses=text)(endpoints.counts)
 
     @app.get("/", include_in_schema=False)
