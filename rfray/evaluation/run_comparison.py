@@ -196,9 +196,9 @@ def _joined(runs: Sequence[RunDir], names: Sequence[str]) -> tuple[str | None, l
     place = contract.index(val_column(sweeps[0]))
     main = ["run", *contract[:place], *dict.fromkeys(map(val_column, sweeps)), *contract[place + 1 :]]
     table = pd.concat([frame.assign(run=name) for name, frame in zip(names, frames, strict=True)], ignore_index=True)
-    table = table[list(dict.fromkeys([*main, *table.columns]))]
-    for name in table.select_dtypes("string").columns:
-        table[name] = table[name].fillna("")
+    table = table.reindex(columns=list(dict.fromkeys([*main, *table.columns])))
+    text = [name for name in table.columns if isinstance(table[name].dtype, pd.StringDtype)]
+    table[text] = table[text].fillna("")
     ranked: set[str] = {ranked_by(sweep, frame.columns) for sweep, frame in zip(sweeps, frames, strict=True)}
     if len(ranked) > 1:
         return None, main, table
