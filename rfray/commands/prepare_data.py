@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from rfray.audit.audit import audit_images
-from rfray.data.catalog import COLUMNS, Scanned, scan_folder
+from rfray.data.catalog import COLUMNS, scan_folder
 from rfray.data.changed import UNREADABLE, changes, read_unreadable, training_changes
 from rfray.data.decoding import decode
 from rfray.data.folders import image_folder, most_images
@@ -130,7 +130,7 @@ def _scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame
 
 
 def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFrame:
-    """The usable images of a data folder; writes unreadable.csv, and prints what a user should know of the folder."""
+    """The usable images of a data folder; writes unreadable.csv, and prints what a user should know."""
     most = most_images(sweep, folder)
     scanned = scan_folder(sweep.data, folder, geometries(sweep), most)
     if most is not None and scanned.there > most:
@@ -138,11 +138,6 @@ def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFr
         _print(console, f"Using {most} of {scanned.there} images of the {folder} folder, drawn at random ({name})")
     if not scanned.cached:
         _print(console, f"Warning: {no_room_in_cache(sweep.data.cache)}")
-    _note_unreadable(run, folder, scanned, console)
-    return scanned.images
-
-
-def _note_unreadable(run: RunDir, folder: str, scanned: Scanned, console: Console) -> None:
     noted, found = read_unreadable(run), scanned.unreadable
     others = noted[noted["folder"] != folder]
     with replacing(run.unreadable_file) as temporary:
@@ -151,6 +146,7 @@ def _note_unreadable(run: RunDir, folder: str, scanned: Scanned, console: Consol
         _print(console, f"Warning: {len(found)} files can't be read and are left out (see {run.unreadable_file}):")
         for row in found.head(10).itertuples():
             _print(console, f"  {row.path}: {row.reason}")
+    return scanned.images
 
 
 def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.DataFrame:

@@ -45,8 +45,8 @@ class CacheSettings(Strict):
     dir: AbsolutePath | None = None
     """Folder on each node. By default the user's cache folder."""
     max_gb: float = Field(default=50, ge=0)
-    """Maximum size, in 10^9 bytes. What was not used for the longest time is deleted first. Images that do not fit are
-    decoded again whenever they are needed."""
+    """Maximum size in 10^9 bytes. The least recently used files are deleted first; images that do not fit are decoded
+    whenever they are needed."""
 
 
 class Reencode(Strict):
@@ -69,8 +69,7 @@ class DataSettings(Strict):
     """The images on which everything is chosen: a share of the training images, or a folder (or address) of its own."""
     test: Share | AbsolutePath | Annotated[dict[str, AbsolutePath], Field(min_length=1, max_length=1)] | None = None
     """The images that the leaderboard is about: a folder (or address), `{name: folder}`, or a share of the training
-    images. Only `rfray ensemble` predicts them; `rfray tune` compares them with the training images, if they are there.
-    """
+    images. `rfray ensemble` predicts them; `rfray tune` only looks for copies of them in train and val."""
     classes: dict[Literal["real", "fake"], str | Annotated[list[str], Field(min_length=1)]] = Field(
         default={"real": "real", "fake": "fake"}
     )
@@ -85,13 +84,13 @@ class DataSettings(Strict):
     """Number of folds for cross-validation over train and val: for each, every finalist (`search.finalists`) is trained
     on the others and judged on it. Votes and thresholds are then based on every training image."""
     split_by: Literal["auto", "image", "group"] = "auto"
-    """image: each image is divided on its own. group: all images of a subfolder stay in one part. auto: group if every
-    class has at least ten subfolders, else image. Copies of one picture always stay in one part."""
+    """What stays in one part: each image, or each subfolder (group). auto: group if every class has at least ten
+    subfolders, else image. Copies of one picture always stay in one part."""
     max_unreadable: float = Field(default=0.01, ge=0, le=1)
     """Stop if more than this share of the files can't be read."""
     group_pattern: RegularExpression | None = None
-    """Regular expression, searched in an image's path below its data folder. Images with the same match (of the first
-    group in brackets, if there is one) belong together and stay in one part."""
+    """Regular expression. Images whose paths have the same match (of its first group in brackets, if it has one) belong
+    together and stay in one part."""
     test_duplicates: Literal["leave_out", "keep"] = "leave_out"
     """Images of train and val that are also in test: leave_out removes them, keep only reports them in the audit."""
     reencode: Reencode | None = None
@@ -148,10 +147,9 @@ class SearchSettings(Strict):
     """How trials are chosen, stopped and kept."""
 
     budget: Annotated[str, BeforeValidator(_checked_budget)] | None = None
-    """What all starts of the sweep together may use: time by the clock (90s, 12m, 1.5h) or time of GPUs (30gpu-m,
-    8gpu-h). `trials` may then be left out, and these become the defaults: optuna, a range of learning rates, `tta:
-    auto`; with pretrained weights also asha, trials that begin with their probes, constant learning rates, and averaged
-    weights (`ema`)."""
+    """What all starts of the sweep together may use: time by the clock (90s, 12m, 1.5h) or of GPUs (30gpu-m, 8gpu-h).
+    `trials` may then be left out, and the defaults are optuna, a range of learning rates and `tta: auto`; with
+    pretrained weights also asha, `head: probe`, a constant learning rate and `ema`."""
     trials: int | None = Field(default=None, ge=1)
     """Number of trials. By default all combinations for grid, and with a budget as many as there is time for."""
     algorithm: str = "random"
@@ -174,8 +172,8 @@ class SearchSettings(Strict):
     """Number of trials whose weights stay on disk, besides those of finalists that are trained again. By default
     `ensemble.top_k` + 2."""
     finalists: int = Field(default=0, ge=0)
-    """Number of the best trials that are trained again after all trials have ended: with other seeds (`seeds`), for
-    each of the folds (`data.folds`), or both. They are never stopped early."""
+    """Number of the best trials that are trained again at the end, with other seeds (`seeds`), for each of the folds
+    (`data.folds`), or both. They are never stopped early."""
     seeds: int = Field(default=1, ge=1)
     """Trainings of each finalist, each with its own seed. The first one is the trial itself."""
     max_failed: int = Field(default=0, ge=0)
@@ -261,17 +259,14 @@ class EnsembleSettings(Strict):
     leave_out_worse: bool = False
     """Leave out trials that are clearly worse than the best one on val: 1 - AUC is larger by a tenth, and would be so
     by chance in less than 5 % of cases (DeLong's paired test, corrected by Holm's method). Such probes are always left
-    out; weighted chooses for itself. With a search.budget true by default, as a vote of few trials with such members is
-    often worse than the best trial."""
+    out; weighted chooses for itself. With a `search.budget` true by default."""
     diverse: int | None = Field(default=None, ge=1)
     """Maximum number of members with the same backbone."""
     methods: list[Literal["soft", "weighted", "calibrated"]] = Field(default=["soft"], min_length=1)
     """How the members vote: soft (mean of their probabilities), weighted (all kept trials, with weights chosen on val)
-    or calibrated (mean after each member's temperature). The first is what `rfray ensemble` makes the detector of; soft
-    is always compared."""
+    or calibrated (mean after each member's temperature). The first becomes the detector; soft is always compared."""
     choose_by: Literal["score", "worst"] = "score"
-    """How trials are ranked to choose the members: by the val metric, or by its worst value when the val images are
-    corrupted (for trials whose weights are kept, `search.keep`)."""
+    """How members are chosen and ranked: by the val metric, or by its worst value on corrupted val images."""
     threshold: Literal["max_f1", "youden"] | MaxFpr | Annotated[float, Field(ge=0, le=1)] = 0.5
     """An image with this p_fake or more is called fake: a number, or how it is chosen on val: max_f1, youden (recall
     minus false-positive rate) or `max_fpr: 0.01`."""
@@ -283,8 +278,8 @@ class ReportSettings(Strict):
     """What `rfray ensemble` reports beside the leaderboard."""
 
     group_pattern: RegularExpression | None = None
-    """Regular expression, searched in an image's path below its data folder. The match (of the first group in brackets,
-    if there is one) is the group that the image is counted in. By default its subfolder."""
+    """Regular expression. Its match in an image's path (of its first group in brackets, if it has one) is the group
+    that the image is counted in. By default the subfolder."""
     corruptions: bool = False
     """Also predict the test images after JPEG compression, scaling, blur and noise."""
 

@@ -44,9 +44,8 @@ class Trial(Strict):
     image_size: int = Field(default=224, ge=16, le=2048)
     """Side of the square that the model sees, in pixels."""
     resize: Literal["scale", "crop"] = "scale"
-    """scale: the shorter edge is scaled to image_size and the middle is cut out. crop: a window of that size is cut out
-    of the original picture, at a random place in training, else in the middle, since scaling removes forensic traces.
-    """
+    """scale: scale the shorter edge to image_size and cut out the middle. crop: cut a window of that size out of the
+    original, at a random place in training, else in the middle, since scaling removes forensic traces."""
     lr: float = Field(default=3e-4, gt=0)
     """Peak learning rate."""
     weight_decay: float = Field(default=0.05, ge=0)
@@ -56,9 +55,9 @@ class Trial(Strict):
     epochs: int = Field(default=10, ge=1)
     """Maximum number of passes over train. The trial is judged on val after each, or more often with `epoch_images`."""
     epoch_images: int = Field(default=0, ge=0)
-    """Divide each pass into epochs of about this many training images (of train and val together), and judge the trial
-    after each: 5,000 makes 24 epochs of a pass over 119,000. 0: a pass is one epoch. With a `search.budget` the default
-    is the number of val images, but at least 1,000, and with GPUs 5,000."""
+    """Divide each pass into epochs of about this many images of train and val together, and judge the trial after each.
+    0: a pass is one epoch. With a `search.budget` the default is the number of val images, but at least 1,000, and with
+    GPUs 5,000."""
     optimizer: str = "adamw"
     """Name of a timm optimizer."""
     schedule: str = "cosine"
@@ -78,15 +77,12 @@ class Trial(Strict):
     cutmix: float = Field(default=0.0, ge=0)
     """Alpha of cutmix's beta distribution. 0: no cutmix."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay per step of the exponential moving average of the weights. The average is judged and kept. 0: no average.
-    """
+    """Decay per step of the moving average of the weights, which is judged and kept. 0: no average."""
     swa: Literal["none", "epochs", "auto"] = "none"
-    """Stochastic weight averaging (Izmailov et al. 2018). epochs: the mean of the weights after each epoch so far is
-    judged and kept. auto: the mean if it is better on val by DeLong's paired test (p < 0.05, one-sided), else the
-    weights as they are."""
+    """Stochastic weight averaging (Izmailov et al. 2018). epochs: judge and keep the mean of the weights after every
+    epoch so far. auto: only if it is better on val by DeLong's paired test (p < 0.05, one-sided)."""
     class_balance: Literal["none", "weights", "sampling"] = "none"
-    """Classes of different sizes: none leaves them as they are, weights weights them in the loss, sampling draws both
-    equally often."""
+    """If one class has more images: none changes nothing, weights weights the loss, sampling draws both equally often."""
     clip_grad: float = Field(default=1.0, ge=0)
     """Maximum norm of the gradient. 0: no limit."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -160,9 +156,7 @@ class Range(Strict):
     @property
     def bounds(self) -> Bounds:
         """Both ends, lower first."""
-        bounds = self.log or self.uniform or self.int
-        assert bounds is not None
-        return bounds
+        return self.log or self.uniform or self.int or (0, 0)  # one of them is given
 
 
 def _shape_of_axis(value: Any) -> str:
