@@ -82,7 +82,7 @@ class Trial(Strict):
     """Stochastic weight averaging (Izmailov et al. 2018). epochs: judge and keep the mean of the weights after every
     epoch so far. auto: only if it is better on val by DeLong's paired test (p < 0.05, one-sided)."""
     class_balance: Literal["none", "weights", "sampling"] = "none"
-    """If one class has more images: none changes nothing, weights weights the loss, sampling draws both equally often."""
+    """If one class has more images: weights weights the loss, sampling draws both equally often, none does neither."""
     clip_grad: float = Field(default=1.0, ge=0)
     """Maximum norm of the gradient. 0: no limit."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
