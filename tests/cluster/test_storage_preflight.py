@@ -24,12 +24,12 @@ def test_what_the_disk_must_hold_by_hand(tmp_path: Path) -> None:
 
 def test_a_disk_too_small_for_the_plan(tmp_path: Path, ray_here: None) -> None:
     with pytest.raises(DiskFullError, match=r"it needs 1000000000000\.0 MB"):
-        check_storage(RunDir(tmp_path / "run"), Needs(weights=10**18, states=0))
-    check_storage(RunDir(tmp_path / "run"), Needs(weights=1, states=1))
+        check_storage(RunDir(tmp_path / "run"), 10**18)
+    check_storage(RunDir(tmp_path / "run"), 1)
     assert list((tmp_path / "run").iterdir()) == []  # the probes are gone
 
 
 def test_a_node_that_can_not_write_is_named(ray_here: None) -> None:
     blocked = RunDir("/proc")  # a folder that is there and that nobody can write to
     with pytest.raises(ClusterError, match=r"node 127\.0\.0\.1 can't write into the run folder /proc"):
-        check_storage(blocked, Needs(1, 1))
+        check_storage(blocked, 1)

@@ -95,5 +95,5 @@ def test_other_images_under_the_same_path_are_named(
 def test_this_machine_alone_has_nothing_to_prepare(
     run: RunDir, ray_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rfray.cluster.warm_cache._start", None)
+    monkeypatch.setattr("rfray.cluster.warm_cache.finished", None)
     prepare_nodes(run, Slot(1, 0), QUIET)

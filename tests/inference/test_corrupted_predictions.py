@@ -116,14 +116,14 @@ def test_the_command_reports_on_corruption_and_chooses_by_the_worst(run: RunDir)
     """All is predicted, so it needs no Ray."""
     predict(run)
     predict(run, "val")
-    cli.ensemble(run.path, top_k=None, choose_by="worst", corruption=True, address=None)
+    cli.ensemble(run.path, top_k=None, choose_by="worst", corruptions=True, address=None)
     frame = read_leaderboard(run)
     assert list(frame.columns)[-1 - len(TEST_COLUMNS) :] == [WORST, *TEST_COLUMNS]
     assert frame[[WORST, *TEST_COLUMNS]].notna().all().all()
     assert frame[WORST].is_monotonic_decreasing
     assert (frame["auc_worst_corruption"] == frame[["auc", *TEST_COLUMNS[:-1]]].min(axis=1)).all()
     assert '<h2 id="robustness">Robustness</h2>' in run.report_html.read_text()
-    cli.ensemble(run.path, top_k=None, choose_by=None, corruption=None, address=None)  # as the sweep says: neither
+    cli.ensemble(run.path, top_k=None, choose_by=None, corruptions=None, address=None)  # as the sweep says: neither
     assert not {WORST, *TEST_COLUMNS} & set(read_leaderboard(run).columns)
 
 
