@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from rfray.cluster.slots import TrialSlots
     from rfray.remote.jobs import OnInterrupt
-    from rfray.tuning.disk_needs import Needs
 
 # torch, timm and Ray are imported inside the functions: a wrong sweep file is answered without them
 
@@ -44,22 +43,22 @@ def tune(
     """
     began = time.time() if began is None else began
     # torch and timm take seconds to import, and Ray to start, most of which it waits
-    importing = Thread(target=import_module, args=["rfray.tuning.smoke_test"])
+    importing = Thread(target=import_module, args=["rfray.tuning.preflight"])
     importing.start()
 
     from rfray.cluster.connect import connected
 
     with connected(address, file.sweep.resources) as session:
         importing.join()
-        shares, needs = _checked(file, run, fresh, console)
+        shares, needed = _checked(file, run, fresh, console)
         if dry_run:
-            _print_plan(file, run, shares, needs, console)
+            _print_plan(file, run, shares, needed, console)
             return []
         with lock_run(run, without=HEAVY):
             if fresh and (aside := move_run_aside(run)):
                 console.print(f"The earlier run is now {aside}", soft_wrap=True)
             claim_run(run, file.sweep)
-            done = _run(file, run, shares, needs, session, accept_audit, began, console)
+            done = _run(file, run, shares, needed, session, accept_audit, began, console)
 
     from rfray.tuning.run_sweep import check_outcome
 
@@ -69,36 +68,35 @@ def tune(
     return done
 
 
-def _checked(file: SweepFile, run: RunDir, fresh: bool, console: "Console") -> "tuple[TrialSlots, Needs]":
-    """What each trial gets and what the sweep takes on the disk. Raises InputError where the sweep can't be run."""
+def _checked(file: SweepFile, run: RunDir, fresh: bool, console: "Console") -> "tuple[TrialSlots, int]":
+    """What each trial gets, and the bytes that the sweep needs. Raises InputError where the sweep can't be run."""
     from rfray.cluster.slots import slot_count, slot_for
     from rfray.tuning.budget import check_budget
-    from rfray.tuning.disk_needs import disk_needs
     from rfray.tuning.measuring import shares_for
-    from rfray.tuning.preflight import check_sweep
-    from rfray.tuning.smoke_test import rehearse_models
+    from rfray.tuning.plan import disk_needs
+    from rfray.tuning.preflight import check_models, check_sweep
     from rfray.tuning.warm_start import check_warm_start
 
     slot = slot_for(file.sweep.resources)
     check_sweep(file)
     check_warm_start(file, run, fresh)
-    parameters = rehearse_models(file)
+    parameters = check_models(file)
     shares = shares_for(file.sweep, run, slot, fresh, console)
     check_budget(file, shares)
     return shares, disk_needs(file.sweep, parameters, slot_count(shares))
 
 
-def _print_plan(file: SweepFile, run: RunDir, shares: "TrialSlots", needs: "Needs", console: "Console") -> None:
+def _print_plan(file: SweepFile, run: RunDir, shares: "TrialSlots", needed: int, console: "Console") -> None:
     from rfray.tuning.plan import plan_lines
 
-    console.print("\n".join(plan_lines(file.sweep, run, shares, needs)), soft_wrap=True)
+    console.print("\n".join(plan_lines(file.sweep, run, shares, needed)), soft_wrap=True)
 
 
 def _run(
     file: SweepFile,
     run: RunDir,
     shares: "TrialSlots",
-    needs: "Needs",
+    needed: int,
     session: Path,
     accept_audit: bool,
     began: float,
@@ -110,9 +108,10 @@ def _run(
     from rfray.cluster.warm_cache import prepare_nodes
     from rfray.commands.prepare_data import check_audit, prepare_training
     from rfray.report.audit_plots import draw_audit
-    from rfray.tuning.budget import metered, paced
+    from rfray.tuning.budget import metered, with_short_epochs
     from rfray.tuning.measuring import keep_packing
-    from rfray.tuning.probing import narrowed, probe_backbones
+    from rfray.tuning.probe_ranking import narrowed
+    from rfray.tuning.probing import probe_backbones
     from rfray.tuning.run_sweep import run_sweep
 
     sweep = file.sweep
@@ -122,12 +121,12 @@ def _run(
         prepare_training(run, sweep, console)
         draw_audit(run, sweep)
         check_audit(run, accept_audit, console)
-        check_storage(run, needs.total)
+        check_storage(run, needed)
         if coming := autoscaler_notice(shares):
             console.print(coming, soft_wrap=True)
         prepare_nodes(run, shares, console)
-        probe_backbones(run, sweep, meter.deadline if meter else None, console)
-        search = paced(run, narrowed(run, sweep, console), shares)
+        probe_backbones(run, sweep, meter.account.deadline if meter else None, console)
+        search = with_short_epochs(run, narrowed(run, sweep, console), shares)
         return run_sweep(run, search, shares, session, console, meter=meter)
 
 

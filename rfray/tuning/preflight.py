@@ -1,15 +1,18 @@
-"""a sweep -> nothing, or one error that says what can't work: all that can be known before the first trial."""
+"""a sweep -> the size of its models, or one error that says what can't work: names, combinations, a training step."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
 
 from rfray.data.augment import POLICIES, PolicySpec, check_policy
 from rfray.errors import SweepError, TrialError, nearest_first
-from rfray.models.build import backbone_names, check_weights
-from rfray.spec.sweep import SearchSettings
+from rfray.models.build import backbone_names, build_model, check_weights
+from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile
-from rfray.spec.trial import Range
+from rfray.spec.trial import Range, TrialAxes
 from rfray.stats.metrics import METRICS
-from rfray.training.optim import SCHEDULES, optimizer_names
+from rfray.training.optim import SCHEDULES, make_optimizer, optimizer_names
 from rfray.tuning.strategies import REMOVED, SCHEDULERS, SEARCHERS, grid_size
 
 
@@ -28,44 +31,57 @@ def registered_names() -> dict[str, list[str]]:
 
 def check_sweep(file: SweepFile) -> None:
     """Names, policies, weights and combinations. Raises SweepError, one line per problem, with file, line and key."""
-    # each group relies on what the one before it has found to be right
-    for checks in ((_names,), (_policies, _search, _probes, _shares), (_weights,)):
+    # each group relies on what the one before it has checked
+    for checks in ((_names,), (_policies, _search, _probes, _batches), (_weights,)):
         problems = dict.fromkeys(problem for check in checks for problem in check(file))
         if problems:
             raise SweepError("\n".join(problems))
 
 
+def check_models(file: SweepFile) -> dict[str, int]:
+    """Builds each backbone and trains it on two images at each size; backbone -> its number of parameters.
+
+    Raises SweepError, a line per problem, with file, line and key.
+    """
+    parameters: dict[str, int] = {}
+    problems: list[str] = []
+    for place, backbone in file.sweep.trial.written("backbone"):
+        for size in file.sweep.trial.ends("image_size"):
+            try:
+                parameters[backbone] = _one_step(file.sweep, backbone, int(size))
+            except TrialError as error:
+                problems.append(file.problem(("trial", *place), str(error)))
+    if problems:
+        raise SweepError("\n".join(problems))
+    return parameters
+
+
 def _names(file: SweepFile) -> Iterator[str]:
-    names = registered_names()
-    names["augmentation"] += [name for name in file.sweep.augmentations if name not in POLICIES]
-    for key in ("backbone", "augmentation", "optimizer", "schedule"):
-        known = set(names[key])
-        for place, value in file.sweep.trial.written(key):
+    for key, names in registered_names().items():
+        if key in TrialAxes.model_fields:
+            written = [(("trial", *place), value) for place, value in file.sweep.trial.written(key)]
+        else:
+            written = [(("search", key), getattr(file.sweep.search, key))]
+        if key == "augmentation":
+            names += [name for name in file.sweep.augmentations if name not in POLICIES]
+        known = set(names)
+        for place, value in written:
             if value not in known:
-                yield file.not_allowed(("trial", *place), value, nearest_first(value, names[key]))
-    for key in ("algorithm", "scheduler", "metric"):
-        value = getattr(file.sweep.search, key)
-        if value not in names[key]:
-            allowed = REMOVED.get(value) if key == "scheduler" else None
-            yield file.not_allowed(("search", key), value, allowed or nearest_first(value, names[key]))
+                allowed = REMOVED.get(value) if key == "scheduler" else None
+                yield file.not_allowed(place, value, allowed or nearest_first(value, names))
 
 
 def _policies(file: SweepFile) -> Iterator[str]:
     trial, own = file.sweep.trial, file.sweep.augmentations
-    size = trial.axes().get("image_size", trial.choices("image_size"))
-    sizes = size.bounds if isinstance(size, Range) else size
+    sizes = trial.ends("image_size")
     for place, name in trial.written("augmentation"):
         if name not in own and (problem := _policy_problem(name, own, sizes)):
             yield file.problem(("trial", *place), problem)
     for name, entries in own.items():
-        problem = _policy_problem(name, own, sizes)
-        if problem:
+        if problem := _policy_problem(name, own, sizes):
             alone = [_policy_problem(name, {name: [entry]}, sizes) for entry in entries]
-            found = [(position, text) for position, text in enumerate(alone) if text]
-            for position, text in found:
-                yield file.problem(("augmentations", name, position), text)
-            if not found:
-                yield file.problem(("augmentations", name), problem)
+            found = [file.problem(("augmentations", name, number), text) for number, text in enumerate(alone) if text]
+            yield from found or [file.problem(("augmentations", name), problem)]
 
 
 def _policy_problem(name: str, own: Mapping[str, PolicySpec], sizes: Sequence[float]) -> str | None:
@@ -78,33 +94,32 @@ def _policy_problem(name: str, own: Mapping[str, PolicySpec], sizes: Sequence[fl
 
 
 def _search(file: SweepFile) -> Iterator[str]:
+    """The keys of `search` that don't go together, or with the axes."""
     sweep, search = file.sweep, file.sweep.search
-    axes = sweep.trial.axes()
-    ranges = {name: axis for name, axis in axes.items() if isinstance(axis, Range)}
-    longest = max(sweep.trial.ends("epochs"))
+    axes, longest = sweep.trial.axes(), max(sweep.trial.ends("epochs"))
+    ranges = [name for name, axis in axes.items() if isinstance(axis, Range)]
+    is_grid = search.algorithm == "grid"
+
+    def refused(key: str, allowed: str) -> str:
+        return file.not_allowed(("search", key), getattr(search, key), allowed)
+
     if search.scheduler != "none" and search.grace_epochs > longest:
-        yield file.not_allowed(("search", "grace_epochs"), search.grace_epochs, f"at most trial.epochs ({longest:g})")
+        yield refused("grace_epochs", f"at most trial.epochs ({longest:g})")
     elif search.brackets > 1 and search.scheduler != "asha":
-        yield file.not_allowed(("search", "brackets"), search.brackets, "1; or more with search.scheduler asha")
-    elif search.brackets > 1 and (last := _last_bracket(search)) > longest:
-        allowed = f"fewer, as trials of the last bracket would first be compared after {last} of {longest:g} epochs"
-        yield file.not_allowed(("search", "brackets"), search.brackets, allowed)
-    if search.algorithm != "grid":
-        if search.trials is None and search.budget is None:
-            allowed = f"how many (or search.budget); {search.algorithm} does not know by itself when it is done"
-            yield file.not_allowed(("search", "trials"), None, allowed)
-    elif ranges:
-        for name, axis in ranges.items():
-            allowed = "a list of values, as a range has no end for search.algorithm grid; or use random or optuna"
-            yield file.not_allowed(("trial", name), axis.model_dump(exclude_none=True), allowed)
-    elif search.trials is not None and search.trials < (settings := grid_size(sweep)):
-        allowed = f"at least {settings}, the settings of the grid; or leave it out, or use random"
-        yield file.not_allowed(("search", "trials"), search.trials, allowed)
-
-
-def _last_bracket(search: SearchSettings) -> int:
-    """The epochs at which the trials of the last bracket are first compared."""
-    return search.grace_epochs * int(search.reduction_factor ** (search.brackets - 1))
+        yield refused("brackets", "1; or more with search.scheduler asha")
+    elif search.brackets > 1:
+        last = search.grace_epochs * search.reduction_factor ** (search.brackets - 1)
+        if last > longest:
+            allowed = f"fewer, as trials of the last bracket would first be compared after {last} of {longest:g} epochs"
+            yield refused("brackets", allowed)
+    if not is_grid and search.trials is None and search.budget is None:
+        allowed = f"how many (or search.budget); {search.algorithm} does not know by itself when it is done"
+        yield refused("trials", allowed)
+    for name in ranges if is_grid else ():
+        allowed = "a list of values, as a range has no end for search.algorithm grid; or use random or optuna"
+        yield file.not_allowed(("trial", name), _given(axes[name]), allowed)
+    if is_grid and not ranges and search.trials is not None and search.trials < (settings := grid_size(sweep)):
+        yield refused("trials", f"at least {settings}, the settings of the grid; or leave it out, or use random")
 
 
 def _probes(file: SweepFile) -> Iterator[str]:
@@ -114,21 +129,19 @@ def _probes(file: SweepFile) -> Iterator[str]:
             yield file.not_allowed(("trial", *place), head, "random, as search.probe is false")
         if head == "probe" and isinstance(sizes := trial.axes().get("image_size"), Range):
             allowed = "a value or a list of values with trial.head probe, as each size has a probe of its own"
-            yield file.not_allowed(("trial", "image_size"), sizes.model_dump(exclude_none=True), allowed)
+            yield file.not_allowed(("trial", "image_size"), _given(sizes), allowed)
 
 
-def _shares(file: SweepFile) -> Iterator[str]:
-    """Every worker of a trial must get some of every batch."""
+def _batches(file: SweepFile) -> Iterator[str]:
+    """Every worker of a trial must get some images of every batch."""
     trial, workers = file.sweep.trial, file.sweep.resources.world_size
     mixed = any(trial.choices(name) != [0.0] for name in ("mixup", "cutmix"))
     least = workers * 2 if mixed and workers > 1 else workers
     for place, size in trial.written("batch_size"):
         if (size.bounds[0] if isinstance(size, Range) else size) < least:
             pairs = ", two each as mixup and cutmix mix pairs" if mixed else ""
-            given = size.model_dump(exclude_none=True) if isinstance(size, Range) else size
-            yield file.not_allowed(
-                ("trial", *place), given, f"at least {least}: {workers} workers share every batch (resources){pairs}"
-            )
+            allowed = f"at least {least}: {workers} workers share every batch (resources){pairs}"
+            yield file.not_allowed(("trial", *place), _given(size), allowed)
 
 
 def _weights(file: SweepFile) -> Iterator[str]:
@@ -140,3 +153,28 @@ def _weights(file: SweepFile) -> Iterator[str]:
                 check_weights(backbone, source.get(backbone, False) if named else source)
             except TrialError as error:
                 yield file.problem(("trial", *place, *([backbone] if named else [])), str(error))
+
+
+def _given(value: Any) -> Any:
+    """A value of the sweep file as it was written."""
+    return value.model_dump(exclude_none=True) if isinstance(value, Range) else value
+
+
+def _one_step(sweep: Sweep, backbone: str, size: int) -> int:
+    first = {name: _first(axis) for name, axis in sweep.trial.axes().items()}
+    trial = sweep.trial.trial({**first, "backbone": backbone, "image_size": size})
+    model, normalise = build_model(trial, load_pretrained=trial.pretrained is True)
+    try:
+        optimizer = make_optimizer(trial, model)
+        images = normalise(torch.zeros(2, 3, size, size, dtype=torch.uint8))
+        torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1])).backward()
+        optimizer.step()
+    except Exception as error:  # a model, or an optimizer, may raise anything at a size that it can't take
+        raise TrialError(f"{backbone} can't take a step at {size} px: {str(error).splitlines()[0]}") from error
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _first(axis: list[Any] | Range) -> Any:
+    if isinstance(axis, list):
+        return axis[0]
+    return int(axis.bounds[0]) if axis.kind == "int" else axis.bounds[0]

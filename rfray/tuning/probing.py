@@ -1,324 +1,210 @@
-"""a sweep + the images -> probes/: a frozen pass of every backbone on the cluster's slots, and a head on what it saw.
+"""a sweep + its images -> probes/: each backbone's features, extracted by Ray tasks, and a linear head learned on them.
 
-And what follows from them for the search: the backbones in order, without those that are clearly worse, and where to
-begin. A share of a pass is kept once it is there, a probe once its head is: a command that was killed goes on.
+The backbone is frozen. Features are kept once they are extracted, and a probe once its head is learned: a command that
+was killed goes on with the rest.
 """
 
 import socket
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import pandas as pd
 import ray
 from ray.exceptions import RayError
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from rfray.cluster.slots import Slot, worker_slot
 from rfray.cluster.tasks import reason_of
 from rfray.spec.sweep import Sweep
-from rfray.spec.trial import PROBED, Trial
+from rfray.spec.trial import Trial
 from rfray.stats.metrics import metric
-from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import file_digest, write_whole
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, probe_id
 from rfray.store.tables import read_catalog
-from rfray.tuning import space
 from rfray.tuning.trial_job import sweep_images
 
-IMAGES, A_SECOND = 20_000, 5
-"""A probe learns from at most so many train images, drawn by chance, and so many for each second of a budget: more of
-them change little, and what is seen in them has to fit into memory."""
-SHARE, SHARES = 2048, 4
-"""A task passes at most so many of them through a backbone; a small part is cut into so many shares."""
-LOOKING, LEARNING = 0.3, 0.6
-"""Parts of the time that there is after which no more images are looked at, and no more heads learned and judged."""
-CLEARLY = 1.25
-"""1 - AUC of a probe whose backbone is left out, proven, is more than so many times that of the best one."""
+Key = TypeVar("Key")
+
+MAX_IMAGES, IMAGES_PER_SECOND = 20_000, 5
+"""A probe learns from at most so many train images, and so many for each second of a budget (our choice): more of them
+change little, and their features must fit into memory."""
+SPAN_IMAGES, SPANS = 2048, 4
+"""A task extracts the features of at most so many images; few images are cut into so many spans (our choice)."""
+FEATURES_UNTIL, HEADS_UNTIL = 0.3, 0.6
+"""Fractions of the time until the deadline after which extracting features, and learning heads, ends (our choice)."""
 
 
 @dataclass(frozen=True)
-class Probed:
-    """A probe that has succeeded."""
-
-    trial: Trial
-    score: float
-    """The val metric of `out_of_fold`, in [0, 1]."""
-    out_of_fold: Predictions
-    """Of the train images, each by a head that had not learned from it."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Some of the images of one probe."""
+class ImageSpan:
+    """Some of the images of one probe: a task's share of the work."""
 
     probe: Trial
-    first: int
-    last: int
-    """Positions among those that it learns from, the last one not included."""
+    images: range
+    """Positions among the images that it learns from."""
+
+    def file(self, run: RunDir) -> Path:
+        """Where their features are kept."""
+        return run.trial(probe_id(self.probe)).features_file(self.images.start)
+
+
+Features = dict[ImageSpan, Any]
+"""Span -> Ray's reference to its features, in the order of the images."""
 
 
 def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: Console) -> None:
-    """Makes the probes that the sweep asks for and that are not there. One that fails has its reason on record.
+    """Makes the probes that the sweep asks for and that are missing. One that fails is recorded with its reason.
 
-    At the most LEARNING of the time until `deadline` (seconds since 1970) is used: a probe learns from as many images
-    as were looked at, and one for which that was too short is not made. Raises DiskFullError.
+    At most HEADS_UNTIL of the time until `deadline` (seconds since 1970) is used: a probe learns from the images whose
+    features were extracted in time, and is not made where there are none. Raises DiskFullError.
     """
-    missing = [probe for probe in sweep.probes() if not run.trial(probe_id(probe)).result_file.exists()]
+    missing = _missing_probes(run, sweep)
     if not missing:
         return
-    began = time.time()
-    until_seen, until_learned = (
-        None if deadline is None else began + part * (deadline - began) for part in (LOOKING, LEARNING)
+    began, tell = time.time(), partial(console.print, soft_wrap=True, markup=False)
+    features_end, heads_end = (
+        None if deadline is None else began + part * (deadline - began) for part in (FEATURES_UNTIL, HEADS_UNTIL)
     )
-    catalog = read_catalog(run)
-    count = len(learned_from(int((catalog["part"] == "train").sum()), sweep))
-    console.print(f"Probing {len(missing)} frozen backbones on {count} train images", soft_wrap=True)
-    slot = worker_slot(sweep.resources)
-    shares = _cut(missing, count)
-    seen, problems = _seen(run, shares, slot, until_seen)
-    parts = {probe: part for probe in missing if probe not in problems and (part := _without_gap(seen, probe))}
-    for probe, part in parts.items():
-        if part[-1].last < count:
-            text = f"There was time for {part[-1].last} of these images for the probe of {probe.backbone}"
-            console.print(text, soft_wrap=True, markup=False)
-    position = len(run.probes())
-    for probe, came_to in _learned(run, parts, seen, slot, until_learned):
-        if isinstance(came_to, str):
-            problems[probe] = came_to
-        else:
-            _record(run, sweep, probe, position, came_to)
-            position += 1
-    for probe, reason in problems.items():
-        console.print(f"{probe.backbone} could not be probed: {reason}", soft_wrap=True, markup=False)
-        _record(run, sweep, probe, position, reason)
-        position += 1
-    if not_made := [p.backbone for p in missing if not run.trial(probe_id(p)).result_file.exists()]:
-        console.print(f"There was no time for the probes of {', '.join(not_made)}", soft_wrap=True, markup=False)
-    console.print(f"Probed in {time.time() - began:.0f} s")
+    spans, slot = _spans(run, sweep, missing), worker_slot(sweep.resources)
+    count = spans[-1].images.stop
+    tell(f"Probing {len(missing)} frozen backbones on {count} train images")
+    features, problems = _features(run, spans, slot, features_end)
+    for probe, found in features.items():
+        if (extracted := list(found)[-1].images.stop) < count:
+            tell(f"There was time for {extracted} of these images for the probe of {probe.backbone}")
+    outcomes = chain(problems.items(), _heads(run, [(probe, None) for probe in features], features, slot, heads_end))
+    for position, (probe, outcome) in enumerate(outcomes, start=len(run.probes())):
+        if isinstance(outcome, str):
+            tell(f"{probe.backbone} could not be probed: {outcome}")
+        _record(run, sweep, probe, position, outcome)
+    if too_late := _missing_probes(run, sweep):
+        tell(f"There was no time for the probes of {', '.join(probe.backbone for probe in too_late)}")
+    tell(f"Probed in {time.time() - began:.0f} s")
 
 
-def learn_without_folds(run: RunDir, sweep: Sweep, starts: Sequence[TrialStart], deadline: float | None) -> None:
-    """Learns the heads that trials judged on folds begin with: a probe's own has learned from most of every fold.
+def learn_fold_heads(run: RunDir, sweep: Sweep, starts: Iterable[TrialStart], deadline: float | None) -> None:
+    """Learns the heads that trials judged on a fold begin with: the probe's own has learned from most of every fold.
 
-    Until `deadline`, in seconds since 1970. Where one can't be learned the trial says so. Raises DiskFullError.
+    Until `deadline`, in seconds since 1970. Where a head can't be learned, the trial that needs it fails and says so.
+    Raises DiskFullError.
     """
-    wanted = {
-        (sweep.probe(start.trial), start.fold)
-        for start in starts
-        if start.fold is not None and start.trial.head == "probe"
-    }
-    missing = [
-        (probe, fold) for probe, fold in wanted if not run.trial(probe_id(probe)).fold_weights_file(fold).exists()
-    ]
-    if not missing:
-        return
-    count = len(learned_from(int((read_catalog(run)["part"] == "train").sum()), sweep))
-    slot = worker_slot(sweep.resources)
-    probes = list({probe.digest: probe for probe, _ in missing}.values())
-    seen, _ = _seen(run, _cut(probes, count), slot, deadline)
-    task = ray.remote(_learn_without).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
-    pending = []
-    for probe, fold in missing:
-        if part := _without_gap(seen, probe):
-            pending.append(task.remote(run.where, probe, fold, slot.threads, *(seen[share] for share in part)))
-    while (ready := _ready(pending, deadline)) is not None:
-        pending.remove(ready)
+    wanted = {(sweep.probe(start.trial), start.fold) for start in starts if start.fold and start.trial.head == "probe"}
+    missing = [one for one in wanted if not run.trial(probe_id(one[0])).fold_weights_file(one[1]).exists()]
+    if missing:
+        spans, slot = _spans(run, sweep, {probe for probe, _ in missing}), worker_slot(sweep.resources)
+        features, _ = _features(run, spans, slot, deadline)
+        list(_heads(run, missing, features, slot, deadline))
 
 
-def narrowed(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
-    """The sweep with its backbones in the order of their probes, best first, and without the clearly worse ones.
-
-    Backbones that were not probed come last. Where trials begin with probes for which a budget had no time, their
-    backbones are left out; where there is no other, trials begin with random heads. Says what the probes came to.
-    """
-    best = _best_of_each(_probed(run, sweep))
-    unmade = _unmade(run, sweep)
-    if unmade and not unmade < set(sweep.trial.choices("backbone")):
-        console.print("Without their probes, trials begin with random heads")
-        return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"head": "random"})})
-    if not best:
-        return sweep
-    for one in best:
-        console.print(
-            f"Probe of {one.trial.backbone} at {one.trial.image_size} px: {sweep.search.metric} {one.score:.4f} "
-            "on train images that its head had not learned from",
-            soft_wrap=True,
-            markup=False,
-        )
-    worse = _clearly_worse(best, sweep.search.probe_keep)
-    if worse:
-        listed = ", ".join(f"{name} (p = {p:.2g})" for name, p in worse.items())
-        console.print(
-            f"Left out of the sweep, as clearly worse than {best[0].trial.backbone}: {listed}. search.probe_keep keeps "
-            "more",
-            soft_wrap=True,
-            markup=False,
-        )
-    ranked = [one.trial.backbone for one in best]
-    others = [name for name in sweep.trial.choices("backbone") if name not in ranked]
-    if unmade:
-        console.print(f"Left out of the sweep, as not probed: {', '.join(sorted(unmade))}", soft_wrap=True)
-    kept = [name for name in (*ranked, *others) if name not in worse.keys() | unmade]
-    if kept == sweep.trial.choices("backbone"):
-        return sweep
-    return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"backbone": kept})})
-
-
-def _unmade(run: RunDir, sweep: Sweep) -> set[str]:
-    """Backbones whose trials would begin with a probe that is not there, as a budget had no time for it."""
-    if "probe" not in sweep.trial.choices("head"):
-        return set()
-    return {one.backbone for one in sweep.probes() if not run.trial(probe_id(one)).result_file.exists()}
-
-
-def beginnings(run: RunDir, sweep: Sweep) -> list[dict[str, Any]]:
-    """Where a search begins: for each backbone, best first, the places on the axes that its best probe points to.
-
-    On the axes that it says nothing of, the search may do as it likes.
-    """
-    axes = sweep.trial.axes()
-    told = {name: axis for name, axis in axes.items() if name in (*PROBED, "head")}
-    if not told:
-        return []
-    by_choice = "probe" in sweep.trial.choices("head")
-    found = []
-    for one in _best_of_each(_probed(run, sweep)):
-        trial = one.trial.model_copy(update={} if by_choice else {"head": "random"})
-        if (drawn := space.params_of(trial, told)) is not None:
-            found.append(drawn)
-    return found
-
-
-def _probed(run: RunDir, sweep: Sweep) -> list[Probed]:
-    """Those of the sweep's backbones that have succeeded."""
-    found = []
-    for probe in sweep.probes():
-        out = run.trial(probe_id(probe))
-        out.mirror.fetch(out.out_of_fold_file)
-        result = out.result()
-        if result is not None and result.status == "ok":
-            predictions = read_predictions(out.out_of_fold_file)
-            found.append(Probed(probe, metric(sweep.search.metric, predictions) or 0.0, predictions))
-    return found
-
-
-def _best_of_each(probed: Sequence[Probed]) -> list[Probed]:
-    """The best probe of each backbone, best first; among equals the one that the sweep names first."""
-    best: dict[str, Probed] = {}
-    for one in sorted(probed, key=lambda one: -one.score):
-        best.setdefault(one.trial.backbone, one)
-    return list(best.values())
-
-
-def _clearly_worse(best: Sequence[Probed], keep: int) -> dict[str, float]:
-    """Backbone -> p, corrected, of its AUC's difference from that of the first; without the first `keep`.
-
-    On the images that all have learned from, which are the first ones of each.
-    """
-    count = min(len(one.out_of_fold) for one in best)
-    p_fake = np.stack([one.out_of_fold.p_fake[:count] for one in best])
-    worse = clearly_worse(best[0].out_of_fold.labels[:count], p_fake, CLEARLY)
-    return {best[row].trial.backbone: p for row, p in worse.items() if row >= keep}
-
-
-def learned_from(count: int, sweep: Sweep) -> np.ndarray:
+def probe_images(count: int, sweep: Sweep) -> np.ndarray:
     """(m,) int: positions of those among `count` train images that probes learn from; a larger budget adds others."""
-    most = IMAGES if sweep.budget is None else min(IMAGES, max(SHARE, int(A_SECOND * sweep.budget.seconds)))
+    most = MAX_IMAGES
+    if sweep.budget is not None:
+        most = min(MAX_IMAGES, max(SPAN_IMAGES, int(IMAGES_PER_SECOND * sweep.budget.seconds)))
     return np.random.default_rng(sweep.seed).permutation(count)[:most]
 
 
-def _cut(probes: Sequence[Trial], count: int) -> list[Share]:
-    """The shares of these probes, each of which learns from `count` images: first the first one of each."""
-    size = min(SHARE, -(-count // SHARES))
-    return [Share(probe, first, min(first + size, count)) for first in range(0, count, size) for probe in probes]
+def _missing_probes(run: RunDir, sweep: Sweep) -> list[Trial]:
+    return [probe for probe in sweep.probes() if not run.trial(probe_id(probe)).result_file.exists()]
 
 
-def _without_gap(seen: Collection[Share], probe: Trial) -> list[Share]:
-    """The shares of a probe that were seen, in order, up to the first that was not."""
-    found: list[Share] = []
-    for share in sorted((one for one in seen if one.probe == probe), key=lambda one: one.first):
-        if share.first != (found[-1].last if found else 0):
-            break
-        found.append(share)
-    return found
+def _spans(run: RunDir, sweep: Sweep, probes: Collection[Trial]) -> list[ImageSpan]:
+    """The spans of all images of these probes: first the first one of each, so that all get some in a short time."""
+    count = len(probe_images(int((read_catalog(run)["part"] == "train").sum()), sweep))
+    size = min(SPAN_IMAGES, -(-count // SPANS))
+    firsts = range(0, count, size)
+    return [ImageSpan(probe, range(first, min(first + size, count))) for first in firsts for probe in probes]
 
 
-def _seen(
-    run: RunDir, shares: Sequence[Share], slot: Slot, until: float | None
-) -> tuple[dict[Share, Any], dict[Trial, str]]:
-    """Share -> what was seen in it (held by Ray); and the probes that failed, with the reason."""
-    seen: dict[Share, Any] = {}
+def _features(
+    run: RunDir, spans: Sequence[ImageSpan], slot: Slot, until: float | None
+) -> tuple[dict[Trial, Features], dict[Trial, str]]:
+    """Probe -> the features of its spans up to the first one that is missing; and probe -> why it failed."""
+    extracted: Features = {}
     problems: dict[Trial, str] = {}
-    task = ray.remote(_look).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("Probing", total=sum(share.last - share.first for share in shares))
-        pending = {}
-        for share in shares:
-            if (kept := _read(_file(run, share), share.last - share.first)) is not None:
-                seen[share] = ray.put(kept)
-                progress.advance(bar, share.last - share.first)
-            else:
-                pending[task.remote(run.where, share, slot.threads)] = share
-        while (ready := _ready(pending, until)) is not None:
-            share = pending.pop(ready)
-            try:
-                write_whole(_file(run, share), save({"features": ray.get(ready)}))
-                seen[share] = ready
-            except RayError as error:
-                problems[share.probe] = reason_of(error)
-            progress.advance(bar, share.last - share.first)
-    return seen, problems
-
-
-def _learned(
-    run: RunDir, parts: dict[Trial, list[Share]], seen: dict[Share, Any], slot: Slot, until: float | None
-) -> Iterator[tuple[Trial, float | str]]:
-    """Each probe with the seconds that it took to learn, or why it could not."""
-    task = ray.remote(_learn).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
-    pending = {}
-    for probe, part in parts.items():
-        pending[task.remote(run.where, probe, slot.threads, *(seen[share] for share in part))] = probe
-    while (ready := _ready(pending, until)) is not None:
-        probe = pending.pop(ready)
+    task, pending = _task(extract_features, slot), {}
+    for span in spans:
+        if (kept := _read_features(span.file(run), len(span.images))) is not None:
+            extracted[span] = ray.put(kept)
+        else:
+            pending[task.remote(run.where, span, slot.threads)] = span
+    ended, console = _as_they_end(pending, until), Console(stderr=True)
+    for span, done in track(ended, "Probing", len(pending), console=console, transient=True):
         try:
-            yield probe, ray.get(ready)
+            write_whole(span.file(run), save({"features": ray.get(done)}))
+            extracted[span] = done
+        except RayError as error:
+            problems[span.probe] = reason_of(error)
+    features: dict[Trial, Features] = {}
+    for probe in dict.fromkeys(span.probe for span in spans):
+        own = (span for span in spans if span.probe == probe and probe not in problems)
+        if found := {span: extracted[span] for span in takewhile(extracted.__contains__, own)}:
+            features[probe] = found
+    return features, problems
+
+
+def _heads(
+    run: RunDir,
+    wanted: Iterable[tuple[Trial, Fold | None]],
+    features: dict[Trial, Features],
+    slot: Slot,
+    until: float | None,
+) -> Iterator[tuple[Trial, float | str]]:
+    """Learns heads, on all folds but one or on all images; each probe with the seconds it took, or why it failed."""
+    task, pending = _task(learn_probe, slot), {}
+    for probe, fold in wanted:
+        if found := features.get(probe):
+            pending[task.remote(run.where, probe, fold, slot.threads, *found.values())] = probe
+    for probe, done in _as_they_end(pending, until):
+        try:
+            yield probe, ray.get(done)
         except RayError as error:
             yield probe, reason_of(error)
 
 
-def _ready(pending: Collection[Any], until: float | None) -> Any:
-    """The first task that is done; None where there is none, or the time is over, and then the others are ended."""
-    if not pending:
+def _task(function: Callable[..., Any], slot: Slot) -> Any:
+    return ray.remote(function).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+
+
+def _as_they_end(pending: dict[Any, Key], until: float | None) -> Iterator[tuple[Key, Any]]:
+    """Empties `pending` (task -> key): key and task of those that end before `until`; the others are cancelled then."""
+    while pending:
+        ready, others = ray.wait(list(pending), timeout=None if until is None else max(0.0, until - time.time()))
+        if not ready:
+            for task in others:
+                ray.cancel(task, force=True)
+            return
+        yield pending.pop(ready[0]), ready[0]
+
+
+def _read_features(file: Path, count: int) -> np.ndarray | None:
+    """(count, F) float32, as an earlier command has kept them; None where the file is missing, damaged or shorter."""
+    try:
+        features = load_file(file)["features"]
+    except (OSError, KeyError, SafetensorError):
         return None
-    ready, others = ray.wait(list(pending), timeout=None if until is None else max(0.0, until - time.time()))
-    if ready:
-        return ready[0]
-    for task in others:
-        ray.cancel(task, force=True)
-    return None
+    return features if len(features) == count else None
 
 
-def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, came_to: float | str) -> None:
-    """Writes result.json of a probe, the last of its files: `came_to` are its seconds, or why it failed."""
+def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, outcome: float | str) -> None:
+    """Writes result.json of a probe, the last of its files; `outcome`: the seconds it took, or why it failed."""
     out = run.trial(probe_id(probe))
     out.path.mkdir(parents=True, exist_ok=True)
     out.mirror.pull(without=("features/*",))
     files = (out.weights_file, out.out_of_fold_file, out.predictions_file("val"))
-    outcome: dict[str, Any]
-    if isinstance(came_to, str):
-        outcome = {"status": "failed", "reason": came_to, "seconds": 0.0}
-    else:
+    fields: dict[str, Any] = {"status": "failed", "reason": outcome, "seconds": 0.0}
+    if not isinstance(outcome, str):
         score = metric(sweep.search.metric, read_predictions(out.predictions_file("val")))
-        outcome = {"status": "ok", "score": score, "seconds": came_to}
+        fields = {"status": "ok", "score": score, "seconds": outcome}
     result = TrialResult(
         id=out.id,
         position=position,
@@ -328,35 +214,25 @@ def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, came_to: flo
         epochs=0,
         node=socket.gethostname(),
         files={file.name: file_digest(file) for file in files if file.exists()},
-        **outcome,
+        **fields,
     )
     write_record(out.result_file, result, out.mirror)
 
 
-def _file(run: RunDir, share: Share) -> Path:
-    return run.trial(probe_id(share.probe)).features_file(share.first)
-
-
-def _read(file: Path, count: int) -> np.ndarray | None:
-    """What an earlier command has seen in a share; None where it is not there, or not whole, or of another size."""
-    try:
-        features = load_file(file)["features"]
-    except (OSError, KeyError, SafetensorError):
-        return None
-    return features if len(features) == count else None
-
-
-def _look(where: Path | str, share: Share, threads: int) -> np.ndarray:
-    """What a task does with a share: (n, F) float32."""
+def extract_features(where: Path | str, span: ImageSpan, threads: int) -> np.ndarray:
+    """Ray task: the features of the span's images, (n, F) float32."""
     from rfray.training.probe import frozen_features
 
-    sweep, data, _ = sweep_images(where, share.probe.resize, share.probe.image_size)
-    chosen = data.train.at(learned_from(len(data.train), sweep)[share.first : share.last])
-    return frozen_features(share.probe, chosen, threads)
+    sweep, data, _ = sweep_images(where, span.probe.resize, span.probe.image_size)
+    chosen = data.train.at(probe_images(len(data.train), sweep)[span.images.start : span.images.stop])
+    return frozen_features(span.probe, chosen, threads)
 
 
-def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> float:
-    """What a task does once all shares of a probe are there: its files, but for the record; the seconds it took."""
+def learn_probe(where: Path | str, probe: Trial, fold: Fold | None, threads: int, *features: np.ndarray) -> float:
+    """Ray task: learns a probe's head and writes the probe's files, but for its record; returns the seconds it took.
+
+    With a `fold`, writes weights only, whose head has learned from the images of the other folds.
+    """
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -366,47 +242,25 @@ def _learn(where: Path | str, probe: Trial, threads: int, *seen: np.ndarray) -> 
     began = time.perf_counter()
     torch.set_num_threads(threads)
     sweep, data, _ = sweep_images(where, probe.resize, probe.image_size)
-    run = RunDir(where)
-    run.mirror.pull("catalog.parquet")
-    catalog, out = read_catalog(run), run.trial(probe_id(probe))
-    features = np.concatenate(seen)
-    train = data.train.at(learned_from(len(data.train), sweep)[: len(features)])
-    groups = _groups(catalog, train.ids)
+    run, seen = RunDir(where), np.concatenate(features)
+    train = data.train.at(probe_images(len(data.train), sweep)[: len(seen)])
+    if fold is not None:
+        _, others, _ = sweep_images(where, probe.resize, probe.image_size, fold)
+        chosen = np.flatnonzero(np.isin(train.ids, others.train.ids))
+        seen, train = seen[chosen], train.at(chosen)
+    catalog = read_catalog(run)
+    groups = catalog[catalog["part"] == "train"].set_index("path")["group_id"].loc[train.ids].to_numpy()
     with threadpool_limits(threads):
-        head = learn_head(features, train.labels, groups, sweep.search.metric, sweep.seed)
-    save_probe(out.weights_file, probe, head)
-    weights = {"weights": file_digest(out.weights_file)}
-    write_predictions(out.out_of_fold_file, Predictions(train.ids, train.labels, head.out_of_fold), weights)
-    write_predictions(out.predictions_file("val"), predict_from_file(out.weights_file, probe, data.val), weights)
-    for file in (out.weights_file, out.out_of_fold_file, out.predictions_file("val")):
-        out.mirror.send(file)
-    return time.perf_counter() - began
-
-
-def _groups(catalog: pd.DataFrame, ids: np.ndarray) -> np.ndarray:
-    """(n,) int: `group_id` of train images."""
-    return catalog[catalog["part"] == "train"].set_index("path")["group_id"].loc[ids].to_numpy()
-
-
-def _learn_without(where: Path | str, probe: Trial, fold: Fold, threads: int, *seen: np.ndarray) -> None:
-    """What a task does for one fold: the weights of the probe, whose head learns from the images of the others."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    from rfray.training.probe import learn_head, save_probe
-
-    torch.set_num_threads(threads)
-    sweep, data, _ = sweep_images(where, probe.resize, probe.image_size)
-    _, others, _ = sweep_images(where, probe.resize, probe.image_size, fold)
-    run = RunDir(where)
-    features = np.concatenate(seen)
-    train = data.train.at(learned_from(len(data.train), sweep)[: len(features)])
-    here = np.flatnonzero(np.isin(train.ids, others.train.ids))
-    groups = _groups(read_catalog(run), train.ids[here])
-    with threadpool_limits(threads):
-        head = learn_head(features[here], train.labels[here], groups, sweep.search.metric, sweep.seed)
+        head = learn_head(seen, train.labels, groups, sweep.search.metric, sweep.seed)
     out = run.trial(probe_id(probe))
-    file = out.fold_weights_file(fold)
+    file = out.weights_file if fold is None else out.fold_weights_file(fold)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_probe(file, probe, head)
     out.mirror.send(file)
+    if fold is None:
+        origin, val = {"weights": file_digest(file)}, out.predictions_file("val")
+        write_predictions(out.out_of_fold_file, Predictions(train.ids, train.labels, head.out_of_fold), origin)
+        write_predictions(val, predict_from_file(file, probe, data.val), origin)
+        out.mirror.send(out.out_of_fold_file)
+        out.mirror.send(val)
+    return time.perf_counter() - began

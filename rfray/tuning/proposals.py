@@ -18,7 +18,7 @@ from rfray.store.records import TrialResult, TrialStart, WarmStart, write_record
 from rfray.store.run_dir import RunDir, trial_id
 from rfray.tuning.asha import Asha
 from rfray.tuning.budget import Meter
-from rfray.tuning.probing import beginnings
+from rfray.tuning.probe_ranking import points_to_evaluate
 from rfray.tuning.recorder import results
 from rfray.tuning.strategies import SEARCHERS
 
@@ -74,7 +74,7 @@ class Proposals(RunDirSearcher):
         self._planned = planned
         self._asha = asha
         self._taken_over = [one.trial for one in warm.taken_over]
-        self._searcher = SEARCHERS[sweep.search.algorithm](sweep, warm.trials, beginnings(run, sweep))
+        self._searcher = SEARCHERS[sweep.search.algorithm](sweep, warm.trials, points_to_evaluate(run, sweep))
         self._results = results(run)
         self._starts: list[TrialStart] = []
         self._no_more = False  # the searcher has no other setting, or there is no time for one

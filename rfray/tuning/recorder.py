@@ -51,7 +51,7 @@ class Recorder(SweepCallback):
         """Writes result.json of a trial that has ended. Raises SweepFailed where going on would be a waste."""
         out.mirror.pull(without=(*HEAVY, f"*{STATES}"))
         origin = predictions_metadata(out.predictions_file("val"))
-        if self._meter is not None and self._meter.is_over() and not origin and not out.error_file.exists():
+        if self._meter is not None and self._meter.account.is_over() and not origin and not out.error_file.exists():
             return  # the end of the budget fell before its first judged epoch: it stays open
         result = _result(out, self._count, self._sweep.search.metric, origin)
         write_record(out.result_file, result, out.mirror)

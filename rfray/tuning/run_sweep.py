@@ -27,12 +27,13 @@ from rfray.store.run_dir import HEAVY, RunDir, TrialDir
 from rfray.store.storage import STATES, Storage
 from rfray.store.tables import training_images
 from rfray.tuning.asha import Asha
-from rfray.tuning.budget import Meter, OutOfTime
+from rfray.tuning.budget import Meter
+from rfray.tuning.budget_callbacks import BudgetCallback, OutOfTime
 from rfray.tuning.callbacks import DiskMonitor, Silence, SweepCallback
 from rfray.tuning.display import Display
 from rfray.tuning.finalists import Listed, repeated_starts
 from rfray.tuning.integrity import repair
-from rfray.tuning.probing import learn_without_folds
+from rfray.tuning.probing import learn_fold_heads
 from rfray.tuning.proposals import Proposals, judged_epochs
 from rfray.tuning.recorder import Recorder, remove_leftovers, results
 from rfray.tuning.strategies import SCHEDULERS, Median, planned_trials
@@ -64,7 +65,7 @@ class SweepContext:
     @property
     def deadline(self) -> float | None:
         """When a budget by the clock ends, in seconds since 1970."""
-        return self.meter.deadline if self.meter else None
+        return self.meter.account.deadline if self.meter else None
 
     def print(self, text: str) -> None:
         """Prints a line as it is."""
@@ -121,7 +122,7 @@ def _search(
     proposals = Proposals(run, sweep, planned, context.at_once, warm, asha, meter)
     recorder.on_result += [display.ended, proposals.ended]
     if asha is not None:
-        asha.on_pause += [display.paused, *([meter.paused] if meter else [])]
+        asha.on_pause += [display.paused, *([meter.account.release] if meter else [])]
     # with asha Ray must not let go of processes when all trials are proposed: paused ones go on in them
     missing = -1 if planned is None or asha else planned - len(earlier)
     _fit(context, proposals, scheduler, missing, recorder, display)
@@ -138,8 +139,8 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
     finalists = len({one.repeats for one in wanted})
     which = "the best trial" if finalists == 1 else f"the best {finalists} trials"
     context.print(f"Training {which} again: {len(missing)} of {len(wanted)} trainings are to be done")
-    if context.meter is None or not context.meter.is_over():
-        learn_without_folds(run, sweep, missing, context.deadline)
+    if context.meter is None or not context.meter.account.is_over():
+        learn_fold_heads(run, sweep, missing, context.deadline)
         recorder = Recorder(run, sweep, context.meter)
         images = training_images(run)
         display = Display(sweep, len(wanted), images, earlier, context.console, context.deadline)
@@ -196,13 +197,14 @@ def _fit(
     """
     sweep, meter = context.sweep, context.meter
     callbacks = [recorder, DiskMonitor(context.session), TensorBoard(context.run, sweep.search.metric), display]
-    callbacks += [meter] if meter else []
+    out_of_time = OutOfTime(meter) if meter else None
+    callbacks += [BudgetCallback(meter, out_of_time)] if meter and out_of_time else []
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # rfray says in its own words what fails
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(context.at_once)  # Ray would start them one after the other
     try:
-        _tuner(context, searcher, scheduler, missing, callbacks).fit()
+        _tuner(context, searcher, scheduler, missing, callbacks, out_of_time).fit()
     except (OSError, tune.TuneError) as error:
         if (reason := _reason(error, context.run, callbacks)) is None:
             raise
@@ -223,6 +225,7 @@ def _tuner(
     scheduler: TrialScheduler,
     missing: int,
     callbacks: list[SweepCallback],
+    out_of_time: OutOfTime | None,
 ) -> tune.Tuner:
     return tune.Tuner(
         _trainable(context),
@@ -241,7 +244,7 @@ def _tuner(
             # a trial that fails says so itself; what Ray sees is a process that died, and starts it again
             failure_config=tune.FailureConfig(max_failures=-1),
             callbacks=[*callbacks, Silence(), *mlflow_callbacks(context.sweep)],
-            stop=OutOfTime(context.meter) if context.meter else None,
+            stop=out_of_time,
             verbose=0,
         ),
     )

@@ -149,7 +149,7 @@ def test_earlier_runs_are_taken_from_an_address_and_to_one(
     asked = warm_sweep(search={"warm_start": [f"{bucket}/runs/first"]})
     later = begun(f"{bucket}/runs/later", asked)
     known = warm_start(later, asked, Console(file=io.StringIO()))
-    assert known.lines == [f"Warm start from {bucket}/runs/first: 2 trials guide the search, 2 of them are taken over"]
+    assert known.lines == [f"Warm start from {bucket}/runs/first: 2 taken over"]
     there = names(f"{bucket}/runs/later")
     for out, kept in zip(later.trials(), (True, False), strict=True):
         result = out.result()

@@ -21,7 +21,8 @@ from rfray.store.ownership import claim_run
 from rfray.store.records import Spent, TrialResult, TrialStart, read_record, write_record
 from rfray.store.run_dir import RunDir
 from rfray.store.tables import write_catalog
-from rfray.tuning.budget import MARGIN, Meter, OutOfTime, check_budget, metered, paced
+from rfray.tuning.budget import MARGIN, Account, Forecast, Meter, check_budget, metered, with_short_epochs
+from rfray.tuning.budget_callbacks import BudgetCallback, OutOfTime
 from rfray.tuning.run_sweep import run_sweep
 from tests.tuning.test_run_sweep import sweep_of, tmp_session
 
@@ -33,7 +34,8 @@ def meter(folder: Path, text: str = "100s", used: float = 0.0, slot: Slot = Slot
     """Of a command that began so many seconds ago."""
     budget = read_budget(text)
     assert budget is not None
-    return Meter(RunDir(folder / "run"), budget, slot, time.time() - used)
+    run = RunDir(folder / "run")
+    return Meter(Account(run, budget, time.time() - used), Forecast(run), slot)
 
 
 def of_ray(trial: Trial, name: str = "00000") -> Any:
@@ -45,7 +47,7 @@ def of_ray(trial: Trial, name: str = "00000") -> Any:
 
 
 def an_epoch(of: Meter, trial: Trial, seconds: float, name: str = "00000") -> None:
-    of.on_trial_result(0, [], of_ray(trial, name), {"epoch": 1, "seconds": seconds})
+    of.forecast.judged(name, trial, 1, seconds)
 
 
 def sweep_asking(search: str) -> Sweep:
@@ -126,11 +128,11 @@ def test_a_pass_over_many_images_is_divided(train: int, val: int, gpus: float, s
     run, slot = RunDir(tmp_path), Slot(1, gpus)
     write_catalog(run, pd.DataFrame({"part": ["train"] * train + ["val"] * val}))
     asked = sweep_asking("12m")
-    assert paced(run, asked, slot).trial.epoch_images == size
+    assert with_short_epochs(run, asked, slot).trial.epoch_images == size
     given = asked.model_copy(update={"trial": asked.trial.model_copy(update={"epoch_images": 700})})
-    assert paced(run, given, slot) is given
+    assert with_short_epochs(run, given, slot) is given
     without = asked.model_copy(update={"search": asked.search.model_copy(update={"budget": None})})
-    assert paced(run, without, slot) is without
+    assert with_short_epochs(run, without, slot) is without
 
 
 def test_a_budget_of_gpus_needs_gpus(tmp_path: Path) -> None:
@@ -159,17 +161,17 @@ def test_an_epoch_is_begun_where_it_is_expected_to_end_in_time(tmp_path: Path) -
 
 
 def test_the_end_of_the_command_is_allowed_for(tmp_path: Path) -> None:
-    assert not meter(tmp_path, "100s", used=98 - MARGIN).is_over()
-    assert meter(tmp_path, "100s", used=100 - MARGIN).is_over()
+    assert not meter(tmp_path, "100s", used=98 - MARGIN).account.is_over()
+    assert meter(tmp_path, "100s", used=100 - MARGIN).account.is_over()
 
 
 def test_what_earlier_starts_have_used_counts(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     run.path.mkdir()
     write_record(run.budget_file, Spent(clock=70, gpus=5))
-    assert not meter(tmp_path, "100s", used=10).is_over()
-    assert meter(tmp_path, "80s", used=10).is_over()
-    assert meter(tmp_path, "100s", used=10).spent().clock == pytest.approx(80, abs=1)
+    assert not meter(tmp_path, "100s", used=10).account.is_over()
+    assert meter(tmp_path, "80s", used=10).account.is_over()
+    assert meter(tmp_path, "100s", used=10).account.spent().clock == pytest.approx(80, abs=1)
     run.budget_file.write_text("{}")
     with pytest.raises(RunError, match=r"budget.json is damaged"):
         meter(tmp_path)
@@ -185,47 +187,55 @@ def test_what_epochs_took_in_earlier_starts_is_known(tmp_path: Path) -> None:
 
 def test_time_of_gpus_is_what_trials_hold(tmp_path: Path) -> None:
     mine = meter(tmp_path, "100gpu-s", used=5000, slot=Slot(1, 0.5))
-    assert mine.deadline is None
-    mine.on_trial_start(0, [], of_ray(QUICK))
-    mine._holding["00000"] = (time.time() - 100, 0.5)
-    assert mine.spent().gpus == pytest.approx(50, abs=1)
-    an_epoch(mine, QUICK, 90)
+    account = mine.account
+    assert account.deadline is None
+    callback, trial = BudgetCallback(mine, OutOfTime(mine)), of_ray(QUICK)
+    callback.on_trial_start(trial=trial)
+    account._held["00000"] = (time.time() - 100, 0.5)
+    assert account.spent().gpus == pytest.approx(50, abs=1)
+    callback.on_trial_result(trial=trial, result={"epoch": 1, "seconds": 90})
     assert mine.can_go_on(QUICK, runs=True)  # alone 100 s more
-    assert not mine.can_go_on(QUICK)  # two of them 50 s: no trial is told when GPUs end, to shorten its epoch
-    mine.paused("00000")
-    mine.paused("00000")
-    assert mine.spent().gpus == pytest.approx(50, abs=1)
+    assert not mine.can_go_on(QUICK)  # two of them 50 s: no trial knows when GPUs end, to shorten its epoch
+    callback.on_trial_recover(trial=trial)
+    callback.on_trial_complete(trial=trial)
+    assert account.spent().gpus == pytest.approx(50, abs=1)
 
 
-def test_gpus_that_are_used_up_are_told_to_all_trials(tmp_path: Path) -> None:
+def test_all_trials_know_when_gpus_are_used_up(tmp_path: Path) -> None:
     with metered(RunDir(tmp_path / "run"), sweep_asking("100gpu-s"), Slot(1, 1), time.time()) as mine:
         assert mine is not None
-        mine._holding["00000"] = (time.time() - 101, 1.0)
-        mine.record()
+        mine.account._held["00000"] = (time.time() - 101, 1.0)
+        mine.account.record()
         assert RunDir(tmp_path / "run").budget_over_file.exists()
     assert not RunDir(tmp_path / "run").budget_over_file.exists()
     assert read_record(RunDir(tmp_path / "run").budget_file, Spent).gpus > 100
 
 
-class Ends(Meter):
-    """A budget of GPUs that ends with a given happening, however fast the machine is."""
+class Ends(Forecast):
+    """Of a budget of GPUs that ends after so many epochs, however fast the machine is."""
 
     def __init__(self, run: RunDir, after_epochs: int) -> None:
-        super().__init__(run, Budget(1e9, True), Slot(1, 0), time.time())
+        super().__init__(run)
         self._after = after_epochs
+        self.account = Account(run, Budget(1e9, True), time.time())
 
-    def on_trial_start(self, *arguments: Any, **named: Any) -> None:
-        super().on_trial_start(*arguments, **named)
+    def started(self, name: str) -> None:
+        super().started(name)
         self._happened()
 
-    def on_trial_result(self, *arguments: Any, **named: Any) -> None:
-        super().on_trial_result(*arguments, **named)
+    def judged(self, *what: Any) -> None:
+        super().judged(*what)
         self._happened()
 
     def _happened(self) -> None:
-        if sum(self._seen.values()) == self._after:
-            self._budget = Budget(0, True)
-            self.record()
+        if sum(self._judged.values()) == self._after:
+            self.account._budget = Budget(0, True)
+            self.account.record()
+
+
+def ends(run: RunDir, after_epochs: int) -> Meter:
+    forecast = Ends(run, after_epochs)
+    return Meter(forecast.account, forecast, Slot(1, 0))
 
 
 def started(run: RunDir, sweep: Sweep, mine: Meter | None, said: io.StringIO | None = None) -> list[TrialResult]:
@@ -243,7 +253,7 @@ def test_a_sweep_ends_with_its_budget(pictures: Path, tmp_path: Path, ray_here: 
         "search={budget: 100h, scheduler: none, concurrent: 1}",
     )  # fmt: skip
     run, said = RunDir(tmp_path / "run"), io.StringIO()
-    over = Ends(run, after_epochs=2)
+    over = ends(run, after_epochs=2)
     (result,) = started(run, sweep, over, said)
     assert result.status == "ok"
     assert 2 <= result.epochs < 1000
@@ -266,11 +276,11 @@ def test_a_trial_that_the_end_meets_before_its_first_epoch_stays_open(
         pictures, tmp_path, "trial.lr={log: [1e-4, 1e-2]}", "trial.epochs=2", "search={budget: 100h, trials: 1}"
     )
     run, said = RunDir(tmp_path / "run"), io.StringIO()
-    assert started(run, sweep, Ends(run, after_epochs=0), said) == []
+    assert started(run, sweep, ends(run, after_epochs=0), said) == []
     (out,) = run.trials()
     assert not out.result_file.exists()
     assert not out.error_file.exists()
     assert "1 that had no judged epoch yet go on then" in said.getvalue()
     run.mirror.remove([run.budget_over_file])
-    (result,) = started(run, sweep, Ends(run, after_epochs=99))
+    (result,) = started(run, sweep, ends(run, after_epochs=99))
     assert (result.id, result.status, result.epochs) == (out.id, "ok", 2)

@@ -18,7 +18,7 @@ from rfray.training.footprint import footprint
 from rfray.tuning import measuring
 from rfray.tuning.measuring import heaviest_trials, keep_packing, known_measurements, shares_for
 from rfray.tuning.plan import packing_lines
-from tests.tuning.test_smoke_test import sweep_file
+from tests.tuning.test_preflight import sweep_file
 
 QUIET = Console(file=io.StringIO(), width=200)
 
@@ -67,7 +67,7 @@ def test_every_backbone_is_measured_once(tmp_path: Path, ray_here: None, monkeyp
     assert packing.of(trial) == Slot(1, 0, memory=one.host_memory * MARGIN, micro_batch=8)
     assert 1 <= slot_count(packing) <= ray.cluster_resources()["CPU"]
     (line,) = packing_lines(packing)
-    assert line.startswith("packing      test_resnet at 32 px: ")
+    assert line.startswith("test_resnet at 32 px: ")
     assert line.endswith(
         f" GB, {one.images_per_second:.0f} images/s, 8 at a time; 1 CPU and 0 GPU each, {slot_count(packing)} at once"
     )

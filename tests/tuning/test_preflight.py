@@ -9,9 +9,9 @@ import timm
 from safetensors.torch import save_file
 
 from rfray.errors import SweepError
-from rfray.spec.sweep_file import load_sweep
+from rfray.spec.sweep_file import SweepFile, load_sweep
 from rfray.spec.trial import Trial
-from rfray.tuning.preflight import check_sweep, registered_names
+from rfray.tuning.preflight import check_models, check_sweep, registered_names
 from rfray.tuning.strategies import SCHEDULERS, SEARCHERS
 
 SWEEP = """\
@@ -34,6 +34,15 @@ def check(text: str, folder: Path) -> None:
     path = folder / "sweep.yaml"
     path.write_text(text)
     check_sweep(load_sweep(path))
+
+
+def sweep_file(folder: Path, trial: str, search: str = "{trials: 4}") -> SweepFile:
+    path = folder / "sweep.yaml"
+    path.write_text(
+        f"name: a\ndata: {{train: x, test: y}}\ntrial:\n  pretrained: false\n  {trial}\nsearch: {search}\n"
+        "ensemble: {top_k: 1}\n"
+    )
+    return load_sweep(path)
 
 
 def refusal(text: str, folder: Path) -> list[str]:
@@ -253,3 +262,20 @@ def test_a_hub_out_of_reach_names_backbone_cause_and_both_ways_out(
     for part in ("sweep.yaml:7: trial.pretrained.test_vit: ", "offline", "(pretrained: weights.safetensors)"):
         assert part in lines[0]
     assert lines[0].endswith("train from scratch (pretrained: false)")
+
+
+# models
+
+
+def test_every_backbone_takes_a_step_at_every_size(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, "backbone: [test_resnet, test_vit]\n  image_size: [32, 96]")
+    parameters = check_models(file)
+    assert list(parameters) == ["test_resnet", "test_vit"]
+    assert 100_000 < parameters["test_vit"] < 1_000_000
+
+
+def test_a_size_that_a_backbone_refuses_is_named(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, "backbone: [test_resnet, densenet121]\n  image_size: {int: [16, 32]}")
+    problem = r"sweep.yaml:5: trial.backbone\[1\]: densenet121 can't take a step at 16 px: \w+"
+    with pytest.raises(SweepError, match=problem):
+        check_models(file)

@@ -23,7 +23,8 @@ from rfray.store.run_dir import RunDir, probe_id
 from rfray.store.tables import read_catalog
 from rfray.tuning import probing
 from rfray.tuning.integrity import repair
-from rfray.tuning.probing import beginnings, learned_from, narrowed, probe_backbones
+from rfray.tuning.probe_ranking import narrowed, points_to_evaluate
+from rfray.tuning.probing import probe_backbones, probe_images
 from rfray.tuning.run_sweep import check_outcome, run_sweep
 from tests.tuning.test_run_sweep import sweep_of as checked_sweep
 
@@ -162,9 +163,8 @@ def finished(run: RunDir, sweep: Sweep, out_of_fold: dict[str, list[float]], lab
         seen = slice(len(p_fake))
         write_predictions(out.out_of_fold_file, Predictions(ids[seen], np.array(labels, np.int8)[seen], p_fake), {})
         fields = {"status": "ok", "metric": "auc", "score": 0.5, "epochs": 0, "seconds": 0.0, "node": "", "files": {}}
-        write_record(
-            out.result_file, TrialResult(id=out.id, position=position, kind="probe", trial=probe, **fields), out.mirror
-        )
+        result = TrialResult(id=out.id, position=position, kind="probe", trial=probe, **fields)
+        write_record(out.result_file, result, out.mirror)
 
 
 LABELS = [0, 1] * 40
@@ -190,8 +190,8 @@ def test_the_clearly_worse_are_left_out_and_the_others_ranked(
     search = narrowed(run, sweep, Console(file=said, width=200))
     assert search.trial.choices("backbone") == expected
     assert ("Left out of the sweep, as clearly worse than test_vit: test_vit2" in said.getvalue()) == (keep == 1)
-    assert beginnings(run, search)[0] == {"backbone": 0, "head": 1}
-    assert len(beginnings(run, search)) == len(expected)
+    assert points_to_evaluate(run, search)[0] == {"backbone": 0, "head": 1}
+    assert len(points_to_evaluate(run, search)) == len(expected)
 
 
 def test_what_a_budget_had_no_time_to_probe(pictures: Path, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_backbones_that_were_not_probed_stay(pictures: Path, tmp_path: Path) -> 
     assert sweep.probes() == []  # auto, and nothing is pretrained
     run = RunDir(tmp_path / "run")
     assert narrowed(run, sweep, quiet()) is sweep
-    assert beginnings(run, sweep) == []
+    assert points_to_evaluate(run, sweep) == []
     some = sweep_of(pictures, tmp_path, "trial.head=random", "search.probe=true")
     assert [probe.backbone for probe in some.probes()] == ["test_resnet", "test_vit"]
 
@@ -234,12 +234,12 @@ def test_each_probe_is_wanted_once(pictures: Path, tmp_path: Path) -> None:
 
 def test_a_larger_budget_adds_images_to_those_that_probes_learn_from(pictures: Path, tmp_path: Path) -> None:
     sweep = sweep_of(pictures, tmp_path)
-    all_of_them = learned_from(30_000, sweep)
+    all_of_them = probe_images(30_000, sweep)
     assert len(set(all_of_them)) == len(all_of_them) == 20_000
     for budget, count in (("1m", 2048), ("12m", 3600), ("8h", 20_000)):
         short = sweep.model_copy(update={"search": sweep.search.model_copy(update={"budget": budget})})
-        assert learned_from(30_000, short).tolist() == all_of_them[:count].tolist()
-    assert sorted(learned_from(100, sweep)) == list(range(100))
+        assert probe_images(30_000, short).tolist() == all_of_them[:count].tolist()
+    assert sorted(probe_images(100, sweep)) == list(range(100))
 
 
 @pytest.mark.parametrize(
@@ -274,11 +274,11 @@ def test_a_probe_learns_from_what_there_was_time_to_look_at(
     files = sorted(out.features_folder.iterdir())
     count = int(files[1].stem)
     files[1].unlink()  # what comes after it is there, but of no use without it
-    monkeypatch.setattr(probing, "LOOKING", 0.0)
+    monkeypatch.setattr(probing, "FEATURES_UNTIL", 0.0)
     said = io.StringIO()
     probe_backbones(run, sweep, time.time() + 600, Console(file=said, width=200))
     assert f"There was time for {count} of these images for the probe of test_vit" in said.getvalue()
     assert out.result().status == "ok"
     out_of_fold = read_predictions(out.out_of_fold_file)
     fit = read_catalog(run).query("part == 'train'")["path"].to_numpy()
-    assert out_of_fold.ids.tolist() == fit[learned_from(len(fit), sweep)[:count]].tolist()
+    assert out_of_fold.ids.tolist() == fit[probe_images(len(fit), sweep)[:count]].tolist()

@@ -22,7 +22,6 @@ from rfray.store.ownership import claim_run
 from rfray.store.records import EarlierTrial, write_record
 from rfray.store.run_dir import RunDir
 from rfray.store.tables import write_catalog
-from rfray.tuning.disk_needs import Needs
 from rfray.tuning.plan import plan_lines
 from rfray.tuning.proposals import Proposals
 from rfray.tuning.recorder import remove_leftovers, results
@@ -63,11 +62,8 @@ def ended(
     vouched = (out.history_file, out.weights_file, out.predictions_file("val"))
     result = out.result()
     assert result is not None
-    write_record(
-        out.result_file,
-        result.model_copy(update={"files": {f.name: file_digest(f) for f in vouched if f.exists()}}),
-        out.mirror,
-    )
+    files = {f.name: file_digest(f) for f in vouched if f.exists()}
+    write_record(out.result_file, result.model_copy(update={"files": files}), out.mirror)
     return out.id
 
 
@@ -97,7 +93,7 @@ def test_the_same_trials_are_taken_over_whole(tmp_path: Path) -> None:
         ended(first, number, lr, score)
     asked = sweep(search=warm(first))
     run = begun(tmp_path / "later", asked)
-    assert lines(run, asked) == ["2 trials guide the search, 2 of them are taken over"]
+    assert lines(run, asked) == ["2 taken over"]
     assert [(one.id[:5], one.position, one.trial.lr, one.score) for one in results(run)] == [
         ("00000", 0, 0.1, 0.6),
         ("00001", 1, 0.3, 0.9),
@@ -125,7 +121,7 @@ def test_what_was_fixed_at_the_first_start_outlives_the_earlier_run(tmp_path: Pa
     ended(first, 1, 0.2, 0.7)
     assert lines(run, asked) == said
     shutil.rmtree(first.path)
-    assert lines(run, asked) == said == ["1 trial guides the search, 1 of them is taken over"]
+    assert lines(run, asked) == said == ["1 taken over"]
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file()} == before
     run.warm_start_file.write_text(run.warm_start_file.read_text().replace("0.6", "0.9"))
     with pytest.raises(RunError, match=r"warm_start.json is damaged.*start anew with --fresh"):
@@ -142,7 +138,7 @@ def test_a_first_start_that_was_cut_short_begins_again(tmp_path: Path) -> None:
     run.warm_start_file.unlink()
     run.trials()[1].result_file.unlink()
     first.trials()[0].result_file.unlink()  # as that run was changed meanwhile
-    assert lines(run, asked) == ["1 trial guides the search, 1 of them is taken over"]
+    assert lines(run, asked) == ["1 taken over"]
     assert [(one.id[:5], one.trial.lr) for one in results(run)] == [("00000", 0.2)]
     # but what was trained is never removed
     run.warm_start_file.unlink()
@@ -167,9 +163,7 @@ def test_others_on_the_same_axes_and_images_guide_only(why: str, tmp_path: Path)
     ended(first, 1, 0.2, 0.7, **more)
     asked = sweep(search=warm(first))
     run = begun(tmp_path / "later", asked)
-    assert lines(run, asked) == [
-        f"2 trials guide the search, 1 of them is taken over (not the others: they differ in {reason})"
-    ]
+    assert lines(run, asked) == [f"1 taken over; 1 learned from (other {reason})"]
     assert uses(run) == [("first/00000", "taken over"), ("first/00001", "score")]
     assert len(run.trials()) == 1
 
@@ -205,10 +199,7 @@ def test_an_own_augmentation_must_be_the_same_not_only_its_name(tmp_path: Path) 
 
     first = begun(tmp_path / "first", mine(0.5))
     ended(first, 0, 0.1, 0.6, augmentation="mine")
-    for p, said in [
-        (0.5, "1 of them is taken over"),
-        (0.1, "0 of them are taken over (not the others: they differ in augment"),
-    ]:
+    for p, said in [(0.5, "1 taken over"), (0.1, "1 learned from (other augmentations.mine)")]:
         asked = mine(p)
         asked = asked.model_copy(update={"search": asked.search.model_copy(update=warm(first))})
         assert said in foreseen(begun(tmp_path / str(p), asked), asked).lines[0]
@@ -233,10 +224,13 @@ def test_scores_that_can_not_be_compared_count_nothing_but_the_best_settings_are
     fail_trial(first, "00009-there", "RuntimeError: no", lr=0.5)
     asked = sweep(search=warm(first), **ten)
     run = begun(tmp_path / "later", asked)
-    assert lines(run, asked) == [
-        f"{said}, so nothing is taken over and no score of it counts; its best 3 of 4 settings are tried first; "
-        "1 is outside of this sweep's axes; 1 failed"
-    ]
+    (line,) = lines(run, asked)
+    assert set(line.split("; ")) == {
+        f"3 tried first ({said})",
+        f"1 not used ({said})",
+        "1 not used (outside of this sweep's axes)",
+        "1 not used (failed)",
+    }
     assert run.trials() == []
     known = read_warm_start(run)
     assert known is not None
@@ -248,7 +242,7 @@ def test_scores_that_can_not_be_compared_count_nothing_but_the_best_settings_are
         alike = sweep(search=warm(first, algorithm=algorithm), trial={"lr": [0.1, 0.2, 0.3, 0.4], "epochs": 2})
         found = foreseen(begun(tmp_path / algorithm, alike), alike)
         assert found.trials == []
-        assert found.lines[0].endswith("no score of it counts; 1 is outside of this sweep's axes; 1 failed")
+        assert f"4 not used ({said})" in found.lines[0]
 
 
 def test_no_more_are_taken_over_than_trials_are_asked_for_the_best_ones(tmp_path: Path) -> None:
@@ -257,9 +251,7 @@ def test_no_more_are_taken_over_than_trials_are_asked_for_the_best_ones(tmp_path
         ended(first, number, lr, score)
     asked = sweep(search=warm(first, trials=2))
     run = begun(tmp_path / "later", asked)
-    assert lines(run, asked) == [
-        "3 trials guide the search, 2 of them are taken over (not the others: search.trials asks for 2)"
-    ]
+    assert lines(run, asked) == ["1 learned from (search.trials asks for 2); 2 taken over"]
     assert [one.trial.lr for one in results(run)] == [0.2, 0.3]
 
 
@@ -271,13 +263,10 @@ def test_a_trial_that_two_runs_have_is_one_with_its_weights_if_any_has_them(tmp_
     ended(second, 1, 0.2, 0.7)
     asked = sweep(search=warm(first, second))
     run = begun(tmp_path / "later", asked)
-    assert (
-        lines(run, asked)
-        == [
-            "1 trial guides the search, 1 of them is taken over; 1 is in another earlier run, too",
-        ]
-        * 2
-    )
+    assert lines(run, asked) == [
+        "1 not used (in another earlier run, too); 1 taken over",
+        "1 taken over; 1 not used (in another earlier run, too)",
+    ]
     assert uses(run) == [("first/00001", "taken over"), ("second/00000", "taken over")]
     assert all(out.weights_file.exists() for out in run.trials())
 
@@ -290,8 +279,8 @@ def test_a_setting_that_two_runs_have_tried_is_tried_first_once(tmp_path: Path) 
     asked = sweep(search=warm(*runs))
     run = begun(tmp_path / "later", asked)
     one, other = lines(run, asked)
-    assert one.endswith("; its best 1 of 1 settings is tried first")
-    assert other.endswith("; its best 1 of 1 settings is tried first; 1 is in another earlier run, too")
+    assert one.startswith("1 tried first")
+    assert set(other.split("; ")) == {one, "1 not used (in another earlier run, too)"}
     assert uses(run) == [("first/00000", "setting"), ("second/00001", "setting")]
 
 
@@ -318,15 +307,33 @@ def test_a_damaged_trial_is_named_and_not_taken_over(tmp_path: Path) -> None:
     asked, said = sweep(search=warm(first)), io.StringIO()
     run = begun(tmp_path / "later", asked)
     warm_start(run, asked, Console(file=said, width=300))
-    assert "predictions-val.parquet is damaged: its content does not match its digest; it is not taken over" in (
+    assert "predictions-val.parquet is damaged: its content does not match its digest; the trial is not taken over" in (
         said.getvalue()
     )
-    assert (
-        "2 trials guide the search, 1 of them is taken over (not the others: 00000-there is damaged)" in said.getvalue()
-    )
+    assert "1 learned from (damaged); 1 taken over" in said.getvalue()
     assert uses(run) == [("first/00000", "score"), ("first/00001", "taken over")]
     assert [(out.id[:5], out.start().trial.lr) for out in run.trials()] == [("00000", 0.2)]
     assert len(list(run.trials_folder.iterdir())) == 1
+
+
+def test_names_in_the_records_of_an_earlier_run_are_never_paths(tmp_path: Path) -> None:
+    first = begun(tmp_path / "first", sweep())
+    out = first.trial(ended(first, 0, 0.1, 0.6))
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    result = out.result()
+    assert result is not None
+    names = {"../../../secret.txt": file_digest(secret), str(secret): file_digest(secret)}
+    changed = {"id": "../../..", "files": {**result.files, **names}}
+    write_record(out.result_file, result.model_copy(update=changed), out.mirror)
+    asked = sweep(search=warm(first))
+    run = begun(tmp_path / "later", asked)
+    before = {path for path in tmp_path.rglob("*") if run.path not in path.parents}
+    assert lines(run, asked) == ["1 taken over"]
+    (copy,) = run.trials()
+    assert sorted(path.name for path in copy.path.iterdir()) == sorted([*result.files, "trial.json", "result.json"])
+    assert copy.result().files == result.files
+    assert {path for path in tmp_path.rglob("*") if run.path not in path.parents} == before
 
 
 def test_a_trial_taken_over_that_is_damaged_or_lost_later_is_trained_here(tmp_path: Path) -> None:
@@ -447,7 +454,7 @@ def test_a_run_in_which_nothing_ended_well_is_of_no_use(tmp_path: Path) -> None:
     fail_trial(first, "00000-there", "RuntimeError: no", lr=0.1)
     asked = sweep(search=warm(first))
     run = begun(tmp_path / "later", asked)
-    assert lines(run, asked) == ["nothing is used: no trial of it has ended well; 1 failed"]
+    assert lines(run, asked) == ["1 not used (failed)"]
     assert run.trials() == []
 
 
@@ -460,10 +467,10 @@ def test_before_the_images_are_read_their_settings_names_and_times_decide(pictur
     prepare_training(first, sweep(data=data), Console(file=io.StringIO()))
     ended(first, 0, 0.1, 0.6)
     for more, said in [
-        ({}, "1 trial guides the search, 1 of them is taken over"),
-        ({"cache": {"max_gb": 1}}, "1 trial guides the search, 1 of them is taken over"),
-        ({"val": 0.3}, "it may have other images (data.val), so nothing is taken over and no "),
-        ({"train": str(tmp_path / "train")}, "it may have other images (data.train), so nothing is taken over and no "),
+        ({}, "1 taken over"),
+        ({"cache": {"max_gb": 1}}, "1 taken over"),
+        ({"val": 0.3}, "1 tried first (it may have other images (data.val))"),
+        ({"train": str(tmp_path / "train")}, "1 tried first (it may have other images (data.train))"),
     ]:
         asked = sweep(data={**data, **more}, search=warm(first))
         assert foreseen(RunDir(tmp_path / "later"), asked).lines[0].partition(": ")[2].startswith(said)
@@ -503,7 +510,7 @@ def test_a_grid_trains_what_is_new_and_comes_to_what_a_cold_one_does(
     first = RunDir(shutil.copytree(two_of_three.path, tmp_path / "first"))
     said, asked = io.StringIO(), sweep_of(pictures, tmp_path, *three, f"search.warm_start=[{first.path}]")
     run, done = run_here(asked, tmp_path, said)
-    assert ": 2 of 2 trials are taken over\n" in said.getvalue()
+    assert ": 2 taken over\n" in said.getvalue()
     assert trained_here(run) == [3e-5]
     assert len(done) == 3
     assert rows(run) == rows(cold)
@@ -557,8 +564,8 @@ def test_the_plan_says_what_would_be_taken_over(
 ) -> None:
     settings = [*AXES, "trial.lr=[1e-5, 3e-5, 1e-4]", f"search.warm_start=[{two_of_three.path}]"]
     asked = sweep_of(pictures, tmp_path, *settings)
-    plan = plan_lines(asked, RunDir(tmp_path / "later"), slot_for(asked.resources), Needs(0, 0))
-    assert f"warm start   {two_of_three.path}: 2 of 2 trials are taken over" in plan
+    plan = plan_lines(asked, RunDir(tmp_path / "later"), slot_for(asked.resources), 0)
+    assert f"warm start   {two_of_three.path}: 2 taken over" in plan
     assert "epochs       at most 2 (2 a trial)" in plan
     assert not (tmp_path / "later").exists()
 
