@@ -65,7 +65,7 @@ def narrowed(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
 
 
 def points_to_evaluate(run: RunDir, sweep: Sweep) -> list[dict[str, Any]]:
-    """Where a search begins: for each backbone, best first, the setting that its best probe has (see `space.params_of`).
+    """Where a search begins: for each backbone, best first, the params of its best probe (`space.params_of`).
 
     A point has no value on the axes that probes say nothing about: the search is free there.
     """
