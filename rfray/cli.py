@@ -138,7 +138,7 @@ def ensemble(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="How they vote: soft, weighted or calibrated. May be repeated; the first is handed over."),
+        typer.Option(help="How they vote: soft, weighted or calibrated. May be repeated; the first is the detector."),
     ] = None,
     choose_by: Annotated[
         Literal["score", "worst"] | None,

@@ -177,7 +177,7 @@ def _predict_corrupted(
 
 
 def _bundle(run: RunDir) -> Bundle | None:
-    """What was handed over before, if it can be read."""
+    """The bundle that is there already, if it can be read."""
     try:
         earlier = read_ensemble(run)
     except RunError:

@@ -34,7 +34,7 @@ class Gallery:
 
 
 def gallery_of(run: RunDir, ensemble: Ensemble | None) -> Gallery | None:
-    """The gallery of the vote handed over; None where its mistakes were not looked for, or there are none."""
+    """The gallery of the bundle's vote; None where its mistakes were not looked for, or there are none."""
     mistakes = read_mistakes(run)
     if ensemble is None or mistakes is None or mistakes.name != ensemble.name:
         return None

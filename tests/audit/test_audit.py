@@ -61,7 +61,7 @@ def test_pairs_are_counted_by_kind_place_and_label():
     assert audit.duplicates[0].examples[0] == ("real/0000.jpg", "real/0238.jpg")  # train first, as `first` says
 
 
-def test_report_images_in_training_are_an_error():
+def test_test_images_in_training_are_an_error():
     images = image_table()
     images.loc[200:, ["folder", "part"]] = "test", "test"
     # 200 is there exactly and as a crop: counted once, as the closer kind

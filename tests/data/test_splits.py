@@ -34,7 +34,7 @@ def test_the_split_is_stratified(tmp_path: Path) -> None:
     assert digest == hashlib.sha256((tmp_path / "train" / path).read_bytes()).hexdigest()
 
 
-def test_the_val_part_has_no_more_images_than_are_enough(tmp_path: Path) -> None:
+def test_the_val_images_has_no_more_images_than_are_enough(tmp_path: Path) -> None:
     write_images(tmp_path / "train/real", 40)
     write_images(tmp_path / "train/fake", 20, 500)
     few, all_of_them = (training(settings(tmp_path, val=0.3), most=most) for most in (6, None))

@@ -239,7 +239,7 @@ def test_one_class_on_val_leaves_the_score_undefined(tmp_path):
     assert ensemble.others[0].members == ["a"]  # the better one of nothing to choose by
 
 
-def test_the_val_score_knows_nothing_of_the_report_part(tmp_path):
+def test_the_val_score_knows_nothing_of_the_test_images(tmp_path):
     run = small_run(tmp_path / "run")
     members = choose_members(run, 2)
     for member in members:

@@ -107,7 +107,7 @@ def test_what_was_not_measured_or_is_undefined_is_an_empty_cell(run):
         assert (rows[name]["auc_blur_2"], rows[name]["auc_worst_corruption"]) == ("", "")
 
 
-def test_members_and_ranks_by_the_worst_on_the_val_part(run):
+def test_members_and_ranks_by_the_worst_on_the_val_images(run):
     assert worst_scores(run, run.trials()) == pytest.approx(
         {"001": 0, "002": 7 / 9, "003": None, "004": None, "005": None}
     )

@@ -161,7 +161,7 @@ def test_runs_ranked_by_different_metrics_keep_their_own_rankings(tmp_path: Path
     assert found.notes == ["The runs were ranked by different columns, so each keeps its own ranking."]
 
 
-def test_that_the_val_parts_differ_is_said(tmp_path: Path) -> None:
+def test_that_the_val_imagess_differ_is_said(tmp_path: Path) -> None:
     one, other = run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND)
     catalog = read_catalog(other)
     val = catalog[:1].assign(path="real/val.jpg", part="val")

@@ -162,7 +162,7 @@ def test_asha_goes_on_after_a_kill_as_it_would_have(pictures: Path, tmp_path: Pa
     assert found == wanted
 
 
-def test_the_report_folder_is_not_needed_to_train_and_choose(pictures: Path, tmp_path: Path, ray_here: None) -> None:
+def test_the_test_folder_is_not_needed_to_train_and_choose(pictures: Path, tmp_path: Path, ray_here: None) -> None:
     said = io.StringIO()
     sweep = sweep_of(pictures, tmp_path, "data.test=not/there", "search.trials=2", "trial.epochs=2")
     run, done = run_here(sweep, tmp_path, said)
