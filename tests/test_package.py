@@ -1,6 +1,7 @@
 """The package: what `import rfray` offers and loads, and a wheel that runs where there is no checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -60,23 +61,29 @@ def test_importing_it_loads_nothing_heavy() -> None:
 
 @pytest.mark.slow
 def test_a_wheel_runs_from_another_folder(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+
+    def run(*words: Path | str) -> str:
+        done = subprocess.run(words, **options)  # type: ignore[call-overload]
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    source = tmp_path / "source"  # a build leaves files beside what it builds
+    shutil.copytree(ROOT / "rfray", source / "rfray", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, source)
     (wheel,) = tmp_path.glob("rfray-*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel)
     # its dependencies are those that are here; the checkout itself is not among them
     (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     sweep = SWEEP.replace("source: demo", f"source: demo, cache: {{dir: {tmp_path}/cache}}")
     (tmp_path / "sweep.yaml").write_text(sweep)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
-    done = subprocess.run([python, "-c", USE], **options)  # type: ignore[call-overload]
-    assert done.returncode == 0, done.stderr
-    file, number = done.stdout.split()[-2:]
-    assert Path(file).is_relative_to(tmp_path)
+    file, number = run(python, "-c", USE).split()[-2:]
+    assert Path(file).is_relative_to(tmp_path / "venv")
     assert number == rfray.__version__
-    shown = subprocess.run([tmp_path / "venv/bin/rfray", "leaderboard"], **options)  # type: ignore[call-overload]
-    assert "Leaderboard, ranked by val_auc" in shown.stdout
+    assert "Leaderboard, ranked by val_auc" in run(tmp_path / "venv/bin/rfray", "leaderboard")
