@@ -81,7 +81,7 @@ def predict_missing(
     out: Path, bundle: str, missing: Sequence[int], batch_size: int, slot: Slot
 ) -> Iterator[Counter[str]]:
     """Predicts these shards on the connected Ray, as many at once as there are slots; counts the verdicts of each."""
-    actor = ray.remote(Predictor).options(
+    actor = ray.remote(ShardPredictor).options(
         num_cpus=slot.cpu, num_gpus=slot.gpu, max_restarts=RETRIES, max_task_retries=RETRIES
     )
     count = min(slot_count(slot), len(missing))
@@ -94,7 +94,7 @@ def predict_missing(
         ) from error
 
 
-class Predictor:
+class ShardPredictor:
     """A process of the pool: it loads the bundle once, and predicts one shard at a time."""
 
     def __init__(self, out: Path, bundle: str, batch_size: int, threads: int) -> None:

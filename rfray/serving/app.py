@@ -46,7 +46,7 @@ class Refusal(Strict):
     detail: str
 
 
-class Unreadable(Refusal):
+class UnreadablePicture(Refusal):
     """Why none of a request's files could be judged, and each one's reason."""
 
     images: list[Judgement]
@@ -97,7 +97,7 @@ class Endpoints:
         if all(image.reason for image in images):
             reasons = [f"{image.name}: {image.reason}" for image in images]
             detail = "; ".join(reasons[:REASONS] + ["…"] * (len(reasons) > REASONS))
-            return JSONResponse(Unreadable(detail=detail, images=images).model_dump(), 422)
+            return JSONResponse(UnreadablePicture(detail=detail, images=images).model_dump(), 422)
         return Judgements(images=images)
 
     async def explain(self, request: Request) -> Response:
@@ -154,7 +154,7 @@ def create_app(
         docs_url=None,  # its pages take scripts from elsewhere
         redoc_url=None,
     )
-    unreadable = {**REFUSALS, 422: {"model": Unreadable}}
+    unreadable = {**REFUSALS, 422: {"model": UnreadablePicture}}
     app.post("/predict", response_model=Judgements, responses=unreadable, openapi_extra=BODY)(endpoints.predict)
     drawn = {**REFUSALS, 200: {"content": {"image/jpeg": {}}}, 422: {"model": Refusal}}
     app.post("/explain", response_class=Response, responses=drawn, openapi_extra=BODY)(endpoints.explain)
