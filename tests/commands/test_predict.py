@@ -81,7 +81,7 @@ def test_shards_are_made_once_and_say_what_one_file_says(here: Path, monkeypatch
     for _ in range(2):
         assert bulk.claim(out, run, ["images/test", "broken.jpg"]) == 33
     assert pq.read_metadata(out / "files.parquet").num_row_groups == 3
-    predictor = bulk.Predictor(out, run, batch_size=5, threads=1)
+    predictor = bulk.ShardPredictor(out, run, batch_size=5, threads=1)
     assert [predictor.predict(shard).total() for shard in range(3)] == [12, 12, 9]
     rows = pd.concat(pd.read_parquet(file) for file in sorted(out.glob("part-*.parquet")))
     assert rows["path"].tolist()[-1] == str(here / "broken.jpg")
@@ -101,7 +101,7 @@ def test_only_what_is_missing_is_predicted_on_ray(here: Path, ray_here: None, mo
     monkeypatch.setattr(bulk, "SHARD", 12)
     out, run = here / "killed", str(here / "run")
     bulk.claim(out, run, [str(here / "images/test")])
-    predictor = bulk.Predictor(out, run, batch_size=5, threads=1)
+    predictor = bulk.ShardPredictor(out, run, batch_size=5, threads=1)
     for shard in (0, 2):
         predictor.predict(shard)
     kept = (out / "part-000000.parquet").stat().st_mtime_ns
