@@ -17,9 +17,9 @@ from rfray.models.inference import (
     Predictor,
     load_predictor,
     load_weights,
-    predict,
     predict_corrupted,
     predict_from_file,
+    predict_images,
     save_weights,
     weights_metadata,
 )
@@ -41,7 +41,7 @@ def test_written_weights_predict_the_same_in_any_batch(images: Images, tmp_path:
     model, normalise = build_model(TRIAL)
     save_weights(tmp_path / "best.safetensors", model, {"epoch": "3"})
     assert weights_metadata(tmp_path / "best.safetensors") == {"epoch": "3"}
-    whole = predict(Predictor(model, normalise, torch.device("cpu"), torch.float32), images, 100)
+    whole = predict_images(Predictor(model, normalise, torch.device("cpu"), torch.float32), images, 100)
     again = predict_from_file(tmp_path / "best.safetensors", TRIAL, images)
     np.testing.assert_allclose(whole.p_fake, again.p_fake, atol=1e-6)
     assert list(whole.ids) == list("abcdefg")
@@ -84,7 +84,7 @@ def test_outputs_that_are_not_finite_are_refused(images: Images) -> None:
     with torch.no_grad():
         model.fc.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="probabilities"):
-        predict(Predictor(model, normalise, torch.device("cpu"), torch.float32), images, 4)
+        predict_images(Predictor(model, normalise, torch.device("cpu"), torch.float32), images, 4)
 
 
 def test_scores_under_corruption_are_those_of_corrupted_pictures(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_scores_under_corruption_are_those_of_corrupted_pictures(tmp_path: Path)
             corrupted = np.stack([geometry.window(geometry.stored(corruption(picture)), None) for picture in pictures])
             plain = images_in_memory(corrupted, rows, np.zeros(3, np.int8), np.array(list("abc")))
             of = detectors[seed]
-            expected = predict(of, plain, 100)
+            expected = predict_images(of, plain, 100)
             np.testing.assert_allclose(found[seed, way], expected.p_fake, atol=1e-6)
     assert np.ptp(found, axis=1).min() > 1e-3  # no corruption is another
 
