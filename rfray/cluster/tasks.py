@@ -1,5 +1,6 @@
 """tasks that run on Ray -> their results in the order in which they end, and the reasons of those that fail."""
 
+import time
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -10,14 +11,21 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 Key = TypeVar("Key")
 
 
-def finished(pending: dict[Any, Key]) -> Iterator[tuple[Key, Any]]:
-    """The key of each task (reference -> key) with its result, or with the RayError where it failed."""
+def finished(pending: dict[Any, Key], until: float | None = None) -> Iterator[tuple[Key, Any]]:
+    """The key of each task (reference -> key) with its result, or with the RayError where it failed.
+
+    Whoever iterates may add tasks. Those that have not ended by `until` (seconds since 1970) are cancelled.
+    """
     while pending:
-        (ready,), _ = ray.wait(list(pending))
-        key = pending.pop(ready)
+        ready, others = ray.wait(list(pending), timeout=None if until is None else max(0.0, until - time.time()))
+        if not ready:
+            for task in others:
+                ray.cancel(task, force=True)
+            return
+        key = pending.pop(ready[0])
         result: Any
         try:
-            result = ray.get(ready)
+            result = ray.get(ready[0])
         except RayError as error:
             result = error
         yield key, result

@@ -1,20 +1,20 @@
 """a sweep + the connected cluster -> what training each backbone takes on each kind of GPU, or on CPUs: a `Packing`."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
 from rich.console import Console
 from rich.progress import track
 
 from rfray.cluster.autoscaler import bring_up
 from rfray.cluster.packing import MARGIN, Packing, pack
 from rfray.cluster.slots import Node, Slot, TrialSlots, nodes
-from rfray.cluster.tasks import reason_of
+from rfray.cluster.tasks import finished, on_node, reason_of
 from rfray.errors import ClusterError, RunError
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, Trial
@@ -95,7 +95,7 @@ def _with_devices(there: list[Node]) -> list[Node]:
     if not with_gpus:
         return [replace(node, device="cpu") for node in there if node.cpu]
     task = ray.remote(_gpu_name).options(num_cpus=0, num_gpus=1)
-    names = ray.get([task.options(scheduling_strategy=_on(node)).remote() for node in with_gpus])
+    names = ray.get([task.options(scheduling_strategy=on_node(node.id)).remote() for node in with_gpus])
     return [replace(node, device=name) for node, name in zip(with_gpus, names, strict=True)]
 
 
@@ -103,10 +103,6 @@ def _gpu_name() -> str:
     import torch
 
     return str(torch.cuda.get_device_name())
-
-
-def _on(node: Node) -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(node.id, soft=False)
 
 
 def _measure(trials: Sequence[Trial], there: Sequence[Node], known: list[Measured], console: Console) -> list[Measured]:
@@ -121,12 +117,20 @@ def _measure(trials: Sequence[Trial], there: Sequence[Node], known: list[Measure
         if (trial.digest, device) not in found
     ]
     problems: dict[str, str] = {}
-    for attempt, outcome in track(_outcomes(to_do), "Measuring backbones", len(to_do), console=console, transient=True):
-        trial = attempt.trial
-        if isinstance(outcome, str):
-            problems[trial.digest] = outcome
+    pending = {_start(attempt): attempt for attempt in to_do}
+    for attempt, outcome in track(
+        finished(pending), "Measuring backbones", len(to_do), console=console, transient=True
+    ):
+        too_large = isinstance(outcome, WorkerCrashedError | OutOfMemoryError)
+        if isinstance(outcome, Measured):
+            too_large = outcome.host_memory * MARGIN > attempt.node.memory
+        if too_large and attempt.micro_batch > 1:  # again, with fewer images at once
+            smaller = replace(attempt, micro_batch=attempt.micro_batch // 2)
+            pending[_start(smaller)] = smaller
+        elif isinstance(outcome, RayError):
+            problems[attempt.trial.digest] = reason_of(outcome)
         else:
-            found[trial.digest, attempt.node.device] = outcome
+            found[attempt.trial.digest, attempt.node.device] = outcome
     measured: list[Measured] = []
     hopeless: list[str] = []
     for trial in trials:
@@ -139,33 +143,12 @@ def _measure(trials: Sequence[Trial], there: Sequence[Node], known: list[Measure
     return measured
 
 
-def _outcomes(to_do: Sequence[Attempt]) -> Iterator[tuple[Attempt, Measured | str]]:
-    """Each attempt with what it took, or why it failed; where memory runs out, fewer images are computed at once."""
-    pending = {_start(attempt): attempt for attempt in to_do}
-    while pending:
-        (ready,), _ = ray.wait(list(pending))
-        attempt = pending.pop(ready)
-        outcome: Measured | str
-        try:
-            outcome = taken = ray.get(ready)
-            fits = taken.host_memory * MARGIN <= attempt.node.memory
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-            outcome, fits = f"its process died ({str(error).splitlines()[0]})", False
-        except ray.exceptions.RayError as error:
-            outcome, fits = reason_of(error), True
-        if fits or attempt.micro_batch == 1:
-            yield attempt, outcome
-        else:
-            smaller = replace(attempt, micro_batch=attempt.micro_batch // 2)
-            pending[_start(smaller)] = smaller
-
-
 def _start(attempt: Attempt) -> Any:
     """A process of its own on the attempt's node, with a GPU to itself where there are any."""
     node = attempt.node
     # on CPUs as many at once as there are cores, as trials will be
     cores = max(1, int(node.cpu // node.gpu)) if node.gpu else 1
     task = ray.remote(max_calls=1, max_retries=0)(footprint).options(
-        num_cpus=min(cores, node.cpu), num_gpus=1 if node.gpu else 0, scheduling_strategy=_on(node)
+        num_cpus=min(cores, node.cpu), num_gpus=1 if node.gpu else 0, scheduling_strategy=on_node(node.id)
     )
     return task.remote(attempt.trial, cores, attempt.micro_batch)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from rfray.cluster.slots import Slot, worker_slot
-from rfray.cluster.tasks import reason_of
+from rfray.cluster.tasks import finished, reason_of
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.stats.metrics import metric
@@ -83,8 +83,8 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
             tell(f"There was time for {extracted} of these images for the probe of {probe.backbone}")
     outcomes = chain(problems.items(), _heads(run, [(probe, None) for probe in features], features, slot, heads_end))
     for position, (probe, outcome) in enumerate(outcomes, start=len(run.probes())):
-        if isinstance(outcome, str):
-            tell(f"{probe.backbone} could not be probed: {outcome}")
+        if isinstance(outcome, RayError):
+            tell(f"{probe.backbone} could not be probed: {reason_of(outcome)}")
         _record(run, sweep, probe, position, outcome)
     if too_late := _missing_probes(run, sweep):
         tell(f"There was no time for the probes of {', '.join(probe.backbone for probe in too_late)}")
@@ -127,23 +127,23 @@ def _spans(run: RunDir, sweep: Sweep, probes: Collection[Trial]) -> list[ImageSp
 
 def _features(
     run: RunDir, spans: Sequence[ImageSpan], slot: Slot, until: float | None
-) -> tuple[dict[Trial, Features], dict[Trial, str]]:
-    """Probe -> the features of its spans up to the first one that is missing; and probe -> why it failed."""
+) -> tuple[dict[Trial, Features], dict[Trial, RayError]]:
+    """Probe -> the features of its spans up to the first one that is missing; and probe -> its error."""
     extracted: Features = {}
-    problems: dict[Trial, str] = {}
+    problems: dict[Trial, RayError] = {}
     task, pending = _task(extract_features, slot), {}
     for span in spans:
         if (kept := _read_features(span.file(run), len(span.images))) is not None:
             extracted[span] = ray.put(kept)
         else:
             pending[task.remote(run.where, span, slot.threads)] = span
-    ended, console = _as_they_end(pending, until), Console(stderr=True)
-    for span, done in track(ended, "Probing", len(pending), console=console, transient=True):
-        try:
-            write_whole(span.file(run), save({"features": ray.get(done)}))
-            extracted[span] = done
-        except RayError as error:
-            problems[span.probe] = reason_of(error)
+    ended, console = finished(pending, until), Console(stderr=True)
+    for span, result in track(ended, "Probing", len(pending), console=console, transient=True):
+        if isinstance(result, RayError):
+            problems[span.probe] = result
+        else:
+            write_whole(span.file(run), save({"features": result}))
+            extracted[span] = ray.put(result)
     features: dict[Trial, Features] = {}
     for probe in dict.fromkeys(span.probe for span in spans):
         own = (span for span in spans if span.probe == probe and probe not in problems)
@@ -158,32 +158,21 @@ def _heads(
     features: dict[Trial, Features],
     slot: Slot,
     until: float | None,
-) -> Iterator[tuple[Trial, float | str]]:
-    """Learns heads, on all folds but one or on all images; each probe with the seconds it took, or why it failed."""
-    task, pending = _task(learn_probe, slot), {}
-    for probe, fold in wanted:
-        if found := features.get(probe):
-            pending[task.remote(run.where, probe, fold, slot.threads, *found.values())] = probe
-    for probe, done in _as_they_end(pending, until):
-        try:
-            yield probe, ray.get(done)
-        except RayError as error:
-            yield probe, reason_of(error)
+) -> Iterator[tuple[Trial, Any]]:
+    """Learns heads, on all folds but one or on all images; each probe with the seconds it took, or its RayError."""
+    task = _task(learn_probe, slot)
+    return finished(
+        {
+            task.remote(run.where, probe, fold, slot.threads, *features[probe].values()): probe
+            for probe, fold in wanted
+            if probe in features
+        },
+        until,
+    )
 
 
 def _task(function: Callable[..., Any], slot: Slot) -> Any:
     return ray.remote(function).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
-
-
-def _as_they_end(pending: dict[Any, Key], until: float | None) -> Iterator[tuple[Key, Any]]:
-    """Empties `pending` (task -> key): key and task of those that end before `until`; the others are cancelled then."""
-    while pending:
-        ready, others = ray.wait(list(pending), timeout=None if until is None else max(0.0, until - time.time()))
-        if not ready:
-            for task in others:
-                ray.cancel(task, force=True)
-            return
-        yield pending.pop(ready[0]), ready[0]
 
 
 def _read_features(file: Path, count: int) -> np.ndarray | None:
@@ -195,14 +184,16 @@ def _read_features(file: Path, count: int) -> np.ndarray | None:
     return features if len(features) == count else None
 
 
-def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, outcome: float | str) -> None:
-    """Writes result.json of a probe, the last of its files; `outcome`: the seconds it took, or why it failed."""
+def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, outcome: float | RayError) -> None:
+    """Writes result.json of a probe, the last of its files; `outcome`: the seconds it took, or its error."""
     out = run.trial(probe_id(probe))
     out.path.mkdir(parents=True, exist_ok=True)
     out.mirror.pull(without=("features/*",))
     files = (out.weights_file, out.out_of_fold_file, out.predictions_file("val"))
-    fields: dict[str, Any] = {"status": "failed", "reason": outcome, "seconds": 0.0}
-    if not isinstance(outcome, str):
+    fields: dict[str, Any]
+    if isinstance(outcome, RayError):
+        fields = {"status": "failed", "reason": reason_of(outcome), "seconds": 0.0}
+    else:
         score = metric(sweep.search.metric, read_predictions(out.predictions_file("val")))
         fields = {"status": "ok", "score": score, "seconds": outcome}
     result = TrialResult(
