@@ -108,15 +108,15 @@ def _run(
     from rfray.cluster.warm_cache import prepare_nodes
     from rfray.commands.prepare_data import check_audit, prepare_training
     from rfray.report.audit_plots import draw_audit
-    from rfray.tuning.budget import metered, with_short_epochs
+    from rfray.tuning.budget import budget_meter, with_short_epochs
     from rfray.tuning.measuring import keep_packing
-    from rfray.tuning.probe_ranking import narrowed
+    from rfray.tuning.probe_ranking import rank_backbones
     from rfray.tuning.probing import probe_backbones
     from rfray.tuning.run_sweep import run_sweep
 
     sweep = file.sweep
     with ExitStack() as stack:
-        meter = stack.enter_context(metered(run, sweep, shares, began))
+        meter = stack.enter_context(budget_meter(run, sweep, shares, began))
         keep_packing(run, shares, console)
         prepare_training(run, sweep, console)
         draw_audit(run, sweep)
@@ -126,7 +126,7 @@ def _run(
             console.print(coming, soft_wrap=True)
         prepare_nodes(run, shares, console)
         probe_backbones(run, sweep, meter.account.deadline if meter else None, console)
-        search = with_short_epochs(run, narrowed(run, sweep, console), shares)
+        search = with_short_epochs(run, rank_backbones(run, sweep, console), shares)
         return run_sweep(run, search, shares, session, console, meter=meter)
 
 

@@ -26,7 +26,7 @@ from rfray.store.run_dir import RunDir
 from rfray.store.tables import read_catalog
 from rfray.tuning.strategies import planned_trials
 
-MARGIN = 6.0
+SHUTDOWN_SECONDS = 6.0
 """Seconds before the end of a budget by the clock at which the last trial stops. Measured on two cores: Ray Tune then
 ends the trials' processes, records are written, left-over files are removed, and Ray shuts down."""
 RECORD_EVERY = 3.0
@@ -63,12 +63,12 @@ class Account:
         """When trials must have stopped, in seconds since 1970; None for a budget of GPUs."""
         if self._budget.of_gpus:
             return None
-        return self._began + self._budget.seconds - self._earlier.clock - MARGIN
+        return self._began + self._budget.seconds - self._earlier.clock - SHUTDOWN_SECONDS
 
     @property
     def was_used_up(self) -> bool:
         """Whether earlier starts have used all of it."""
-        used = self._earlier.gpus if self._budget.of_gpus else self._earlier.clock + MARGIN
+        used = self._earlier.gpus if self._budget.of_gpus else self._earlier.clock + SHUTDOWN_SECONDS
         return used >= self._budget.seconds
 
     def spent(self) -> Spent:
@@ -180,7 +180,7 @@ class Meter:
 
 
 @contextmanager
-def metered(run: RunDir, sweep: Sweep, shares: TrialSlots, began: float) -> Iterator[Meter | None]:
+def budget_meter(run: RunDir, sweep: Sweep, shares: TrialSlots, began: float) -> Iterator[Meter | None]:
     """The meter of a sweep with a budget; what is used is recorded as long as the block lasts. None without a budget.
 
     A start for which nothing is left uses nothing. `began` is as in `Account`.

@@ -9,7 +9,7 @@ from rfray.spec.trial import Range
 from rfray.store.records import Measured, Spent, find_record
 from rfray.store.run_dir import RunDir
 from rfray.tuning.strategies import planned_trials
-from rfray.tuning.warm_start import LINE_START, foreseen
+from rfray.tuning.warm_start import LINE_START, preview_warm_start
 
 PARAMETER_BYTES = 4
 """A parameter is a float32."""
@@ -20,7 +20,7 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: TrialSlots, needed: int) -> li
 
     Raises DataError where the training folder can't be used, RunError where an earlier run can't be read.
     """
-    trials, warm = planned_trials(sweep), foreseen(run, sweep)
+    trials, warm = planned_trials(sweep), preview_warm_start(run, sweep)
     at_once = min(trials or 10**9, sweep.search.concurrent or slot_count(shares))
     each = f"at most {at_once} at once"
     if not isinstance(shares, Packing):

@@ -31,7 +31,7 @@ class Probed:
     """Of the train images, each by a head that had not learned from it."""
 
 
-def narrowed(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
+def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
     """The sweep with its backbones in the order of their probes, best first, and without the clearly worse ones.
 
     Backbones that were not probed come last; they are left out where trials begin with probes. Where no backbone has

@@ -105,7 +105,7 @@ def warm_start(run: RunDir, sweep: Sweep, console: Console) -> WarmStart:
     return known
 
 
-def foreseen(run: RunDir, sweep: Sweep) -> WarmStart:
+def preview_warm_start(run: RunDir, sweep: Sweep) -> WarmStart:
     """What `warm_start` will return, as far as it can be known without reading the images; writes nothing.
 
     Raises RunError where an earlier run can't be read.

@@ -21,7 +21,15 @@ from rfray.store.ownership import claim_run
 from rfray.store.records import Spent, TrialResult, TrialStart, read_record, write_record
 from rfray.store.run_dir import RunDir
 from rfray.store.tables import write_catalog
-from rfray.tuning.budget import MARGIN, Account, Forecast, Meter, check_budget, metered, with_short_epochs
+from rfray.tuning.budget import (
+    SHUTDOWN_SECONDS,
+    Account,
+    Forecast,
+    Meter,
+    budget_meter,
+    check_budget,
+    with_short_epochs,
+)
 from rfray.tuning.budget_callbacks import BudgetCallback, OutOfTime
 from rfray.tuning.run_sweep import run_sweep
 from tests.tuning.test_run_sweep import sweep_of, tmp_session
@@ -161,8 +169,8 @@ def test_an_epoch_is_begun_where_it_is_expected_to_end_in_time(tmp_path: Path) -
 
 
 def test_the_end_of_the_command_is_allowed_for(tmp_path: Path) -> None:
-    assert not meter(tmp_path, "100s", used=98 - MARGIN).account.is_over()
-    assert meter(tmp_path, "100s", used=100 - MARGIN).account.is_over()
+    assert not meter(tmp_path, "100s", used=98 - SHUTDOWN_SECONDS).account.is_over()
+    assert meter(tmp_path, "100s", used=100 - SHUTDOWN_SECONDS).account.is_over()
 
 
 def test_what_earlier_starts_have_used_counts(tmp_path: Path) -> None:
@@ -202,7 +210,7 @@ def test_time_of_gpus_is_what_trials_hold(tmp_path: Path) -> None:
 
 
 def test_all_trials_know_when_gpus_are_used_up(tmp_path: Path) -> None:
-    with metered(RunDir(tmp_path / "run"), sweep_asking("100gpu-s"), Slot(1, 1), time.time()) as mine:
+    with budget_meter(RunDir(tmp_path / "run"), sweep_asking("100gpu-s"), Slot(1, 1), time.time()) as mine:
         assert mine is not None
         mine.account._held["00000"] = (time.time() - 101, 1.0)
         mine.account.record()

@@ -23,7 +23,7 @@ from rfray.store.run_dir import RunDir, probe_id
 from rfray.store.tables import read_catalog
 from rfray.tuning import probing
 from rfray.tuning.integrity import repair
-from rfray.tuning.probe_ranking import narrowed, points_to_evaluate
+from rfray.tuning.probe_ranking import points_to_evaluate, rank_backbones
 from rfray.tuning.probing import probe_backbones, probe_images
 from rfray.tuning.run_sweep import check_outcome, run_sweep
 from tests.tuning.test_run_sweep import sweep_of as checked_sweep
@@ -137,7 +137,7 @@ def test_trials_begin_with_the_head_and_the_search_where_the_probe_points(
     sweep, run = sweep_of(pictures, tmp_path, "trial.lr=1e-9", "search.probe_keep=2"), copied(made, tmp_path)
     run.sweep_file.unlink()
     claim_run(run, sweep)
-    search = narrowed(run, sweep, quiet())
+    search = rank_backbones(run, sweep, quiet())
     done = run_sweep(run, search, slot_for(sweep.resources), tmp_path, quiet())
     first, second = sorted(done, key=lambda result: result.id)
     scores = {out.result().trial.backbone: out.result().score for out in run.probes()}
@@ -187,7 +187,7 @@ def test_the_clearly_worse_are_left_out_and_the_others_ranked(
     run = RunDir(tmp_path / "run")
     finished(run, sweep, {"test_vit2": WORTHLESS, "test_resnet": MISTAKEN, "test_vit": GOOD}, LABELS)
     said = io.StringIO()
-    search = narrowed(run, sweep, Console(file=said, width=200))
+    search = rank_backbones(run, sweep, Console(file=said, width=200))
     assert search.trial.choices("backbone") == expected
     assert ("Left out of the sweep, as clearly worse than test_vit: test_vit2" in said.getvalue()) == (keep == 1)
     assert points_to_evaluate(run, search)[0] == {"backbone": 0, "head": 1}
@@ -197,11 +197,11 @@ def test_the_clearly_worse_are_left_out_and_the_others_ranked(
 def test_what_a_budget_had_no_time_to_probe(pictures: Path, tmp_path: Path) -> None:
     sweep = sweep_of(pictures, tmp_path, "trial.backbone=[test_resnet, test_vit]", "trial.head=probe")
     run, said = RunDir(tmp_path / "run"), io.StringIO()
-    search = narrowed(run, sweep, Console(file=said, width=200))
+    search = rank_backbones(run, sweep, Console(file=said, width=200))
     assert (search.trial.choices("backbone"), search.trial.choices("head")) == (["test_resnet", "test_vit"], ["random"])
     assert "Without their probes, trials begin with random heads" in said.getvalue()
     finished(run, sweep_of(pictures, tmp_path, "trial.backbone=test_vit"), {"test_vit": GOOD}, LABELS)
-    search = narrowed(run, sweep, Console(file=said, width=200))
+    search = rank_backbones(run, sweep, Console(file=said, width=200))
     assert (search.trial.choices("backbone"), search.trial.choices("head")) == (["test_vit"], ["probe"])
     assert "Left out of the sweep, as not probed: test_resnet" in said.getvalue()
 
@@ -210,7 +210,7 @@ def test_backbones_that_were_not_probed_stay(pictures: Path, tmp_path: Path) -> 
     sweep = sweep_of(pictures, tmp_path, "trial.head=random")
     assert sweep.probes() == []  # auto, and nothing is pretrained
     run = RunDir(tmp_path / "run")
-    assert narrowed(run, sweep, quiet()) is sweep
+    assert rank_backbones(run, sweep, quiet()) is sweep
     assert points_to_evaluate(run, sweep) == []
     some = sweep_of(pictures, tmp_path, "trial.head=random", "search.probe=true")
     assert [probe.backbone for probe in some.probes()] == ["test_resnet", "test_vit"]

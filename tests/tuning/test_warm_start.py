@@ -26,7 +26,7 @@ from rfray.tuning.plan import plan_lines
 from rfray.tuning.proposals import Proposals
 from rfray.tuning.recorder import remove_leftovers, results
 from rfray.tuning.strategies import SEARCHERS, Sampled
-from rfray.tuning.warm_start import check_warm_start, foreseen, read_warm_start, warm_start
+from rfray.tuning.warm_start import check_warm_start, preview_warm_start, read_warm_start, warm_start
 from tests.synthetic import FIRST, fail_trial, finish_trial, predictions
 from tests.tuning.test_run_sweep import run_here, sweep_of
 
@@ -188,7 +188,7 @@ def test_what_the_same_scheduler_or_patience_has_stopped_is_taken_over(tmp_path:
     write_record(out.result_file, result.model_copy(update={"best_epoch": 1}), out.mirror)
     for scheduler, taken in [("asha", 2), ("none", 1), ("median", 1)]:
         asked = sweep(search=warm(first, scheduler=scheduler), trial={"epochs": 3, "patience": 1})
-        assert len(foreseen(begun(tmp_path / scheduler, asked), asked).taken_over) == taken
+        assert len(preview_warm_start(begun(tmp_path / scheduler, asked), asked).taken_over) == taken
 
 
 def test_an_own_augmentation_must_be_the_same_not_only_its_name(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_an_own_augmentation_must_be_the_same_not_only_its_name(tmp_path: Path) 
     for p, said in [(0.5, "1 taken over"), (0.1, "1 learned from (other augmentations.mine)")]:
         asked = mine(p)
         asked = asked.model_copy(update={"search": asked.search.model_copy(update=warm(first))})
-        assert said in foreseen(begun(tmp_path / str(p), asked), asked).lines[0]
+        assert said in preview_warm_start(begun(tmp_path / str(p), asked), asked).lines[0]
 
 
 DIFFERING: dict[str, tuple[dict[str, dict[str, Any]], str, str]] = {
@@ -240,7 +240,7 @@ def test_scores_that_can_not_be_compared_count_nothing_but_the_best_settings_are
     # a random search stays random
     for algorithm in ("random", "grid"):
         alike = sweep(search=warm(first, algorithm=algorithm), trial={"lr": [0.1, 0.2, 0.3, 0.4], "epochs": 2})
-        found = foreseen(begun(tmp_path / algorithm, alike), alike)
+        found = preview_warm_start(begun(tmp_path / algorithm, alike), alike)
         assert found.trials == []
         assert f"4 not used ({said})" in found.lines[0]
 
@@ -473,7 +473,7 @@ def test_before_the_images_are_read_their_settings_names_and_times_decide(pictur
         ({"train": str(tmp_path / "train")}, "1 tried first (it may have other images (data.train))"),
     ]:
         asked = sweep(data={**data, **more}, search=warm(first))
-        assert foreseen(RunDir(tmp_path / "later"), asked).lines[0].partition(": ")[2].startswith(said)
+        assert preview_warm_start(RunDir(tmp_path / "later"), asked).lines[0].partition(": ")[2].startswith(said)
     assert not (tmp_path / "later").exists()
 
 
