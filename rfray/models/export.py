@@ -32,8 +32,6 @@ TRIED = (1, 5)
 """Sizes of the batches that a new file is compared on: one image, and more than the export has seen."""
 METADATA = "rfray.json"
 """The key of the metadata in ONNX, and the name of the extra file in .pt2."""
-NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
-"""Format, which is also the files' suffix -> packages of the extra rfray[onnx] that it needs."""
 
 
 class EnsembleModule(nn.Module):
@@ -95,7 +93,7 @@ def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
         try:
             shapes = (tuple({0: batch} for _ in squares),)
             program = torch.export.export(EnsembleModule(bundle).eval(), squares, dynamic_shapes=shapes)
-            _WRITERS[form](program, _metadata(bundle), temporary)
+            FORMATS[form][0](program, _metadata(bundle), temporary)
             difference = max(_difference(bundle, form, temporary, _noise(bundle, count)) for count in TRIED)
         except Exception as error:  # of many kinds: it depends on the backbone, the exporter and the runtime
             members = ", ".join(bundle.ensemble.members)
@@ -110,9 +108,9 @@ def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
 
 def check_format(form: str) -> None:
     """Raises InputError as `export_bundle`."""
-    if form not in NEEDED:
-        raise InputError(f"--format {form}: no such format; allowed: {nearest_first(form, NEEDED)}")
-    if missing := [name for name in NEEDED[form] if find_spec(name) is None]:
+    if form not in FORMATS:
+        raise InputError(f"--format {form}: no such format; allowed: {nearest_first(form, FORMATS)}")
+    if missing := [name for name in FORMATS[form][2] if find_spec(name) is None]:
         raise InputError(f"--format {form} needs {', '.join(missing)}: pip install 'rfray[onnx]'")
 
 
@@ -150,9 +148,8 @@ def run_pt2(file: Path, squares: Sequence[np.ndarray]) -> tuple[np.ndarray, np.n
     return p_fake.numpy(), scores.numpy()
 
 
-_WRITERS = {"onnx": _write_onnx, "pt2": _write_pt2}
-RUNNERS = {"onnx": run_onnx, "pt2": run_pt2}
-"""Format -> what runs such a file."""
+FORMATS = {"onnx": (_write_onnx, run_onnx, ("onnx", "onnxscript", "onnxruntime")), "pt2": (_write_pt2, run_pt2, ())}
+"""Format, which is also the files' suffix -> what writes and what runs a file, and the packages that it needs."""
 
 
 def _metadata(bundle: LoadedBundle) -> str:
@@ -176,7 +173,7 @@ def _noise(bundle: LoadedBundle, count: int) -> list[torch.Tensor]:
 
 
 def _difference(bundle: LoadedBundle, form: str, file: Path, squares: list[torch.Tensor]) -> float:
-    p_fake, scores = RUNNERS[form](file, [square.numpy() for square in squares])
+    p_fake, scores = FORMATS[form][1](file, [square.numpy() for square in squares])
     by_geometry = dict(zip(inputs_of(bundle), squares, strict=True))
     wanted = scores_of(replace(bundle, detectors=_on_cpu(bundle)), by_geometry)
     return float(max(abs(scores.T - wanted).max(), abs(p_fake - joined(bundle.ensemble, wanted)).max()))

@@ -11,7 +11,7 @@ from rfray.data.decoding import decode
 from rfray.errors import InputError, RfrayError
 from rfray.models import export
 from rfray.models.bundle import detect, load_bundle
-from rfray.models.export import METADATA, NEEDED, RUNNERS, check_format, export_bundle, geometries_in, inputs_of
+from rfray.models.export import FORMATS, METADATA, check_format, export_bundle, geometries_in, inputs_of
 from rfray.models.verdicts import verdict_table
 from rfray.stats.voting import joined
 from rfray.store.run_dir import RunDir
@@ -24,7 +24,7 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return concluded(two_models(folder, pictures, reencode={"quality": 60, "size": 48}), "calibrated")
 
 
-@pytest.mark.parametrize("form", NEEDED)
+@pytest.mark.parametrize("form", FORMATS)
 def test_the_same_as_the_bundle(form: str, run: RunDir, tmp_path: Path) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime", reason="the extra rfray[onnx] is not installed")
@@ -36,7 +36,7 @@ def test_the_same_as_the_bundle(form: str, run: RunDir, tmp_path: Path) -> None:
     assert [(one.side, one.resize) for one in inputs_of(bundle)] == [(32, "scale"), (24, "crop")]
     for count in (1, 3, 17):
         squares = [generator.integers(0, 256, (count, 3, side, side), dtype=np.uint8) for side in (32, 24)]
-        p_fake, scores = RUNNERS[form](file, squares)
+        p_fake, scores = FORMATS[form][1](file, squares)
         with torch.inference_mode():
             wanted = np.stack([of(torch.from_numpy(s)) for of, s in zip(bundle.detectors, squares, strict=True)])
         np.testing.assert_allclose(scores.T, wanted, rtol=0, atol=1e-4)
