@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -169,7 +170,7 @@ def _sweep(given: argparse.Namespace) -> Measured:
 
     from rfray.cluster.slots import Slot
     from rfray.spec.sweep import Sweep
-    from rfray.tuning.run_sweep import run_sweep
+    from rfray.tuning import run_sweep
 
     sweep = Sweep.model_validate(
         {
@@ -192,7 +193,8 @@ def _sweep(given: argparse.Namespace) -> Measured:
     with _ray(given.slots) as session:
         memory.append(driver.memory_info().rss / 1e6)
         before = time.process_time()
-        run_sweep(run, sweep, Slot(1, 0), session, Console(width=160), trainable)
+        with patch.object(run_sweep, "run_trial", trainable):
+            run_sweep.run_sweep(run, sweep, Slot(1, 0), session, Console(width=160))
         used = time.process_time() - before
         memory.append(driver.memory_info().rss / 1e6)
     histories = [out.history() for out in run.trials()]
