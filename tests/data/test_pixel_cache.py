@@ -58,7 +58,7 @@ class Folder:
     def leftovers(self) -> list[str]:
         return [path.name for path in Path(self.cache.dir or "").glob(".writing-*")]
 
-    def load_pixels(self, geometry: Geometry) -> PictureSource:
+    def load(self, geometry: Geometry) -> PictureSource:
         return load_pixels(self.path, self.paths, self.digests, self.sizes, geometry, self.cache)
 
     def decoded(self, geometry: Geometry) -> list[np.ndarray]:
