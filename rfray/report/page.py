@@ -170,7 +170,7 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
         those = f"the {voting} best vote" if voting > 1 else "the best votes"
         if ensemble.members != [best, *others][:voting]:  # weighted, or of different backbones
             those = f"{voting} vote" if voting > 1 else "one votes"
-        on = "val"
+        on = "the val images"
         if _is_of_folds(frame, ensemble):
             on = "all training images, of each by the models that have not learned from it"
         yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.chosen_by} on {on}."
