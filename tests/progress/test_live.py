@@ -48,7 +48,7 @@ def test_a_terminal_has_a_table_and_the_lines_that_matter_above_it() -> None:
     assert "epoch 1/2" not in said
     table = said[said.rindex("faces: 4 of 4 trials done, 2 failed") :]
     assert [row.split("│")[1:-1] for row in table.splitlines() if row.startswith("│ a")] == [
-        [" a     ", " lr=0.1  ", "   2/2 ", " 0.4000     ", " 0.5000 ", "       81 ", " done   "]
+        [" a     ", " lr=0.1  ", "   2/2 ", " 0.4000  ", " 0.5000 ", "       81 ", " done   "]
     ]
     assert "best so far: 0.9000; Ctrl-C detaches or stops" in table
 
