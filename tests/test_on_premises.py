@@ -158,25 +158,15 @@ def test_the_token_is_nobody_elses(cluster: Cluster) -> None:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_who_must_not_come_in_is_told_why(cluster: Cluster) -> None:
+def test_a_machine_without_a_node_is_told_what_to_do(cluster: Cluster) -> None:
     head = ADDRESSES[0]
-    cases = {
-        "asks for a token. Set RAY_AUTH_MODE=token": {},  # the file alone is not enough
-        "has another token than the one that is found here. Set RAY_AUTH_MODE=token": {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": "0" * 64,
-        },
-        "asks for a token, but there is none here": {"RAY_AUTH_MODE": "token", "HOME": "/tmp"},
-        f"has no node on this machine, but on {', '.join(ADDRESSES)}": {"RAY_AUTH_MODE": "token"},
-    }
-    for reason, environment in cases.items():
+    for environment in ({}, {"RAY_AUTH_MODE": "token"}):
         done = laptop(
             cluster.there, "rfray", "tune", f"{HOME}/sweep.yaml", "--address", f"{head}:6379", **environment
         )  # fmt: skip
         assert done.returncode == 2, done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert f"the cluster at {head}:6379 {reason}" in done.stderr
-        assert "~/.ray/auth_token" in done.stderr or reason.startswith("has no node")
+        assert f"the cluster at {head}:6379 has no node on this machine: run the command on one" in done.stderr
 
 
 def test_a_sweep_outlives_a_host(cluster: Cluster) -> None:
