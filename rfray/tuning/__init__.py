@@ -1,1 +1,1 @@
-"""A checked sweep and a connected Ray -> trained trials in the run folder: proposed, stopped early, recorded, resumed."""
+"""A checked sweep and a connected Ray -> trained trials in the run folder: proposed, stopped, recorded, resumed."""
