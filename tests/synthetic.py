@@ -152,7 +152,7 @@ def as_predicted(run: RunDir) -> RunDir:
     found = {trial: read_predictions(file) for trial, file in files.items() if file.exists()}
     images = next(iter(found.values()))
     catalog = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(len(images.ids)))
-    catalog = catalog.assign(path=images.ids, label=images.labels, part="test", folder="test", group_id=0)
+    catalog = catalog.assign(path=images.ids, label=images.labels, part="test", folder="train", group_id=0)
     write_catalog(run, catalog)
     kept = [trial for trial in found if trial.weights_file.exists()]
     for trial in kept:

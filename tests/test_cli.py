@@ -244,7 +244,7 @@ def test_the_options_of_ensemble_win_over_the_sweep(tmp_path: Path) -> None:
     words = ["ensemble", str(run.path), "--diverse", "1", "--method", "weighted", "--method", "calibrated"]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert "Only 2 trials with weights are there to choose from" in done.output
-    assert "ensemble-weighted is a alone: on val no mixture has a better auc" in done.output
+    assert "ensemble-weighted is a alone: on the val images no mixture has a better auc" in done.output
     written = json.loads(run.ensemble_file.read_text())
     votes = [(vote["name"], vote["members"]) for vote in (written, *written["others"])]
     assert votes == [
@@ -269,6 +269,6 @@ def test_a_clearly_worse_trial_is_left_out_where_that_is_asked_for(tmp_path: Pat
     as_predicted(run)
     for words, members in [(["--leave-out-worse"], ["a"]), (["--keep-worse"], ["a", "b"]), ([], ["a", "b"])]:
         done = CliRunner().invoke(app, ["ensemble", str(run.path), *words], catch_exceptions=False)
-        assert ("b is clearly worse than a on val (p = " in done.output) == (members == ["a"])
+        assert ("b is clearly worse than a on the val images (p = " in done.output) == (members == ["a"])
         assert "are there to choose from, so the ensemble has" in done.output
         assert json.loads(run.ensemble_file.read_text())["members"] == members

@@ -175,7 +175,8 @@ def chosen_alone(ensemble: Ensemble) -> str | None:
     """A sentence where the weighted vote was left with one member, else None."""
     for vote in ensemble.votes:
         if vote.name == vote_name("weighted") and len(vote.members) == 1:
-            return f"{vote.name} is {vote.members[0]} alone: on val no mixture has a better {ensemble.metric}"
+            alone = f"{vote.name} is {vote.members[0]} alone"
+            return f"{alone}: on the val images no mixture has a better {ensemble.metric}"
     return None
 
 

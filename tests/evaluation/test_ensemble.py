@@ -203,7 +203,7 @@ def test_weighted_may_choose_from_the_others_and_alone(tmp_path):
     one, *others = choose_members(run)
     ensemble = write_ensemble(run, [one], ["weighted"], others)
     assert (ensemble.members, ensemble.weights, ensemble.val_score) == (["006"], [1.0], 1.0)
-    assert chosen_alone(ensemble) == "ensemble-weighted is 006 alone: on val no mixture has a better auc"
+    assert chosen_alone(ensemble) == "ensemble-weighted is 006 alone: on the val images no mixture has a better auc"
     assert [vote.members for vote in ensemble.others] == [["001"]]
     assert chosen_alone(write_ensemble(run, [one], ["soft"], others)) is None
 
