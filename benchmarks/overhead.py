@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from rfray.store.tables import read_catalog
+
 from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
 from benchmarks.sweeps import run_command, tune_command
@@ -15,7 +17,6 @@ from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, TrialDir
-from rfray.store.tables import read_catalog
 
 SWEEP = """
 name: benchmark

@@ -25,6 +25,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from rfray.store.ensemble_record import NAME
+from rfray.store.tables import read_catalog
 
 from benchmarks.figures import Figure
 from benchmarks.record import README, RESULTS, table, write_result, write_table
@@ -43,10 +45,8 @@ from rfray.stats.predictions import (
     trial_predictions,
     write_predictions,
 )
-from rfray.store.ensemble_record import NAME
 from rfray.store.files import file_digest
 from rfray.store.run_dir import RunDir, TrialDir
-from rfray.store.tables import read_catalog
 
 # torch and timm are imported inside the functions: a list of the benchmarks needs neither.
 

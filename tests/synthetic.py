@@ -19,7 +19,6 @@ from rfray.stats.predictions import Predictions, read_predictions, write_predict
 from rfray.store.files import replace_text
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import Part, RunDir, TrialDir
-from rfray.store.tables import write_catalog
 from tests.audits import leaking_audit
 
 LABELS = [0, 0, 0, 1, 1, 1]
@@ -153,7 +152,7 @@ def as_predicted(run: RunDir) -> RunDir:
     images = next(iter(found.values()))
     catalog = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(len(images.ids)))
     catalog = catalog.assign(path=images.ids, label=images.labels, part="test", folder="train", group_id=0)
-    write_catalog(run, catalog)
+    run.write_catalog(catalog)
     kept = [trial for trial in found if trial.weights_file.exists()]
     for trial in kept:
         save_weights(trial.weights_file, build_model(trial.start().trial, load_pretrained=False)[0], {})

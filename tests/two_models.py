@@ -23,7 +23,6 @@ from rfray.spec.trial import Trial
 from rfray.stats.predictions import write_predictions
 from rfray.store.files import replace_text
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_catalog
 from tests.synthetic import finish_trial
 
 SETTINGS = {
@@ -52,7 +51,7 @@ def two_models(
     console = Console(file=io.StringIO())
     prepare_training(run, sweep, console)
     prepare_test(run, sweep, console)
-    catalog = read_catalog(run)
+    catalog = run.catalog()
     for trial_id, setting in settings.items():
         torch.manual_seed(0)
         chosen = Trial(pretrained=False, **setting)

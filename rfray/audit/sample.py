@@ -8,7 +8,6 @@ from rfray.data.decoding import square
 from rfray.data.geometry import geometries
 from rfray.spec.sweep import Sweep
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_audited_images
 
 SAMPLE, SAMPLE_SIDE = 4000, 128
 """Images of the sample, and their side in pixels: 200 MB in memory."""
@@ -16,7 +15,7 @@ SAMPLE, SAMPLE_SIDE = 4000, 128
 
 def audited_pictures(run: RunDir, sweep: Sweep) -> tuple[np.ndarray, pd.DataFrame]:
     """Up to SAMPLE of the audited images: (k, S, S, 3) uint8, and their rows of images.parquet."""
-    images = read_audited_images(run)
+    images = run.audited_images()
     chosen = images.sample(min(SAMPLE, len(images)), random_state=0).sort_index()
     pixels = np.empty((len(chosen), SAMPLE_SIDE, SAMPLE_SIDE, 3), np.uint8)
     for _, here in images.groupby("folder"):

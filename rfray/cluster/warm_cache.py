@@ -18,7 +18,6 @@ from rfray.data.images import ImageFiles
 from rfray.errors import ClusterError, DataError, StorageError
 from rfray.spec.sweep import Sweep
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_catalog
 
 
 def prepare_nodes(run: RunDir, slots: TrialSlots, console: Console) -> None:
@@ -52,7 +51,7 @@ def _prepare(where: Path | str) -> str | None:
     """Fills this node's cache; why not, where it can't: the rest of a sentence that begins with the node."""
     run = RunDir(where)
     run.mirror.pull("sweep.yaml", "catalog.parquet")
-    sweep, catalog = run.sweep(), read_catalog(run)
+    sweep, catalog = run.sweep(), run.catalog()
     for part in sweep.data.training_folders:
         folder = image_folder(sweep.data, part)
         unseen = isinstance(folder, Path) and not folder.is_dir()

@@ -9,7 +9,6 @@ from rfray.errors import AuditError
 from rfray.report.audit_plots import draw_audit
 from rfray.report.terminal import audit_summary
 from rfray.spec.sweep_file import load_sweep, sweep_of_folder
-from rfray.store.audit_record import read_audit
 from rfray.store.ownership import claim_run, lock_run
 from rfray.store.run_dir import HEAVY, RunDir
 
@@ -33,7 +32,7 @@ def audit(source: Path, run: str | None, overrides: Sequence[str], console: "Con
             claim_run(folder, sweep)
             prepare_training(folder, sweep, console)
         draw_audit(folder, sweep)
-    found = read_audit(folder.audit_file)
+    found = folder.audit()
     assert found is not None  # it was just written
     console.print(audit_summary(found))
     for path in (folder.audit_file, *folder.audit_pictures()):

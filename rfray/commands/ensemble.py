@@ -24,14 +24,11 @@ from rfray.report.model_card import write_model_card
 from rfray.spec.sweep import EnsembleSettings, Sweep
 from rfray.stats.predictions import predictions_metadata
 from rfray.stats.voting import methods_to_use
-from rfray.store.audit_record import read_audit
-from rfray.store.bundle_record import Bundle, Member, digests, file_problems, versions
-from rfray.store.ensemble_record import Ensemble, read_ensemble
+from rfray.store.bundle_record import Bundle, Ensemble, Member, file_problems, member_files, versions
 from rfray.store.files import file_digest
 from rfray.store.ownership import lock_run
 from rfray.store.records import write_record
 from rfray.store.run_dir import Part, RunDir, TrialDir
-from rfray.store.tables import read_catalog
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -179,7 +176,7 @@ def _predict_corrupted(
 def _bundle(run: RunDir) -> Bundle | None:
     """The bundle that is there already, if it can be read."""
     try:
-        earlier = read_ensemble(run)
+        earlier = run.ensemble()
     except RunError:
         return None
     return earlier.bundle if earlier is not None else None
@@ -205,13 +202,13 @@ def _write_bundle(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle
         from rfray.models.bundle import write_members
 
         write_members(run.bundle_folder, trials, members)
-    audit, frame = read_audit(run.audit_file), read_leaderboard(run)
+    audit, frame = run.audit(), read_leaderboard(run)
     bundle = Bundle(
         members=members,
         reencode=sweep.data.reencode,
-        files=digests(run.bundle_folder, members),
+        files={name: file_digest(run.bundle_folder / name) for name in member_files(members)},
         figures=test_figures(frame, ensemble.name),
-        test_digest=part_digest(read_catalog(run), "test"),
+        test_digest=part_digest(run.catalog(), "test"),
         audit_stamp=audit.stamp if audit is not None else "",
         versions=versions(),
     )

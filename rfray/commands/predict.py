@@ -19,7 +19,7 @@ from rfray.models.grad_cam import write_heatmaps
 from rfray.models.verdicts import VERDICTS, verdict_table
 from rfray.report.verdict_rows import format_of, verdict_rows
 from rfray.spec.sweep import Resources
-from rfray.store.ensemble_record import read_bundle
+from rfray.store.run_dir import read_bundle
 from rfray.store.storage import is_address
 
 

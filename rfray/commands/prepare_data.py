@@ -21,11 +21,9 @@ from rfray.data.pixel_cache import no_room_in_cache
 from rfray.data.splits import divide, fold_of, group_ids
 from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.spec.sweep import CLASSES, Sweep
-from rfray.store.audit_record import read_audit
 from rfray.store.files import replacing
 from rfray.store.records import write_record
-from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_audited_images, read_catalog, write_audited_images, write_catalog
+from rfray.store.run_dir import RunDir, write_table
 
 LEFT_OUT = "left out"
 """The part of images of train or val that are also in test."""
@@ -37,7 +35,7 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     Raises DataError where the images can't be used, RunError where they have changed since the sweep began.
     """
     if run.catalog_file.exists():
-        catalog = read_catalog(run)
+        catalog = run.catalog()
         if changed := training_changes(run, sweep, catalog):
             raise RunError(
                 f"{len(changed)} images have changed since this sweep began:\n  "
@@ -48,7 +46,7 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
         images, pairs = _scan_all(run, sweep, console)
         catalog = _divided(images, sweep, pairs)
         _audit(run, sweep, images, pairs, catalog)
-        write_catalog(run, catalog)
+        run.write_catalog(catalog)
     if sweep.data.folds is not None:
         fold_of(catalog, (1, sweep.data.folds), sweep.seed)  # raises now, not after the whole sweep was trained
     counts = catalog.groupby(["part", "label"]).size()
@@ -66,7 +64,7 @@ def audit_folder(run: RunDir, sweep: Sweep, console: Console) -> None:
 
 def check_audit(run: RunDir, accepted: bool, console: Console) -> None:
     """Prints the audit's warnings. Raises AuditError where it has found errors that the user has not accepted."""
-    audit = read_audit(run.audit_file)
+    audit = run.audit()
     if audit is None:
         raise RunError(f"{run.audit_file} is gone; start anew with --fresh (the old run folder is moved aside)")
     errors = audit.graded("error")
@@ -88,7 +86,7 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     """
     if sweep.data.share("test") is not None:
         return  # cut out of the training folder when the sweep began
-    catalog, images, unreadable = read_catalog(run), read_audited_images(run), read_unreadable(run)
+    catalog, images, unreadable = run.catalog(), run.audited_images(), read_unreadable(run)
     others, known = catalog[catalog["part"] != "test"], catalog[catalog["part"] == "test"]
     audited = images[images["folder"] == "test"]
     try:
@@ -111,7 +109,7 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     links = np.column_stack([np.arange(len(audited)), first[of]])  # each image and the first of its near duplicates
     numbers = 1 + others["group_id"].max() + group_ids(audited, sweep.data, links)
     test = audited.assign(group_id=numbers, part="test")[COLUMNS]
-    write_catalog(run, pd.concat([others, test], ignore_index=True))
+    run.write_catalog(pd.concat([others, test], ignore_index=True))
 
 
 def _scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -202,7 +200,7 @@ def _audit(
         where = ["folder", "path"]
         parts = images[where].merge(catalog[[*where, "part"]], how="left", on=where)["part"].fillna("test")
     images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
-    write_audited_images(run, images)
+    write_table(run.images_file, images)
     reencoded = sweep.data.reencode is not None
     write_record(run.audit_file, audit_images(images, pairs, read_unreadable(run), reencoded, seed=sweep.seed))
     return images

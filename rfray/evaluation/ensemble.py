@@ -14,7 +14,7 @@ from rfray.stats.operating_point import choose_point
 from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, trial_predictions, write_predictions
 from rfray.stats.voting import METHODS, Candidates, aligned, methods_to_use, vote_predictions
-from rfray.store.ensemble_record import Ensemble, Vote, vote_name
+from rfray.store.bundle_record import Ensemble, Vote, vote_name
 from rfray.store.records import write_record
 from rfray.store.run_dir import Part, RunDir, TrialDir
 

@@ -11,10 +11,8 @@ from rfray.stats.delong import placements
 from rfray.stats.intervals import wilson
 from rfray.stats.metrics import confusion
 from rfray.stats.predictions import Predictions, read_predictions
-from rfray.store.ensemble_record import read_ensemble
 from rfray.store.files import replacing
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_catalog
 
 COLUMNS = {
     "group": "string",
@@ -54,7 +52,7 @@ def groups_of(run: RunDir) -> Groups | None:
     None where there is only one group, no ensemble, or no catalog to read subfolders from. Raises RunError where a file
     is damaged.
     """
-    ensemble = read_ensemble(run)
+    ensemble = run.ensemble()
     pattern = run.sweep().report.group_pattern
     if ensemble is None or (pattern is None and not run.catalog_file.exists()):
         return None
@@ -62,7 +60,7 @@ def groups_of(run: RunDir) -> Groups | None:
     if pattern is not None:
         names = [matched(pattern, path) for path in predictions.ids]
     else:
-        catalog = read_catalog(run)
+        catalog = run.catalog()
         folders = catalog[catalog["part"] == "test"].set_index("path")["subfolder"]
         names = folders.reindex(predictions.ids).fillna("").tolist()
     return by_group(predictions, np.array(names, dtype=object), ensemble.threshold)

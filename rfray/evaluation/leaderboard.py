@@ -20,12 +20,10 @@ from rfray.stats import operating_point
 from rfray.stats.metrics import METRICS, confusion, measured
 from rfray.stats.operating_point import OperatingPoint, choose_point, point_on_test
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
-from rfray.store.audit_record import read_audit
-from rfray.store.ensemble_record import Vote, read_ensemble
+from rfray.store.bundle_record import Vote
 from rfray.store.files import replace_text, replacing
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, TrialDir
-from rfray.store.tables import read_catalog
 
 CONFUSION = ("tn", "fp", "fn", "tp")
 TEXT, COUNT, NUMBER = "string", "Int64", "float64"
@@ -141,7 +139,7 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
         RunError: where a record or a predictions file of the run is damaged, or predictions contradict each other.
         DataError: where val does not allow the choice of a threshold.
     """
-    sweep, ensemble = run.sweep(), read_ensemble(run)
+    sweep, ensemble = run.sweep(), run.ensemble()
     entries = [_of_trial(sweep, trial, result) for trial in run.models() if (result := trial.result()) is not None]
     entries += [_of_vote(run, vote) for vote in (ensemble.votes if ensemble is not None else [])]
     corrupted = robustness(run)
@@ -230,7 +228,7 @@ def false_positives(run: RunDir, frame: pd.DataFrame) -> str | None:
     None where `ensemble.threshold` is no `max_fpr`, there is no ensemble, or test has no real image. Raises RunError
     where ensemble.json is damaged or has no row.
     """
-    ensemble, rule = read_ensemble(run), run.sweep().ensemble.threshold
+    ensemble, rule = run.ensemble(), run.sweep().ensemble.threshold
     if ensemble is None or not isinstance(rule, MaxFpr):
         return None
     rows = frame[frame["name"] == ensemble.name]
@@ -362,7 +360,7 @@ def _groups(run: RunDir) -> "pd.Series[int] | None":
     """Id of each test image -> its group_id; None where the run has no catalog."""
     if not run.catalog_file.exists():
         return None
-    catalog = read_catalog(run)
+    catalog = run.catalog()
     return catalog[catalog["part"] == "test"].set_index("path")["group_id"]
 
 
@@ -383,7 +381,7 @@ def _cell(column: str, value: Any) -> str:
 
 
 def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
-    sweep, audit = run.sweep(), read_audit(run.audit_file)
+    sweep, audit = run.sweep(), run.audit()
     counted = ", ".join(str(n) for n in frame["n"].dropna().unique()) or "no"
     shown = [*contract_columns(sweep), *(column for column in (WORST, TEST_COLUMNS[-1]) if column in frame)]
     chosen_by = f"the {sweep.search.metric} on val"

@@ -6,7 +6,6 @@ import pandas as pd
 
 from rfray.spec.schema_base import Strict
 from rfray.stats.predictions import Predictions, predictions_metadata, read_predictions
-from rfray.store.ensemble_record import read_ensemble
 from rfray.store.files import replace_text
 from rfray.store.run_dir import RunDir
 
@@ -62,7 +61,7 @@ def find_mistakes(run: RunDir) -> Mistakes | None:
 
     The farther from the threshold the more confident, ties by id. Raises RunError where a predictions file is damaged.
     """
-    ensemble = read_ensemble(run)
+    ensemble = run.ensemble()
     if ensemble is None:
         return None
     vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))

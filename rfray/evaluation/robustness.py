@@ -13,7 +13,7 @@ from rfray.errors import RunError
 from rfray.stats.metrics import metric
 from rfray.stats.predictions import read_predictions, write_predictions
 from rfray.stats.voting import vote_predictions
-from rfray.store.ensemble_record import Ensemble, read_ensemble
+from rfray.store.bundle_record import Ensemble
 from rfray.store.run_dir import Part, RunDir, TrialDir
 
 TEST_COLUMNS = (*(f"auc_{corruption}" for corruption in CORRUPTION_NAMES), "auc_worst_corruption")
@@ -60,7 +60,7 @@ def robustness(run: RunDir) -> dict[str, dict[str, float | None]]:
     All rows have the same columns, or none. A value is None where it is undefined or was not measured.
     Raises RunError where a file is damaged.
     """
-    ensemble = read_ensemble(run)
+    ensemble = run.ensemble()
     if ensemble is None:
         return {}
     name = run.sweep().search.metric

@@ -34,10 +34,9 @@ from rfray.evaluation.significance import (
 from rfray.stats.bootstrap import bootstrap, percentile_intervals, resample
 from rfray.stats.paired_tests import holm, mcnemar
 from rfray.stats.predictions import read_predictions
-from rfray.store.ensemble_record import Ensemble, read_ensemble
+from rfray.store.bundle_record import Ensemble
 from rfray.store.files import replace_text, replacing
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_catalog
 
 READ = ("sweep.yaml", "catalog.parquet", "leaderboard.csv", "ensemble/*")
 """Patterns of the files of a run that are read."""
@@ -87,7 +86,7 @@ def compare_runs(runs: Sequence[RunDir]) -> Comparison:
     """
     names = run_names(runs)
     ensembles = [_ensemble(run) for run in runs]
-    catalogs = [read_catalog(run) for run in runs]
+    catalogs = [run.catalog() for run in runs]
     tests = [_images(catalog, "test") for catalog in catalogs]
     _check_same(names, tests)
     given = zip(runs, names, ensembles, tests, strict=True)
@@ -150,7 +149,7 @@ def check_ending(file: Path) -> None:
 
 
 def _ensemble(run: RunDir) -> Ensemble:
-    ensemble = read_ensemble(run)
+    ensemble = run.ensemble()
     if ensemble is None:
         where = run.shown(run.path)
         raise RunError(f"{where} has no ensemble to compare; `rfray ensemble {where}` makes one")

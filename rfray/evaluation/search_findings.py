@@ -16,7 +16,6 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, epochs_of
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, TrialDir
-from rfray.store.tables import training_images
 
 if TYPE_CHECKING:
     import optuna  # imported where it is needed, as it takes a second
@@ -86,7 +85,7 @@ def search_findings(run: RunDir) -> SearchFindings:
     epochs = _epochs(run.trials(), good, val_column(sweep), weight)
     study = _study(sweep, [result for result in good.values() if result.score is not None])
     importance, no_importance = _importance(study)
-    images = training_images(run)
+    images = run.training_images()
     saved = [seconds for result in good.values() if (seconds := _saved(result, images))]
     price = sweep.resources.price_per_hour
     took = epochs.groupby("trial", sort=False)["seconds"].sum()

@@ -18,7 +18,6 @@ from rfray.stats.delong import Placements, placements
 from rfray.stats.intervals import wilson
 from rfray.stats.paired_tests import LEVEL, holm, mcnemar
 from rfray.stats.predictions import Predictions, positions, read_predictions
-from rfray.store.ensemble_record import read_ensemble
 from rfray.store.run_dir import RunDir
 
 BOOTSTRAPPED = 100
@@ -126,7 +125,7 @@ def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
     one comparison stands beside it. None where there is no ensemble, no model to compare it with, only one class, or
     the predictions are gone.
     """
-    ensemble = read_ensemble(run)
+    ensemble = run.ensemble()
     if ensemble is None or not (file := run.ensemble_predictions_file(ensemble.name, "test")).exists():
         return None
     vote = Evaluated(ensemble.name, "ensemble", None, ensemble.threshold, read_predictions(file))

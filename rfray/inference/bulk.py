@@ -29,9 +29,9 @@ from rfray.errors import DataError, RfrayError, RunError
 from rfray.models.bundle import detect, load_bundle
 from rfray.models.verdicts import verdict_table
 from rfray.spec.sweep import Resources
-from rfray.store.ensemble_record import find_bundle
+from rfray.store.bundle_record import ENSEMBLE_FILE
 from rfray.store.files import file_digest, replace_text, replacing
-from rfray.store.run_dir import ENSEMBLE_FILE
+from rfray.store.run_dir import find_bundle
 from rfray.store.storage import is_address
 
 SHARD = 2_000

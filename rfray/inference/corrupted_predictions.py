@@ -33,7 +33,6 @@ from rfray.models.inference import Predictor, load_predictor, predict_corrupted
 from rfray.stats.predictions import Predictions, write_predictions
 from rfray.store.files import write_whole
 from rfray.store.run_dir import WEIGHTS_FILE, Part, RunDir, TrialDir
-from rfray.store.tables import read_catalog
 
 PIECE, PIECES = 64, 32
 """A piece has at most so many images; a small part is cut into so many pieces, to keep all slots busy to the end."""
@@ -72,7 +71,7 @@ def predict_under_corruption(
     Raises RfrayError where a task fails (images that are gone or changed, damaged weights).
     """
     console.print(f"Predicting the {part} images with {len(missing)} trials under {len(CORRUPTIONS)} corruptions")
-    catalog = read_catalog(run)
+    catalog = run.catalog()
     origins = prediction_origins(trials, catalog, part)
     wanted = {trial.id for trial in missing}
     groups = [group for group in _groups(trials) if not wanted.isdisjoint(trial.id for trial in group)]
@@ -174,4 +173,4 @@ def _detectors(where: Path | str, trial_ids: tuple[str, ...]) -> tuple[list[Pred
 def _pictures(where: Path | str, part: Part) -> PictureSource:
     run = RunDir(where)
     run.mirror.pull("sweep.yaml", "catalog.parquet")
-    return original_pictures(read_catalog(run), run.sweep().data, part)
+    return original_pictures(run.catalog(), run.sweep().data, part)

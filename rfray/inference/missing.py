@@ -8,7 +8,6 @@ from rfray.data.catalog import part_digest
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import file_digest
 from rfray.store.run_dir import Part, RunDir, TrialDir
-from rfray.store.tables import read_catalog
 
 
 def prediction_origins(trials: Sequence[TrialDir], catalog: pd.DataFrame, part: Part) -> dict[str, dict[str, str]]:
@@ -21,7 +20,7 @@ def without_predictions(
     run: RunDir, trials: Sequence[TrialDir], part: Part, corruptions: Sequence[str | None] = (None,)
 ) -> list[TrialDir]:
     """The trials that lack predictions of the part as it is (None), or under one or more of the corruptions."""
-    origins = prediction_origins(trials, read_catalog(run), part)
+    origins = prediction_origins(trials, run.catalog(), part)
 
     def is_complete(trial: TrialDir) -> bool:
         files = (trial.predictions_file(part, corruption) for corruption in corruptions)

@@ -16,7 +16,6 @@ from rfray.evaluation.mistakes import Mistake, Mistakes, write_mistakes
 from rfray.models.heatmap_overlay import encode_jpeg, overlay_heatmap, place_heatmap, shrink
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_catalog
 
 PRINTED = 3
 """Problems that are printed; mistakes.json has all of them."""
@@ -55,7 +54,7 @@ def draw_pictures(run: RunDir, mistakes: Mistakes) -> list[str]:
 
     Returns what could not be drawn, and why. Decodes those images only; one member after the other is in memory.
     """
-    sweep, catalog = run.sweep(), read_catalog(run)
+    sweep, catalog = run.sweep(), run.catalog()
     problems: list[str] = []
     drawn: list[Drawn] = []
     files = decode_images(catalog, sweep.data, "test", WHOLE, [mistake.id for mistake in mistakes.shown])

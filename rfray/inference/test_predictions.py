@@ -17,7 +17,6 @@ from rfray.inference.missing import prediction_origins
 from rfray.models.inference import predict_from_file
 from rfray.stats.predictions import write_predictions
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir
-from rfray.store.tables import read_catalog
 
 
 def predict_test(run: RunDir, trials: list[TrialDir], connect: Callable[[], object], console: Console) -> None:
@@ -49,7 +48,7 @@ def _predict(where: Path | str, trial_id: str, threads: int) -> None:
     out.mirror.pull("result.json", WEIGHTS_FILE)
     result = out.result()
     assert result is not None  # only ended trials have kept weights
-    sweep, catalog = run.sweep(), read_catalog(run)
+    sweep, catalog = run.sweep(), run.catalog()
     test = load_images(catalog, sweep.data, "test", geometry_of(result.trial, sweep.data.reencode))
     predictions = predict_from_file(out.weights_file, result.trial, test)
     origin = prediction_origins([out], catalog, "test")[out.id]

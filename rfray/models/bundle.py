@@ -21,9 +21,8 @@ from rfray.models.inference import Predictor, device_and_type, load_weights, pre
 from rfray.models.multiscale_head import MultiscaleModel
 from rfray.models.verdicts import NOT_FINITE
 from rfray.spec.sweep import CLASSES
-from rfray.store.bundle_record import Member, member_file
-from rfray.store.ensemble_record import Ensemble, read_bundle
-from rfray.store.run_dir import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, TrialDir
+from rfray.store.bundle_record import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, Ensemble, Member
+from rfray.store.run_dir import TrialDir, read_bundle
 
 CONFIG, WEIGHTS = MEMBER_FILES
 
@@ -102,10 +101,11 @@ def _detector(folder: Path, number: int, member: Member) -> Predictor:
         model, _ = build_model(member.trial, load_pretrained=False)
     except TrialError as error:
         raise RunError(f"{folder}: member {number}: {error}") from None
-    load_weights(folder / member_file(number, WEIGHTS), model.backbone if isinstance(model, MultiscaleModel) else model)
+    files = folder / "members" / str(number)
+    load_weights(files / WEIGHTS, model.backbone if isinstance(model, MultiscaleModel) else model)
     if isinstance(model, MultiscaleModel):
-        load_weights(folder / member_file(number, HEAD_FILE), model.head)
-    normalise, flip = _normalisation(folder / member_file(number, CONFIG)), member.trial.tta == "flip"
+        load_weights(files / HEAD_FILE, model.head)
+    normalise, flip = _normalisation(files / CONFIG), member.trial.tta == "flip"
     return Predictor(model.to(device).eval(), normalise, device, dtype, flip)
 
 

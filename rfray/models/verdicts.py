@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from rfray.stats.voting import joined
-from rfray.store.ensemble_record import Vote
+from rfray.store.bundle_record import Vote
 
 VERDICTS = ("real", "fake", "unsure")
 NOT_FINITE = "a model's output is not a number"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rfray.evaluation.mistakes import Mistake, read_mistakes
 from rfray.report.pictures import Picture, picture_of
 from rfray.spec.sweep import CLASSES
-from rfray.store.ensemble_record import Ensemble
+from rfray.store.bundle_record import Ensemble
 from rfray.store.run_dir import RunDir
 
 

@@ -14,11 +14,9 @@ from rfray.evaluation.leaderboard import escaped, read_leaderboard
 from rfray.evaluation.significance import verdict
 from rfray.report.corruption_words import corruption_sentence, is_corrupted
 from rfray.report.group_table import group_table
-from rfray.store.bundle_record import Bundle
-from rfray.store.ensemble_record import Ensemble
+from rfray.store.bundle_record import Bundle, Ensemble
 from rfray.store.files import replace_text
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_catalog
 
 MEASURES = {
     "accuracy": "accuracy",
@@ -91,7 +89,7 @@ def figure_text(name: str, column: str, figures: dict[str, float | None]) -> tup
 
 def _images(run: RunDir) -> list[tuple[str, int, int]]:
     """Part, real images and fake ones."""
-    counts = read_catalog(run).groupby("part")["label"].agg(fake="sum", n="count")
+    counts = run.catalog().groupby("part")["label"].agg(fake="sum", n="count")
     return [
         (part, int(counts.loc[part, "n"] - counts.loc[part, "fake"]), int(counts.loc[part, "fake"]))
         for part in ("train", "val", "test")

@@ -29,9 +29,8 @@ from rfray.report.group_table import group_table
 from rfray.report.pictures import picture_of, pictures_of
 from rfray.report.plots import CORRUPTION, CURVES, HISTORY, confusion_file
 from rfray.report.search_plots import SEARCH_PLOTS
-from rfray.store.audit_record import Audit, read_audit
-from rfray.store.bundle_record import versions
-from rfray.store.ensemble_record import Ensemble, read_ensemble
+from rfray.store.audit_record import Audit
+from rfray.store.bundle_record import Ensemble, versions
 from rfray.store.files import replace_text
 from rfray.store.run_dir import RunDir
 
@@ -79,8 +78,8 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
     `findings` are what the page says of the search; without them it says nothing of it.
     Raises RunError where the leaderboard is missing or a file is damaged.
     """
-    sweep, frame, ensemble = run.sweep(), read_leaderboard(run), read_ensemble(run)
-    audit = read_audit(run.audit_file)
+    sweep, frame, ensemble = run.sweep(), read_leaderboard(run), run.ensemble()
+    audit = run.audit()
     types, columns = column_types(sweep), _page_columns(contract_columns(sweep), list(frame.columns))
     main = {*contract_columns(sweep), *MAIN, ranked_by(sweep, columns)}
     parts = _parts(run, frame, ensemble, audit, findings)

@@ -27,7 +27,7 @@ from rfray.stats.intervals import wilson
 from rfray.stats.metrics import confusion, metric
 from rfray.stats.operating_point import choose_threshold
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
-from rfray.store.ensemble_record import Ensemble, read_ensemble
+from rfray.store.bundle_record import Ensemble
 from rfray.store.run_dir import RunDir
 
 CURVES = ("roc.png", "precision-recall.png", "scores.png", "reliability.png")
@@ -65,7 +65,7 @@ def write_plots(run: RunDir) -> list[Path]:
 
     Returns the files written. Raises RunError where the leaderboard, the ensemble or predictions are damaged.
     """
-    ensemble = read_ensemble(run)
+    ensemble = run.ensemble()
     with mpl.rc_context(STYLE):
         drawings = _history(run, ensemble.members if ensemble is not None else [])
         if ensemble is not None:

@@ -22,7 +22,7 @@ from rfray.serving.page import page
 from rfray.serving.server_metrics import MeteredApp, ServerMetrics
 from rfray.serving.uploads import Limits, Room, Upload, come_again, read_uploads
 from rfray.spec.schema_base import Strict
-from rfray.store.ensemble_record import Ensemble
+from rfray.store.bundle_record import Ensemble
 
 Found = TypeVar("Found")
 

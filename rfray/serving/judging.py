@@ -15,7 +15,7 @@ from rfray.serving.batching import Batches, Squares
 from rfray.serving.uploads import Upload
 from rfray.spec.schema_base import Strict
 from rfray.stats.voting import joined
-from rfray.store.ensemble_record import Vote
+from rfray.store.bundle_record import Vote
 
 
 class Judgement(Strict):

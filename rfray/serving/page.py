@@ -9,8 +9,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from rfray.data.decoding import MAX_PIXELS
 from rfray.report.model_card import MEASURES, figure_text
 from rfray.serving.uploads import Limits
-from rfray.store.bundle_record import Bundle
-from rfray.store.ensemble_record import Ensemble
+from rfray.store.bundle_record import Bundle, Ensemble
 
 
 def page(ensemble: Ensemble, bundle: Bundle, limits: Limits) -> tuple[str, str]:

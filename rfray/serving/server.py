@@ -20,7 +20,7 @@ from rfray.serving.replica import start_replicas
 from rfray.serving.server_metrics import MeteredApp
 from rfray.serving.uploads import Limits
 from rfray.spec.sweep import Resources
-from rfray.store.ensemble_record import read_bundle
+from rfray.store.run_dir import read_bundle
 from rfray.store.storage import is_address
 
 IDLE_SECONDS = 30

@@ -9,7 +9,7 @@ from rfray.errors import InputError, nearest_first
 from rfray.stats.calibration import fit_temperature, tempered
 from rfray.stats.metrics import metric
 from rfray.stats.predictions import Predictions, positions
-from rfray.store.ensemble_record import Vote
+from rfray.store.bundle_record import Vote
 
 BAGS = 10
 """Random halves of the candidates that `weighted` selects from; Caruana et al. (2004) have 20."""

@@ -1,10 +1,8 @@
 """audit.json -> `Audit`: what was found in the images before anything was trained on them."""
 
-from pathlib import Path
 from typing import Literal
 
 from rfray.spec.schema_base import Strict
-from rfray.store.records import find_record
 
 Grade = Literal["note", "warning", "error"]
 """note: worth knowing; warning: the results may mislead; error: they will, and `rfray tune` stops."""
@@ -140,8 +138,3 @@ class Audit(Strict):
     def stamp(self) -> str:
         """What every leaderboard of these images must say; "" where there is no error."""
         return " ".join(finding.sentence for finding in self.graded("error"))
-
-
-def read_audit(path: Path) -> Audit | None:
-    """Reads audit.json; None where there is none. Raises RunError where it is damaged or another version's."""
-    return find_record(path, Audit, remedy="`rfray audit` writes it anew")

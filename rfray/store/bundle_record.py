@@ -1,16 +1,22 @@
-"""Trials that vote, members/ -> `Bundle`: what makes ensemble.json, and the folder around it, stand alone."""
+"""ensemble.json -> `Ensemble`: how trials vote, and what makes the folder around it, the bundle, stand alone."""
 
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import Reencode
 from rfray.spec.trial import Trial
 from rfray.store.files import file_digest
-from rfray.store.run_dir import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES
 
+ENSEMBLE_FILE = "ensemble.json"
+"""Of a bundle, which is the folder ensemble/ of a run or a copy of it."""
+MEMBER_FILES = ("config.json", "model.safetensors")
+"""Of each member of a bundle, in members/<number>, from 1: timm's own format."""
+HEAD_FILE = "head.safetensors"
+"""Beside them where the member has a probe's head: that head, while theirs is the backbone."""
 VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
 """Packages whose versions a result depends on most."""
 
@@ -45,30 +51,73 @@ class Bundle(Strict):
     """Package -> version that it was made with."""
 
 
-def member_file(number: int, name: str) -> str:
-    """How a bundle calls a file of its `number`-th member, from 1."""
-    return f"members/{number}/{name}"
+class Vote(Strict):
+    """How members' probabilities become one, and from where on that one is called fake."""
+
+    name: str
+    """Of its row on the leaderboard and its files: ensemble for the soft vote, ensemble-<method> for others."""
+    members: list[str]
+    """Ids of the trials that vote, best first."""
+    weights: list[float]
+    """Share of each member in the vote, in the same order; they sum to 1."""
+    temperatures: list[float]
+    """What each member's logit is divided by before it votes; 1 leaves it as it is."""
+    temperature: float = 1.0
+    """What the logit of the vote is divided by."""
+    threshold: float
+    """An image is called fake where p_fake >= this; above 1: none is."""
+    unsure: tuple[float, float] | None = None
+    """An image gets no verdict where low <= p_fake < high, which the threshold is between; both alike: each gets one.
+    None where no error rate was asked for, or where it can't be reached."""
+    val_score: float | None
+    """The vote's own value of the val metric on val, in [0, 1]; None where it is undefined."""
+
+
+class Ensemble(Vote):
+    """ensemble.json: everything that turns the members' weights into one detector."""
+
+    schema_version: Literal[3] = 3
+    classes: list[str]
+    """Class names; the position is the label."""
+    metric: str
+    """Name of the val metric, by which the members were chosen."""
+    choose_by: Literal["score", "worst"] = "score"
+    """By its value on val, or by the worst of its values there under corruption."""
+    others: list[Vote]
+    """What this vote is compared with: the other ways to vote."""
+    bundle: Bundle | None = None
+    """What stands beside it in the folder, and how good it is; None until all of that is there."""
+
+    @property
+    def chosen_by(self) -> str:
+        """The same in words."""
+        return self.metric if self.choose_by == "score" else f"the worst {self.metric} under corruption"
+
+    @property
+    def votes(self) -> list[Vote]:
+        """The vote itself, then the others."""
+        return [self, *self.others]
+
+
+def vote_name(method: str) -> str:
+    """What the vote by this method is called on the leaderboard and in its files' names."""
+    return "ensemble" if method == "soft" else f"ensemble-{method}"
 
 
 def member_files(members: Sequence[Member]) -> list[str]:
     """The files that a bundle of these members has."""
     return [
-        member_file(number, name)
+        f"members/{number}/{name}"
         for number, member in enumerate(members, start=1)
         for name in (*MEMBER_FILES, *([HEAD_FILE] if member.trial.head == "probe" else []))
     ]
-
-
-def digests(folder: Path, members: Sequence[Member]) -> dict[str, str]:
-    """`Bundle.files` of a folder with these members."""
-    return {name: file_digest(folder / name) for name in member_files(members)}
 
 
 def file_problems(folder: Path, files: Mapping[str, str], members: Sequence[Member]) -> list[str]:
     """Every way in which a bundle's files are not those that `files` lists; none where all are what they were."""
     wanted = member_files(members)
     problems = [
-        f"{ENSEMBLE_FILE} names a file that is none of a bundle's: {name!r}" for name in files if name not in wanted
+        f"{ENSEMBLE_FILE} names a file that is none of a bundle's: {name!r}" for name in sorted({*files} - {*wanted})
     ]
     for name in wanted:
         file = folder / name

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from rfray.errors import RunError
 from rfray.spec.schema_base import Strict
@@ -163,32 +163,28 @@ def write_record(path: Path, record: BaseModel, mirror: Mirror | None = None) ->
         mirror.send(path)
 
 
-def read_record(path: Path, model: type[Record]) -> Record:
-    """Reads what `write_record` wrote. Raises RunError where it is missing, damaged or no such record."""
-    try:
-        fields = json.loads(path.read_bytes())
-        if not isinstance(fields, dict) or fields.pop("sha256", None) != _digest(fields):
-            raise RunError(f"{path} is damaged: its content does not match its digest")
-        return model.model_validate_json(json.dumps(fields))
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing") from None
-    except (ValidationError, ValueError) as error:
-        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-
-
-def find_record(path: Path, model: type[Record], mirror: Mirror | None = None, remedy: str = "") -> Record | None:
-    """The same, fetched from the address that `mirror` stands for; None where there is no such file.
+def read_record(path: Path, model: type[Record], remedy: str = "") -> Record:
+    """Reads what `write_record` wrote. Raises RunError where it is missing, damaged or no such record.
 
     `remedy` is what the error of a damaged file says one can do.
     """
+    try:
+        fields = json.loads(path.read_bytes())
+        if not isinstance(fields, dict) or fields.pop("sha256", None) != _digest(fields):
+            raise ValueError("its content does not match its digest")
+        return model.model_validate_json(json.dumps(fields))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing") from None
+    except ValueError as error:
+        hint = f"; {remedy}" if remedy else ""
+        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}{hint}") from None
+
+
+def find_record(path: Path, model: type[Record], mirror: Mirror | None = None, remedy: str = "") -> Record | None:
+    """The same, fetched from the address that `mirror` stands for; None where there is no such file."""
     if mirror is not None:
         mirror.fetch(path)
-    if not path.exists():
-        return None
-    try:
-        return read_record(path, model)
-    except RunError as error:
-        raise RunError(f"{error}; {remedy}") if remedy else error from None
+    return read_record(path, model, remedy) if path.exists() else None
 
 
 def _digest(fields: dict[str, Any]) -> str:

@@ -1,22 +1,28 @@
 """a path or an address -> `RunDir` and `TrialDir`: the names of all files of a run and of a trial.
 
-No other module knows these names. What several rooms read (the sweep, how a trial began, went and ended) is read here.
+No other module knows these names. What several rooms read (sweep, catalog, audit, ensemble, how a trial began, went and
+ended) is read here.
 """
 
 import csv
 import hashlib
 import io
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rfray.errors import RunError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import read_resolved_sweep
 from rfray.spec.trial import Trial
-from rfray.store.files import file_digest, replace_text, user_cache
+from rfray.store.audit_record import Audit
+from rfray.store.bundle_record import ENSEMBLE_FILE, Bundle, Ensemble, file_problems
+from rfray.store.files import file_digest, replace_text, replacing, user_cache
 from rfray.store.records import Fold, Start, TrialResult, TrialStart, find_record, read_record
 from rfray.store.storage import Mirror, Storage, is_address
 
@@ -25,15 +31,7 @@ Part = Literal["val", "test"]
 
 REPEAT = re.compile(r"\d+-[0-9a-f]+-(seed\d+|fold\d+of\d+)")
 """The ids of repeats: the finalist's, and which one it is."""
-PROBE = "probe-"
-"""What the ids of probes begin with."""
 WEIGHTS_FILE = "best.safetensors"
-ENSEMBLE_FILE = "ensemble.json"
-"""Of a bundle, which is the folder ensemble/ of a run or a copy of it."""
-MEMBER_FILES = ("config.json", "model.safetensors")
-"""Of each member of a bundle, in members/<number>: timm's own format."""
-HEAD_FILE = "head.safetensors"
-"""Beside them where the member has a probe's head: that head, while theirs is the backbone."""
 HEAVY = (f"*{WEIGHTS_FILE}", "*/folds/*", "ensemble/members/*", "*predictions-test*", "*predictions-val-*")
 """Patterns of the files that a sweep has no need to read back."""
 
@@ -45,7 +43,7 @@ def trial_id(number: int, trial: Trial) -> str:
 
 def probe_id(probe: Trial) -> str:
     """The id of a probe."""
-    return f"{PROBE}{probe.digest[:6]}"
+    return f"probe-{probe.digest[:6]}"
 
 
 def repeat_id(finalist: str, seed: int, fold: Fold | None) -> str:
@@ -68,16 +66,14 @@ class TrialDir:
         self.starts_file = path / "starts.csv"
         self.tensorboard = path / "tensorboard"
         self.out_of_fold_file = path / "predictions-train.parquet"
-        self.features_folder = path / "features"
-        self.folds_folder = path / "folds"
 
     def features_file(self, first: int) -> Path:
         """features/<first>.safetensors: what a probe's backbone sees in some of its images, from that one on."""
-        return self.features_folder / f"{first:06d}.safetensors"
+        return self.path / "features" / f"{first:06d}.safetensors"
 
     def fold_weights_file(self, fold: Fold) -> Path:
         """folds/<number>of<folds>.safetensors: the probe whose head has not learned from that fold."""
-        return self.folds_folder / f"{fold[0]}of{fold[1]}.safetensors"
+        return self.path / "folds" / f"{fold[0]}of{fold[1]}.safetensors"
 
     def state_file(self, epoch: int, digest: str) -> Path:
         """What the trial goes on from after `epoch`; its digest is in its name, by which damage is noticed."""
@@ -102,24 +98,19 @@ class TrialDir:
     def damaged_files(self, result: TrialResult) -> list[Path]:
         """The files of the ended trial that are not what they were; weights that were not kept are not missed."""
         files = {self.path / name: digest for name, digest in result.files.items()}
-        return [
-            file
-            for file, digest in files.items()
-            if (file_digest(file) != digest if file.exists() else file != self.weights_file)
-        ]
+        whole = {file for file, digest in files.items() if file.exists() and file_digest(file) == digest}
+        return [file for file in files if file not in whole and (file.exists() or file != self.weights_file)]
 
     def history(self) -> pd.DataFrame:
         """history.csv: one row an epoch; empty where there is none yet. Raises RunError where it is cut short."""
         if not self.history_file.exists():
             return pd.DataFrame()
         text = self.history_file.read_text(encoding="utf-8", errors="replace")
-        try:
+        with suppress(ValueError, KeyError):
             history = pd.read_csv(io.StringIO(text))
-        except ValueError:
-            history = pd.DataFrame({"epoch": []})
-        if not text.endswith("\n") or history.get("epoch", pd.Series()).tolist() != list(range(1, len(history) + 1)):
-            raise RunError(f"{self.history_file} is damaged: it does not hold every epoch from the first")
-        return history
+            if text.endswith("\n") and history["epoch"].tolist() == list(range(1, len(history) + 1)):
+                return history
+        raise RunError(f"{self.history_file} is damaged: it does not hold every epoch from the first")
 
     def starts(self) -> list[Start]:
         """starts.csv: every time that a process began with this trial, in order."""
@@ -145,15 +136,12 @@ class RunDir:
     def __init__(self, where: Path | str) -> None:
         self.where = str(where).rstrip("/") if is_address(where) else Path(where).absolute()
         """The path or the address: what another process makes the same RunDir from."""
+        self.name = Path(self.where).name
         if isinstance(self.where, str):
-            key = hashlib.sha256(self.where.encode()).hexdigest()[:12]
-            self.name = self.where.rsplit("/", 1)[-1]
-            self.path = user_cache() / "runs" / key / self.name
+            self.path = user_cache() / "runs" / hashlib.sha256(self.where.encode()).hexdigest()[:12] / self.name
             self.mirror = Mirror(self.path, Storage(self.where))
         else:
-            self.name = self.where.name
-            self.path = self.where
-            self.mirror = Mirror(self.path, None)
+            self.path, self.mirror = self.where, Mirror(self.where, None)
         self.sweep_file = self.path / "sweep.yaml"
         self.catalog_file = self.path / "catalog.parquet"
         self.unreadable_file = self.path / "unreadable.csv"
@@ -165,8 +153,6 @@ class RunDir:
         self.budget_over_file = self.path / ".budget-over"
         self.ray_folder = self.path / ".ray"
         self.trials_folder = self.path / "trials"
-        self.probes_folder = self.path / "probes"
-        self.repeats_folder = self.path / "repeats"
         self.bundle_folder = self.path / "ensemble"
         self.ensemble_file = self.bundle_folder / ENSEMBLE_FILE
         self.model_card = self.bundle_folder / "README.md"
@@ -176,10 +162,10 @@ class RunDir:
         self.leaderboard_md = self.path / "leaderboard.md"
         self.report_html = self.path / "report.html"
         self.plots_folder = self.path / "plots"
-        self.mistakes_folder = self.path / "plots" / "mistakes"
+        self.mistakes_folder = self.plots_folder / "mistakes"
         self.audit_file = self.path / "audit.json"
-        self.images_file = self.path / "audit" / "images.parquet"
         self.audit_folder = self.path / "audit"
+        self.images_file = self.audit_folder / "images.parquet"
 
     def shown(self, path: Path) -> str:
         """How a user calls a file of the run, or the run itself: by its address, or from the working directory."""
@@ -209,30 +195,52 @@ class RunDir:
             raise RunError(f"{self.where}: not a run folder (no sweep.yaml); `rfray tune SWEEP` makes one")
         return read_resolved_sweep(self.sweep_file)
 
+    def catalog(self) -> pd.DataFrame:
+        """catalog.parquet: one row an image. Raises RunError where it is missing or damaged."""
+        return self._table(self.catalog_file)
+
+    def write_catalog(self, catalog: pd.DataFrame) -> None:
+        """Writes catalog.parquet, after everything else that is known of the images is at the run's address."""
+        self.mirror.push()
+        write_table(self.catalog_file, catalog)
+        self.mirror.send(self.catalog_file)
+
+    def training_images(self) -> int:
+        """How many images train and val have; 0 where there is no catalog. Raises RunError where it is damaged."""
+        return int(self.catalog()["part"].isin(["train", "val"]).sum()) if self.catalog_file.exists() else 0
+
+    def audited_images(self) -> pd.DataFrame:
+        """audit/images.parquet: one row an image file. Raises RunError where it is missing or damaged."""
+        return self._table(self.images_file)
+
+    def audit(self) -> Audit | None:
+        """audit.json; None where there is none. Raises RunError where it is damaged or another version's."""
+        return find_record(self.audit_file, Audit, remedy="`rfray audit` writes it anew")
+
+    def ensemble(self) -> Ensemble | None:
+        """ensemble.json, or None where no ensemble was made yet. Raises RunError where it is damaged."""
+        return find_record(self.ensemble_file, Ensemble, remedy="`rfray ensemble` writes it anew")
+
     def audit_pictures(self) -> list[Path]:
         """The pictures of the audit that are there."""
         return sorted(path for path in self.audit_folder.glob("*") if path.suffix in (".png", ".jpg"))
 
     def trial(self, trial_id: str) -> TrialDir:
         """The folder of the trial, the probe or the repeat with this id."""
-        kind = self.trials_folder
-        if trial_id.startswith(PROBE):
-            kind = self.probes_folder
-        elif REPEAT.fullmatch(trial_id):
-            kind = self.repeats_folder
-        return TrialDir(kind / trial_id, self.mirror.at(f"{kind.name}/{trial_id}"))
+        kind = "probes" if trial_id.startswith("probe-") else "repeats" if REPEAT.fullmatch(trial_id) else "trials"
+        return TrialDir(self.path / kind / trial_id, self.mirror.at(f"{kind}/{trial_id}"))
 
     def trials(self) -> list[TrialDir]:
         """All trials that have a trial.json, in the order in which they were proposed."""
-        return self._with(self.trials_folder, "trial.json")
+        return self._with("trials/*/trial.json")
 
     def probes(self) -> list[TrialDir]:
         """All probes that have ended."""
-        return self._with(self.probes_folder, "result.json")
+        return self._with("probes/*/result.json")
 
     def repeats(self) -> list[TrialDir]:
         """All repeats that have a trial.json, those of one finalist one after the other."""
-        return self._with(self.repeats_folder, "trial.json")
+        return self._with("repeats/*/trial.json")
 
     def models(self) -> list[TrialDir]:
         """All that may get a row of its own: probes, trials and repeats."""
@@ -249,8 +257,21 @@ class RunDir:
         if damaged:
             raise RunError("\n".join([*damaged, "The `rfray tune` that made the run trains such trials again"]))
 
-    def _with(self, folder: Path, name: str) -> list[TrialDir]:
-        return [self.trial(found.parent.name) for found in sorted(folder.glob(f"*/{name}"))]
+    def _with(self, files: str) -> list[TrialDir]:
+        return [self.trial(found.parent.name) for found in sorted(self.path.glob(files))]
+
+    def _table(self, file: Path) -> pd.DataFrame:
+        try:
+            return pq.read_table(file, page_checksum_verification=True).to_pandas()
+        except (OSError, ValueError, pa.ArrowException) as error:
+            reason = "is missing" if not file.exists() else f"is damaged: {str(error).splitlines()[0]}"
+            raise RunError(f"{file} {reason}; delete {self.catalog_file}, and `rfray tune` makes it again") from None
+
+
+def write_table(file: Path, table: pd.DataFrame) -> None:
+    """Writes catalog.parquet or audit/images.parquet of a run, with checksums of their pages."""
+    with replacing(file) as temporary:
+        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary, write_page_checksum=True)
 
 
 def newest_run(runs: Path = Path("runs")) -> RunDir:
@@ -259,6 +280,35 @@ def newest_run(runs: Path = Path("runs")) -> RunDir:
     if not found:
         raise RunError(f"no run in {runs.absolute()}; `rfray tune SWEEP` makes one, or name its folder")
     return RunDir(found[-1].parent)
+
+
+def read_bundle(where: Path | str) -> tuple[Path, Ensemble, Bundle]:
+    """The folder of a bundle whose files are what they were, and its two records.
+
+    Raises RunError where there is none, or a file is missing, damaged or more than data.
+    """
+    folder = find_bundle(where)
+    ensemble = read_record(folder / ENSEMBLE_FILE, Ensemble)
+    bundle = ensemble.bundle
+    if bundle is None or [member.id for member in bundle.members] != ensemble.members:
+        raise RunError(
+            f"{folder / ENSEMBLE_FILE} does not say what its members are; `rfray ensemble RUN` writes it anew"
+        )
+    if problems := file_problems(folder, bundle.files, bundle.members):
+        listed = "\n  ".join(problems)
+        raise RunError(f"{folder} can't be used:\n  {listed}\nCopy it anew; `rfray ensemble RUN` makes it")
+    return folder, ensemble, bundle
+
+
+def find_bundle(where: Path | str) -> Path:
+    """The folder with ensemble.json: `where` itself or its ensemble/, brought here from an address."""
+    run = RunDir(where)
+    run.mirror.pull(ENSEMBLE_FILE, f"ensemble/{ENSEMBLE_FILE}", "members/*", "ensemble/members/*")
+    for folder in (run.path, run.bundle_folder):
+        if (folder / ENSEMBLE_FILE).is_file():
+            return folder
+    made = "; `rfray ensemble` makes it" if run.sweep_file.exists() else ", and no run folder"
+    raise RunError(f"{run.where}: no bundle (a folder with {ENSEMBLE_FILE}){made}")
 
 
 def _predictions_name(part: Part, corruption: str | None) -> str:

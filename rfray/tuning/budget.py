@@ -23,7 +23,6 @@ from rfray.spec.trial import Range, Trial, epochs_of_a_pass
 from rfray.store.files import replace_text
 from rfray.store.records import Spent, find_record, write_record
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_catalog
 from rfray.tuning.strategies import planned_trials
 
 SHUTDOWN_SECONDS = 6.0
@@ -218,7 +217,7 @@ def with_short_epochs(run: RunDir, sweep: Sweep, shares: TrialSlots) -> Sweep:
     """
     if sweep.budget is None or sweep.trial.choices("epoch_images") != [0]:
         return sweep
-    count = read_catalog(run)["part"].value_counts()
+    count = run.catalog()["part"].value_counts()
     smallest = MIN_IMAGES_ON_GPU if any(slot.gpu for slot in shares.kinds) else MIN_IMAGES_ON_CPU
     size = max(int(count["val"]), smallest)
     if epochs_of_a_pass(int(count["train"] + count["val"]), size) == 1:

@@ -30,7 +30,6 @@ from rfray.stats.predictions import Predictions, read_predictions, write_predict
 from rfray.store.files import file_digest, write_whole
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, probe_id
-from rfray.store.tables import read_catalog
 from rfray.tuning.trial_job import sweep_images
 
 Key = TypeVar("Key")
@@ -119,7 +118,7 @@ def _missing_probes(run: RunDir, sweep: Sweep) -> list[Trial]:
 
 def _spans(run: RunDir, sweep: Sweep, probes: Collection[Trial]) -> list[ImageSpan]:
     """The spans of all images of these probes: first the first one of each, so that all get some in a short time."""
-    count = len(probe_images(int((read_catalog(run)["part"] == "train").sum()), sweep))
+    count = len(probe_images(int((run.catalog()["part"] == "train").sum()), sweep))
     size = min(SPAN_IMAGES, -(-count // SPANS))
     firsts = range(0, count, size)
     return [ImageSpan(probe, range(first, min(first + size, count))) for first in firsts for probe in probes]
@@ -239,7 +238,7 @@ def learn_probe(where: Path | str, probe: Trial, fold: Fold | None, threads: int
         _, others, _ = sweep_images(where, probe.resize, probe.image_size, fold)
         chosen = np.flatnonzero(np.isin(train.ids, others.train.ids))
         seen, train = seen[chosen], train.at(chosen)
-    catalog = read_catalog(run)
+    catalog = run.catalog()
     groups = catalog[catalog["part"] == "train"].set_index("path")["group_id"].loc[train.ids].to_numpy()
     with threadpool_limits(threads):
         head = learn_head(seen, train.labels, groups, sweep.search.metric, sweep.seed)

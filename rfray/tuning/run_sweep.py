@@ -25,7 +25,6 @@ from rfray.store.files import file_digest, is_disk_full, no_room
 from rfray.store.records import TrialResult, WarmStart
 from rfray.store.run_dir import HEAVY, RunDir, TrialDir
 from rfray.store.storage import STATES, Storage
-from rfray.store.tables import training_images
 from rfray.tuning.asha import Asha
 from rfray.tuning.budget import Meter
 from rfray.tuning.budget_callbacks import BudgetCallback, OutOfTime
@@ -112,7 +111,7 @@ def _search(
     context: SweepContext, planned: int | None, warm: WarmStart, earlier: list[TrialResult], recorder: Recorder
 ) -> None:
     run, sweep, meter = context.run, context.sweep, context.meter
-    images = training_images(run)
+    images = run.training_images()
     scheduler = SCHEDULERS[sweep.search.scheduler](sweep, images)
     asha = scheduler if isinstance(scheduler, Asha) else None
     if isinstance(scheduler, Asha | Median):
@@ -142,7 +141,7 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
     if context.meter is None or not context.meter.account.is_over():
         learn_fold_heads(run, sweep, missing, context.deadline)
         recorder = Recorder(run, sweep, context.meter)
-        images = training_images(run)
+        images = run.training_images()
         display = Display(sweep, len(wanted), images, earlier, context.console, context.deadline)
         recorder.on_result.append(display.ended)
         listed = Listed(run, missing, context.at_once, context.meter)

@@ -16,7 +16,6 @@ from rfray.spec.trial import Trial
 from rfray.store.records import Fold, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, probe_id
 from rfray.store.storage import STATES
-from rfray.store.tables import read_catalog
 
 if TYPE_CHECKING:
     from rfray.training.learner import Epoch, TrialData
@@ -181,7 +180,7 @@ def sweep_images(
 
     folder = RunDir(run)
     folder.mirror.pull("sweep.yaml", "catalog.parquet")
-    sweep, catalog = folder.sweep(), read_catalog(folder)
+    sweep, catalog = folder.sweep(), folder.catalog()
     if fold is not None:
         catalog = fold_of(catalog, fold, sweep.seed)
     geometry = Geometry(resize, side, sweep.data.reencode)

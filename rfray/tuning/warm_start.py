@@ -25,7 +25,6 @@ from rfray.spec.trial import Trial, epochs_of
 from rfray.store.files import file_digest, replacing
 from rfray.store.records import EarlierTrial, TrialResult, WarmStart, find_record, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, trial_id
-from rfray.store.tables import read_catalog, training_images
 from rfray.tuning import space
 from rfray.tuning.strategies import LEARNING, planned_trials
 
@@ -115,14 +114,14 @@ def preview_warm_start(run: RunDir, sweep: Sweep) -> WarmStart:
     if (known := read_warm_start(run)) is not None:
         return known
     run.mirror.fetch(run.catalog_file)
-    catalog = read_catalog(run) if run.catalog_file.exists() else None
+    catalog = run.catalog() if run.catalog_file.exists() else None
     return _known(_candidates(sweep, catalog), sweep)
 
 
 def _begin(run: RunDir, sweep: Sweep, console: Console) -> WarmStart:
     """Copies the trials that are taken over into the run folder, and writes warm_start.json last."""
     _clear(run)
-    candidates = _candidates(sweep, read_catalog(run))
+    candidates = _candidates(sweep, run.catalog())
     with_weights = [one for one in candidates if one.use == "taken over" and one.has_weights]
     kept = {one.key for one in sorted(with_weights, key=lambda one: -one.score)[: sweep.keep]}
     number = 0
@@ -214,7 +213,7 @@ def _of_run(run: RunDir, sweep: Sweep, catalog: pd.DataFrame | None) -> Iterator
     if any(result.score is not None for _, result in ended):
         differing = _differing(run, old, sweep, catalog)
     with_weights = {file.parent.name for file in run.mirror.find(f"trials/*/{WEIGHTS_FILE}")}
-    axes, images = sweep.trial.axes(), training_images(run)
+    axes, images = sweep.trial.axes(), run.training_images()
     for out, result in ended:
         drawn = space.params_of(result.trial, axes)
         if result.score is None:
@@ -249,7 +248,7 @@ def _others(result: TrialResult, old: Sweep, sweep: Sweep, own: Trial, training_
 
 def _differing(earlier: RunDir, old: Sweep, sweep: Sweep, catalog: pd.DataFrame | None) -> str:
     """What makes an earlier run's scores incomparable with those of this sweep; "" where nothing does."""
-    known = read_catalog(earlier)
+    known = earlier.catalog()
     if old.search.metric != sweep.search.metric:
         return f"its scores are {old.search.metric}, not {sweep.search.metric}"
     if old.data.reencode != sweep.data.reencode:

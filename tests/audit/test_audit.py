@@ -8,8 +8,8 @@ from rfray.audit.audit import audit_images
 from rfray.audit.metadata_baseline import FEATURES, metadata_baseline
 from rfray.audit.rules import RULES
 from rfray.errors import RunError
-from rfray.store.audit_record import read_audit
 from rfray.store.records import write_record
+from rfray.store.run_dir import RunDir
 from tests.audits import ALL_READABLE, NO_PAIRS, image_table, leaking_audit, pair_table
 
 
@@ -194,11 +194,11 @@ def test_copies_stay_in_one_fold():
 def test_written_and_read_back(tmp_path):
     audit = leaking_audit()
     write_record(tmp_path / "audit.json", audit)
-    assert read_audit(tmp_path / "audit.json") == audit
-    assert read_audit(tmp_path / "other.json") is None
+    assert RunDir(tmp_path).audit() == audit
+    assert RunDir(tmp_path / "other").audit() is None
     (tmp_path / "audit.json").write_text('{"version": 2}')
     with pytest.raises(RunError, match=r"audit\.json is damaged: .*`rfray audit` writes it anew"):
-        read_audit(tmp_path / "audit.json")
+        RunDir(tmp_path).audit()
 
 
 def test_the_same_images_give_the_same_audit():

@@ -18,9 +18,7 @@ from rfray.inference.missing import prediction_origins, without_predictions
 from rfray.report.audit_tables import count_rows
 from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import Predictions, write_predictions
-from rfray.store.audit_record import read_audit
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_audited_images, read_catalog
 
 
 def write_images(folder: Path, count: int, first: int = 0) -> None:
@@ -56,7 +54,7 @@ class Made:
     def ensemble(self) -> pd.DataFrame:
         """Test, after what `rfray ensemble` does."""
         prepare_test(self.run, self.sweep, self.console)
-        catalog = read_catalog(self.run)
+        catalog = self.run.catalog()
         return catalog[catalog["part"] == "test"]
 
     def printed(self) -> str:
@@ -91,7 +89,7 @@ def test_of_a_larger_training_folder_so_many_images_are_used(tmp_path: Path) -> 
 
 def test_the_catalog_is_written_and_the_images_counted(made: Made) -> None:
     catalog = made.tune()
-    assert read_catalog(made.run).equals(catalog)
+    assert made.run.catalog().equals(catalog)
     assert catalog.groupby(["part", "label"]).size().to_dict() == {
         ("train", 0): 17,
         ("train", 1): 17,
@@ -181,11 +179,11 @@ def test_tune_needs_no_test_folder_and_ensemble_reads_it_later(made: Made) -> No
     assert not made.test.exists()
     with pytest.raises(DataError, match="test: no such folder"):
         made.ensemble()
-    assert read_catalog(made.run).equals(training)
+    assert made.run.catalog().equals(training)
     write_folder(made.test, 6, first=1000)
     test = made.ensemble()
     assert test.groupby("label").size().to_dict() == {0: 6, 1: 6}
-    catalog = read_catalog(made.run)
+    catalog = made.run.catalog()
     assert catalog[catalog["part"] != "test"].equals(training)
     made.tune()  # the training folder is as it was: going on is allowed
 
@@ -211,7 +209,7 @@ def test_a_changed_test_folder_is_read_again(made: Made) -> None:
     second = made.ensemble()
     assert "Test has changed (2 files, e.g. real/2000.png is new)" in made.printed()
     assert set(second["path"]) == set(first["path"]) - {"fake/1502.png"} | {"real/2000.png"}
-    catalog = read_catalog(made.run)
+    catalog = made.run.catalog()
     assert catalog[catalog["part"] != "test"].equals(training)
 
 
@@ -353,10 +351,10 @@ def test_training_images_that_are_in_the_test_part_too(tmp_path: Path, setting: 
     assert gone["path"].tolist() == (["fake/005.png", "real/003.png"] if left_out else [])
     assert len(catalog) == 24  # nobody is forgotten
     assert catalog["group_id"].nunique() == 24
-    (error,) = read_audit(made.run.audit_file).graded("error")
+    (error,) = made.run.audit().graded("error")
     assert error.sentence.startswith("2 of 26 test images are also among the training images")
     assert ("are left out of train and val" in error.sentence) == bool(left_out)
-    shown = [row[0] for row in count_rows(read_audit(made.run.audit_file))[1]]
+    shown = [row[0] for row in count_rows(made.run.audit())[1]]
     assert shown == ["train", "val", *(["left out"] if left_out else []), "test"]
     with pytest.raises(AuditError, match="2 of 26 test images"):
         check_audit(made.run, accepted=False, console=made.console)
@@ -384,11 +382,11 @@ def test_a_test_folder_that_comes_later_is_compared_then(tmp_path: Path) -> None
     made = Made(tmp_path)
     write_photographs(made.train, 0)
     made.tune()
-    assert read_audit(made.run.audit_file).graded("error") == []
+    assert made.run.audit().graded("error") == []
     write_photographs(made.test, 100)
     shutil.copy(made.train / "real/003.png", made.test / "real/copy.png")
     made.ensemble()
-    (error,) = read_audit(made.run.audit_file).graded("error")
+    (error,) = made.run.audit().graded("error")
     assert error.code == "test-in-training"
 
 
@@ -407,7 +405,7 @@ def test_test_images_that_look_alike_have_one_group(tmp_path: Path, later: bool)
     assert numbers["fake/copy.jpg"] == numbers["real/103.png"]
     assert numbers["fake/same.png"] == numbers["fake/105.png"]
     assert numbers.nunique() == 24
-    catalog = read_catalog(made.run)
+    catalog = made.run.catalog()
     assert not set(numbers) & set(catalog.loc[catalog["part"] != "test", "group_id"])
 
 
@@ -429,9 +427,9 @@ def test_val_may_be_a_folder_of_its_own(with_val: Made) -> None:
     assert catalog.groupby(["part", "label"]).size().to_dict() == counts
     assert (catalog["part"] == catalog["folder"]).all()
     assert with_val.printed().splitlines()[-1] == "Images: train 12 real + 12 fake, val 12 real + 12 fake"
-    audited = read_audited_images(with_val.run)
+    audited = with_val.run.audited_images()
     assert audited.groupby("part").size().to_dict() == {"train": 24, "val": 24, "test": 24}
-    assert [row[0] for row in count_rows(read_audit(with_val.run.audit_file))[1]] == ["train", "val", "test"]
+    assert [row[0] for row in count_rows(with_val.run.audit())[1]] == ["train", "val", "test"]
     assert with_val.tune().equals(catalog)
     test = with_val.ensemble()
     assert len(test) == 24
@@ -491,7 +489,7 @@ def test_copies_between_the_folders_are_found(with_val: Made, tmp_path: Path) ->
     assert groups.nunique() == len(groups) - 1
     gone = catalog[catalog["part"] == LEFT_OUT]
     assert gone[["folder", "path"]].to_numpy().tolist() == [["val", "fake/005.png"]]
-    audit = read_audit(with_val.run.audit_file)
+    audit = with_val.run.audit()
     found = {(pairs.kind, pairs.first, pairs.second): pairs.pairs for pairs in audit.duplicates}
     assert found == {("exact", "train", "val"): 1, ("re-encoded", "left out", "test"): 1}
     (error,) = audit.graded("error")

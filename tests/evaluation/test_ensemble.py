@@ -10,7 +10,7 @@ from rfray.evaluation.ensemble import choose_members, chosen_alone, fold_models,
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.stats.voting import METHODS, vote_predictions
-from rfray.store.ensemble_record import Vote, read_ensemble
+from rfray.store.bundle_record import Vote
 from rfray.store.records import write_record
 from tests.synthetic import FIRST, LABELS, SECOND, finish_trial, new_run, predictions, small_run
 
@@ -140,7 +140,7 @@ def test_voters_that_do_not_fit_together_are_refused():
 def test_what_is_written(tmp_path):
     run = small_run(tmp_path / "run")
     ensemble = write_ensemble(run, choose_members(run, 2))
-    assert read_ensemble(run) == ensemble
+    assert run.ensemble() == ensemble
     written = json.loads(run.ensemble_file.read_text())
     assert len(written.pop("sha256")) == 64
     assert written == {
@@ -170,7 +170,7 @@ def test_every_method_has_its_row_and_its_files(tmp_path):
     names = ["ensemble-calibrated", "ensemble-weighted", "ensemble"]
     assert [vote.name for vote in ensemble.votes] == names
     assert ensemble.name == "ensemble-calibrated"
-    assert read_ensemble(run) == ensemble
+    assert run.ensemble() == ensemble
     for vote in ensemble.votes:
         for part in ("val", "test"):
             members = [read_predictions(run.trial(member).predictions_file(part)) for member in vote.members]
@@ -218,7 +218,7 @@ def test_every_vote_has_its_own_operating_point(tmp_path):
     assert ensemble.unsure == (0.3, 0.3)
     calibrated = ensemble.others[1]
     assert calibrated.threshold == vote_predictions(calibrated, [predictions(SECOND)]).p_fake[0] != 0.3
-    assert read_ensemble(run) == ensemble
+    assert run.ensemble() == ensemble
 
 
 def test_a_threshold_that_can_not_be_chosen_says_so(tmp_path):
@@ -266,13 +266,13 @@ def test_missing_or_unfit_predictions_leave_the_old_ensemble_alone(tmp_path):
 
 def test_no_member_and_a_damaged_record_are_errors(tmp_path):
     run = small_run(tmp_path / "run")
-    assert read_ensemble(run) is None
+    assert run.ensemble() is None
     with pytest.raises(RunError, match="nothing to join"):
         write_ensemble(run, [])
     write_ensemble(run, choose_members(run, 2))
     run.ensemble_file.write_text('{"schema_version": 2}')
     with pytest.raises(RunError, match=r"ensemble\.json is damaged"):
-        read_ensemble(run)
+        run.ensemble()
 
 
 FOLDS = ([0, 3, 4], [1, 2, 5])

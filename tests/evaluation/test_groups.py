@@ -12,7 +12,6 @@ from rfray.stats.delong import placements
 from rfray.stats.intervals import wilson
 from rfray.stats.predictions import Predictions
 from rfray.store.files import replace_text
-from rfray.store.tables import write_catalog
 from tests.synthetic import finish_trial, new_run
 
 P_FAKE = [0.1, 0.3, 0.6, 0.4, 0.7, 0.2, 0.5, 0.9]
@@ -103,7 +102,7 @@ def test_subfolders_are_the_groups_and_a_pattern_comes_first(tmp_path):
     others = catalog.assign(subfolder="training", part="train")  # of another folder, with the same names
     run = run_of(tmp_path / "run")
     assert groups_of(run) is None
-    write_catalog(run, pd.concat([others, catalog.iloc[::-1]], ignore_index=True))
+    run.write_catalog(pd.concat([others, catalog.iloc[::-1]], ignore_index=True))
     write_groups(run)
     written = pd.read_csv(run.groups_csv, keep_default_na=False)
     assert written["group"].tolist() == ["b", "a", "c"]

@@ -24,7 +24,6 @@ from rfray.spec.sweep_file import resolved_text
 from rfray.stats.intervals import wilson
 from rfray.stats.predictions import read_predictions
 from rfray.store.records import write_record
-from rfray.store.tables import write_catalog
 from tests.audits import leaking_audit
 from tests.synthetic import FIRST, SECOND, fail_trial, finish_trial, new_run, predictions, small_run, start_trial
 
@@ -112,7 +111,7 @@ def test_images_that_belong_together_are_drawn_together(run):
     independent = build_leaderboard(run)
     report = pd.DataFrame({"path": predictions(FIRST).ids, "part": "test", "group_id": [7, 7, 8, 9, 9, 5]})
     elsewhere = pd.DataFrame({"path": ["real/0.jpg", "real/9.jpg"], "part": "train", "group_id": [0, 1]})
-    write_catalog(run, pd.concat([elsewhere, report]))
+    run.write_catalog(pd.concat([elsewhere, report]))
     together = build_leaderboard(run)
     clustered = [column for column in together if "_boot_" in column]
     pd.testing.assert_frame_equal(together.drop(columns=clustered), independent.drop(columns=clustered))

@@ -6,7 +6,6 @@ import pytest
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import AT_MOST, find_mistakes, read_mistakes, undrawn_mistakes, write_mistakes
 from rfray.stats.predictions import Predictions, write_predictions
-from rfray.store.ensemble_record import read_ensemble
 from rfray.store.records import write_record
 from tests.synthetic import finish_trial, new_run, predictions, small_run
 
@@ -48,7 +47,7 @@ def test_both_kinds_the_most_confident_first(run):
 
 
 def test_the_threshold_decides_what_is_wrong(run):
-    ensemble = read_ensemble(run)
+    ensemble = run.ensemble()
     assert ensemble is not None
     write_record(run.ensemble_file, ensemble.model_copy(update={"threshold": 0.25}))
     found = find_mistakes(run)

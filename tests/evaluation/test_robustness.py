@@ -11,7 +11,6 @@ from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import build_leaderboard, read_leaderboard, write_leaderboard
 from rfray.evaluation.robustness import TEST_COLUMNS, WORST, worst_scores, write_corrupted_votes
 from rfray.stats.predictions import predictions_metadata, read_predictions, write_predictions
-from rfray.store.ensemble_record import read_ensemble
 from tests.synthetic import FIRST, REVERSED, SECOND, corruption_trial, finish_trial, new_run, predictions, small_run
 
 
@@ -113,7 +112,7 @@ def test_members_and_ranks_by_the_worst_on_the_val_images(run):
     )
     assert [trial.id for trial in choose_members(run, 2)] == ["001", "002"]
     join(run, val=True, report=False)
-    assert read_ensemble(run).members == ["002", "001"]
+    assert run.ensemble().members == ["002", "001"]
     write_leaderboard(run)
     frame = read_leaderboard(run)
     assert list(frame.columns)[-1] == WORST
@@ -125,7 +124,7 @@ def test_members_and_ranks_by_the_worst_on_the_val_images(run):
     assert frame["rank"].isna().tolist() == [False, False, False, True, True]
     note = run.leaderboard_md.read_text().splitlines()[2]
     assert "ranked by `val_worst_corruption`, the smallest auc on val" in note
-    assert read_ensemble(run).chosen_by == "the worst auc under corruption"
+    assert run.ensemble().chosen_by == "the worst auc under corruption"
 
 
 def test_chosen_by_the_score_again_the_column_is_gone(run):

@@ -16,7 +16,6 @@ from rfray.spec.sweep_file import resolved_text
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import replace_text
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_catalog, write_catalog
 from tests.synthetic import FIRST, SECOND, as_predicted, fail_trial, finish_trial, new_run, predictions
 
 SIXTEEN = [0] * 8 + [1] * 8
@@ -45,9 +44,9 @@ def concluded(run: RunDir) -> RunDir:
 
 def change_test(run: RunDir, **changed: Any) -> None:
     """Changes the first of the run's test images in the catalog."""
-    catalog = read_catalog(run)
+    catalog = run.catalog()
     catalog.loc[0, list(changed)] = list(changed.values())
-    write_catalog(run, catalog)
+    run.write_catalog(catalog)
 
 
 def test_two_ensembles_are_tested_in_pairs(tmp_path: Path) -> None:
@@ -104,7 +103,7 @@ def test_the_order_of_the_test_images_does_not_matter(tmp_path: Path) -> None:
     for file in [trial.predictions_file("test") for trial in turned.trials()]:
         said = read_predictions(file)
         write_predictions(file, Predictions(said.ids[::-1], said.labels[::-1], said.p_fake[::-1]), {})
-    write_catalog(turned, read_catalog(turned)[::-1])
+    turned.write_catalog(turned.catalog()[::-1])
     concluded(turned)
     after = compare_runs([one, turned]).tests
     assert after.equals(before)
@@ -163,9 +162,9 @@ def test_runs_ranked_by_different_metrics_keep_their_own_rankings(tmp_path: Path
 
 def test_that_the_val_imagess_differ_is_said(tmp_path: Path) -> None:
     one, other = run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND)
-    catalog = read_catalog(other)
+    catalog = other.catalog()
     val = catalog[:1].assign(path="real/val.jpg", part="val")
-    write_catalog(other, pd.concat([catalog, val]))
+    other.write_catalog(pd.concat([catalog, val]))
     assert compare_runs([one, other]).notes == ["val_auc of a and of b was measured on different images."]
 
 

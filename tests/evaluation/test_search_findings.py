@@ -7,7 +7,6 @@ import pytest
 from rfray.evaluation.search_findings import search_findings, search_sentences
 from rfray.spec.sweep_file import resolved_text
 from rfray.store.records import write_record
-from rfray.store.tables import write_catalog
 from tests.synthetic import fail_trial, finish_trial, new_run, start_trial
 
 
@@ -66,7 +65,7 @@ def test_a_share_of_a_gpu_is_that_share_of_its_seconds(run):
 
 def test_savings_where_a_pass_is_several_epochs(tmp_path):
     run = new_run(tmp_path / "run")
-    write_catalog(run, pd.DataFrame({"part": ["train"] * 70 + ["val"] * 20 + ["test"] * 50}))
+    run.write_catalog(pd.DataFrame({"part": ["train"] * 70 + ["val"] * 20 + ["test"] * 50}))
     out = finish_trial(run, "a", 0.7, epochs=2, epoch_images=30)  # two passes of three epochs each
     write_epochs(out, [10, 20], [10.0, 10.0], [0.6, 0.7])
     assert search_findings(run).saved == 4 * 10

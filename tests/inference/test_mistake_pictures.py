@@ -22,7 +22,6 @@ from rfray.spec.trial import Trial
 from rfray.stats.predictions import read_predictions
 from rfray.store.records import write_record
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_catalog
 from tests.two_models import SETTINGS, two_models
 
 
@@ -55,7 +54,7 @@ def test_each_image_and_its_evidence(run: RunDir) -> None:
     assert {mistake.label for mistake in mistakes.shown} == {0, 1}
     assert draw_pictures(run, mistakes) == []
     assert len(list(run.mistakes_folder.iterdir())) == 2 * len(mistakes.shown)
-    settings, catalog = run.sweep().data, read_catalog(run)
+    settings, catalog = run.sweep().data, run.catalog()
     ids, calls = [mistake.id for mistake in mistakes.shown], np.array([mistake.call for mistake in mistakes.shown])
     maps = []
     for trial_id, setting in SETTINGS.items():

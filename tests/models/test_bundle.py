@@ -15,10 +15,10 @@ from ruamel.yaml import YAML
 
 from rfray.errors import RunError
 from rfray.models.bundle import load_bundle
-from rfray.store.ensemble_record import Ensemble, find_bundle, read_ensemble
+from rfray.store.bundle_record import Ensemble
 from rfray.store.files import file_digest
 from rfray.store.records import read_record, write_record
-from rfray.store.run_dir import RunDir
+from rfray.store.run_dir import RunDir, find_bundle
 from tests.two_models import concluded, two_models
 
 
@@ -49,7 +49,7 @@ def refused(bundle: Path) -> str:
 
 
 def test_the_record_has_all_that_a_detector_needs(run: RunDir) -> None:
-    ensemble = read_ensemble(run)
+    ensemble = run.ensemble()
     assert ensemble is not None
     assert ensemble.bundle is not None
     found = ensemble.bundle
@@ -164,7 +164,7 @@ def test_an_error_for_no_bundle_names_the_command_that_makes_one(run: RunDir, tm
     fresh.path.mkdir()
     shutil.copy(run.sweep_file, fresh.sweep_file)
     assert "no bundle (a folder with ensemble.json); `rfray ensemble` makes it" in refused(fresh.path)
-    ensemble = read_ensemble(run)
+    ensemble = run.ensemble()
     assert ensemble is not None
     fresh.bundle_folder.mkdir()
     write_record(fresh.ensemble_file, ensemble.model_copy(update={"bundle": None}))
@@ -175,7 +175,7 @@ def test_the_card_has_front_matter_and_figures(run: RunDir) -> None:
     _, front, card = run.model_card.read_text().split("---\n", 2)
     fields = YAML(typ="safe").load(front)
     assert fields["library_name"] == "timm"
-    ensemble = read_ensemble(run)
+    ensemble = run.ensemble()
     assert ensemble is not None
     assert ensemble.bundle is not None
     values = {one["type"]: one["value"] for one in fields["model-index"][0]["results"][0]["metrics"]}

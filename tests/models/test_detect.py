@@ -11,7 +11,6 @@ from rfray.models.bundle import NOT_FINITE, detect, load_bundle
 from rfray.models.grad_cam import write_heatmaps
 from rfray.models.verdicts import verdict_table
 from rfray.stats.predictions import read_predictions
-from rfray.store.ensemble_record import read_ensemble
 from rfray.store.run_dir import RunDir
 from tests.inference.test_mistake_pictures import opened
 from tests.two_models import concluded, two_models
@@ -24,7 +23,7 @@ def run(request: pytest.FixtureRequest, pictures: Path, tmp_path_factory: pytest
 
 
 def test_files_of_the_test_set_get_the_scores_of_the_test_set(run: RunDir) -> None:
-    ensemble = read_ensemble(run)
+    ensemble = run.ensemble()
     assert ensemble is not None
     assert ensemble.name == "ensemble-calibrated"
     test = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))

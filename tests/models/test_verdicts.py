@@ -3,7 +3,7 @@
 import numpy as np
 
 from rfray.models.verdicts import verdict_table, verdicts
-from rfray.store.ensemble_record import Vote
+from rfray.store.bundle_record import Vote
 
 
 def vote(**changes):

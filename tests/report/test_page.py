@@ -20,7 +20,6 @@ from rfray.report.search_plots import write_search_plots
 from rfray.spec.sweep import MaxFpr
 from rfray.spec.sweep_file import resolved_text
 from rfray.store.records import write_record
-from rfray.store.tables import write_catalog
 from tests.audits import image_table, leaking_audit
 from tests.synthetic import FIRST, fail_trial, new_run, predictions, small_run
 
@@ -213,7 +212,7 @@ def test_mistakes_and_groups_are_sections(tmp_path):
     picture.parent.mkdir()
     picture.write_bytes(b"a picture")
     names = ["<i>hard</i>" if path in ids else "" for path in predictions(FIRST).ids]
-    write_catalog(run, pd.DataFrame({"path": predictions(FIRST).ids, "subfolder": names, "part": "test"}))
+    run.write_catalog(pd.DataFrame({"path": predictions(FIRST).ids, "subfolder": names, "part": "test"}))
     write_page(run)
     page = Page(run.report_html.read_text(encoding="utf-8"))
     text = " ".join(page.text.split())

@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 
 from rfray.models.bundle import load_bundle
-from rfray.store.ensemble_record import Ensemble
+from rfray.store.bundle_record import Ensemble
 from rfray.store.run_dir import RunDir
 
 pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")

@@ -20,7 +20,7 @@ import pytest
 
 from rfray.errors import ClusterError, InputError, RunError
 from rfray.models.bundle import detect, load_bundle
-from rfray.store.ensemble_record import Ensemble
+from rfray.store.bundle_record import Ensemble
 from rfray.store.records import read_record, write_record
 from rfray.store.run_dir import RunDir
 

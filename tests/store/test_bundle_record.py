@@ -6,7 +6,8 @@ import pytest
 
 from rfray.commands.ensemble import members_of
 from rfray.spec.trial import Trial
-from rfray.store.bundle_record import Member, digests, file_problems
+from rfray.store.bundle_record import Member, file_problems, member_files
+from rfray.store.files import file_digest
 from tests.synthetic import finish_trial, new_run
 
 MEMBERS = [Member(id=name, weights="", trial=Trial(backbone="resnet18")) for name in ("a", "b")]
@@ -19,6 +20,10 @@ def folder(tmp_path):
         (tmp_path / "members" / str(number) / "config.json").write_text("{}")
         (tmp_path / "members" / str(number) / "model.safetensors").write_bytes(b"tensors")
     return tmp_path
+
+
+def digests(folder, members):
+    return {name: file_digest(folder / name) for name in member_files(members)}
 
 
 def problem(folder, files):

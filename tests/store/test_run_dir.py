@@ -7,7 +7,6 @@ import pytest
 
 from rfray.errors import RunError
 from rfray.store.run_dir import RunDir, newest_run
-from rfray.store.tables import read_catalog
 from tests.synthetic import finish_trial, new_run, start_trial
 
 
@@ -84,10 +83,10 @@ def test_a_damaged_record_is_named_with_what_is_wrong(content: bytes, reason: st
 def test_a_damaged_or_missing_catalog_is_named(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     with pytest.raises(RunError, match=r"catalog\.parquet is missing; .*`rfray tune` makes it again"):
-        read_catalog(run)
+        run.catalog()
     run.catalog_file.write_bytes(b"PAR1 and no more")
     with pytest.raises(RunError, match=r"catalog\.parquet is damaged: .*`rfray tune` makes it again"):
-        read_catalog(run)
+        run.catalog()
 
 
 @pytest.mark.parametrize("kept", [0, 30, 300])

@@ -20,7 +20,6 @@ from rfray.spec.trial import Trial
 from rfray.store.ownership import claim_run
 from rfray.store.records import Spent, TrialResult, TrialStart, read_record, write_record
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import write_catalog
 from rfray.tuning.budget import (
     SHUTDOWN_SECONDS,
     Account,
@@ -134,7 +133,7 @@ def test_what_is_not_said_is_what_suits_a_budget(said: dict[str, Any], expected:
 )
 def test_a_pass_over_many_images_is_divided(train: int, val: int, gpus: float, size: int, tmp_path: Path) -> None:
     run, slot = RunDir(tmp_path), Slot(1, gpus)
-    write_catalog(run, pd.DataFrame({"part": ["train"] * train + ["val"] * val}))
+    run.write_catalog(pd.DataFrame({"part": ["train"] * train + ["val"] * val}))
     asked = sweep_asking("12m")
     assert with_short_epochs(run, asked, slot).trial.epoch_images == size
     given = asked.model_copy(update={"trial": asked.trial.model_copy(update={"epoch_images": 700})})

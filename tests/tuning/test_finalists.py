@@ -19,7 +19,6 @@ from rfray.store.files import file_digest
 from rfray.store.ownership import claim_run
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, probe_id
-from rfray.store.tables import read_catalog
 from rfray.tuning.budget import check_budget
 from rfray.tuning.finalists import repeated_starts
 from rfray.tuning.probing import probe_backbones
@@ -110,7 +109,7 @@ def test_every_repeat_is_trained_to_its_end_and_keeps_its_weights(made: Path) ->
 
 def test_the_folds_together_speak_of_every_training_image_once(made: Path) -> None:
     run = RunDir(made)
-    catalog = read_catalog(run)
+    catalog = run.catalog()
     training = sorted(catalog.loc[catalog["part"].isin(["train", "val"]), "path"])
     models = fold_models(run, 2)
     assert set(models) == {out.start().repeats for out in run.repeats()}

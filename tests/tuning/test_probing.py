@@ -20,7 +20,6 @@ from rfray.stats.predictions import Predictions, read_predictions, write_predict
 from rfray.store.ownership import claim_run
 from rfray.store.records import TrialResult, write_record
 from rfray.store.run_dir import RunDir, probe_id
-from rfray.store.tables import read_catalog
 from rfray.tuning import probing
 from rfray.tuning.integrity import repair
 from rfray.tuning.probe_ranking import points_to_evaluate, rank_backbones
@@ -74,7 +73,7 @@ def copied(made: Path, folder: Path) -> RunDir:
 
 def test_a_probe_is_a_model_like_any_other(made: Path, tmp_path: Path) -> None:
     run = copied(made, tmp_path)
-    catalog = read_catalog(run)
+    catalog = run.catalog()
     fit = catalog[catalog["part"] == "train"]
     results = [out.result() for out in run.probes()]
     assert {result.trial.backbone for result in results} == {"test_resnet", "test_vit"}
@@ -95,7 +94,7 @@ def test_a_probe_is_a_model_like_any_other(made: Path, tmp_path: Path) -> None:
 
 def test_a_second_command_makes_only_what_is_missing(pictures: Path, made: Path, tmp_path: Path) -> None:
     sweep, run = sweep_of(pictures, tmp_path), copied(made, tmp_path)
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.probes_folder.rglob("*.*")}
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (run.path / "probes").rglob("*.*")}
     probe_backbones(run, sweep, None, quiet())
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
     # killed before its record: the passes are kept, the rest is made again, the same
@@ -271,7 +270,7 @@ def test_a_probe_learns_from_what_there_was_time_to_look_at(
     out = run.trial(probe_id(next(probe for probe in sweep.probes() if probe.backbone == "test_vit")))
     out.result_file.unlink()
     out.out_of_fold_file.unlink()
-    files = sorted(out.features_folder.iterdir())
+    files = sorted((out.path / "features").iterdir())
     count = int(files[1].stem)
     files[1].unlink()  # what comes after it is there, but of no use without it
     monkeypatch.setattr(probing, "FEATURES_UNTIL", 0.0)
@@ -280,5 +279,5 @@ def test_a_probe_learns_from_what_there_was_time_to_look_at(
     assert f"There was time for {count} of these images for the probe of test_vit" in said.getvalue()
     assert out.result().status == "ok"
     out_of_fold = read_predictions(out.out_of_fold_file)
-    fit = read_catalog(run).query("part == 'train'")["path"].to_numpy()
+    fit = run.catalog().query("part == 'train'")["path"].to_numpy()
     assert out_of_fold.ids.tolist() == fit[probe_images(len(fit), sweep)[:count]].tolist()

@@ -20,7 +20,6 @@ from rfray.stats.predictions import read_predictions
 from rfray.store.ownership import claim_run
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import read_catalog
 from rfray.tuning.display import Display
 from rfray.tuning.preflight import check_sweep
 from rfray.tuning.run_sweep import check_outcome, run_sweep
@@ -167,7 +166,7 @@ def test_the_test_folder_is_not_needed_to_train_and_choose(pictures: Path, tmp_p
     sweep = sweep_of(pictures, tmp_path, "data.test=not/there", "search.trials=2", "trial.epochs=2")
     run, done = run_here(sweep, tmp_path, said)
     assert [result.status for result in done] == ["ok", "ok"]
-    assert set(read_catalog(run)["part"]) == {"train", "val"}
+    assert set(run.catalog()["part"]) == {"train", "val"}
     # and a log has one line an epoch
     lines = [line for line in said.getvalue().splitlines() if " epoch " in line]
     assert len(lines) == 4

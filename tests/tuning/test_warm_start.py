@@ -21,7 +21,6 @@ from rfray.store.files import file_digest
 from rfray.store.ownership import claim_run
 from rfray.store.records import EarlierTrial, write_record
 from rfray.store.run_dir import RunDir
-from rfray.store.tables import write_catalog
 from rfray.tuning.plan import plan_lines
 from rfray.tuning.proposals import Proposals
 from rfray.tuning.recorder import remove_leftovers, results
@@ -49,7 +48,7 @@ def begun(folder: Path | str, asked: Sweep, images: str = "digest") -> RunDir:
     run = RunDir(folder)
     claim_run(run, asked)
     rows = {"path": ["real/1.jpg", "fake/1.jpg", "fake/2.jpg"], "part": ["train", "train", "val"], "digest": images}
-    write_catalog(run, pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **rows}))
+    run.write_catalog(pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **rows}))
     return run
 
 
