@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from rfray.cli import app
+from rfray.cli import app, is_job_server
 from rfray.errors import InputError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
@@ -79,6 +79,14 @@ def test_an_unknown_verb_is_exit_code_2(tmp_path: Path) -> None:
     done = rfray("tuna", here=tmp_path)
     assert done.returncode == 2
     assert "No such command 'tuna'" in done.stderr
+
+
+def test_only_an_address_over_http_is_job_server() -> None:
+    assert is_job_server("http://127.0.0.1:8265")
+    assert is_job_server("https://ray.example.org")
+    assert not is_job_server("auto")
+    assert not is_job_server("10.0.0.1:6379")
+    assert not is_job_server(None)
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,6 @@ from rfray.store.run_dir import Part, RunDir, TrialDir
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rfray.remote.jobs import OnInterrupt
-
 # torch, Ray and matplotlib are imported where they are needed: when all is predicted, a new ensemble is made in seconds
 
 FORMATS = ("csv", "markdown", "html")
@@ -89,20 +87,6 @@ def ensemble(
         write_groups(run)
         _write_bundle(run, sweep, made, earlier)
         _write_formats(run, sweep, formats, console)
-
-
-def ensemble_elsewhere(
-    run: str | None, options: Mapping[str, Any], address: str, on_interrupt: "OnInterrupt", console: "Console"
-) -> int:
-    """The same as a job on the cluster whose job server is at `address`; the exit code of the command there."""
-    from rfray.remote.command import ensemble_command
-    from rfray.remote.jobs import run_remotely
-    from rfray.store.storage import is_address
-
-    code = run_remotely(address, ensemble_command(run, options), on_interrupt, console)
-    if code == 0 and is_address(run):
-        print(f"Next: rfray fetch {run}")
-    return code
 
 
 def _members(

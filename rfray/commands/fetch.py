@@ -1,30 +1,43 @@
-"""The address of a run -> its folder here: the steps of `rfray fetch`."""
+"""The address of a run -> its files in a folder here; those that are here already are not fetched again."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rfray.errors import InputError
-from rfray.remote.fetch import fetch_run
+from rfray.errors import InputError, RunError
+from rfray.spec.sweep_file import differences
 from rfray.store.ownership import lock_run
-from rfray.store.run_dir import RunDir
-from rfray.store.storage import is_address
+from rfray.store.run_dir import WEIGHTS_FILE, RunDir
+from rfray.store.storage import STATES, Mirror, is_address
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def fetch(run: str, to: Path | None, weights: bool, console: "Console") -> None:
-    """Brings a run folder from its address to `to`, by default runs/<name>; again, only what is new or damaged.
+def fetch(address: str, to: Path | None, weights: bool, console: "Console") -> None:
+    """Brings a run from its address (s3://bucket/runs/x) to `to`, by default runs/<name>: what is missing or differs.
 
-    `weights`: whether the weights of the kept trials come, too. Raises InputError where `run` is no address.
+    `weights`: whether the weights of the kept trials come, too. Raises InputError where that is no address, RunError
+    where there is no run folder, `to` holds another sweep, or a trial's files do not match the digests in its
+    result.json; StorageError where the store refuses or does not answer.
     """
-    folder = RunDir(to or Path("runs", Path(run).name))
-    if not is_address(run):
+    run = RunDir(to or Path("runs", Path(address).name))
+    if not is_address(address):
         raise InputError(
-            f"{run}: not an address (s3://bucket/runs/x). A run on a cluster's disk: "
-            f"`ray rsync-down cluster.yaml RFRAY_HOME/{run}/ {folder.shown(folder.path)}/` copies it. A sweep that is "
+            f"{address}: not an address (s3://bucket/runs/x). A run on a cluster's disk: "
+            f"`ray rsync-down cluster.yaml RFRAY_HOME/{address}/ {run.shown(run.path)}/` copies it. A sweep that is "
             "started with --run s3://… writes to the bucket, from where `rfray fetch` brings it"
         )
-    with lock_run(folder):
-        fetch_run(run, folder, weights)
-    console.print(f"Fetched into {folder.shown(folder.path)}", soft_wrap=True)
+    with lock_run(run):
+        remote = RunDir(address)
+        remote.mirror.pull(remote.sweep_file.name, removing=remote.sweep_file.name)
+        sweep = remote.sweep()
+        if run.sweep_file.exists() and (changed := differences(run.sweep(), sweep)):
+            raise RunError(
+                f"{run.path} holds another sweep than the one that is to be fetched:\n  "
+                + "\n  ".join(changed)
+                + "\nFetch into another folder with --to"
+            )
+        left_out = [".*", "*/.*", f"*{STATES}", *([] if weights else [f"*{WEIGHTS_FILE}"])]
+        Mirror(run.path, remote.mirror.storage).pull(without=left_out)
+        run.check_trials()
+    console.print(f"Fetched into {run.shown(run.path)}", soft_wrap=True)

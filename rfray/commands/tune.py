@@ -1,7 +1,6 @@
 """A sweep file -> a run folder with trained trials: the steps of `rfray tune`, from top to bottom."""
 
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rfray.cluster.slots import TrialSlots
-    from rfray.remote.jobs import OnInterrupt
 
 # torch, timm and Ray are imported inside the functions: a wrong sweep file is answered without them
 
@@ -128,23 +126,3 @@ def _run(
         probe_backbones(run, sweep, meter.account.deadline if meter else None, console)
         search = with_short_epochs(run, rank_backbones(run, sweep, console), shares)
         return run_sweep(run, search, shares, session, console, meter=meter)
-
-
-def tune_elsewhere(
-    file: SweepFile,
-    path: Path,
-    run: str,
-    overrides: Sequence[str],
-    once: dict[str, bool],
-    address: str,
-    on_interrupt: "OnInterrupt",
-    console: "Console",
-) -> int:
-    """The same as a job on the cluster whose job server is at `address`; the exit code of the command there."""
-    from rfray.remote.command import tune_command
-    from rfray.remote.jobs import run_remotely
-
-    code = run_remotely(address, tune_command(file, path, run, overrides, once), on_interrupt, console)
-    if code == 0 and not once["--dry-run"]:
-        print(f"Next: rfray ensemble {run} --address {address}")
-    return code

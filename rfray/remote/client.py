@@ -9,11 +9,6 @@ from typing import Any
 from rfray.errors import ClusterError
 
 
-def is_job_server(address: str | None) -> bool:
-    """Whether an address is that of a job server, to which a command travels."""
-    return address is not None and address.startswith(("http://", "https://"))
-
-
 def reach(address: str) -> Any:
     """Ray's client of the job server at `address` (http://host:port).
 
@@ -37,7 +32,7 @@ def reach(address: str) -> Any:
     try:
         return JobSubmissionClient(address)
     except AuthenticationError:
-        raise ClusterError(_token_problem(address)) from None
+        raise _wrong_token(address) from None
     except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"the Ray at {address} does not answer: {error}") from None
 
@@ -65,7 +60,7 @@ def _ray_version(address: str) -> str:
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             answer = requests.get(url, headers={"Authorization": f"Bearer {_token()}"}, timeout=10)
             if answer.status_code in (401, 403):
-                raise ClusterError(_token_problem(address))
+                raise _wrong_token(address)
     except (requests.RequestException, ValueError) as error:
         raise ClusterError(
             f"nothing answers at {address} ({type(error).__name__}). Is the tunnel open? "
@@ -84,9 +79,9 @@ def _token() -> str:
     return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 
-def _token_problem(address: str) -> str:
+def _wrong_token(address: str) -> ClusterError:
     found = "refuses the token that is found here" if _token() else "asks for its token, and there is none here"
-    return (
+    return ClusterError(
         f"the cluster at {address} {found}: ~/.ray/auth_token (mode 600; or RAY_AUTH_TOKEN_PATH, RAY_AUTH_TOKEN) must "
         "hold the same as that file on the head, and RAY_AUTH_MODE must be token or not set"
     )

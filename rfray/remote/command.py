@@ -1,19 +1,28 @@
-"""what was typed here -> `RemoteCommand`: the same command for a job on a cluster, and the files that it needs."""
+"""what was typed here -> `RemoteCommand`: the same for a job on a cluster, the files that it needs, its start there."""
 
 import hashlib
 import json
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rfray.progress.events import rfray_version
+from rich.console import Console
+from rich.filesize import decimal
+
+from rfray.errors import ClusterError
+from rfray.progress.events import INSIDE, JobBegan, print_event, rfray_version
+from rfray.remote.client import check_versions
 from rfray.spec.sweep_file import SweepFile
-from rfray.store.files import file_digest
+from rfray.store.files import file_digest, replacing
 
 WEIGHTS = "weights"
-"""Where weights that come with a job are put, below the folder that jobs work in."""
+"""The folder of weights that come with a job: among its files, and below the folder that jobs work in."""
+REQUEST_LIMIT = 100 * 2**20
+"""Most bytes of files that come with a job: Ray's job server refuses larger requests (Ray 2.54 to 2.60)."""
 
 
 @dataclass(frozen=True)
@@ -42,49 +51,86 @@ class RemoteCommand:
     def entrypoint(self) -> str:
         """The shell command. Ray's own variable is left out: trials need none of the files that came with the job."""
         sweep = ' "$PWD"/' + shlex.quote(self.sweep.name) if self.sweep else ""
-        words = shlex.join([*self.words, *self.once])
+        words = shlex.join([*self.words, "--address", "auto", *self.once])
         return f"exec env -u RAY_JOB_CONFIG_JSON_ENV_VAR rfray job {rfray_version()} {self.verb}{sweep} {words}"
+
+    def collect_files(self, folder: Path, console: Console) -> None:
+        """Copies what the job needs to `folder`. Raises ClusterError where the job server would refuse that."""
+        files = {self.sweep.name: self.sweep} if self.sweep else {}
+        files |= {f"{WEIGHTS}/{name}": file for name, file in self.weights.items()}
+        sizes = {file.name: file.stat().st_size for file in files.values()}
+        listed = ", ".join(f"{name} ({decimal(size)})" for name, size in sizes.items())
+        if sum(sizes.values()) > REQUEST_LIMIT - 2**20:  # Ray's archive of them is a little larger
+            raise ClusterError(
+                f"{listed}: more than the {decimal(REQUEST_LIMIT)} that Ray's job server takes. Copy the weights to a "
+                "folder that all nodes of the cluster see, and set `pretrained` to their path there"
+            )
+        console.print(f"To the cluster: {listed}; nothing else", soft_wrap=True, markup=False)
+        (folder / WEIGHTS).mkdir()
+        for name, file in files.items():
+            shutil.copyfile(file, folder / name)
 
 
 def tune_command(
-    file: SweepFile, sweep: Path, run: str, overrides: Sequence[str], once: dict[str, bool]
+    file: SweepFile, sweep: Path, run: str, overrides: Sequence[str], once: Mapping[str, bool]
 ) -> RemoteCommand:
     """`rfray tune` of a sweep file: paths in it are those of the cluster, but weights that are here go along.
 
     `once`: options of `RemoteCommand.once` -> whether they were given.
     """
     weights: dict[str, Path] = {}
-    words = [word for override in overrides for word in ("--set", override)]
-    pretrained = _with_remote_names(file.raw["trial"].get("pretrained"), weights)
-    if weights:
-        words += ["--set", f"trial.pretrained={json.dumps(pretrained)}"]
-    return RemoteCommand(
-        "tune",
-        run,
-        (*words, "--run", run, "--address", "auto"),
-        sweep,
-        weights,
-        tuple(option for option, given in once.items() if given),
-    )
+
+    def renamed(source: Any) -> Any:
+        """The value of `pretrained` with every file that is here by its name on the cluster."""
+        if isinstance(source, list):
+            return [renamed(one) for one in source]
+        if isinstance(source, dict):
+            return {backbone: renamed(one) for backbone, one in source.items()}
+        if not isinstance(source, str) or not (here := Path(source).expanduser()).is_file():
+            return source
+        name = f"{file_digest(here)[:16]}-{here.name}"
+        weights[name] = here
+        return f"{WEIGHTS}/{name}"
+
+    pretrained = renamed(file.raw["trial"].get("pretrained"))
+    settings = [*overrides, *([f"trial.pretrained={json.dumps(pretrained)}"] if weights else [])]
+    words = tuple(_words({"--set": settings, "--run": run}))
+    return RemoteCommand("tune", run, words, sweep, weights, tuple(_words(once)))
 
 
 def ensemble_command(run: str | None, options: Mapping[str, Any]) -> RemoteCommand:
     """`rfray ensemble` of a run folder (the newest there if not named), with those options that have a value."""
-    words = [run] if run else []
+    return RemoteCommand("ensemble", run or "the newest", (*([run] if run else []), *_words(options)))
+
+
+def _words(options: Mapping[str, Any]) -> Iterator[str]:
+    """What to type for the options that have a value: of `--yes/--no` the one that it says."""
     for option, value in options.items():
-        for one in value if isinstance(value, list) else [] if value is None else [value]:
-            words += [option] if one is True else [option, str(one)]
-    return RemoteCommand("ensemble", run or "the newest", (*words, "--address", "auto"))
+        yes, _, no = option.partition("/")
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, bool):
+                yield from filter(None, [yes if one else no])
+            elif one is not None:
+                yield from (yes, str(one))
 
 
-def _with_remote_names(source: Any, weights: dict[str, Path]) -> Any:
-    """The value of `pretrained` with every file that is here by its name on the cluster; adds these to `weights`."""
-    if isinstance(source, list):
-        return [_with_remote_names(one, weights) for one in source]
-    if isinstance(source, dict):
-        return {backbone: _with_remote_names(one, weights) for backbone, one in source.items()}
-    if not isinstance(source, str) or not (file := Path(source).expanduser()).is_file():
-        return source
-    name = f"{file_digest(file)[:16]}-{file.name}"
-    weights[name] = file
-    return f"{WEIGHTS}/{name}"
+def begin_job(client: str) -> None:
+    """Makes this process, on the cluster, a job's command for an rfray of version `client` elsewhere.
+
+    The working folder becomes the one that RFRAY_HOME names (as Ray was started with it), else the home folder; weights
+    that came with the job are copied there, for all nodes. Raises ClusterError where the versions differ or that folder
+    is not there.
+    """
+    package = Path.cwd()
+    check_versions("rfray", client, rfray_version(), "rfray")  # before the first event, which another one may not know
+    print_event(JobBegan(package=str(package)))
+    home = Path(os.environ.get("RFRAY_HOME") or "~").expanduser()
+    if not home.is_dir():
+        raise ClusterError(f"RFRAY_HOME is {home} on the cluster, and there is no such folder")
+    os.chdir(home)
+    os.environ[INSIDE] = "1"
+    for file in (package / WEIGHTS).glob("*"):
+        target = Path(WEIGHTS, file.name)  # its name begins with its digest
+        if not target.exists() or not file.name.startswith(file_digest(target)[:16]):
+            with replacing(target, file.stat().st_size) as temporary:
+                shutil.copyfile(file, temporary)

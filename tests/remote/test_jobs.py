@@ -23,111 +23,19 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from rich.console import Console
 
 from rfray.errors import ClusterError
 from rfray.progress.events import MARK, Event, JobBegan, Warned, rfray_version
-from rfray.remote.client import is_job_server, reach
-from rfray.remote.command import ensemble_command, tune_command
-from rfray.remote.jobs import REQUEST_LIMIT, Output, _collect_files
-from rfray.spec.sweep_file import load_sweep
+from rfray.remote.client import reach
+from rfray.remote.jobs import Output
 from rfray.store.records import Spent, read_record
 from rfray.store.run_dir import RunDir
 from tests.pictures import write_folder
+from tests.remote.test_command import SWEEP
 
 ROOT = Path(__file__).parents[2]
 
-SWEEP = """\
-name: tiny
-data: {train: pictures/train, test: pictures/test, val: 0.25}
-trial:
-  backbone: test_resnet
-  pretrained: false
-  augmentation: [none, light]
-  image_size: 32
-  lr: [1e-3, 3e-3]
-  epochs: 3
-  batch_size: 20
-search: {trials: 2, algorithm: random, concurrent: 1}
-resources: {cpu: 1}
-ensemble: {top_k: 2}
-"""
-
-
 # What needs no cluster
-
-
-def test_only_an_address_over_http_is_job_server() -> None:
-    assert is_job_server("http://127.0.0.1:8265")
-    assert is_job_server("https://ray.example.org")
-    assert not is_job_server("auto")
-    assert not is_job_server("10.0.0.1:6379")
-    assert not is_job_server(None)
-
-
-def test_a_sweep_travels_as_it_is_written_with_the_weights_that_are_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("my weights.safetensors").write_bytes(b"weights")
-    text = SWEEP.replace("pretrained: false", "pretrained: {test_resnet: my weights.safetensors}")
-    Path("a sweep.yaml").write_text(text)
-    overrides = ["trial.backbone=[test_resnet, test_vit]"]
-    file = load_sweep(Path("a sweep.yaml"), tuple(overrides))
-    once = {"--fresh": True, "--dry-run": False, "--accept-audit": False}
-    command = tune_command(file, Path("a sweep.yaml"), "runs/tiny", overrides, once)
-    name = f"{hashlib.sha256(b'weights').hexdigest()[:16]}-my weights.safetensors"
-    assert command.weights == {name: Path("my weights.safetensors")}
-    assert command.words == (
-        "--set", "trial.backbone=[test_resnet, test_vit]",
-        "--set", f'trial.pretrained={{"test_resnet": "weights/{name}"}}',
-        "--run", "runs/tiny", "--address", "auto",
-    )  # fmt: skip
-    assert command.once == ("--fresh",)
-    assert f"rfray job {rfray_version()} tune \"$PWD\"/'a sweep.yaml' --set" in command.entrypoint
-    assert command.entrypoint.endswith(" --fresh")
-
-
-def test_weights_of_the_cluster_stay_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("sweep.yaml").write_text(SWEEP.replace("pretrained: false", "pretrained: [true, there/w.safetensors]"))
-    once = {"--fresh": False, "--dry-run": True, "--accept-audit": False}
-    command = tune_command(load_sweep(Path("sweep.yaml")), Path("sweep.yaml"), "/shared/x", (), once)
-    assert command.weights == {}
-    assert command.words == ("--run", "/shared/x", "--address", "auto")
-    assert command.once == ("--dry-run",)
-
-
-def test_the_same_command_with_the_same_file_is_the_same_job(tmp_path: Path) -> None:
-    sweep = tmp_path / "sweep.yaml"
-    once = {"--fresh": False, "--dry-run": False, "--accept-audit": False}
-
-    def digest(run: str = "runs/tiny", *overrides: str, accept: bool = False) -> str:
-        asked = {**once, "--accept-audit": accept}
-        return tune_command(load_sweep(sweep, overrides), sweep, run, overrides, asked).digest
-
-    sweep.write_text(SWEEP)
-    first = digest()
-    assert digest(accept=True) == first
-    assert digest("runs/other") != first
-    assert digest("runs/tiny", "trial.epochs=4") != first
-    sweep.write_text(SWEEP.replace("epochs: 3", "epochs: 4"))
-    assert digest() != first
-
-
-def test_an_ensemble_travels_with_its_options() -> None:
-    options = {
-        "--top-k": 3,
-        "--diverse": None,
-        "--method": ["soft", "weighted"],
-        "--corruptions": None,
-        "--no-corruptions": True,
-    }
-    command = ensemble_command("runs/x", options)
-    assert command.words == (
-        "runs/x", "--top-k", "3", "--method", "soft", "--method", "weighted", "--no-corruptions", "--address", "auto",
-    )  # fmt: skip
-    assert ensemble_command(None, {}).words == ("--address", "auto")
 
 
 BEGAN = MARK + JobBegan(package="/tmp/_ray_pkg_1").model_dump_json()
@@ -158,15 +66,6 @@ def test_files_that_travelled_are_called_as_they_are_here() -> None:
     said = f"{BEGAN}\nrfray: /tmp/_ray_pkg_1/sweep.yaml:3: no\n"
     assert read(said)[1] == ["rfray: sweep.yaml:3: no"]
     assert read(said, with_files=False)[1] == ["rfray: /tmp/_ray_pkg_1/sweep.yaml:3: no"]
-
-
-def test_files_that_are_too_large_for_a_request_are_named(tmp_path: Path) -> None:
-    sweep, weights = tmp_path / "sweep.yaml", tmp_path / "large.safetensors"
-    sweep.write_text(SWEEP)
-    with weights.open("wb") as file:
-        file.truncate(REQUEST_LIMIT)
-    with pytest.raises(ClusterError, match=r"large\.safetensors \(104\.9 MB\): more than the .* all nodes"):
-        _collect_files(sweep, {"0-large.safetensors": weights}, tmp_path, Console())
 
 
 @contextmanager
@@ -415,7 +314,7 @@ def test_a_sweep_on_a_cluster_from_a_laptop(head: Head) -> None:
     first = next(int(found[1]) for line in going.stdout if (found := re.search(r"epoch (\d+)/400", line)))
     assert first in (done, done + 1)  # an epoch whose state was not on the disk yet is trained again
     going.send_signal(signal.SIGINT)
-    assert "goes on. Look on again" in going.stdout.read()
+    assert "goes on. Follow it again" in going.stdout.read()
     assert going.wait() == 130
     # stopped by somebody else: who looks on is told, and that it can go on
     watching = subprocess.Popen(

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from rfray.commands.fetch import fetch
 from rfray.errors import RunError
-from rfray.remote.fetch import fetch_run
 from rfray.spec.sweep_file import resolved_text
 from rfray.store.files import replace_text
 from rfray.store.run_dir import RunDir
@@ -14,7 +15,9 @@ from tests.synthetic import small_run
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    """Of all files but those of the lock."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".lock")]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def test_a_run_comes_from_its_address(tmp_path: Path) -> None:
@@ -22,21 +25,25 @@ def test_a_run_comes_from_its_address(tmp_path: Path) -> None:
     before = content(there.path)
     there.trial("005").state_file(1, "0" * 64).write_bytes(b"to go on from")
     (there.path / ".lock").write_text("somebody")
+
+    def fetch_run(address: str, weights: bool = True, to: Path = here.path) -> None:
+        fetch(address, to, weights, Console(quiet=True))
+
     with bucket_here() as bucket:
         upload(there.path, f"{bucket}/runs/x")
-        fetch_run(f"{bucket}/runs/x", here, weights=False)
+        fetch_run(f"{bucket}/runs/x", weights=False)
         assert set(before) - set(content(here.path)) == {f"trials/00{n}/best.safetensors" for n in (1, 2)}
-        fetch_run(f"{bucket}/runs/x", here, weights=True)
+        fetch_run(f"{bucket}/runs/x")
         assert content(here.path) == before
         here.trial("001").weights_file.write_bytes(b"damaged")
-        fetch_run(f"{bucket}/runs/x", here, weights=True)
+        fetch_run(f"{bucket}/runs/x")
         assert content(here.path) == before
         with pytest.raises(RunError, match="not a run folder"):
-            fetch_run(f"{bucket}/runs/none", RunDir(tmp_path / "none"), weights=True)
+            fetch_run(f"{bucket}/runs/none", to=tmp_path / "none")
         # another run of that name is left alone
         search = here.sweep().search.model_copy(update={"trials": 77})
         replace_text(here.sweep_file, resolved_text(here.sweep().model_copy(update={"search": search})))
         changed = content(here.path)
         with pytest.raises(RunError, match=r"search\.trials: 77 -> (.|\n)*--to"):
-            fetch_run(f"{bucket}/runs/x", here, weights=True)
+            fetch_run(f"{bucket}/runs/x")
         assert content(here.path) == changed
