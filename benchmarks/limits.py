@@ -218,7 +218,7 @@ def _as_a_trial(folder: Path) -> tuple[float, float, float]:
     """CPU seconds to read the catalog, and to have its images; bytes that stay."""
     settings = DataSettings(train=str(folder), test=str(folder), cache=CacheSettings(dir=str(folder / "cache")))
     before = psutil.Process().memory_full_info().uss
-    read, known = _took(RunDir(folder / "catalog").read_catalog)
+    read, known = _took(RunDir(folder / "catalog").catalog)
     loaded, images = _took(partial(_both_parts, known, settings))
     del known
     gc.collect()

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from rfray.store.tables import read_catalog
-
 from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
 from benchmarks.sweeps import run_command, tune_command
@@ -91,7 +89,7 @@ def _plain_training(run: RunDir, out: Path) -> float:
     from rfray.training.learner import Hooks, TrialData
     from rfray.training.loop import train
 
-    sweep, catalog = run.sweep(), read_catalog(run)
+    sweep, catalog = run.sweep(), run.catalog()
     trial = run.trials()[0].start().trial
     learned, val = (
         load_images(catalog, sweep.data, part, geometry_of(trial, sweep.data.reencode)) for part in ("train", "val")

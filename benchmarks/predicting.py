@@ -58,14 +58,13 @@ def predicting(folder: Path, rounds: int = 3, images: int | None = None) -> list
 
 def _bundle() -> "LoadedBundle":
     """A vote of models that know nothing."""
-    from rfray.store.ensemble_record import Ensemble
-
     from rfray.data.geometry import Geometry
     from rfray.models.build import build_model
     from rfray.models.bundle import LoadedBundle
     from rfray.models.inference import Predictor, device_and_type
     from rfray.spec.sweep import CLASSES
     from rfray.spec.trial import Trial
+    from rfray.store.bundle_record import Ensemble
 
     detectors, geometries = [], []
     device, dtype = device_and_type("auto")

@@ -25,8 +25,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from rfray.store.ensemble_record import NAME
-from rfray.store.tables import read_catalog
 
 from benchmarks.figures import Figure
 from benchmarks.record import README, RESULTS, table, write_result, write_table
@@ -45,6 +43,7 @@ from rfray.stats.predictions import (
     trial_predictions,
     write_predictions,
 )
+from rfray.store.bundle_record import vote_name
 from rfray.store.files import file_digest
 from rfray.store.run_dir import RunDir, TrialDir
 
@@ -406,7 +405,9 @@ def _by_rfray(task: Task, budget: int, seed: int, start: float, out: Path, chang
         reports.append(trial_predictions(run.trial(best["name"]), "test"))
     for number, report in enumerate(reports):
         write_predictions(out / f"step-{number}.parquet", report, {})
-    write_predictions(out / "vote.parquet", read_predictions(run.ensemble_predictions_file(NAME, "test")), {})
+    write_predictions(
+        out / "vote.parquet", read_predictions(run.ensemble_predictions_file(vote_name("soft"), "test")), {}
+    )
     record = {"ended": ended, "steps": steps, "trials": len(singles)}
     (out / "arm.json").write_text(json.dumps(record, indent=1))
 
@@ -456,7 +457,7 @@ def _predicted(run: RunDir, candidates: Sequence[Candidate], cache: Path) -> lis
 
     settings = run.sweep().data
     settings = settings.model_copy(update={"cache": settings.cache.model_copy(update={"dir": str(cache)})})
-    catalog, reports = read_catalog(run), []
+    catalog, reports = run.catalog(), []
     for _, _, trial_id, weights in candidates:
         result = run.trial(trial_id).result()
         trial = run.trial(trial_id).start().trial if result is None else result.trial  # a probe has a result alone

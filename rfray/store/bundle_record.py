@@ -116,9 +116,8 @@ def member_files(members: Sequence[Member]) -> list[str]:
 def file_problems(folder: Path, files: Mapping[str, str], members: Sequence[Member]) -> list[str]:
     """Every way in which a bundle's files are not those that `files` lists; none where all are what they were."""
     wanted = member_files(members)
-    problems = [
-        f"{ENSEMBLE_FILE} names a file that is none of a bundle's: {name!r}" for name in sorted({*files} - {*wanted})
-    ]
+    others = sorted({*files} - {*wanted})
+    problems = [f"{ENSEMBLE_FILE} names a file that is none of a bundle's: {name!r}" for name in others]
     for name in wanted:
         file = folder / name
         if name not in files:

@@ -1,9 +1,8 @@
 """a run folder + a sweep or a command -> whose it is: one sweep's own, in use by one command at a time, or moved aside.
 
-A lock on a disk ends with its process. Object stores have no locks (and pyarrow no conditional writes): there, a small
-file says who uses the address, and is written anew every few seconds. Two commands that start within the same second on
-different machines may both believe that they alone use it; trials are safe all the same, since only the process that a
-trial's starts.csv names last writes there.
+A lock on a disk ends with its process. Object stores have none: there, a small file says who uses the address, and is
+written anew every few seconds. Two commands that start within the same second on different machines may both believe
+that they alone use it; trials are safe all the same, since only the process that a starts.csv names last writes there.
 """
 
 import json
@@ -27,18 +26,15 @@ from rfray.store.storage import Storage
 LEASE_FILE = ".lock"
 """At an address: who uses it."""
 LEASE_RENEWED, LEASE_ENDS = 15.0, 60.0
-"""Seconds after which that is written anew, and after which one that was not is taken for that of a dead command: three
-writes may fail."""
+"""Seconds after which it is written anew, and after which a command that did not is taken for dead."""
 
 
 def claim_run(run: RunDir, sweep: Sweep) -> None:
     """Makes the folder this sweep's own. Raises RunError, naming what changed, where it is another sweep's."""
     if run.sweep_file.exists() and (changed := differences(run.sweep(), sweep)):
         raise RunError(
-            f"{run.where} holds a sweep of this name with other settings:\n  "
-            + "\n  ".join(changed)
-            + "\nChange `name`, choose another folder with --run, or start anew with --fresh "
-            "(the old folder is moved aside)."
+            "\n  ".join([f"{run.where} holds a sweep of this name with other settings:", *changed])
+            + "\nChange `name`, choose another folder with --run, or start anew with --fresh (the old one is kept)."
         )
     replace_text(run.sweep_file, resolved_text(sweep))
     run.mirror.send(run.sweep_file)
@@ -48,14 +44,13 @@ def move_run_aside(run: RunDir) -> str | None:
     """Renames an existing run folder to <name>.<date>-<time>; returns the new one, None if there was none."""
     if not run.path.exists():
         return None
-    aside = run.path.with_name(f"{run.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-    if run.mirror.storage is not None:
-        address = f"{str(run.where).rsplit('/', 1)[0]}/{aside.name}"
-        run.mirror.storage.move(address)
-        shutil.rmtree(run.path)
-        return address
-    run.path.rename(aside)
-    return run.shown(aside)
+    name = f"{run.name}.{time.strftime('%Y%m%d-%H%M%S')}"
+    if run.mirror.storage is None:
+        return run.shown(run.path.rename(run.path.with_name(name)))
+    address = f"{str(run.where).rsplit('/', 1)[0]}/{name}"
+    run.mirror.storage.move(address)
+    shutil.rmtree(run.path)
+    return address
 
 
 @contextmanager
@@ -65,11 +60,12 @@ def lock_run(run: RunDir, without: tuple[str, ...] = ()) -> Iterator[None]:
     Of a run at an address, everything but `without` (patterns of `Mirror.pull`) is brought here first, and what has
     changed is sent there afterwards. Where nothing was left out, what was removed here is removed there.
     """
-    run.lock_file.parent.mkdir(parents=True, exist_ok=True)
-    note = run.lock_file.with_suffix(".holder")
+    lock_file = run.path.with_name(f".{run.name}.lock")  # beside the folder: in force also when that is moved aside
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    note = lock_file.with_suffix(".holder")
     user = f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
     try:
-        lock = FileLock(run.lock_file, timeout=0).acquire()
+        lock = FileLock(lock_file, timeout=0).acquire()
     except Timeout:
         by = note.read_text() if note.exists() else "another process"
         raise RunError(f"{run.path} is in use by {by}; wait for it, or choose another folder with --run") from None
@@ -89,7 +85,7 @@ def lease(storage: Storage, user: str) -> Iterator[None]:
 
     On this machine a file lock has made sure that nobody else does.
     """
-    if (entry := storage.entry(LEASE_FILE)) is not None:
+    if entry := storage.entry(LEASE_FILE):
         other = json.loads(storage.read(LEASE_FILE))
         age = time.time() - entry.modified / 1e9
         if other["host"] != socket.gethostname() and age < LEASE_ENDS:

@@ -145,8 +145,6 @@ class RunDir:
         self.sweep_file = self.path / "sweep.yaml"
         self.catalog_file = self.path / "catalog.parquet"
         self.unreadable_file = self.path / "unreadable.csv"
-        # beside the folder, so that it stays in force when the folder is moved aside
-        self.lock_file = self.path.with_name(f".{self.name}.lock")
         self.measured_file = self.path / "measured.json"
         self.warm_start_file = self.path / "warm_start.json"
         self.budget_file = self.path / "budget.json"

@@ -6,9 +6,10 @@ pyarrow's file systems do the work: s3://, gs:// and hf:// with the credentials 
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -51,11 +52,10 @@ class Entry:
 
     def is_at(self, file: Path) -> bool:
         """Whether `file` is what was fetched from, or sent to, this entry."""
-        try:
+        with suppress(FileNotFoundError):
             status = file.stat()
-        except FileNotFoundError:
-            return False
-        return (status.st_size, status.st_mtime_ns) == (self.size, self.modified)
+            return (status.st_size, status.st_mtime_ns) == (self.size, self.modified)
+        return False
 
 
 class Storage:
@@ -65,27 +65,35 @@ class Storage:
         self.address = address.rstrip("/")
         self._files, self._base = _opened(self.address)
 
+    def at(self, name: str) -> "Storage":
+        """The files in a folder of it."""
+        inner = copy(self)
+        inner.address, inner._base = f"{self.address}/{name}", f"{self._base}/{name}"
+        return inner
+
     def entries(self, below: str = "") -> Iterator[Entry]:
         """Every file below a folder of it, at any depth; nothing where there is none."""
-        selector = fs.FileSelector(f"{self._base}/{below}".rstrip("/"), recursive=True, allow_not_found=True)
-        with self._errors_of(below):
-            found = self._files.get_file_info(selector)
-        if not found:
-            self._check_bucket()
+        with self._at(below) as there:
+            found = self._files.get_file_info(fs.FileSelector(there, recursive=True, allow_not_found=True))
+            if not found and not self.address.startswith("hf:"):
+                # an empty folder is none at most stores; but a bucket is there or not
+                bucket = self._files.get_file_info(self._base.split("/")[0])
+                if bucket.type == fs.FileType.NotFound:
+                    raise StorageError(f"{self.address}: there is no bucket {bucket.path}")
         yield from (self._entry(one) for one in found if one.type == fs.FileType.File)
 
     def entry(self, path: str) -> Entry | None:
         """One file, or None where it is not there."""
-        with self._errors_of(path):
-            found = self._files.get_file_info(f"{self._base}/{path}")
+        with self._at(path) as there:
+            found = self._files.get_file_info(there)
         return self._entry(found) if found.type == fs.FileType.File else None
 
     def fetch(self, entry: Entry, folder: Path) -> None:
         """Writes the file to <folder>/<its path>, whole and with its time. Raises DiskFullError."""
         with replacing(folder / entry.path, entry.size) as temporary:
             with (
-                self._errors_of(entry.path),
-                self._files.open_input_stream(f"{self._base}/{entry.path}") as source,
+                self._at(entry.path) as there,
+                self._files.open_input_stream(there) as source,
                 temporary.open("wb") as target,
             ):
                 shutil.copyfileobj(source, target, CHUNK)
@@ -96,9 +104,9 @@ class Storage:
     def send(self, folder: Path, path: str) -> None:
         """Writes <folder>/<path> to the address; whoever reads it there meanwhile sees the old file or the new one."""
         with (
-            self._errors_of(path),
+            self._at(path) as there,
             (folder / path).open("rb") as source,
-            self._files.open_output_stream(f"{self._base}/{path}") as target,
+            self._files.open_output_stream(there) as target,
         ):
             shutil.copyfileobj(source, target, CHUNK)
         if (sent := self.entry(path)) is not None:
@@ -106,57 +114,48 @@ class Storage:
 
     def read(self, path: str) -> bytes:
         """What is in a file."""
-        with self._errors_of(path), self._files.open_input_stream(f"{self._base}/{path}") as source:
+        with self._at(path) as there, self._files.open_input_stream(there) as source:
             return bytes(source.read())
 
     def write(self, path: str, data: bytes) -> None:
         """Makes it the whole content of a file."""
-        with self._errors_of(path), self._files.open_output_stream(f"{self._base}/{path}") as target:
+        with self._at(path) as there, self._files.open_output_stream(there) as target:
             target.write(data)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Removes files; those that are not there are not missed."""
 
         def remove_one(path: str) -> None:
-            with self._errors_of(path), suppress(FileNotFoundError):
-                self._files.delete_file(f"{self._base}/{path}")
+            with self._at(path) as there, suppress(FileNotFoundError):
+                self._files.delete_file(there)
 
         _in_threads(remove_one, paths)
 
     def remove_folder(self, path: str) -> None:
         """Removes a folder with all that is in it; one that is not there is not missed."""
-        with self._errors_of(path), suppress(FileNotFoundError):
-            self._files.delete_dir(f"{self._base}/{path}")
+        with self._at(path) as there, suppress(FileNotFoundError):
+            self._files.delete_dir(there)
 
     def move(self, address: str) -> None:
-        """Moves every file to another address of the same store."""
+        """Moves every file to another address of the same store, but no hidden ones."""
         paths = [entry.path for entry in self.entries() if not entry.path.startswith(".")]
         target = address.split("://", 1)[1].rstrip("/")
 
-        def copy(path: str) -> None:
-            with self._errors_of(path):
-                self._files.copy_file(f"{self._base}/{path}", f"{target}/{path}")
+        def copy_one(path: str) -> None:
+            with self._at(path) as there:
+                self._files.copy_file(there, f"{target}/{path}")
 
-        _in_threads(copy, paths)
+        _in_threads(copy_one, paths)
         self.remove(paths)
-
-    def _check_bucket(self) -> None:
-        """An empty folder is none at most stores; but a bucket is there or not."""
-        bucket = self._base.split("/")[0]
-        if not self.address.startswith("hf:"):
-            with self._errors_of(""):
-                found = self._files.get_file_info(bucket)
-            if found.type == fs.FileType.NotFound:
-                raise StorageError(f"{self.address}: there is no bucket {bucket}")
 
     def _entry(self, found: fs.FileInfo) -> Entry:
         return Entry(found.path[len(self._base) + 1 :], found.size or 0, found.mtime_ns or 0)
 
     @contextmanager
-    def _errors_of(self, path: str) -> Iterator[None]:
-        """Makes a StorageError of what the store raises."""
+    def _at(self, path: str) -> Iterator[str]:
+        """What the store calls a path, for a block in which its errors become a StorageError."""
         try:
-            yield
+            yield f"{self._base}/{path}".rstrip("/")
         except (OSError, pa.ArrowException) as error:
             if is_disk_full(error):
                 raise
@@ -167,18 +166,16 @@ class Storage:
 
 @dataclass(frozen=True)
 class Mirror:
-    """A folder of this machine, and the address that it stands for; without one, every method does nothing."""
+    """A folder of this machine, and the address that it stands for; without one, nothing is brought or sent."""
 
     folder: Path
     storage: Storage | None
-    below: str = ""
-    """The part of the address that the folder stands for."""
 
     def at(self, name: str) -> "Mirror":
         """The mirror of a folder in it."""
-        return Mirror(self.folder / name, self.storage, f"{self.below}/{name}".lstrip("/"))
+        return Mirror(self.folder / name, self.storage and self.storage.at(name))
 
-    def pull(self, *wanted: str, without: Iterable[str] = (), removing: str | None = None) -> None:
+    def pull(self, *wanted: str, without: Sequence[str] = (), removing: str | None = None) -> None:
         """Brings the files here that match one of the patterns (all, if none is given) and none of `without`.
 
         Patterns are of shells, on the path below the folder; * stands for any folders, too. Of the files here with
@@ -186,14 +183,16 @@ class Mirror:
         """
         if self.storage is None:
             return
-        there = {entry.path: entry for entry in self._entries() if _matches(self._name(entry), wanted, without)}
-        differ = [entry for entry in there.values() if not entry.is_at(self._root / entry.path)]
-        storage, root = self.storage, self._root
-        _in_threads(lambda entry: storage.fetch(entry, root), differ)
-        for file in self._here(removing) if removing else ():
-            path = file.relative_to(root).as_posix()
-            if path not in there and _matches(file.relative_to(self.folder).as_posix(), wanted, without):
-                file.unlink(missing_ok=True)
+
+        def is_wanted(path: str) -> bool:
+            return _matches(path, wanted or ["*"]) and not _matches(path, without)
+
+        storage, there = self.storage, [entry for entry in self.storage.entries() if is_wanted(entry.path)]
+        differ = [entry for entry in there if not entry.is_at(self.folder / entry.path)]
+        _in_threads(lambda entry: storage.fetch(entry, self.folder), differ)
+        for path in self._here(removing) - {entry.path for entry in there} if removing else ():
+            if is_wanted(path):
+                (self.folder / path).unlink(missing_ok=True)
 
     def push(self, *, removing: str | None = None) -> None:
         """Sends what is new or changed here, but no hidden files.
@@ -202,29 +201,27 @@ class Mirror:
         """
         if self.storage is None:
             return
-        there = {entry.path: entry for entry in self._entries()}
-        storage, root = self.storage, self._root
-        paths = {file.relative_to(root).as_posix() for file in self._here("*")}
-        changed = sorted(path for path in paths if path not in there or not there[path].is_at(root / path))
+        storage, here = self.storage, self._here("*")
+        there = {entry.path: entry for entry in storage.entries()}
+        changed = sorted(path for path in here if path not in there or not there[path].is_at(self.folder / path))
         # the files of a state's epoch can be made again from the state, but not the other way round
-        first = [path for path in changed if fnmatch(Path(path).name, STATES)]
-        _in_threads(lambda path: storage.send(root, path), first)
-        _in_threads(lambda path: storage.send(root, path), [path for path in changed if path not in first])
-        if removing:
-            gone = [path for path in there if path not in paths and not _is_hidden(Path(path))]
-            storage.remove(path for path in gone if fnmatch(Path(path).name, removing))
+        states = [path for path in changed if fnmatch(path, f"*{STATES}")]
+        for paths in (states, [path for path in changed if path not in states]):
+            _in_threads(lambda path: storage.send(self.folder, path), paths)
+        gone = [path for path in there if path not in here and not _is_hidden(path)]
+        storage.remove(path for path in gone if removing and fnmatch(Path(path).name, removing))
 
     def send(self, file: Path) -> None:
         """Sends one file of the folder."""
         if self.storage is not None:
-            self.storage.send(self._root, file.relative_to(self._root).as_posix())
+            self.storage.send(self.folder, self._name(file))
 
     def fetch(self, file: Path) -> None:
         """Brings one file of the folder here, if it differs; nothing where it is not there."""
         if self.storage is not None:
-            entry = self.storage.entry(file.relative_to(self._root).as_posix())
+            entry = self.storage.entry(self._name(file))
             if entry is not None and not entry.is_at(file):
-                self.storage.fetch(entry, self._root)
+                self.storage.fetch(entry, self.folder)
 
     def remove(self, files: Iterable[Path]) -> None:
         """Removes files of the folder, here and there."""
@@ -232,45 +229,34 @@ class Mirror:
         for file in files:
             file.unlink(missing_ok=True)
         if self.storage is not None:
-            self.storage.remove(file.relative_to(self._root).as_posix() for file in files)
+            self.storage.remove(map(self._name, files))
 
     def find(self, pattern: str) -> list[Path]:
         """The files below the folder that match, here or there, in alphabetical order."""
         found = {file for file in self.folder.glob(pattern) if file.is_file()}
         if self.storage is not None:
-            found |= {self._root / entry.path for entry in self._entries() if fnmatch(self._name(entry), pattern)}
+            found |= {self.folder / entry.path for entry in self.storage.entries() if fnmatch(entry.path, pattern)}
         return sorted(found)
 
-    @property
-    def _root(self) -> Path:
-        """What the whole address stands for."""
-        return self.folder.parents[self.below.count("/")] if self.below else self.folder
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.folder).as_posix()
 
-    def _entries(self) -> Iterator[Entry]:
-        assert self.storage is not None
-        return self.storage.entries(self.below)
-
-    def _name(self, entry: Entry) -> str:
-        return entry.path[len(self.below) :].lstrip("/")
-
-    def _here(self, name: str) -> list[Path]:
-        found = [file for file in self.folder.rglob(name) if file.is_file()]
-        return [file for file in found if not _is_hidden(file.relative_to(self.folder))]
+    def _here(self, name: str) -> set[str]:
+        paths = {self._name(file) for file in self.folder.rglob(name) if file.is_file()}
+        return {path for path in paths if not _is_hidden(path)}
 
 
-def _matches(path: str, wanted: Iterable[str], without: Iterable[str]) -> bool:
-    wanted = list(wanted)
-    return (not wanted or any(fnmatch(path, one) for one in wanted)) and not any(fnmatch(path, one) for one in without)
+def _matches(path: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(path, one) for one in patterns)
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _is_hidden(path: str) -> bool:
+    return "/." in f"/{path}"
 
 
 def _in_threads(do: Callable[[Given], None], items: Iterable[Given]) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
-        for _ in pool.map(do, items):
-            pass
+        list(pool.map(do, items))
 
 
 @cache
