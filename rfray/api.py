@@ -1,5 +1,6 @@
 """rfray from Python: sweeps, runs, leaderboards and detectors. The commands do the same with the same code."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rfray.commands.ensemble import ensemble as make_ensemble
 from rfray.commands.tune import tune as run_sweep
 from rfray.evaluation.leaderboard import read_leaderboard
 from rfray.spec.sweep import Sweep
-from rfray.spec.sweep_file import load_sweep, sweep_from
+from rfray.spec.sweep_file import load_sweep, parse_sweep
 from rfray.store.run_dir import RunDir
 
 
@@ -157,7 +158,7 @@ def tune(
         file = load_sweep(Path(sweep), tuple(overrides))
     else:
         raw = sweep.model_dump(mode="json", exclude_none=True) if isinstance(sweep, Sweep) else sweep
-        file = sweep_from(raw, "the sweep", tuple(overrides))
+        file = parse_sweep(json.dumps(raw), "the sweep", tuple(overrides))
     folder = RunDir(run or Path("runs", file.sweep.name))
     run_sweep(file, folder, address, Console(quiet=not verbose), fresh=fresh, accept_audit=accept_audit)
     return Run(folder.where)

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 KeyPath = tuple[str | int, ...]
@@ -25,20 +25,14 @@ def each_once(values: list[Any]) -> list[Any]:
     return values
 
 
-def absolute_paths(given: Any) -> Any:
-    """Paths made absolute, in lists and mappings too; what is no text, and addresses, stay as they are.
-
-    Raises ValueError for an empty text.
-    """
-    if isinstance(given, list):
-        return [absolute_paths(one) for one in given]
-    if isinstance(given, dict):
-        return {key: absolute_paths(one) for key, one in given.items()}
-    if not isinstance(given, str) or "://" in given:
-        return given
+def _absolute(given: str) -> str:
     if not given:
         raise ValueError("a path")
-    return os.path.abspath(os.path.expanduser(given))
+    return given if "://" in given else os.path.abspath(os.path.expanduser(given))
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+"""A path that is made absolute, or an address."""
 
 
 def check(problems: Mapping[KeyPath, tuple[object, str]]) -> None:

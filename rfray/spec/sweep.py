@@ -1,25 +1,78 @@
-"""What a sweep file says -> `Sweep` (strict, typed).
+"""What a sweep file says -> `Sweep` (strict, typed), with what its seed and its budget decide unless it says otherwise.
 
-Names that are registered in a room further up (searchers, schedulers, metrics, …) are plain text here;
-`rfray.tuning.preflight` compares them with the registered ones and reports through `SweepFile.not_allowed`.
+Names of what rooms further up register (searchers, metrics, …) are plain text here; `tuning.preflight` checks them.
 """
 
+import math
 import re
 from itertools import product
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from rfray.spec.budget_defaults import Budget, images_to_choose_by, images_to_use, read_budget, with_budget_defaults
-from rfray.spec.schema_base import KeyPath, Strict, absolute_paths, check, each_once
+from rfray.spec.schema_base import AbsolutePath, KeyPath, Strict, check, each_once
 from rfray.spec.trial import PROBED, SEEDS, Range, Trial, TrialAxes
 
 CLASSES = ("real", "fake")
 """Class names; the position is the label: 0 real, 1 fake (the positive class)."""
+WITH_A_BUDGET = {"lr": {"log": [1e-4, 3e-3]}, "tta": "auto"}
+"""What the trials of a sweep with a budget are unless it says otherwise."""
+CUT_ANYWHERE = {"schedule": "constant", "ema": 0.99}
+"""The same where any begins with pretrained weights: what is measured to be good wherever such a trial is cut. One with
+random weights is better when it is trained to its end, so it has neither these nor asha."""
+IMAGES_PER_SECOND = 12
+"""Images of the training folder that are used for each second of a budget, and core: a core reads, decodes and audits
+about 200 in a second, but trains on a few tens to a hundred, so that a trial would not come to more of them."""
+LEAST_IMAGES = 5_000
+"""Images of the training folder that are used however short the budget is."""
+ENOUGH_TO_CHOOSE, LEAST_TO_CHOOSE = 5_000, 1_000
+"""Images of val: of 5,000 the 95 % interval of an AUC of 0.9 is 0.009 to each side, and of 1,000 it is 0.02."""
+
+
+class Budget(NamedTuple):
+    """`search.budget`: what a sweep may use, over all its starts."""
+
+    seconds: float
+    of_gpus: bool
+    """Whether they are seconds of GPUs (trial seconds x the GPUs of its slot), else of the command, by the clock."""
+
+
+def read_budget(text: str) -> Budget | None:
+    """What a text such as 12m or 8gpu-h means; None where it is no budget."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(gpu-)?([smh])", text)
+    if found is None or not float(found[1]):
+        return None
+    return Budget(float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[3]], found[2] is not None)
+
+
+def _with_defaults(raw: Any) -> Any:
+    """What a sweep file says, with what its seed and its budget decide in the place of what it leaves out."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("trial"), dict):
+        return raw
+    trial, search, ensemble = raw["trial"], raw.get("search"), raw.get("ensemble", {})
+    if type(raw.get("seed")) is int and raw["seed"] in SEEDS:  # a wrong one is one problem
+        trial = {"seed": raw["seed"], **trial}
+    if not isinstance(search, dict) or search.get("budget") is None:
+        return {**raw, "trial": trial}
+    pretrained = _any_pretrained(trial.get("pretrained", True))
+    with_probes = pretrained and search.get("probe") is not False and not isinstance(trial.get("image_size"), dict)
+    begun = {**(CUT_ANYWHERE if pretrained else {}), **({"head": "probe"} if with_probes else {})}
+    return {
+        **raw,
+        "search": {"algorithm": "optuna", "scheduler": "asha" if pretrained else "none", **search},
+        "trial": {**WITH_A_BUDGET, **begun, **trial},
+        "ensemble": {"leave_out_worse": True, **ensemble} if isinstance(ensemble, dict) else ensemble,
+    }
+
+
+def _any_pretrained(given: Any) -> bool:
+    """Whether what is written as trial.pretrained is anything but false throughout."""
+    if isinstance(given, list | dict):
+        return any(map(_any_pretrained, given.values() if isinstance(given, dict) else given))
+    return given is not False
 
 
 Share = Annotated[float, Field(gt=0, lt=0.9)]
-AbsolutePath = Annotated[str, BeforeValidator(absolute_paths)]
 
 
 def _checked_pattern(pattern: str) -> str:
@@ -308,15 +361,7 @@ class Sweep(Strict):
     report: ReportSettings = ReportSettings()
     """What is reported beside the leaderboard."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults_that_depend_on_others(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict):
-            return raw
-        seed = raw.get("seed")
-        if isinstance(raw.get("trial"), dict) and type(seed) is int and seed in SEEDS:  # a wrong one is one problem
-            raw = {**raw, "trial": {"seed": seed, **raw["trial"]}}
-        return with_budget_defaults(raw)
+    _defaults = model_validator(mode="before")(_with_defaults)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -353,28 +398,28 @@ class Sweep(Strict):
 
     def train_images(self, cores: int) -> int | None:
         """How many images of the training folder are used at the most, with so many cores; None for all."""
-        return self.data.train_images or images_to_use(self.budget, cores)
+        if self.data.train_images or self.budget is None or self.budget.of_gpus:
+            return self.data.train_images
+        return max(LEAST_IMAGES, int(IMAGES_PER_SECOND * cores * self.budget.seconds))
 
     @property
     def val_images(self) -> int:
         """How many images of val are used at the most."""
-        return self.data.val_images or images_to_choose_by(self.budget)
+        seconds = self.budget.seconds if self.budget else math.inf
+        return self.data.val_images or int(min(ENOUGH_TO_CHOOSE, max(LEAST_TO_CHOOSE, 2 * seconds)))
 
     def probe(self, trial: Trial) -> Trial:
         """The probe that a trial belongs to: the same backbone, weights and images, and no training."""
-        kept = {name: getattr(trial, name) for name in PROBED}
-        return Trial(**kept, head="probe", seed=self.seed)
+        return Trial(**trial.model_dump(include=set(PROBED)), head="probe", seed=self.seed)
 
     def probes(self) -> list[Trial]:
         """The probes that `search.probe` asks for, each once; of a range of image sizes at the largest."""
         if not self.search.probe:
             return []
-        size = self.trial.axes().get("image_size")
-        sizes = [int(size.bounds[1])] if isinstance(size, Range) else self.trial.choices("image_size")
-        choices = [self.trial.choices(name) for name in ("backbone", "pretrained", "resize")]
         wanted: dict[str, Trial] = {}
-        for backbone, source, side, resize in product(*choices[:2], sizes, choices[2]):
+        for backbone, source, size, resize in product(*map(self.trial.choices, PROBED)):
             weights = source.get(backbone, False) if isinstance(source, dict) else source
+            side = int(size.bounds[1]) if isinstance(size, Range) else size
             one = self.probe(Trial(backbone=backbone, pretrained=weights, image_size=side, resize=resize))
             if self.search.probe is True or weights or "probe" in self.trial.choices("head"):
                 wanted[one.digest] = one

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -19,6 +20,29 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 from rfray.errors import RunError, SweepError, nearest_first
 from rfray.spec.schema_base import KeyPath, Strict, allowed
 from rfray.spec.sweep import Sweep
+
+RESOLVED = "# every value as it was used; sha256 of what follows: "
+"""How the first line of a resolved sweep begins."""
+TEXT_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+"""What YAML calls text, and the key << that stands for the keys of another mapping."""
+FREE: dict[str, Any] = {
+    "resources": True,
+    "ensemble": True,
+    "report": True,
+    "search": {"budget", "concurrent", "finalists", "keep", "max_failed", "seeds"},
+    "data": {"cache", "folds"},
+}
+"""Keys that may change between two starts of one run, as no trial and no split depends on them."""
+SUCCESSORS = {
+    "data.valid": "data.test",
+    "data.valid_fraction": "data.test, which may be a share of the training images",
+    "data.select_fraction": "data.val",
+    "data.select_images": "data.val_images",
+    "data.report_duplicates": "data.test_duplicates",
+    "trial.soup": "trial.swa",
+    "report.stress": "report.corruptions",
+}
+"""Key of rfray 0.1 -> what it is called now."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +70,11 @@ def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
     Raises SweepError, with one line per problem: file, line, key, what was given, what is allowed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        return parse_sweep(path.read_text(encoding="utf-8"), str(path), overrides)
     except FileNotFoundError:
         raise SweepError(f"{path}: no such sweep file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SweepError(f"{path}: can't be read as text: {error}") from None
-    return _checked(text, str(path), overrides)
-
-
-def sweep_from(fields: Mapping[str, Any], name: str, overrides: tuple[str, ...] = ()) -> SweepFile:
-    """A sweep from its fields, as a sweep file has them; `name` stands for the file in errors. Raises SweepError."""
-    return _checked(json.dumps(fields), name, overrides)
 
 
 def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> Sweep:
@@ -70,10 +88,11 @@ def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> Sweep:
         data = {part: str(folder / part) for part in parts}
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-") or "images"
     raw = {"name": name, "data": data, "trial": {"backbone": "resnet18", "image_size": 128}}
-    return sweep_from(raw, str(folder), overrides).sweep
+    return parse_sweep(json.dumps(raw), str(folder), overrides).sweep
 
 
-def _checked(text: str, name: str, overrides: tuple[str, ...]) -> SweepFile:
+def parse_sweep(text: str, name: str, overrides: tuple[str, ...] = ()) -> SweepFile:
+    """The same from YAML or JSON; `name` stands for the file in errors."""
     raw, places = _parse(text, name)
     if not isinstance(raw, dict):
         raise SweepError(f"{name}:1: given {_shown(raw)}; allowed: a sweep: the keys {', '.join(Sweep.model_fields)}")
@@ -88,7 +107,7 @@ def _checked(text: str, name: str, overrides: tuple[str, ...]) -> SweepFile:
 def read_resolved_sweep(path: Path) -> Sweep:
     """Reads the sweep.yaml of a run folder. Raises RunError where it is not as `resolved_text` wrote it."""
     first, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("\n")
-    if first != _RESOLVED + hashlib.sha256(rest.encode()).hexdigest():
+    if first != RESOLVED + hashlib.sha256(rest.encode()).hexdigest():
         raise RunError(
             f"{path} is damaged, or was changed by hand: its content does not match the digest in its first line. "
             "Delete it, and `rfray tune` with the same sweep file writes it anew"
@@ -98,31 +117,17 @@ def read_resolved_sweep(path: Path) -> Sweep:
 
 def resolved_text(sweep: Sweep) -> str:
     """The sweep as YAML: every default filled in, every path absolute, a digest of it in the first line."""
-    stream = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
+    stream, yaml = io.StringIO(), YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(sweep.model_dump(mode="json", exclude_none=True), stream)
     text = stream.getvalue()
-    return f"{_RESOLVED}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
-
-
-_RESOLVED = "# every value as it was used; sha256 of what follows: "
-
-
-_FREE: dict[str, Any] = {
-    "resources": True,
-    "ensemble": True,
-    "report": True,
-    "search": {"budget", "concurrent", "finalists", "keep", "max_failed", "seeds"},
-    "data": {"cache", "folds"},
-}
-"""Keys that may change between two starts of one run, as no trial and no split depends on them."""
+    return f"{RESOLVED}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 
 
 def differences(old: Sweep, new: Sweep) -> list[str]:
-    """What changed, one `key: old -> new` each; without what no trial and no split depends on (`_FREE`)."""
-    before, after = (dict(_leaves(sweep.model_dump(mode="json", exclude=_FREE))) for sweep in (old, new))
+    """What changed, one `key: old -> new` each; without what no trial and no split depends on (`FREE`)."""
+    before, after = (dict(_leaves(sweep.model_dump(mode="json", exclude=FREE))) for sweep in (old, new))
     return [
         f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
         for key in sorted(before.keys() | after.keys())
@@ -133,19 +138,17 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
 def sweep_schema(names: Mapping[str, list[str]]) -> dict[str, Any]:
     """JSON schema of the sweep file; `names` (key -> registered names) become suggestions for editors."""
     document = Sweep.model_json_schema()
-    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    document["title"] = "rfray sweep"
     for definition in ("TrialAxes", "SearchSettings"):
         for key, field in document["$defs"][definition]["properties"].items():
             if key in names:
                 field["examples"] = names[key]
-    return document
+    return document | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "rfray sweep"}
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for name, inner in value.items():
-            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+            yield from _leaves(inner, f"{key}.{name}".lstrip("."))
     else:
         yield key, value
 
@@ -171,7 +174,7 @@ def _at(place: str, line: int) -> str:
 
 def _places(node: Node | None, place: str, key: KeyPath) -> dict[KeyPath, str]:
     """Where every key below `node` is written. Raises SweepError for a key that is not text."""
-    inner: list[tuple[str | int, Node, Node]] = []
+    inner: list[tuple[Any, Node, Node]] = []
     if isinstance(node, MappingNode):
         inner = [(written.value, written, value) for written, value in node.value]
     elif isinstance(node, SequenceNode):
@@ -179,15 +182,11 @@ def _places(node: Node | None, place: str, key: KeyPath) -> dict[KeyPath, str]:
     places: dict[KeyPath, str] = {}
     for part, written, value in inner:
         here = _at(place, written.start_mark.line)
-        if isinstance(node, MappingNode) and written.tag not in _KEY_TAGS:
+        if isinstance(node, MappingNode) and written.tag not in TEXT_TAGS:
             text = part if isinstance(part, str) else "a list or mapping"
             raise SweepError(_problem({(): here}, key, f"given {text} as a key; allowed: text (perhaps in quotes)"))
-        places[*key, part] = here
-        places |= _places(value, place, (*key, part))
+        places |= {(*key, part): here, **_places(value, place, (*key, part))}
     return places
-
-
-_KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
 def _apply(override: str, raw: dict[str, Any], places: dict[KeyPath, str]) -> None:
@@ -197,35 +196,26 @@ def _apply(override: str, raw: dict[str, Any], places: dict[KeyPath, str]) -> No
     key = tuple(name.split("."))
     value, written = _parse(text, f"--set {name}", key)
     target = raw
-    for parent in key[:-1]:
+    for length, parent in enumerate(key[:-1], start=1):
+        places.setdefault(key[:length], f"--set {name}")
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
             raise SweepError(f"--set {override}: {parent} is not a mapping, so it has no key {key[-1]}")
     target[key[-1]] = value
     for hidden in [one for one in places if one[: len(key)] == key]:
         del places[hidden]
-    for length in range(1, len(key)):
-        places.setdefault(key[:length], f"--set {name}")
     places.update(written)
-
-
-SUCCESSORS = {
-    "data.valid": "data.test",
-    "data.valid_fraction": "data.test, which may be a share of the training images",
-    "data.select_fraction": "data.val",
-    "data.select_images": "data.val_images",
-    "data.report_duplicates": "data.test_duplicates",
-    "trial.soup": "trial.swa",
-    "report.stress": "report.corruptions",
-}
-"""Key of rfray 0.1 -> what it is called now."""
 
 
 def _explain(error: ValidationError, places: Mapping[KeyPath, str]) -> list[str]:
     """One line a problem, in the order of the file."""
     found: dict[KeyPath, list[ErrorDetails]] = {}
     for detail in error.errors():
-        found.setdefault(_key(detail, places), []).append(detail)
+        key: KeyPath = ()
+        for part in detail["loc"]:  # pydantic's names for the members of a union are no keys
+            if (*key, part) in places or part in _fields(key):
+                key = (*key, part)
+        found.setdefault(key, []).append(detail)
     order = list(places)
     return [
         _problem(places, key, _explained(key, found[key]))
@@ -235,34 +225,23 @@ def _explain(error: ValidationError, places: Mapping[KeyPath, str]) -> list[str]
     ]
 
 
-def _key(detail: ErrorDetails, places: Mapping[KeyPath, str]) -> KeyPath:
-    """Where the problem is, without pydantic's names for the members of a union, which are no keys."""
-    key: KeyPath = ()
-    for part in detail["loc"]:
-        if (*key, part) in places or part in _section(key).model_fields:
-            key = (*key, part)
-    return key
-
-
-def _section(key: KeyPath) -> type[Strict]:
-    """The record whose fields are the keys below a key."""
-    section: type[Strict] = Sweep
+def _fields(key: KeyPath) -> dict[str, FieldInfo]:
+    """The fields that the record at a key may have."""
+    fields = Sweep.model_fields
     for part in key:
-        field = section.model_fields.get(str(part))
-        section = next(_records(field.annotation), Strict) if field else Strict
-    return section
+        fields = _fields_of(fields[str(part)].annotation) if part in fields else {}
+    return fields
 
 
-def _records(annotation: Any) -> Iterator[type[Strict]]:
+def _fields_of(annotation: Any) -> dict[str, FieldInfo]:
     if isinstance(annotation, type) and issubclass(annotation, Strict):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _records(inner)
+        return annotation.model_fields
+    return next(filter(None, map(_fields_of, get_args(annotation))), {})
 
 
 def _explained(key: KeyPath, details: list[ErrorDetails]) -> str:
-    detail, fields = details[0], _section(key[:-1]).model_fields
-    if (successor := SUCCESSORS.get(_dotted(key))) is not None:
+    detail, fields = details[0], _fields(key[:-1])
+    if successor := SUCCESSORS.get(_dotted(key)):
         return f"no such key any more; use {successor}"
     if detail["type"] == "extra_forbidden":
         return f"no such key; allowed: {nearest_first(str(key[-1]), fields, 30)}"

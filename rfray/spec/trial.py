@@ -1,29 +1,19 @@
 """What a sweep file says of its trials -> `TrialAxes`, and from it each `Trial` (frozen): all that one trial is.
 
-Names that are registered in a room further up (backbones, policies, optimizers, …) are plain text here;
-`rfray.tuning.preflight` compares them with the registered ones and reports through `SweepFile.not_allowed`.
+Names of what rooms further up register (backbones, policies, …) are plain text here; `tuning.preflight` checks them.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from itertools import product
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    create_model,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, create_model, model_validator
+from pydantic_core import ValidationError
 
 from rfray.errors import nearest_first
-from rfray.spec.schema_base import Strict, absolute_paths, allowed, check, each_once
+from rfray.spec.schema_base import AbsolutePath, KeyPath, Strict, allowed, check, each_once
 
 SEEDS = range(2**32)
 """What numpy and torch take as a seed."""
@@ -34,7 +24,7 @@ class Trial(Strict):
 
     backbone: str
     """Name of a timm model, e.g. `resnet50` or `convnext_tiny.fb_in22k`."""
-    pretrained: bool | str = True
+    pretrained: bool | AbsolutePath = True
     """true: timm's weights from the hub. false: random weights. Text: a .safetensors or checkpoint file."""
     head: Literal["random", "probe"] = "random"
     """What the classifier starts from. random: random weights, on the last features. probe: the head of the backbone's
@@ -98,8 +88,7 @@ class Trial(Strict):
     @property
     def digest(self) -> str:
         """Twelve hex digits that are the same for the same setting, on every machine and at any time."""
-        canonical = json.dumps(self.model_dump(), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def epochs_of_a_pass(training_images: int, epoch_images: int) -> int:
@@ -115,7 +104,14 @@ def epochs_of(setting: Mapping[str, Any], training_images: int) -> int:
 PROBED = ("backbone", "pretrained", "image_size", "resize")
 """The fields of a trial that its probe shares."""
 
-Bounds = tuple[float, float]
+
+def _two_numbers(given: Any) -> Any:
+    if isinstance(given, list | tuple) and [type(end) in (int, float) for end in given] == [True, True]:
+        return tuple(given)
+    raise ValueError("two numbers [a, b]")
+
+
+Bounds = Annotated[tuple[float, float], BeforeValidator(_two_numbers)]
 
 
 class Range(Strict):
@@ -128,16 +124,9 @@ class Range(Strict):
     int: Bounds | None = None
     """Whole numbers, uniform."""
 
-    @field_validator("log", "uniform", "int", mode="before")
-    @classmethod
-    def _two_numbers(cls, given: Any) -> Any:
-        if isinstance(given, list | tuple) and [type(end) in (int, float) for end in given] == [True, True]:
-            return tuple(given)
-        raise ValueError("two numbers [a, b]")
-
     @model_validator(mode="after")
     def _one_kind_rising(self) -> Self:
-        if sum(bounds is not None for bounds in (self.log, self.uniform, self.int)) != 1:
+        if [self.log, self.uniform, self.int].count(None) != 2:
             raise ValueError("one of {log: [a, b]}, {uniform: [a, b]} and {int: [a, b]}")
         low, high = self.bounds
         if not low < high:
@@ -149,12 +138,12 @@ class Range(Strict):
         return self
 
     @property
-    def kind(self) -> Literal["log", "uniform", "int"]:
-        """Which of the three it is."""
-        return "log" if self.log else "uniform" if self.uniform else "int"
+    def kind(self) -> str:
+        """Which of the three it is: log, uniform or int."""
+        return next(name for name, bounds in self if bounds is not None)
 
     @property
-    def bounds(self) -> Bounds:
+    def bounds(self) -> tuple[float, float]:
         """Both ends, lower first."""
         return self.log or self.uniform or self.int or (0, 0)  # one of them is given
 
@@ -168,7 +157,7 @@ def _shape_of_axis(value: Any) -> str:
 def _axis_of(name: str, annotation: Any) -> Any:
     """The type of one key under `trial`: a value, a list of values, or (numbers only) a range."""
     value: Any = Annotated[annotation, *Trial.model_fields[name].metadata, Tag("<value>")]
-    entry: Any = value
+    entry = value
     if name == "pretrained":
         # a mapping names the weights of each backbone; backbones that it leaves out get none
         value |= Annotated[dict[str, entry], Field(min_length=1), Tag("<mapping>")]
@@ -193,11 +182,6 @@ def _within_limits(name: str, axis: Range) -> Range:
 
 class _TrialAxes(Strict):
     """What one trial is. Every key may be a value, a list of values (a choice) or a range, and is then an axis."""
-
-    @field_validator("pretrained", check_fields=False)
-    @classmethod
-    def _absolute(cls, given: Any) -> Any:
-        return absolute_paths(given)
 
     @model_validator(mode="after")
     def _weights_are_for_its_backbones(self) -> Self:
@@ -229,20 +213,18 @@ class _TrialAxes(Strict):
 
     def most_epochs(self, training_images: int) -> int:
         """How often the longest trial is judged."""
-        settings = product(self.ends("epochs"), self.ends("epoch_images"))
-        return max(epochs_of({"epochs": epochs, "epoch_images": size}, training_images) for epochs, size in settings)
+        of_a_pass = max(epochs_of_a_pass(training_images, size) for size in self.ends("epoch_images"))
+        return int(max(self.ends("epochs"))) * of_a_pass
 
-    def written(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    def written(self, name: str) -> list[tuple[KeyPath, Any]]:
         """The same values, each with where it is written: the key, and the position in a list."""
         several = isinstance(getattr(self, name), list)
-        for position, value in enumerate(self.choices(name)):
-            yield ((name, position) if several else (name,)), value
+        return [((name, position) if several else (name,), one) for position, one in enumerate(self.choices(name))]
 
     def trial(self, values: Mapping[str, Any]) -> Trial:
         """The trial with `values` on the axes and the sweep's own values elsewhere."""
         settings = {**dict(self), **values}
-        source = settings["pretrained"]
-        if isinstance(source, dict):
+        if isinstance(source := settings["pretrained"], dict):
             settings["pretrained"] = source.get(settings["backbone"], False)
         return Trial(**settings)
 

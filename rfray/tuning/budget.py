@@ -16,8 +16,7 @@ from threading import Event, Thread
 
 from rfray.cluster.slots import TrialSlots
 from rfray.errors import SweepError
-from rfray.spec.budget_defaults import Budget
-from rfray.spec.sweep import Sweep
+from rfray.spec.sweep import Budget, Sweep
 from rfray.spec.sweep_file import SweepFile
 from rfray.spec.trial import Range, Trial, epochs_of_a_pass
 from rfray.store.files import replace_text

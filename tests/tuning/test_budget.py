@@ -13,8 +13,7 @@ from rich.console import Console
 from rfray.cluster.slots import Slot, slot_for
 from rfray.commands.prepare_data import prepare_training
 from rfray.errors import RunError, SweepError
-from rfray.spec.budget_defaults import Budget, read_budget
-from rfray.spec.sweep import Sweep
+from rfray.spec.sweep import Budget, Sweep, read_budget
 from rfray.spec.sweep_file import load_sweep
 from rfray.spec.trial import Trial
 from rfray.store.ownership import claim_run
