@@ -5,16 +5,30 @@ trials: the first ones meet no rivals at their rungs and pass, however weak they
 and a free slot goes to the best of those that have waited long enough to have rivals.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from bisect import insort
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.trial import epochs_of
+
+
+class JudgedEpoch(NamedTuple):
+    """One epoch of one trial."""
+
+    name: str
+    """Of the trial."""
+    epoch: int
+    """From 1."""
+    score: float | None
+    """The val metric after it, in [0, 1]; None where it is undefined."""
+    best: float | None
+    """The best one until then."""
 
 
 @dataclass
@@ -24,19 +38,18 @@ class Rung:
     bracket: int
     level: int
     """Position among the rungs of its bracket, from 0."""
-    scores: dict[str, float] = field(default_factory=dict)
-    """Trial -> its best score when it reached the rung."""
-    ranked: list[str] = field(default_factory=list)
-    """The same trials, best first; among equals the one that was proposed first."""
+    ranked: list[tuple[float, str]] = field(default_factory=list)
+    """(-best score, name) of the trials when they reached the rung: best first, among equals the first proposed."""
     promoted: set[str] = field(default_factory=set)
     """Those that may train beyond the rung."""
 
 
-class Asha(TrialScheduler):
+class Asha(FIFOScheduler):
     """Pauses a trial at each rung, and lets it continue once it is among the best 1 in `factor` that have reached it.
 
     It knows trials by the names that they have in every start of the sweep, so that a new one can learn the past
-    (`recall`). A trial's score at a rung is its best until then, as its best weights are kept.
+    (`recall`). A trial's score at a rung is its best until then, as its best weights are kept. Without rungs
+    (`longest` = 0) no trial ever waits or stops.
 
     With several brackets this is the asynchronous Hyperband of the same paper: bracket s has its first rung at
     `grace` * `factor` ** s epochs, so that not every setting which starts slowly is passed over after `grace` epochs.
@@ -50,12 +63,11 @@ class Asha(TrialScheduler):
         super().__init__()
         self._training_images = training_images
         self._factor = factor
-        rungs = {
-            (epochs, bracket): Rung(bracket, level)
-            for bracket in range(brackets)
-            for level, epochs in enumerate(_powers(grace * factor**bracket, factor, longest))
-        }
-        self._rungs = {key: rungs[key] for key in sorted(rungs)}  # (epochs, bracket) -> rung, fewest epochs first
+        self._rungs: dict[tuple[int, int], Rung] = {}  # (epochs, bracket) -> rung, fewest epochs first
+        for power in range(longest.bit_length()):  # `factor` is at least 2
+            for bracket in range(min(brackets, power + 1)):
+                if (epochs := grace * factor**power) < longest:
+                    self._rungs[epochs, bracket] = Rung(bracket, power - bracket)
         self._turns = bracket_turns(brackets, factor)
         self._planned = None if planned is None else [self._bracket(number) for number in range(planned)]
         self._new_scores = False
@@ -75,35 +87,37 @@ class Asha(TrialScheduler):
         self.on_pause: list[Callable[[str], None]] = []
         """Called with the name of each trial that pauses."""
 
-    def recall(self, epochs: Iterable[tuple[str, int, float]], ended: set[str]) -> None:
-        """Takes in the epochs of earlier starts as (trial, epoch, score), in order, and which trials have ended."""
-        for name, epoch, score in epochs:
-            self._learn(name, epoch, score)
+    def recall(self, epochs: Iterable[JudgedEpoch], ended: set[str]) -> None:
+        """Takes in the epochs of earlier starts, in order, and which trials have ended."""
+        for one in epochs:
+            self._learn(one.name, one.epoch, one.score or 0.0)
         for (rung_epochs, bracket), rung in self._rungs.items():
             rung.promoted |= {
                 name for name, done in self._epochs.items() if bracket == self._bracket(name) and rung_epochs < done
             }
         self._ended |= ended
 
-    def waits(self, name: str) -> bool:
-        """Whether a trial is at a rung that it may not yet train beyond."""
-        return self._waits_at(name) is not None
+    def waits_at(self, name: str) -> Rung | None:
+        """The rung that a trial is at and may not yet train beyond, if any."""
+        rung = self._rungs.get((self._epochs.get(name, 0), self._bracket(name)))
+        return None if rung is None or name in rung.promoted else rung
 
     def next(self) -> str | None:
         """The trial that waits and may continue: of the highest rung that has any, the best one.
 
         Of those that `fills` lets continue, one of the lowest rung: several that are half trained make a better vote.
         """
-        more = self.more_to_come()
-        for rung in reversed(self._rungs.values()):
-            most = len(rung.ranked) // self._factor
-            # or the best of few trials would never be trained to its end
-            if (name := self._first_waiting(rung, most if more else max(most, 1))) is not None:
-                return name
-        if more or not self.fills:
-            return None
-        waiting = (self._first_waiting(rung, len(rung.ranked)) for rung in self._rungs.values())
-        return next((name for name in waiting if name is not None), None)
+        more, rungs = self.more_to_come(), list(self._rungs.values())
+        # or the best of few trials would never be trained to its end
+        least = 0 if more else 1
+        candidates = [(rung, max(len(rung.ranked) // self._factor, least)) for rung in reversed(rungs)]
+        if self.fills and not more:
+            candidates += [(rung, len(rung.ranked)) for rung in rungs]
+        for rung, most in candidates:
+            for _, name in rung.ranked[:most]:
+                if name not in rung.promoted | self._ended | self.running and self.has_time(name):
+                    return name
+        return None
 
     @property
     def rungs(self) -> list[int]:
@@ -116,31 +130,27 @@ class Asha(TrialScheduler):
 
         What time is left is worth more to those than to one that can only be passed over.
         """
-        waiting = any(self.waits(name) for name in self._epochs.keys() - self._ended - self.running)
+        waiting = any(self.waits_at(name) for name in self._epochs.keys() - self._ended - self.running)
         return self.rungs[1] if waiting and len(self.rungs) > 1 else 1
 
     def begin(self, name: str) -> None:
         """A trial gets a slot: a new one, or one that may continue."""
         self.running.add(name)
         self._paused.discard(name)
-        if (rung := self._waits_at(name)) is not None:
+        if (rung := self.waits_at(name)) is not None:
             rung.promoted.add(name)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial will run, or run again where its process has died."""
         self.running.add(str(trial))
 
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """A trial's process has died; Ray starts it again."""
-
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether a trial continues, pauses, or stops as nothing could let it continue any more."""
         name, epoch = str(trial), int(result.get(EPOCH, 0))
         self._learn(name, epoch, result.get(SCORE, 0.0))
         rung = self._rungs.get((epoch, self._bracket(name)))
-        if rung is None or epoch >= epochs_of(trial.config, self._training_images):
-            return str(TrialScheduler.CONTINUE)
-        if name in rung.promoted:  # it reports again the epoch that it continues from
+        # one that was promoted reports again the epoch that it continues from
+        if rung is None or name in rung.promoted or epoch >= epochs_of(trial.config, self._training_images):
             return str(TrialScheduler.CONTINUE)
         self.running.discard(name)
         if self.next() == name:  # it would get the slot that it leaves
@@ -179,23 +189,9 @@ class Asha(TrialScheduler):
         self.begin(name)
         return paused[name]
 
-    def debug_string(self) -> str:
-        """What Ray would print."""
-        return f"asha: {[len(rung.ranked) for rung in self._rungs.values()]} trials at {list(self._rungs)}"
-
     def _bracket(self, trial: str | int) -> int:
         """The bracket of a trial, by its name (which begins with its number) or its number."""
         return self._turns[int(str(trial).split("-")[0]) % len(self._turns)]
-
-    def _waits_at(self, name: str) -> Rung | None:
-        rung = self._rungs.get((self._epochs.get(name, 0), self._bracket(name)))
-        return None if rung is None or name in rung.promoted else rung
-
-    def _first_waiting(self, rung: Rung, most: int) -> str | None:
-        for name in rung.ranked[:most]:
-            if name not in rung.promoted | self._ended | self.running and self.has_time(name):
-                return name
-        return None
 
     def _learn(self, name: str, epoch: int, score: float) -> None:
         """Takes in an epoch; what a trial that was started again reports again is known already."""
@@ -204,26 +200,18 @@ class Asha(TrialScheduler):
         self._epochs[name] = epoch
         self._best[name] = max(score, self._best.get(name, 0.0))
         if (rung := self._rungs.get((epoch, self._bracket(name)))) is not None:
-            scores = rung.scores
-            scores[name] = self._best[name]
-            rung.ranked = sorted(scores, key=lambda one: (-scores[one], one))
+            insort(rung.ranked, (-self._best[name], name))
             self._new_scores = True
 
     def _is_out(self, name: str) -> bool:
         """Whether a waiting trial has so many better ones before it that no trial to come could let it continue."""
-        rung = self._waits_at(name)
+        rung = self.waits_at(name)
         if self._planned is None or rung is None:
             return False
         most = self._planned.count(rung.bracket)
         for _ in range(rung.level + 1):
             most = max(most // self._factor, 1)
-        return rung.ranked.index(name) >= most
-
-
-def _powers(first: int, factor: int, below: int) -> Iterator[int]:
-    while first < below:
-        yield first
-        first *= factor
+        return rung.ranked.index((-self._best[name], name)) >= most
 
 
 def bracket_turns(brackets: int, factor: int) -> list[int]:

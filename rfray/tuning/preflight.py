@@ -13,7 +13,7 @@ from rfray.spec.sweep_file import SweepFile
 from rfray.spec.trial import Range, TrialAxes
 from rfray.stats.metrics import METRICS
 from rfray.training.optim import SCHEDULES, make_optimizer, optimizer_names
-from rfray.tuning.strategies import REMOVED, SCHEDULERS, SEARCHERS, grid_size
+from rfray.tuning.strategies import REMOVED, SCHEDULERS, SEARCHERS, combinations
 
 
 def registered_names() -> dict[str, list[str]]:
@@ -118,7 +118,7 @@ def _search(file: SweepFile) -> Iterator[str]:
     for name in ranges if is_grid else ():
         allowed = "a list of values, as a range has no end for search.algorithm grid; or use random or optuna"
         yield file.not_allowed(("trial", name), _given(axes[name]), allowed)
-    if is_grid and not ranges and search.trials is not None and search.trials < (settings := grid_size(sweep)):
+    if is_grid and search.trials is not None and search.trials < (settings := len(list(combinations(sweep)))):
         yield refused("trials", f"at least {settings}, the settings of the grid; or leave it out, or use random")
 
 

@@ -14,7 +14,7 @@ from rfray.stats.metrics import metric
 from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, read_predictions
 from rfray.store.run_dir import RunDir, probe_id
-from rfray.tuning import space
+from rfray.tuning.strategies import params_of
 
 CLEARLY_WORSE = 1.25
 """A backbone is left out where 1 - AUC of its probe is proven to be more than so many times that of the best one."""
@@ -65,7 +65,7 @@ def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
 
 
 def points_to_evaluate(run: RunDir, sweep: Sweep) -> list[dict[str, Any]]:
-    """Where a search begins: for each backbone, best first, the params of its best probe (`space.params_of`).
+    """Where a search begins: for each backbone, best first, the params of its best probe (`params_of`).
 
     A point has no value on the axes that probes say nothing about: the search is free there.
     """
@@ -74,7 +74,7 @@ def points_to_evaluate(run: RunDir, sweep: Sweep) -> list[dict[str, Any]]:
         return []
     head = "probe" if "probe" in sweep.trial.choices("head") else "random"
     trials = [one.trial.model_copy(update={"head": head}) for one in _best_probes(run, sweep)]
-    return [point for trial in trials if (point := space.params_of(trial, axes)) is not None]
+    return [point for trial in trials if (point := params_of(trial, axes)) is not None]
 
 
 def _not_probed(run: RunDir, sweep: Sweep) -> set[str]:

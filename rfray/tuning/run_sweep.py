@@ -25,17 +25,15 @@ from rfray.store.files import file_digest, is_disk_full, no_room
 from rfray.store.records import TrialResult, WarmStart
 from rfray.store.run_dir import HEAVY, RunDir, TrialDir
 from rfray.store.storage import STATES, Storage
-from rfray.tuning.asha import Asha
 from rfray.tuning.budget import Meter
 from rfray.tuning.budget_callbacks import BudgetCallback, OutOfTime
 from rfray.tuning.callbacks import DiskMonitor, Silence, SweepCallback
 from rfray.tuning.display import Display
-from rfray.tuning.finalists import Listed, repeated_starts
 from rfray.tuning.integrity import repair
 from rfray.tuning.probing import learn_fold_heads
-from rfray.tuning.proposals import Proposals, judged_epochs
+from rfray.tuning.proposals import Listed, Proposals, repeated_starts, written_starts
 from rfray.tuning.recorder import Recorder, remove_leftovers, results
-from rfray.tuning.strategies import SCHEDULERS, Median, planned_trials
+from rfray.tuning.strategies import SCHEDULERS, planned_trials
 from rfray.tuning.trackers import TensorBoard, mlflow_callbacks
 from rfray.tuning.trainable import run_trial
 from rfray.tuning.trial_job import SweepJob, trial_of
@@ -113,17 +111,12 @@ def _search(
     run, sweep, meter = context.run, context.sweep, context.meter
     images = run.training_images()
     scheduler = SCHEDULERS[sweep.search.scheduler](sweep, images)
-    asha = scheduler if isinstance(scheduler, Asha) else None
-    if isinstance(scheduler, Asha | Median):
-        epochs = [(one.name, one.epoch, one.score or 0.0) for one in judged_epochs(run, sweep.search.metric)]
-        scheduler.recall(epochs, {out.id for out in run.trials() if out.result_file.exists()})
     display = Display(sweep, planned, images, earlier, context.console, context.deadline)
-    proposals = Proposals(run, sweep, planned, context.at_once, warm, asha, meter)
+    proposals = Proposals(run, sweep, scheduler, context.at_once, warm, meter)
     recorder.on_result += [display.ended, proposals.ended]
-    if asha is not None:
-        asha.on_pause += [display.paused, *([meter.account.release] if meter else [])]
+    scheduler.on_pause += [display.paused, *([meter.account.release] if meter else [])]
     # with asha Ray must not let go of processes when all trials are proposed: paused ones go on in them
-    missing = -1 if planned is None or asha else planned - len(earlier)
+    missing = -1 if planned is None or sweep.search.scheduler == "asha" else planned - len(earlier)
     _fit(context, proposals, scheduler, missing, recorder, display)
 
 
@@ -144,8 +137,9 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
         images = run.training_images()
         display = Display(sweep, len(wanted), images, earlier, context.console, context.deadline)
         recorder.on_result.append(display.ended)
-        listed = Listed(run, missing, context.at_once, context.meter)
-        _fit(context, listed, SCHEDULERS["none"](sweep, images), len(missing), recorder, display)
+        scheduler = SCHEDULERS["none"](sweep, images)
+        listed = Listed(scheduler, context.at_once, written_starts(run, missing, context.meter))
+        _fit(context, listed, scheduler, len(missing), recorder, display)
     left = [one for one in missing if not run.trial(one.id).result_file.exists()]
     if left and context.meter is None:
         raise RfrayError(f"Ray Tune ended with {len(left)} finalists' trainings missing; the same command goes on")

@@ -1,94 +1,145 @@
 """A checked sweep -> its searcher (how settings are proposed) and its scheduler (how weak trials are stopped early)."""
 
 import itertools
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import MedianStoppingRule, TrialScheduler
 
 from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.sweep import Sweep
+from rfray.spec.trial import Range, Trial
 from rfray.store.records import EarlierTrial
-from rfray.tuning import space
-from rfray.tuning.asha import Asha
+from rfray.tuning.asha import Asha, JudgedEpoch
 
 REPEATS_BEFORE_LISTING = 100
 """After this many proposals that are known already, what is left of a finite space is listed instead: a guess, as a
 hundred draws cost milliseconds."""
 
-NO_CONTROLLER = SimpleNamespace(get_live_trials=list)
-"""Takes the place of Ray's controller while a scheduler learns the past: no trial is live then."""
+Axes = Mapping[str, list[Any] | Range]
 
 
-class Grid:
-    """Every combination once, in the order of the sweep file, but for those that were taken over from earlier runs."""
-
-    def __init__(
-        self, sweep: Sweep, earlier: Sequence[EarlierTrial] = (), beginnings: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
-        done = {one.trial.digest for one in earlier if one.use == "taken over"}
-        self._proposals = (
-            values
-            for values in _distinct(sweep, space.combinations(sweep.trial.axes()))
-            if sweep.trial.trial(values).digest not in done
-        )
-
-    def ask(self) -> dict[str, Any] | None:
-        """Values for the axes; None where there is nothing left to propose."""
-        return next(self._proposals, None)
-
-    def tell(self, number: int, score: float | None) -> None:
-        """A grid learns nothing."""
+def distribution(axis: list[Any] | Range) -> BaseDistribution:
+    """What optuna draws an axis from; a choice is drawn by its position in the list, so that it may be of any type."""
+    if isinstance(axis, list):
+        return CategoricalDistribution(tuple(range(len(axis))))
+    low, high = axis.bounds
+    if axis.kind == "int":
+        return IntDistribution(int(low), int(high))
+    return FloatDistribution(low, high, log=axis.kind == "log")
 
 
-class Sampled:
-    """Settings drawn by one of optuna's samplers, none of them twice, and none that was taken over."""
+def settings(params: Mapping[str, Any], axes: Axes) -> dict[str, Any]:
+    """The setting of optuna's `params`: each position in a list of choices is replaced by the choice."""
+    return {name: axis[params[name]] if isinstance(axis, list) else params[name] for name, axis in axes.items()}
+
+
+def params_of(trial: Trial, axes: Axes) -> dict[str, Any] | None:
+    """Optuna's params for a trial's values on the axes (the inverse of `settings`); None where it is outside of one."""
+    params: dict[str, Any] = {}
+    for name, axis in axes.items():
+        value = getattr(trial, name)
+        if isinstance(axis, list):
+            choices = [choice.get(trial.backbone, False) if isinstance(choice, dict) else choice for choice in axis]
+            if value not in choices:
+                return None
+            params[name] = choices.index(value)
+        elif axis.bounds[0] <= value <= axis.bounds[1]:
+            params[name] = value
+        else:
+            return None
+    return params
+
+
+def combinations(sweep: Sweep) -> Iterator[dict[str, int]]:
+    """Optuna's params for every trial of a sweep without ranges, the last axis fastest; none where there are ranges.
+
+    Of settings that come to the same trial (weights for a backbone that has none, say) the first one.
+    """
+    axes = sweep.trial.axes()
+    if any(isinstance(axis, Range) for axis in axes.values()):
+        return
+    seen: set[str] = set()
+    for positions in itertools.product(*(range(len(axis)) for axis in axes.values() if isinstance(axis, list))):
+        params = dict(zip(axes, positions, strict=True))
+        key = sweep.trial.trial(settings(params, axes)).digest
+        if key not in seen:
+            seen.add(key)
+            yield params
+
+
+def planned_trials(sweep: Sweep) -> int | None:
+    """How many trials a checked sweep asks for: `search.trials`, or all settings where that is fewer or not given.
+
+    None where a budget alone ends it.
+    """
+    asked = sweep.search.trials
+    return sum(1 for _ in itertools.islice(combinations(sweep), asked)) or asked
+
+
+class Searcher:
+    """Proposes settings, none of them twice, and none that was taken over from an earlier run.
+
+    Drawn by one of optuna's samplers, until its draws bring nothing new; what is left then, or all of it where there is
+    no sampler, is proposed in the order of the sweep file.
+    """
 
     def __init__(
         self,
         sweep: Sweep,
-        sampler: BaseSampler,
+        sampler: BaseSampler | None,
         earlier: Sequence[EarlierTrial] = (),
         beginnings: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._axes = sweep.trial.axes()
-        self._distributions = space.distributions(self._axes)
+        self._distributions = {name: distribution(axis) for name, axis in self._axes.items()}
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        self._proposed: list[optuna.Trial] = []
+        self._proposed: list[tuple[str, optuna.Trial]] = []
         self._scores: dict[str, float | None] = {}
-        self._keys: list[str] = []
         self._sweep = sweep
+        self._listed = combinations(sweep)
         for one in earlier:
-            self._learn(one)
-        for params in beginnings:
-            self._study.enqueue_trial(dict(params))
+            params = params_of(one.trial, self._axes)
+            if params is None:
+                continue  # its backbone was left out since
+            if one.use == "setting":
+                self._study.enqueue_trial(params)
+                continue
+            self._study.add_trial(
+                optuna.trial.create_trial(params=params, distributions=self._distributions, value=one.score)
+            )
+            if one.use == "taken over":
+                self._scores[one.trial.digest] = one.score
+        for point in beginnings:
+            self._study.enqueue_trial(dict(point))
         # the same seed draws all that a random search has drawn before
-        self._patience = REPEATS_BEFORE_LISTING + len(self._scores)
+        self._patience = REPEATS_BEFORE_LISTING + len(self._scores) if sampler else 0
 
     def ask(self) -> dict[str, Any] | None:
         """Values for the axes; None where there is nothing left to propose."""
-        for _ in range(self._patience):
-            drawn = self._study.ask(self._distributions)
-            values = space.settings(drawn.params, self._axes)
+        for drawn in self._draws():
+            values = settings(drawn.params, self._axes)
             key = self._sweep.trial.trial(values).digest
             if key not in self._scores:
-                return self._propose(drawn, key, values)
+                self._proposed.append((key, drawn))
+                self._scores[key] = None
+                return values
             self._finish(drawn, self._scores[key])
-        return self._first_unseen()
+        return None
 
     def tell(self, number: int, score: float | None) -> None:
         """Takes in the best val metric of the `number`-th proposal (from 0), None where it failed.
 
         May be called again once the trial has trained further.
         """
-        key, drawn = self._keys[number], self._proposed[number]
+        key, drawn = self._proposed[number]
         before = self._scores[key]
         if before is None:
             self._scores[key] = score
@@ -98,116 +149,81 @@ class Sampled:
             # optuna takes a score once, but a paused trial must count now and may get further later
             self._study.get_trials(deepcopy=False)[drawn.number].value = score
 
-    def _learn(self, one: EarlierTrial) -> None:
-        params = space.params_of(one.trial, self._axes)
-        if params is None:
-            return  # its backbone was left out since
-        if one.use == "setting":
-            self._study.enqueue_trial(params)
-            return
-        self._study.add_trial(
-            optuna.trial.create_trial(params=params, distributions=self._distributions, value=one.score)
-        )
-        if one.use == "taken over":
-            self._scores[one.trial.digest] = one.score
-
-    def _first_unseen(self) -> dict[str, Any] | None:
-        if space.size(self._axes) is None:
-            return None
-        for values in space.combinations(self._axes):
-            key = self._sweep.trial.trial(values).digest
-            if key not in self._scores:
-                params = {name: axis.index(values[name]) for name, axis in self._axes.items() if isinstance(axis, list)}
+    def _draws(self) -> Iterator[optuna.Trial]:
+        for _ in range(self._patience):
+            yield self._study.ask(self._distributions)
+        for params in self._listed:
+            if self._sweep.trial.trial(settings(params, self._axes)).digest not in self._scores:
                 self._study.enqueue_trial(params)
-                return self._propose(self._study.ask(self._distributions), key, values)
-        return None
-
-    def _propose(self, drawn: optuna.Trial, key: str, values: dict[str, Any]) -> dict[str, Any]:
-        self._proposed.append(drawn)
-        self._keys.append(key)
-        self._scores[key] = None
-        return values
+                yield self._study.ask(self._distributions)
 
     def _finish(self, drawn: optuna.Trial, score: float | None) -> None:
-        if score is None:
-            self._study.tell(drawn, state=TrialState.FAIL)
-        else:
-            self._study.tell(drawn, score)
+        self._study.tell(drawn, score, TrialState.FAIL if score is None else None)
 
 
-SEARCHERS: dict[str, Callable[..., Grid | Sampled]] = {
-    "grid": Grid,
-    "random": lambda sweep, earlier=(), beginnings=(): Sampled(sweep, RandomSampler(seed=sweep.seed), earlier),
-    "optuna": lambda sweep, earlier=(), beginnings=(): Sampled(
+SEARCHERS: dict[str, Callable[..., Searcher]] = {
+    "grid": lambda sweep, earlier=(), beginnings=(): Searcher(sweep, None, earlier),
+    "random": lambda sweep, earlier=(), beginnings=(): Searcher(sweep, RandomSampler(seed=sweep.seed), earlier),
+    "optuna": lambda sweep, earlier=(), beginnings=(): Searcher(
         sweep, TPESampler(seed=sweep.seed, multivariate=True, constant_liar=True), earlier, beginnings
     ),
 }
-"""Name -> searcher of a sweep, of trials of earlier runs, and of params for some of the axes (see `space.params_of`)
-that a searcher which learns tries first. `optuna` is its tree-structured Parzen estimator."""
+"""Name -> searcher of a sweep, of trials of earlier runs, and of params for some of the axes (see `params_of`) that a
+searcher which learns tries first. `optuna` is its tree-structured Parzen estimator."""
 
 LEARNING = ("optuna",)
 """Searchers that learn from the scores of other trials."""
 
-
-class _FirstWaiting:
-    """For a scheduler of Ray's: goes only through trials that have not ended, not, after every event, through all."""
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The trial that waits and was proposed first; those that have not begun come before paused ones."""
-        waiting = [
-            trial for trial in tune_controller.get_live_trials() if trial.status in (Trial.PENDING, Trial.PAUSED)
-        ]
-        return min(waiting, key=lambda trial: (trial.status == Trial.PAUSED, str(trial)), default=None)
+_Named = namedtuple("_Named", "trial_id")
+"""For Ray's rule: a trial by the name that it has in every start of the sweep, not by Ray's own id."""
 
 
-class NoStopping(_FirstWaiting, FIFOScheduler):
-    """Stops no trial."""
+class Median(Asha):
+    """Stops trials by Ray's median rule."""
 
-
-@dataclass(frozen=True)
-class _Named:
-    """A trial by the name that it has in every start of the sweep, not by Ray's own id."""
-
-    trial_id: str
-
-
-class Median(_FirstWaiting, MedianStoppingRule):
-    """Ray's median rule, which knows trials by name, so that a new one can learn the past (`recall`)."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, grace: int, least: int = 3) -> None:
+        """No trial is stopped before `grace` epochs, nor by the median of fewer than `least` others."""
+        super().__init__(grace, factor=2, longest=0, planned=None, training_images=0)
+        self._rule = MedianStoppingRule(EPOCH, SCORE, "max", grace_period=grace, min_samples_required=least)
         self._decided: dict[str, tuple[int, str]] = {}
 
-    def recall(self, epochs: Iterable[tuple[str, int, float]], ended: set[str]) -> None:
-        """Takes in the epochs of earlier starts as (trial, epoch, score), in order, and which trials have ended.
+    def recall(self, epochs: Iterable[JudgedEpoch], ended: set[str]) -> None:
+        """Takes in the epochs of earlier starts, in order, and which trials have ended.
 
         A trial that it stops on the way reports that epoch again, and is stopped then.
         """
+        no_controller = SimpleNamespace(get_live_trials=list)  # no trial is live then
         last: dict[str, dict[str, Any]] = {}
-        for name, epoch, score in epochs:
-            if self._decided.get(name, (0, ""))[1] != TrialScheduler.STOP:
-                last[name] = {EPOCH: epoch, SCORE: score}
-                self.on_trial_result(NO_CONTROLLER, name, last[name])
-        for name in last:
-            if name in ended:
-                self.on_trial_complete(NO_CONTROLLER, name, last[name])
+        for one in epochs:
+            if self._decided.get(one.name, (0, ""))[1] != TrialScheduler.STOP:
+                last[one.name] = {EPOCH: one.epoch, SCORE: one.score or 0.0}
+                self.on_trial_result(no_controller, one.name, last[one.name])
+        for name in last.keys() & ended:
+            self.on_trial_complete(no_controller, name, last[name])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decides whether a trial continues; for an epoch that is reported again the decision stays."""
         name, epoch = str(trial), result.get(EPOCH, 0)
         last, decision = self._decided.get(name, (0, ""))
         if epoch > last:
-            decision = str(super().on_trial_result(tune_controller, _Named(name), result))
+            decision = str(self._rule.on_trial_result(tune_controller, _Named(name), result))
             self._decided[name] = epoch, decision
         return decision if epoch >= last else str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """A trial has ended."""
-        super().on_trial_complete(tune_controller, _Named(str(trial)), result)
+        """A trial has ended; one that failed before its first epoch is no rival of the others."""
+        super().on_trial_complete(tune_controller, trial, result)
+        if EPOCH in result:
+            self._rule.on_trial_complete(tune_controller, _Named(str(trial)), result)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The first that has not begun, else the first of those that wait until there is a median."""
+        waiting = [one for one in tune_controller.get_live_trials() if one.status in ("PENDING", "PAUSED")]
+        return min(waiting, key=lambda one: (one.status == "PAUSED", str(one)), default=None)
 
 
-SCHEDULERS: dict[str, Callable[[Sweep, int], TrialScheduler]] = {
-    "none": lambda *_: NoStopping(),
+SCHEDULERS: dict[str, Callable[[Sweep, int], Asha]] = {
+    "none": lambda *_: Asha(grace=1, factor=2, longest=0, planned=None, training_images=0),
     "asha": lambda sweep, images: Asha(
         sweep.search.grace_epochs,
         sweep.search.reduction_factor,
@@ -216,9 +232,7 @@ SCHEDULERS: dict[str, Callable[[Sweep, int], TrialScheduler]] = {
         images,
         sweep.search.brackets,
     ),
-    "median": lambda sweep, _: Median(
-        time_attr=EPOCH, metric=SCORE, mode="max", grace_period=sweep.search.grace_epochs, min_samples_required=3
-    ),
+    "median": lambda sweep, _: Median(sweep.search.grace_epochs),
 }
 """Name -> Ray Tune's scheduler, in epochs, of a sweep with so many training images."""
 
@@ -229,29 +243,3 @@ REMOVED = {
     "killed sweep could not come to the same leaderboard",
 }
 """Schedulers of rfray 0.1 -> what is allowed instead, and why they are gone."""
-
-
-def grid_size(sweep: Sweep) -> int:
-    """How many trials it takes to try every setting of a sweep without ranges."""
-    return sum(1 for _ in _distinct(sweep, space.combinations(sweep.trial.axes())))
-
-
-def planned_trials(sweep: Sweep) -> int | None:
-    """How many trials a checked sweep asks for: `search.trials`, or all settings where that is fewer or not given.
-
-    None where a budget alone ends it.
-    """
-    asked, axes = sweep.search.trials, sweep.trial.axes()
-    if space.size(axes) is None:
-        return asked
-    return sum(1 for _ in itertools.islice(_distinct(sweep, space.combinations(axes)), asked))
-
-
-def _distinct(sweep: Sweep, proposals: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Leaves out settings that come to the same trial (weights for a backbone that has none, say)."""
-    seen: set[str] = set()
-    for values in proposals:
-        key = sweep.trial.trial(values).digest
-        if key not in seen:
-            seen.add(key)
-            yield values

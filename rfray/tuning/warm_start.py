@@ -25,8 +25,7 @@ from rfray.spec.trial import Trial, epochs_of
 from rfray.store.files import file_digest, replacing
 from rfray.store.records import EarlierTrial, TrialResult, WarmStart, find_record, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, trial_id
-from rfray.tuning import space
-from rfray.tuning.strategies import LEARNING, planned_trials
+from rfray.tuning.strategies import LEARNING, params_of, planned_trials, settings
 
 TRIED_FIRST = 3
 """So many of the best settings of a run whose scores can't be compared are tried first (our choice)."""
@@ -215,13 +214,13 @@ def _of_run(run: RunDir, sweep: Sweep, catalog: pd.DataFrame | None) -> Iterator
     with_weights = {file.parent.name for file in run.mirror.find(f"trials/*/{WEIGHTS_FILE}")}
     axes, images = sweep.trial.axes(), run.training_images()
     for out, result in ended:
-        drawn = space.params_of(result.trial, axes)
+        drawn = params_of(result.trial, axes)
         if result.score is None:
             yield Candidate(run, out, result, "", "failed")
         elif drawn is None:
             yield Candidate(run, out, result, "", "outside of this sweep's axes")
         else:
-            own = sweep.trial.trial(space.settings(drawn, axes))
+            own = sweep.trial.trial(settings(drawn, axes))
             others = ", ".join(sorted(_others(result, old, sweep, own, images)))
             use: Use = "setting" if differing else "score" if others else "taken over"
             reason = differing or (f"other {others}" if others else "")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rfray.progress.metric_keys import EPOCH, SCORE
-from rfray.tuning.asha import Asha, bracket_turns
+from rfray.tuning.asha import Asha, JudgedEpoch, bracket_turns
 
 
 class Sweep:
@@ -70,6 +70,11 @@ def named(number: int, epochs: int) -> Named:
 
 def asha(planned: int | None = None, grace: int = 1, factor: int = 3, longest: int = 9, brackets: int = 1) -> Asha:
     return Asha(grace, factor, longest, planned, 100, brackets)
+
+
+def first_epochs(*scores: float, number: int = 0) -> list[JudgedEpoch]:
+    """The first epochs of so many trials, from that number on."""
+    return [JudgedEpoch(f"{place:05d}", 1, score, score) for place, score in enumerate(scores, start=number)]
 
 
 def test_rungs_are_below_the_longest_trial() -> None:
@@ -166,15 +171,15 @@ def test_who_can_never_go_on_ends_early() -> None:
 def test_who_has_ended_keeps_its_place_but_does_not_go_on() -> None:
     scheduler = asha()
     # the first is taken over from an earlier run, say
-    scheduler.recall([("00000", 1, 0.9), ("00001", 1, 0.5), ("00002", 1, 0.4)], ended={"00000"})
+    scheduler.recall(first_epochs(0.9, 0.5, 0.4), ended={"00000"})
     assert scheduler.next() is None
-    scheduler.recall([("00003", 1, 0.3), ("00004", 1, 0.2), ("00005", 1, 0.1)], ended=set())
+    scheduler.recall(first_epochs(0.3, 0.2, 0.1, number=3), ended=set())
     assert scheduler.next() == "00001"
 
 
 def test_without_time_nobody_goes_on() -> None:
     scheduler = asha()
-    scheduler.recall([("00000", 1, 0.5), ("00001", 1, 0.6), ("00002", 1, 0.7)], ended=set())
+    scheduler.recall(first_epochs(0.5, 0.6, 0.7), ended=set())
     assert scheduler.next() == "00002"
     scheduler.has_time = lambda name: name != "00002"
     assert scheduler.next() is None
@@ -192,9 +197,10 @@ def test_a_new_start_goes_on_as_the_old_one_would_have(brackets: int, after: int
     again = Sweep(asha(planned=9, brackets=brackets), scores)
     again.begun, again.trained = cut.begun, list(cut.trained)
     for trial in again.begun:
-        epochs = [(str(trial), epoch, scores[int(str(trial))]) for epoch in range(1, trial.done + 1)]
+        score = scores[int(str(trial))]
+        epochs = [JudgedEpoch(str(trial), epoch, score, score) for epoch in range(1, trial.done + 1)]
         again.asha.recall(epochs, {str(trial)} & set(cut.ended))
-        waits = again.asha.waits(str(trial)) and trial.done < 9
+        waits = again.asha.waits_at(str(trial)) and trial.done < 9
         trial.status = "PAUSED" if waits else "PENDING"
         if not waits and str(trial) not in cut.ended and trial.done < 9:
             again.asha.begin(str(trial))

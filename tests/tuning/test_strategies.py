@@ -1,21 +1,27 @@
 """SEARCHERS propose each setting once, learn from what they are told, and the number of trials is known beforehand."""
 
+from copy import deepcopy
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.sweep import Sweep
+from rfray.spec.trial import Range, Trial
+from rfray.tuning.asha import JudgedEpoch
 from rfray.tuning.strategies import (
-    EPOCH,
-    NO_CONTROLLER,
     REMOVED,
     SCHEDULERS,
-    SCORE,
     SEARCHERS,
     Median,
-    grid_size,
+    combinations,
+    distribution,
+    params_of,
     planned_trials,
+    settings,
 )
 
 TWELVE = {"backbone": ["a", "b"], "augmentation": ["none", "light"], "lr": [0.1, 0.2, 0.3]}
@@ -149,9 +155,30 @@ def test_the_number_of_trials_is_known_beforehand(
     assert planned_trials(sweep(trial, **search)) == planned
 
 
-def test_the_size_of_a_grid_counts_each_trial_once() -> None:
-    assert grid_size(sweep(TWELVE, algorithm="grid", trials=3)) == 12
-    assert grid_size(sweep(WEIGHTS, algorithm="grid")) == 3
+def test_a_grid_has_each_trial_once_and_ranges_have_no_end() -> None:
+    assert len(list(combinations(sweep(TWELVE, algorithm="grid", trials=3)))) == 12
+    assert len(list(combinations(sweep(WEIGHTS, algorithm="grid")))) == 3
+    assert list(combinations(sweep({}))) == [{}]
+    assert list(combinations(sweep(ENDLESS))) == []
+    two = list(combinations(sweep({"backbone": ["a", "b"], "lr": [0.1, 0.2]})))
+    assert [tuple(params.values()) for params in two] == [(0, 0), (0, 1), (1, 0), (1, 1)]  # the last axis fastest
+
+
+def test_a_choice_is_drawn_by_its_place_and_a_range_within_both_ends() -> None:
+    assert distribution(Range(log=(1e-5, 1e-3))) == FloatDistribution(1e-5, 1e-3, log=True)
+    assert distribution(Range(uniform=(0.0, 0.1))) == FloatDistribution(0.0, 0.1)
+    assert distribution(Range(int=(2, 9))) == IntDistribution(2, 9)
+    assert distribution(["a", "b"]) == CategoricalDistribution((0, 1))
+
+
+def test_what_was_drawn_becomes_a_setting() -> None:
+    axes = {"lr": Range(log=(1e-5, 1e-3)), "pretrained": [False, {"a": "/w"}], "backbone": ["a", "b"]}
+    drawn = {"lr": 1e-4, "pretrained": 1, "backbone": 0}
+    assert settings(drawn, axes) == {"lr": 1e-4, "pretrained": {"a": "/w"}, "backbone": "a"}
+    trial = Trial(backbone="a", lr=1e-4, pretrained="/w")
+    assert params_of(trial, axes) == drawn
+    assert params_of(trial.model_copy(update={"lr": 0.1}), axes) is None
+    assert params_of(trial.model_copy(update={"backbone": "c"}), axes) is None
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -179,19 +206,27 @@ def test_what_was_removed_is_not_offered() -> None:
 
 
 def test_what_a_trial_says_again_is_decided_as_before_and_counted_once() -> None:
-    scheduler = Median(time_attr=EPOCH, metric=SCORE, mode="max", grace_period=1, min_samples_required=1)
+    scheduler, alone = Median(grace=1, least=1), SimpleNamespace(get_live_trials=list)
 
     def say(name: str, epoch: int, score: float) -> str:
-        return scheduler.on_trial_result(NO_CONTROLLER, name, {EPOCH: epoch, SCORE: score})
+        return scheduler.on_trial_result(alone, name, {EPOCH: epoch, SCORE: score})
 
     assert say("good", 1, 0.9) == "CONTINUE"
     assert say("good", 2, 0.9) == "CONTINUE"
     assert say("bad", 1, 0.1) == "STOP"
-    known = scheduler.debug_string()
+    known = deepcopy(scheduler._rule._results)
     assert say("good", 2, 0.9) == "CONTINUE"
     assert say("bad", 1, 0.1) == "STOP"
-    assert scheduler.debug_string() == known
-    later = Median(time_attr=EPOCH, metric=SCORE, mode="max", grace_period=1, min_samples_required=1)
-    later.recall([("good", 1, 0.9), ("good", 2, 0.9), ("bad", 1, 0.1)], ended={"good"})
-    assert later.debug_string() == known
-    assert later.on_trial_result(NO_CONTROLLER, "bad", {EPOCH: 1, SCORE: 0.1}) == "STOP"
+    assert scheduler._rule._results == known
+    later = Median(grace=1, least=1)
+    past = [("good", 1, 0.9), ("good", 2, 0.9), ("bad", 1, 0.1)]
+    later.recall([JudgedEpoch(name, epoch, score, score) for name, epoch, score in past], ended={"good"})
+    scheduler.on_trial_complete(alone, "good", {EPOCH: 2, SCORE: 0.9})
+    assert later._rule._results == scheduler._rule._results
+    assert later.on_trial_result(alone, "bad", {EPOCH: 1, SCORE: 0.1}) == "STOP"
+
+
+def test_a_trial_that_failed_before_its_first_epoch_is_no_rival() -> None:
+    scheduler, alone = Median(grace=1, least=1), SimpleNamespace(get_live_trials=list)
+    scheduler.on_trial_complete(alone, "failed", {"done": True})
+    assert scheduler.on_trial_result(alone, "first", {EPOCH: 1, SCORE: 0.1}) == "CONTINUE"

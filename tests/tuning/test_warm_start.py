@@ -24,7 +24,7 @@ from rfray.store.run_dir import RunDir
 from rfray.tuning.plan import plan_lines
 from rfray.tuning.proposals import Proposals
 from rfray.tuning.recorder import remove_leftovers, results
-from rfray.tuning.strategies import SEARCHERS, Sampled
+from rfray.tuning.strategies import SCHEDULERS, SEARCHERS
 from rfray.tuning.warm_start import check_warm_start, preview_warm_start, read_warm_start, warm_start
 from tests.synthetic import FIRST, fail_trial, finish_trial, predictions
 from tests.tuning.test_run_sweep import run_here, sweep_of
@@ -345,7 +345,7 @@ def test_a_trial_taken_over_that_is_damaged_or_lost_later_is_trained_here(tmp_pa
     ids = [out.id for out in run.trials()]
     shutil.rmtree(run.trials()[1].path)
     run.trials()[0].start_file.write_text("{")
-    Proposals(run, asked, 3, 1, known)
+    Proposals(run, asked, SCHEDULERS["none"](asked, 3), 1, known)
     assert [out.id for out in run.trials()] == ids
     assert [out.start().trial.lr for out in run.trials()] == [0.1, 0.2]
     assert [out.result_file.exists() for out in run.trials()] == [True, False]
@@ -363,7 +363,6 @@ def test_the_study_holds_the_earlier_trials() -> None:
     both = {"lr": {"log": [0.01, 1.0]}, "backbone": ["test_vit", "test_resnet"], "batch_size": {"int": [8, 64]}}
     known = [earlier("taken over", 0.1, 0.6), earlier("score", 0.5, 0.8, batch_size=32, backbone="test_vit")]
     searcher = SEARCHERS["optuna"](sweep(trial=both), known)
-    assert isinstance(searcher, Sampled)
     assert [(trial.params, trial.value) for trial in searcher._study.trials] == [
         ({"backbone": 1, "lr": 0.1, "batch_size": 64}, 0.6),
         ({"backbone": 0, "lr": 0.5, "batch_size": 32}, 0.8),

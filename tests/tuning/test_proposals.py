@@ -20,8 +20,8 @@ from rfray.store.ownership import claim_run
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, probe_id
 from rfray.tuning.budget import check_budget
-from rfray.tuning.finalists import repeated_starts
 from rfray.tuning.probing import probe_backbones
+from rfray.tuning.proposals import repeated_starts
 from rfray.tuning.run_sweep import run_sweep
 from tests.tuning.test_probing import prepared, quiet
 from tests.tuning.test_run_sweep import sweep_of, tmp_session
