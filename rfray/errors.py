@@ -1,19 +1,6 @@
 """Every error that rfray raises on purpose; the message is all that a user needs to read.
 
-RfrayError                     exit 1   the work failed
-├── InputError                 exit 2   what was given can't be used; nothing was started
-│   ├── SweepError             exit 2   a sweep file, or a `--set`, says something that is not allowed
-│   ├── DataError              exit 2   the image folders can't be used
-│   ├── AuditError             exit 2   what the images teach would mislead; `--accept-audit` goes on
-│   ├── RunError               exit 2   a run folder is missing, changed, in use or damaged
-│   ├── StorageError           exit 2   an address such as s3://bucket/folder can't be read or written
-│   └── ClusterError           exit 2   the cluster lacks what the sweep asks for
-├── TrialError                 exit 1   one trial failed; the sweep goes on without it
-├── GroupStoppedError          exit 1   another process of the group that trains a trial has stopped
-├── GroupMemoryError           exit 1   a group of processes must begin again with a smaller micro-batch
-├── DiskFullError              exit 1   a disk is full; the message names the path, the need and what is free
-├── SweepFailed                exit 1   too many trials failed, or none is left to show
-└── Interrupted                exit 130 stopped by the user; the message names the command that goes on
+`InputError` and all below it end the command with exit code 2, `Interrupted` with 130, the others with 1.
 """
 
 import difflib

@@ -1,32 +1,17 @@
 """The error classes and the text that lists allowed names."""
 
-import re
-
-from rfray import errors
-from rfray.errors import RfrayError, nearest_first
-
-
-def drawn_tree() -> dict[str, tuple[str, int]]:
-    """The docstring's tree: class -> (parent, exit code)."""
-    drawn: dict[str, tuple[str, int]] = {}
-    above: list[str] = ["Exception"]
-    for line in errors.__doc__.splitlines():
-        found = re.match(r"^([ │├└─]*)(\w+) +exit (\d+)", line)
-        if found:
-            depth = len(found[1]) // 4
-            drawn[found[2]] = (above[depth], int(found[3]))
-            above[depth + 1 :] = [found[2]]
-    return drawn
+from rfray.errors import InputError, RfrayError, nearest_first
 
 
 def all_classes(base: type[RfrayError]) -> list[type[RfrayError]]:
     return [base, *(found for child in base.__subclasses__() for found in all_classes(child))]
 
 
-def test_the_classes_are_as_the_docstring_draws_them() -> None:
+def test_the_input_is_exit_code_2_an_interruption_130_and_all_else_1() -> None:
     here = [found for found in all_classes(RfrayError) if found.__module__ == "rfray.errors"]
-    assert {found.__name__: (found.__base__.__name__, found.exit_code) for found in here} == drawn_tree()
     assert len(here) == 14
+    for found in here:
+        assert found.exit_code == (130 if found.__name__ == "Interrupted" else 1 + issubclass(found, InputError))
 
 
 def test_the_nearest_names_come_first_then_the_others_as_they_were() -> None:

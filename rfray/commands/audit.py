@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rfray.commands.prepare_data import audit_folder, prepare_training
+from rfray.commands.prepare_data import prepare_training, scan_all, write_audit
 from rfray.errors import AuditError
 from rfray.report.audit_plots import draw_audit
 from rfray.report.terminal import audit_summary
@@ -27,7 +27,7 @@ def audit(source: Path, run: str | None, overrides: Sequence[str], console: "Con
     folder = RunDir(run or Path("audits" if of_folder else "runs", sweep.name))
     with lock_run(folder, without=HEAVY):
         if of_folder:
-            audit_folder(folder, sweep, console)
+            write_audit(folder, sweep, *scan_all(folder, sweep, console))
         else:
             claim_run(folder, sweep)
             prepare_training(folder, sweep, console)

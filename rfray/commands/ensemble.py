@@ -4,7 +4,7 @@ Each step reads what earlier ones have written; what is already there and still 
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,8 @@ FORMATS = ("csv", "markdown", "html")
 """Of the leaderboard: leaderboard.csv, leaderboard.md, report.html with its pictures."""
 Connect = Callable[[], None]
 """Starts Ray, or connects to it, unless that was done."""
+Folds = dict[str, list[TrialDir]]
+"""Id of a finalist -> its models, one a fold."""
 
 
 def ensemble(
@@ -72,79 +74,64 @@ def ensemble(
 
             session.enter_context(connected(address, sweep.resources))
 
-        folds = _fold_models(run, sweep, settings, console)
-        candidates = [run.trial(one) for one in folds] if folds else _candidates(run, settings, connect, console)
+        candidates, folds = _candidates(run, settings, connect, console)
         members = _members(run, candidates, settings, folds, console)
         prepare_test(run, sweep, console)
-        _predict_test(run, [*choose_members(run), *chain(*folds.values())], corrupted, connect, console)
-        earlier = _bundle(run)
+        kept = [*choose_members(run), *chain(*(folds or {}).values())]
+        if missing := without_predictions(run, kept, "test"):
+            from rfray.inference.test_predictions import predict_test
+
+            predict_test(run, missing, connect, console)
+        if corrupted:
+            _predict_corrupted(run, kept, "test", connect, console)
+        earlier = None
+        with suppress(RunError):  # a damaged one is made anew
+            earlier = run.ensemble()
         others = [one for one in candidates if one not in members]
-        made = write_ensemble(run, members, methods, others, settings.choose_by, folds or None)
+        made = write_ensemble(run, members, methods, others, settings.choose_by, folds)
         if alone := chosen_alone(made):
             _say(console, alone)
         write_corrupted_votes(run, made, val=settings.choose_by == "worst", test=corrupted)
         write_leaderboard(run)
         write_groups(run)
-        _write_bundle(run, sweep, made, earlier)
+        _write_bundle(run, sweep, made, earlier.bundle if earlier else None)
         _write_formats(run, sweep, formats, console)
 
 
+def _candidates(
+    run: RunDir, settings: EnsembleSettings, connect: Connect, console: "Console"
+) -> tuple[list[TrialDir], Folds | None]:
+    """The trials that may vote, best first, and of finalists that vote by them the models of their folds."""
+    wanted, diverse = run.sweep().data.folds, settings.diverse
+    if wanted is not None:
+        if settings.choose_by == "worst":
+            raise InputError("--choose-by worst: allowed: score, as data.folds are not predicted under corruption")
+        if folds := fold_models(run, wanted, diverse):
+            return [run.trial(finalist) for finalist in folds], folds
+        _say(console, f"No finalist has a model of each of its {wanted} folds, so trials vote instead")
+    if settings.choose_by == "score":
+        return choose_members(run, diverse=diverse), None
+    kept = choose_members(run)
+    _predict_corrupted(run, kept, "val", connect, console)
+    return choose_members(run, diverse=diverse, scores=worst_scores(run, kept)), None
+
+
 def _members(
-    run: RunDir,
-    candidates: list[TrialDir],
-    settings: EnsembleSettings,
-    folds: Mapping[str, Sequence[TrialDir]],
-    console: "Console",
+    run: RunDir, candidates: list[TrialDir], settings: EnsembleSettings, folds: Folds | None, console: "Console"
 ) -> list[TrialDir]:
     """The first `top_k` of the candidates that are not clearly worse than the best; says who is left out and why."""
-    worse = left_out(run, candidates, settings.leave_out_worse, folds or None)
+    worse, best = left_out(run, candidates, settings.leave_out_worse, folds), candidates[: settings.top_k]
     members = [one for one in candidates if one.id not in worse][: settings.top_k]
     if not members:
         write_leaderboard(run)  # the failed trials, with their reasons
         raise SweepFailed(f"{run.where}: no trial has succeeded, so there is nothing to join")
-    for one in candidates[: settings.top_k]:
-        if one.id in worse:
-            images = "training images" if folds else "val images"
-            reason = f"clearly worse than {candidates[0].id} on the {images} (p = {worse[one.id]:.2g})"
-            _say(console, f"{one.id} is {reason}, so it is no member")
-    if len(candidates) < settings.top_k:
-        those = "finalists with all their folds" if folds else "trials with weights"
-        number = f"so the ensemble has {len(members)} members"
-        _say(console, f"Only {len(candidates)} {those} are there to choose from, {number}")
+    images, those = ("training", "finalists with all their folds") if folds else ("val", "trials with weights")
+    for one in (one for one in best if one.id in worse):
+        reason = f"clearly worse than {best[0].id} on the {images} images (p = {worse[one.id]:.2g})"
+        _say(console, f"{one.id} is {reason}, so it is no member")
+    if len(best) < settings.top_k:
+        _say(console, f"Only {len(best)} {those} are there to choose from, so the ensemble has {len(members)} members")
     return members
-
-
-def _predict_test(run: RunDir, kept: Sequence[TrialDir], corrupted: bool, connect: Connect, console: "Console") -> None:
-    """Predicts the test images with all kept trials, as they are and, if asked for, corrupted."""
-    if missing := without_predictions(run, kept, "test"):
-        from rfray.inference.test_predictions import predict_test
-
-        predict_test(run, missing, connect, console)
-    if corrupted:
-        _predict_corrupted(run, kept, "test", connect, console)
-
-
-def _candidates(run: RunDir, settings: EnsembleSettings, connect: Connect, console: "Console") -> list[TrialDir]:
-    """The trials that may vote, best first."""
-    if settings.choose_by == "score":
-        return choose_members(run, diverse=settings.diverse)
-    kept = choose_members(run)
-    _predict_corrupted(run, kept, "val", connect, console)
-    return choose_members(run, diverse=settings.diverse, scores=worst_scores(run, kept))
-
-
-def _fold_models(
-    run: RunDir, sweep: Sweep, settings: EnsembleSettings, console: "Console"
-) -> dict[str, list[TrialDir]]:
-    """The models of the folds, by which finalists vote; none where the sweep asks for none, or none are there."""
-    if sweep.data.folds is None:
-        return {}
-    if settings.choose_by == "worst":
-        raise InputError("--choose-by worst: allowed: score, as data.folds are not predicted under corruption")
-    found = fold_models(run, sweep.data.folds, settings.diverse)
-    if not found:
-        _say(console, f"No finalist has a model of each of its {sweep.data.folds} folds, so trials vote instead")
-    return found
 
 
 def _predict_corrupted(
@@ -155,15 +142,6 @@ def _predict_corrupted(
         from rfray.inference.corrupted_predictions import predict_under_corruption
 
         predict_under_corruption(run, trials, missing, part, connect, console)
-
-
-def _bundle(run: RunDir) -> Bundle | None:
-    """The bundle that is there already, if it can be read."""
-    try:
-        earlier = run.ensemble()
-    except RunError:
-        return None
-    return earlier.bundle if earlier is not None else None
 
 
 def members_of(trials: Iterable[TrialDir]) -> list[Member]:

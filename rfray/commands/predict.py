@@ -3,14 +3,15 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 # before torch: its threads share their cores with those that decode, which would wait for threads that wait by spinning
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress
 
 from rfray.data.listing import image_files
 from rfray.errors import DataError, InputError, RfrayError
@@ -35,17 +36,26 @@ def predict(
 ) -> None:
     """Predicts the files that `words` mean: into one file or the standard output, or into a folder of many shards.
 
-    `out` is a folder where it is one or ends in /; `each` process that writes there gets so many cores and GPUs (None:
-    one where there is any). Raises InputError for options that don't go together, and as the two functions below.
+    `out` is a folder where it is one or ends in /. Many processes write there, `each` with so many cores and GPUs
+    (None: one where there is any), and shards that are there are not made again. Raises InputError for options that
+    don't go together, RunError where the folder holds something else, ClusterError, and as `predict_files`.
     """
     if out is None or not (out.endswith("/") or Path(out).is_dir()):
         predict_files(bundle, words, Path(out) if out is not None else None, form, explain, batch_size)
         return
     if form not in (None, "parquet") or explain is not None:
         raise InputError(f"--out {out}: into a folder, rows are written as Parquet, and nothing is explained")
+    from rfray.inference.bulk import claim, predict_shards
+
     cpu, gpu = each
     resources = Resources(cpu=cpu, gpu="auto" if gpu is None else gpu)
-    predict_into(Path(out), bundle, words, batch_size, resources, address)
+    folder = Path(out).absolute()
+    _make_folder("--out", folder)
+    bundle = bundle if is_address(bundle) else str(Path(bundle).absolute())
+    read_bundle(bundle)  # a damaged one is refused before anything starts
+    with _counting(claim(folder, bundle, words), folder) as count:
+        for verdicts in predict_shards(folder, bundle, batch_size, resources, address):
+            count(verdicts)
 
 
 def predict_files(
@@ -62,41 +72,15 @@ def predict_files(
         raise DataError("no image to predict: no path was given")
     if explain is not None:
         _make_folder("--explain", explain)
-    bundle = load_bundle(where)
-    found: Counter[str] = Counter()
-    with _bar() as progress, verdict_rows(out, chosen) as write:
-        task = progress.add_task("Predicting", total=len(paths))
+    bundle, done = load_bundle(where), 0
+    with _counting(len(paths), out) as count, verdict_rows(out, chosen) as write:
         for seen in detect(bundle, paths, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
             table = verdict_table(bundle.ensemble, seen.paths, seen.scores, seen.reasons)
             if explain is not None:
-                first = found.total()
-                table["evidence"] = write_heatmaps(bundle, seen, table["p_fake"].to_numpy(), explain, first)
+                table["evidence"] = write_heatmaps(bundle, seen, table["p_fake"].to_numpy(), explain, done)
             write(table)
-            found.update(table["verdict"])
-            progress.advance(task, len(seen.paths))
-    _tell(found, out)
-
-
-def predict_into(
-    out: Path, where: str, words: Sequence[str], batch_size: int, resources: Resources, address: str | None
-) -> None:
-    """Predicts into a folder of Parquet shards, by many processes; shards that are there are not made again.
-
-    Raises RunError where the folder holds something else, ClusterError, and as `predict_files`.
-    """
-    from rfray.inference.bulk import claim, predict_shards
-
-    out = out.absolute()
-    _make_folder("--out", out)
-    where = where if is_address(where) else str(Path(where).absolute())
-    read_bundle(where)  # a damaged one is refused before anything starts
-    total, found = claim(out, where, words), Counter[str]()
-    with _bar() as progress:
-        task = progress.add_task("Predicting", total=total)
-        for counts in predict_shards(out, where, batch_size, resources, address):
-            found.update(counts)
-            progress.update(task, completed=found.total())
-    _tell(found, out)
+            done += len(table)
+            count(table["verdict"])
 
 
 def _make_folder(option: str, folder: Path) -> None:
@@ -106,30 +90,28 @@ def _make_folder(option: str, folder: Path) -> None:
         raise InputError(f"{option} {folder}: {error.strerror}") from None
 
 
-def _bar() -> Progress:
-    """A progress bar that leaves the standard output, and logs, alone."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+@contextmanager
+def _counting(total: int, out: Path | None) -> Iterator[Callable[[Iterable[str]], None]]:
+    """What counts verdicts and moves a progress bar, which leaves the standard output and logs alone.
 
+    At the end says how many there were of each kind. Raises RfrayError where some files ("") got none.
+    """
+    console, found = Console(stderr=True, highlight=False), Counter[str]()
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Predicting", total=total)
 
-def _tell(found: Counter[str], out: Path | None) -> None:
-    """Says how many verdicts there were of each kind. Raises RfrayError where some files ("") got none."""
-    said = ", ".join(f"{found[verdict]:,} {verdict}" for verdict in VERDICTS if found[verdict])
-    unread = found[""]
-    total = sum(found.values())
-    into = f" Rows: {out}" if out is not None else ""
-    if unread:
+        def count(verdicts: Iterable[str]) -> None:
+            found.update(verdicts)
+            progress.update(task, completed=found.total())
+
+        yield count
+    said = ", ".join(f"{found[verdict]:,} {verdict}" for verdict in VERDICTS if found[verdict]) or "none"
+    rows = f" Rows: {out}" if out is not None else ""
+    if found[""]:
         raise RfrayError(
-            f"{unread:,} of {total:,} files could not be read: their rows have the reason. "
-            f"The others: {said or 'none'}.{into}"
+            f"{found['']:,} of {found.total():,} files could not be read: their rows have the reason. "
+            f"The others: {said}.{rows}"
         )
-    images = "1 image" if total == 1 else f"{total:,} images"
-    Console(stderr=True, highlight=False).print(f"{images}: {said}.{into}", soft_wrap=True, markup=False)
+    images = "1 image" if found.total() == 1 else f"{found.total():,} images"
+    console.print(f"{images}: {said}.{rows}", soft_wrap=True, markup=False)

@@ -43,9 +43,9 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
                 + "\nPut them back, or start anew with --fresh (the old run folder is moved aside)."
             )
     else:
-        images, pairs = _scan_all(run, sweep, console)
+        images, pairs = scan_all(run, sweep, console)
         catalog = _divided(images, sweep, pairs)
-        _audit(run, sweep, images, pairs, catalog)
+        write_audit(run, sweep, images, pairs, catalog)
         run.write_catalog(catalog)
     if sweep.data.folds is not None:
         fold_of(catalog, (1, sweep.data.folds), sweep.seed)  # raises now, not after the whole sweep was trained
@@ -56,25 +56,20 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     return catalog
 
 
-def audit_folder(run: RunDir, sweep: Sweep, console: Console) -> None:
-    """Audits the images of a sweep by themselves, without dividing them. Raises DataError as `prepare_training`."""
-    images, pairs = _scan_all(run, sweep, console)
-    _audit(run, sweep, images, pairs, catalog=None)
-
-
 def check_audit(run: RunDir, accepted: bool, console: Console) -> None:
     """Prints the audit's warnings. Raises AuditError where it has found errors that the user has not accepted."""
     audit = run.audit()
     if audit is None:
         raise RunError(f"{run.audit_file} is gone; start anew with --fresh (the old run folder is moved aside)")
-    errors = audit.graded("error")
-    for finding in (*(errors if accepted else ()), *audit.graded("warning")):
-        _print(console, f"Audit: {finding.sentence} {finding.what_to_do}")
+    found = audit.graded("error"), audit.graded("warning")
+    errors, warnings = ([f"{one.sentence} {one.what_to_do}" for one in findings] for findings in found)
+    for said in (*(errors if accepted else ()), *warnings):
+        _print(console, f"Audit: {said}")
     if errors and not accepted:
+        listed = "\n  ".join(errors)
         raise AuditError(
-            "the audit of the images has found what would make the results mislead:\n"
-            + "\n".join(f"  {finding.sentence} {finding.what_to_do}" for finding in errors)
-            + f"\nMend that, or go on all the same with --accept-audit; all findings are in {run.audit_file}"
+            f"the audit of the images has found what would make the results mislead:\n  {listed}\n"
+            f"Mend that, or go on all the same with --accept-audit; all findings are in {run.audit_file}"
         )
 
 
@@ -101,7 +96,7 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
             _print(console, f"Test has changed ({len(changed)} files, e.g. {changed[0]}); reading it again")
         found = _scan(run, sweep, "test", console)
         images = pd.concat([images[images["folder"] != "test"], found], ignore_index=True)
-        images = _audit(run, sweep, images, _similar_pairs(images, sweep, console), others)
+        images = write_audit(run, sweep, images, _similar_pairs(images, sweep, console), others)
         audited = images[images["folder"] == "test"]
     elif len(known):
         return
@@ -112,7 +107,7 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     run.write_catalog(pd.concat([others, test], ignore_index=True))
 
 
-def _scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame, pd.DataFrame]:
+def scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The images of all folders, those of test last, and the pairs that are alike.
 
     Where test can't be read yet, the others are not compared with it.
@@ -151,16 +146,16 @@ def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.D
     """The pairs of images that are the same or look alike: first, second (positions, in order), kind."""
     folders = {folder: image_folder(sweep.data, folder) for folder in images["folder"].unique()}
     paths = [folders[folder] / path for folder, path in zip(images["folder"], images["path"], strict=True)]
-
-    def read(number: int) -> np.ndarray:
-        return decode(paths[number].read_bytes())
-
     with console.status("Looking for images that are alike"):
-        return find_pairs(images["digest"].tolist(), images, read, os.cpu_count() or 1)
+        digests, threads = images["digest"].tolist(), os.cpu_count() or 1
+        return find_pairs(digests, images, lambda number: decode(paths[number].read_bytes()), threads)
 
 
 def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.DataFrame:
-    """The catalog of train and val; `images` are those of all folders, those of test last."""
+    """The catalog of train and val, made of `images` of all folders, those of test last.
+
+    Raises DataError where train or val lacks a class, because all its images are also in test.
+    """
     training = images[images["folder"] != "test"]
     first, second = pairs["first"].to_numpy(int), pairs["second"].to_numpy(int)
     inside = second < len(training)
@@ -171,14 +166,6 @@ def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.Data
     links = np.column_stack([first, second])[inside]
     links = position[links[stays[links].all(axis=1)]]
     divided = divide(training[stays].reset_index(drop=True), sweep.data, sweep.seed, links, sweep.val_images)
-    _check_classes(divided)
-    alone = np.arange((~stays).sum()) + divided["group_id"].max() + 1
-    rest = training[~stays].assign(group_id=alone, part=LEFT_OUT)
-    return pd.concat([divided, rest]).sort_values(["folder", "path"], ignore_index=True)[COLUMNS]
-
-
-def _check_classes(divided: pd.DataFrame) -> None:
-    """Raises DataError where train or val lacks a class, because all its images are also in test."""
     counts = divided.groupby(["part", "label"]).size()
     for part, (label, name) in product(("train", "val"), enumerate(CLASSES)):
         if (part, label) not in counts:
@@ -186,10 +173,13 @@ def _check_classes(divided: pd.DataFrame) -> None:
                 f"{part}: no image of class {name} is left, as all of them are also in test, and so left out; give "
                 "other images, or set data.test_duplicates: keep"
             )
+    alone = np.arange((~stays).sum()) + divided["group_id"].max() + 1
+    rest = training[~stays].assign(group_id=alone, part=LEFT_OUT)
+    return pd.concat([divided, rest]).sort_values(["folder", "path"], ignore_index=True)[COLUMNS]
 
 
-def _audit(
-    run: RunDir, sweep: Sweep, images: pd.DataFrame, pairs: pd.DataFrame, catalog: pd.DataFrame | None
+def write_audit(
+    run: RunDir, sweep: Sweep, images: pd.DataFrame, pairs: pd.DataFrame, catalog: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Writes audit.json and images.parquet: `images` with `part` and `alike`, a number that near duplicates share.
 

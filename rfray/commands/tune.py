@@ -1,16 +1,15 @@
 """A sweep file -> a run folder with trained trials: the steps of `rfray tune`, from top to bottom."""
 
 import time
-from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
 from rfray.progress.events import inside_job
+from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile
 from rfray.store.ownership import claim_run, lock_run, move_run_aside
-from rfray.store.records import TrialResult
 from rfray.store.run_dir import HEAVY, RunDir
 
 if TYPE_CHECKING:
@@ -31,12 +30,12 @@ def tune(
     dry_run: bool = False,
     accept_audit: bool = False,
     began: float | None = None,
-) -> list[TrialResult]:
+) -> None:
     """Runs the sweep on the Ray cluster at `address`, by default on this machine; goes on where it was stopped.
 
     `fresh` moves an existing run folder aside first; `dry_run` checks everything and prints the plan; `accept_audit`
     goes on although the audit of the images has found errors. A search.budget counts from `began` (seconds since 1970),
-    by default from now. Returns the results of all trials (none of a dry run).
+    by default from now.
     Raises InputError where anything that was given can't be used, SweepFailed where too many trials have failed.
     """
     began = time.time() if began is None else began
@@ -50,20 +49,17 @@ def tune(
         importing.join()
         shares, needed = _checked(file, run, fresh, console)
         if dry_run:
-            _print_plan(file, run, shares, needed, console)
-            return []
+            from rfray.tuning.plan import plan_lines
+
+            console.print("\n".join(plan_lines(file.sweep, run, shares, needed)), soft_wrap=True)
+            return
         with lock_run(run, without=HEAVY):
             if fresh and (aside := move_run_aside(run)):
                 console.print(f"The earlier run is now {aside}", soft_wrap=True)
             claim_run(run, file.sweep)
-            done = _run(file, run, shares, needed, session, accept_audit, began, console)
-
-    from rfray.tuning.run_sweep import check_outcome
-
-    check_outcome(run, file.sweep, done)
+            done = _run(run, file.sweep, shares, needed, session, accept_audit, began, console)
     following = "" if inside_job() or not done else f". Next: rfray ensemble {run.shown(run.path)}"
-    console.print(f"{len(done)} trials done{following}", soft_wrap=True)
-    return done
+    console.print(f"{done} trials done{following}", soft_wrap=True)
 
 
 def _checked(file: SweepFile, run: RunDir, fresh: bool, console: "Console") -> "tuple[TrialSlots, int]":
@@ -84,23 +80,20 @@ def _checked(file: SweepFile, run: RunDir, fresh: bool, console: "Console") -> "
     return shares, disk_needs(file.sweep, parameters, slot_count(shares))
 
 
-def _print_plan(file: SweepFile, run: RunDir, shares: "TrialSlots", needed: int, console: "Console") -> None:
-    from rfray.tuning.plan import plan_lines
-
-    console.print("\n".join(plan_lines(file.sweep, run, shares, needed)), soft_wrap=True)
-
-
 def _run(
-    file: SweepFile,
     run: RunDir,
+    sweep: Sweep,
     shares: "TrialSlots",
     needed: int,
     session: Path,
     accept_audit: bool,
     began: float,
     console: "Console",
-) -> list[TrialResult]:
-    """Prepares the images, probes the backbones and runs the trials, within the budget if there is one."""
+) -> int:
+    """Prepares the images, probes the backbones and runs the trials, within the budget if there is one.
+
+    How many trials there are. Raises SweepFailed where too many have failed.
+    """
     from rfray.cluster.slots import autoscaler_notice
     from rfray.cluster.storage_preflight import check_storage
     from rfray.cluster.warm_cache import prepare_nodes
@@ -110,11 +103,9 @@ def _run(
     from rfray.tuning.measuring import keep_packing
     from rfray.tuning.probe_ranking import rank_backbones
     from rfray.tuning.probing import probe_backbones
-    from rfray.tuning.run_sweep import run_sweep
+    from rfray.tuning.run_sweep import check_outcome, run_sweep
 
-    sweep = file.sweep
-    with ExitStack() as stack:
-        meter = stack.enter_context(budget_meter(run, sweep, shares, began))
+    with budget_meter(run, sweep, shares, began) as meter:
         keep_packing(run, shares, console)
         prepare_training(run, sweep, console)
         draw_audit(run, sweep)
@@ -125,4 +116,6 @@ def _run(
         prepare_nodes(run, shares, console)
         probe_backbones(run, sweep, meter.account.deadline if meter else None, console)
         search = with_short_epochs(run, rank_backbones(run, sweep, console), shares)
-        return run_sweep(run, search, shares, session, console, meter=meter)
+        done = run_sweep(run, search, shares, session, console, meter=meter)
+    check_outcome(run, sweep, done)
+    return len(done)
