@@ -7,8 +7,9 @@ name is used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rfray import errors
+
 if TYPE_CHECKING:
-    from rfray import errors
     from rfray.api import Detector, Leaderboard, Run, load, open, tune  # noqa: A004  as in `rfray.open`
     from rfray.spec.sweep import Sweep
 
@@ -27,8 +28,6 @@ def __getattr__(name: str) -> Any:
     """Loads a public name when it is used for the first time (PEP 562)."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    if name == "errors":
-        return import_module("rfray.errors")
     if name == "__version__":
         from importlib.metadata import version
 

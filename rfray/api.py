@@ -1,6 +1,7 @@
 """rfray from Python: sweeps, runs, leaderboards and detectors. The commands do the same with the same code."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,13 @@ class Run:
         """`path` is the folder or its address (s3://…). Raises RunError where it is none."""
         self._files = RunDir(path)
         self._files.mirror.fetch(self._files.sweep_file)
+        self.path: Path | str = self._files.where
+        """The folder, or its address."""
         self.sweep: Sweep = self._files.sweep()
         """What was asked for, every default filled in."""
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
-
-    @property
-    def path(self) -> Path | str:
-        """The folder, or its address."""
-        return self._files.where
 
     def ensemble(
         self,
@@ -72,7 +70,6 @@ class Run:
         Raises:
             SweepFailed: No trial can vote.
             InputError: An option or the test images can't be used.
-
         """
         given = {"top_k": top_k, "methods": None if methods is None else list(methods)}
         make_ensemble(self._files, given, corruptions, list(formats), address, Console(quiet=not verbose))
@@ -107,10 +104,7 @@ class Detector:
         Args:
             paths: Image files and folders.
             batch_size: Images that are computed at a time.
-
         """
-        import os
-
         from rfray.data.listing import image_files
         from rfray.models.bundle import detect
         from rfray.models.verdicts import verdict_table
@@ -152,7 +146,6 @@ def tune(
     Raises:
         InputError: Something that was given can't be used; nothing was started.
         SweepFailed: More trials failed than `search.max_failed` allows.
-
     """
     if isinstance(sweep, Path | str):
         file = load_sweep(Path(sweep), tuple(overrides))

@@ -1,6 +1,7 @@
 """the command line -> the verbs, a few lines each; what is heavy is imported inside the verb."""
 
 import atexit
+import json
 import os
 import shlex
 import signal
@@ -44,8 +45,7 @@ app = Typer(
 )
 
 RunPlace = Annotated[
-    str | None,
-    Argument(metavar="[RUN]", help="The run folder, or its address (s3://…); the newest in runs/ if not named."),
+    str | None, Argument(metavar="[RUN]", help="The run folder, or its address (s3://…); the newest if not named.")
 ]
 BundlePlace = Annotated[
     str, Argument(metavar="BUNDLE|RUN", help="A folder with ensemble.json, or a run that has one (or s3://…).")
@@ -115,8 +115,7 @@ def ensemble(
     top_k: Annotated[int | None, Option(min=1, help="Members; by default the sweep's ensemble.top_k.")] = None,
     diverse: Annotated[int | None, Option(min=1, help="Most members of one backbone; default: the sweep's.")] = None,
     leave_out_worse: Annotated[
-        bool | None,
-        Option("--leave-out-worse/--keep-worse", help="Leave out clearly worse trials; default: the sweep's."),
+        bool | None, Option("--leave-out-worse/--keep-worse", help="Clearly worse trials; default: as the sweep says.")
     ] = None,
     method: Annotated[
         list[str] | None, Option(help="The vote: soft, weighted or calibrated; may be repeated: first the detector's.")
@@ -126,12 +125,9 @@ def ensemble(
         Option(help="Choose and rank by the val metric, or its worst under corruption; default: the sweep's."),
     ] = None,
     corruptions: Annotated[
-        bool | None,
-        Option("--corruptions/--no-corruptions", help="Report on JPEG, scaling, blur, noise; default: the sweep's."),
+        bool | None, Option("--corruptions/--no-corruptions", help="JPEG, scaling, blur, noise; default: the sweep's.")
     ] = None,
-    formats: Annotated[
-        list[str] | None, Option("--format", help="csv (always), markdown, html; may be repeated; default: all.")
-    ] = None,
+    formats: Annotated[list[str] | None, Option("--format", help="csv (always), markdown, html; default: all.")] = None,
     address: Address = None,
     on_interrupt: WhenInterrupted = "ask",
 ) -> None:
@@ -161,16 +157,10 @@ def ensemble(
 @app.command()
 def predict(
     bundle: BundlePlace,
-    paths: Annotated[
-        list[str], Argument(metavar="PATH…", help="Files, folders, patterns, s3://…; - reads paths from the input.")
-    ],
-    out: Annotated[
-        str | None, Option(help="FILE.csv, .jsonl or .parquet, or FOLDER/ for millions; default: standard output.")
-    ] = None,
+    paths: Annotated[list[str], Argument(help="Files, folders, patterns, s3://…; - reads a path a line from stdin.")],
+    out: Annotated[str | None, Option(help="FILE.csv, .jsonl, .parquet, or FOLDER/ for millions; else stdout.")] = None,
     form: Annotated[str | None, Option("--format", help="csv, jsonl or parquet; default: by --out, else csv.")] = None,
-    explain: Annotated[
-        Path | None, Option(metavar="FOLDER", help="Draw where the members saw their evidence (Grad-CAM) there.")
-    ] = None,
+    explain: Annotated[Path | None, Option(help="A folder for pictures of the evidence (Grad-CAM).")] = None,
     batch_size: Annotated[int, Option(min=1, help="Images at a time.")] = 64,
     cpu: Annotated[float, Option(min=0.1, help="With FOLDER/: cores of each process that predicts.")] = 1,
     gpu: Annotated[float | None, Option(min=0, help="With FOLDER/: its share of a GPU; by default 1 if any.")] = None,
@@ -199,9 +189,7 @@ def serve(
     bundle: BundlePlace,
     host: Annotated[str, Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
-    replicas: Annotated[
-        int | None, Option(min=1, help="Processes with the models; by default one a GPU, else one a core, up to 4.")
-    ] = None,
+    replicas: Annotated[int | None, Option(min=1, help="Processes; default: one a GPU, else a core (up to 4).")] = None,
     gpu: Annotated[float | None, Option(min=0, max=1, help="Each one's share of a GPU; by default 1 if any.")] = None,
 ) -> None:
     """Tell real from fake over HTTP, and on a page for the browser, until stopped (Ctrl-C)."""
@@ -246,9 +234,7 @@ def leaderboard(
 def compare(
     runs: Annotated[list[str], Argument(metavar="RUN RUN…", help="Run folders, or their addresses (s3://…).")],
     top: Annotated[int, Option(min=0, help="Models shown of each run, besides its ensembles: the best.")] = 5,
-    out: Annotated[
-        Path | None, Option(help="Write all rows to this .csv and the tests to …-tests.csv, or both to this .md.")
-    ] = None,
+    out: Annotated[Path | None, Option(help="A .csv for all rows, with the tests in …-tests.csv; or a .md.")] = None,
 ) -> None:
     """Join the leaderboards of runs with the same test images, and test whose ensemble is better."""
     from rfray.commands.compare import compare
@@ -259,8 +245,6 @@ def compare(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of the sweep file, for editors."""
-    import json
-
     from rfray.spec.sweep_file import sweep_schema
     from rfray.tuning.preflight import registered_names
 
@@ -272,12 +256,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
     try:
         app()
-    except Interrupted as stop:
-        again = [word for word in sys.argv[1:] if word != "--fresh"]
-        print(f"\nrfray: {stop} with: {shlex.join(['rfray', *again])}", file=sys.stderr)
-        sys.exit(stop.exit_code)
     except RfrayError as error:
-        print(f"rfray: {error}", file=sys.stderr)
+        again = shlex.join(["rfray", *(word for word in sys.argv[1:] if word != "--fresh")])
+        text = f"\nrfray: {error} with: {again}" if isinstance(error, Interrupted) else f"rfray: {error}"
+        print(text, file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from rfray.commands.prepare_data import prepare_training, scan_all, write_audit
 from rfray.errors import AuditError
@@ -12,11 +13,8 @@ from rfray.spec.sweep_file import load_sweep, sweep_of_folder
 from rfray.store.ownership import claim_run, lock_run
 from rfray.store.run_dir import HEAVY, RunDir
 
-if TYPE_CHECKING:
-    from rich.console import Console
 
-
-def audit(source: Path, run: str | None, overrides: Sequence[str], console: "Console") -> None:
+def audit(source: Path, run: str | None, overrides: Sequence[str], console: Console) -> None:
     """Looks for what makes results mislead: duplicates, leaks, labels given away by the files.
 
     `source` is a sweep file (by default audited into runs/<name>) or a folder with one folder a class inside (into

@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+
+from rfray.commands import say
 from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, comparison_sentences, write_comparison
 from rfray.report.terminal import comparison_table
 from rfray.store.run_dir import RunDir
 
-if TYPE_CHECKING:
-    from rich.console import Console
 
-
-def compare(runs: Sequence[RunDir], top: int, out: Path | None, console: "Console") -> None:
+def compare(runs: Sequence[RunDir], top: int, out: Path | None, console: Console) -> None:
     """Prints the best `top` models of each run besides its ensembles, and which ensemble is better and how surely.
 
     `out` (.csv or .md) gets all rows. Raises InputError for another ending, RunError where the runs were tested on
@@ -25,6 +24,6 @@ def compare(runs: Sequence[RunDir], top: int, out: Path | None, console: "Consol
     found = compare_runs(runs)
     console.print(comparison_table(found, top, console.width))
     for sentence in comparison_sentences(found):
-        console.print(sentence, soft_wrap=True, markup=False)
+        say(console, sentence)
     for path in write_comparison(found, out) if out is not None else []:
         print(path)

@@ -7,8 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import Console
+
+from rfray.commands import say
 from rfray.commands.prepare_data import prepare_test
 from rfray.data.catalog import part_digest
 from rfray.data.corruptions import CORRUPTION_NAMES
@@ -30,15 +33,10 @@ from rfray.store.ownership import lock_run
 from rfray.store.records import write_record
 from rfray.store.run_dir import Part, RunDir, TrialDir
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 # torch, Ray and matplotlib are imported where they are needed: when all is predicted, a new ensemble is made in seconds
 
 FORMATS = ("csv", "markdown", "html")
 """Of the leaderboard: leaderboard.csv, leaderboard.md, report.html with its pictures."""
-Connect = Callable[[], None]
-"""Starts Ray, or connects to it, unless that was done."""
 Folds = dict[str, list[TrialDir]]
 """Id of a finalist -> its models, one a fold."""
 
@@ -49,7 +47,7 @@ def ensemble(
     corruptions: bool | None,
     formats: Collection[str],
     address: str | None,
-    console: "Console",
+    console: Console,
 ) -> None:
     """Makes the ensemble of a run and everything that shows it.
 
@@ -90,7 +88,7 @@ def ensemble(
         others = [one for one in candidates if one not in members]
         made = write_ensemble(run, members, methods, others, settings.choose_by, folds)
         if alone := chosen_alone(made):
-            _say(console, alone)
+            say(console, alone)
         write_corrupted_votes(run, made, val=settings.choose_by == "worst", test=corrupted)
         write_leaderboard(run)
         write_groups(run)
@@ -99,7 +97,7 @@ def ensemble(
 
 
 def _candidates(
-    run: RunDir, settings: EnsembleSettings, connect: Connect, console: "Console"
+    run: RunDir, settings: EnsembleSettings, connect: Callable[[], None], console: Console
 ) -> tuple[list[TrialDir], Folds | None]:
     """The trials that may vote, best first, and of finalists that vote by them the models of their folds."""
     wanted, diverse = run.sweep().data.folds, settings.diverse
@@ -108,7 +106,7 @@ def _candidates(
             raise InputError("--choose-by worst: allowed: score, as data.folds are not predicted under corruption")
         if folds := fold_models(run, wanted, diverse):
             return [run.trial(finalist) for finalist in folds], folds
-        _say(console, f"No finalist has a model of each of its {wanted} folds, so trials vote instead")
+        say(console, f"No finalist has a model of each of its {wanted} folds, so trials vote instead")
     if settings.choose_by == "score":
         return choose_members(run, diverse=diverse), None
     kept = choose_members(run)
@@ -117,7 +115,7 @@ def _candidates(
 
 
 def _members(
-    run: RunDir, candidates: list[TrialDir], settings: EnsembleSettings, folds: Folds | None, console: "Console"
+    run: RunDir, candidates: list[TrialDir], settings: EnsembleSettings, folds: Folds | None, console: Console
 ) -> list[TrialDir]:
     """The first `top_k` of the candidates that are not clearly worse than the best; says who is left out and why."""
     worse, best = left_out(run, candidates, settings.leave_out_worse, folds), candidates[: settings.top_k]
@@ -128,14 +126,14 @@ def _members(
     images, those = ("training", "finalists with all their folds") if folds else ("val", "trials with weights")
     for one in (one for one in best if one.id in worse):
         reason = f"clearly worse than {best[0].id} on the {images} images (p = {worse[one.id]:.2g})"
-        _say(console, f"{one.id} is {reason}, so it is no member")
+        say(console, f"{one.id} is {reason}, so it is no member")
     if len(best) < settings.top_k:
-        _say(console, f"Only {len(best)} {those} are there to choose from, so the ensemble has {len(members)} members")
+        say(console, f"Only {len(best)} {those} are there to choose from, so the ensemble has {len(members)} members")
     return members
 
 
 def _predict_corrupted(
-    run: RunDir, trials: Sequence[TrialDir], part: Part, connect: Connect, console: "Console"
+    run: RunDir, trials: Sequence[TrialDir], part: Part, connect: Callable[[], None], console: Console
 ) -> None:
     """Predicts a part under corruption with the trials, unless they have been."""
     if missing := without_predictions(run, trials, part, CORRUPTION_NAMES):
@@ -179,7 +177,7 @@ def _write_bundle(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle
     write_record(run.ensemble_file, whole)
 
 
-def _write_formats(run: RunDir, sweep: Sweep, formats: Collection[str], console: "Console") -> None:
+def _write_formats(run: RunDir, sweep: Sweep, formats: Collection[str], console: Console) -> None:
     """Plots and the page, if asked for; removes a page or a Markdown table that was not."""
     if "markdown" not in formats:
         run.leaderboard_md.unlink()
@@ -200,7 +198,3 @@ def _write_formats(run: RunDir, sweep: Sweep, formats: Collection[str], console:
     write_plots(run)
     write_search_plots(run, findings)
     write_page(run, findings)
-
-
-def _say(console: "Console", sentence: str) -> None:
-    console.print(sentence, soft_wrap=True, markup=False)

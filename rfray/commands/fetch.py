@@ -1,19 +1,18 @@
 """The address of a run -> its files in a folder here; those that are here already are not fetched again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+
+from rfray.commands import say
 from rfray.errors import InputError, RunError
 from rfray.spec.sweep_file import differences
 from rfray.store.ownership import lock_run
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir
 from rfray.store.storage import STATES, Mirror, is_address
 
-if TYPE_CHECKING:
-    from rich.console import Console
 
-
-def fetch(address: str, to: Path | None, weights: bool, console: "Console") -> None:
+def fetch(address: str, to: Path | None, weights: bool, console: Console) -> None:
     """Brings a run from its address (s3://bucket/runs/x) to `to`, by default runs/<name>: what is missing or differs.
 
     `weights`: whether the weights of the kept trials come, too. Raises InputError where that is no address, RunError
@@ -40,4 +39,4 @@ def fetch(address: str, to: Path | None, weights: bool, console: "Console") -> N
         left_out = [".*", "*/.*", f"*{STATES}", *([] if weights else [f"*{WEIGHTS_FILE}"])]
         Mirror(run.path, remote.mirror.storage).pull(without=left_out)
         run.check_trials()
-    console.print(f"Fetched into {run.shown(run.path)}", soft_wrap=True)
+    say(console, f"Fetched into {run.shown(run.path)}")

@@ -1,21 +1,19 @@
 """A run folder -> its leaderboard in the terminal: `rfray leaderboard`."""
 
-from typing import TYPE_CHECKING
+from rich.console import Console
 
+from rfray.commands import say
 from rfray.evaluation.leaderboard import false_positives, read_leaderboard, waiting
 from rfray.evaluation.significance import verdict
 from rfray.report.terminal import leaderboard_table
 from rfray.store.run_dir import RunDir
 
-if TYPE_CHECKING:
-    from rich.console import Console
 
-
-def show_leaderboard(run: RunDir, sort: str | None, console: "Console") -> None:
+def show_leaderboard(run: RunDir, sort: str | None, console: Console) -> None:
     """Prints the leaderboard, in its own order or best first by the column `sort`, and what it says in sentences."""
     run.mirror.pull(without=("*.safetensors", "*.pt", "plots/*"))
     frame = read_leaderboard(run)
     console.print(leaderboard_table(frame, sort, console.width))
     for sentence in (verdict(run, frame), false_positives(run, frame), waiting(frame)):
         if sentence:
-            console.print(sentence, soft_wrap=True, markup=False)
+            say(console, sentence)

@@ -34,50 +34,40 @@ def predict(
     each: tuple[float, float | None],
     address: str | None,
 ) -> None:
-    """Predicts the files that `words` mean: into one file or the standard output, or into a folder of many shards.
+    """Predicts the files that `words` mean (see `image_files`): into one file or the standard output, or into shards.
 
-    `out` is a folder where it is one or ends in /. Many processes write there, `each` with so many cores and GPUs
-    (None: one where there is any), and shards that are there are not made again. Raises InputError for options that
-    don't go together, RunError where the folder holds something else, ClusterError, and as `predict_files`.
+    `out` is a folder of shards where it is one or ends in /. Many processes write there, `each` with so many cores and
+    GPUs (None: one where there is any), and shards that are there are not made again. `explain` is a folder for
+    pictures of where the bundle saw its evidence; their names stand in a further column.
+    Raises InputError for options that don't go together, and where there is nothing to read or no bundle, RunError
+    where the folder holds something else, and RfrayError when all is written but some files could not be read.
     """
-    if out is None or not (out.endswith("/") or Path(out).is_dir()):
-        predict_files(bundle, words, Path(out) if out is not None else None, form, explain, batch_size)
+    if out is not None and (out.endswith("/") or Path(out).is_dir()):
+        if form not in (None, "parquet") or explain is not None:
+            raise InputError(f"--out {out}: into a folder, rows are written as Parquet, and nothing is explained")
+        from rfray.inference.bulk import claim, predict_shards
+
+        resources = Resources(cpu=each[0], gpu="auto" if each[1] is None else each[1])
+        folder = Path(out).absolute()
+        _make_folder("--out", folder)
+        bundle = bundle if is_address(bundle) else str(Path(bundle).absolute())
+        read_bundle(bundle)  # a damaged one is refused before anything starts
+        with _counting(claim(folder, bundle, words), folder) as count:
+            for verdicts in predict_shards(folder, bundle, batch_size, resources, address):
+                count(verdicts)
         return
-    if form not in (None, "parquet") or explain is not None:
-        raise InputError(f"--out {out}: into a folder, rows are written as Parquet, and nothing is explained")
-    from rfray.inference.bulk import claim, predict_shards
-
-    cpu, gpu = each
-    resources = Resources(cpu=cpu, gpu="auto" if gpu is None else gpu)
-    folder = Path(out).absolute()
-    _make_folder("--out", folder)
-    bundle = bundle if is_address(bundle) else str(Path(bundle).absolute())
-    read_bundle(bundle)  # a damaged one is refused before anything starts
-    with _counting(claim(folder, bundle, words), folder) as count:
-        for verdicts in predict_shards(folder, bundle, batch_size, resources, address):
-            count(verdicts)
-
-
-def predict_files(
-    where: str, words: Sequence[str], out: Path | None, form: str | None, explain: Path | None, batch_size: int
-) -> None:
-    """Writes what the bundle at `where` says of the files that `words` mean (see `image_files`) to `out`.
-
-    `explain` is a folder for pictures of where it saw its evidence; their names stand in a further column. Raises
-    InputError where there is nothing to read or no bundle, and RfrayError when all is written but some files could not
-    be read.
-    """
-    chosen, paths = format_of(out, form), list(image_files(words, sys.stdin))
+    file = Path(out) if out is not None else None
+    chosen, paths = format_of(file, form), list(image_files(words, sys.stdin))
     if not paths:
         raise DataError("no image to predict: no path was given")
     if explain is not None:
         _make_folder("--explain", explain)
-    bundle, done = load_bundle(where), 0
-    with _counting(len(paths), out) as count, verdict_rows(out, chosen) as write:
-        for seen in detect(bundle, paths, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
-            table = verdict_table(bundle.ensemble, seen.paths, seen.scores, seen.reasons)
+    loaded, done = load_bundle(bundle), 0
+    with _counting(len(paths), file) as count, verdict_rows(file, chosen) as write:
+        for seen in detect(loaded, paths, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
+            table = verdict_table(loaded.ensemble, seen.paths, seen.scores, seen.reasons)
             if explain is not None:
-                table["evidence"] = write_heatmaps(bundle, seen, table["p_fake"].to_numpy(), explain, done)
+                table["evidence"] = write_heatmaps(loaded, seen, table["p_fake"].to_numpy(), explain, done)
             write(table)
             done += len(table)
             count(table["verdict"])

@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from rfray.audit.audit import audit_images
+from rfray.commands import say
 from rfray.data.catalog import COLUMNS, scan_folder
 from rfray.data.changed import UNREADABLE, changes, read_unreadable, training_changes
 from rfray.data.decoding import decode
@@ -52,7 +53,7 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     counts = catalog.groupby(["part", "label"]).size()
     parts = ("train", "val", *([LEFT_OUT] if LEFT_OUT in counts else []))
     shown = [f"{part} {counts.get((part, 0), 0)} real + {counts.get((part, 1), 0)} fake" for part in parts]
-    _print(console, f"Images: {', '.join(shown)}")
+    say(console, f"Images: {', '.join(shown)}")
     return catalog
 
 
@@ -64,7 +65,7 @@ def check_audit(run: RunDir, accepted: bool, console: Console) -> None:
     found = audit.graded("error"), audit.graded("warning")
     errors, warnings = ([f"{one.sentence} {one.what_to_do}" for one in findings] for findings in found)
     for said in (*(errors if accepted else ()), *warnings):
-        _print(console, f"Audit: {said}")
+        say(console, f"Audit: {said}")
     if errors and not accepted:
         listed = "\n  ".join(errors)
         raise AuditError(
@@ -89,11 +90,11 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     except (DataError, StorageError) as error:
         if known.empty:
             raise
-        _print(console, f"Going on with test as it was read before: {error}")
+        say(console, f"Going on with test as it was read before: {error}")
         return
     if changed:
         if len(audited):
-            _print(console, f"Test has changed ({len(changed)} files, e.g. {changed[0]}); reading it again")
+            say(console, f"Test has changed ({len(changed)} files, e.g. {changed[0]}); reading it again")
         found = _scan(run, sweep, "test", console)
         images = pd.concat([images[images["folder"] != "test"], found], ignore_index=True)
         images = write_audit(run, sweep, images, _similar_pairs(images, sweep, console), others)
@@ -117,7 +118,7 @@ def scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame,
         try:
             found.append(_scan(run, sweep, "test", console))
         except (DataError, StorageError) as error:
-            _print(console, f"Test can't be compared with the training images yet: {error}")
+            say(console, f"Test can't be compared with the training images yet: {error}")
     images = pd.concat(found, ignore_index=True)
     return images, _similar_pairs(images, sweep, console)
 
@@ -128,17 +129,17 @@ def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFr
     scanned = scan_folder(sweep.data, folder, geometries(sweep), most)
     if most is not None and scanned.there > most:
         name = f"data.{folder}_images"
-        _print(console, f"Using {most} of {scanned.there} images of the {folder} folder, drawn at random ({name})")
+        say(console, f"Using {most} of {scanned.there} images of the {folder} folder, drawn at random ({name})")
     if not scanned.cached:
-        _print(console, f"Warning: {no_room_in_cache(sweep.data.cache)}")
+        say(console, f"Warning: {no_room_in_cache(sweep.data.cache)}")
     noted, found = read_unreadable(run), scanned.unreadable
     others = noted[noted["folder"] != folder]
     with replacing(run.unreadable_file) as temporary:
         (pd.concat([others, found]) if len(others) else found)[UNREADABLE].to_csv(temporary, index=False)
     if len(found):
-        _print(console, f"Warning: {len(found)} files can't be read and are left out (see {run.unreadable_file}):")
+        say(console, f"Warning: {len(found)} files can't be read and are left out (see {run.unreadable_file}):")
         for row in found.head(10).itertuples():
-            _print(console, f"  {row.path}: {row.reason}")
+            say(console, f"  {row.path}: {row.reason}")
     return scanned.images
 
 
@@ -157,14 +158,13 @@ def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.Data
     Raises DataError where train or val lacks a class, because all its images are also in test.
     """
     training = images[images["folder"] != "test"]
-    first, second = pairs["first"].to_numpy(int), pairs["second"].to_numpy(int)
-    inside = second < len(training)
+    links = pairs[["first", "second"]].to_numpy(int)
+    inside = links < len(training)
     stays = np.ones(len(training), bool)
     if sweep.data.test_duplicates == "leave_out":
-        stays[first[(first < len(training)) & ~inside]] = False
-    position = np.cumsum(stays) - 1
-    links = np.column_stack([first, second])[inside]
-    links = position[links[stays[links].all(axis=1)]]
+        stays[links[inside[:, 0] & ~inside[:, 1], 0]] = False
+    links = links[inside[:, 1]]
+    links = (np.cumsum(stays) - 1)[links[stays[links].all(axis=1)]]
     divided = divide(training[stays].reset_index(drop=True), sweep.data, sweep.seed, links, sweep.val_images)
     counts = divided.groupby(["part", "label"]).size()
     for part, (label, name) in product(("train", "val"), enumerate(CLASSES)):
@@ -194,7 +194,3 @@ def write_audit(
     reencoded = sweep.data.reencode is not None
     write_record(run.audit_file, audit_images(images, pairs, read_unreadable(run), reencoded, seed=sweep.seed))
     return images
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False)

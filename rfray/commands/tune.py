@@ -4,18 +4,14 @@ import time
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+
+from rfray.commands import say
 from rfray.progress.events import inside_job
-from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile
 from rfray.store.ownership import claim_run, lock_run, move_run_aside
 from rfray.store.run_dir import HEAVY, RunDir
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rfray.cluster.slots import TrialSlots
 
 # torch, timm and Ray are imported inside the functions: a wrong sweep file is answered without them
 
@@ -24,7 +20,7 @@ def tune(
     file: SweepFile,
     run: RunDir,
     address: str | None,
-    console: "Console",
+    console: Console,
     *,
     fresh: bool = False,
     dry_run: bool = False,
@@ -47,75 +43,60 @@ def tune(
 
     with connected(address, file.sweep.resources) as session:
         importing.join()
-        shares, needed = _checked(file, run, fresh, console)
-        if dry_run:
-            from rfray.tuning.plan import plan_lines
-
-            console.print("\n".join(plan_lines(file.sweep, run, shares, needed)), soft_wrap=True)
-            return
-        with lock_run(run, without=HEAVY):
-            if fresh and (aside := move_run_aside(run)):
-                console.print(f"The earlier run is now {aside}", soft_wrap=True)
-            claim_run(run, file.sweep)
-            done = _run(run, file.sweep, shares, needed, session, accept_audit, began, console)
-    following = "" if inside_job() or not done else f". Next: rfray ensemble {run.shown(run.path)}"
-    console.print(f"{done} trials done{following}", soft_wrap=True)
-
-
-def _checked(file: SweepFile, run: RunDir, fresh: bool, console: "Console") -> "tuple[TrialSlots, int]":
-    """What each trial gets, and the bytes that the sweep needs. Raises InputError where the sweep can't be run."""
-    from rfray.cluster.slots import slot_count, slot_for
-    from rfray.tuning.budget import check_budget
-    from rfray.tuning.measuring import shares_for
-    from rfray.tuning.plan import disk_needs
-    from rfray.tuning.preflight import check_models, check_sweep
-    from rfray.tuning.warm_start import check_warm_start
-
-    slot = slot_for(file.sweep.resources)
-    check_sweep(file)
-    check_warm_start(file, run, fresh)
-    parameters = check_models(file)
-    shares = shares_for(file.sweep, run, slot, fresh, console)
-    check_budget(file, shares)
-    return shares, disk_needs(file.sweep, parameters, slot_count(shares))
+        _run(file, run, session, console, fresh, dry_run, accept_audit, began)
 
 
 def _run(
+    file: SweepFile,
     run: RunDir,
-    sweep: Sweep,
-    shares: "TrialSlots",
-    needed: int,
     session: Path,
+    console: Console,
+    fresh: bool,
+    dry_run: bool,
     accept_audit: bool,
     began: float,
-    console: "Console",
-) -> int:
-    """Prepares the images, probes the backbones and runs the trials, within the budget if there is one.
-
-    How many trials there are. Raises SweepFailed where too many have failed.
-    """
-    from rfray.cluster.slots import autoscaler_notice
+) -> None:
+    """The steps on the connected Ray: check, prepare the images, probe the backbones, run the trials."""
+    from rfray.cluster.slots import autoscaler_notice, slot_count, slot_for
     from rfray.cluster.storage_preflight import check_storage
     from rfray.cluster.warm_cache import prepare_nodes
     from rfray.commands.prepare_data import check_audit, prepare_training
     from rfray.report.audit_plots import draw_audit
-    from rfray.tuning.budget import budget_meter, with_short_epochs
-    from rfray.tuning.measuring import keep_packing
+    from rfray.tuning.budget import budget_meter, check_budget, with_short_epochs
+    from rfray.tuning.measuring import keep_packing, shares_for
+    from rfray.tuning.plan import disk_needs, plan_lines
+    from rfray.tuning.preflight import check_models, check_sweep
     from rfray.tuning.probe_ranking import rank_backbones
     from rfray.tuning.probing import probe_backbones
     from rfray.tuning.run_sweep import check_outcome, run_sweep
+    from rfray.tuning.warm_start import check_warm_start
 
-    with budget_meter(run, sweep, shares, began) as meter:
-        keep_packing(run, shares, console)
-        prepare_training(run, sweep, console)
-        draw_audit(run, sweep)
-        check_audit(run, accept_audit, console)
-        check_storage(run, needed)
-        if coming := autoscaler_notice(shares):
-            console.print(coming, soft_wrap=True)
-        prepare_nodes(run, shares, console)
-        probe_backbones(run, sweep, meter.account.deadline if meter else None, console)
-        search = with_short_epochs(run, rank_backbones(run, sweep, console), shares)
-        done = run_sweep(run, search, shares, session, console, meter=meter)
+    sweep, slot = file.sweep, slot_for(file.sweep.resources)
+    check_sweep(file)
+    check_warm_start(file, run, fresh)
+    parameters = check_models(file)
+    shares = shares_for(sweep, run, slot, fresh, console)
+    check_budget(file, shares)
+    needed = disk_needs(sweep, parameters, slot_count(shares))
+    if dry_run:
+        say(console, "\n".join(plan_lines(sweep, run, shares, needed)))
+        return
+    with lock_run(run, without=HEAVY):
+        if fresh and (aside := move_run_aside(run)):
+            say(console, f"The earlier run is now {aside}")
+        claim_run(run, sweep)
+        with budget_meter(run, sweep, shares, began) as meter:
+            keep_packing(run, shares, console)
+            prepare_training(run, sweep, console)
+            draw_audit(run, sweep)
+            check_audit(run, accept_audit, console)
+            check_storage(run, needed)
+            if coming := autoscaler_notice(shares):
+                say(console, coming)
+            prepare_nodes(run, shares, console)
+            probe_backbones(run, sweep, meter.account.deadline if meter else None, console)
+            search = with_short_epochs(run, rank_backbones(run, sweep, console), shares)
+            done = run_sweep(run, search, shares, session, console, meter=meter)
     check_outcome(run, sweep, done)
-    return len(done)
+    following = "" if inside_job() or not done else f". Next: rfray ensemble {run.shown(run.path)}"
+    say(console, f"{len(done)} trials done{following}")

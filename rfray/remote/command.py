@@ -5,17 +5,15 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.filesize import decimal
 
 from rfray.errors import ClusterError
 from rfray.progress.events import INSIDE, JobBegan, print_event, rfray_version
-from rfray.remote.client import check_versions
 from rfray.spec.sweep_file import SweepFile
 from rfray.store.files import file_digest, replacing
 
@@ -54,18 +52,18 @@ class RemoteCommand:
         words = shlex.join([*self.words, "--address", "auto", *self.once])
         return f"exec env -u RAY_JOB_CONFIG_JSON_ENV_VAR rfray job {rfray_version()} {self.verb}{sweep} {words}"
 
-    def collect_files(self, folder: Path, console: Console) -> None:
+    def collect_files(self, folder: Path, say: Callable[[str], None]) -> None:
         """Copies what the job needs to `folder`. Raises ClusterError where the job server would refuse that."""
         files = {self.sweep.name: self.sweep} if self.sweep else {}
         files |= {f"{WEIGHTS}/{name}": file for name, file in self.weights.items()}
-        sizes = {file.name: file.stat().st_size for file in files.values()}
-        listed = ", ".join(f"{name} ({decimal(size)})" for name, size in sizes.items())
-        if sum(sizes.values()) > REQUEST_LIMIT - 2**20:  # Ray's archive of them is a little larger
+        sizes = [file.stat().st_size for file in files.values()]
+        listed = ", ".join(f"{file.name} ({decimal(size)})" for file, size in zip(files.values(), sizes, strict=True))
+        if sum(sizes) > REQUEST_LIMIT - 2**20:  # Ray's archive of them is a little larger
             raise ClusterError(
                 f"{listed}: more than the {decimal(REQUEST_LIMIT)} that Ray's job server takes. Copy the weights to a "
                 "folder that all nodes of the cluster see, and set `pretrained` to their path there"
             )
-        console.print(f"To the cluster: {listed}; nothing else", soft_wrap=True, markup=False)
+        say(f"To the cluster: {listed}; nothing else")
         (folder / WEIGHTS).mkdir()
         for name, file in files.items():
             shutil.copyfile(file, folder / name)
@@ -112,6 +110,15 @@ def _words(options: Mapping[str, Any]) -> Iterator[str]:
                 yield from filter(None, [yes if one else no])
             elif one is not None:
                 yield from (yes, str(one))
+
+
+def check_versions(what: str, here: str, there: str, package: str) -> None:
+    """Raises ClusterError where they differ."""
+    if here != there:
+        raise ClusterError(
+            f"{what} is {here} here and {there} on the cluster: they must be the same. "
+            f"Here: pip install '{package}=={there}'; or install {here} there (constraints.txt) and start Ray again"
+        )
 
 
 def begin_job(client: str) -> None:

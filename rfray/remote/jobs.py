@@ -5,6 +5,8 @@ checkout or the runs. What the job prints comes back as it is, with the events o
 """
 
 import asyncio
+import logging
+import os
 import sys
 import tempfile
 import time
@@ -12,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +23,7 @@ from rich.console import Console
 from rfray.errors import ClusterError, Interrupted, RfrayError, RunError
 from rfray.progress.events import Event, JobBegan, event_in
 from rfray.progress.live import View
-from rfray.remote.client import reach
-from rfray.remote.command import RemoteCommand
+from rfray.remote.command import RemoteCommand, check_versions
 from rfray.store.storage import is_address
 
 SILENCE_LIMIT = 60
@@ -42,9 +44,9 @@ def run_remotely(address: str, command: RemoteCommand, on_interrupt: OnInterrupt
     client = reach(address)
     view = View(console, "Ctrl-C detaches or stops")
     try:
-        job = None if "--dry-run" in command.once else _find(client, command, console)
+        job = None if "--dry-run" in command.once else _find(client, command, view.say)
         if job is None or not job.status.is_terminal():
-            name = job.submission_id if job else _submit(client, command, console)
+            name = job.submission_id if job else _submit(client, command, view.say)
             console.print(f"Job {name} at {address}{' runs already; following it' if job else ''}", highlight=False)
             output = Output(view.show, view.say, with_files=command.sweep is not None)
             try:
@@ -64,14 +66,69 @@ def run_remotely(address: str, command: RemoteCommand, on_interrupt: OnInterrupt
         problem = _last_line(str(error))
         raise ClusterError(f"the job server at {address} does not answer, or refuses: {problem}") from None
     code = _exit_code(job)
-    if code == 0 and command.verb == "tune" and "--dry-run" not in command.once:
-        print(f"Next: rfray ensemble {command.run} --address {address}")
-    elif code == 0 and is_address(command.run):
-        print(f"Next: rfray fetch {command.run}")
+    if code == 0 and "--dry-run" not in command.once:
+        if command.verb == "tune":
+            print(f"Next: rfray ensemble {command.run} --address {address}")
+        elif is_address(command.run):
+            print(f"Next: rfray fetch {command.run}")
     return code
 
 
-def _find(client: Any, command: RemoteCommand, console: Console) -> Any:
+def reach(address: str) -> Any:
+    """Ray's client of the job server at `address` (http://host:port).
+
+    Where the server asks for a token, RAY_AUTH_MODE is set, so that the client sends it. Raises ClusterError in seconds
+    where nothing answers, or something else than Ray, where the token is missing or wrong, and where Ray has another
+    version there.
+    """
+    for name in ("requests", "aiohttp"):
+        if find_spec(name) is None:
+            raise ClusterError(f"--address {address}: {name} is missing; pip install 'rfray[cluster]'")
+
+    import requests
+
+    # Ray documents these three places of the token, in this order
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    token = os.environ.get("RAY_AUTH_TOKEN") or (file.read_text(encoding="utf-8").strip() if file.is_file() else "")
+    found = "refuses the token that is found here" if token else "asks for its token, and there is none here"
+    wrong_token = ClusterError(
+        f"the cluster at {address} {found}: ~/.ray/auth_token (mode 600; or RAY_AUTH_TOKEN_PATH, RAY_AUTH_TOKEN) must "
+        "hold the same as that file on the head, and RAY_AUTH_MODE must be token or not set"
+    )
+    url = f"{address.rstrip('/')}/api/version"
+    try:
+        answer = requests.get(url, timeout=10)
+        if answer.status_code == 401 and "authentication token" in answer.text:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported
+            answer = requests.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+            if answer.status_code in (401, 403):
+                raise wrong_token
+    except (requests.RequestException, ValueError) as error:
+        raise ClusterError(
+            f"nothing answers at {address} ({type(error).__name__}). Is the tunnel open? "
+            "`ray dashboard cluster.yaml` makes one to http://127.0.0.1:8265"
+        ) from None
+    if '"ray_version"' not in answer.text:
+        raise ClusterError(f"what answers at {address} is not Ray's dashboard (HTTP {answer.status_code})")
+    for overruling in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        os.environ.pop(overruling, None)
+
+    import ray
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    check_versions("Ray", ray.__version__, answer.json()["ray_version"], "ray[default]")
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.ERROR)  # Ray would print a line on every request
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError:
+        raise wrong_token from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"the Ray at {address} does not answer: {error}") from None
+
+
+def _find(client: Any, command: RemoteCommand, say: Callable[[str], None]) -> Any:
     """The job that is doing this, or has done it; None where one must be started.
 
     Raises RunError where another one has the run folder.
@@ -92,19 +149,15 @@ def _find(client: Any, command: RemoteCommand, console: Console) -> Any:
         if job.metadata.get("rfray") == command.verb:
             last = job if is_same else None
     if last and last.status == "SUCCEEDED" and command.verb == "tune":
-        console.print(f"Job {last.submission_id} has done this; --fresh starts anew", soft_wrap=True)
+        say(f"Job {last.submission_id} has done this; --fresh starts anew")
         return last
     if last and last.status == "FAILED":
-        console.print(
-            f"The job before, {last.submission_id}, has failed (exit code {last.driver_exit_code}; its output: "
-            f"`ray job logs {last.submission_id} --address …`). Starting it again",
-            soft_wrap=True,
-            markup=False,
-        )
+        reason = f"exit code {last.driver_exit_code}; its output: `ray job logs {last.submission_id} --address …`"
+        say(f"The job before, {last.submission_id}, has failed ({reason}). Starting it again")
     return None
 
 
-def _submit(client: Any, command: RemoteCommand, console: Console) -> str:
+def _submit(client: Any, command: RemoteCommand, say: Callable[[str], None]) -> str:
     """Sends the files and starts the job; its id."""
     environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_TIME)}}
     metadata = {"rfray": command.verb}
@@ -112,7 +165,7 @@ def _submit(client: Any, command: RemoteCommand, console: Console) -> str:
         metadata |= {"run": command.run, "digest": command.digest}
     with tempfile.TemporaryDirectory() as folder:
         if command.sweep:
-            command.collect_files(Path(folder), console)
+            command.collect_files(Path(folder), say)
             environment["working_dir"] = folder
         name = f"rfray-{command.verb}-{uuid.uuid4().hex[:8]}"
         client.submit_job(entrypoint=command.entrypoint, runtime_env=environment, metadata=metadata, submission_id=name)
@@ -138,26 +191,23 @@ class Output:
         self.length += len(text)
         *lines, self._unfinished = (self._unfinished + text).split("\n")
         for line in lines:
-            self._line(line)
+            event = event_in(line)
+            if isinstance(event, JobBegan):
+                self._began = event
+            elif event is not None:
+                self.on_event(event)
+            elif self._began is None:
+                self._before.append(line)
+            else:
+                self.on_text(line.replace(f"{self._began.package}/", "") if self.with_files else line)
 
     def close(self) -> None:
         """The output has ended."""
         if self._unfinished:
-            self._line(self._unfinished)
+            self.take("\n")
         if self._began is None:  # then the text of Ray, or of the shell, explains it
             for line in self._before:
                 self.on_text(line)
-
-    def _line(self, line: str) -> None:
-        event = event_in(line)
-        if isinstance(event, JobBegan):
-            self._began = event
-        elif event is not None:
-            self.on_event(event)
-        elif self._began is None:
-            self._before.append(line)
-        else:
-            self.on_text(line.replace(f"{self._began.package}/", "") if self.with_files else line)
 
 
 def _follow(client: Any, job: str, output: Output) -> Any:
@@ -203,14 +253,12 @@ def _stops(on_interrupt: OnInterrupt, console: Console) -> bool:
 
 
 def _exit_code(ended: Any) -> int:
-    if ended.status == "SUCCEEDED":
-        return 0
     if ended.status == "STOPPED":
         raise Interrupted(f"job {ended.submission_id} was stopped; go on")
     code = ended.driver_exit_code
     if code == 127:
         raise ClusterError("the cluster's Ray does not find the command rfray: start Ray where rfray is on the PATH")
-    if code is None or not 0 < code < 128:
+    if code is None or not 0 <= code < 128:
         raise RfrayError(f"job {ended.submission_id} died (exit code {code}): {_last_line(ended.message or '')}")
     return int(code)
 

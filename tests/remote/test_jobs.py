@@ -26,8 +26,7 @@ import ray
 
 from rfray.errors import ClusterError
 from rfray.progress.events import MARK, Event, JobBegan, Warned, rfray_version
-from rfray.remote.client import reach
-from rfray.remote.jobs import Output
+from rfray.remote.jobs import Output, reach
 from rfray.store.records import Spent, read_record
 from rfray.store.run_dir import RunDir
 from tests.pictures import write_folder
@@ -112,7 +111,7 @@ def test_another_ray_there() -> None:
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rfray.remote.client.find_spec", lambda name: None if name == "aiohttp" else object())
+    monkeypatch.setattr("rfray.remote.jobs.find_spec", lambda name: None if name == "aiohttp" else object())
     with pytest.raises(ClusterError, match=r"aiohttp is missing; pip install 'rfray\[cluster\]'"):
         reach("http://127.0.0.1:1")
 
