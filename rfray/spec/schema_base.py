@@ -1,7 +1,7 @@
 """What users write -> checked records (`Strict`), or what pydantic refused in a user's words."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -18,20 +18,23 @@ class Strict(BaseModel):
     )
 
 
-def each_once(values: list[Any]) -> list[Any]:
-    """The values. Raises ValueError where one is there twice."""
-    if len({repr(value) for value in values}) < len(values):
-        raise ValueError("every value once")
-    return values
+def rule(allowed: str, holds: Callable[[Any], bool]) -> AfterValidator:
+    """What a type is annotated with to refuse some values; `allowed` says what may be written instead."""
+
+    def checked(value: Any) -> Any:
+        if not holds(value):
+            raise ValueError(allowed)
+        return value
+
+    return AfterValidator(checked)
 
 
-def _absolute(given: str) -> str:
-    if not given:
-        raise ValueError("a path")
-    return given if "://" in given else os.path.abspath(os.path.expanduser(given))
-
-
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+EACH_ONCE = rule("every value once", lambda values: len({repr(value) for value in values}) == len(values))
+AbsolutePath = Annotated[
+    str,
+    rule("a path", bool),
+    AfterValidator(lambda path: path if "://" in path else os.path.abspath(os.path.expanduser(path))),
+]
 """A path that is made absolute, or an address."""
 
 

@@ -8,9 +8,9 @@ import re
 from itertools import product
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from rfray.spec.schema_base import AbsolutePath, KeyPath, Strict, check, each_once
+from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, KeyPath, Strict, check, rule
 from rfray.spec.trial import PROBED, SEEDS, Range, Trial, TrialAxes
 
 CLASSES = ("real", "fake")
@@ -73,6 +73,17 @@ def _any_pretrained(given: Any) -> bool:
 
 
 Share = Annotated[float, Field(gt=0, lt=0.9)]
+ClassFolders = Annotated[
+    dict[Literal["real", "fake"], str | Annotated[list[str], Field(min_length=1)]],
+    rule("both real and fake", lambda classes: set(classes) == set(CLASSES)),
+]
+Gpus = Annotated[
+    float | Literal["auto"],
+    rule(
+        "0, a fraction of one GPU, a whole number of them, or auto",
+        lambda gpu: gpu == "auto" or 0 <= gpu <= 1 or (gpu > 1 and gpu == int(gpu)),
+    ),
+]
 
 
 def _checked_pattern(pattern: str) -> str:
@@ -123,9 +134,7 @@ class DataSettings(Strict):
     test: Share | AbsolutePath | Annotated[dict[str, AbsolutePath], Field(min_length=1, max_length=1)] | None = None
     """The images that the leaderboard is about: a folder (or address), `{name: folder}`, or a share of the training
     images. `rfray ensemble` predicts them; `rfray tune` only looks for copies of them in train and val."""
-    classes: dict[Literal["real", "fake"], str | Annotated[list[str], Field(min_length=1)]] = Field(
-        default={"real": "real", "fake": "fake"}
-    )
+    classes: ClassFolders = Field(default={"real": "real", "fake": "fake"})
     """Name of the folder of each class, or several names, inside each of the folders above."""
     train_images: int | None = Field(default=None, ge=2)
     """Maximum number of images of the training folder; they are drawn at random. By default all; with a `search.budget`
@@ -150,13 +159,6 @@ class DataSettings(Strict):
     """Scale and encode all images in the same way, so that no model learns the file format."""
     cache: CacheSettings = CacheSettings()
     """Where decoded pixels are kept."""
-
-    @field_validator("classes")
-    @classmethod
-    def _both(cls, classes: dict[str, Any]) -> dict[str, Any]:
-        if set(classes) != set(CLASSES):
-            raise ValueError("both real and fake")
-        return classes
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -239,7 +241,7 @@ class SearchSettings(Strict):
     """Number of backbones that stay in the sweep whatever their probes say. Of the others, those are dropped that are
     clearly worse than the best one on images that the heads were not trained on: 1 - AUC is larger by a quarter, and
     would be so by chance in less than 5 % of cases (DeLong's paired test, corrected by Holm's method)."""
-    warm_start: Annotated[list[AbsolutePath], AfterValidator(each_once)] = Field(default=[])
+    warm_start: Annotated[list[AbsolutePath], EACH_ONCE] = Field(default=[])
     """Run folders (or addresses) of earlier sweeps. Trials of theirs that are also trials of this sweep, on the same
     images, are taken over instead of trained, and count among `trials`; optuna learns from the others."""
 
@@ -249,7 +251,7 @@ class Resources(Strict):
 
     cpu: float = Field(default=1, gt=0)
     """CPU cores of a trial; of each worker, where several train a trial."""
-    gpu: float | Literal["auto"] = "auto"
+    gpu: Gpus = "auto"
     """GPUs of a trial: 0, a fraction of one, or a whole number; with more than one, each has a worker of its own.
     auto: 1 (or 1 per worker) where the cluster has any, else 0."""
     workers: int | None = Field(default=None, ge=1)
@@ -259,13 +261,6 @@ class Resources(Strict):
     """Decide cpu and gpu by what each backbone is measured to need. `resources: auto` means the same."""
     price_per_hour: float | None = Field(default=None, ge=0)
     """What the resources of one trial cost in an hour, in any currency. The leaderboard then has a column `cost`."""
-
-    @field_validator("gpu")
-    @classmethod
-    def _whole_above_one(cls, gpu: float | str) -> float | str:
-        if not isinstance(gpu, str) and (gpu < 0 or (gpu > 1 and gpu != int(gpu))):
-            raise ValueError("0, a fraction of one GPU, a whole number of them, or auto")
-        return gpu
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from pydantic_core import ValidationError
 
 from rfray.errors import nearest_first
-from rfray.spec.schema_base import AbsolutePath, KeyPath, Strict, allowed, check, each_once
+from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, KeyPath, Strict, allowed, check
 
 SEEDS = range(2**32)
 """What numpy and torch take as a seed."""
@@ -162,7 +162,7 @@ def _axis_of(name: str, annotation: Any) -> Any:
         # a mapping names the weights of each backbone; backbones that it leaves out get none
         value |= Annotated[dict[str, entry], Field(min_length=1), Tag("<mapping>")]
         entry = Annotated[value, Discriminator(_shape_of_axis)]
-    shapes = value | Annotated[list[entry], Field(min_length=1), AfterValidator(each_once), Tag("<list>")]
+    shapes = value | Annotated[list[entry], Field(min_length=1), EACH_ONCE, Tag("<list>")]
     if annotation in (int, float):
         shapes |= Annotated[Range, AfterValidator(partial(_within_limits, name)), Tag("<mapping>")]
     return Annotated[shapes, Discriminator(_shape_of_axis)]
