@@ -109,8 +109,7 @@ class CacheSettings(Strict):
     dir: AbsolutePath | None = None
     """Folder on each node. By default the user's cache folder."""
     max_gb: float = Field(default=50, ge=0)
-    """Maximum size in 10^9 bytes. The least recently used files are deleted first; images that do not fit are decoded
-    whenever they are needed."""
+    """Maximum size in 10^9 bytes: the least recently used files go first; what does not fit is decoded each time."""
 
 
 class Reencode(Strict):
@@ -151,8 +150,7 @@ class DataSettings(Strict):
     max_unreadable: float = Field(default=0.01, ge=0, le=1)
     """Stop if more than this share of the files can't be read."""
     group_pattern: RegularExpression | None = None
-    """Regular expression. Images whose paths have the same match (of its first group in brackets, if it has one) belong
-    together and stay in one part."""
+    """Regular expression. Images with the same match in their path (of its first group, if any) stay in one part."""
     test_duplicates: Literal["leave_out", "keep"] = "leave_out"
     """Images of train and val that are also in test: leave_out removes them, keep only reports them in the audit."""
     reencode: Reencode | None = None
@@ -218,14 +216,12 @@ class SearchSettings(Strict):
     reduction_factor: int = Field(default=3, ge=2)
     """asha: one in this many goes on at each rung (grace_epochs times the powers of this)."""
     brackets: int = Field(default=1, ge=1)
-    """asha: with 2 or more, asynchronous Hyperband: trials are divided into so many brackets, each with its own rungs.
-    In the first one they begin at grace_epochs, and in each further one at reduction_factor times as many epochs, so
-    that not every trial is judged as early."""
+    """asha: with 2 or more, asynchronous Hyperband: trials are divided into so many brackets, each with its own rungs,
+    which begin at grace_epochs in the first one, and in each further one at reduction_factor times as many epochs."""
     concurrent: int | None = Field(default=None, ge=1)
     """Maximum number of trials that run at once. By default as many as the resources allow."""
     keep: int | None = Field(default=None, ge=1)
-    """Number of trials whose weights stay on disk, besides those of finalists that are trained again. By default
-    `ensemble.top_k` + 2."""
+    """Number of trials whose weights stay on disk, besides finalists trained again. By default `ensemble.top_k` + 2."""
     finalists: int = Field(default=0, ge=0)
     """Number of the best trials that are trained again at the end, with other seeds (`seeds`), for each of the folds
     (`data.folds`), or both. They are never stopped early."""
@@ -326,8 +322,8 @@ class ReportSettings(Strict):
     """What `rfray ensemble` reports beside the leaderboard."""
 
     group_pattern: RegularExpression | None = None
-    """Regular expression. Its match in an image's path (of its first group in brackets, if it has one) is the group
-    that the image is counted in. By default the subfolder."""
+    """Regular expression. Its match in an image's path (of its first group, if any) is the group that the image is
+    counted in. By default the subfolder."""
     corruptions: bool = False
     """Also predict the test images after JPEG compression, scaling, blur and noise."""
 

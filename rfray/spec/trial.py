@@ -45,9 +45,8 @@ class Trial(Strict):
     epochs: int = Field(default=10, ge=1)
     """Maximum number of passes over train. The trial is judged on val after each, or more often with `epoch_images`."""
     epoch_images: int = Field(default=0, ge=0)
-    """Divide each pass into epochs of about this many images of train and val together, and judge the trial after each.
-    0: a pass is one epoch. With a `search.budget` the default is the number of val images, but at least 1,000, and with
-    GPUs 5,000."""
+    """Divide each pass into epochs of about this many images of train and val, and judge the trial after each. 0: one
+    epoch a pass. By default with a `search.budget` the number of val images, but at least 1,000 (with GPUs 5,000)."""
     optimizer: str = "adamw"
     """Name of a timm optimizer."""
     schedule: str = "cosine"

@@ -19,9 +19,9 @@ NO_ROOM = "no room on the disk for"
 
 @contextmanager
 def replacing(path: Path, need: int | None = None) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to; moves it into place when the block ends well.
+    """A path beside `path` to write to, which is moved into place when the block ends well. Raises DiskFullError.
 
-    `need` is the size of what will be written, in bytes, where it is known. Raises DiskFullError if there is no room.
+    `need` is the size of what will be written, in bytes, where it is known.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the temporary name keeps the suffix, since numpy and matplotlib choose the format by it

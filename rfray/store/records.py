@@ -45,8 +45,7 @@ class TrialResult(Strict):
     position: int
     """Position in the order in which the trials ended, from 0."""
     kind: Literal["model", "probe", "fold"] = "model"
-    """A trained trial; a probe: a backbone that stood still, under a head that was learned; or a finalist trained again
-    on all folds but one."""
+    """model: trained; probe: a frozen backbone under a head that was learned; fold: trained on all folds but one."""
     status: Literal["ok", "failed"]
     reason: str | None = None
     """First line of the error of a failed trial."""
@@ -85,15 +84,12 @@ class EarlierTrial(Strict):
     score: float
     """Best value of that run's val metric, in [0, 1]."""
     use: Literal["taken over", "score", "setting"]
-    """taken over: it is one of this run's own; score: the search knows what it came to; setting: the search tries what
-    it was set to on the axes first, as its score is one of other images or another metric."""
+    """taken over: it is one of this run's own; score: the search knows its score; setting: the search tries its values
+    on the axes first, as its score is one of other images or another metric."""
 
 
 class WarmStart(Strict):
-    """warm_start.json: what a sweep has from earlier runs, written when all of it is in the run folder.
-
-    Whatever becomes of the earlier runs then, the search can be retraced.
-    """
+    """warm_start.json: what a sweep has from earlier runs; the search can be retraced without them."""
 
     trials: list[EarlierTrial] = Field(default=[])
     """Those taken over in the order of their numbers here, from 0."""
@@ -164,10 +160,7 @@ def write_record(path: Path, record: BaseModel, mirror: Mirror | None = None) ->
 
 
 def read_record(path: Path, model: type[Record], remedy: str = "") -> Record:
-    """Reads what `write_record` wrote. Raises RunError where it is missing, damaged or no such record.
-
-    `remedy` is what the error of a damaged file says one can do.
-    """
+    """Reads what `write_record` wrote. Raises RunError (with the remedy) where it is missing or damaged."""
     try:
         fields = json.loads(path.read_bytes())
         if not isinstance(fields, dict) or fields.pop("sha256", None) != _digest(fields):

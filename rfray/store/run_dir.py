@@ -129,8 +129,8 @@ class TrialDir:
 class RunDir:
     """runs/<name>: the files of one sweep.
 
-    Of a run at an address (s3://bucket/runs/<name>), `path` is a folder in this machine's cache that mirrors it: `pull`
-    and `push` of `mirror` bring the one up to what the other has, and do nothing for a run on a disk.
+    Of a run at an address (s3://bucket/runs/<name>), `path` is a folder in this machine's cache, and `mirror` pulls and
+    pushes; for a run on a disk it does nothing.
     """
 
     def __init__(self, where: Path | str) -> None:
@@ -281,10 +281,7 @@ def newest_run(runs: Path = Path("runs")) -> RunDir:
 
 
 def read_bundle(where: Path | str) -> tuple[Path, Ensemble, Bundle]:
-    """The folder of a bundle whose files are what they were, and its two records.
-
-    Raises RunError where there is none, or a file is missing, damaged or more than data.
-    """
+    """The folder of a bundle and its two records. Raises RunError where there is none, or a file is not what it was."""
     folder = find_bundle(where)
     ensemble = read_record(folder / ENSEMBLE_FILE, Ensemble)
     bundle = ensemble.bundle

@@ -1,7 +1,7 @@
 """an address such as s3://bucket/folder <-> files of this machine: listed, fetched, sent, removed; and mirrors of it.
 
-pyarrow's file systems do the work: s3://, gs:// and hf:// with the credentials that these find by themselves
-(environment, profile, machine role); AWS_ENDPOINT_URL names another server that speaks S3.
+pyarrow's file systems do the work, with the credentials that they find (environment, profile, machine role).
+AWS_ENDPOINT_URL names another server that speaks S3.
 """
 
 import os
@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
 from rfray.errors import StorageError
 from rfray.store.files import is_disk_full, replacing
-
-Given = TypeVar("Given")
 
 SCHEMES = ("s3", "gs", "hf")
 """What an address may begin with."""
@@ -178,14 +176,15 @@ class Mirror:
     def pull(self, *wanted: str, without: Sequence[str] = (), removing: str | None = None) -> None:
         """Brings the files here that match one of the patterns (all, if none is given) and none of `without`.
 
-        Patterns are of shells, on the path below the folder; * stands for any folders, too. Of the files here with
-        names that match `removing`, those that are not there (any more) are removed.
+        Patterns are of shells, on the path below the folder; * stands for any folders, too. Files here with names that
+        match `removing` are removed where they are not there (any more).
         """
         if self.storage is None:
             return
 
         def is_wanted(path: str) -> bool:
-            return _matches(path, wanted or ["*"]) and not _matches(path, without)
+            left_out = any(fnmatch(path, one) for one in without)
+            return not left_out and any(fnmatch(path, one) for one in wanted or ["*"])
 
         storage, there = self.storage, [entry for entry in self.storage.entries() if is_wanted(entry.path)]
         differ = [entry for entry in there if not entry.is_at(self.folder / entry.path)]
@@ -246,15 +245,11 @@ class Mirror:
         return {path for path in paths if not _is_hidden(path)}
 
 
-def _matches(path: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch(path, one) for one in patterns)
-
-
 def _is_hidden(path: str) -> bool:
     return "/." in f"/{path}"
 
 
-def _in_threads(do: Callable[[Given], None], items: Iterable[Given]) -> None:
+def _in_threads(do: Callable[[Any], None], items: Iterable[Any]) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(do, items))
 
