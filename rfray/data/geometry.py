@@ -86,8 +86,6 @@ def geometries(sweep: Sweep) -> list[Geometry]:
 
     Of a range of image sizes only the smallest: the others are made when a trial has one of them.
     """
-    axes = sweep.trial.axes()
-    sizes = axes.get("image_size", sweep.trial.choices("image_size"))
-    sides = sizes if isinstance(sizes, list) else [int(sizes.bounds[0])]
-    found = [Geometry(resize, side, sweep.data.reencode) for resize in sweep.trial.choices("resize") for side in sides]
+    sizes = sweep.trial.image_sizes(0)
+    found = [Geometry(resize, side, sweep.data.reencode) for resize in sweep.trial.choices("resize") for side in sizes]
     return list({geometry.key: geometry for geometry in found}.values())

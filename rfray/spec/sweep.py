@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, KeyPath, Strict, check, rule
-from rfray.spec.trial import PROBED, SEEDS, Range, Trial, TrialAxes
+from rfray.spec.trial import PROBED, SEEDS, Trial, TrialAxes
 
 CLASSES = ("real", "fake")
 """Class names; the position is the label: 0 real, 1 fake (the positive class)."""
@@ -408,9 +408,9 @@ class Sweep(Strict):
         if not self.search.probe:
             return []
         wanted: dict[str, Trial] = {}
-        for backbone, source, size, resize in product(*map(self.trial.choices, PROBED)):
+        backbones, sources, resizes = (self.trial.choices(name) for name in ("backbone", "pretrained", "resize"))
+        for backbone, source, side, resize in product(backbones, sources, self.trial.image_sizes(1), resizes):
             weights = source.get(backbone, False) if isinstance(source, dict) else source
-            side = int(size.bounds[1]) if isinstance(size, Range) else size
             one = self.probe(Trial(backbone=backbone, pretrained=weights, image_size=side, resize=resize))
             if self.search.probe is True or weights or "probe" in self.trial.choices("head"):
                 wanted[one.digest] = one

@@ -127,12 +127,11 @@ class Range(Strict):
     def _one_kind_rising(self) -> Self:
         if [self.log, self.uniform, self.int].count(None) != 2:
             raise ValueError("one of {log: [a, b]}, {uniform: [a, b]} and {int: [a, b]}")
-        low, high = self.bounds
-        if not low < high:
+        if self.bounds[0] >= self.bounds[1]:
             raise ValueError("a range [a, b] with a < b")
-        if self.kind == "log" and low <= 0:
+        if self.log and self.log[0] <= 0:
             raise ValueError("a log range above 0")
-        if self.kind == "int" and (low != int(low) or high != int(high)):
+        if self.int and self.int != self.bounds:
             raise ValueError("an int range between whole numbers")
         return self
 
@@ -143,8 +142,9 @@ class Range(Strict):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Both ends, lower first."""
-        return self.log or self.uniform or self.int or (0, 0)  # one of them is given
+        """Both ends, lower first; whole numbers of an int range."""
+        low, high = self.log or self.uniform or self.int or (0, 0)  # one of them is given
+        return (int(low), int(high)) if self.int else (low, high)
 
 
 def _shape_of_axis(value: Any) -> str:
@@ -156,7 +156,7 @@ def _shape_of_axis(value: Any) -> str:
 def _axis_of(name: str, annotation: Any) -> Any:
     """The type of one key under `trial`: a value, a list of values, or (numbers only) a range."""
     value: Any = Annotated[annotation, *Trial.model_fields[name].metadata, Tag("<value>")]
-    entry = value
+    entry: Any = value
     if name == "pretrained":
         # a mapping names the weights of each backbone; backbones that it leaves out get none
         value |= Annotated[dict[str, entry], Field(min_length=1), Tag("<mapping>")]
@@ -171,9 +171,8 @@ def _within_limits(name: str, axis: Range) -> Range:
     if Trial.model_fields[name].annotation is int and axis.kind != "int":
         raise ValueError("a range of whole numbers, {int: [a, b]}")
     for end in axis.bounds:
-        setting: dict[str, Any] = {"backbone": "any", name: int(end) if axis.kind == "int" else end}
         try:
-            Trial(**setting)
+            Trial.model_validate({"backbone": "any", name: end})
         except ValidationError as error:
             raise ValueError(f"a range in which every value is {allowed(error.errors()[0])}") from None
     return axis
@@ -206,9 +205,14 @@ class _TrialAxes(Strict):
         return list(value) if isinstance(value, list) else [value]
 
     def ends(self, name: str) -> list[Any]:
-        """All values that a key can take, or both ends of its range."""
+        """All values that a key can take, or both ends of its range, the lower first."""
         value = getattr(self, name)
         return list(value.bounds) if isinstance(value, Range) else self.choices(name)
+
+    def image_sizes(self, of_range: Literal[0, 1]) -> list[int]:
+        """All image sizes; of a range only the smallest (0) or the largest (1)."""
+        sizes = self.choices("image_size")
+        return [int(size.bounds[of_range]) if isinstance(size, Range) else size for size in sizes]
 
     def most_epochs(self, training_images: int) -> int:
         """How often the longest trial is judged."""

@@ -17,7 +17,7 @@ from rfray.cluster.slots import Node, Slot, TrialSlots, nodes
 from rfray.cluster.tasks import finished, on_node, reason_of
 from rfray.errors import ClusterError, RunError
 from rfray.spec.sweep import Sweep
-from rfray.spec.trial import Range, Trial
+from rfray.spec.trial import Trial
 from rfray.store.records import Measured, Measurements, find_record, write_record
 from rfray.store.run_dir import RunDir
 from rfray.training.footprint import footprint
@@ -68,25 +68,16 @@ def heaviest_trials(sweep: Sweep) -> list[Trial]:
 
     Of other axes the first value; of a range of image sizes the largest.
     """
-    axes = sweep.trial.axes()
     values = {
-        name: axis[0] if isinstance(axis, list) and name not in ("batch_size", "ema") else _highest(axis)
-        for name, axis in axes.items()
+        name: axis[0] if isinstance(axis, list) and name not in ("batch_size", "ema") else max(sweep.trial.ends(name))
+        for name, axis in sweep.trial.axes().items()
     }
     if "fp32" in sweep.trial.choices("precision"):
         values["precision"] = "fp32"
-    sizes = axes.get("image_size", sweep.trial.choices("image_size"))
-    sizes = [_highest(sizes)] if isinstance(sizes, Range) else sizes
     return [
         sweep.trial.trial({**values, "backbone": backbone, "image_size": size})
-        for backbone, size in product(sweep.trial.choices("backbone"), sizes)
+        for backbone, size in product(sweep.trial.choices("backbone"), sweep.trial.image_sizes(1))
     ]
-
-
-def _highest(axis: list[Any] | Range) -> Any:
-    if isinstance(axis, list):
-        return max(axis)
-    return int(axis.bounds[1]) if axis.kind == "int" else axis.bounds[1]
 
 
 def _with_devices(there: list[Node]) -> list[Node]:

@@ -161,7 +161,7 @@ def _given(value: Any) -> Any:
 
 
 def _one_step(sweep: Sweep, backbone: str, size: int) -> int:
-    first = {name: _first(axis) for name, axis in sweep.trial.axes().items()}
+    first = {name: sweep.trial.ends(name)[0] for name in sweep.trial.axes()}
     trial = sweep.trial.trial({**first, "backbone": backbone, "image_size": size})
     model, normalise = build_model(trial, load_pretrained=trial.pretrained is True)
     try:
@@ -172,9 +172,3 @@ def _one_step(sweep: Sweep, backbone: str, size: int) -> int:
     except Exception as error:  # a model, or an optimizer, may raise anything at a size that it can't take
         raise TrialError(f"{backbone} can't take a step at {size} px: {str(error).splitlines()[0]}") from error
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _first(axis: list[Any] | Range) -> Any:
-    if isinstance(axis, list):
-        return axis[0]
-    return int(axis.bounds[0]) if axis.kind == "int" else axis.bounds[0]
