@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from rfray.audit.audit import audit_images
-from rfray.store.audit_record import Audit
+from rfray.store.records import Audit
 
 NO_PAIRS = pd.DataFrame({"first": [], "second": [], "kind": []}).astype({"first": int, "second": int, "kind": str})
 ALL_READABLE = pd.DataFrame({"path": [], "reason": []}, dtype=str)

@@ -16,7 +16,7 @@ from rfray.spec.sweep import DataSettings, Sweep
 from rfray.spec.sweep_file import resolved_text
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
-from rfray.store.files import replace_text
+from rfray.store.files import write_whole
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import Part, RunDir, TrialDir
 from tests.audits import leaking_audit
@@ -53,7 +53,7 @@ def new_run(folder: Path, **trial_axes: Any) -> RunDir:
     run = RunDir(folder)
     trial = {"backbone": ["test_resnet", "test_vit"], "lr": {"log": [1e-5, 1e-3]}, **trial_axes}
     sweep = Sweep.model_validate({"name": folder.name, "data": {"source": "demo"}, "trial": trial})
-    replace_text(run.sweep_file, resolved_text(sweep))
+    write_whole(run.sweep_file, resolved_text(sweep))
     return run
 
 
@@ -146,7 +146,7 @@ def as_predicted(run: RunDir) -> RunDir:
     """
     sweep = run.sweep()
     nowhere = DataSettings(train=str(run.path / "images"), test=0.5)
-    replace_text(run.sweep_file, resolved_text(sweep.model_copy(update={"data": nowhere})))
+    write_whole(run.sweep_file, resolved_text(sweep.model_copy(update={"data": nowhere})))
     files = {trial: trial.predictions_file("test") for trial in run.trials()}
     found = {trial: read_predictions(file) for trial, file in files.items() if file.exists()}
     images = next(iter(found.values()))

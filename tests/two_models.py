@@ -21,7 +21,7 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import resolved_text
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import write_predictions
-from rfray.store.files import replace_text
+from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 from tests.synthetic import finish_trial
 
@@ -47,7 +47,7 @@ def two_models(
         "head": ["random", "probe"],
     }
     sweep = Sweep.model_validate({"name": "run", "data": data, "trial": trial})
-    replace_text(run.sweep_file, resolved_text(sweep))
+    write_whole(run.sweep_file, resolved_text(sweep))
     console = Console(file=io.StringIO())
     prepare_training(run, sweep, console)
     prepare_test(run, sweep, console)

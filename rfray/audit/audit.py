@@ -16,7 +16,7 @@ from rfray.audit.metadata_baseline import metadata_baseline
 from rfray.audit.rules import Facts, find
 from rfray.data.near_duplicates import linked_groups
 from rfray.spec.sweep import CLASSES
-from rfray.store.audit_record import Audit, Count, GroupCount, Pairs, Sizes, Spread, Unreadable
+from rfray.store.records import Audit, Count, GroupCount, Pairs, Sizes, Spread, Unreadable
 
 EXAMPLES = 5
 """Pairs of each kind that audit.json names: enough to open and look at."""

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from rfray.stats.delong import placements
-from rfray.store.audit_record import FeatureAuc, MetadataBaseline
+from rfray.store.records import FeatureAuc, MetadataBaseline
 
 BASELINE_FOLDS = 5
 """Five or ten are usual (Hastie, Tibshirani and Friedman 2009, section 7.10); five take half the time."""

@@ -12,7 +12,7 @@ from scipy import stats
 
 from rfray.audit.metadata_baseline import CROP, REENCODE
 from rfray.spec.sweep import CLASSES
-from rfray.store.audit_record import Finding, Grade, MetadataBaseline
+from rfray.store.records import Finding, Grade, MetadataBaseline
 
 BASELINE_ERROR, BASELINE_WARNING = 0.9, 0.65
 """AUC of the metadata baseline above which it is an error, or a warning."""

@@ -22,7 +22,7 @@ from rfray.data.cache_limits import cache_folder, make_room
 from rfray.data.decoding import SUFFIXES
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings
-from rfray.store.files import replace_text
+from rfray.store.files import write_whole
 from rfray.store.storage import THREADS, Entry, Storage
 
 
@@ -67,7 +67,7 @@ class RemoteFolder:
             if missing:
                 size_file.unlink(missing_ok=True)  # else what is there already would be counted twice
                 self._check_room(need)
-            replace_text(size_file, str(need))
+            write_whole(size_file, str(need))
             lock = size_file.open("rb")
             fcntl.flock(lock, fcntl.LOCK_SH)
             _fetch(Storage(self.address), missing, folder)

@@ -21,7 +21,7 @@ from rfray.stats.metrics import METRICS, confusion, measured
 from rfray.stats.operating_point import OperatingPoint, choose_point, point_on_test
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
 from rfray.store.bundle_record import Vote
-from rfray.store.files import replace_text, replacing
+from rfray.store.files import replacing, write_whole
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, TrialDir
 
@@ -171,7 +171,7 @@ def write_leaderboard(run: RunDir) -> pd.DataFrame:
     frame = build_leaderboard(run)
     with replacing(run.leaderboard_csv) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
-    replace_text(run.leaderboard_md, _markdown(run, frame))
+    write_whole(run.leaderboard_md, _markdown(run, frame))
     return frame
 
 

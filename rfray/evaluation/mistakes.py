@@ -6,7 +6,7 @@ import pandas as pd
 
 from rfray.spec.schema_base import Strict
 from rfray.stats.predictions import Predictions, predictions_metadata, read_predictions
-from rfray.store.files import replace_text
+from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
 AT_MOST = 24
@@ -116,7 +116,7 @@ def undrawn_mistakes(run: RunDir) -> Mistakes | None:
 
 def write_mistakes(run: RunDir, mistakes: Mistakes) -> None:
     """Writes mistakes.json."""
-    replace_text(run.mistakes_file, mistakes.model_dump_json(indent=1))
+    write_whole(run.mistakes_file, mistakes.model_dump_json(indent=1))
 
 
 def read_mistakes(run: RunDir) -> Mistakes | None:

@@ -35,7 +35,7 @@ from rfray.stats.bootstrap import bootstrap, percentile_intervals, resample
 from rfray.stats.paired_tests import holm, mcnemar
 from rfray.stats.predictions import read_predictions
 from rfray.store.bundle_record import Ensemble
-from rfray.store.files import replace_text, replacing
+from rfray.store.files import replacing, write_whole
 from rfray.store.run_dir import RunDir
 
 READ = ("sweep.yaml", "catalog.parquet", "leaderboard.csv", "ensemble/*")
@@ -133,7 +133,7 @@ def write_comparison(comparison: Comparison, file: Path) -> list[Path]:
     """
     check_ending(file)
     if file.suffix == ".md":
-        replace_text(file, _markdown(comparison))
+        write_whole(file, _markdown(comparison))
         return [file]
     tests = file.with_name(f"{file.stem}-tests.csv")
     for path, frame in ((file, comparison.table), (tests, comparison.tests)):

@@ -30,7 +30,7 @@ from rfray.models.bundle import detect, load_bundle
 from rfray.models.verdicts import verdict_table
 from rfray.spec.sweep import Resources
 from rfray.store.bundle_record import ENSEMBLE_FILE
-from rfray.store.files import file_digest, replace_text, replacing
+from rfray.store.files import file_digest, replacing, write_whole
 from rfray.store.run_dir import find_bundle
 from rfray.store.storage import is_address
 
@@ -54,7 +54,7 @@ def claim(out: Path, bundle: str, words: Sequence[str]) -> int:
         raise RunError(f"{out} is not empty, and not of `rfray predict`; choose another folder")
     else:
         _write_list(_list(out), words)
-        replace_text(plan, json.dumps(asked))
+        write_whole(plan, json.dumps(asked))
     return int(pq.read_metadata(_list(out)).num_rows)
 
 

@@ -1,7 +1,7 @@
 """`Audit` -> the columns and rows of its tables, the same in the terminal and on the page."""
 
 from rfray.spec.sweep import CLASSES
-from rfray.store.audit_record import Audit, Spread
+from rfray.store.records import Audit, Spread
 
 Table = tuple[list[str], list[list[str]]]
 """Columns and rows; the first column is text."""

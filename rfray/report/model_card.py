@@ -15,7 +15,7 @@ from rfray.evaluation.significance import verdict
 from rfray.report.corruption_words import corruption_sentence, is_corrupted
 from rfray.report.group_table import group_table
 from rfray.store.bundle_record import Bundle, Ensemble
-from rfray.store.files import replace_text
+from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
 MEASURES = {
@@ -54,7 +54,7 @@ def write_model_card(run: RunDir, ensemble: Ensemble) -> None:
         worst_group=group_table(groups).worst if groups is not None else None,
         corruption=corruption_sentence(frame, ensemble.name) if is_corrupted(frame) else None,
     )
-    replace_text(run.model_card, text)
+    write_whole(run.model_card, text)
 
 
 def _front_matter(name: str, bundle: Bundle) -> str:

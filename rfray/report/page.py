@@ -29,9 +29,9 @@ from rfray.report.group_table import group_table
 from rfray.report.pictures import picture_of, pictures_of
 from rfray.report.plots import CORRUPTION, CURVES, HISTORY, confusion_file
 from rfray.report.search_plots import SEARCH_PLOTS
-from rfray.store.audit_record import Audit
 from rfray.store.bundle_record import Ensemble, versions
-from rfray.store.files import replace_text
+from rfray.store.files import write_whole
+from rfray.store.records import Audit
 from rfray.store.run_dir import RunDir
 
 SECTIONS = {
@@ -100,7 +100,7 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
             versions=versions(),
         )
     )
-    replace_text(run.report_html, html)
+    write_whole(run.report_html, html)
 
 
 def _environment() -> Environment:

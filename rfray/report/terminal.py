@@ -13,7 +13,7 @@ from rfray.evaluation.leaderboard import LOWER_IS_BETTER, as_text
 from rfray.evaluation.robustness import WORST
 from rfray.evaluation.run_comparison import Comparison
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
-from rfray.store.audit_record import Audit
+from rfray.store.records import Audit
 
 WIDE = ["rank", "name", "status", "backbone", "augmentation", "lr", "accuracy", "precision", "recall", "f1", "auc", "n"]
 NARROW = ["rank", "name", "backbone", "accuracy", "auc", "n"]

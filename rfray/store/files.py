@@ -41,15 +41,11 @@ def replacing(path: Path, need: int | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes `data` as the whole new content of `path`. Raises DiskFullError where there is no room."""
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Writes the whole new content of `path`, text as UTF-8. Raises DiskFullError where there is no room."""
+    data = content.encode() if isinstance(content, str) else content
     with replacing(path, len(data)) as temporary:
         temporary.write_bytes(data)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes `text` (UTF-8) as the whole new content of `path`. Raises DiskFullError where there is no room."""
-    write_whole(path, text.encode())
 
 
 def file_digest(path: Path) -> str:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from rfray.errors import RunError, StorageError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import differences, resolved_text
-from rfray.store.files import replace_text
+from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 from rfray.store.storage import Storage
 
@@ -36,7 +36,7 @@ def claim_run(run: RunDir, sweep: Sweep) -> None:
             "\n  ".join([f"{run.where} holds a sweep of this name with other settings:", *changed])
             + "\nChange `name`, choose another folder with --run, or start anew with --fresh (the old one is kept)."
         )
-    replace_text(run.sweep_file, resolved_text(sweep))
+    write_whole(run.sweep_file, resolved_text(sweep))
     run.mirror.send(run.sweep_file)
 
 
@@ -70,7 +70,7 @@ def lock_run(run: RunDir, without: tuple[str, ...] = ()) -> Iterator[None]:
         by = note.read_text() if note.exists() else "another process"
         raise RunError(f"{run.path} is in use by {by}; wait for it, or choose another folder with --run") from None
     with lock:
-        replace_text(note, user)
+        write_whole(note, user)
         with lease(run.mirror.storage, user) if run.mirror.storage else nullcontext():
             run.mirror.pull(without=without, removing="*")
             try:

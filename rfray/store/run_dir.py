@@ -20,10 +20,9 @@ from rfray.errors import RunError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import read_resolved_sweep
 from rfray.spec.trial import Trial
-from rfray.store.audit_record import Audit
 from rfray.store.bundle_record import ENSEMBLE_FILE, Bundle, Ensemble, file_problems
-from rfray.store.files import file_digest, replace_text, replacing, user_cache
-from rfray.store.records import Fold, Start, TrialResult, TrialStart, find_record, read_record
+from rfray.store.files import file_digest, replacing, user_cache, write_whole
+from rfray.store.records import Audit, Fold, Start, TrialResult, TrialStart, find_record, read_record
 from rfray.store.storage import Mirror, Storage, is_address
 
 Part = Literal["val", "test"]
@@ -122,7 +121,7 @@ class TrialDir:
 
     def write_starts(self, starts: list[Start]) -> None:
         """Writes starts.csv."""
-        replace_text(self.starts_file, "".join(",".join(start) + "\n" for start in starts))
+        write_whole(self.starts_file, "".join(",".join(start) + "\n" for start in starts))
         self.mirror.send(self.starts_file)
 
 

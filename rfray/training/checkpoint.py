@@ -15,7 +15,7 @@ import torch
 
 from rfray.models.inference import save_weights
 from rfray.stats.predictions import write_predictions
-from rfray.store.files import file_digest, replace_text, write_whole
+from rfray.store.files import file_digest, write_whole
 from rfray.store.run_dir import TrialDir
 from rfray.training.learner import Epoch, Learner
 from rfray.training.validation import Validated
@@ -57,7 +57,7 @@ def write_state(out: TrialDir, epoch: int, state: dict[str, Any]) -> None:
 
 def write_history(out: TrialDir, rows: list[dict[str, float | None]]) -> None:
     """Writes history.csv, one row an epoch. Raises DiskFullError."""
-    replace_text(out.history_file, pd.DataFrame(rows).to_csv(index=False))
+    write_whole(out.history_file, pd.DataFrame(rows).to_csv(index=False))
 
 
 def read_state(out: TrialDir, warn: Callable[[str], None]) -> dict[str, Any] | None:

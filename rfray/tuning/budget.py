@@ -19,7 +19,7 @@ from rfray.errors import SweepError
 from rfray.spec.sweep import Budget, Sweep
 from rfray.spec.sweep_file import SweepFile
 from rfray.spec.trial import Range, Trial, epochs_of_a_pass
-from rfray.store.files import replace_text
+from rfray.store.files import write_whole
 from rfray.store.records import Spent, find_record, write_record
 from rfray.store.run_dir import RunDir
 from rfray.tuning.strategies import planned_trials
@@ -100,7 +100,7 @@ class Account:
         """Writes budget.json, and, once a budget of GPUs is used up, the file by which trials know it."""
         write_record(self._run.budget_file, self.spent(), self._run.mirror)
         if self._budget.of_gpus and self.is_over() and not self._run.budget_over_file.exists():
-            replace_text(self._run.budget_over_file, "")
+            write_whole(self._run.budget_over_file, "")
             self._run.mirror.send(self._run.budget_over_file)
 
 

@@ -11,7 +11,7 @@ from ray import tune
 
 from rfray.errors import DiskFullError, TrialError
 from rfray.progress.metric_keys import EPOCH, SCORE, WARNINGS
-from rfray.store.files import is_disk_full, no_room, replace_text
+from rfray.store.files import is_disk_full, no_room, write_whole
 from rfray.store.records import Start
 from rfray.store.run_dir import RunDir, TrialDir
 from rfray.store.storage import STATES
@@ -53,7 +53,7 @@ def run_trial(config: dict[str, Any], job: SweepJob) -> None:
                     raise  # another process has the trial now
                 if attempt == ATTEMPTS:
                     reason = (str(error).splitlines() or [""])[0]
-                    replace_text(out.error_file, f"{type(error).__name__}: {reason}\n\n{traceback.format_exc()}")
+                    write_whole(out.error_file, f"{type(error).__name__}: {reason}\n\n{traceback.format_exc()}")
                     out.mirror.push(removing=STATES)
     except OSError as error:
         if is_disk_full(error):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rfray.commands.fetch import fetch
 from rfray.errors import RunError
 from rfray.spec.sweep_file import resolved_text
-from rfray.store.files import replace_text
+from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 from tests.object_store import bucket_here, upload
 from tests.synthetic import small_run
@@ -42,7 +42,7 @@ def test_a_run_comes_from_its_address(tmp_path: Path) -> None:
             fetch_run(f"{bucket}/runs/none", to=tmp_path / "none")
         # another run of that name is left alone
         search = here.sweep().search.model_copy(update={"trials": 77})
-        replace_text(here.sweep_file, resolved_text(here.sweep().model_copy(update={"search": search})))
+        write_whole(here.sweep_file, resolved_text(here.sweep().model_copy(update={"search": search})))
         changed = content(here.path)
         with pytest.raises(RunError, match=r"search\.trials: 77 -> (.|\n)*--to"):
             fetch_run(f"{bucket}/runs/x")

@@ -11,7 +11,7 @@ from rfray.spec.sweep_file import resolved_text
 from rfray.stats.delong import placements
 from rfray.stats.intervals import wilson
 from rfray.stats.predictions import Predictions
-from rfray.store.files import replace_text
+from rfray.store.files import write_whole
 from tests.synthetic import finish_trial, new_run
 
 P_FAKE = [0.1, 0.3, 0.6, 0.4, 0.7, 0.2, 0.5, 0.9]
@@ -91,7 +91,7 @@ def run_of(folder, pattern=None):
     run = new_run(folder)
     if pattern is not None:
         sweep = run.sweep().model_copy(update={"report": ReportSettings(group_pattern=pattern)})
-        replace_text(run.sweep_file, resolved_text(sweep))
+        write_whole(run.sweep_file, resolved_text(sweep))
     finish_trial(run, "one", 0.9, given(), given())
     write_ensemble(run, choose_members(run, 1))
     return run

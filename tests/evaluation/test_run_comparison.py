@@ -14,7 +14,7 @@ from rfray.evaluation.leaderboard import write_leaderboard
 from rfray.evaluation.run_comparison import compare_runs, comparison_sentences, run_names, write_comparison
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
-from rfray.store.files import replace_text
+from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 from tests.synthetic import FIRST, SECOND, as_predicted, fail_trial, finish_trial, new_run, predictions
 
@@ -28,7 +28,7 @@ def run_of(folder: Path, *reports: Sequence[float], labels: Sequence[int] | None
     run = new_run(folder)
     sweep = run.sweep()
     search = sweep.search.model_copy(update={"metric": metric})
-    replace_text(run.sweep_file, resolved_text(sweep.model_copy(update={"search": search})))
+    write_whole(run.sweep_file, resolved_text(sweep.model_copy(update={"search": search})))
     for number, report in enumerate(reports):
         said = predictions(report, *([labels] if labels else []))
         finish_trial(run, f"{number:03d}", 0.9 - number / 10, predictions(SECOND), said)
@@ -116,7 +116,7 @@ def test_each_is_judged_at_its_own_threshold(tmp_path: Path) -> None:
     )
     sweep = one.sweep()
     settings = sweep.ensemble.model_copy(update={"threshold": 0.25})
-    replace_text(one.sweep_file, resolved_text(sweep.model_copy(update={"ensemble": settings})))
+    write_whole(one.sweep_file, resolved_text(sweep.model_copy(update={"ensemble": settings})))
     concluded(one)
     tests = compare_runs([one, other]).tests
     assert tests[["accuracy_first", "accuracy_second"]].to_numpy().tolist() == [[1, 1]]

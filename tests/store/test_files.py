@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rfray.store.files import replace_text, replacing
+from rfray.store.files import replacing, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -19,7 +19,7 @@ def write_half(path: Path) -> None:
 
 def test_the_new_content_is_there_whole_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "table.csv"
-    replace_text(path, "äöü\n")
+    write_whole(path, "äöü\n")
     assert path.read_bytes() == "äöü\n".encode()
     assert names(path.parent) == ["table.csv"]
 
