@@ -4,7 +4,6 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -46,47 +45,36 @@ def build_model(trial: Trial, load_pretrained: bool = True) -> tuple[nn.Module, 
     With `head: probe` it is a MultiscaleModel, whose head has zeros for weights: the probe's own file has others.
     Raises TrialError where the weights can't be loaded, or the backbone does not take a size or option.
     """
-    arguments: dict[str, Any] = {"num_classes": len(CLASSES) if trial.head == "random" else 0}
-    if trial.drop_rate:
-        arguments["drop_rate"] = trial.drop_rate
-    if trial.drop_path:
-        arguments["drop_path_rate"] = trial.drop_path
-    known = get_pretrained_cfg(trial.backbone)
-    if known is not None and known.fixed_input_size:
-        arguments["img_size"] = trial.image_size
-    if load_pretrained and trial.pretrained:
-        arguments["pretrained"] = True
-        if isinstance(trial.pretrained, str):
-            if not Path(trial.pretrained).is_file():
-                raise TrialError(f"pretrained: {trial.pretrained}: no such file")
-            arguments["pretrained_cfg_overlay"] = {"file": trial.pretrained}
+    source, known = trial.pretrained if load_pretrained else False, get_pretrained_cfg(trial.backbone)
+    if isinstance(source, str) and not Path(source).is_file():
+        raise TrialError(f"pretrained: {source}: no such file")
     try:
-        model = timm.create_model(trial.backbone, **arguments)
+        model = timm.create_model(  # which leaves out what is None
+            trial.backbone,
+            pretrained=bool(source),
+            pretrained_cfg_overlay={"file": source} if isinstance(source, str) else None,
+            num_classes=len(CLASSES) if trial.head == "random" else 0,
+            img_size=trial.image_size if known is not None and known.fixed_input_size else None,
+            drop_rate=trial.drop_rate or None,
+            drop_path_rate=trial.drop_path or None,
+        )
     except TypeError as error:
-        raise TrialError(f"{trial.backbone} does not take one of {', '.join(arguments)}: {error}") from error
+        raise TrialError(f"{trial.backbone} does not take one of its options: {error}") from error
     except Exception as error:  # of many kinds: the file may be of any origin
         raise TrialError(_why_not(trial, error)) from error
     data = resolve_model_data_config(model)
-    if trial.head == "random":
-        _initialise_classifier(model)
-    else:
+    if trial.head == "probe":
         try:
             model = MultiscaleModel(model, trial.image_size, trial.drop_rate)
         except Exception as error:  # of many kinds: some of timm's backbones have no stages
             raise TrialError(f"{trial.backbone} can't be probed at {trial.image_size} px: {error}") from error
-    return model.to(memory_format=torch.channels_last), Normalisation(data["mean"], data["std"])
-
-
-def _initialise_classifier(model: Any) -> None:
-    """Small random weights, so that the first loss is about ln 2 and does not spoil pretrained features.
-
-    timm's efficientnets draw a two-class classifier's weights from [-0.7, 0.7], which made the first loss 3.
-    """
-    classifier = model.get_classifier()
-    if isinstance(classifier, nn.Linear | nn.Conv2d):
+    elif isinstance(classifier := model.get_classifier(), nn.Linear | nn.Conv2d):
+        # timm's efficientnets draw a two-class classifier's weights from [-0.7, 0.7]: the first loss was 3, not ln 2,
+        # which would spoil pretrained features
         nn.init.normal_(classifier.weight, std=0.01)
         if classifier.bias is not None:
             nn.init.zeros_(classifier.bias)
+    return model.to(memory_format=torch.channels_last), Normalisation(data["mean"], data["std"])
 
 
 def check_weights(backbone: str, source: bool | str) -> None:
@@ -95,15 +83,13 @@ def check_weights(backbone: str, source: bool | str) -> None:
     if source is True:
         _check_hub(trial)
     elif source:
-        if not Path(str(source)).is_file():
-            raise TrialError(f"{source}: no such file")
-        torch.manual_seed(0)
-        random, _ = build_model(trial, load_pretrained=False)
-        torch.manual_seed(0)
-        loaded, _ = build_model(trial)
+        models = []
+        for load_pretrained in (False, True):
+            torch.manual_seed(0)
+            models.append(build_model(trial, load_pretrained)[0])
         # timm ignores tensors that do not match
-        pairs = zip(random.named_parameters(), loaded.parameters(), strict=True)
-        untouched = [torch.equal(before, after) for (_, before), after in pairs if before.ndim > 1]
+        pairs = zip(*(model.parameters() for model in models), strict=True)
+        untouched = [torch.equal(before, after) for before, after in pairs if before.ndim > 1]
         if sum(untouched) > len(untouched) / 2:
             raise TrialError(
                 f"{source} does not fit {backbone}: {sum(untouched)} of its {len(untouched)} weight tensors "

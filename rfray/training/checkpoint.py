@@ -18,11 +18,15 @@ from rfray.stats.predictions import write_predictions
 from rfray.store.files import file_digest, write_whole
 from rfray.store.run_dir import TrialDir
 from rfray.training.learner import Epoch, Learner
-from rfray.training.validation import Validated
+from rfray.training.step import Validated
 
 
 def write_epoch(out: TrialDir, learner: Learner, last: Epoch, val_metric: str, best: Validated | None) -> None:
-    """Writes the files of the epoch `last`; `best` is None where an earlier one is better. Raises DiskFullError."""
+    """Writes the files of the epoch `last`; `best` is None where an earlier one is better.
+
+    Raises DiskFullError, and what the hook `before_writing` raises.
+    """
+    learner.hooks.before_writing()
     row = asdict(last)
     row[f"val_{val_metric}"] = row.pop("score")
     del row["best_score"], row["best_epoch"]
@@ -30,11 +34,20 @@ def write_epoch(out: TrialDir, learner: Learner, last: Epoch, val_metric: str, b
     write_history(out, learner.history)
     write_state(out, last.epoch, learner.state_dict())
     if best is not None:
-        write_best(out, learner, last, best)
+        _write_best(out, learner, last, best)
 
 
-def write_best(out: TrialDir, learner: Learner, last: Epoch, best: Validated) -> None:
-    """Writes the weights and val predictions of the last epoch, which is the best one."""
+def complete_files(out: TrialDir, learner: Learner, best: Validated | None) -> None:
+    """Writes again what a kill may have left out of the last epoch's files; `best` is None where it is not the best."""
+    if learner.last is None:
+        out.history_file.unlink(missing_ok=True)
+        return
+    write_history(out, learner.history)
+    if best is not None:
+        _write_best(out, learner, learner.last, best)
+
+
+def _write_best(out: TrialDir, learner: Learner, last: Epoch, best: Validated) -> None:
     origin = {"epoch": str(last.epoch), "score": repr(last.score), "trial": learner.trial.model_dump_json()}
     origin["tta"] = "flip" if best.flip else "none"
     save_weights(out.weights_file, best.model, origin)

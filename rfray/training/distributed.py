@@ -3,17 +3,12 @@
 A trial that one process trains has a group of one, for which every method costs nothing.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 import torch.distributed as dist
-from timm.layers import convert_sync_batchnorm
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from rfray.errors import GroupStoppedError
 
@@ -32,44 +27,6 @@ class Group:
     def is_first(self) -> bool:
         """Whether this process writes and reports."""
         return self.rank == 0
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as DDP: all processes start with the first one's weights, and a backward pass averages gradients.
-
-        A parameter without a gradient is allowed.
-        """
-        if self.size == 1:
-            return model
-        devices = [next(model.parameters()).device] if torch.cuda.is_available() else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
-
-    def gradient_sync(self, wrapped: nn.Module, now: bool) -> AbstractContextManager[object]:
-        """A block in which a backward pass averages the gradients over the group (`now`), or only accumulates them."""
-        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not now else nullcontext()
-
-    def sync_batch_norm(self, model: nn.Module) -> nn.Module:
-        """The model with batch normalisation over the whole group's batch.
-
-        torch has that for GPUs only: on CPUs every process normalises over its own share.
-        """
-        if self.size == 1 or not torch.cuda.is_available():
-            return model
-        converted: nn.Module = convert_sync_batchnorm(model)
-        return converted
-
-    @torch.no_grad()
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor over all processes, in place. It is on the model's device."""
-        if self.size > 1:
-            dist.all_reduce(tensor)
-        return tensor
-
-    def average_buffers(self, buffers: Iterable[torch.Tensor]) -> None:
-        """Replaces running statistics by their mean over the processes, in place."""
-        if self.size > 1:
-            for buffer in buffers:
-                if buffer.is_floating_point():
-                    self.sum(buffer).div_(self.size)
 
     def gather(self, part: np.ndarray) -> np.ndarray:
         """The processes' arrays, (v, n) each with its own n, joined along the second axis in the order of the ranks."""
@@ -92,9 +49,6 @@ class Group:
 
         Raises what `act` raises there, and GroupStoppedError in the others.
         """
-        if self.size == 1:
-            act()
-            return
         error: BaseException | None = None
         if self.is_first:
             try:

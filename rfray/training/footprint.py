@@ -6,8 +6,9 @@ It trains for two short epochs, as any trial does, on images of noise.
 import resource
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +26,6 @@ STEPS_ON_GPU = 10
 """Steps in each epoch on a GPU, where the first ones are slower; on a CPU it is one."""
 
 
-@dataclass(frozen=True)
-class _Noise:
-    """A source with one picture, (side, side, 3) uint8."""
-
-    pixels: np.ndarray
-
-    def picture(self, row: int) -> np.ndarray:
-        return self.pixels
-
-
 def footprint(trial: Trial, threads: int, micro_batch: int | None) -> Measured:
     """Trains the trial's backbone with the trial's batches, in a process that has done nothing else yet.
 
@@ -50,13 +41,19 @@ def footprint(trial: Trial, threads: int, micro_batch: int | None) -> Measured:
         simple = {"epochs": 2, "epoch_images": 0, "augmentation": "none", "pretrained": False, "patience": 0}
         short, hooks = trial.model_copy(update=simple), Hooks(epochs.append, sizes.append)
         train(short, data, TrialDir(Path(folder)), "accuracy", threads, hooks, micro_batch)
+    name, device_memory, memory = "cpu", 0, 0
+    if on_gpu:
+        name, (free, device_memory) = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)
+        # torch's own peak, and what CUDA needs for the process besides
+        besides = device_memory - free - torch.cuda.memory_reserved(device)
+        memory = torch.cuda.max_memory_reserved(device) + max(0, besides)
     return Measured(
         setting=trial.digest,
         backbone=trial.backbone,
         image_size=trial.image_size,
-        device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
-        device_memory=torch.cuda.mem_get_info(device)[1] if on_gpu else 0,
-        memory=_gpu_memory(device) if on_gpu else 0,
+        device=name,
+        device_memory=device_memory,
+        memory=memory,
         host_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         micro_batch=sizes[-1],
         images_per_second=epochs[-1].images_per_second,
@@ -64,13 +61,9 @@ def footprint(trial: Trial, threads: int, micro_batch: int | None) -> Measured:
 
 
 def _noise(trial: Trial, count: int) -> Images:
+    """So many images, all of the same noise."""
     side, numbers = trial.image_size, np.arange(count)
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    source: Any = SimpleNamespace(picture=lambda row: pixels)
     geometry, labels = Geometry("scale", side, None), (numbers % 2).astype(np.int8)
-    return Images(_Noise(pixels), geometry, numbers, labels, numbers.astype(np.str_))
-
-
-def _gpu_memory(device: torch.device) -> int:
-    """Bytes: torch's own peak, and what CUDA needs for the process besides."""
-    free, total = torch.cuda.mem_get_info(device)
-    return torch.cuda.max_memory_reserved(device) + max(0, total - free - torch.cuda.memory_reserved(device))
+    return Images(source, geometry, numbers, labels, numbers.astype(np.str_))

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from timm.data import Mixup
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from rfray.data.augment import PolicySpec, build_policy
@@ -32,10 +34,6 @@ class TrialData:
     """The sweep's own policies."""
     probe: Path | None = None
     """The weights that a trial with `head: probe` starts from."""
-
-    def epochs_of_a_pass(self, trial: Trial) -> int:
-        """Number of epochs, each with a validation, in one pass over the train images."""
-        return epochs_of_a_pass(len(self.train) + len(self.val), trial.epoch_images)
 
 
 @dataclass(frozen=True)
@@ -93,32 +91,39 @@ class Learner:
         self,
         trial: Trial,
         data: TrialData,
-        group: Group,
+        hooks: Hooks,
         threads: int,
         micro_batch: int | None,
+        group: Group,
         state: Mapping[str, Any] | None,
     ) -> None:
         """At the start of the trial, or at the `state` that `state_dict` returned.
 
         Raises TrialError where the model can't be built, or a batch has too few images for the group.
         """
-        self.trial, self.data, self.group = trial, data, group
-        mixes, epochs = trial.mixup or trial.cutmix, data.epochs_of_a_pass(trial)
-        images = len(data.train) // epochs
-        _check_shares(min(trial.batch_size, images), bool(mixes), group)
-        self.mixup = (
-            Mixup(trial.mixup, trial.cutmix, label_smoothing=trial.label_smoothing, num_classes=2) if mixes else None
-        )
+        self.trial, self.data, self.hooks, self.group = trial, data, hooks, group
+        # number of epochs, each with a validation, in one pass over the train images
+        self.epochs_of_a_pass = epochs_of_a_pass(len(data.train) + len(data.val), trial.epoch_images)
+        images, self.mixup = len(data.train) // self.epochs_of_a_pass, None
+        count, what = min(trial.batch_size, images), "images"
+        if trial.mixup or trial.cutmix:
+            self.mixup = Mixup(trial.mixup, trial.cutmix, label_smoothing=trial.label_smoothing, num_classes=2)
+            count, what = count // 2, "pairs of images (mixup, cutmix)"
+        if count < group.size:
+            raise TrialError(f"a batch has {count} {what}, too few for {group.size} workers, which share it")
         seed_everything(trial.seed, 0, group)
         self.device, self.dtype = device_and_type(trial.precision)
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
         model, self.normalise = build_model(trial, load_pretrained=state is None and data.probe is None)
         if state is None and data.probe is not None:
             load_weights(data.probe, model)
-        self.model: nn.Module = group.sync_batch_norm(model.to(self.device))
+        self.model: nn.Module = model.to(self.device)
+        if group.size > 1 and self.device.type == "cuda":
+            # over the whole batch; on CPUs, where torch can't, every process normalises over its own share
+            self.model = convert_sync_batchnorm(self.model)
         self.optimizer = make_optimizer(trial, self.model)
         self.steps_per_epoch = max(1, images // trial.batch_size)
-        self.schedule = make_schedule(trial, self.optimizer, trial.epochs * epochs, self.steps_per_epoch)
+        self.schedule = make_schedule(trial, self.optimizer, trial.epochs * self.epochs_of_a_pass, self.steps_per_epoch)
         self.ema = ModelEmaV3(self.model, decay=trial.ema, use_warmup=True) if trial.ema else None
         # stochastic weight averaging (Izmailov et al. 2018): the mean of `current` at the ends of all epochs so far
         self.swa = AveragedModel(self.model, use_buffers=True) if trial.swa != "none" else None
@@ -130,8 +135,13 @@ class Learner:
             for name, part in self._stateful().items():
                 part.load_state_dict(state[name])
             self.last, self.history, self.best_files = Epoch(**state["last"]), state["history"], state["best_files"]
-        # in a group, the model in DDP: training runs through it
-        self.wrapped = group.wrap(self.model)
+        # training runs through it: DDP begins with the first process's weights, and averages gradients over the group
+        self.wrapped = self.model
+        if group.size > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.wrapped = DistributedDataParallel(
+                self.model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True
+            )
         # an augmentation for each thread that makes batches
         self.policies = [build_policy(trial.augmentation, data.augmentations, trial.image_size) for _ in range(threads)]
         # images that this process computes at once: gradients accumulate over the micro-batches of a batch
@@ -166,10 +176,3 @@ def seed_everything(seed: int, epoch: int, group: Group) -> None:
     state = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     torch.manual_seed((state + group.rank) % 2**32 if epoch else state)
     np.random.seed(state)
-
-
-def _check_shares(batch: int, in_pairs: bool, group: Group) -> None:
-    """Raises TrialError where a process of the group would have no image of a batch."""
-    count, what = (batch // 2, "pairs of images (mixup, cutmix)") if in_pairs else (batch, "images")
-    if count < group.size:
-        raise TrialError(f"a batch has {count} {what}, too few for {group.size} workers: each takes a share of it")

@@ -13,17 +13,15 @@ from functools import partial
 
 import torch
 
-from rfray.data.batches import WaitTime
 from rfray.errors import TrialError
 from rfray.models.inference import give_back
 from rfray.spec.trial import Trial
 from rfray.stats.metrics import metric
 from rfray.store.run_dir import TrialDir
-from rfray.training.checkpoint import read_resumable_state, write_best, write_epoch, write_history
+from rfray.training.checkpoint import complete_files, read_resumable_state, write_epoch
 from rfray.training.distributed import ALONE, Group
 from rfray.training.learner import Epoch, Hooks, Learner, TrialData, seed_everything
-from rfray.training.step import OutOfTimeError, train_epoch
-from rfray.training.validation import validate
+from rfray.training.step import OutOfTimeError, train_epoch, validate
 
 
 def train(
@@ -55,18 +53,20 @@ def train(
     learner = None
     try:
         state = group.broadcast(read_resumable_state(out, hooks.on_damage) if group.is_first else None)
-        learner = Learner(trial, data, group, threads, micro_batch, state)
+        learner = Learner(trial, data, hooks, threads, micro_batch, group, state)
         del state
-        _complete_files(learner, out)
         last = learner.last
+        best = validate(learner) if last is not None and last.best_epoch == last.epoch else None
+        group.on_first(partial(complete_files, out, learner, best))
+        del best
         if last is not None:
             # reported again: this process, or the one that it reports to, may have died before
             group.on_first(partial(hooks.on_epoch, last))
-        for epoch in range(last.epoch + 1 if last else 1, trial.epochs * data.epochs_of_a_pass(trial) + 1):
+        for epoch in range(last.epoch + 1 if last else 1, trial.epochs * learner.epochs_of_a_pass + 1):
             if last is not None and trial.patience and last.epoch - (last.best_epoch or 0) >= trial.patience:
                 break
             try:
-                last = _run_epoch(learner, out, val_metric, epoch, hooks)
+                last = _run_epoch(learner, out, val_metric, epoch)
             except OutOfTimeError:
                 return
             group.on_first(partial(hooks.on_epoch, last))
@@ -78,28 +78,11 @@ def train(
         give_back()
 
 
-def _complete_files(learner: Learner, out: TrialDir) -> None:
-    """Writes again what a kill may have left out of the last epoch's files."""
-    last = learner.last
-    best = validate(learner) if last is not None and last.best_epoch == last.epoch else None
-
-    def write() -> None:
-        if last is None:
-            out.history_file.unlink(missing_ok=True)
-            return
-        write_history(out, learner.history)
-        if best is not None:
-            write_best(out, learner, last, best)
-
-    learner.group.on_first(write)
-
-
-def _run_epoch(learner: Learner, out: TrialDir, val_metric: str, epoch: int, hooks: Hooks) -> Epoch:
+def _run_epoch(learner: Learner, out: TrialDir, val_metric: str, epoch: int) -> Epoch:
     """Trains for one epoch, validates and writes its files. Raises OutOfTimeError where the epoch has to be dropped."""
-    group, last = learner.group, learner.last
-    began, wait = time.perf_counter(), WaitTime()
+    group, hooks, last, began = learner.group, learner.hooks, learner.last, time.perf_counter()
     seed_everything(learner.trial.seed, epoch, group)
-    train_loss, images = train_epoch(learner, epoch, hooks, wait)
+    train_loss, images, waited = train_epoch(learner, epoch)
     training_seconds = time.perf_counter() - began
 
     def check_time() -> None:
@@ -121,13 +104,9 @@ def _run_epoch(learner: Learner, out: TrialDir, val_metric: str, epoch: int, hoo
         lr=learner.optimizer.param_groups[-1]["lr"],
         seconds=time.perf_counter() - began,
         images_per_second=images / training_seconds,
-        wait_share=wait.seconds / training_seconds,
+        wait_share=waited / training_seconds,
         ended=time.time(),
     )
 
-    def write() -> None:
-        hooks.before_writing()
-        write_epoch(out, learner, record, val_metric, validated if better else None)
-
-    group.on_first(write)
+    group.on_first(partial(write_epoch, out, learner, record, val_metric, validated if better else None))
     return record

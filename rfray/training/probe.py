@@ -4,14 +4,13 @@ Every feature is standardised (mean 0, standard deviation 1). The head is an L2-
 strength chosen by cross-validation in which images of one group stay in one fold.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from rfray.data.batches import plain_batches
 from rfray.data.images import Images
@@ -75,21 +74,26 @@ def learn_head(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, val
     one fold. Among equal strengths the stronger penalty is taken.
     Raises TrialError where the images are too few for two folds with both classes.
     """
+    smallest = min(len(np.unique(groups[labels == label])) for label in (0, 1))
+    if smallest < 2:
+        raise TrialError("too few images to be probed: a class has fewer than two groups of images")
+    splitter = StratifiedGroupKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
+    folds = list(splitter.split(labels, labels, groups))
+    if any(len(np.unique(labels[learned])) < 2 for learned, _ in folds):
+        raise TrialError("too few images to be probed: without one fold, the others have one class only")
     centre, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale == 0] = 1
     standard = (features - centre) / scale
-    folds, ids = list(_folds(labels, groups, seed)), np.arange(len(labels))
-    tried: list[tuple[float, float, np.ndarray]] = []
+    tried = []
     for strength in STRENGTHS:
-        p_fake = np.empty(len(labels))
-        for learned, judged in folds:
-            p_fake[judged] = _fit(strength, standard[learned], labels[learned]).predict_proba(standard[judged])[:, 1]
-        score = metric(val_metric, Predictions(ids, labels, p_fake))
-        tried.append((-1.0 if score is None else score, -strength, p_fake))
-    _, strength, out_of_fold = max(tried, key=lambda one: one[:2])
-    head = _fit(-strength, standard, labels)
+        head = LogisticRegression(C=strength / len(labels), max_iter=ITERATIONS)
+        p_fake = cross_val_predict(head, standard, labels, cv=folds, method="predict_proba")[:, 1]
+        score = metric(val_metric, Predictions(np.arange(len(labels)), labels, p_fake))
+        tried.append((-1.0 if score is None else score, strength, head, p_fake))
+    _, strength, head, out_of_fold = max(tried, key=lambda one: one[0])  # the first of equals
+    head.fit(standard, labels)
     weights = head.coef_[0].astype(np.float32)
-    return LearnedHead(centre, scale, weights, float(head.intercept_[0]), -strength, out_of_fold)
+    return LearnedHead(centre, scale, weights, float(head.intercept_[0]), strength, out_of_fold)
 
 
 def save_probe(path: Path, probe: Trial, head: LearnedHead) -> None:
@@ -110,18 +114,3 @@ def _backbone(probe: Trial) -> tuple[MultiscaleModel, Normalisation]:
     model, normalise = build_model(probe)
     assert isinstance(model, MultiscaleModel)
     return model, normalise
-
-
-def _folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    smallest = min(len(np.unique(groups[labels == label])) for label in (0, 1))
-    if smallest < 2:
-        raise TrialError("too few images to be probed: a class has fewer than two groups of images")
-    splitter = StratifiedGroupKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
-    for learned, judged in splitter.split(labels, labels, groups):
-        if len(np.unique(labels[learned])) < 2:
-            raise TrialError("too few images to be probed: without one fold, the others have one class only")
-        yield learned, judged
-
-
-def _fit(strength: float, standard: np.ndarray, labels: np.ndarray) -> LogisticRegression:
-    return LogisticRegression(C=strength / len(labels), max_iter=ITERATIONS).fit(standard, labels)
