@@ -32,8 +32,8 @@ def predicting(folder: Path, rounds: int = 3, images: int | None = None) -> list
 
     def real() -> float:
         began = time.perf_counter()
-        for seen in detect(bundle, paths, BATCH, cores):
-            assert not any(seen.reasons)
+        for table, _ in detect(bundle, paths, BATCH, cores):
+            assert not any(table["reason"])
         return time.perf_counter() - began
 
     def bare() -> float:

@@ -111,10 +111,9 @@ class Detector:
 
         given = [paths] if isinstance(paths, str | Path) else paths
         files = list(image_files([str(path) for path in given]))
-        vote = self._bundle.ensemble
-        found = detect(self._bundle, files, batch_size, os.cpu_count() or 1)
-        tables = [verdict_table(vote, seen.paths, seen.scores, seen.reasons) for seen in found]
-        return pd.concat(tables, ignore_index=True) if tables else verdict_table(vote, [], np.empty((0, 0)), [])
+        tables = [table for table, _ in detect(self._bundle, files, batch_size, os.cpu_count() or 1)]
+        none = verdict_table(self._bundle.ensemble, [], np.empty((len(self.members), 0)), [])
+        return pd.concat(tables, ignore_index=True) if tables else none
 
     def predict_proba(self, paths: Iterable[Path | str], batch_size: int = 64) -> np.ndarray:
         """(n, 2) float64: the probability of real and of fake of each file; nan where it can't be read."""

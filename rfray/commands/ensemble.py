@@ -22,7 +22,6 @@ from rfray.evaluation.leaderboard import read_leaderboard, test_figures, write_l
 from rfray.evaluation.mistakes import undrawn_mistakes
 from rfray.evaluation.robustness import worst_scores, write_corrupted_votes
 from rfray.inference.missing import without_predictions
-from rfray.inference.mistake_pictures import draw_mistakes
 from rfray.report.model_card import write_model_card
 from rfray.spec.sweep import EnsembleSettings, Sweep
 from rfray.stats.predictions import predictions_metadata
@@ -185,6 +184,8 @@ def _write_formats(run: RunDir, sweep: Sweep, formats: Collection[str], console:
         run.report_html.unlink(missing_ok=True)
         return
     if mistakes := undrawn_mistakes(run):
+        from rfray.inference.mistake_pictures import draw_mistakes
+
         draw_mistakes(run, mistakes, console)
 
     from rfray.evaluation.search_findings import search_findings

@@ -17,7 +17,7 @@ from rfray.data.listing import image_files
 from rfray.errors import DataError, InputError, RfrayError
 from rfray.models.bundle import detect, load_bundle
 from rfray.models.grad_cam import write_heatmaps
-from rfray.models.verdicts import VERDICTS, verdict_table
+from rfray.models.verdicts import VERDICTS
 from rfray.report.verdict_rows import format_of, verdict_rows
 from rfray.spec.sweep import Resources
 from rfray.store.run_dir import read_bundle
@@ -65,9 +65,9 @@ def predict(
     loaded, done = load_bundle(bundle), 0
     with _counting(len(paths), file) as count, verdict_rows(file, chosen) as write:
         for seen in detect(loaded, paths, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
-            table = verdict_table(loaded.ensemble, seen.paths, seen.scores, seen.reasons)
+            table, _ = seen
             if explain is not None:
-                table["evidence"] = write_heatmaps(loaded, seen, table["p_fake"].to_numpy(), explain, done)
+                table["evidence"] = write_heatmaps(loaded, seen, explain, done)
             write(table)
             done += len(table)
             count(table["verdict"])

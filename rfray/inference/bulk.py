@@ -27,7 +27,6 @@ from rfray.cluster.tasks import reason_of
 from rfray.data.listing import image_files
 from rfray.errors import DataError, RfrayError, RunError
 from rfray.models.bundle import detect, load_bundle
-from rfray.models.verdicts import verdict_table
 from rfray.spec.sweep import Resources
 from rfray.store.bundle_record import ENSEMBLE_FILE
 from rfray.store.files import file_digest, replacing, write_whole
@@ -46,16 +45,24 @@ def claim(out: Path, bundle: str, words: Sequence[str]) -> int:
     Raises RunError where the folder holds something else, DataError where there is no file.
     """
     asked = {"bundle": file_digest(find_bundle(bundle) / ENSEMBLE_FILE), "paths": list(words)}
-    plan = out / "plan.json"
+    plan, files = out / "plan.json", _list(out)
     if plan.exists():
         if json.loads(plan.read_text(encoding="utf-8")) != asked:
             raise RunError(f"{out} holds predictions of another bundle, or of other files; choose another folder")
-    elif out.is_dir() and any(file != _list(out) for file in out.iterdir()):
+        return int(pq.read_metadata(files).num_rows)
+    if out.is_dir() and any(file != files for file in out.iterdir()):
         raise RunError(f"{out} is not empty, and not of `rfray predict`; choose another folder")
-    else:
-        _write_list(_list(out), words)
-        write_whole(plan, json.dumps(asked))
-    return int(pq.read_metadata(_list(out)).num_rows)
+    here = [word if word == "-" or is_address(word) else os.path.abspath(word) for word in words]
+    names = (name if is_address(name) else os.path.abspath(name) for name in image_files(here, sys.stdin))
+    schema, count = pa.schema({"path": pa.string()}), 0
+    with replacing(files) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for shard in iter(lambda: list(islice(names, SHARD)), []):
+            writer.write_table(pa.table({"path": shard}, schema=schema))
+            count += len(shard)
+        if not count:
+            raise DataError("no image to predict: no path was given")
+    write_whole(plan, json.dumps(asked))
+    return count
 
 
 def predict_shards(
@@ -105,26 +112,10 @@ class ShardPredictor:
     def predict(self, shard: int) -> Counter[str]:
         """Writes the verdicts on a shard, and counts them."""
         paths = pq.ParquetFile(_list(self._out)).read_row_group(shard)["path"].to_pylist()
-        tables = [
-            verdict_table(self._bundle.ensemble, seen.paths, seen.scores, seen.reasons)
-            for seen in detect(self._bundle, paths, self._batch_size, self._threads)
-        ]
+        tables = [table for table, _ in detect(self._bundle, paths, self._batch_size, self._threads)]
         with replacing(_part(self._out, shard)) as temporary:
             pq.write_table(pa.Table.from_pandas(pd.concat(tables), preserve_index=False), temporary)
         return _counts(_part(self._out, shard))
-
-
-def _write_list(file: Path, words: Sequence[str]) -> None:
-    here = [word if word == "-" or is_address(word) else os.path.abspath(word) for word in words]
-    names = (name if is_address(name) else os.path.abspath(name) for name in image_files(here, sys.stdin))
-    schema = pa.schema({"path": pa.string()})
-    with replacing(file) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        count = 0
-        for shard in iter(lambda: list(islice(names, SHARD)), []):
-            writer.write_table(pa.table({"path": shard}, schema=schema))
-            count += len(shard)
-        if not count:
-            raise DataError("no image to predict: no path was given")
 
 
 def _list(out: Path) -> Path:

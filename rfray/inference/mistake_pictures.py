@@ -6,17 +6,18 @@ In the process of the command: two dozen images are less work than starting Ray.
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 
 from rfray.data.catalog import decode_images
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.errors import DataError
 from rfray.evaluation.mistakes import Mistake, Mistakes, write_mistakes
-from rfray.models.heatmap_overlay import encode_jpeg, overlay_heatmap, place_heatmap, shrink
+from rfray.models.grad_cam import encode_jpeg, heatmaps_from_file, overlay_heatmap, place_heatmap, shrink
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
+LONGEST = 160
+"""Longest side of a picture in the gallery, in pixels."""
 PRINTED = 3
 """Problems that are printed; mistakes.json has all of them."""
 WHOLE = Geometry("crop", 1, None)
@@ -33,6 +34,11 @@ class Drawn:
     width: int
     height: int
     """Of the picture itself, in pixels."""
+
+    def placed(self, heatmap: np.ndarray, geometry: Geometry) -> np.ndarray:
+        """(S, S) of a model with this geometry -> (h, w) float32, over the picture as it is shown."""
+        side = geometry.seen(self.width, self.height) * self.small.shape[1] / self.width
+        return place_heatmap(heatmap, side, *self.small.shape[:2])
 
 
 def draw_mistakes(run: RunDir, mistakes: Mistakes, console: Console) -> None:
@@ -63,42 +69,24 @@ def draw_pictures(run: RunDir, mistakes: Mistakes) -> list[str]:
             picture = files.source.picture(row)
         except DataError as error:
             problems.append(str(error))
-            continue
-        drawn.append(Drawn(mistake, shrink(picture), picture.shape[1], picture.shape[0]))
-        write_whole(run.mistake_picture(mistake.number), encode_jpeg(drawn[-1].small))
+        else:
+            drawn.append(Drawn(mistake, shrink(picture, LONGEST), *picture.shape[1::-1]))
+            write_whole(run.mistake_picture(mistake.number), encode_jpeg(drawn[-1].small))
+    calls = np.array([one.mistake.call for one in drawn])
     maps: list[list[np.ndarray]] = []
-    for member, share in mistakes.members.items():
-        if not share or not drawn:
-            continue
+    for member in [member for member, share in mistakes.members.items() if share and drawn]:
         try:
-            maps.append(_evidence_of(run, member, drawn, catalog))
+            result = run.trial(member).result()
+            assert result is not None  # only ended trials vote
+            geometry = geometry_of(result.trial, sweep.data.reencode)
+            images = decode_images(catalog, sweep.data, "test", geometry, [one.mistake.id for one in drawn])
+            found = heatmaps_from_file(run.trial(member).weights_file, result.trial, images, calls)
         except Exception as error:  # whatever one of timm's backbones, or a lack of memory, makes torch raise
-            problems.append(f"{member} could not be explained: {type(error).__name__}: {_first_line(error)}")
+            cause = (str(error).splitlines() or [""])[0]
+            problems.append(f"{member} could not be explained: {type(error).__name__}: {cause}")
+        else:
+            maps.append([one.placed(heatmap, geometry) for one, heatmap in zip(drawn, found, strict=True)])
     for one, *seen in zip(drawn, *maps, strict=True) if maps else ():
         overlay = overlay_heatmap(one.small, np.mean(seen, axis=0))
         write_whole(run.mistake_picture(one.mistake.number, evidence=True), encode_jpeg(overlay))
     return problems
-
-
-def _evidence_of(run: RunDir, member: str, drawn: list[Drawn], catalog: pd.DataFrame) -> list[np.ndarray]:
-    """Of each picture, (h, w) float32 as it is shown: where the member saw evidence for what it was called."""
-    from rfray.models.grad_cam import heatmaps_from_file  # imports torch: only where there is a picture
-
-    trial = run.trial(member)
-    result = trial.result()
-    assert result is not None  # only ended trials vote
-    settings = run.sweep().data
-    geometry = geometry_of(result.trial, settings.reencode)
-    images = decode_images(catalog, settings, "test", geometry, [one.mistake.id for one in drawn])
-    calls = np.array([one.mistake.call for one in drawn])
-    maps = heatmaps_from_file(trial.weights_file, result.trial, images, calls)
-    return [
-        place_heatmap(
-            found, geometry.seen(one.width, one.height) * one.small.shape[1] / one.width, *one.small.shape[:2]
-        )
-        for found, one in zip(maps, drawn, strict=True)
-    ]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""trials' weights -> ensemble/members/, in timm's format; a bundle -> its detectors; image files -> their scores.
+"""trials' weights -> ensemble/members/, in timm's format; a bundle -> its detectors; image files -> their verdicts.
 
 A bundle is read as data only, whoever wrote it: JSON against a schema, tensors by safetensors, models by timm's names.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from timm.models import save_for_hf
 
@@ -19,7 +20,7 @@ from rfray.errors import RunError, TrialError
 from rfray.models.build import Normalisation, backbone_names, build_model
 from rfray.models.inference import Predictor, device_and_type, load_weights, predict_in_halves, save_weights
 from rfray.models.multiscale_head import MultiscaleModel
-from rfray.models.verdicts import NOT_FINITE
+from rfray.models.verdicts import NOT_FINITE, verdict_table
 from rfray.spec.sweep import CLASSES
 from rfray.store.bundle_record import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, Ensemble, Member
 from rfray.store.run_dir import TrialDir, read_bundle
@@ -38,19 +39,6 @@ class LoadedBundle:
     """The members' input geometries."""
 
 
-@dataclass(frozen=True)
-class Detected:
-    """The members' scores of B files."""
-
-    paths: Sequence[str]
-    scores: np.ndarray
-    """(k, B) float64: p_fake by each of k members; nan where there is a reason."""
-    reasons: list[str]
-    """Why a file has no scores; "" where it has."""
-    pictures: list[np.ndarray | None]
-    """(height, width, 3) uint8 of each file that could be read, if they are kept."""
-
-
 def write_members(folder: Path, trials: Sequence[TrialDir], members: Sequence[Member]) -> None:
     """Writes config.json and model.safetensors of each of the trials into `folder`/members/<number>.
 
@@ -63,10 +51,10 @@ def write_members(folder: Path, trials: Sequence[TrialDir], members: Sequence[Me
         model.to(memory_format=torch.contiguous_format)  # the only one that safetensors writes
         side, target = member.trial.image_size, folder / "members" / str(number)
         if isinstance(model, MultiscaleModel):
-            target.mkdir(parents=True)
             save_weights(target / HEAD_FILE, model.head, {"stages": json.dumps(model.stages)})
+            model = model.backbone
         save_for_hf(
-            model.backbone if isinstance(model, MultiscaleModel) else model,
+            model,
             str(target),
             model_config={"label_names": list(CLASSES)},
             safe_serialization=True,
@@ -86,54 +74,44 @@ def load_bundle(where: Path | str) -> LoadedBundle:
     Raises RunError where there is none, a file is missing or damaged, or a model can't be built.
     """
     folder, ensemble, bundle = read_bundle(where)
-    return LoadedBundle(
-        ensemble,
-        [_detector(folder, number, member) for number, member in enumerate(bundle.members, start=1)],
-        [geometry_of(member.trial, bundle.reencode) for member in bundle.members],
-    )
-
-
-def _detector(folder: Path, number: int, member: Member) -> Predictor:
-    if member.trial.backbone not in backbone_names():  # timm would take some names for addresses to load from
-        raise RunError(f"{folder / ENSEMBLE_FILE}: member {number}: timm has no {member.trial.backbone}")
-    device, dtype = device_and_type(member.trial.precision)
-    try:
-        model, _ = build_model(member.trial, load_pretrained=False)
-    except TrialError as error:
-        raise RunError(f"{folder}: member {number}: {error}") from None
-    files = folder / "members" / str(number)
-    load_weights(files / WEIGHTS, model.backbone if isinstance(model, MultiscaleModel) else model)
-    if isinstance(model, MultiscaleModel):
-        load_weights(files / HEAD_FILE, model.head)
-    normalise, flip = _normalisation(files / CONFIG), member.trial.tta == "flip"
-    return Predictor(model.to(device).eval(), normalise, device, dtype, flip)
-
-
-def _normalisation(config: Path) -> Normalisation:
-    try:
-        known = json.loads(config.read_bytes())["pretrained_cfg"]
-        (a, b, c), (d, e, f) = ([float(value) for value in known[name]] for name in ("mean", "std"))
-        return Normalisation((a, b, c), (d, e, f))
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{config} is damaged: no mean and std of three channels ({error})") from None
+    detectors = []
+    for number, member in enumerate(bundle.members, start=1):
+        trial, files = member.trial, folder / "members" / str(number)
+        if trial.backbone not in backbone_names():  # timm would take some names for addresses to load from
+            raise RunError(f"{folder / ENSEMBLE_FILE}: member {number}: timm has no {trial.backbone}")
+        try:
+            model, _ = build_model(trial, load_pretrained=False)
+            known = json.loads((files / CONFIG).read_bytes())["pretrained_cfg"]
+            (a, b, c), (d, e, f) = ([float(value) for value in known[name]] for name in ("mean", "std"))
+        except TrialError as error:
+            raise RunError(f"{folder}: member {number}: {error}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{files / CONFIG} is damaged: no mean and std of three channels ({error})") from None
+        if isinstance(model, MultiscaleModel):
+            load_weights(files / HEAD_FILE, model.head)
+        load_weights(files / WEIGHTS, model.backbone if isinstance(model, MultiscaleModel) else model)
+        device, dtype = device_and_type(trial.precision)
+        normalise, model = Normalisation((a, b, c), (d, e, f)), model.to(device).eval()
+        detectors.append(Predictor(model, normalise, device, dtype, flip=trial.tta == "flip"))
+    return LoadedBundle(ensemble, detectors, [geometry_of(member.trial, bundle.reencode) for member in bundle.members])
 
 
 def detect(
     bundle: LoadedBundle, paths: Sequence[str], batch_size: int, threads: int, keep_pictures: bool = False
-) -> Iterator[Detected]:
-    """The members' scores of image files, in batches of `batch_size`; so many threads read and decode ahead.
+) -> Iterator[tuple[pd.DataFrame, list[np.ndarray | None]]]:
+    """The `verdict_table` of image files, in batches of `batch_size`; so many threads read and decode ahead.
 
-    Every file is read and decoded once for all members. A file that can't be read gets a reason instead of scores.
+    Every file is read and decoded once for all members. With each table come the pictures, (height, width, 3) uint8, or
+    None where a file could not be read, or they are not kept.
     """
     pin = any(detector.device.type == "cuda" for detector in bundle.detectors)
     for batch in decoded_batches(paths, bundle.geometries, batch_size, threads, pin, keep_pictures):
-        scores = np.full((len(bundle.detectors), len(batch.names)), np.nan)
+        scores, reasons = np.full((len(bundle.detectors), len(batch.names)), np.nan), list(batch.reasons)
         if len(batch.read):
             scores[:, batch.read] = scores_of(bundle, batch.squares)
-        reasons = list(batch.reasons)
         for row in batch.read[~np.isfinite(scores[:, batch.read]).all(axis=0)]:
             reasons[row] = NOT_FINITE
-        yield Detected(batch.names, scores, reasons, batch.pictures)
+        yield verdict_table(bundle.ensemble, batch.names, scores, reasons), batch.pictures
 
 
 @torch.inference_mode()

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 from torch.export import ExportedProgram
 
 from rfray.data.geometry import Geometry
 from rfray.errors import InputError, RfrayError, nearest_first
 from rfray.models.bundle import LoadedBundle, scores_of
-from rfray.models.inference import Predictor
-from rfray.spec.sweep import Reencode
 from rfray.stats.voting import joined
 from rfray.store.files import replacing
 
@@ -34,13 +33,17 @@ METADATA = "rfray.json"
 """The key of the metadata in ONNX, and the name of the extra file in .pt2."""
 
 
+INPUTS = TypeAdapter(dict[str, Geometry])
+"""Name of an input -> the geometry that makes it of a picture."""
+
+
 class EnsembleModule(nn.Module):
     """The ensemble as one module on the CPU, in float32 but for the vote."""
 
     def __init__(self, bundle: LoadedBundle) -> None:
         super().__init__()
-        self._ensemble, self._detectors = bundle.ensemble, _on_cpu(bundle)
-        self.models = nn.ModuleList(detector.model for detector in self._detectors)
+        self._ensemble, self._detectors = bundle.ensemble, bundle.detectors
+        self.models = nn.ModuleList(detector.model for detector in bundle.detectors)
         self._inputs = [inputs_of(bundle).index(geometry) for geometry in bundle.geometries]
 
     def forward(self, *squares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,13 +56,6 @@ class EnsembleModule(nn.Module):
         return p_fake.float(), scores.float()
 
 
-def _on_cpu(bundle: LoadedBundle) -> list[Predictor]:
-    """The bundle's detectors, moved to the CPU. A .pt2 keeps contiguous tensors as plain bytes, and pickles others."""
-    for detector in bundle.detectors:
-        detector.model.float().cpu().to(memory_format=torch.contiguous_format)
-    return [replace(detector, device=torch.device("cpu"), dtype=torch.float32) for detector in bundle.detectors]
-
-
 def _tempered(p_fake: torch.Tensor, temperature: torch.Tensor | float) -> torch.Tensor:
     return torch.sigmoid(torch.logit(p_fake, eps=1e-15) / temperature)
 
@@ -70,44 +66,49 @@ def inputs_of(bundle: LoadedBundle) -> list[Geometry]:
 
 
 def geometries_in(metadata: str) -> dict[str, Geometry]:
-    """Name of an input -> the geometry that makes it of a picture. `metadata` is the exported file's METADATA."""
-    return {
-        name: Geometry(how["resize"], how["side"], None if how["reencode"] is None else Reencode(**how["reencode"]))
-        for name, how in json.loads(metadata)["inputs"].items()
-    }
+    """The INPUTS in an exported file's METADATA."""
+    return INPUTS.validate_python(json.loads(metadata)["inputs"])
 
 
 def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
-    """Writes `out`; the greatest difference of a probability from the bundle's, on images of noise.
+    """Writes `out` in one of FORMATS; the greatest difference of a probability from the bundle's, on images of noise.
 
-    Raises:
-        InputError: the format is unknown, or needs an extra that is not installed.
-        RfrayError: a model can't be exported, or the file's probabilities are not the bundle's.
-
+    The bundle's models are moved to the CPU.
+    Raises RfrayError where a model can't be exported, or the file's probabilities are not the bundle's.
     """
-    check_format(form)
-    batch, squares = torch.export.Dim("batch", min=1), tuple(_noise(bundle, 2))
+    write, run, _ = FORMATS[form]
+    for detector in bundle.detectors:  # a .pt2 keeps contiguous tensors as plain bytes, and pickles others
+        detector.model.float().cpu().to(memory_format=torch.contiguous_format)
+    here = {"device": torch.device("cpu"), "dtype": torch.float32}
+    bundle = replace(bundle, detectors=[replace(detector, **here) for detector in bundle.detectors])
+    inputs, differences = inputs_of(bundle), []
+    squares = tuple(torch.zeros((2, 3, one.side, one.side), dtype=torch.uint8) for one in inputs)
+    shapes = (tuple({0: torch.export.Dim("batch", min=1)} for _ in squares),)
     with replacing(out) as temporary, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)  # torch's exporters describe their own steps
         try:
-            shapes = (tuple({0: batch} for _ in squares),)
             program = torch.export.export(EnsembleModule(bundle).eval(), squares, dynamic_shapes=shapes)
-            FORMATS[form][0](program, _metadata(bundle), temporary)
-            difference = max(_difference(bundle, form, temporary, _noise(bundle, count)) for count in TRIED)
+            write(program, _metadata(bundle), temporary)
+            for count in TRIED:
+                random, shape = torch.Generator().manual_seed(count), (count, 3)
+                noise = [torch.randint(256, (*shape, *one.shape[2:]), generator=random).byte() for one in squares]
+                p_fake, scores = run(temporary, [one.numpy() for one in noise])
+                wanted = scores_of(bundle, dict(zip(inputs, noise, strict=True)))
+                differences += [abs(scores.T - wanted).max(), abs(p_fake - joined(bundle.ensemble, wanted)).max()]
         except Exception as error:  # of many kinds: it depends on the backbone, the exporter and the runtime
             members = ", ".join(bundle.ensemble.members)
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             raise RfrayError(f"{members} can't be exported to {form}: {cause}") from error
         finally:
             logging.disable(logging.NOTSET)
-        if difference > TOLERANCE:
+        if (difference := float(max(differences))) > TOLERANCE:
             raise RfrayError(f"{form}: its probabilities differ by {difference:.2g} from the bundle's; not written")
     return difference
 
 
 def check_format(form: str) -> None:
-    """Raises InputError as `export_bundle`."""
+    """Raises InputError where the format is unknown, or needs an extra that is not installed."""
     if form not in FORMATS:
         raise InputError(f"--format {form}: no such format; allowed: {nearest_first(form, FORMATS)}")
     if missing := [name for name in FORMATS[form][2] if find_spec(name) is None]:
@@ -154,26 +155,7 @@ FORMATS = {"onnx": (_write_onnx, run_onnx, ("onnx", "onnxscript", "onnxruntime")
 
 def _metadata(bundle: LoadedBundle) -> str:
     """JSON: how the inputs are made of pictures, and what the user of the outputs has to know."""
-    inputs = {
-        f"square_{geometry.side}_{geometry.resize}": {
-            "resize": geometry.resize,
-            "side": geometry.side,
-            "reencode": geometry.reencode.model_dump() if geometry.reencode else None,
-        }
-        for geometry in inputs_of(bundle)
-    }
+    inputs = {f"square_{geometry.side}_{geometry.resize}": geometry for geometry in inputs_of(bundle)}
     known = {"classes", "members", "weights", "threshold", "unsure"}
-    return json.dumps({"inputs": inputs, **bundle.ensemble.model_dump(mode="json", include=known)}, indent=1)
-
-
-def _noise(bundle: LoadedBundle, count: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(count)
-    sides = [geometry.side for geometry in inputs_of(bundle)]
-    return [torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator) for side in sides]
-
-
-def _difference(bundle: LoadedBundle, form: str, file: Path, squares: list[torch.Tensor]) -> float:
-    p_fake, scores = FORMATS[form][1](file, [square.numpy() for square in squares])
-    by_geometry = dict(zip(inputs_of(bundle), squares, strict=True))
-    wanted = scores_of(replace(bundle, detectors=_on_cpu(bundle)), by_geometry)
-    return float(max(abs(scores.T - wanted).max(), abs(p_fake - joined(bundle.ensemble, wanted)).max()))
+    said = bundle.ensemble.model_dump(mode="json", include=known)
+    return json.dumps({"inputs": INPUTS.dump_python(inputs, mode="json"), **said}, indent=1)

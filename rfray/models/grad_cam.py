@@ -1,29 +1,35 @@
-"""model + images + target classes -> heatmaps of the evidence for each target, by Grad-CAM.
+"""model + images + target classes -> heatmaps of the evidence for each target, by Grad-CAM; those over small JPEGs.
 
 Grad-CAM (Selvaraju et al. 2017): the last stage's features, each channel weighted with the mean gradient of the
 target's logit, summed, negative values set to 0. timm's `feature_info` names the module of the features, and the number
 of their channels.
 """
 
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import pandas as pd
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 from rfray.data.batches import plain_batches
 from rfray.data.images import Images
-from rfray.models.bundle import Detected, LoadedBundle
-from rfray.models.heatmap_overlay import encode_jpeg, overlay_heatmap, place_heatmap, shrink
+from rfray.models.bundle import LoadedBundle
 from rfray.models.inference import load_predictor
 from rfray.spec.trial import Trial
 from rfray.store.files import write_whole
 
+QUALITY = 85
+"""Of the JPEG encoder, 1 to 100."""
+OPACITY = 0.7
+"""Of the colour where the heatmap is 1: the picture stays visible below it."""
 AT_ONCE = 8
 """Images in a batch: gradients take several times the memory of a prediction."""
 EXPLAINED = 512
@@ -32,17 +38,19 @@ SALIENCY_GRID = 14
 """Cells along a side over which an input gradient is averaged; pixel by pixel it is noise."""
 
 
-def write_heatmaps(bundle: LoadedBundle, detected: Detected, p_fake: np.ndarray, folder: Path, first: int) -> list[str]:
-    """Writes `heatmap_jpeg` of each file to <number>-<name>.jpg, numbers from `first`.
+def write_heatmaps(
+    bundle: LoadedBundle, seen: tuple[pd.DataFrame, list[np.ndarray | None]], folder: Path, first: int
+) -> list[str]:
+    """Writes `heatmap_jpeg` of each file that `detect` has seen to <number>-<name>.jpg, numbers from `first`.
 
-    Returns the names, "" for a file that could not be read. `p_fake` (B,) is the vote's, and `detected` has pictures.
+    Returns the names, "" for a file without a verdict.
     """
-    names = [""] * len(detected.paths)
-    for number in (number for number, reason in enumerate(detected.reasons) if not reason):
-        picture = detected.pictures[number]
-        assert picture is not None  # it could be read
-        names[number] = f"{first + number:06d}-{Path(detected.paths[number]).stem[:80]}.jpg"
-        write_whole(folder / names[number], heatmap_jpeg(bundle, picture, p_fake[number]))
+    table, pictures = seen
+    names = [""] * len(table)
+    for row, (path, p_fake, picture) in enumerate(zip(table["path"], table["p_fake"], pictures, strict=True)):
+        if picture is not None and not np.isnan(p_fake):
+            names[row] = f"{first + row:06d}-{Path(path).stem[:80]}.jpg"
+            write_whole(folder / names[row], heatmap_jpeg(bundle, picture, p_fake))
     return names
 
 
@@ -56,7 +64,7 @@ def heatmap_jpeg(bundle: LoadedBundle, picture: np.ndarray, p_fake: float) -> by
     total = np.zeros((height, width), np.float32)
     for share, detector, geometry in zip(ensemble.weights, bundle.detectors, bundle.geometries, strict=True):
         pixels = torch.tensor(geometry.square(picture)).permute(2, 0, 1)[None].to(detector.device)
-        found = heatmaps(detector.model, detector.normalise(pixels), target.to(detector.device))[0].cpu().numpy()
+        found = heatmaps(detector.model, detector.normalise(pixels), target)[0].cpu().numpy()
         side = geometry.seen(picture.shape[1], picture.shape[0]) * width / picture.shape[1]
         total += share * place_heatmap(np.nan_to_num(found), side, height, width)
     return encode_jpeg(overlay_heatmap(small, total))
@@ -70,14 +78,10 @@ def heatmaps_from_file(weights: Path, trial: Trial, images: Images, targets: np.
         ValueError: a gradient is not finite.
 
     """
-    detector = load_predictor(weights, trial)
-    detector.model.requires_grad_(False)
+    of = load_predictor(weights, trial)
+    of.model.requires_grad_(False)
     batches = zip(plain_batches(images, AT_ONCE, pin=False), torch.from_numpy(targets).split(AT_ONCE), strict=True)
-    device = detector.device
-    maps = [
-        heatmaps(detector.model, detector.normalise(pixels.to(device)), some.to(device)).cpu()
-        for (pixels, _), some in batches
-    ]
+    maps = [heatmaps(of.model, of.normalise(pixels.to(of.device)), some).cpu() for (pixels, _), some in batches]
     found = torch.cat(maps).numpy()
     if not np.isfinite(found).all():
         raise ValueError("a gradient is not finite")
@@ -90,6 +94,7 @@ def heatmaps(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> t
     `images` are (B, 3, S, S) float32, normalised; `targets` (B,) int: 0 real, 1 fake. The model is in evaluation mode.
     By `grad_cam`, or by `input_gradient` for a backbone without feature maps.
     """
+    targets = targets.to(images.device)
     maps = grad_cam(model, images, targets)
     if maps is None:
         maps = input_gradient(model, images, targets)
@@ -110,7 +115,8 @@ def grad_cam(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> t
     with torch.enable_grad(), ExitStack() as hooks:
         for info in known:
             if info["module"] in modules:
-                hooks.enter_context(modules[info["module"]].register_forward_hook(_keep(outputs, info["module"])))
+                keep = partial(_keep, outputs, info["module"])
+                hooks.enter_context(modules[info["module"]].register_forward_hook(keep))
         margin = _margin(model, images.detach().requires_grad_(), targets)
         for info in reversed(known):
             features = outputs.get(info["module"])
@@ -142,16 +148,13 @@ def _margin(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> to
     return torch.where(targets == 1, logits[:, 1] - logits[:, 0], logits[:, 0] - logits[:, 1]).sum()
 
 
-def _keep(outputs: dict[str, torch.Tensor], name: str) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(_: nn.Module, __: Any, output: Any) -> None:
-        if isinstance(output, tuple):  # timm's own rule: the features come first
-            output = output[0]
-        if isinstance(output, list):  # of several branches, the last is the coarsest
-            output = output[-1]
-        if isinstance(output, torch.Tensor):
-            outputs[name] = output
-
-    return hook
+def _keep(outputs: dict[str, torch.Tensor], name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    if isinstance(output, tuple):  # timm's own rule: the features come first
+        output = output[0]
+    if isinstance(output, list):  # of several branches, the last is the coarsest
+        output = output[-1]
+    if isinstance(output, torch.Tensor):
+        outputs[name] = output
 
 
 def _channels_first(features: torch.Tensor, channels: int, model: nn.Module) -> torch.Tensor | None:
@@ -167,3 +170,35 @@ def _channels_first(features: torch.Tensor, channels: int, model: nn.Module) -> 
         return None
     channels_last = features.shape[3] == channels != features.shape[1]
     return features.permute(0, 3, 1, 2) if channels_last else features
+
+
+def shrink(picture: np.ndarray, longest: int) -> np.ndarray:
+    """(height, width, 3) uint8 -> the same picture, its longest side at most `longest` pixels."""
+    small = Image.fromarray(picture)
+    small.thumbnail((longest, longest))
+    return np.asarray(small)
+
+
+def place_heatmap(heatmap: np.ndarray, side: float, height: int, width: int) -> np.ndarray:
+    """(S, S) of a model's input -> (height, width) float32 of the whole picture, 0 where the model saw nothing.
+
+    The model saw the square of `side` pixels around the picture's middle, which may be larger than the picture.
+    """
+    scale = side / len(heatmap)
+    right, down = ((free - side + scale - 1) / 2 for free in (width, height))
+    matrix = np.array([[scale, 0, right], [0, scale, down]])
+    return np.asarray(cv2.warpAffine(heatmap.astype(np.float32), matrix, (width, height)))
+
+
+def overlay_heatmap(picture: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 and (h, w) in [0, 1] -> the picture in grey, the heatmap over it in colour."""
+    grey, heatmap = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], heatmap.clip(0, 1)
+    colours = cv2.applyColorMap((heatmap * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    opacity = OPACITY * heatmap[..., None]
+    return np.asarray((1 - opacity) * grey + opacity * colours).round().astype(np.uint8)
+
+
+def encode_jpeg(picture: np.ndarray) -> bytes:
+    """(height, width, 3) uint8 RGB -> the bytes of a JPEG file."""
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    return encoded.tobytes()

@@ -29,9 +29,7 @@ def verdict_table(vote: Vote, paths: Sequence[str], scores: np.ndarray, reasons:
     `scores` (k, n) float64 are the members' p_fake. `reasons` are n texts, "" where there is none; a file with a reason
     has nan for every number, and no verdict.
     """
-    unread = np.array([bool(reason) for reason in reasons], dtype=bool)
-    p_fake = np.full(len(paths), np.nan)
-    p_fake[~unread] = joined(vote, scores[:, ~unread])
-    members = {member: np.where(unread, np.nan, row) for member, row in zip(vote.members, scores, strict=True)}
-    row = {"path": list(paths), "p_fake": p_fake, "verdict": verdicts(vote, p_fake), **members}
-    return pd.DataFrame({**row, "reason": list(reasons)})
+    scores = np.where([bool(reason) for reason in reasons], np.nan, scores)
+    p_fake = joined(vote, scores)
+    said = {"path": list(paths), "p_fake": p_fake, "verdict": verdicts(vote, p_fake)}
+    return pd.DataFrame({**said, **dict(zip(vote.members, scores, strict=True)), "reason": list(reasons)})

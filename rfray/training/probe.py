@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold
 
 from rfray.data.batches import plain_batches
 from rfray.data.images import Images
@@ -78,20 +78,25 @@ def learn_head(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, val
     if smallest < 2:
         raise TrialError("too few images to be probed: a class has fewer than two groups of images")
     splitter = StratifiedGroupKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
-    folds = list(splitter.split(labels, labels, groups))
+    folds, ids = list(splitter.split(labels, labels, groups)), np.arange(len(labels))
     if any(len(np.unique(labels[learned])) < 2 for learned, _ in folds):
         raise TrialError("too few images to be probed: without one fold, the others have one class only")
     centre, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale == 0] = 1
     standard = (features - centre) / scale
+
+    def fitted(strength: float, rows: np.ndarray) -> LogisticRegression:
+        return LogisticRegression(C=strength / len(rows), max_iter=ITERATIONS).fit(standard[rows], labels[rows])
+
     tried = []
     for strength in STRENGTHS:
-        head = LogisticRegression(C=strength / len(labels), max_iter=ITERATIONS)
-        p_fake = cross_val_predict(head, standard, labels, cv=folds, method="predict_proba")[:, 1]
-        score = metric(val_metric, Predictions(np.arange(len(labels)), labels, p_fake))
-        tried.append((-1.0 if score is None else score, strength, head, p_fake))
-    _, strength, head, out_of_fold = max(tried, key=lambda one: one[0])  # the first of equals
-    head.fit(standard, labels)
+        p_fake = np.empty(len(labels))
+        for learned, judged in folds:
+            p_fake[judged] = fitted(strength, learned).predict_proba(standard[judged])[:, 1]
+        score = metric(val_metric, Predictions(ids, labels, p_fake))
+        tried.append((-1.0 if score is None else score, strength, p_fake))
+    _, strength, out_of_fold = max(tried, key=lambda one: one[0])  # the first of equals
+    head = fitted(strength, ids)
     weights = head.coef_[0].astype(np.float32)
     return LearnedHead(centre, scale, weights, float(head.intercept_[0]), strength, out_of_fold)
 

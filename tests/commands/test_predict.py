@@ -86,8 +86,8 @@ def test_shards_are_made_once_and_say_what_one_file_says(here: Path, monkeypatch
     rows = pd.concat(pd.read_parquet(file) for file in sorted(out.glob("part-*.parquet")))
     assert rows["path"].tolist()[-1] == str(here / "broken.jpg")
     assert rows["reason"].tolist()[-1] == "not an image of a known format"
-    (seen,) = detect(load_bundle(run), rows["path"].tolist()[:-1], batch_size=40, threads=2)
-    np.testing.assert_allclose(rows[["a", "b"]].to_numpy()[:-1].T, seen.scores, rtol=0, atol=1e-5)
+    ((table, _),) = detect(load_bundle(run), rows["path"].tolist()[:-1], batch_size=40, threads=2)
+    np.testing.assert_allclose(rows[["a", "b"]].to_numpy()[:-1], table[["a", "b"]], rtol=0, atol=1e-5)
     with pytest.raises(RunError, match="holds predictions of another bundle, or of other files"):
         bulk.claim(out, run, ["images/test"])
     (here / "mine").mkdir()

@@ -16,8 +16,7 @@ from rfray.data.geometry import geometry_of
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import read_mistakes, undrawn_mistakes
 from rfray.inference.mistake_pictures import draw_mistakes, draw_pictures
-from rfray.models.grad_cam import heatmaps_from_file
-from rfray.models.heatmap_overlay import encode_jpeg, overlay_heatmap
+from rfray.models.grad_cam import encode_jpeg, heatmaps_from_file, overlay_heatmap
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import read_predictions
 from rfray.store.records import write_record

@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rfray.data import batches
-from rfray.models.bundle import NOT_FINITE, detect, load_bundle
+from rfray.models.bundle import detect, load_bundle
 from rfray.models.grad_cam import write_heatmaps
-from rfray.models.verdicts import verdict_table
+from rfray.models.verdicts import NOT_FINITE
 from rfray.stats.predictions import read_predictions
 from rfray.store.run_dir import RunDir
 from tests.inference.test_mistake_pictures import opened
@@ -29,14 +30,13 @@ def test_files_of_the_test_set_get_the_scores_of_the_test_set(run: RunDir) -> No
     test = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
     paths = [str(run.path.parent / "images" / "test" / name) for name in test.ids]
     bundle = load_bundle(run.path)
-    seen = list(detect(bundle, paths, batch_size=7, threads=2))
-    assert [len(one.paths) for one in seen] == [7, 7, 7, 7, 4]
-    tables = [verdict_table(ensemble, one.paths, one.scores, one.reasons) for one in seen]
-    p_fake = np.concatenate([table["p_fake"] for table in tables])
-    np.testing.assert_allclose(p_fake, test.p_fake, rtol=0, atol=1e-5)
-    for row, member in enumerate(ensemble.members):
+    tables = [table for table, _ in detect(bundle, paths, batch_size=7, threads=2)]
+    assert [len(table) for table in tables] == [7, 7, 7, 7, 4]
+    table = pd.concat(tables)
+    np.testing.assert_allclose(table["p_fake"], test.p_fake, rtol=0, atol=1e-5)
+    for member in ensemble.members:
         alone = read_predictions(run.trial(member).predictions_file("test"))
-        np.testing.assert_allclose(np.concatenate([one.scores[row] for one in seen]), alone.p_fake, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(table[member], alone.p_fake, rtol=0, atol=1e-5)
 
 
 def test_a_file_that_cannot_be_read_costs_only_its_row(
@@ -48,24 +48,27 @@ def test_a_file_that_cannot_be_read_costs_only_its_row(
     paths = [str(tmp_path / "gone.jpg"), str(good), str(tmp_path / "empty.jpg"), str(tmp_path / "cut.bmp"), str(good)]
     read = []
     monkeypatch.setattr(batches, "read_file", lambda path: read.append(path) or Path(path).read_bytes())
-    (seen,) = detect(load_bundle(run.path), [str(good), *paths[2:]], batch_size=10, threads=1)
-    assert seen.reasons[0] == seen.reasons[3] == ""
-    assert seen.reasons[1] == "not an image of a known format"
-    assert "truncated" in seen.reasons[2].lower()
-    assert np.isnan(seen.scores[:, 1:3]).all()
-    np.testing.assert_array_equal(seen.scores[:, 0], seen.scores[:, 3])
+    ((table, pictures),) = detect(load_bundle(run.path), [str(good), *paths[2:]], batch_size=10, threads=1)
+    assert pictures == [None] * 4
+    assert table["reason"][0] == table["reason"][3] == ""
+    assert table["reason"][1] == "not an image of a known format"
+    assert "truncated" in table["reason"][2].lower()
+    scores = table[["a", "b"]].to_numpy()
+    assert np.isnan(scores[1:3]).all()
+    np.testing.assert_array_equal(scores[0], scores[3])
     assert sorted(read) == sorted([str(good), *paths[2:]])  # once each, for two members
     monkeypatch.undo()
-    (seen,) = detect(load_bundle(run.path), paths[:1], batch_size=10, threads=1)
-    assert seen.reasons == ["No such file or directory"]
+    ((table, _),) = detect(load_bundle(run.path), paths[:1], batch_size=10, threads=1)
+    assert table["reason"].tolist() == ["No such file or directory"]
 
 
 def test_an_output_that_is_not_finite_is_a_reason(run: RunDir) -> None:
     bundle = load_bundle(run.path)
     for parameter in bundle.detectors[1].model.parameters():
         parameter.data.fill_(np.nan)
-    (seen,) = detect(bundle, [str(run.path.parent / "images" / "test" / "fake" / "000.bmp")], batch_size=1, threads=1)
-    assert seen.reasons == [NOT_FINITE]
+    image = str(run.path.parent / "images" / "test" / "fake" / "000.bmp")
+    ((table, _),) = detect(bundle, [image], batch_size=1, threads=1)
+    assert table["reason"].tolist() == [NOT_FINITE]
 
 
 def test_heatmaps_are_written(run: RunDir, tmp_path: Path) -> None:
@@ -73,6 +76,6 @@ def test_heatmaps_are_written(run: RunDir, tmp_path: Path) -> None:
     bundle = load_bundle(run.path)
     paths = [str(tmp_path / "gone.jpg"), str(tmp_path / "a face.bmp")]
     (seen,) = detect(bundle, paths, batch_size=2, threads=1, keep_pictures=True)
-    names = write_heatmaps(bundle, seen, np.array([np.nan, 0.9]), tmp_path / "evidence", first=40)
+    names = write_heatmaps(bundle, seen, tmp_path / "evidence", first=40)
     assert names == ["", "000041-a face.jpg"]
     assert opened(tmp_path / "evidence" / names[1]).shape == (32, 32, 3)

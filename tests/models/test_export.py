@@ -12,7 +12,6 @@ from rfray.errors import InputError, RfrayError
 from rfray.models import export
 from rfray.models.bundle import detect, load_bundle
 from rfray.models.export import FORMATS, METADATA, check_format, export_bundle, geometries_in, inputs_of
-from rfray.models.verdicts import verdict_table
 from rfray.stats.voting import joined
 from rfray.store.run_dir import RunDir
 from tests.two_models import concluded, two_models
@@ -49,8 +48,8 @@ def test_pictures_get_the_scores_of_predict(run: RunDir, tmp_path: Path) -> None
     bundle, file = load_bundle(run.path), tmp_path / "model.onnx"
     export_bundle(bundle, "onnx", file)
     paths = sorted(str(path) for path in (run.path.parent / "images" / "test").rglob("*.bmp"))
-    (seen,) = detect(bundle, paths, batch_size=len(paths), threads=1)
-    wanted = verdict_table(bundle.ensemble, seen.paths, seen.scores, seen.reasons)["p_fake"]
+    ((table, _),) = detect(bundle, paths, batch_size=len(paths), threads=1)
+    wanted = table["p_fake"]
     # as the README has it
     session = runtime.InferenceSession(file)
     geometries = geometries_in(session.get_modelmeta().custom_metadata_map[METADATA])

@@ -6,7 +6,8 @@ from PIL import Image
 
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import AT_MOST, find_mistakes, write_mistakes
-from rfray.models.heatmap_overlay import LONGEST, encode_jpeg
+from rfray.inference.mistake_pictures import LONGEST
+from rfray.models.grad_cam import encode_jpeg
 from rfray.report.gallery import gallery_of
 from rfray.store.records import write_record
 from tests.synthetic import FIRST, finish_trial, new_run, predictions

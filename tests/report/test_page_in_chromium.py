@@ -12,7 +12,7 @@ from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
 from rfray.evaluation.mistakes import find_mistakes, write_mistakes
 from rfray.evaluation.search_findings import search_findings
-from rfray.models.heatmap_overlay import encode_jpeg
+from rfray.models.grad_cam import encode_jpeg
 from rfray.report.page import write_page
 from rfray.report.plots import write_plots
 from rfray.report.search_plots import write_search_plots
