@@ -14,9 +14,8 @@ from rfray.commands.prepare_data import prepare_test, prepare_training
 from rfray.data.catalog import load_images
 from rfray.data.geometry import geometry_of
 from rfray.inference.missing import prediction_origins
-from rfray.models.build import build_model
+from rfray.models.build import MultiscaleModel, build_model
 from rfray.models.inference import predict_from_file, save_weights
-from rfray.models.multiscale_head import MultiscaleModel
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import resolved_text
 from rfray.spec.trial import Trial

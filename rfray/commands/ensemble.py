@@ -76,7 +76,7 @@ def ensemble(
         prepare_test(run, sweep, console)
         kept = [*choose_members(run), *chain(*(folds or {}).values())]
         if missing := without_predictions(run, kept, "test"):
-            from rfray.inference.test_predictions import predict_test
+            from rfray.inference.predictions import predict_test
 
             predict_test(run, missing, connect, console)
         if corrupted:
@@ -136,7 +136,7 @@ def _predict_corrupted(
 ) -> None:
     """Predicts a part under corruption with the trials, unless they have been."""
     if missing := without_predictions(run, trials, part, CORRUPTION_NAMES):
-        from rfray.inference.corrupted_predictions import predict_under_corruption
+        from rfray.inference.predictions import predict_under_corruption
 
         predict_under_corruption(run, trials, missing, part, connect, console)
 

@@ -22,7 +22,7 @@ from ray.util import ActorPool
 from rich.console import Console
 
 from rfray.cluster.connect import connected
-from rfray.cluster.slots import Slot, autoscaler_notice, slot_count, worker_slot
+from rfray.cluster.slots import autoscaler_notice, slot_count, worker_slot
 from rfray.cluster.tasks import reason_of
 from rfray.data.listing import image_files
 from rfray.errors import DataError, RfrayError, RunError
@@ -74,31 +74,24 @@ def predict_shards(
     Raises RfrayError where a shard can't be predicted, ClusterError.
     """
     shards = range(pq.read_metadata(_list(out)).num_row_groups)
-    done = [shard for shard in shards if _part(out, shard).exists()]
-    yield from (_counts(_part(out, shard)) for shard in done)
-    if missing := sorted(set(shards) - set(done)):
-        with connected(address, resources):
-            slot = worker_slot(resources)
-            if notice := autoscaler_notice(slot):
-                Console(stderr=True).print(notice, soft_wrap=True)
-            yield from predict_missing(out, bundle, missing, batch_size, slot)
-
-
-def predict_missing(
-    out: Path, bundle: str, missing: Sequence[int], batch_size: int, slot: Slot
-) -> Iterator[Counter[str]]:
-    """Predicts these shards on the connected Ray, as many at once as there are slots; counts the verdicts of each."""
-    actor = ray.remote(ShardPredictor).options(
-        num_cpus=slot.cpu, num_gpus=slot.gpu, max_restarts=RETRIES, max_task_retries=RETRIES
-    )
-    count = min(slot_count(slot), len(missing))
-    pool = ActorPool([actor.remote(out, bundle, batch_size, slot.threads) for _ in range(count)])
-    try:
-        yield from pool.map_unordered(lambda predictor, shard: predictor.predict.remote(shard), missing)
-    except RayError as error:
-        raise RfrayError(
-            f"{out}: {reason_of(error)}. What was predicted is there, and the same command goes on"
-        ) from error
+    missing = [shard for shard in shards if not _part(out, shard).exists()]
+    yield from (_counts(_part(out, shard)) for shard in shards if shard not in missing)
+    if not missing:
+        return
+    with connected(address, resources):
+        slot = worker_slot(resources)
+        if notice := autoscaler_notice(slot):
+            Console(stderr=True).print(notice, soft_wrap=True)
+        actor = ray.remote(ShardPredictor).options(
+            num_cpus=slot.cpu, num_gpus=slot.gpu, max_restarts=RETRIES, max_task_retries=RETRIES
+        )
+        count = min(slot_count(slot), len(missing))
+        pool = ActorPool([actor.remote(out, bundle, batch_size, slot.threads) for _ in range(count)])
+        try:
+            yield from pool.map_unordered(lambda predictor, shard: predictor.predict.remote(shard), missing)
+        except RayError as error:
+            kept = "What was predicted is there, and the same command goes on"
+            raise RfrayError(f"{out}: {reason_of(error)}. {kept}") from error
 
 
 class ShardPredictor:

@@ -4,6 +4,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -13,11 +14,14 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from rfray.errors import TrialError
-from rfray.models.multiscale_head import MultiscaleModel
 from rfray.spec.sweep import CLASSES
 from rfray.spec.trial import Trial
 
 logging.getLogger("timm").setLevel(logging.ERROR)  # it warns about every classifier that it replaces
+
+STAGES = 5
+"""At most so many stages, evenly spread up to the last one: convolutional backbones have about five, and transformers
+as many as they have blocks."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,74 @@ class Normalisation:
         mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1) * 255
         return images.float().sub_(mean).div_(std)
+
+
+class MultiscaleHead(nn.Module):
+    """Features -> standardised by the mean and standard deviation on the probe's images -> logits."""
+
+    centre: torch.Tensor
+    """(F,) float32: the means."""
+    scale: torch.Tensor
+    """(F,) float32: the standard deviations."""
+
+    def __init__(self, features: int, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.dropout = nn.Dropout(drop_rate)
+        self.linear = nn.Linear(features, len(CLASSES))
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, F) float32 -> (B, 2)."""
+        logits: torch.Tensor = self.linear(self.dropout((features - self.centre) / self.scale))
+        return logits
+
+
+class MultiscaleModel(nn.Module):
+    """A timm backbone without its classifier, and a `MultiscaleHead`.
+
+    It has what timm's optimizers and Grad-CAM ask a timm model for: `feature_info`, `no_weight_decay`.
+    """
+
+    def __init__(self, backbone: Any, side: int, drop_rate: float = 0.0) -> None:
+        """`side`: of the images, in pixels. Raises whatever the backbone raises where timm can't return its stages."""
+        super().__init__()
+        self.backbone = backbone
+        with torch.inference_mode():
+            backbone.eval()
+            stages = backbone.forward_intermediates(torch.zeros(1, 3, side, side), intermediates_only=True)
+            backbone.train()
+        kept = min(len(stages), STAGES)
+        self.stages = [(number + 1) * len(stages) // kept - 1 for number in range(kept)]
+        self.head = MultiscaleHead(sum(pooled(stages[stage]).shape[1] for stage in self.stages), drop_rate)
+        self.feature_info = [
+            {**info, "module": f"backbone.{info['module']}"}
+            for info in getattr(backbone, "feature_info", [])
+            if "module" in info
+        ]
+        self.num_prefix_tokens = getattr(backbone, "num_prefix_tokens", 0)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) -> (B, F) float32: the pooled channels of each stage."""
+        stages = self.backbone.forward_intermediates(images, indices=self.stages, intermediates_only=True)
+        return torch.cat([pooled(stage.float()) for stage in stages], dim=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) -> logits (B, 2)."""
+        logits: torch.Tensor = self.head(self.features(images))
+        return logits
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters without weight decay, for timm's optimizers."""
+        return {f"backbone.{name}" for name in getattr(self.backbone, "no_weight_decay", set)()}
+
+
+def pooled(stage: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) -> (B, 3 C): the mean of each channel, its maximum and its standard deviation."""
+    pixels = stage.flatten(2)  # (B, C, h * w)
+    return torch.cat([pixels.mean(2), pixels.amax(2), pixels.std(2, correction=0)], dim=1)
 
 
 def backbone_names() -> list[str]:
@@ -81,7 +153,15 @@ def check_weights(backbone: str, source: bool | str) -> None:
     """Raises TrialError where pretrained weights can't be loaded or do not fit. `source`: as in `Trial.pretrained`."""
     trial = Trial(backbone=backbone, pretrained=source)
     if source is True:
-        _check_hub(trial)
+        known, names = get_pretrained_cfg(backbone), ("model.safetensors", "pytorch_model.bin")
+        if known is None or not known.has_weights:
+            raise TrialError(_why_not(trial, ValueError("timm has none")))
+        hub_id = known.hf_hub_id
+        if hub_id and not any(isinstance(try_to_load_from_cache(hub_id, name), str) for name in names):
+            try:
+                HfApi().model_info(hub_id, timeout=10)  # a download would try for most of a minute
+            except Exception as error:  # of many kinds: it depends on the hub client's HTTP library
+                raise TrialError(_why_not(trial, error)) from error
     elif source:
         models = []
         for load_pretrained in (False, True):
@@ -95,20 +175,6 @@ def check_weights(backbone: str, source: bool | str) -> None:
                 f"{source} does not fit {backbone}: {sum(untouched)} of its {len(untouched)} weight tensors "
                 "are not in the file. Give the right file, or one for each backbone: pretrained: {backbone: file}"
             )
-
-
-def _check_hub(trial: Trial) -> None:
-    known = get_pretrained_cfg(trial.backbone)
-    if known is None or not known.has_weights:
-        raise TrialError(_why_not(trial, ValueError("timm has none")))
-    hub_id = known.hf_hub_id
-    names = ("model.safetensors", "pytorch_model.bin")
-    if not hub_id or any(isinstance(try_to_load_from_cache(hub_id, name), str) for name in names):
-        return
-    try:
-        HfApi().model_info(hub_id, timeout=10)  # a download would try for most of a minute
-    except Exception as error:  # of many kinds: it depends on the hub client's HTTP library
-        raise TrialError(_why_not(trial, error)) from error
 
 
 def _why_not(trial: Trial, error: Exception) -> str:

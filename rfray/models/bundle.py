@@ -17,9 +17,8 @@ from timm.models import save_for_hf
 from rfray.data.batches import decoded_batches
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.errors import RunError, TrialError
-from rfray.models.build import Normalisation, backbone_names, build_model
+from rfray.models.build import MultiscaleModel, Normalisation, backbone_names, build_model
 from rfray.models.inference import Predictor, device_and_type, load_weights, predict_in_halves, save_weights
-from rfray.models.multiscale_head import MultiscaleModel
 from rfray.models.verdicts import NOT_FINITE, verdict_table
 from rfray.spec.sweep import CLASSES
 from rfray.store.bundle_record import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, Ensemble, Member

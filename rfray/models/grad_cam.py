@@ -73,10 +73,7 @@ def heatmap_jpeg(bundle: LoadedBundle, picture: np.ndarray, p_fake: float) -> by
 def heatmaps_from_file(weights: Path, trial: Trial, images: Images, targets: np.ndarray) -> np.ndarray:
     """`heatmaps` by a finished trial's weights: (n, S, S) float32 in [0, 1]; `targets` (n,) int: 0 real, 1 fake.
 
-    Raises:
-        RunError: the file is damaged or does not fit.
-        ValueError: a gradient is not finite.
-
+    Raises RunError where the file is damaged or does not fit, ValueError where a gradient is not finite.
     """
     of = load_predictor(weights, trial)
     of.model.requires_grad_(False)
@@ -109,14 +106,11 @@ def grad_cam(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> t
     From the last features that have a gradient: in a vision transformer that classifies by its class token, the other
     tokens of the last block have none.
     """
-    known = [info for info in getattr(model, "feature_info", []) if "module" in info]
-    modules = dict(model.named_modules())
-    outputs: dict[str, torch.Tensor] = {}
+    modules, outputs = dict(model.named_modules()), dict[str, torch.Tensor]()
+    known = [info for info in getattr(model, "feature_info", []) if info.get("module") in modules]
     with torch.enable_grad(), ExitStack() as hooks:
-        for info in known:
-            if info["module"] in modules:
-                keep = partial(_keep, outputs, info["module"])
-                hooks.enter_context(modules[info["module"]].register_forward_hook(keep))
+        for name in [info["module"] for info in known]:
+            hooks.enter_context(modules[name].register_forward_hook(partial(_keep, outputs, name)))
         margin = _margin(model, images.detach().requires_grad_(), targets)
         for info in reversed(known):
             features = outputs.get(info["module"])

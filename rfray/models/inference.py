@@ -59,11 +59,6 @@ def device_and_type(precision: str) -> tuple[torch.device, torch.dtype]:
     return device, torch.bfloat16 if half else torch.float32
 
 
-def predict_images(predictor: Predictor, images: Images, batch_size: int) -> Predictions:
-    """p_fake of every image, from `views_of`. Raises ValueError where an output is not finite."""
-    return Predictions(images.ids, images.labels, views_of(predictor, images, batch_size).mean(axis=0))
-
-
 @torch.inference_mode()
 def views_of(
     predictor: Predictor, images: Images, batch_size: int, before_batch: Callable[[], None] = lambda: None
@@ -89,8 +84,12 @@ def views_of(
 
 
 def predict_from_file(weights: Path, trial: Trial, images: Images) -> Predictions:
-    """Predictions with a finished trial's weights. Raises RunError where the file is damaged or does not fit."""
-    return predict_images(load_predictor(weights, trial), images, 2 * trial.batch_size)
+    """Predictions with a finished trial's weights.
+
+    Raises RunError where the file is damaged or does not fit, ValueError where an output is not finite.
+    """
+    views = views_of(load_predictor(weights, trial), images, 2 * trial.batch_size)
+    return Predictions(images.ids, images.labels, views.mean(axis=0))
 
 
 def load_predictor(weights: Path, trial: Trial) -> Predictor:
@@ -155,18 +154,15 @@ def weights_metadata(path: Path) -> dict[str, str]:
     """The metadata given to `save_weights`; empty where there is no readable file."""
     try:
         with safe_open(path, "pt") as file:
-            found: dict[str, str] = json.loads((file.metadata() or {})[METADATA])
-            return found
+            return dict(json.loads((file.metadata() or {})[METADATA]))
     except (OSError, SafetensorError, KeyError, ValueError):
         return {}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the GPU, or this machine, had no memory left."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
+    said = any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
 
 
 def give_back() -> None:

@@ -9,19 +9,31 @@ import numpy as np
 import torch
 from timm.data import Mixup
 from timm.layers import convert_sync_batchnorm
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from rfray.data.augment import PolicySpec, build_policy
 from rfray.data.images import Images
 from rfray.errors import TrialError
-from rfray.models.build import build_model
+from rfray.models.build import MultiscaleModel, build_model
 from rfray.models.inference import device_and_type, load_weights
 from rfray.spec.trial import Trial, epochs_of_a_pass
 from rfray.training.distributed import Group
-from rfray.training.optim import make_optimizer, make_schedule
+
+SCHEDULES: dict[str, Mapping[str, Any]] = {
+    "cosine": {"sched": "cosine"},
+    "poly": {"sched": "poly"},
+    "tanh": {"sched": "tanh"},
+    "step": {"sched": "step", "decay_rate": 0.1},
+    "constant": {"sched": "step", "decay_rate": 1.0},
+}
+"""Name -> arguments of timm's create_scheduler_v2. `step` falls to a tenth after each third of the epochs."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,11 @@ class TrialData:
     """The sweep's own policies."""
     probe: Path | None = None
     """The weights that a trial with `head: probe` starts from."""
+
+    @property
+    def class_weights(self) -> np.ndarray:
+        """(2,) float32: the weight of each class in the loss, as scikit-learn's `balanced`."""
+        return (len(self.train) / (2 * np.bincount(self.train.labels, minlength=2))).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -102,7 +119,6 @@ class Learner:
         Raises TrialError where the model can't be built, or a batch has too few images for the group.
         """
         self.trial, self.data, self.hooks, self.group = trial, data, hooks, group
-        # number of epochs, each with a validation, in one pass over the train images
         self.epochs_of_a_pass = epochs_of_a_pass(len(data.train) + len(data.val), trial.epoch_images)
         images, self.mixup = len(data.train) // self.epochs_of_a_pass, None
         count, what = min(trial.batch_size, images), "images"
@@ -125,47 +141,35 @@ class Learner:
         self.steps_per_epoch = max(1, images // trial.batch_size)
         self.schedule = make_schedule(trial, self.optimizer, trial.epochs * self.epochs_of_a_pass, self.steps_per_epoch)
         self.ema = ModelEmaV3(self.model, decay=trial.ema, use_warmup=True) if trial.ema else None
+        # the model with its present weights, or with their exponential moving average where the trial asks for it
+        self.current: nn.Module = self.model if self.ema is None else self.ema.module
         # stochastic weight averaging (Izmailov et al. 2018): the mean of `current` at the ends of all epochs so far
         self.swa = AveragedModel(self.model, use_buffers=True) if trial.swa != "none" else None
         self.validation_seconds: float | None = None  # duration of the last one in this process
         self.last: Epoch | None = None
         self.history: list[dict[str, float | None]] = []  # the rows of history.csv
         self.best_files: dict[str, str] = {}  # name -> SHA-256 of the best epoch's files, to find damaged ones
+        parts = {"model": self.model, "swa": self.swa, "optimizer": self.optimizer, "ema": self.ema and self.current}
+        self._parts: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
         if state is not None:
-            for name, part in self._stateful().items():
+            for name, part in self._parts.items():
                 part.load_state_dict(state[name])
             self.last, self.history, self.best_files = Epoch(**state["last"]), state["history"], state["best_files"]
         # training runs through it: DDP begins with the first process's weights, and averages gradients over the group
         self.wrapped = self.model
         if group.size > 1:
-            devices = [self.device] if self.device.type == "cuda" else None
-            self.wrapped = DistributedDataParallel(
-                self.model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True
-            )
+            self.wrapped = DistributedDataParallel(self.model, broadcast_buffers=False, find_unused_parameters=True)
         # an augmentation for each thread that makes batches
         self.policies = [build_policy(trial.augmentation, data.augmentations, trial.image_size) for _ in range(threads)]
         # images that this process computes at once: gradients accumulate over the micro-batches of a batch
         self.micro_batch = min(micro_batch or trial.batch_size, trial.batch_size)
-        self.class_weights: np.ndarray | None = None  # (2,) float32, as scikit-learn's `balanced`
-        if trial.class_balance == "weights":
-            counts = np.bincount(data.train.labels, minlength=2)
-            self.class_weights = (len(data.train) / (2 * counts)).astype(np.float32)
-
-    @property
-    def current(self) -> nn.Module:
-        """The model with its present weights, or with their exponential moving average where the trial asks for it."""
-        return self.ema.module if self.ema is not None else self.model
+        self.class_weights = data.class_weights if trial.class_balance == "weights" else None
 
     def state_dict(self) -> dict[str, Any]:
         """All that the learner needs to continue exactly from here: tensors and numbers."""
         assert self.last is not None
         progress = {"last": asdict(self.last), "history": self.history, "best_files": self.best_files}
-        return {name: part.state_dict() for name, part in self._stateful().items()} | progress
-
-    def _stateful(self) -> dict[str, Any]:
-        parts = {"model": self.model, "swa": self.swa, "optimizer": self.optimizer}
-        parts["ema"] = self.ema and self.ema.module
-        return {name: part for name, part in parts.items() if part is not None}
+        return {name: part.state_dict() for name, part in self._parts.items()} | progress
 
 
 def seed_everything(seed: int, epoch: int, group: Group) -> None:
@@ -176,3 +180,39 @@ def seed_everything(seed: int, epoch: int, group: Group) -> None:
     state = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     torch.manual_seed((state + group.rank) % 2**32 if epoch else state)
     np.random.seed(state)
+
+
+def optimizer_names() -> list[str]:
+    """The optimizers of timm that need nothing but torch and a plain gradient."""
+    names = [str(name) for name in list_optimizers()]
+    return [name for name in names if not name.startswith(("bnb", "fused")) and name != "adahessian"]
+
+
+def make_optimizer(trial: Trial, model: nn.Module) -> Optimizer:
+    """timm's optimizer over the model's parameters, with layer-wise learning rates where the trial asks for them."""
+    options = {"opt": trial.optimizer, "lr": trial.lr, "weight_decay": trial.weight_decay}
+    parameters: Any = model
+    if trial.layer_decay != 1 and isinstance(model, MultiscaleModel):
+        # timm knows the layers of the backbone; the head is one more layer, above them
+        layers = param_groups_layer_decay(model.backbone, trial.weight_decay, layer_decay=trial.layer_decay)
+        parameters = [*layers, {"params": list(model.head.parameters())}]
+    elif trial.layer_decay != 1:
+        options["layer_decay"] = trial.layer_decay
+    optimizer: Optimizer = create_optimizer_v2(parameters, **options)
+    return optimizer
+
+
+def make_schedule(trial: Trial, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> Scheduler:
+    """timm's schedule for so many epochs. Call `step_update` with the number of steps so far before each step."""
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        num_epochs=epochs,
+        decay_epochs=max(1, epochs // 3),
+        warmup_epochs=trial.warmup * epochs,  # timm multiplies it by the steps
+        warmup_lr=trial.lr / 100,
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+        **SCHEDULES[trial.schedule],
+    )
+    assert schedule is not None
+    return schedule

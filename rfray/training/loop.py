@@ -8,20 +8,33 @@ and for batch normalisation on CPUs.
 """
 
 import gc
+import resource
+import sys
+import tempfile
 import time
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import torch
 
+from rfray.data.geometry import Geometry
+from rfray.data.images import Images
 from rfray.errors import TrialError
-from rfray.models.inference import give_back
+from rfray.models.inference import device_and_type, give_back
 from rfray.spec.trial import Trial
 from rfray.stats.metrics import metric
+from rfray.store.records import Measured
 from rfray.store.run_dir import TrialDir
 from rfray.training.checkpoint import complete_files, read_resumable_state, write_epoch
 from rfray.training.distributed import ALONE, Group
 from rfray.training.learner import Epoch, Hooks, Learner, TrialData, seed_everything
 from rfray.training.step import OutOfTimeError, train_epoch, validate
+
+STEPS_ON_GPU = 10
+"""Steps in each epoch of `footprint` on a GPU, where the first ones are slower; on a CPU it is one."""
 
 
 def train(
@@ -39,14 +52,9 @@ def train(
     `threads` is the number of CPU threads of the model, and of those that make batches. `micro_batch` is the number of
     images to compute at once where a whole batch is known not to fit into memory; it is halved until it fits.
     Every process of a `group` calls it with the same arguments.
-
-    Raises:
-        TrialError: the model can't be built, the loss is not finite, the val metric is undefined in every epoch, or
-            not even one image fits into memory.
-        DiskFullError: there is no room for an epoch's files.
-        GroupMemoryError: a process of the group ran out of memory, and all have to begin again.
-        GroupStoppedError: the first process of the group has raised.
-
+    Raises TrialError where the model can't be built, the loss is not finite, the val metric is undefined in every epoch
+    or not even one image fits into memory; DiskFullError; in a group GroupMemoryError where a process ran out of memory
+    and all have to begin again, GroupStoppedError where the first process has raised.
     """
     torch.set_num_threads(threads)
     gc.freeze()  # what exists already (modules above all) need not be searched when the trial's memory is given back
@@ -110,3 +118,47 @@ def _run_epoch(learner: Learner, out: TrialDir, val_metric: str, epoch: int) -> 
 
     group.on_first(partial(write_epoch, out, learner, record, val_metric, validated if better else None))
     return record
+
+
+def footprint(trial: Trial, threads: int, micro_batch: int | None) -> Measured:
+    """The memory that a trial's training takes on this machine, and its speed, by two short epochs on images of noise.
+
+    It is called in a process that has done nothing else yet.
+    `micro_batch` is the number of images to compute at once, by default a whole batch; it is halved until it fits into
+    memory. Raises TrialError where not even one image fits.
+    """
+    device, _ = device_and_type(trial.precision)
+    on_gpu = device.type == "cuda"
+    epochs: list[Epoch] = []
+    sizes = [min(micro_batch or trial.batch_size, trial.batch_size)]
+    with tempfile.TemporaryDirectory() as folder:
+        data = TrialData(_noise(trial, trial.batch_size * (STEPS_ON_GPU if on_gpu else 1)), _noise(trial, 2), {})
+        simple = {"epochs": 2, "epoch_images": 0, "augmentation": "none", "pretrained": False, "patience": 0}
+        short, hooks = trial.model_copy(update=simple), Hooks(epochs.append, sizes.append)
+        train(short, data, TrialDir(Path(folder)), "accuracy", threads, hooks, micro_batch)
+    name, device_memory, memory = "cpu", 0, 0
+    if on_gpu:
+        name, (free, device_memory) = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)
+        # torch's own peak, and what CUDA needs for the process besides
+        besides = device_memory - free - torch.cuda.memory_reserved(device)
+        memory = torch.cuda.max_memory_reserved(device) + max(0, besides)
+    return Measured(
+        setting=trial.digest,
+        backbone=trial.backbone,
+        image_size=trial.image_size,
+        device=name,
+        device_memory=device_memory,
+        memory=memory,
+        host_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        micro_batch=sizes[-1],
+        images_per_second=epochs[-1].images_per_second,
+    )
+
+
+def _noise(trial: Trial, count: int) -> Images:
+    """So many images, all of the same noise."""
+    side, numbers = trial.image_size, np.arange(count)
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    source: Any = SimpleNamespace(picture=lambda row: pixels)
+    geometry, labels = Geometry("scale", side, None), (numbers % 2).astype(np.int8)
+    return Images(source, geometry, numbers, labels, numbers.astype(np.str_))

@@ -15,9 +15,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from rfray.data.batches import plain_batches
 from rfray.data.images import Images
 from rfray.errors import TrialError
-from rfray.models.build import Normalisation, build_model
+from rfray.models.build import MultiscaleModel, Normalisation, build_model
 from rfray.models.inference import device_and_type, give_back, save_weights
-from rfray.models.multiscale_head import MultiscaleModel
 from rfray.spec.trial import Trial
 from rfray.stats.metrics import metric
 from rfray.stats.predictions import Predictions

@@ -41,12 +41,8 @@ def train_epoch(learner: Learner, epoch: int) -> tuple[float, int, float]:
     """Trains for one epoch (from 1), or for as much of it as there is time for.
 
     Returns the mean loss, the number of images, and the seconds spent waiting for them.
-
-    Raises:
-        TrialError: the loss is not finite, or not even one image fits into memory.
-        OutOfTimeError: there is no time for a single batch.
-        GroupMemoryError: a micro-batch did not fit into memory, in a group.
-
+    Raises TrialError where the loss is not finite or not even one image fits into memory, OutOfTimeError where there is
+    no time for a single batch, and in a group GroupMemoryError where a micro-batch did not fit into memory.
     """
     trial, train, group = learner.trial, learner.data.train, learner.group
     began, steps, images, loss = time.perf_counter(), 0, 0, torch.zeros((), device=learner.device)
@@ -151,11 +147,8 @@ def _accumulate(learner: Learner, images: torch.Tensor, targets: torch.Tensor, w
 def validate(learner: Learner, before_batch: Callable[[], None] = lambda: None) -> Validated:
     """Predicts val with the weights that the trial would keep now; decides `swa: auto` and `tta: auto`.
 
-    `before_batch` is called before each batch, and may raise to end the validation.
-
-    Raises:
-        TrialError: the model's outputs are not finite.
-
+    `before_batch` is called before each batch, and may raise to end the validation. Raises TrialError where the model's
+    outputs are not finite.
     """
     trial, val, group = learner.trial, learner.data.val, learner.group
     bounds = np.linspace(0, len(val), group.size + 1).astype(int)  # each process predicts its part of val

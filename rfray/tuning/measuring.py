@@ -20,7 +20,7 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.store.records import Measured, Measurements, find_record, write_record
 from rfray.store.run_dir import RunDir
-from rfray.training.footprint import footprint
+from rfray.training.loop import footprint
 from rfray.tuning.plan import packing_lines
 
 

@@ -12,7 +12,7 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile
 from rfray.spec.trial import Range, TrialAxes
 from rfray.stats.metrics import METRICS
-from rfray.training.optim import SCHEDULES, make_optimizer, optimizer_names
+from rfray.training.learner import SCHEDULES, make_optimizer, optimizer_names
 from rfray.tuning.strategies import REMOVED, SCHEDULERS, SEARCHERS, combinations
 
 

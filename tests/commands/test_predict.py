@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rfray.cli import main
-from rfray.cluster.slots import Slot
 from rfray.errors import RunError
 from rfray.inference import bulk
 from rfray.models.bundle import detect, load_bundle
+from rfray.spec.sweep import Resources
 from tests.object_store import bucket_here, upload
 from tests.test_cli import rfray
 from tests.two_models import concluded, two_models
@@ -105,8 +106,9 @@ def test_only_what_is_missing_is_predicted_on_ray(here: Path, ray_here: None, mo
     for shard in (0, 2):
         predictor.predict(shard)
     kept = (out / "part-000000.parquet").stat().st_mtime_ns
-    (counts,) = bulk.predict_missing(out, run, [1], 5, Slot(1, 0))
-    assert counts.total() == 12
+    monkeypatch.setattr(bulk, "connected", lambda *_: nullcontext())  # it is
+    counts = bulk.predict_shards(out, run, 5, Resources(cpu=1), None)
+    assert [one.total() for one in counts] == [12, 8, 12]
     assert (out / "part-000000.parquet").stat().st_mtime_ns == kept
 
 

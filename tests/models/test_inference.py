@@ -19,8 +19,8 @@ from rfray.models.inference import (
     load_weights,
     predict_corrupted,
     predict_from_file,
-    predict_images,
     save_weights,
+    views_of,
     weights_metadata,
 )
 from rfray.spec.trial import Trial
@@ -41,15 +41,15 @@ def test_written_weights_predict_the_same_in_any_batch(images: Images, tmp_path:
     model, normalise = build_model(TRIAL)
     save_weights(tmp_path / "best.safetensors", model, {"epoch": "3"})
     assert weights_metadata(tmp_path / "best.safetensors") == {"epoch": "3"}
-    whole = predict_images(Predictor(model, normalise, torch.device("cpu"), torch.float32), images, 100)
+    (whole,) = views_of(Predictor(model, normalise, torch.device("cpu"), torch.float32), images, 100)
     again = predict_from_file(tmp_path / "best.safetensors", TRIAL, images)
-    np.testing.assert_allclose(whole.p_fake, again.p_fake, atol=1e-6)
-    assert list(whole.ids) == list("abcdefg")
+    np.testing.assert_allclose(whole, again.p_fake, atol=1e-6)
+    assert list(again.ids) == list("abcdefg")
     # by hand: softmax of the logits of the last image, which is row 6
     picture = torch.from_numpy(images.source.pixels[6:7].copy()).permute(0, 3, 1, 2)
     with torch.inference_mode():
         logits = model.eval()(normalise(picture))[0].double()
-    assert whole.p_fake[-1] == pytest.approx(float(1 / (1 + torch.exp(logits[0] - logits[1]))), abs=1e-6)
+    assert whole[-1] == pytest.approx(float(1 / (1 + torch.exp(logits[0] - logits[1]))), abs=1e-6)
 
 
 @pytest.mark.slow
@@ -79,12 +79,13 @@ def test_damaged_and_foreign_weights_are_named(tmp_path: Path) -> None:
     assert weights_metadata(path) == {}
 
 
-def test_outputs_that_are_not_finite_are_refused(images: Images) -> None:
-    model, normalise = build_model(TRIAL)
+def test_outputs_that_are_not_finite_are_refused(images: Images, tmp_path: Path) -> None:
+    model, _ = build_model(TRIAL)
     with torch.no_grad():
         model.fc.bias.fill_(float("nan"))
+    save_weights(tmp_path / "best.safetensors", model, {})
     with pytest.raises(ValueError, match="probabilities"):
-        predict_images(Predictor(model, normalise, torch.device("cpu"), torch.float32), images, 4)
+        predict_from_file(tmp_path / "best.safetensors", TRIAL, images)
 
 
 def test_scores_under_corruption_are_those_of_corrupted_pictures(tmp_path: Path) -> None:
@@ -105,8 +106,7 @@ def test_scores_under_corruption_are_those_of_corrupted_pictures(tmp_path: Path)
             corrupted = np.stack([geometry.window(geometry.stored(corruption(picture)), None) for picture in pictures])
             plain = images_in_memory(corrupted, rows, np.zeros(3, np.int8), np.array(list("abc")))
             of = detectors[seed]
-            expected = predict_images(of, plain, 100)
-            np.testing.assert_allclose(found[seed, way], expected.p_fake, atol=1e-6)
+            np.testing.assert_allclose(found[seed, way], views_of(of, plain, 100)[0], atol=1e-6)
     assert np.ptp(found, axis=1).min() > 1e-3  # no corruption is another
 
 

@@ -4,11 +4,10 @@ import pytest
 import timm
 import torch
 
-from rfray.models.build import build_model
+from rfray.models.build import STAGES, MultiscaleModel, build_model, pooled
 from rfray.models.grad_cam import grad_cam
-from rfray.models.multiscale_head import STAGES, MultiscaleModel, pooled
 from rfray.spec.trial import Trial
-from rfray.training.optim import make_optimizer
+from rfray.training.learner import make_optimizer
 
 
 def test_pooled_by_hand() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from rfray.data.geometry import Geometry
 from rfray.errors import TrialError
 from rfray.models.build import Normalisation
-from rfray.models.inference import Predictor, is_out_of_memory, predict_corrupted, predict_images
+from rfray.models.inference import Predictor, is_out_of_memory, predict_corrupted, views_of
 from rfray.spec.trial import Trial
 from rfray.store.run_dir import TrialDir
 from rfray.training import learner
@@ -114,11 +114,11 @@ def test_not_even_one_image_fails_the_trial(data: TrialData, tmp_path: Path, mon
 
 
 def test_predicting_takes_smaller_batches_too(data: TrialData) -> None:
-    roomy = predict_images(Predictor(Hungry(1000), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
-    tight = predict_images(Predictor(Hungry(5), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
-    np.testing.assert_allclose(roomy.p_fake, tight.p_fake, rtol=1e-6)
+    roomy = views_of(Predictor(Hungry(1000), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
+    tight = views_of(Predictor(Hungry(5), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
+    np.testing.assert_allclose(roomy, tight, rtol=1e-6)
     with pytest.raises(torch.OutOfMemoryError):
-        predict_images(Predictor(Hungry(0), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
+        views_of(Predictor(Hungry(0), PLAIN, torch.device("cpu"), torch.float32), data.train, 48)
 
 
 def test_what_out_of_memory_looks_like() -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from rfray.models.build import build_model
 from rfray.spec.trial import Trial
-from rfray.training.optim import SCHEDULES, make_optimizer, make_schedule, optimizer_names
+from rfray.training.learner import SCHEDULES, make_optimizer, make_schedule, optimizer_names
 
 
 def rates(schedule: str, epochs: int = 6, steps: int = 10, warmup: float = 0.0) -> list[float]:

@@ -14,7 +14,7 @@ from rfray.errors import ClusterError
 from rfray.spec.trial import Trial
 from rfray.store.records import Measurements, write_record
 from rfray.store.run_dir import RunDir
-from rfray.training.footprint import footprint
+from rfray.training.loop import footprint
 from rfray.tuning import measuring
 from rfray.tuning.measuring import heaviest_trials, keep_packing, known_measurements, shares_for
 from rfray.tuning.plan import packing_lines

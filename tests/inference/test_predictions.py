@@ -14,10 +14,9 @@ from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RfrayError
 from rfray.evaluation.leaderboard import read_leaderboard
 from rfray.evaluation.robustness import TEST_COLUMNS, WORST
-from rfray.inference import corrupted_predictions as corrupting
-from rfray.inference.corrupted_predictions import predict_under_corruption
+from rfray.inference import predictions as corrupting
 from rfray.inference.missing import without_predictions
-from rfray.inference.test_predictions import predict_test
+from rfray.inference.predictions import predict_test, predict_under_corruption
 from rfray.stats.predictions import read_predictions
 from rfray.store.files import write_whole
 from rfray.store.run_dir import Part, RunDir

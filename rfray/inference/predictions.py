@@ -1,0 +1,188 @@
+"""trials' weights + a part's images -> the predictions of each trial, plain or under corruption: in parallel on Ray.
+
+A plain task predicts the test images with one trial. Under corruption, a task predicts some images with several trials,
+so that a picture is decoded and corrupted once for all of them. What it has found is kept at once: a command that was
+stopped goes on with the pieces that are missing.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayError
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from rfray.cluster.slots import autoscaler_notice, worker_slot
+from rfray.cluster.tasks import finished, reason_of
+from rfray.data.catalog import load_images, original_pictures
+from rfray.data.corruptions import CORRUPTIONS
+from rfray.data.geometry import Geometry, geometry_of
+from rfray.data.images import PictureSource
+from rfray.errors import RfrayError, RunError, TrialError
+from rfray.inference.missing import prediction_origins
+from rfray.models.inference import Predictor, load_predictor, predict_corrupted, predict_from_file
+from rfray.spec.trial import Trial
+from rfray.stats.predictions import Predictions, write_predictions
+from rfray.store.files import write_whole
+from rfray.store.run_dir import WEIGHTS_FILE, Part, RunDir, TrialDir
+
+PIECE, PIECES = 64, 32
+"""A piece has at most so many images; a small part is cut into so many pieces, to keep all slots busy to the end."""
+WEIGHTS = 2e9
+"""Bytes of weights that a task may have in memory: those of the trials that share its pictures."""
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one task predicts: some images of a part with some trials, under every corruption."""
+
+    trials: tuple[str, ...]
+    part: Part
+    first: int
+    last: int
+    """Positions in the part, the last one not included."""
+    file: Path
+    """Its p_fake, (trials, corruptions, images) float64; the name is the digest of what they were made of."""
+
+
+def predict_test(run: RunDir, trials: list[TrialDir], connect: Callable[[], object], console: Console) -> None:
+    """Predicts the test images with each of the trials, on the Ray that `connect` makes sure of.
+
+    Raises RfrayError, naming the trials that could not.
+    """
+    console.print(f"Predicting the test images with {len(trials)} trials")
+    connect()
+    failed: list[str] = []
+    for trial_id, error in _outcomes(run, _predict_test, [trial.id for trial in trials], console):
+        if isinstance(error, RayError):
+            failed.append(f"{trial_id}: {reason_of(error)}")
+        else:
+            trial = run.trial(trial_id)
+            trial.mirror.fetch(trial.predictions_file("test"))
+    if failed:
+        raise RfrayError("the test images could not be predicted:\n  " + "\n  ".join(failed))
+
+
+def predict_under_corruption(
+    run: RunDir,
+    trials: Sequence[TrialDir],
+    missing: Sequence[TrialDir],
+    part: Part,
+    connect: Callable[[], object],
+    console: Console,
+) -> None:
+    """Predicts a part under every corruption with the `missing` trials, and those that share pictures with them.
+
+    `connect` makes sure that Ray is there.
+    Raises RfrayError where a task fails (images that are gone or changed, damaged weights).
+    """
+    console.print(f"Predicting the {part} images with {len(missing)} trials under {len(CORRUPTIONS)} corruptions")
+    catalog, folder = run.catalog(), run.corruption_folder(part)
+    images, origins = catalog[catalog["part"] == part], prediction_origins(trials, catalog, part)
+    groups = [group for group in _groups(trials) if not {trial.id for trial in missing}.isdisjoint(group)]
+    size = min(PIECE, -(-len(images) // PIECES))
+    pieces = []
+    for group, first in product(groups, range(0, len(images), size)):
+        made_of = [[origins[trial_id] for trial_id in group], list(CORRUPTIONS), first, size]
+        name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
+        pieces.append(Piece(group, part, first, min(first + size, len(images)), folder / f"{name}.safetensors"))
+    connect()
+    to_do = [piece for piece in pieces if not piece.file.exists()]
+    outcomes, stderr = _outcomes(run, _predict_piece, to_do, console), Console(stderr=True)
+    for piece, found in track(outcomes, f"Corrupting the {part} images", len(to_do), console=stderr, transient=True):
+        if isinstance(found, RayError):
+            failed = f"the {part} images could not be predicted under corruption by {', '.join(piece.trials)}"
+            raise RfrayError(f"{failed}: {reason_of(found)}")
+        write_whole(piece.file, save({"p_fake": found}))
+    ids, labels = images["path"].to_numpy(dtype=np.str_), images["label"].to_numpy()
+    for group in groups:
+        try:
+            scores = [load_file(piece.file)["p_fake"] for piece in pieces if piece.trials == group]
+        except (OSError, KeyError, SafetensorError) as error:
+            raise RunError(f"{folder} is damaged ({error}); delete it, and the same command makes it anew") from None
+        for trial_id, of_trial in zip(group, np.concatenate(scores, axis=2), strict=True):
+            for corruption, p_fake in zip(CORRUPTIONS, of_trial, strict=True):
+                file = run.trial(trial_id).predictions_file(part, corruption)
+                write_predictions(file, Predictions(ids, labels, p_fake), origins[trial_id])
+    shutil.rmtree(folder)
+
+
+def _groups(trials: Sequence[TrialDir]) -> list[tuple[str, ...]]:
+    """The ids of the trials, in order, in groups of at most WEIGHTS bytes (or one trial)."""
+    groups: list[tuple[str, ...]] = []
+    taken = WEIGHTS
+    for trial in trials:
+        size = trial.weights_file.stat().st_size
+        if taken + size > WEIGHTS:
+            groups, taken = [*groups, ()], 0
+        groups[-1] += (trial.id,)
+        taken += size
+    return groups
+
+
+def _outcomes(
+    run: RunDir, predict: Callable[..., Any], keys: Sequence[Key], console: Console
+) -> Iterator[tuple[Key, Any]]:
+    """Each key with what `predict` has made of it, or a RayError, in the order in which the tasks on Ray end."""
+    slot = worker_slot(run.sweep().resources)
+    if notice := autoscaler_notice(slot):
+        console.print(notice, soft_wrap=True)
+    task = ray.remote(predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+    return finished({task.remote(run.where, key, slot.threads): key for key in keys})
+
+
+def _predict_test(where: Path | str, trial_id: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    run = RunDir(where)
+    run.mirror.pull("sweep.yaml", "catalog.parquet")
+    out, trial = _ended(run, trial_id)
+    sweep, catalog = run.sweep(), run.catalog()
+    test = load_images(catalog, sweep.data, "test", geometry_of(trial, sweep.data.reencode))
+    origin = prediction_origins([out], catalog, "test")[out.id]
+    write_predictions(out.predictions_file("test"), predict_from_file(out.weights_file, trial, test), origin)
+    out.mirror.send(out.predictions_file("test"))
+
+
+def _predict_piece(where: Path | str, piece: Piece, threads: int) -> np.ndarray:
+    torch.set_num_threads(threads)
+    predictors, geometries, pictures = _prepared(where, piece.part, piece.trials)
+    p_fake = predict_corrupted(predictors, geometries, pictures, np.arange(piece.first, piece.last), threads)
+    for trial_id, found in zip(piece.trials, p_fake, strict=True):
+        if not np.isfinite(found).all():
+            raise TrialError(f"the outputs of {trial_id} are not finite under corruption")
+    return np.ascontiguousarray(p_fake)
+
+
+@lru_cache(maxsize=1)
+def _prepared(
+    where: Path | str, part: Part, trial_ids: tuple[str, ...]
+) -> tuple[list[Predictor], list[Geometry], PictureSource]:
+    """What the trials predict with, their geometries and the part's pictures: kept for the next pieces."""
+    run = RunDir(where)
+    run.mirror.pull("sweep.yaml", "catalog.parquet")
+    data, ended = run.sweep().data, [_ended(run, trial_id) for trial_id in trial_ids]
+    predictors = [load_predictor(out.weights_file, trial) for out, trial in ended]
+    geometries = [geometry_of(trial, data.reencode) for _, trial in ended]
+    return predictors, geometries, original_pictures(run.catalog(), data, part)
+
+
+def _ended(run: RunDir, trial_id: str) -> tuple[TrialDir, Trial]:
+    out = run.trial(trial_id)
+    out.mirror.pull("result.json", WEIGHTS_FILE)
+    result = out.result()
+    assert result is not None  # only ended trials have kept weights
+    return out, result.trial
