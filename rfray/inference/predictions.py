@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import ray
@@ -42,8 +42,6 @@ PIECE, PIECES = 64, 32
 """A piece has at most so many images; a small part is cut into so many pieces, to keep all slots busy to the end."""
 WEIGHTS = 2e9
 """Bytes of weights that a task may have in memory: those of the trials that share its pictures."""
-
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -134,10 +132,8 @@ def _groups(trials: Sequence[TrialDir]) -> list[tuple[str, ...]]:
     return groups
 
 
-def _outcomes(
-    run: RunDir, predict: Callable[..., Any], keys: Sequence[Key], console: Console
-) -> Iterator[tuple[Key, Any]]:
-    """Each key with what `predict` has made of it, or a RayError, in the order in which the tasks on Ray end."""
+def _outcomes(run: RunDir, predict: Callable[..., Any], keys: Sequence[Any], console: Console) -> Iterator[Any]:
+    """(key, what `predict` has made of it, or a RayError) of each, in the order in which the tasks on Ray end."""
     slot = worker_slot(run.sweep().resources)
     if notice := autoscaler_notice(slot):
         console.print(notice, soft_wrap=True)

@@ -5,7 +5,7 @@ A bundle is read as data only, whoever wrote it: JSON against a schema, tensors 
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from rfray.data.batches import decoded_batches
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.errors import RunError, TrialError
 from rfray.models.build import MultiscaleModel, Normalisation, backbone_names, build_model
-from rfray.models.inference import Predictor, device_and_type, load_weights, predict_in_halves, save_weights
+from rfray.models.inference import Predictor, device_and_type, load_weights, save_weights, scores_of
 from rfray.models.verdicts import NOT_FINITE, verdict_table
 from rfray.spec.sweep import CLASSES
 from rfray.store.bundle_record import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, Ensemble, Member
@@ -107,17 +107,7 @@ def detect(
     for batch in decoded_batches(paths, bundle.geometries, batch_size, threads, pin, keep_pictures):
         scores, reasons = np.full((len(bundle.detectors), len(batch.names)), np.nan), list(batch.reasons)
         if len(batch.read):
-            scores[:, batch.read] = scores_of(bundle, batch.squares)
+            scores[:, batch.read] = scores_of(bundle.detectors, bundle.geometries, batch.squares)
         for row in batch.read[~np.isfinite(scores[:, batch.read]).all(axis=0)]:
             reasons[row] = NOT_FINITE
         yield verdict_table(bundle.ensemble, batch.names, scores, reasons), batch.pictures
-
-
-@torch.inference_mode()
-def scores_of(bundle: LoadedBundle, squares: Mapping[Geometry, torch.Tensor]) -> np.ndarray:
-    """(k, b) float64: the members' p_fake of b images, given as (b, 3, S, S) uint8 squares for each geometry.
-
-    If memory runs out, they are predicted in halves. A model's output that is not a number is nan.
-    """
-    pairs = zip(bundle.detectors, bundle.geometries, strict=True)
-    return torch.stack([predict_in_halves(detector, squares[geometry]) for detector, geometry in pairs]).cpu().numpy()

@@ -21,7 +21,8 @@ from torch.export import ExportedProgram
 
 from rfray.data.geometry import Geometry
 from rfray.errors import InputError, RfrayError, nearest_first
-from rfray.models.bundle import LoadedBundle, scores_of
+from rfray.models.bundle import LoadedBundle
+from rfray.models.inference import scores_of
 from rfray.stats.voting import joined
 from rfray.store.files import replacing
 
@@ -94,7 +95,7 @@ def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
                 random, shape = torch.Generator().manual_seed(count), (count, 3)
                 noise = [torch.randint(256, (*shape, *one.shape[2:]), generator=random).byte() for one in squares]
                 p_fake, scores = run(temporary, [one.numpy() for one in noise])
-                wanted = scores_of(bundle, dict(zip(inputs, noise, strict=True)))
+                wanted = scores_of(bundle.detectors, bundle.geometries, dict(zip(inputs, noise, strict=True)))
                 differences += [abs(scores.T - wanted).max(), abs(p_fake - joined(bundle.ensemble, wanted)).max()]
         except Exception as error:  # of many kinds: it depends on the backbone, the exporter and the runtime
             members = ", ".join(bundle.ensemble.members)

@@ -19,21 +19,15 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from rfray.data.batches import plain_batches
-from rfray.data.images import Images
 from rfray.models.bundle import LoadedBundle
-from rfray.models.inference import load_predictor
-from rfray.spec.trial import Trial
 from rfray.store.files import write_whole
 
 QUALITY = 85
 """Of the JPEG encoder, 1 to 100."""
 OPACITY = 0.7
 """Of the colour where the heatmap is 1: the picture stays visible below it."""
-AT_ONCE = 8
-"""Images in a batch: gradients take several times the memory of a prediction."""
 EXPLAINED = 512
-"""Longest side, in pixels, of a picture that `heatmap_jpeg` makes."""
+"""Longest side, in pixels, of a picture that `heatmap_jpeg` makes by default."""
 SALIENCY_GRID = 14
 """Cells along a side over which an input gradient is averaged; pixel by pixel it is noise."""
 
@@ -54,12 +48,12 @@ def write_heatmaps(
     return names
 
 
-def heatmap_jpeg(bundle: LoadedBundle, picture: np.ndarray, p_fake: float) -> bytes:
+def heatmap_jpeg(bundle: LoadedBundle, picture: np.ndarray, p_fake: float, longest: int = EXPLAINED) -> bytes:
     """The bytes of a JPEG: the picture and the members' heatmaps over it, weighted with their share in the vote.
 
     `picture` (height, width, 3) uint8 RGB; `p_fake` is the vote's, and gives the target class.
     """
-    ensemble, small = bundle.ensemble, shrink(picture, EXPLAINED)
+    ensemble, small = bundle.ensemble, shrink(picture, longest)
     target, (height, width) = torch.tensor([int(p_fake >= ensemble.threshold)]), small.shape[:2]
     total = np.zeros((height, width), np.float32)
     for share, detector, geometry in zip(ensemble.weights, bundle.detectors, bundle.geometries, strict=True):
@@ -68,21 +62,6 @@ def heatmap_jpeg(bundle: LoadedBundle, picture: np.ndarray, p_fake: float) -> by
         side = geometry.seen(picture.shape[1], picture.shape[0]) * width / picture.shape[1]
         total += share * place_heatmap(np.nan_to_num(found), side, height, width)
     return encode_jpeg(overlay_heatmap(small, total))
-
-
-def heatmaps_from_file(weights: Path, trial: Trial, images: Images, targets: np.ndarray) -> np.ndarray:
-    """`heatmaps` by a finished trial's weights: (n, S, S) float32 in [0, 1]; `targets` (n,) int: 0 real, 1 fake.
-
-    Raises RunError where the file is damaged or does not fit, ValueError where a gradient is not finite.
-    """
-    of = load_predictor(weights, trial)
-    of.model.requires_grad_(False)
-    batches = zip(plain_batches(images, AT_ONCE, pin=False), torch.from_numpy(targets).split(AT_ONCE), strict=True)
-    maps = [heatmaps(of.model, of.normalise(pixels.to(of.device)), some).cpu() for (pixels, _), some in batches]
-    found = torch.cat(maps).numpy()
-    if not np.isfinite(found).all():
-        raise ValueError("a gradient is not finite")
-    return found
 
 
 def heatmaps(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

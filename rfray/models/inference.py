@@ -100,7 +100,6 @@ def load_predictor(weights: Path, trial: Trial) -> Predictor:
     return Predictor(model.to(device).eval(), normalise, device, dtype, weights_metadata(weights).get("tta") == "flip")
 
 
-@torch.inference_mode()
 def predict_corrupted(
     predictors: Sequence[Predictor],
     geometries: Sequence[Geometry],
@@ -111,20 +110,29 @@ def predict_corrupted(
     """(T, K, n) float64: p_fake of the n pictures at `rows` under each of K corruptions by each of T predictors.
 
     Each picture is decoded and corrupted once for all predictors; `geometries` are theirs. `source` has the pictures at
-    full resolution. If memory runs out, a batch is predicted in halves.
+    full resolution.
     """
     different = list(dict.fromkeys(geometries))
     pin = any(predictor.device.type == "cuda" for predictor in predictors)
-    scores: list[list[torch.Tensor]] = [[] for _ in predictors]
-    for batch in corrupted_batches(source, rows, different, threads, pin):
-        squares = dict(zip(different, batch, strict=True))
-        for found, predictor, geometry in zip(scores, predictors, geometries, strict=True):
-            found.append(predict_in_halves(predictor, squares[geometry]))
-    p_fake = np.stack([torch.cat(found).cpu().numpy() for found in scores])
-    return p_fake.reshape(len(predictors), len(rows), len(CORRUPTIONS)).transpose(0, 2, 1)
+    batches = corrupted_batches(source, rows, different, threads, pin)
+    scores = [scores_of(predictors, geometries, dict(zip(different, batch, strict=True))) for batch in batches]
+    p_fake = np.concatenate(scores, axis=1).reshape(len(predictors), len(rows), len(CORRUPTIONS))
+    return p_fake.transpose(0, 2, 1)
 
 
-def predict_in_halves(predictor: Predictor, pixels: torch.Tensor) -> torch.Tensor:
+@torch.inference_mode()
+def scores_of(
+    predictors: Sequence[Predictor], geometries: Sequence[Geometry], squares: Mapping[Geometry, torch.Tensor]
+) -> np.ndarray:
+    """(k, b) float64: p_fake of b images by k predictors, given as (b, 3, S, S) uint8 squares for each geometry.
+
+    If memory runs out, they are predicted in halves. A model's output that is not a number is nan.
+    """
+    pairs = zip(predictors, geometries, strict=True)
+    return torch.stack([_in_halves(predictor, squares[geometry]) for predictor, geometry in pairs]).cpu().numpy()
+
+
+def _in_halves(predictor: Predictor, pixels: torch.Tensor) -> torch.Tensor:
     """p_fake by the predictor, (B,) float64; in halves where memory runs out, down to one image."""
     try:
         return predictor(pixels)
@@ -132,7 +140,7 @@ def predict_in_halves(predictor: Predictor, pixels: torch.Tensor) -> torch.Tenso
         if len(pixels) == 1 or not is_out_of_memory(error):
             raise
     give_back()
-    return torch.cat([predict_in_halves(predictor, half) for half in pixels.chunk(2)])
+    return torch.cat([_in_halves(predictor, half) for half in pixels.chunk(2)])
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> None:

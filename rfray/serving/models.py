@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from rfray.models.bundle import load_bundle, scores_of
+from rfray.models.bundle import load_bundle
 from rfray.models.grad_cam import heatmap_jpeg
+from rfray.models.inference import scores_of
 from rfray.serving.batching import Squares
 from rfray.serving.judging import different
 from rfray.stats.voting import joined
@@ -43,7 +44,7 @@ class LoadedModels:
             geometry: torch.tensor(pixels).permute(0, 3, 1, 2)
             for geometry, pixels in zip(self._geometries, squares, strict=True)
         }
-        return scores_of(self._bundle, batch)
+        return scores_of(self._bundle.detectors, self._bundle.geometries, batch)
 
     def _evidence(self, picture: np.ndarray) -> bytes:
         squares = [geometry.square(picture)[None] for geometry in self._geometries]

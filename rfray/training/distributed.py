@@ -23,11 +23,6 @@ class Group:
     """From 0. The first process writes the trial's files and reports its epochs."""
     size: int = 1
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes and reports."""
-        return self.rank == 0
-
     def gather(self, part: np.ndarray) -> np.ndarray:
         """The processes' arrays, (v, n) each with its own n, joined along the second axis in the order of the ranks."""
         if self.size == 1:
@@ -50,7 +45,7 @@ class Group:
         Raises what `act` raises there, and GroupStoppedError in the others.
         """
         error: BaseException | None = None
-        if self.is_first:
+        if self.rank == 0:
             try:
                 act()
             except BaseException as raised:  # the others must hear of it before it is raised

@@ -72,7 +72,7 @@ class Epoch:
     images_per_second: float
     """Train images per second, without validation."""
     wait_share: float
-    """WorkerShare of the training time in which the model waited for images, in [0, 1]."""
+    """Share of the training time in which the model waited for images, in [0, 1]."""
     ended: float
     """Seconds since 1970 at the end of validation. They put the epochs of all trials in order."""
 

@@ -60,7 +60,7 @@ def train(
     gc.freeze()  # what exists already (modules above all) need not be searched when the trial's memory is given back
     learner = None
     try:
-        state = group.broadcast(read_resumable_state(out, hooks.on_damage) if group.is_first else None)
+        state = group.broadcast(read_resumable_state(out, hooks.on_damage) if group.rank == 0 else None)
         learner = Learner(trial, data, hooks, threads, micro_batch, group, state)
         del state
         last = learner.last

@@ -68,7 +68,7 @@ def train_epoch(learner: Learner, epoch: int) -> tuple[float, int, float]:
         steps, images = steps + 1, images + len(whole)
     if group.size > 1:
         dist.all_reduce(loss)
-        for model in [learner.model] if learner.ema is None else [learner.model, learner.ema.module]:
+        for model in dict.fromkeys((learner.model, learner.current)):
             distribute_bn(model, group.size, reduce=True)
     if learner.swa is not None:
         learner.swa.update_parameters(learner.current)

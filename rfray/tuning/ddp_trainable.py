@@ -120,7 +120,7 @@ def _work(job: TrialJob, events: Queue, replies: Queue) -> None:
             raise GroupStoppedError("the trial was ended")
 
     try:
-        if this_group().is_first:
+        if this_group().rank == 0:
             job.out.mirror.pull(removing=STATES)  # another node may have had the trial before
         else:
             job.out.mirror.fetch(job.out.start_file)

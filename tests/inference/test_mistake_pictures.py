@@ -8,26 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
-from rfray.data.catalog import decode_images
-from rfray.data.geometry import geometry_of
-from rfray.evaluation.ensemble import choose_members, write_ensemble
-from rfray.evaluation.mistakes import read_mistakes, undrawn_mistakes
-from rfray.inference.mistake_pictures import draw_mistakes, draw_pictures
-from rfray.models.grad_cam import encode_jpeg, heatmaps_from_file, overlay_heatmap
-from rfray.spec.trial import Trial
+from rfray.evaluation.mistakes import Mistakes, find_mistakes, read_mistakes, undrawn_mistakes
+from rfray.inference import mistake_pictures
+from rfray.inference.mistake_pictures import draw_mistakes
+from rfray.models.bundle import load_bundle
+from rfray.models.grad_cam import encode_jpeg, heatmaps, overlay_heatmap
 from rfray.stats.predictions import read_predictions
 from rfray.store.records import write_record
 from rfray.store.run_dir import RunDir
-from tests.two_models import SETTINGS, two_models
+from tests.two_models import concluded, two_models
 
 
 @pytest.fixture(scope="module")
 def prepared(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """Two models that know nothing, and what they say of 32 test images."""
-    return two_models(tmp_path_factory.mktemp("explaining"), pictures)
+    return concluded(two_models(tmp_path_factory.mktemp("explaining"), pictures))
 
 
 @pytest.fixture
@@ -35,10 +34,27 @@ def run(prepared: RunDir, tmp_path: Path) -> RunDir:
     """A copy of it, called fake from the middle of its scores on: some of both kinds are wrong."""
     run = RunDir(tmp_path / "run")
     shutil.copytree(prepared.path, run.path)
-    ensemble = write_ensemble(run, choose_members(run, 2))
-    middle = float(np.median(read_predictions(run.ensemble_predictions_file(ensemble.name, "test")).p_fake))
-    write_record(run.ensemble_file, ensemble.model_copy(update={"threshold": middle}))
+    middle = float(np.median(read_predictions(run.ensemble_predictions_file("ensemble", "test")).p_fake))
+    changed(run, threshold=middle)
     return run
+
+
+def changed(run: RunDir, **fields: object) -> None:
+    ensemble = run.ensemble()
+    assert ensemble is not None
+    write_record(run.ensemble_file, ensemble.model_copy(update=fields))
+
+
+def draw(run: RunDir) -> tuple[Mistakes, str]:
+    """What is recorded, and what is said."""
+    said = io.StringIO()
+    mistakes = undrawn_mistakes(run)
+    assert mistakes is not None
+    draw_mistakes(run, mistakes, Console(file=said, width=200))
+    known = read_mistakes(run)
+    assert known is not None
+    assert known.shown == mistakes.shown
+    return known, said.getvalue()
 
 
 def opened(path: Path) -> np.ndarray:
@@ -48,82 +64,67 @@ def opened(path: Path) -> np.ndarray:
 
 
 def test_each_image_and_its_evidence(run: RunDir) -> None:
-    mistakes = undrawn_mistakes(run)
-    assert mistakes is not None
+    mistakes, _ = draw(run)
     assert {mistake.label for mistake in mistakes.shown} == {0, 1}
-    assert draw_pictures(run, mistakes) == []
+    assert mistakes.problems == []
     assert len(list(run.mistakes_folder.iterdir())) == 2 * len(mistakes.shown)
-    settings, catalog = run.sweep().data, run.catalog()
-    ids, calls = [mistake.id for mistake in mistakes.shown], np.array([mistake.call for mistake in mistakes.shown])
-    maps = []
-    for trial_id, setting in SETTINGS.items():
-        trial = Trial(pretrained=False, **setting)
-        images = decode_images(catalog, settings, "test", geometry_of(trial, settings.reencode), ids)
-        maps.append(heatmaps_from_file(run.trial(trial_id).weights_file, trial, images, calls))
-    for mistake, first, second in zip(mistakes.shown, *maps, strict=True):
-        with Image.open(Path(str(settings.folder("test"))) / mistake.id) as file:
+    bundle, images = load_bundle(run.path), Path(str(run.sweep().data.folder("test")))
+    for mistake in mistakes.shown:
+        with Image.open(images / mistake.id) as file:
             original = np.asarray(file)
         assert run.mistake_picture(mistake.number).read_bytes() == encode_jpeg(original)
-        mean = (first + np.pad(second, 4)) / 2  # of a window of 24 in the middle of 32 pixels
+        maps = []
+        for detector, geometry in zip(bundle.detectors, bundle.geometries, strict=True):
+            pixels = torch.tensor(geometry.square(original)).permute(2, 0, 1)[None].to(detector.device)
+            maps.append(heatmaps(detector.model, detector.normalise(pixels), torch.tensor([mistake.call]))[0].cpu())
+        mean = (maps[0].numpy() + np.pad(maps[1].numpy(), 4)) / 2  # of a window of 24 in the middle of 32 pixels
         expected = encode_jpeg(overlay_heatmap(original, mean))
         assert run.mistake_picture(mistake.number, evidence=True).read_bytes() == expected
+    assert undrawn_mistakes(run) is None
 
 
 def test_a_member_without_a_share_has_no_say(run: RunDir) -> None:
-    mistakes = undrawn_mistakes(run)
-    assert mistakes is not None
-    draw_pictures(run, mistakes.model_copy(update={"members": {"a": 0.0, "b": 1.0}}))
+    changed(run, weights=[0.0, 1.0])
+    mistakes, _ = draw(run)
     for mistake in mistakes.shown:  # the second model sees nothing of the edge: there is no colour
         assert np.ptp(opened(run.mistake_picture(mistake.number, evidence=True))[:3], axis=2).max() < 30
 
 
-def test_a_member_that_can_not_be_explained_is_told_and_left_out(run: RunDir) -> None:
-    mistakes = undrawn_mistakes(run)
-    assert mistakes is not None
-    run.trial("b").weights_file.write_bytes(b"damaged")
-    (problem,) = draw_pictures(run, mistakes)
-    assert problem.startswith("b could not be explained: RunError: ")
-    alone = [opened(run.mistake_picture(mistake.number, evidence=True)) for mistake in mistakes.shown]
-    draw_pictures(run, mistakes.model_copy(update={"members": {"a": 1.0, "b": 0.0}}))
-    for mistake, picture in zip(mistakes.shown, alone, strict=True):
-        assert np.array_equal(opened(run.mistake_picture(mistake.number, evidence=True)), picture)
-    shutil.rmtree(run.mistakes_folder)
-    run.trial("a").weights_file.unlink()
-    assert len(draw_pictures(run, mistakes)) == 2
-    assert len(list(run.mistakes_folder.iterdir())) == len(mistakes.shown)  # the images alone
+def test_an_image_that_can_not_be_explained_is_told(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise RuntimeError("out of memory\nin some kernel")
+
+    monkeypatch.setattr(mistake_pictures, "heatmap_jpeg", fail)
+    mistakes, _ = draw(run)
+    assert mistakes.problems[0] == f"{mistakes.shown[0].id} could not be explained: RuntimeError: out of memory"
+    assert len(list(run.mistakes_folder.iterdir())) == len(mistakes.shown) == len(mistakes.problems)  # the images alone
 
 
 def test_an_image_that_has_changed_is_told_and_left_out(run: RunDir) -> None:
-    mistakes = undrawn_mistakes(run)
-    assert mistakes is not None
-    file = Path(str(run.sweep().data.folder("test"))) / mistakes.shown[0].id
+    found = find_mistakes(run)
+    assert found is not None
+    file = Path(str(run.sweep().data.folder("test"))) / found.shown[0].id
     content = file.read_bytes()
     try:
         file.write_bytes(b"other")
-        (problem,) = draw_pictures(run, mistakes)
+        mistakes, _ = draw(run)
     finally:
         file.write_bytes(content)
-    assert problem.startswith(f"{file} has changed")
+    assert len(mistakes.problems) == 1
+    assert mistakes.problems[0].startswith(f"{file} has changed")
     assert not run.mistake_picture(1).exists()
     assert run.mistake_picture(2, evidence=True).exists()
 
 
 def test_without_the_images_the_report_goes_on_and_says_so(run: RunDir) -> None:
-    mistakes = undrawn_mistakes(run)
-    assert mistakes is not None
-    said = io.StringIO()
     valid = Path(str(run.sweep().data.folder("test")))
     aside = valid.rename(valid.with_name("aside"))
     try:
-        draw_mistakes(run, mistakes, Console(file=said, width=200))
+        mistakes, said = draw(run)
     finally:
         aside.rename(valid)
-    *_, last = said.getvalue().splitlines()
-    assert last == f"Mistakes: … and {len(mistakes.shown) - 3} more like these"
-    known = read_mistakes(run)
-    assert known is not None
-    assert known.shown == mistakes.shown
-    assert len(known.problems) == len(mistakes.shown)
+    assert said.splitlines()[-1] == f"Mistakes: … and {len(mistakes.shown) - 3} more like these"
+    assert len(mistakes.problems) == len(mistakes.shown)
     assert undrawn_mistakes(run) is not None  # the next time it is tried again
 
 

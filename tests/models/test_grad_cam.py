@@ -3,7 +3,6 @@
 Small pictures, and colour where the heatmap is: by hand.
 """
 
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,23 +12,18 @@ import timm
 import torch
 from torch import nn
 
-from rfray.errors import RunError
 from rfray.models.build import build_model
 from rfray.models.grad_cam import (
-    AT_ONCE,
     SALIENCY_GRID,
     encode_jpeg,
     grad_cam,
     heatmaps,
-    heatmaps_from_file,
     input_gradient,
     overlay_heatmap,
     place_heatmap,
     shrink,
 )
-from rfray.models.inference import save_weights
 from rfray.spec.trial import Trial
-from tests.pictures import images_in_memory
 
 REAL, FAKE = torch.tensor([0]), torch.tensor([1])
 
@@ -165,34 +159,6 @@ def test_without_features_the_gradient_of_the_input() -> None:
     assert found[31, 0] == 1
     assert not found[:21].any()
     assert not found[:, 11:].any()
-
-
-def test_from_a_file_in_batches(tmp_path: Path) -> None:
-    trial = Trial(backbone="test_efficientnet", pretrained=False, image_size=32)
-    torch.manual_seed(0)
-    model, normalise = build_model(trial)
-    save_weights(tmp_path / "best.safetensors", model, {})
-    count = AT_ONCE + 3
-    pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    calls = np.arange(count) % 2
-    images = images_in_memory(pixels, np.arange(count), 1 - calls, np.arange(count).astype(str))
-    found = heatmaps_from_file(tmp_path / "best.safetensors", trial, images, calls)
-    assert (found.shape, found.dtype) == ((count, 32, 32), np.float32)
-    whole = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(found, heatmaps(model.eval(), whole, torch.from_numpy(calls)).numpy(), atol=1e-4)
-    with pytest.raises(RunError, match="not the weights of this model"):
-        heatmaps_from_file(tmp_path / "best.safetensors", Trial(backbone="test_vit", image_size=32), images, calls)
-
-
-def test_a_gradient_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    trial = Trial(backbone="test_resnet", pretrained=False, image_size=32)
-    model: Any = build_model(trial)[0]
-    with torch.no_grad():
-        model.fc.weight.fill_(float("inf"))
-    save_weights(tmp_path / "best.safetensors", model, {})
-    images = images_in_memory(np.zeros((1, 32, 32, 3), np.uint8), np.array([0]), np.array([0]), np.array(["a"]))
-    with pytest.raises(ValueError, match="not finite"):
-        heatmaps_from_file(tmp_path / "best.safetensors", trial, images, np.array([1]))
 
 
 LONGEST = 160

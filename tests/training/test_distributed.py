@@ -93,7 +93,7 @@ def _stop_and_resume(group: Group, out: Path) -> None:
     def stop(epoch: Epoch) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt if group.is_first else GroupStoppedError):
+    with pytest.raises(KeyboardInterrupt if group.rank == 0 else GroupStoppedError):
         train(trial(**SETTINGS["average"]), data(), TrialDir(out), "auc", 1, Hooks(stop), None, group)
 
 
@@ -114,7 +114,7 @@ class Hungry(nn.Module):
 def _out_of_memory(group: Group, out: Path) -> list[Any]:
     """Only the second has too little; what each came to, and was told to remember."""
     plain = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    learner.build_model = lambda trial, load_pretrained: (Hungry(1000 if group.is_first else 3), plain)  # type: ignore
+    learner.build_model = lambda trial, load_pretrained: (Hungry(1000 if group.rank == 0 else 3), plain)  # type: ignore
     sizes: list[int] = []
     try:
         train(trial(batch_size=10), data(), TrialDir(out), "auc", 1, Hooks(print, sizes.append), None, group)
