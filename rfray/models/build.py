@@ -33,8 +33,7 @@ class Normalisation:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) uint8 -> float32, normalised, on the same device, channels-last."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1) * 255
+        mean, std = (torch.tensor(one, device=images.device).view(1, 3, 1, 1) * 255 for one in (self.mean, self.std))
         return images.float().sub_(mean).div_(std)
 
 

@@ -82,9 +82,9 @@ def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
         detector.model.float().cpu().to(memory_format=torch.contiguous_format)
     here = {"device": torch.device("cpu"), "dtype": torch.float32}
     bundle = replace(bundle, detectors=[replace(detector, **here) for detector in bundle.detectors])
-    inputs, differences = inputs_of(bundle), []
+    inputs, batch, differences = inputs_of(bundle), torch.export.Dim("batch", min=1), []
     squares = tuple(torch.zeros((2, 3, one.side, one.side), dtype=torch.uint8) for one in inputs)
-    shapes = (tuple({0: torch.export.Dim("batch", min=1)} for _ in squares),)
+    shapes = (tuple({0: batch} for _ in squares),)
     with replacing(out) as temporary, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)  # torch's exporters describe their own steps
@@ -92,8 +92,8 @@ def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
             program = torch.export.export(EnsembleModule(bundle).eval(), squares, dynamic_shapes=shapes)
             write(program, _metadata(bundle), temporary)
             for count in TRIED:
-                random, shape = torch.Generator().manual_seed(count), (count, 3)
-                noise = [torch.randint(256, (*shape, *one.shape[2:]), generator=random).byte() for one in squares]
+                random = torch.Generator().manual_seed(count)
+                noise = [torch.randint(256, (count, *one.shape[1:]), generator=random).byte() for one in squares]
                 p_fake, scores = run(temporary, [one.numpy() for one in noise])
                 wanted = scores_of(bundle.detectors, bundle.geometries, dict(zip(inputs, noise, strict=True)))
                 differences += [abs(scores.T - wanted).max(), abs(p_fake - joined(bundle.ensemble, wanted)).max()]

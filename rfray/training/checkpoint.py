@@ -79,8 +79,7 @@ def read_state(out: TrialDir, warn: Callable[[str], None]) -> dict[str, Any] | N
     A file whose content does not match the digest in its name is removed, with a warning.
     """
     for path in out.state_files():
-        epoch = int(path.stem.split("-")[1])
-        if path == out.state_file(epoch, file_digest(path)):
+        if path == out.state_file(int(path.stem.split("-")[1]), file_digest(path)):
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
         warn(f"{path} is damaged: its content does not match its name; the trial starts over")

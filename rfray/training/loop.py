@@ -88,17 +88,11 @@ def train(
 
 def _run_epoch(learner: Learner, out: TrialDir, val_metric: str, epoch: int) -> Epoch:
     """Trains for one epoch, validates and writes its files. Raises OutOfTimeError where the epoch has to be dropped."""
-    group, hooks, last, began = learner.group, learner.hooks, learner.last, time.perf_counter()
+    group, last, began = learner.group, learner.last, time.perf_counter()
     seed_everything(learner.trial.seed, epoch, group)
     train_loss, images, waited = train_epoch(learner, epoch)
     training_seconds = time.perf_counter() - began
-
-    def check_time() -> None:
-        # not in a group, whose processes may have different numbers of batches
-        if group.size == 1 and hooks.ends_within(0, group):
-            raise OutOfTimeError
-
-    validated = validate(learner, check_time)
+    validated = validate(learner, in_time=True)
     learner.validation_seconds = time.perf_counter() - began - training_seconds
     score = group.broadcast(metric(val_metric, validated.predictions))  # all processes decide by the same number
     best = last.best_score if last else None

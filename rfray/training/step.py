@@ -5,7 +5,6 @@ Shapes: B images in this process's share of a batch, S their side in pixels.
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -144,19 +143,23 @@ def _accumulate(learner: Learner, images: torch.Tensor, targets: torch.Tensor, w
     return total
 
 
-def validate(learner: Learner, before_batch: Callable[[], None] = lambda: None) -> Validated:
+def validate(learner: Learner, in_time: bool = False) -> Validated:
     """Predicts val with the weights that the trial would keep now; decides `swa: auto` and `tta: auto`.
 
-    `before_batch` is called before each batch, and may raise to end the validation. Raises TrialError where the model's
-    outputs are not finite.
+    Raises TrialError where the model's outputs are not finite, and OutOfTimeError if it has to be done `in_time`.
     """
     trial, val, group = learner.trial, learner.data.val, learner.group
     bounds = np.linspace(0, len(val), group.size + 1).astype(int)  # each process predicts its part of val
     part = val.at(slice(bounds[group.rank], bounds[group.rank + 1]))
 
+    def check_time() -> None:
+        # not in a group, whose processes may have different numbers of batches
+        if in_time and group.size == 1 and learner.hooks.ends_within(0, group):
+            raise OutOfTimeError
+
     def by(model: nn.Module) -> Validated:
         predictor = Predictor(model, learner.normalise, learner.device, learner.dtype, flip=trial.tta != "none")
-        views = group.gather(views_of(predictor, part, 2 * trial.batch_size, before_batch))  # (1 or 2, n)
+        views = group.gather(views_of(predictor, part, 2 * trial.batch_size, check_time))  # (1 or 2, n)
         mean = views.mean(axis=0)
         flip = trial.tta == "flip" or (trial.tta == "auto" and improves_auc(val.labels, views[0], mean))
         try:
