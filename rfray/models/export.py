@@ -80,8 +80,8 @@ def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
     write, run, _ = FORMATS[form]
     for detector in bundle.detectors:  # a .pt2 keeps contiguous tensors as plain bytes, and pickles others
         detector.model.float().cpu().to(memory_format=torch.contiguous_format)
-    here = {"device": torch.device("cpu"), "dtype": torch.float32}
-    bundle = replace(bundle, detectors=[replace(detector, **here) for detector in bundle.detectors])
+    cpu = torch.device("cpu")
+    bundle = replace(bundle, detectors=[replace(one, device=cpu, dtype=torch.float32) for one in bundle.detectors])
     inputs, batch, differences = inputs_of(bundle), torch.export.Dim("batch", min=1), []
     squares = tuple(torch.zeros((2, 3, one.side, one.side), dtype=torch.uint8) for one in inputs)
     shapes = (tuple({0: batch} for _ in squares),)

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from timm.utils import distribute_bn
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rfray.data.batches import WaitTime, WorkerShare, epoch_order, train_batches
 from rfray.errors import GroupMemoryError, TrialError
@@ -121,7 +122,7 @@ def _accumulate(learner: Learner, images: torch.Tensor, targets: torch.Tensor, w
     All processes of a group have as many micro-batches. None is empty; none is larger than `learner.micro_batch` unless
     the last share, the smallest, has too few images.
     """
-    mixed, size, weights = targets.ndim == 2, learner.group.size, learner.class_weights
+    model, mixed, size, weights = learner.wrapped, targets.ndim == 2, learner.group.size, learner.class_weights
     weight = float(len(whole)) if weights is None or mixed else float(weights[whole].sum())
     class_weights = None if weights is None else torch.from_numpy(weights).to(images.device)
     smoothing = 0.0 if mixed else learner.trial.label_smoothing  # timm smooths labels as it mixes them
@@ -131,9 +132,9 @@ def _accumulate(learner: Learner, images: torch.Tensor, targets: torch.Tensor, w
     micro_batches = zip(torch.tensor_split(images, count), torch.tensor_split(targets, count), strict=True)
     for number, (inputs, wanted) in enumerate(micro_batches, start=1):
         # a group averages its gradients once, in the last backward pass
-        with nullcontext() if size == 1 or number == count else learner.wrapped.no_sync():
+        with model.no_sync() if isinstance(model, DistributedDataParallel) and number < count else nullcontext():
             with torch.autocast(learner.device.type, learner.dtype, enabled=learner.dtype != torch.float32):
-                logits = learner.wrapped(inputs)  # (b, 2)
+                logits = model(inputs)  # (b, 2)
             loss = nn.functional.cross_entropy(
                 logits.float(), wanted, weight=class_weights, reduction="sum", label_smoothing=smoothing
             )
