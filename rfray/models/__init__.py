@@ -2,7 +2,6 @@
 
 import os
 
-# torch reads this once, when it first allocates memory, so it is set here: every module of ours that allocates tensors
-# imports this package first. On CPUs, large blocks then come in pages of 2 MB where the system has them. Every batch
-# allocates its blocks anew, and in pages of 4 kB clearing them takes up to half of the batch's time.
+# On CPUs, large blocks then come in pages of 2 MB where the system has them: in pages of 4 kB, clearing the blocks of a
+# batch takes up to half of its time. torch reads this once, so it is set before anything of ours allocates tensors.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

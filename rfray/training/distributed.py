@@ -33,10 +33,9 @@ class Group:
 
     def broadcast(self, value: Value) -> Value:
         """The first process's value: numbers, texts, tensors on the CPU, and containers of these."""
-        if self.size == 1:
-            return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def on_first(self, act: Callable[[], None]) -> None:

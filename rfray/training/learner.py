@@ -184,8 +184,7 @@ def seed_everything(seed: int, epoch: int, group: Group) -> None:
 
 def optimizer_names() -> list[str]:
     """The optimizers of timm that need nothing but torch and a plain gradient."""
-    names = [str(name) for name in list_optimizers()]
-    return [name for name in names if not name.startswith(("bnb", "fused")) and name != "adahessian"]
+    return [str(name) for name in list_optimizers(exclude_filters=["bnb*", "fused*", "adahessian"])]
 
 
 def make_optimizer(trial: Trial, model: nn.Module) -> Optimizer:
@@ -204,7 +203,7 @@ def make_optimizer(trial: Trial, model: nn.Module) -> Optimizer:
 
 def make_schedule(trial: Trial, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> Scheduler:
     """timm's schedule for so many epochs. Call `step_update` with the number of steps so far before each step."""
-    schedule, _ = create_scheduler_v2(
+    schedule: Scheduler = create_scheduler_v2(
         optimizer,
         num_epochs=epochs,
         decay_epochs=max(1, epochs // 3),
@@ -213,6 +212,5 @@ def make_schedule(trial: Trial, optimizer: Optimizer, epochs: int, steps_per_epo
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,
         **SCHEDULES[trial.schedule],
-    )
-    assert schedule is not None
+    )[0]
     return schedule
