@@ -206,7 +206,7 @@ def test_the_audit_of_a_folder_names_copies_across_its_parts(given_away: Path, t
     assert len(list((tmp_path / "audits/images/audit").glob("*.*g"))) == 5
 
 
-def test_a_folder_without_a_test_images_is_audited_by_itself(given_away: Path, tmp_path: Path) -> None:
+def test_a_folder_without_test_images_is_audited_by_itself(given_away: Path, tmp_path: Path) -> None:
     done = rfray("audit", str(given_away / "train"), here=tmp_path)
     assert done.returncode == 2, done.stderr  # its files tell
     assert "Traceback" not in done.stderr

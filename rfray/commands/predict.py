@@ -11,7 +11,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import Progress
 
 from rfray.data.listing import image_files
 from rfray.errors import DataError, InputError, RfrayError
@@ -87,8 +87,7 @@ def _counting(total: int, out: Path | None) -> Iterator[Callable[[Iterable[str]]
     At the end says how many there were of each kind. Raises RfrayError where some files ("") got none.
     """
     console, found = Console(stderr=True, highlight=False), Counter[str]()
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Predicting", total=total)
 
         def count(verdicts: Iterable[str]) -> None:

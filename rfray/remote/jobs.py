@@ -63,8 +63,7 @@ def run_remotely(address: str, command: RemoteCommand, on_interrupt: OnInterrupt
             finally:
                 view.close()
     except (OSError, RuntimeError) as error:
-        problem = _last_line(str(error))
-        raise ClusterError(f"the job server at {address} does not answer, or refuses: {problem}") from None
+        raise ClusterError(f"the job server at {address} fails, or refuses: {_last_line(str(error))}") from None
     code = _exit_code(job)
     if code == 0 and "--dry-run" not in command.once:
         if command.verb == "tune":

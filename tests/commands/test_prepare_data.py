@@ -75,15 +75,21 @@ def made(tmp_path: Path) -> Made:
 # train and val
 
 
-def test_of_a_larger_training_folder_so_many_images_are_used(tmp_path: Path) -> None:
-    made = Made(tmp_path, train_images=20)
+def test_of_larger_folders_so_many_images_are_used(tmp_path: Path) -> None:
+    made = Made(tmp_path, train_images=20, val=str(tmp_path / "val"), val_images=10)
     write_folder(made.train, 20, first=0)
+    write_folder(tmp_path / "val", 20, first=100)
     catalog = made.tune()
-    assert catalog["label"].value_counts().to_dict() == {0: 10, 1: 10}
-    assert "Using 20 of 40 images of the train folder, drawn at random (data.train_images)" in made.printed()
+    counts = {("train", 0): 10, ("train", 1): 10, ("val", 0): 5, ("val", 1): 5}
+    assert catalog.groupby(["part", "label"]).size().to_dict() == counts
+    printed = made.printed()
+    for number, folder in ((20, "train"), (10, "val")):
+        said = f"Using {number} of 40 images of the {folder} folder, drawn at random (data.{folder}_images)"
+        assert said in printed
     assert made.tune().equals(catalog)
-    (made.train / catalog["path"][0]).unlink()
-    with pytest.raises(RunError, match=f"{catalog['path'][0]} is gone"):
+    gone = catalog.loc[catalog["folder"] == "train", "path"].iloc[0]
+    (made.train / gone).unlink()
+    with pytest.raises(RunError, match=f"{gone} is gone"):
         made.tune()
 
 
@@ -439,21 +445,6 @@ def test_val_may_be_a_folder_of_its_own(with_val: Made) -> None:
         ("val", "val"): 24,
         ("test", "test"): 24,
     }
-
-
-def test_of_a_larger_val_folder_so_many_images_are_used(tmp_path: Path) -> None:
-    made = Made(tmp_path, val=str(tmp_path / "val"), val_images=10)
-    write_folder(made.train, 20, first=0)
-    write_folder(tmp_path / "val", 20, first=100)
-    catalog = made.tune()
-    assert catalog.groupby(["part", "label"]).size().to_dict() == {
-        ("train", 0): 20,
-        ("train", 1): 20,
-        ("val", 0): 5,
-        ("val", 1): 5,
-    }
-    assert "Using 10 of 40 images of the val folder, drawn at random (data.val_images)" in made.printed()
-    assert made.tune().equals(catalog)
 
 
 def test_changes_in_the_val_folder_are_noticed(with_val: Made, tmp_path: Path) -> None:
