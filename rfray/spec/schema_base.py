@@ -49,7 +49,6 @@ def check(problems: Mapping[KeyPath, tuple[object, str]]) -> None:
 
 
 _ALLOWED = {
-    "invalid_key": "text as a key",
     "bool_type": "true, false",
     "int_type": "a whole number, without a decimal point",
     "float_type": "a number",

@@ -4,7 +4,6 @@ No other module knows these names. What several rooms read (sweep, catalog, audi
 ended) is read here.
 """
 
-import csv
 import hashlib
 import io
 import re
@@ -14,7 +13,6 @@ from typing import Literal
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rfray.errors import RunError
 from rfray.spec.sweep import Sweep
@@ -114,9 +112,8 @@ class TrialDir:
     def starts(self) -> list[Start]:
         """starts.csv: every time that a process began with this trial, in order."""
         self.mirror.fetch(self.starts_file)
-        if not self.starts_file.exists():
-            return []
-        lines = csv.reader(self.starts_file.read_text(encoding="utf-8", errors="replace").splitlines())
+        text = self.starts_file.read_text(encoding="utf-8", errors="replace") if self.starts_file.exists() else ""
+        lines = [line.split(",") for line in text.splitlines()]
         return [Start(*fields) for fields in lines if len(fields) == len(Start._fields)]
 
     def write_starts(self, starts: list[Start]) -> None:
@@ -259,7 +256,7 @@ class RunDir:
 
     def _table(self, file: Path) -> pd.DataFrame:
         try:
-            return pq.read_table(file, page_checksum_verification=True).to_pandas()
+            return pd.read_parquet(file, page_checksum_verification=True)
         except (OSError, ValueError, pa.ArrowException) as error:
             reason = "is missing" if not file.exists() else f"is damaged: {str(error).splitlines()[0]}"
             raise RunError(f"{file} {reason}; delete {self.catalog_file}, and `rfray tune` makes it again") from None
@@ -268,7 +265,7 @@ class RunDir:
 def write_table(file: Path, table: pd.DataFrame) -> None:
     """Writes catalog.parquet or audit/images.parquet of a run, with checksums of their pages."""
     with replacing(file) as temporary:
-        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary, write_page_checksum=True)
+        table.to_parquet(temporary, index=False, write_page_checksum=True)
 
 
 def newest_run(runs: Path = Path("runs")) -> RunDir:

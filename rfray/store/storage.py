@@ -4,6 +4,7 @@ pyarrow's file systems do the work, with the credentials that they find (environ
 AWS_ENDPOINT_URL names another server that speaks S3.
 """
 
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow import fs
@@ -90,23 +91,19 @@ class Storage:
         """Writes the file to <folder>/<its path>, whole and with its time. Raises DiskFullError."""
         with replacing(folder / entry.path, entry.size) as temporary:
             with (
+                temporary.open("wb") as to,
                 self._at(entry.path) as there,
                 self._files.open_input_stream(there) as source,
-                temporary.open("wb") as target,
             ):
-                shutil.copyfileobj(source, target, CHUNK)
+                shutil.copyfileobj(source, to, CHUNK)
             if (size := temporary.stat().st_size) != entry.size:
                 raise StorageError(f"{self.address}/{entry.path}: {size} of {entry.size} bytes came")
         os.utime(folder / entry.path, ns=(entry.modified, entry.modified))
 
     def send(self, folder: Path, path: str) -> None:
         """Writes <folder>/<path> to the address; whoever reads it there meanwhile sees the old file or the new one."""
-        with (
-            self._at(path) as there,
-            (folder / path).open("rb") as source,
-            self._files.open_output_stream(there) as target,
-        ):
-            shutil.copyfileobj(source, target, CHUNK)
+        with (folder / path).open("rb") as source:
+            self.write(path, source)
         if (sent := self.entry(path)) is not None:
             os.utime(folder / path, ns=(sent.modified, sent.modified))
 
@@ -115,10 +112,11 @@ class Storage:
         with self._at(path) as there, self._files.open_input_stream(there) as source:
             return bytes(source.read())
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes | BinaryIO) -> None:
         """Makes it the whole content of a file."""
+        source = io.BytesIO(data) if isinstance(data, bytes) else data
         with self._at(path) as there, self._files.open_output_stream(there) as target:
-            target.write(data)
+            shutil.copyfileobj(source, target, CHUNK)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Removes files; those that are not there are not missed."""
