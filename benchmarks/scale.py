@@ -25,7 +25,7 @@ from rfray.store.files import file_digest, write_whole
 from rfray.store.ownership import claim_run
 from rfray.store.records import Start
 from rfray.store.run_dir import RunDir, TrialDir
-from rfray.tuning.trial_job import SweepJob
+from rfray.tuning.trainable import SweepJob
 
 ROOT = Path(__file__).parent.parent
 STATE = 1_000_000

@@ -3,6 +3,9 @@
 import logging
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,20 +17,26 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")  # the run folder is 
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no score to report
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # nothing of Ray's needs saving first
 
+import psutil
 import ray
 from ray.exceptions import RayError
 
-from rfray.cluster.ray_internals import loopback_only, share_ready_processes, without_dashboard_agents
-from rfray.cluster.reachability import check_reachable
+from rfray.cluster.ray_internals import loopback_only, share_ready_processes
 from rfray.errors import ClusterError
 from rfray.spec.sweep import Resources
 
-LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's setting for macOS and Windows: with "0", the servers of a process listen on 127.0.0.1 alone."""
 TRIAL_MODULES = ["rfray.training.loop", "rfray.tuning.trainable"]
 """They import all that a trial needs."""
 READY = 4
 """At most so many processes import them before there is a trial; each takes 0.4 GB."""
+CONNECT_SECONDS = 5
+"""Time to open a connection to the head."""
+PROBE_SECONDS = 40
+"""Time for the probe; it takes 2 s on an idle machine, and 12 s with a load of 9 on two cores."""
+PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+IMPATIENT = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_gcs_server_request_timeout_seconds": "5"}
+"""Ray's settings for the probe; by default it tries 20 times, and waits 60 s for a node on this machine."""
+TOKEN_HELP = "Set RAY_AUTH_MODE=token, and put the cluster's token into ~/.ray/auth_token (chmod 600)"  # noqa: S105
 
 
 @contextmanager
@@ -43,8 +52,12 @@ def connected(address: str | None, resources: Resources, settings: Mapping[str, 
     try:
         if settings is None:
             share_ready_processes()
+            ready = max(1, min(READY, int((os.cpu_count() or 1) // resources.cpu)))
+            settings = {"RAY_num_workers_soft_limit": str(ready)}
+            if resources.world_size == 1:  # a trial with several workers takes many processes, most of them for little
+                settings["RAY_preload_python_modules"] = ",".join(TRIAL_MODULES)
         if address is None:
-            context = start_local_ray(_ready_processes(resources) if settings is None else settings)
+            context = start_local_ray(settings)
         else:
             check_reachable(address)
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -63,31 +76,56 @@ def start_local_ray(settings: Mapping[str, str], num_cpus: int | None = None) ->
 
     `settings`: environment variables of its processes; RAY_<name> sets <name> of Ray's own configuration.
     """
-    with loopback_only(), without_dashboard_agents(), _environment({LOOPBACK_VARIABLE: "0", **settings}):
-        return ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-
-
-def _ready_processes(resources: Resources) -> dict[str, str]:
-    settings = {"RAY_num_workers_soft_limit": str(max(1, min(READY, int((os.cpu_count() or 1) // resources.cpu))))}
-    if resources.world_size == 1:  # a trial with several workers takes many processes, most of them for little
-        settings["RAY_preload_python_modules"] = ",".join(TRIAL_MODULES)
-    return settings
-
-
-@contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
+    # Ray's setting for macOS and Windows: with "0", the servers of a process listen on 127.0.0.1 alone
+    settings = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **settings}
+    before = {name: os.environ.pop(name, None) for name in settings}
     os.environ.update(settings)
+    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        yield
+        with loopback_only():
+            return ray.init(address="local", num_cpus=num_cpus, **options)
     finally:
         for name, value in before.items():
             del os.environ[name]
             if value is not None:
                 os.environ[name] = value
+
+
+def check_reachable(address: str) -> None:
+    """Connects to the cluster at `address` in a process of its own.
+
+    `ray.init` in this process would try for minutes where nothing answers or the token is wrong, and not say which.
+    `address` is host:port, or auto: the cluster of this machine. Addresses of another kind (ray://…) are left to Ray.
+    Raises ClusterError where nothing answers, the token is missing or wrong, no node of Ray runs on this machine, or
+    Ray has another reason.
+    """
+    if "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    nowhere, command = f"no Ray cluster at {address}", [sys.executable, "-c", PROBE, address]
+    try:
+        if port.isdecimal():
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+            if not any((one.info["name"] or "").startswith("raylet") for one in psutil.process_iter(["name"])):
+                raise ClusterError(
+                    f"the cluster at {address} has no node on this machine: run the command on one of its nodes with "
+                    "--address auto, or submit it through the head's job server (--address http://…)"
+                )
+        probe = subprocess.run(  # noqa: S603
+            command, env=os.environ | IMPATIENT, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+        )
+    except TimeoutError:
+        raise ClusterError(f"{nowhere}: nothing answers") from None
+    except OSError as error:
+        raise ClusterError(f"{nowhere}: {error.strerror or error}") from None
+    except subprocess.TimeoutExpired:
+        raise ClusterError(f"{nowhere}: what answers there is not Ray") from None
+    if "AuthenticationError" in probe.stderr:
+        sends_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+        problem = "asks for a token" + (", but there is none here" if sends_token else "")
+        if sends_token and "InvalidAuthToken" in probe.stderr:
+            problem = "has another token than the one that is found here"
+        raise ClusterError(f"the cluster at {address} {problem}. {TOKEN_HELP}")
+    if probe.returncode:
+        reason = " ".join(probe.stderr.rpartition("Error: ")[2].split()) or "no reason is given"
+        raise ClusterError(f"{nowhere}: {reason}")

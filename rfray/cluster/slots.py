@@ -1,23 +1,33 @@
-"""the cluster's nodes + what a trial asks for -> `Slot`: what each trial gets, and how many fit at once."""
+"""the cluster's nodes + what a trial asks for, or was measured to take -> what each trial gets, and how many fit.
 
-from collections.abc import Mapping
+`Slot` is what every trial gets; `Packing` gives each backbone what it needs. On GPUs, a trial then gets the smallest
+share 1/k of the smallest GPU that it fits on, and so fits everywhere; k is at most what the node's cores (one a trial)
+and its memory allow. Where nodes differ, the one with least for each GPU decides. On CPUs, it gets one core and the
+memory that it takes.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
+from pathlib import Path
 
+import psutil
 import ray
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from rfray.cluster.autoscaler import resources_to_come
 from rfray.errors import ClusterError
 from rfray.spec.sweep import Resources
 from rfray.spec.trial import Trial
+from rfray.store.records import Measured
 
 HEAD = "node:__internal_head__"
 """A resource that the head alone has."""
 ACCELERATOR = "accelerator_type:"
 """Ray's prefix for the kind of GPU that a node has."""
-COORDINATOR_RESOURCES = {"memory": 1.0}
-"""What the process of a trial with several workers asks for: every node has a byte, and no worker needs it."""
+MARGIN = 1.1
+"""What a trial is given, as a multiple of what it was measured to take."""
 
 
 @dataclass(frozen=True)
@@ -52,29 +62,36 @@ class Slot:
         return {name: amount for name, amount in amounts.items() if amount}
 
     @property
-    def trial_resources(self) -> dict[str, float]:
-        """What Ray is asked for, for a trial's own process: next to nothing where it has several workers."""
-        return self.resources if self.workers == 1 else COORDINATOR_RESOURCES
-
-    def of(self, trial: Trial) -> "Slot":
-        """Itself: every trial gets the same, where no Packing says otherwise."""
-        return self
-
-    @property
     def kinds(self) -> list["Slot"]:
         """All that trials may get: itself."""
         return [self]
 
+    def of(self, trial: Trial) -> "Slot":
+        """Itself: every trial gets the same."""
+        return self
 
-class TrialSlots(Protocol):
-    """What the trials of a sweep get: all the same (a Slot), or each by its backbone (a Packing)."""
 
-    def of(self, trial: Trial) -> Slot:
-        """What one trial gets."""
+@dataclass(frozen=True)
+class Packing:
+    """What each trial gets, by its backbone and image size."""
+
+    slots: Mapping[tuple[str, int], Slot]
+    measured: list[Measured]
+    """The measurements that it was made from."""
 
     @property
     def kinds(self) -> list[Slot]:
         """All that trials may get."""
+        return list(self.slots.values())
+
+    def of(self, trial: Trial) -> Slot:
+        """What a trial gets: what was measured at its image size, or at the next larger one."""
+        sizes = [size for backbone, size in self.slots if backbone == trial.backbone and size >= trial.image_size]
+        return self.slots[trial.backbone, min(sizes)]
+
+
+TrialSlots = Slot | Packing
+"""What the trials of a sweep get."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +117,14 @@ class Node:
         if slot.accelerator and slot.accelerator not in self.accelerators:
             return 0
         pairs = ((self.cpu, slot.cpu), (self.gpu, slot.gpu), (self.memory, slot.memory))
-        return min(int(there / asked + 1e-6) for there, asked in pairs if asked)
+        return int(min(there / asked for there, asked in pairs if asked) + 1e-6)
 
 
 def slot_for(resources: Resources) -> Slot:
     """What one trial gets on this cluster. Raises ClusterError where no node has so much."""
-    there = possible_nodes()
-    gpu = resources.gpu
-    if gpu == "auto":
-        gpu = 1.0 if any(node.gpu for node in there) else 0.0
-    slot = Slot(resources.cpu, min(float(gpu), 1.0), resources.world_size)
+    there = nodes(to_come=True)
+    gpu = float(any(node.gpu for node in there)) if resources.gpu == "auto" else min(resources.gpu, 1.0)
+    slot = Slot(resources.cpu, gpu, resources.world_size)
     if slot_count(slot) == 0:
         has = "; ".join(f"a node with {node}" for node in there) or "no node"
         raise ClusterError(f"resources: a trial asks for {slot}, but the cluster has {has}. Ask for less")
@@ -118,50 +133,109 @@ def slot_for(resources: Resources) -> Slot:
 
 def worker_slot(resources: Resources) -> Slot:
     """What one worker of a trial gets: enough to predict with it. Raises ClusterError where no node has so much."""
-    if isinstance(resources.gpu, float):
-        resources = resources.model_copy(update={"gpu": min(resources.gpu, 1.0)})
     return slot_for(resources.model_copy(update={"workers": 1}))
 
 
-def slot_count(slots: TrialSlots) -> int:
+def slot_count(slots: TrialSlots, to_come: bool = True) -> int:
     """How many trials fit on the cluster at once, at the most, with the nodes that its autoscaler may start.
 
     The workers of one trial may be on several nodes.
     """
-    return _count(slots, possible_nodes())
+    there = nodes(to_come)
+    return max(sum(node.room(slot) for node in there) // slot.workers for slot in slots.kinds)
 
 
 def autoscaler_notice(slots: TrialSlots) -> str | None:
     """What the user should know where the autoscaler has still to start nodes, else None."""
-    now, in_all = _count(slots, nodes()), slot_count(slots)
+    now, in_all = slot_count(slots, to_come=False), slot_count(slots)
     if now == in_all:
         return None
     return f"{now} of {in_all} slots are there; the autoscaler starts nodes for the others, which takes minutes"
 
 
-def nodes() -> list[Node]:
-    """The nodes that are alive."""
+def nodes(to_come: bool = False) -> list[Node]:
+    """The nodes that are alive; with `to_come` also those that the autoscaler may start."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    found = [(node["Resources"], node["NodeID"], node["NodeManagerAddress"]) for node in alive]
+    if to_come:
+        workers = [node["Resources"] for node in alive if HEAD not in node["Resources"]]
+        found += [({"memory": inf, **resources}, "", "") for resources in resources_to_come(workers)]
     return [
-        _node(node["Resources"], node["NodeID"], node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]
+        Node(
+            id=node_id,
+            address=address,
+            cpu=resources.get("CPU", 0.0),
+            gpu=resources.get("GPU", 0.0),
+            memory=resources.get("memory", 0.0),
+            accelerators=tuple(name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)),
+        )
+        for resources, node_id, address in found
     ]
 
 
-def possible_nodes() -> list[Node]:
-    """The nodes that are alive, and those that the autoscaler may start."""
-    workers = [node["Resources"] for node in ray.nodes() if node["Alive"] and HEAD not in node["Resources"]]
-    return nodes() + [_node({"memory": inf, **resources}) for resources in resources_to_come(workers)]
+def resources_to_come(workers: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Resources of the nodes that may still be started beside the `workers` that are alive; most GPUs first.
+
+    They are known on the head only, and not on Kubernetes, where the autoscaler is a container of its own.
+    """
+    if (file := _config_file()) is None:
+        return []
+    try:
+        config = YAML(typ="safe").load(Path(file))
+    except (OSError, YAMLError):
+        return []  # `ray up` is just writing it
+    most = int(config.get("max_workers", 0))
+    there = Counter(_size(worker) for worker in workers)
+    to_come: list[dict[str, float]] = []
+    for name, kind in config["available_node_types"].items():
+        resources = {name: float(amount) for name, amount in kind.get("resources", {}).items()}
+        if name != config["head_node_type"] and any(_size(resources)):
+            to_come += [resources] * max(0, int(kind.get("max_workers", most)) - there[_size(resources)])
+    return sorted(to_come, key=_size, reverse=True)[: max(0, most - len(workers))]
 
 
-def _count(slots: TrialSlots, among: list[Node]) -> int:
-    return max(sum(node.room(slot) for node in among) // slot.workers for slot in slots.kinds)
+def _size(resources: Mapping[str, float]) -> tuple[float, float]:
+    return resources.get("GPU", 0.0), resources.get("CPU", 0.0)
 
 
-def _node(resources: Mapping[str, float], node_id: str = "", address: str = "") -> Node:
-    return Node(
-        id=node_id,
-        address=address,
-        cpu=resources.get("CPU", 0.0),
-        gpu=resources.get("GPU", 0.0),
-        memory=resources.get("memory", 0.0),
-        accelerators=tuple(name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)),
+def _config_file() -> str | None:
+    """The file with which the cluster's autoscaler was started: Ray has no other way to ask for its node types."""
+    ours = f"--gcs-address={ray.get_runtime_context().gcs_address}"
+    option = "--autoscaling-config="
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if ours in words and any(word.endswith("monitor.py") for word in words):
+            return next((word.removeprefix(option) for word in words if word.startswith(option)), None)
+    return None
+
+
+def pack(measured: Sequence[Measured], nodes: Sequence[Node]) -> Packing:
+    """What each trial gets. Every backbone and size must have been measured on one of the nodes' GPUs, or on a CPU."""
+    with_gpus = [node for node in nodes if node.gpu >= 1]
+    slots = {}
+    for key in dict.fromkeys((one.backbone, one.image_size) for one in measured):
+        mine = {one.device: one for one in measured if (one.backbone, one.image_size) == key}
+        if with_gpus:
+            slots[key] = _on_gpus(mine, with_gpus)
+        else:
+            found, most = mine["cpu"], max(node.memory for node in nodes)
+            slots[key] = Slot(1, 0, memory=min(found.host_memory * MARGIN, most), micro_batch=found.micro_batch)
+    return Packing(slots, list(measured))
+
+
+def _on_gpus(measured: Mapping[str, Measured], nodes: Sequence[Node]) -> Slot:
+    fitting = [node for node in nodes if node.device in measured]
+    smallest = min(fitting, key=lambda node: measured[node.device].device_memory)
+    found = measured[smallest.device]
+    if len(fitting) < len(nodes):  # not one image fits on some of them: the smallest kind on which it does, alone
+        fitting = [node for node in fitting if node.device == smallest.device]
+    need = found.host_memory * MARGIN
+    cores, memory = (min(getattr(node, of) / node.gpu for node in fitting) for of in ("cpu", "memory"))
+    share = max(1, int(min(found.device_memory / (found.memory * MARGIN), cores, memory / need)))
+    return Slot(
+        cpu=max(1.0, cores // share) if cores >= 1 else cores,
+        gpu=int(10_000 / share) / 10_000,  # Ray counts so finely, and rounds up
+        memory=min(need, memory),
+        accelerator="" if len(fitting) == len(nodes) else smallest.accelerators[0],
+        micro_batch=found.micro_batch,
     )

@@ -1,7 +1,7 @@
 """tasks that run on Ray -> their results in the order in which they end, and the reasons of those that fail."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import ray
@@ -23,17 +23,17 @@ def finished(pending: dict[Any, Key], until: float | None = None) -> Iterator[tu
                 ray.cancel(task, force=True)
             return
         key = pending.pop(ready[0])
-        result: Any
         try:
-            result = ray.get(ready[0])
+            result: Any = ray.get(ready[0])
         except RayError as error:
             result = error
         yield key, result
 
 
-def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
-    """Has a task run on that node, or fail."""
-    return NodeAffinitySchedulingStrategy(node_id, soft=False)
+def on_node(node_id: str, function: Callable[..., Any], **options: Any) -> Any:
+    """The function as a Ray task that runs on that node, or fails; it gets no cores unless the options say so."""
+    where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(**{"num_cpus": 0, "scheduling_strategy": where, **options})(function)
 
 
 def reason_of(error: RayError) -> str:

@@ -57,9 +57,8 @@ def _run(
     began: float,
 ) -> None:
     """The steps on the connected Ray: check, prepare the images, probe the backbones, run the trials."""
+    from rfray.cluster.node_preflight import check_storage, prepare_nodes
     from rfray.cluster.slots import autoscaler_notice, slot_count, slot_for
-    from rfray.cluster.storage_preflight import check_storage
-    from rfray.cluster.warm_cache import prepare_nodes
     from rfray.commands.prepare_data import check_audit, prepare_training
     from rfray.report.audit_plots import draw_audit
     from rfray.tuning.budget import budget_meter, check_budget, with_short_epochs

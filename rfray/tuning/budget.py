@@ -1,7 +1,7 @@
 """`search.budget` + budget.json + how long epochs took -> how much time is left, and whether an epoch still fits in it.
 
-`Account` counts what all starts of a sweep have used, `Forecast` estimates how long epochs take, and `Meter` compares
-the two. `rfray.tuning.budget_callbacks` connects them to Ray Tune.
+`Account` counts what all starts of a sweep have used, `Forecast` estimates how long epochs take, `Meter` compares the
+two, and `BudgetCallback` connects them to Ray Tune.
 """
 
 import time
@@ -13,16 +13,23 @@ from functools import partial
 from itertools import product
 from statistics import mean
 from threading import Event, Thread
+from typing import Any
 
+from ray.tune import Stopper
+
+from rfray.cluster.ray_internals import free_groups
 from rfray.cluster.slots import TrialSlots
 from rfray.errors import SweepError
+from rfray.progress.metric_keys import EPOCH
 from rfray.spec.sweep import Budget, Sweep
 from rfray.spec.sweep_file import SweepFile
 from rfray.spec.trial import Range, Trial, epochs_of_a_pass
 from rfray.store.files import write_whole
 from rfray.store.records import Spent, find_record, write_record
 from rfray.store.run_dir import RunDir
+from rfray.tuning.callbacks import SweepCallback
 from rfray.tuning.strategies import planned_trials
+from rfray.tuning.trainable import trial_of
 
 SHUTDOWN_SECONDS = 6.0
 """Seconds before the end of a budget by the clock at which the last trial stops. Measured on two cores: Ray Tune then
@@ -35,10 +42,12 @@ SMALLEST_PART = 0.25
 """The smallest part of an epoch that a trial goes on for, where the clock would cut the epoch short (our choice)."""
 MIN_IMAGES_ON_CPU, MIN_IMAGES_ON_GPU = 1_000, 5_000
 """Fewest images of an epoch (our choice): to begin, judge and write an epoch takes seconds, however short it is."""
+GRACE = 1.5
+"""Seconds that trials have to cut their epoch short once the budget is used up (our choice). A process that is still
+importing torch, or is in the middle of a large batch, is ended from outside: its last whole epoch is on the disk."""
 
 Kind = tuple[str, int]
 """Backbone and image size: with the same ones, epochs take about as long."""
-Recent = defaultdict[Kind, deque[float]]
 
 
 class Account:
@@ -49,9 +58,7 @@ class Account:
 
         Raises RunError where budget.json is damaged.
         """
-        self._run = run
-        self._budget = budget
-        self._began = began
+        self._run, self._budget, self._began = run, budget, began
         self._earlier = find_record(run.budget_file, Spent, run.mirror) or Spent()
         self._released = 0.0  # GPU seconds of trials that hold no GPU any more
         self._held: dict[str, tuple[float, float]] = {}  # trial -> since when, how many GPUs
@@ -62,12 +69,6 @@ class Account:
         if self._budget.of_gpus:
             return None
         return self._began + self._budget.seconds - self._earlier.clock - SHUTDOWN_SECONDS
-
-    @property
-    def was_used_up(self) -> bool:
-        """Whether earlier starts have used all of it."""
-        used = self._earlier.gpus if self._budget.of_gpus else self._earlier.clock + SHUTDOWN_SECONDS
-        return used >= self._budget.seconds
 
     def spent(self) -> Spent:
         """What all starts have used until now."""
@@ -109,8 +110,7 @@ class Forecast:
 
     def __init__(self, run: RunDir) -> None:
         """Begins with the epochs that earlier starts have recorded in the run folder."""
-        self._epochs: Recent = defaultdict(partial(deque, maxlen=RECENT))
-        self._starts: Recent = defaultdict(partial(deque, maxlen=RECENT))
+        self._epochs, self._starts = (defaultdict[Kind, deque[float]](partial(deque, maxlen=RECENT)) for _ in range(2))
         self._started: dict[str, float] = {}  # trial -> when, until its first epoch
         self._judged: dict[str, int] = {}  # trial -> epochs
         found: list[tuple[float, Kind, float]] = []
@@ -151,30 +151,65 @@ class Meter:
     shares: TrialSlots
     """What each trial gets."""
 
-    def has_time(self, trial: Trial, epochs: float = 1) -> bool:
-        """Whether so many epochs of a trial that has no resources yet are expected to end in time."""
+    def has_time(self, trial: Trial, epochs: float = 1, runs: bool = False) -> bool:
+        """Whether so many epochs of a trial are expected to end in time; one that `runs` has its resources already."""
         slot = self.shares.of(trial)
-        left = self.account.left(more_gpus=slot.gpu * slot.workers)
-        return 0 < left >= self.forecast.seconds(_kind(trial), epochs, starts=True)
+        left = self.account.left(more_gpus=0 if runs else slot.gpu * slot.workers)
+        return 0 < left >= self.forecast.seconds(_kind(trial), epochs, starts=not runs)
 
     def can_go_on(self, trial: Trial, runs: bool = False) -> bool:
-        """Whether a trial that has begun can use what is left: for an epoch or, by the clock, a part of one.
-
-        One that `runs` has its resources already.
-        """
-        epochs = 1 if self.account.deadline is None else SMALLEST_PART
-        if runs:
-            return 0 < self.account.left() >= self.forecast.seconds(_kind(trial), epochs)
-        return self.has_time(trial, epochs)
+        """Whether a trial that has begun can use what is left: for an epoch or, by the clock, a part of one."""
+        return self.has_time(trial, 1 if self.account.deadline is None else SMALLEST_PART, runs)
 
     def has_time_for_any(self, sweep: Sweep, epochs: int = 1) -> bool:
         """Whether there is time for so many epochs of the sweep's fastest backbone, as far as is known."""
-        sizes = sweep.trial.axes().get("image_size", sweep.trial.choices("image_size"))
+        sizes = sweep.trial.choices("image_size")
         fastest = 0.0
-        if not isinstance(sizes, Range):  # of a range not all sizes are known
+        if not isinstance(sizes[0], Range):  # of a range not all sizes are known
             kinds = product(sweep.trial.choices("backbone"), sizes)
             fastest = min(self.forecast.seconds(kind, epochs) for kind in kinds)
         return 0 < self.account.left() >= fastest
+
+
+class BudgetCallback(SweepCallback, Stopper):
+    """Counts the GPUs that trials hold and the seconds of epochs, and says which trials stop for lack of time."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._over_since: float | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether the trial stops after this epoch. One that the deadline falls into is cut short by the trial."""
+        return not self._meter.can_go_on(trial_of(result["config"]), runs=True)
+
+    def stop_all(self) -> bool:
+        """Whether the budget is used up, and GRACE is over, too; Ray Tune asks ten times a second."""
+        if self._over_since is None and self._meter.account.is_over():
+            self._over_since = time.time()
+        return self._over_since is not None and time.time() - self._over_since >= GRACE
+
+    def on_trial_start(self, trial: Any, **info: Any) -> None:
+        """Counts the trial's GPUs from now on."""
+        slot = self._meter.shares.of(trial_of(trial.config))
+        self._meter.account.hold(str(trial), slot.gpu * slot.workers)
+        self._meter.forecast.started(str(trial))
+
+    def on_trial_result(self, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Remembers how long the epoch took."""
+        self._meter.forecast.judged(str(trial), trial_of(trial.config), result[EPOCH], result["seconds"])
+
+    def on_step_end(self, **info: Any) -> None:
+        """Ends the processes of trials that Ray Tune has just stopped: it would wait for them, for up to 15 s."""
+        if self.stop_all():
+            free_groups("trials")
+            for trial in info["trials"]:
+                self._meter.account.release(str(trial))
+
+    def on_trial_complete(self, trial: Any, **info: Any) -> None:
+        """Counts the trial's GPUs no longer."""
+        self._meter.account.release(str(trial))
+
+    on_trial_recover = on_trial_complete  # its process has died, and is started again
 
 
 @contextmanager
@@ -189,7 +224,7 @@ def budget_meter(run: RunDir, sweep: Sweep, shares: TrialSlots, began: float) ->
     run.mirror.remove([run.budget_over_file])
     account = Account(run, sweep.budget, began)
     meter = Meter(account, Forecast(run), shares)
-    if account.was_used_up:
+    if account.is_over():
         yield meter
         return
     ended = Event()

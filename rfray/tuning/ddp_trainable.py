@@ -7,7 +7,7 @@ given their resources back before its process goes on.
 
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,10 @@ from ray.train import RunConfig, ScalingConfig, collective
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 
-from rfray.cluster.placement_groups import free_workers
-from rfray.cluster.ray_internals import without_group_cleaner
+from rfray.cluster.ray_internals import free_groups, without_group_cleaner
 from rfray.errors import GroupMemoryError, GroupStoppedError
 from rfray.store.storage import STATES
-from rfray.tuning.trial_job import TrialJob, WorkerLostError, train_trial
+from rfray.tuning.trainable import TrialJob, WorkerLostError, train_trial
 
 if TYPE_CHECKING:
     from rfray.training.learner import Epoch
@@ -29,85 +28,67 @@ if TYPE_CHECKING:
 PAUSE = 2.0
 """Seconds between two checks of what holds resources that the workers wait for; to start them takes 20 s or more."""
 
-Report = Callable[[dict[str, Any], list[str]], None]
-"""Called with the fields of an Epoch, and warnings. May raise to end the trial."""
 
+def train_ddp(job: TrialJob, report: Callable[[dict[str, Any], list[str]], None]) -> None:
+    """Trains with `job.slot.workers` workers, and calls `report` in this process with the fields of each Epoch.
 
-def train_ddp(job: TrialJob, report: Report) -> None:
-    """Trains with `job.slot.workers` workers; `report` is called in this process.
-
-    Raises what a worker raised, and WorkerLostError where one has died. Where `report` raises, all workers have ended
-    before that goes on.
+    `report` also gets what the workers have warned of, and may raise to end the trial; all workers have ended before
+    that goes on. Raises what a worker raised, and WorkerLostError where one has died.
     """
-    while True:
-        try:
-            _train(job, report)
-            return
-        except GroupMemoryError:
-            pass  # trial.json holds now how many images fit
-
-
-def _train(job: TrialJob, report: Report) -> None:
-    slot = job.slot
+    slot, begun, ended = job.slot, False, True
+    warnings: list[str] = []
     events, replies = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
     scaling = ScalingConfig(num_workers=slot.workers, use_gpu=slot.gpu > 0, resources_per_worker=slot.resources)
     try:
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:  # ends after the trainer
             run_config = RunConfig(name=job.id, storage_path=folder)
-            trainer = without_group_cleaner(TorchTrainer)(
-                lambda: _work(job, events, replies), scaling_config=scaling, run_config=run_config
-            )
+            trainer_type = without_group_cleaner(TorchTrainer)
+            trainer = trainer_type(lambda: _work(job, events, replies), scaling_config=scaling, run_config=run_config)
             training = pool.submit(trainer.fit)
-            try:
-                _forward(events, replies, training, report)
-            except BaseException:
-                replies.put(False)
-                raise
+            while not training.done():
+                try:
+                    event = events.get(timeout=PAUSE)
+                except Empty:
+                    if not begun:
+                        free_groups("orphans")
+                    continue
+                begun = True
+                if isinstance(event, str):
+                    warnings.append(event)
+                    continue
+                try:
+                    report(event, warnings)
+                except BaseException:
+                    replies.put(False)
+                    raise
+                warnings.clear()
+                replies.put(True)
             training.result()
     except ray.train.WorkerGroupError as error:
-        raise _cause([_raised(one) for one in error.worker_failures.values()]) from error
+        cause = _cause(list(error.worker_failures.values()))
+        if not isinstance(cause, GroupMemoryError):
+            raise cause from error
+        ended = False
     except ray.train.ControllerError as error:
         raise error.controller_failure from error
     finally:
         events.shutdown(force=True)
         replies.shutdown(force=True)
-
-
-def _forward(events: Queue, replies: Queue, training: "Future[Any]", report: Report) -> None:
-    """Calls `report` with every epoch until the training ends, and with the warnings before it."""
-    begun, warnings = False, []
-    while not training.done():
-        try:
-            event = events.get(timeout=PAUSE)
-        except Empty:
-            if not begun:
-                free_workers(orphans_only=True)
-            continue
-        begun = True
-        if isinstance(event, str):
-            warnings.append(event)
-        else:
-            report(event, warnings)
-            warnings = []
-            replies.put(True)
-
-
-def _raised(failure: BaseException) -> BaseException:
-    """What the worker itself raised, which Ray Train wraps; or what Ray says of its death."""
-    return next((inner for inner in failure.args if isinstance(inner, BaseException)), failure)
+    if not ended:
+        train_ddp(job, report)  # trial.json holds now how many images fit
 
 
 def _cause(failures: list[BaseException]) -> BaseException:
     """What made a group of workers fail: most fail only because another one has."""
     from rfray.training.distributed import is_lost_peer
 
-    lost = [one for one in failures if _is_death(one) or is_lost_peer(one)]
-    reasons = [one for one in failures if one not in lost]
+    # what a worker has raised itself, which Ray Train wraps; or what Ray says of its death
+    own = [next((inner for inner in one.args if isinstance(inner, BaseException)), one) for one in failures]
+    lost = [
+        one for one in own if isinstance(getattr(one, "health_check_failure", one), RayActorError) or is_lost_peer(one)
+    ]
+    reasons = [one for one in own if one not in lost]
     return reasons[0] if reasons else WorkerLostError(str(lost[0]).splitlines()[0])
-
-
-def _is_death(error: BaseException) -> bool:
-    return isinstance(error, RayActorError) or isinstance(getattr(error, "health_check_failure", None), RayActorError)
 
 
 def _work(job: TrialJob, events: Queue, replies: Queue) -> None:

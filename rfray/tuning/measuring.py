@@ -1,19 +1,21 @@
 """a sweep + the connected cluster -> what training each backbone takes on each kind of GPU, or on CPUs: a `Packing`."""
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import ray
+import torch
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
 from rich.console import Console
 from rich.progress import track
 
-from rfray.cluster.autoscaler import bring_up
-from rfray.cluster.packing import MARGIN, Packing, pack
-from rfray.cluster.slots import Node, Slot, TrialSlots, nodes
+from rfray.cluster.slots import MARGIN, Node, Packing, Slot, TrialSlots, nodes, pack
 from rfray.cluster.tasks import finished, on_node, reason_of
 from rfray.errors import ClusterError, RunError
 from rfray.spec.sweep import Sweep
@@ -23,14 +25,8 @@ from rfray.store.run_dir import RunDir
 from rfray.training.loop import footprint
 from rfray.tuning.plan import packing_lines
 
-
-@dataclass(frozen=True)
-class Attempt:
-    """One trial to be measured."""
-
-    trial: Trial
-    node: Node
-    micro_batch: int
+PAUSE = 2.0
+"""Seconds after which `bring_up` asks again whether the node is there."""
 
 
 def shares_for(sweep: Sweep, run: RunDir, slot: Slot, fresh: bool, console: Console) -> TrialSlots:
@@ -41,9 +37,31 @@ def shares_for(sweep: Sweep, run: RunDir, slot: Slot, fresh: bool, console: Cons
     """
     if not sweep.resources.auto:
         return slot
-    bring_up(slot.resources, lambda: any(node.room(slot) for node in nodes()), console)
-    there = _with_devices(nodes())
+    bring_up(slot, console)
+    there = nodes()
+    if with_gpus := [node for node in there if node.gpu >= 1]:
+        tasks = [on_node(node.id, torch.cuda.get_device_name, num_gpus=1).remote() for node in with_gpus]
+        there = [replace(node, device=name) for node, name in zip(with_gpus, ray.get(tasks), strict=True)]
+    else:
+        there = [replace(node, device="cpu") for node in there if node.cpu]
     return pack(_measure(heaviest_trials(sweep), there, [] if fresh else known_measurements(run), console), there)
+
+
+def bring_up(slot: Slot, console: Console) -> None:
+    """Has the autoscaler start a node with room for the slot, if there is none, and waits until it is there."""
+
+    def is_there() -> bool:
+        return any(node.room(slot) for node in nodes())
+
+    if is_there():
+        return
+    console.print("Waiting for the autoscaler to start a node, on which backbones are measured", soft_wrap=True)
+    request_resources(bundles=[slot.resources])
+    try:
+        while not is_there():
+            time.sleep(PAUSE)
+    finally:
+        request_resources(bundles=[])
 
 
 def keep_packing(run: RunDir, shares: TrialSlots, console: Console) -> None:
@@ -56,11 +74,10 @@ def keep_packing(run: RunDir, shares: TrialSlots, console: Console) -> None:
 
 def known_measurements(run: RunDir) -> list[Measured]:
     """What an earlier start has measured; nothing where that is missing or damaged, since it can be measured again."""
-    try:
-        known = find_record(run.measured_file, Measurements, run.mirror)
-    except RunError:
-        return []
-    return known.measured if known is not None else []
+    with suppress(RunError):
+        if (known := find_record(run.measured_file, Measurements, run.mirror)) is not None:
+            return known.measured
+    return []
 
 
 def heaviest_trials(sweep: Sweep) -> list[Trial]:
@@ -80,66 +97,42 @@ def heaviest_trials(sweep: Sweep) -> list[Trial]:
     ]
 
 
-def _with_devices(there: list[Node]) -> list[Node]:
-    """The nodes that trials can run on (those with GPUs, where there are any), with the name of their GPUs."""
-    with_gpus = [node for node in there if node.gpu >= 1]
-    if not with_gpus:
-        return [replace(node, device="cpu") for node in there if node.cpu]
-    task = ray.remote(_gpu_name).options(num_cpus=0, num_gpus=1)
-    names = ray.get([task.options(scheduling_strategy=on_node(node.id)).remote() for node in with_gpus])
-    return [replace(node, device=name) for node, name in zip(with_gpus, names, strict=True)]
-
-
-def _gpu_name() -> str:
-    import torch
-
-    return str(torch.cuda.get_device_name())
-
-
 def _measure(trials: Sequence[Trial], there: Sequence[Node], known: list[Measured], console: Console) -> list[Measured]:
     """All trials on every kind of node; those that can't be trained on some kinds are missing there."""
     kinds: defaultdict[str, list[Node]] = defaultdict(list)
     for node in there:
         kinds[node.device].append(node)
     found = {(one.setting, one.device): one for one in known}
-    to_do = [
-        Attempt(trial, kinds[device][number % len(kinds[device])], trial.batch_size)  # the nodes of a kind take turns
-        for number, (trial, device) in enumerate(product(trials, kinds))
-        if (trial.digest, device) not in found
-    ]
     problems: dict[str, str] = {}
-    pending = {_start(attempt): attempt for attempt in to_do}
-    for attempt, outcome in track(
-        finished(pending), "Measuring backbones", len(to_do), console=console, transient=True
-    ):
+    pending: dict[Any, tuple[Trial, Node, int]] = {}
+
+    def start(trial: Trial, node: Node, micro_batch: int) -> None:
+        """In a process of its own, with a GPU to itself; on CPUs as many at once as there are cores, as trials will."""
+        cores = max(1, int(node.cpu // node.gpu)) if node.gpu else 1
+        amounts = {"num_cpus": min(cores, node.cpu), "num_gpus": 1 if node.gpu else 0}
+        task = on_node(node.id, footprint, **amounts, max_calls=1, max_retries=0)
+        pending[task.remote(trial, cores, micro_batch)] = trial, node, micro_batch
+
+    for number, (trial, device) in enumerate(product(trials, kinds)):
+        if (trial.digest, device) not in found:  # the nodes of a kind take turns
+            start(trial, kinds[device][number % len(kinds[device])], trial.batch_size)
+    ended, count = finished(pending), len(pending)
+    for (trial, node, size), outcome in track(ended, "Measuring backbones", count, console=console, transient=True):
         too_large = isinstance(outcome, WorkerCrashedError | OutOfMemoryError)
         if isinstance(outcome, Measured):
-            too_large = outcome.host_memory * MARGIN > attempt.node.memory
-        if too_large and attempt.micro_batch > 1:  # again, with fewer images at once
-            smaller = replace(attempt, micro_batch=attempt.micro_batch // 2)
-            pending[_start(smaller)] = smaller
+            too_large = outcome.host_memory * MARGIN > node.memory
+        if too_large and size > 1:
+            start(trial, node, size // 2)
         elif isinstance(outcome, RayError):
-            problems[attempt.trial.digest] = reason_of(outcome)
+            problems[trial.digest] = reason_of(outcome)
         else:
-            found[attempt.trial.digest, attempt.node.device] = outcome
-    measured: list[Measured] = []
-    hopeless: list[str] = []
-    for trial in trials:
-        on = [found[trial.digest, device] for device in kinds if (trial.digest, device) in found]
-        measured += sorted(on, key=lambda one: one.device_memory)
-        if not on:
-            hopeless.append(f"\n  {trial.backbone} at {trial.image_size} px: {problems[trial.digest]}")
+            found[trial.digest, node.device] = outcome
+    hopeless = [
+        f"\n  {trial.backbone} at {trial.image_size} px: {problems[trial.digest]}"
+        for trial in trials
+        if not any((trial.digest, device) in found for device in kinds)
+    ]
     if hopeless:
         raise ClusterError(f"resources: auto can't train on this cluster:{''.join(hopeless)}")
-    return measured
-
-
-def _start(attempt: Attempt) -> Any:
-    """A process of its own on the attempt's node, with a GPU to itself where there are any."""
-    node = attempt.node
-    # on CPUs as many at once as there are cores, as trials will be
-    cores = max(1, int(node.cpu // node.gpu)) if node.gpu else 1
-    task = ray.remote(max_calls=1, max_retries=0)(footprint).options(
-        num_cpus=min(cores, node.cpu), num_gpus=1 if node.gpu else 0, scheduling_strategy=on_node(node.id)
-    )
-    return task.remote(attempt.trial, cores, attempt.micro_batch)
+    keys = product([trial.digest for trial in trials], sorted(kinds))
+    return [found[key] for key in keys if key in found]

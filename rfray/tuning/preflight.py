@@ -8,9 +8,8 @@ import torch
 from rfray.data.augment import POLICIES, PolicySpec, check_policy
 from rfray.errors import SweepError, TrialError, nearest_first
 from rfray.models.build import backbone_names, build_model, check_weights
-from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile
-from rfray.spec.trial import Range, TrialAxes
+from rfray.spec.trial import Range, Trial, TrialAxes
 from rfray.stats.metrics import METRICS
 from rfray.training.learner import SCHEDULES, make_optimizer, optimizer_names
 from rfray.tuning.strategies import REMOVED, SCHEDULERS, SEARCHERS, combinations
@@ -32,7 +31,7 @@ def registered_names() -> dict[str, list[str]]:
 def check_sweep(file: SweepFile) -> None:
     """Names, policies, weights and combinations. Raises SweepError, one line per problem, with file, line and key."""
     # each group relies on what the one before it has checked
-    for checks in ((_names,), (_policies, _search, _probes, _batches), (_weights,)):
+    for checks in ((_names,), (_policies, _search, _trials), (_weights,)):
         problems = dict.fromkeys(problem for check in checks for problem in check(file))
         if problems:
             raise SweepError("\n".join(problems))
@@ -43,12 +42,15 @@ def check_models(file: SweepFile) -> dict[str, int]:
 
     Raises SweepError, a line per problem, with file, line and key.
     """
+    axes = file.sweep.trial
+    first = {name: axes.ends(name)[0] for name in axes.axes()}
     parameters: dict[str, int] = {}
     problems: list[str] = []
-    for place, backbone in file.sweep.trial.written("backbone"):
-        for size in file.sweep.trial.ends("image_size"):
+    for place, backbone in axes.written("backbone"):
+        for size in axes.ends("image_size"):
+            trial = axes.trial({**first, "backbone": backbone, "image_size": size})
             try:
-                parameters[backbone] = _one_step(file.sweep, backbone, int(size))
+                parameters[backbone] = _one_step(trial)
             except TrialError as error:
                 problems.append(file.problem(("trial", *place), str(error)))
     if problems:
@@ -57,18 +59,15 @@ def check_models(file: SweepFile) -> dict[str, int]:
 
 
 def _names(file: SweepFile) -> Iterator[str]:
+    sweep = file.sweep
     for key, names in registered_names().items():
-        if key in TrialAxes.model_fields:
-            written = [(("trial", *place), value) for place, value in file.sweep.trial.written(key)]
-        else:
-            written = [(("search", key), getattr(file.sweep.search, key))]
-        if key == "augmentation":
-            names += [name for name in file.sweep.augmentations if name not in POLICIES]
-        known = set(names)
+        section = "trial" if key in TrialAxes.model_fields else "search"
+        written = sweep.trial.written(key) if section == "trial" else [((key,), getattr(sweep.search, key))]
+        names += [name for name in sweep.augmentations if key == "augmentation" and name not in POLICIES]
         for place, value in written:
-            if value not in known:
+            if value not in names:
                 allowed = REMOVED.get(value) if key == "scheduler" else None
-                yield file.not_allowed(place, value, allowed or nearest_first(value, names))
+                yield file.not_allowed((section, *place), value, allowed or nearest_first(value, names))
 
 
 def _policies(file: SweepFile) -> Iterator[str]:
@@ -99,6 +98,7 @@ def _search(file: SweepFile) -> Iterator[str]:
     axes, longest = sweep.trial.axes(), max(sweep.trial.ends("epochs"))
     ranges = [name for name, axis in axes.items() if isinstance(axis, Range)]
     is_grid = search.algorithm == "grid"
+    last = search.grace_epochs * search.reduction_factor ** (search.brackets - 1)
 
     def refused(key: str, allowed: str) -> str:
         return file.not_allowed(("search", key), getattr(search, key), allowed)
@@ -107,11 +107,9 @@ def _search(file: SweepFile) -> Iterator[str]:
         yield refused("grace_epochs", f"at most trial.epochs ({longest:g})")
     elif search.brackets > 1 and search.scheduler != "asha":
         yield refused("brackets", "1; or more with search.scheduler asha")
-    elif search.brackets > 1:
-        last = search.grace_epochs * search.reduction_factor ** (search.brackets - 1)
-        if last > longest:
-            allowed = f"fewer, as trials of the last bracket would first be compared after {last} of {longest:g} epochs"
-            yield refused("brackets", allowed)
+    elif search.brackets > 1 and last > longest:
+        allowed = f"fewer, as trials of the last bracket would first be compared after {last} of {longest:g} epochs"
+        yield refused("brackets", allowed)
     if not is_grid and search.trials is None and search.budget is None:
         allowed = f"how many (or search.budget); {search.algorithm} does not know by itself when it is done"
         yield refused("trials", allowed)
@@ -122,24 +120,20 @@ def _search(file: SweepFile) -> Iterator[str]:
         yield refused("trials", f"at least {settings}, the settings of the grid; or leave it out, or use random")
 
 
-def _probes(file: SweepFile) -> Iterator[str]:
-    trial = file.sweep.trial
+def _trials(file: SweepFile) -> Iterator[str]:
+    """A probe for trials to begin with; and some images of every batch for every worker."""
+    trial, workers = file.sweep.trial, file.sweep.resources.world_size
     for place, head in trial.written("head"):
         if head == "probe" and file.sweep.search.probe is False:
             yield file.not_allowed(("trial", *place), head, "random, as search.probe is false")
         if head == "probe" and isinstance(sizes := trial.axes().get("image_size"), Range):
             allowed = "a value or a list of values with trial.head probe, as each size has a probe of its own"
             yield file.not_allowed(("trial", "image_size"), _given(sizes), allowed)
-
-
-def _batches(file: SweepFile) -> Iterator[str]:
-    """Every worker of a trial must get some images of every batch."""
-    trial, workers = file.sweep.trial, file.sweep.resources.world_size
     mixed = any(trial.choices(name) != [0.0] for name in ("mixup", "cutmix"))
     least = workers * 2 if mixed and workers > 1 else workers
+    pairs = ", two each as mixup and cutmix mix pairs" if mixed else ""
     for place, size in trial.written("batch_size"):
         if (size.bounds[0] if isinstance(size, Range) else size) < least:
-            pairs = ", two each as mixup and cutmix mix pairs" if mixed else ""
             allowed = f"at least {least}: {workers} workers share every batch (resources){pairs}"
             yield file.not_allowed(("trial", *place), _given(size), allowed)
 
@@ -160,15 +154,15 @@ def _given(value: Any) -> Any:
     return value.model_dump(exclude_none=True) if isinstance(value, Range) else value
 
 
-def _one_step(sweep: Sweep, backbone: str, size: int) -> int:
-    first = {name: sweep.trial.ends(name)[0] for name in sweep.trial.axes()}
-    trial = sweep.trial.trial({**first, "backbone": backbone, "image_size": size})
+def _one_step(trial: Trial) -> int:
+    """Trains a trial's model on two images that are black; its number of parameters."""
     model, normalise = build_model(trial, load_pretrained=trial.pretrained is True)
     try:
         optimizer = make_optimizer(trial, model)
-        images = normalise(torch.zeros(2, 3, size, size, dtype=torch.uint8))
+        images = normalise(torch.zeros(2, 3, trial.image_size, trial.image_size, dtype=torch.uint8))
         torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1])).backward()
         optimizer.step()
     except Exception as error:  # a model, or an optimizer, may raise anything at a size that it can't take
-        raise TrialError(f"{backbone} can't take a step at {size} px: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise TrialError(f"{trial.backbone} can't take a step at {trial.image_size} px: {reason}") from error
     return sum(parameter.numel() for parameter in model.parameters())

@@ -30,7 +30,7 @@ from rfray.stats.predictions import Predictions, read_predictions, write_predict
 from rfray.store.files import file_digest, write_whole
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, probe_id
-from rfray.tuning.trial_job import sweep_images
+from rfray.tuning.trainable import sweep_images
 
 Key = TypeVar("Key")
 

@@ -1,21 +1,32 @@
-"""One setting from Ray Tune -> one trained trial in the run folder: what runs in a trial's process."""
+"""One setting from Ray Tune -> one trained trial in the run folder: what runs in a trial's processes."""
 
 import os
 import socket
+import time
 import traceback
 import uuid
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import takewhile
+from math import inf, isinf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from rfray.cluster.slots import Slot, TrialSlots
 from rfray.errors import DiskFullError, TrialError
 from rfray.progress.metric_keys import EPOCH, SCORE, WARNINGS
+from rfray.spec.sweep import Sweep
+from rfray.spec.trial import Trial
 from rfray.store.files import is_disk_full, no_room, write_whole
-from rfray.store.records import Start
-from rfray.store.run_dir import RunDir, TrialDir
+from rfray.store.records import Fold, Start, write_record
+from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, probe_id
 from rfray.store.storage import STATES
-from rfray.tuning.trial_job import SupersededError, SweepJob, TrialJob, WorkerLostError, train_trial, trial_of
+
+if TYPE_CHECKING:
+    from rfray.training.learner import Epoch, TrialData
 
 # What is heavy (torch, timm, albumentations: 9 s) is imported inside the functions. A process counts as started once
 # this module is imported, and until then Ray Tune gives its trial to whichever process gets free before.
@@ -27,6 +38,51 @@ DEATHS = 4
 may be lost more than once, but a trial that needs more memory than there is dies each time."""
 
 
+@dataclass(frozen=True)
+class SweepJob:
+    """What every trial of a sweep needs to know besides its setting."""
+
+    run: Path | str
+    """Path or address of the run folder."""
+    session: str
+    """Changes with every start of the sweep."""
+    shares: TrialSlots
+    """What each trial gets."""
+    deadline: float | None = None
+    """Where a budget by the clock ends, in seconds since 1970: the nodes' clocks are taken to agree. For one of GPUs
+    inf: the run folder will hold a mark once it is used up."""
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What every process that trains a trial needs to know."""
+
+    sweep: SweepJob
+    id: str
+    trial: Trial
+    slot: Slot
+    token: str
+    """Marks the last start of the trial: only who has it may write to the trial's folder."""
+
+    @property
+    def out(self) -> TrialDir:
+        """The trial's folder."""
+        return RunDir(self.sweep.run).trial(self.id)
+
+
+class SupersededError(Exception):
+    """Another process has taken this trial over, so this one must not write any more."""
+
+
+class WorkerLostError(Exception):
+    """The process of one of a trial's workers has died; with others the trial continues from its last epoch."""
+
+
+def trial_of(config: dict[str, Any]) -> Trial:
+    """The setting in what Ray Tune calls a trial's config."""
+    return Trial(**{name: value for name, value in config.items() if name != "id"})
+
+
 def run_trial(config: dict[str, Any], job: SweepJob) -> None:
     """Trains the trial `config` (id and fields of `Trial`) and reports every epoch to Ray Tune.
 
@@ -35,11 +91,14 @@ def run_trial(config: dict[str, Any], job: SweepJob) -> None:
     Raises DiskFullError, and WorkerLostError where the process of one of its workers died.
     """
     out = RunDir(job.run).trial(tune.get_context().get_trial_name())
-    trial = trial_of(config)
+    trial, token = trial_of(config), uuid.uuid4().hex[:12]
     try:
         out.mirror.pull(removing=STATES)  # another node may have had the trial before
         out.mirror.remove([out.error_file])
-        token, deaths = _register_start(out, job.session)
+        states, starts = out.state_files(), out.starts()
+        here = (job.session, str(int(states[0].stem.split("-")[1]) if states else 0))  # and how many epochs are done
+        deaths = len(list(takewhile(lambda start: start[:2] == here, reversed(starts))))
+        out.write_starts([*starts, Start(*here, socket.gethostname(), str(os.getpid()), token)])
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 if deaths >= DEATHS:
@@ -47,10 +106,9 @@ def run_trial(config: dict[str, Any], job: SweepJob) -> None:
                 _train(TrialJob(job, out.id, trial, job.shares.of(trial), token))
                 return
             except Exception as error:
-                if isinstance(error, DiskFullError | SupersededError | WorkerLostError) or is_disk_full(error):
+                ends_here = isinstance(error, DiskFullError | SupersededError | WorkerLostError) or is_disk_full(error)
+                if ends_here or out.starts()[-1].token != token:  # another process has the trial now
                     raise
-                if out.starts()[-1].token != token:
-                    raise  # another process has the trial now
                 if attempt == ATTEMPTS:
                     reason = (str(error).splitlines() or [""])[0]
                     write_whole(out.error_file, f"{type(error).__name__}: {reason}\n\n{traceback.format_exc()}")
@@ -73,10 +131,9 @@ def _train(job: TrialJob) -> None:
         return
     warnings: list[str] = []
 
-    def on_epoch(epoch: Any) -> None:
-        new = warnings.copy()
+    def on_epoch(epoch: "Epoch") -> None:
+        _report(asdict(epoch), warnings)
         warnings.clear()
-        _report(asdict(epoch), new)
 
     train_trial(job, on_epoch, warnings.append)
 
@@ -89,17 +146,109 @@ def _report(epoch: dict[str, Any], warnings: list[str]) -> None:
     tune.report(fixed | {name: epoch[name] for name in names})
 
 
-def _register_start(out: TrialDir, session: str) -> tuple[str, int]:
-    """Notes that this process trains the trial from here on.
+def train_trial(
+    job: TrialJob,
+    on_epoch: Callable[["Epoch"], None],
+    warn: Callable[[str], None],
+    wait_for_others: Callable[[], None] = lambda: None,
+) -> None:
+    """Trains in this process, alone or as one of several workers.
 
-    Returns the token of this start, and how often in a row processes of this session have died without getting further.
+    `on_epoch` is called after each epoch, by the first worker alone, and may raise to end the trial; `warn` with
+    sentences that the user should read; `wait_for_others` when the images are there: it returns when all have them.
+    Raises TrialError, SupersededError, DiskFullError, and of several workers GroupMemoryError and GroupStoppedError.
     """
-    states = out.state_files()
-    done = int(states[0].stem.split("-")[1]) if states else 0
-    starts = out.starts()
-    deaths = 0
-    while deaths < len(starts) and starts[-1 - deaths][:2] == (session, str(done)):
-        deaths += 1
-    token = uuid.uuid4().hex[:12]
-    out.write_starts([*starts, Start(session, str(done), socket.gethostname(), str(os.getpid()), token)])
-    return token, deaths
+    from rfray.training.distributed import this_group
+    from rfray.training.learner import Hooks
+    from rfray.training.loop import train
+
+    out = job.out
+    start = out.start()
+    sweep, data, warnings = _trial_data(job.sweep.run, job.trial, start.fold)
+    for sentence in warnings:
+        warn(sentence)
+    wait_for_others()
+
+    def report(epoch: "Epoch") -> None:
+        out.mirror.push(removing=STATES)
+        on_epoch(epoch)
+
+    def save_micro_batch(size: int) -> None:
+        write_record(out.start_file, out.start().model_copy(update={"micro_batch": size}), out.mirror)
+
+    def check_token() -> None:
+        if out.starts()[-1].token != job.token:
+            raise SupersededError(f"{out.id} was started again elsewhere")
+
+    hooks = Hooks(report, save_micro_batch, warn, check_token, _time_left(job.sweep))
+    micro_batch = start.micro_batch or job.slot.micro_batch
+    train(job.trial, data, out, sweep.search.metric, job.slot.threads, hooks, micro_batch, this_group())
+
+
+def _time_left(job: SweepJob) -> Callable[[], float] | None:
+    """A function, cheap enough to be called between two batches: how many seconds the budget leaves, if there is one.
+
+    For one of GPUs that is infinity until they are used up, as nobody knows it here.
+    """
+    if job.deadline is None:
+        return None
+    end, asked, run = job.deadline, 0.0, RunDir(job.run)
+
+    def left() -> float:
+        nonlocal end, asked
+        if isinf(end) and time.monotonic() - asked >= 1:  # the folder may be far away
+            run.mirror.fetch(run.budget_over_file)
+            asked, end = time.monotonic(), 0.0 if run.budget_over_file.exists() else inf
+        return end - time.time()
+
+    return left
+
+
+def _trial_data(where: Path | str, trial: Trial, fold: Fold | None) -> tuple[Sweep, "TrialData", list[str]]:
+    """What a trial learns from and begins with, judged on a fold or else val, and what the user should know of it.
+
+    Raises TrialError where it is to begin with a probe that there is not.
+    """
+    sweep, data, warnings = sweep_images(where, trial.resize, trial.image_size, fold)
+    if trial.head == "random":
+        return sweep, data, warnings
+    probe = RunDir(where).trial(probe_id(sweep.probe(trial)))
+    probe.mirror.pull("result.json", WEIGHTS_FILE)
+    result = probe.result()
+    if result is None or result.status == "failed":
+        why = "was not made" if result is None else f"failed: {result.reason}"
+        raise TrialError(f"head: probe, but the probe of {trial.backbone} at {trial.image_size} px {why}")
+    weights = probe.weights_file
+    if fold is not None:
+        weights = probe.fold_weights_file(fold)
+        probe.mirror.fetch(weights)
+        if not weights.exists():
+            raise TrialError(f"head: probe, but no head of {trial.backbone} could be learned without fold {fold[0]}")
+    return sweep, replace(data, probe=weights), warnings
+
+
+@lru_cache(maxsize=4)
+def sweep_images(
+    run: Path | str, resize: str, side: int, fold: Fold | None = None
+) -> tuple[Sweep, "TrialData", list[str]]:
+    """The sweep, its images, and warnings.
+
+    Kept for the trials that this process has still to run; the pixels themselves are memory-mapped.
+    """
+    from rfray.data.catalog import load_images
+    from rfray.data.geometry import Geometry
+    from rfray.data.images import ImageFiles
+    from rfray.data.pixel_cache import no_room_in_cache
+    from rfray.data.splits import fold_of
+    from rfray.training.learner import TrialData
+
+    folder = RunDir(run)
+    folder.mirror.pull("sweep.yaml", "catalog.parquet")
+    sweep, catalog = folder.sweep(), folder.catalog()
+    if fold is not None:
+        catalog = fold_of(catalog, fold, sweep.seed)
+    geometry = Geometry(resize, side, sweep.data.reencode)
+    train, val = (load_images(catalog, sweep.data, part, geometry) for part in ("train", "val"))
+    uncached = any(isinstance(part.source, ImageFiles) for part in (train, val))
+    warnings = [f"{socket.gethostname()}: {no_room_in_cache(sweep.data.cache)}"] if uncached else []
+    return sweep, TrialData(train, val, sweep.augmentations), warnings

@@ -14,9 +14,8 @@ import psutil
 import pytest
 from ray._private import ray_constants
 
-from rfray.cluster import autoscaler as autoscaling
-from rfray.cluster.autoscaler import resources_to_come
-from rfray.cluster.slots import Slot, autoscaler_notice
+from rfray.cluster import slots
+from rfray.cluster.slots import Slot, autoscaler_notice, resources_to_come
 
 CPU, GPU = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 1.0}
 
@@ -36,7 +35,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What an autoscaler would have been started with."""
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps(CONFIG))
-    monkeypatch.setattr(autoscaling, "_config_file", lambda: str(file))
+    monkeypatch.setattr(slots, "_config_file", lambda: str(file))
     return file
 
 
@@ -156,10 +155,10 @@ print(sorted(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Al
 BRING_UP = """
 import ray, sys
 from rich.console import Console
-from rfray.cluster.autoscaler import bring_up
-from rfray.cluster.slots import Slot, nodes
+from rfray.cluster.slots import Slot
+from rfray.tuning.measuring import bring_up
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-bring_up({"CPU": 4}, lambda: any(node.room(Slot(4, 0)) for node in nodes()), Console())
+bring_up(Slot(4, 0), Console())
 """
 
 

@@ -22,13 +22,13 @@ from rfray.store.run_dir import RunDir
 from rfray.tuning.budget import (
     SHUTDOWN_SECONDS,
     Account,
+    BudgetCallback,
     Forecast,
     Meter,
     budget_meter,
     check_budget,
     with_short_epochs,
 )
-from rfray.tuning.budget_callbacks import BudgetCallback, OutOfTime
 from rfray.tuning.run_sweep import run_sweep
 from tests.tuning.test_run_sweep import sweep_of, tmp_session
 
@@ -160,7 +160,7 @@ def test_an_epoch_is_begun_where_it_is_expected_to_end_in_time(tmp_path: Path) -
     assert (mine.has_time(QUICK, epochs=2), mine.has_time(QUICK, epochs=3)) == (True, False)  # 40 s and 60 s
     assert mine.has_time_for_any(sweep_asking("100s"))
     assert not mine.has_time_for_any(sweep_asking("100s"), epochs=3)
-    stops = OutOfTime(mine)
+    stops = BudgetCallback(mine)
     assert [stops("", {"config": of_ray(one).config}) for one in (QUICK, SLOW)] == [False, False]  # a part of one
     an_epoch(mine, SLOW, 400, "00002")
     assert stops("", {"config": of_ray(SLOW).config})  # a quarter of 240 s
@@ -195,7 +195,7 @@ def test_time_of_gpus_is_what_trials_hold(tmp_path: Path) -> None:
     mine = meter(tmp_path, "100gpu-s", used=5000, slot=Slot(1, 0.5))
     account = mine.account
     assert account.deadline is None
-    callback, trial = BudgetCallback(mine, OutOfTime(mine)), of_ray(QUICK)
+    callback, trial = BudgetCallback(mine), of_ray(QUICK)
     callback.on_trial_start(trial=trial)
     account._held["00000"] = (time.time() - 100, 0.5)
     assert account.spent().gpus == pytest.approx(50, abs=1)

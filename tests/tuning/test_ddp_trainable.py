@@ -23,7 +23,7 @@ from rfray.training.learner import Hooks
 from rfray.training.loop import train
 from rfray.tuning.ddp_trainable import _cause
 from rfray.tuning.run_sweep import run_sweep
-from rfray.tuning.trial_job import WorkerLostError, sweep_images
+from rfray.tuning.trainable import WorkerLostError, sweep_images
 from tests.tuning.test_budget import Ends, started
 from tests.tuning.test_run_sweep import Console, sweep_of, tmp_session
 

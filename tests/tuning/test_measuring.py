@@ -8,14 +8,12 @@ import ray
 import torch
 from rich.console import Console
 
-from rfray.cluster.packing import MARGIN, Packing
-from rfray.cluster.slots import Slot, slot_count
+from rfray.cluster.slots import MARGIN, Packing, Slot, slot_count
 from rfray.errors import ClusterError
 from rfray.spec.trial import Trial
 from rfray.store.records import Measurements, write_record
 from rfray.store.run_dir import RunDir
 from rfray.training.loop import footprint
-from rfray.tuning import measuring
 from rfray.tuning.measuring import heaviest_trials, keep_packing, known_measurements, shares_for
 from rfray.tuning.plan import packing_lines
 from tests.tuning.test_preflight import sweep_file
@@ -75,10 +73,10 @@ def test_every_backbone_is_measured_once(tmp_path: Path, ray_here: None, monkeyp
     keep_packing(run, packing, QUIET)
     assert known_measurements(run) == [one]
 
-    def again(attempt: object) -> None:
+    def again(*arguments: object, **options: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(measuring, "_start", again)
+    monkeypatch.setattr("rfray.tuning.measuring.on_node", again)
     assert shares_for(sweep, run, slot, False, QUIET) == packing
     with pytest.raises(AssertionError, match="measured again"):
         shares_for(sweep, run, slot, True, QUIET)

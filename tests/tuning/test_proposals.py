@@ -137,7 +137,7 @@ def test_a_later_command_trains_only_what_is_missing_and_comes_to_the_same(made:
     sweep = run.sweep()
 
     run_sweep(run, sweep, slot_for(sweep.resources), tmp_session(), Console(file=said, width=200))
-    assert "Training the best trial again: 1 of 3 trainings are to be done" in said.getvalue()
+    assert "Training the best trials again: 1 of 3 trainings are to be done" in said.getvalue()
     after = read_predictions(lost.predictions_file("val"))
     assert np.array_equal(before.ids, after.ids)
     assert np.array_equal(before.p_fake, after.p_fake)

@@ -20,11 +20,10 @@ from rfray.stats.predictions import read_predictions
 from rfray.store.ownership import claim_run
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir
-from rfray.tuning.display import Display
+from rfray.tuning.callbacks import Display, mlflow_callbacks
 from rfray.tuning.preflight import check_sweep
 from rfray.tuning.run_sweep import check_outcome, run_sweep
 from rfray.tuning.strategies import SCHEDULERS, SEARCHERS
-from rfray.tuning.trackers import mlflow_callbacks
 
 SWEEP = """
 name: tiny
@@ -126,6 +125,16 @@ def test_a_failing_trial_is_a_row_with_its_reason_and_the_sweep_goes_on(
     with pytest.raises(SweepFailed, match=rf"1 of 2 trials failed.*\n  {failed[0].id}: TrialError"):
         check_outcome(run, sweep, done)
     check_outcome(run, sweep.model_copy(update={"search": sweep.search.model_copy(update={"max_failed": 1})}), done)
+
+
+def test_five_failures_in_a_row_for_one_reason_end_the_sweep(pictures: Path, tmp_path: Path, ray_here: None) -> None:
+    sweep = sweep_of(
+        pictures, tmp_path, "trial.lr=[1e30, 2e30, 3e30, 4e30, 5e30, 6e30, 7e30]", "trial.augmentation=none",
+        "trial.optimizer=sgd", "trial.clip_grad=0", "trial.warmup=0", "search={trials: 7, concurrent: 1}",
+    )  # fmt: skip
+    with pytest.raises(SweepFailed, match="the sweep was stopped: 5 trials in a row failed with the same error"):
+        run_here(sweep, tmp_path)
+    assert [len(trial.starts()) for trial in RunDir(tmp_path / "run").trials()][:5] == [1] * 5
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Every node has the images before the first trial, or says why not."""
+"""What can't work is said before the first trial: folders that nodes can't write to, images that they can't see."""
 
 import io
 import shutil
@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rfray.cluster.node_preflight import _prepare, check_storage, prepare_nodes
 from rfray.cluster.slots import Slot
-from rfray.cluster.warm_cache import _prepare, prepare_nodes
 from rfray.commands.prepare_data import prepare_training
+from rfray.errors import ClusterError, DiskFullError
 from rfray.store.ownership import claim_run
 from rfray.store.run_dir import RunDir
 from tests.tuning.test_run_sweep import sweep_of
@@ -95,5 +96,18 @@ def test_other_images_under_the_same_path_are_named(
 def test_this_machine_alone_has_nothing_to_prepare(
     run: RunDir, ray_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rfray.cluster.warm_cache.finished", None)
+    monkeypatch.setattr("rfray.cluster.node_preflight.finished", None)
     prepare_nodes(run, Slot(1, 0), QUIET)
+
+
+def test_a_disk_too_small_for_the_plan(tmp_path: Path, ray_here: None) -> None:
+    with pytest.raises(DiskFullError, match=r"it needs 1000000000000\.0 MB"):
+        check_storage(RunDir(tmp_path / "run"), 10**18)
+    check_storage(RunDir(tmp_path / "run"), 1)
+    assert list((tmp_path / "run").iterdir()) == []  # the probes are gone
+
+
+def test_a_node_that_can_not_write_is_named(ray_here: None) -> None:
+    blocked = RunDir("/proc")  # a folder that is there and that nobody can write to
+    with pytest.raises(ClusterError, match=r"node 127\.0\.0\.1 can't write into the run folder /proc"):
+        check_storage(blocked, 1)

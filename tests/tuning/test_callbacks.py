@@ -1,5 +1,6 @@
-"""A disk that fills up: the sweep stops with the path, the need and what is free, and goes on once there is room."""
+"""What is done with Ray Tune's events: a disk that fills up ends the sweep; the curves, as TensorBoard reads them."""
 
+import struct
 import subprocess
 import threading
 import time
@@ -7,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from rfray.errors import DiskFullError
-from rfray.tuning.callbacks import DiskMonitor
+from rfray.progress.metric_keys import EPOCH, SCORE
+from rfray.store.run_dir import RunDir
+from rfray.tuning.callbacks import DiskMonitor, SweepCallback, TensorBoard
 from tests.tuning.test_run_sweep import run_here, sweep_of
 
 
@@ -63,5 +67,41 @@ def test_the_folder_of_ray_is_watched(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("rfray.tuning.callbacks.RAY_NEEDS", 10**18)
     monitor = DiskMonitor(tmp_path)
     with pytest.raises(DiskFullError, match=f"no room on the disk for {tmp_path}: it needs 1000000000000"):
-        monitor.on_trial_result(0, [], None, {})
-    assert isinstance(monitor.reason, DiskFullError)
+        monitor.on_step_end()
+
+
+def test_an_error_ends_the_sweep_after_the_step() -> None:
+    callback = SweepCallback()
+    callback.on_step_end()
+    with callback.ending_the_sweep():
+        raise DiskFullError("no room")
+    with pytest.raises(DiskFullError, match="no room"):
+        callback.on_step_end()
+
+
+def events(file: Path) -> list[Event]:
+    """A TFRecord file: each record is its length (8 bytes), a checksum (4), itself, a checksum (4)."""
+    data, found = file.read_bytes(), []
+    while data:
+        (length,) = struct.unpack_from("<Q", data)
+        found.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return found
+
+
+def test_every_epoch_is_readable_at_once(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    folder = run.trial("00000-a").tensorboard
+    folder.parent.mkdir(parents=True)
+    board = TensorBoard(run, "auc")
+    for epoch in (1, 2):
+        result = {EPOCH: epoch, SCORE: 0.25 * epoch, "lr": 0.5, "train_loss": None}
+        board.on_trial_result(trial="00000-a", result=result)
+        [file] = folder.iterdir()
+        first, *epochs = events(file)
+        assert first.file_version == "brain.Event:2"
+        assert [event.step for event in epochs] == list(range(1, epoch + 1))
+        assert {value.tag: value.simple_value for value in epochs[-1].summary.value} == {
+            "val/auc": 0.25 * epoch,
+            "lr": 0.5,
+        }

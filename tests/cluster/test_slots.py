@@ -1,11 +1,11 @@
 """From measurements and nodes to what each trial gets, by hand."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 
-from rfray.cluster.packing import Packing, pack
-from rfray.cluster.slots import Node, Slot
+from rfray.cluster.slots import Node, Packing, Slot, pack
 from rfray.spec.trial import Trial
 from rfray.store.records import Measured
 
@@ -81,3 +81,7 @@ def test_each_backbone_gets_its_own_and_a_size_between_the_next_larger() -> None
 def test_room_does_not_lose_what_floats_lose() -> None:
     assert replace(CPU, cpu=1).room(Slot(0.1, 0)) == 10
     assert replace(SMALL, gpu=1).room(Slot(0.1, 0.2)) == 5
+
+
+def test_a_node_to_come_whose_memory_is_unknown_has_enough_of_it() -> None:
+    assert replace(CPU, memory=inf).room(Slot(1, 0, memory=2 * GB)) == 4

@@ -1,0 +1,106 @@
+"""a run folder + the nodes -> the images decoded on each, or an error before the first trial that says what to do."""
+
+import shutil
+import socket
+import uuid
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from rich.console import Console
+from rich.progress import track
+
+from rfray.cluster.slots import TrialSlots, nodes
+from rfray.cluster.tasks import finished, on_node, reason_of
+from rfray.data.cache_limits import cache_folder
+from rfray.data.catalog import load_images
+from rfray.data.folders import image_folder
+from rfray.data.geometry import geometries
+from rfray.data.images import ImageFiles
+from rfray.errors import ClusterError, DataError, StorageError
+from rfray.store.files import no_room
+from rfray.store.run_dir import RunDir
+
+
+def check_storage(run: RunDir, needed: int) -> None:
+    """Raises ClusterError where a node can't write into the run folder, DiskFullError where it lacks `needed` bytes."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    probe, others = f".probe-{uuid.uuid4().hex[:8]}", {node.id: node for node in nodes()}
+    here = others.pop(ray.get_runtime_context().get_node_id())
+    tasks = {on_node(node.id, _write_probe).remote(run.where, f"{probe}-{node.id}"): node for node in others.values()}
+    try:
+        for node, problem in [(here, _write_probe(run.where, f"{probe}-{here.id}")), *finished(tasks)]:
+            if isinstance(problem, RayError):
+                problem = reason_of(problem)
+            elif not problem and not run.mirror.find(f"{probe}-{node.id}"):
+                problem = "it has a folder of its own under this path"
+            if problem:
+                raise ClusterError(
+                    f"node {node.address} can't write into the run folder {run.where}: {problem}. "
+                    f"Put it on a disk that all nodes share under the same path, or at an address that all reach "
+                    f"(--run DIR, --run s3://bucket/runs/{run.name})"
+                )
+    finally:
+        run.mirror.remove(run.mirror.find(f"{probe}-*"))
+    if shutil.disk_usage(run.path).free < needed:
+        raise no_room(run.path, needed)
+
+
+def _write_probe(where: Path | str, name: str) -> str | None:
+    """Writes a file into the run folder; why not, where it can't."""
+    try:
+        run = RunDir(where)
+        if isinstance(where, str):
+            run.path.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text("")
+        run.mirror.send(run.path / name)
+    except (OSError, StorageError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
+def prepare_nodes(run: RunDir, slots: TrialSlots, console: Console) -> None:
+    """Fills the caches of decoded pixels of all nodes that have room for a trial, at the same time.
+
+    A node that joins later does so for its first trial. Where this machine is the only one, nothing is left to do.
+    Raises ClusterError, naming the node, the path and what to do, where a node can't get at the images.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    able = [node for node in nodes() if any(node.room(slot) for slot in slots.kinds)]
+    if all(node.id == here for node in able):
+        return
+    tasks = {on_node(node.id, _prepare).remote(run.where): node for node in able}
+    title, bar, problems = f"Preparing the images on {len(tasks)} nodes", Console(stderr=True), []
+    for node, problem in track(finished(tasks), title, len(tasks), console=bar, transient=True):
+        if isinstance(problem, RayTaskError):
+            problems.append(f"node {node.address}: {reason_of(problem)}")
+        elif isinstance(problem, RayError):  # trials will be elsewhere, or here once it is back
+            console.print(f"Node {node.address} went away while its images were prepared", markup=False)
+        elif problem:
+            problems.append(f"node {node.address} {problem}")
+    if problems:
+        raise ClusterError("\n".join(sorted(problems)))
+
+
+def _prepare(where: Path | str) -> str | None:
+    """Fills this node's cache; why not, where it can't: the rest of a sentence that begins with the node."""
+    run = RunDir(where)
+    run.mirror.pull("sweep.yaml", "catalog.parquet")
+    sweep, catalog = run.sweep(), run.catalog()
+    for part in sweep.data.training_folders:
+        folder = image_folder(sweep.data, part)
+        unseen = isinstance(folder, Path) and not folder.is_dir()
+        try:
+            for geometry in geometries(sweep):
+                source = load_images(catalog, sweep.data, part, geometry).source
+                if unseen and isinstance(source, ImageFiles):
+                    raise DataError("nothing was read, as the cache has no room")
+        except (DataError, StorageError) as error:
+            if not unseen:
+                return f"can't read the images: {error}"
+            return (
+                f"can't see the images: {folder} is not there, and they are not in its cache of decoded pixels "
+                f"({cache_folder(sweep.data.cache)}) either. Put them on a disk that all nodes share, or copy them to "
+                f"{socket.gethostname()}, under the same path; or at an address that all reach (data.{part}: s3://…)"
+            )
+    return None
