@@ -159,8 +159,9 @@ class TensorBoard(SweepCallback):
         if (writer := self._writers.pop(str(trial), None)) is not None:
             writer.close()
             out = self._run.trial(str(trial))
-            for file in out.tensorboard.iterdir():
-                out.mirror.send(file)
+            with self.ending_the_sweep():
+                for file in out.tensorboard.iterdir():
+                    out.mirror.send(file)
 
 
 def mlflow_callbacks(sweep: Sweep) -> list[Callback]:
