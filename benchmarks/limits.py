@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,11 +38,12 @@ from rfray.spec.sweep import CacheSettings, DataSettings, Sweep
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.run_dir import RunDir
 from rfray.tuning.recorder import results
-from rfray.tuning.run_sweep import NOBODY
 from rfray.tuning.strategies import SCHEDULERS, SEARCHERS
 
 MILLION = 1_000_000
 SIDE = 224
+NOBODY = SimpleNamespace(get_live_trials=list)
+"""Takes the place of Ray's controller: no trial is live."""
 
 
 def main() -> None:
