@@ -13,7 +13,7 @@ from rich.console import Console
 from rfray.audit.audit import audit_images
 from rfray.commands import say
 from rfray.data.catalog import COLUMNS, scan_folder
-from rfray.data.changed import UNREADABLE, changes, read_unreadable, training_changes
+from rfray.data.changed import changes, training_changes
 from rfray.data.decoding import decode
 from rfray.data.folders import image_folder, most_images
 from rfray.data.geometry import geometries
@@ -24,7 +24,7 @@ from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.files import replacing
 from rfray.store.records import write_record
-from rfray.store.run_dir import RunDir, write_table
+from rfray.store.run_dir import UNREADABLE, RunDir, write_table
 
 LEFT_OUT = "left out"
 """The part of images of train or val that are also in test."""
@@ -82,7 +82,7 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     """
     if sweep.data.share("test") is not None:
         return  # cut out of the training folder when the sweep began
-    catalog, images, unreadable = run.catalog(), run.audited_images(), read_unreadable(run)
+    catalog, images, unreadable = run.catalog(), run.audited_images(), run.unreadable()
     others, known = catalog[catalog["part"] != "test"], catalog[catalog["part"] == "test"]
     audited = images[images["folder"] == "test"]
     try:
@@ -132,7 +132,7 @@ def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFr
         say(console, f"Using {most} of {scanned.there} images of the {folder} folder, drawn at random ({name})")
     if not scanned.cached:
         say(console, f"Warning: {no_room_in_cache(sweep.data.cache)}")
-    noted, found = read_unreadable(run), scanned.unreadable
+    noted, found = run.unreadable(), scanned.unreadable
     others = noted[noted["folder"] != folder]
     with replacing(run.unreadable_file) as temporary:
         (pd.concat([others, found]) if len(others) else found)[UNREADABLE].to_csv(temporary, index=False)
@@ -192,5 +192,5 @@ def write_audit(
     images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
     write_table(run.images_file, images)
     reencoded = sweep.data.reencode is not None
-    write_record(run.audit_file, audit_images(images, pairs, read_unreadable(run), reencoded, seed=sweep.seed))
+    write_record(run.audit_file, audit_images(images, pairs, run.unreadable(), reencoded, seed=sweep.seed))
     return images

@@ -6,9 +6,6 @@ from rfray.data.folders import drawn, list_images, most_images
 from rfray.spec.sweep import DataSettings, Sweep
 from rfray.store.run_dir import RunDir
 
-UNREADABLE = ["path", "reason", "folder", "size", "modified"]
-"""Columns of unreadable.csv."""
-
 
 def training_changes(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> list[str]:
     """What differs between the sweep's folders of train and val and those that a run's catalog was made of.
@@ -17,7 +14,7 @@ def training_changes(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> list[s
     """
     lines = []
     for folder in sweep.data.training_folders:
-        known = pd.concat([table[table["folder"] == folder] for table in (catalog, read_unreadable(run))])
+        known = pd.concat([table[table["folder"] == folder] for table in (catalog, run.unreadable())])
         most = most_images(sweep, folder)
         if most is not None and sweep.budget is not None:
             most = len(known)  # it depends on the budget and the machine, and was settled when the catalog was made
@@ -41,8 +38,3 @@ def changes(settings: DataSettings, folder: str, known: pd.DataFrame, most: int 
         + [f"{path} is gone" for path in sorted(old.keys() - new)]
         + [f"{path} has changed" for path in sorted(old.keys() & new) if old[path] != new[path]]
     )
-
-
-def read_unreadable(run: RunDir) -> pd.DataFrame:
-    """unreadable.csv: the files that could not be read; empty where there are none."""
-    return pd.read_csv(run.unreadable_file) if run.unreadable_file.exists() else pd.DataFrame(columns=UNREADABLE)

@@ -179,8 +179,7 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
         yield verdict(run, frame) or f"The best single model, {best}, reaches {_reached(_row(frame, best))}."
     if asked := false_positives(run, frame):
         yield asked
-    unreadable = _unreadable(run)
-    if unreadable:
+    if unreadable := len(run.unreadable()):
         yield f"{_counted(unreadable, 'image')} could not be read and took no part ({run.unreadable_file.name})."
 
 
@@ -211,16 +210,6 @@ def _reached(row: "pd.Series[Any]") -> str:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
-def _unreadable(run: RunDir) -> int:
-    """How many images could not be read."""
-    if not run.unreadable_file.exists():
-        return 0
-    try:
-        return len(pd.read_csv(run.unreadable_file, dtype=str, keep_default_na=False))
-    except ValueError as error:
-        raise RunError(f"{run.unreadable_file} is damaged: {error}") from None
 
 
 def _row(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":

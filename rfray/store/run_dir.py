@@ -28,6 +28,8 @@ Part = Literal["val", "test"]
 
 REPEAT = re.compile(r"\d+-[0-9a-f]+-(seed\d+|fold\d+of\d+)")
 """The ids of repeats: the finalist's, and which one it is."""
+UNREADABLE = ["path", "reason", "folder", "size", "modified"]
+"""Columns of unreadable.csv."""
 WEIGHTS_FILE = "best.safetensors"
 HEAVY = (f"*{WEIGHTS_FILE}", "*/folds/*", "ensemble/members/*", "*predictions-test*", "*predictions-val-*")
 """Patterns of the files that a sweep has no need to read back."""
@@ -206,6 +208,15 @@ class RunDir:
     def audited_images(self) -> pd.DataFrame:
         """audit/images.parquet: one row an image file. Raises RunError where it is missing or damaged."""
         return self._table(self.images_file)
+
+    def unreadable(self) -> pd.DataFrame:
+        """unreadable.csv: the files that can't be read; empty where there are none. Raises RunError where damaged."""
+        if not self.unreadable_file.exists():
+            return pd.DataFrame(columns=UNREADABLE)
+        try:
+            return pd.read_csv(self.unreadable_file, keep_default_na=False)
+        except ValueError as error:
+            raise RunError(f"{self.unreadable_file} is damaged: {error}") from None
 
     def audit(self) -> Audit | None:
         """audit.json; None where there is none. Raises RunError where it is damaged or another version's."""
