@@ -33,9 +33,8 @@ class LoadedBundle:
 
     ensemble: Ensemble
     detectors: list[Predictor]
-    """Of the members, in the order of `ensemble.members`."""
     geometries: list[Geometry]
-    """The members' input geometries."""
+    """Both of the members, in the order of `ensemble.members`."""
 
 
 def write_members(folder: Path, trials: Sequence[TrialDir], members: Sequence[Member]) -> None:

@@ -43,6 +43,9 @@ class Group:
 
         Raises what `act` raises there, and GroupStoppedError in the others.
         """
+        if self.size == 1:
+            act()  # nothing of it stays in memory if it raises
+            return
         error: BaseException | None = None
         if self.rank == 0:
             try:

@@ -109,7 +109,6 @@ def _run_epoch(learner: Learner, out: TrialDir, val_metric: str, epoch: int) -> 
         wait_share=waited / training_seconds,
         ended=time.time(),
     )
-
     group.on_first(partial(write_epoch, out, learner, record, val_metric, validated if better else None))
     return record
 

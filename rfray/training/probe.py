@@ -29,15 +29,13 @@ ITERATIONS = 500
 
 @dataclass(frozen=True)
 class LearnedHead:
-    """A probe's logistic regression, in float32."""
+    """A probe's logistic regression on standardised features."""
 
     centre: np.ndarray
-    """(F,) mean of each feature."""
+    """(F,) float32: mean of each feature."""
     scale: np.ndarray
-    """(F,) standard deviation of each feature, 1 where it is constant."""
-    weights: np.ndarray
-    """(F,) coefficients of the standardised features, for the logit of fake."""
-    bias: float
+    """(F,) float32: standard deviation of each feature, 1 where it is constant."""
+    regression: LogisticRegression
     strength: float
     """One of STRENGTHS."""
     out_of_fold: np.ndarray
@@ -95,21 +93,20 @@ def learn_head(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, val
         score = metric(val_metric, Predictions(ids, labels, p_fake))
         tried.append((-1.0 if score is None else score, strength, p_fake))
     _, strength, out_of_fold = max(tried, key=lambda one: one[0])  # the first of equals
-    head = fitted(strength, ids)
-    weights = head.coef_[0].astype(np.float32)
-    return LearnedHead(centre, scale, weights, float(head.intercept_[0]), strength, out_of_fold)
+    return LearnedHead(centre, scale, fitted(strength, ids), strength, out_of_fold)
 
 
 def save_probe(path: Path, probe: Trial, head: LearnedHead) -> None:
     """Writes the backbone's unchanged weights together with the head. Raises TrialError where it can't be built."""
     model, _ = _backbone(probe)
-    linear = model.head.linear
+    linear, weights = model.head.linear, head.regression.coef_[0].astype(np.float32)
+    bias = float(head.regression.intercept_[0])
     with torch.no_grad():
         model.head.centre.copy_(torch.from_numpy(head.centre))
         model.head.scale.copy_(torch.from_numpy(head.scale))
         # the logit of fake is split into the two outputs, half of it each with opposite signs
-        linear.weight.copy_(torch.from_numpy(np.stack([-head.weights, head.weights])) / 2)
-        linear.bias.copy_(torch.tensor([-head.bias, head.bias]) / 2)
+        linear.weight.copy_(torch.from_numpy(np.stack([-weights, weights])) / 2)
+        linear.bias.copy_(torch.tensor([-bias, bias]) / 2)
     save_weights(path, model, {"strength": f"{head.strength:g}"})
 
 
