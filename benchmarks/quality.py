@@ -34,8 +34,8 @@ from rfray.data.catalog import load_images
 from rfray.data.demo import make_demo
 from rfray.data.geometry import geometry_of
 from rfray.evaluation.leaderboard import read_leaderboard
-from rfray.stats.delong import placements
 from rfray.stats.metrics import metric
+from rfray.stats.paired_tests import placements
 from rfray.stats.predictions import (
     Predictions,
     predictions_metadata,
@@ -207,7 +207,7 @@ def score(arms: Mapping[str, Arm]) -> dict[str, dict[str, Any]]:
     against = placed.minus(0)
     judged = {}
     for row, key in enumerate(rows):
-        interval, (low, high) = placed.intervals[row].tolist(), against.interval(row)
+        interval, (low, high) = placed.intervals[row].tolist(), against.intervals[row].tolist()
         judged[key] = {
             "auc": _auc(rows[key]),
             "low": interval[0],

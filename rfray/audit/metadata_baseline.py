@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from rfray.stats.delong import placements
+from rfray.stats.paired_tests import placements
 from rfray.store.records import FeatureAuc, MetadataBaseline
 
 BASELINE_FOLDS = 5

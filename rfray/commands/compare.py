@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rfray.commands import say
-from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, comparison_sentences, write_comparison
+from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, write_comparison
 from rfray.report.terminal import comparison_table
 from rfray.store.run_dir import RunDir
 
@@ -23,7 +23,7 @@ def compare(runs: Sequence[RunDir], top: int, out: Path | None, console: Console
         run.mirror.pull(*READ)
     found = compare_runs(runs)
     console.print(comparison_table(found, top, console.width))
-    for sentence in comparison_sentences(found):
+    for sentence in found.sentences:
         say(console, sentence)
     for path in write_comparison(found, out) if out is not None else []:
         print(path)

@@ -16,11 +16,18 @@ from rfray.commands.prepare_data import prepare_test
 from rfray.data.catalog import part_digest
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import InputError, RunError, SweepFailed, nearest_first
-from rfray.evaluation.ensemble import choose_members, chosen_alone, fold_models, left_out, write_ensemble
+from rfray.evaluation.ensemble import (
+    choose_members,
+    chosen_alone,
+    fold_models,
+    left_out,
+    worst_scores,
+    write_corrupted_votes,
+    write_ensemble,
+)
 from rfray.evaluation.groups import write_groups
 from rfray.evaluation.leaderboard import read_leaderboard, test_figures, write_leaderboard
 from rfray.evaluation.mistakes import undrawn_mistakes
-from rfray.evaluation.robustness import worst_scores, write_corrupted_votes
 from rfray.inference.missing import without_predictions
 from rfray.report.model_card import write_model_card
 from rfray.spec.sweep import EnsembleSettings, Sweep

@@ -1,18 +1,21 @@
 """Trials' predictions-*.parquet -> ensemble/: who votes and how, each vote's predictions, and ensemble.json."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RunError
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.stats.metrics import THRESHOLD, metric
 from rfray.stats.operating_point import choose_point
 from rfray.stats.paired_tests import clearly_worse
-from rfray.stats.predictions import Predictions, trial_predictions, write_predictions
+from rfray.stats.predictions import Predictions, read_predictions, trial_predictions, write_predictions
 from rfray.stats.voting import METHODS, Candidates, aligned, methods_to_use, vote_predictions
 from rfray.store.bundle_record import Ensemble, Vote, vote_name
 from rfray.store.records import write_record
@@ -23,6 +26,16 @@ CLEARLY = 1.1
 difference changes no vote by an amount that matters."""
 
 PARTS: tuple[Part, ...] = ("val", "test")
+TEST_COLUMNS = (*(f"auc_{corruption}" for corruption in CORRUPTION_NAMES), "auc_worst_corruption")
+"""Columns: the AUC on test under corruption, and the smallest of them and of the plain one."""
+WORST = "val_worst_corruption"
+"""Column: the smallest val metric on val, as it is and under corruption; it ranks where members were chosen by it."""
+PICTURES = (None, *CORRUPTION_NAMES)
+"""As they are, and under each corruption."""
+PredictionsFile = Callable[[Part, str | None], Path]
+"""Part, and a corruption or None -> the file of a trial's or a vote's predictions on it."""
+Folds = Mapping[str, Sequence[TrialDir]]
+"""Id of a finalist -> the models of its folds."""
 
 
 def choose_members(
@@ -49,23 +62,14 @@ def choose_members(
     return _diverse([(backbone, trial) for _, _, backbone, trial in ordered], diverse)[:top_k]
 
 
-def _diverse(trials: Iterable[tuple[str, TrialDir]], most: int | None) -> list[TrialDir]:
+def _diverse(trials: Sequence[tuple[str, TrialDir]], most: int | None) -> list[TrialDir]:
     """Those trials (each with its backbone, best first) that are among the first `most` of their backbone."""
-    seen: Counter[str] = Counter()
-    chosen = []
-    for backbone, trial in trials:
-        seen[backbone] += 1
-        if most is None or seen[backbone] <= most:
-            chosen.append(trial)
-    return chosen
+    backbones = [backbone for backbone, _ in trials]
+    earlier = (backbones[:place].count(backbone) for place, backbone in enumerate(backbones))
+    return [trial for (_, trial), alike in zip(trials, earlier, strict=True) if most is None or alike < most]
 
 
-def left_out(
-    run: RunDir,
-    candidates: Sequence[TrialDir],
-    trials: bool,
-    folds: Mapping[str, Sequence[TrialDir]] | None = None,
-) -> dict[str, float]:
+def left_out(run: RunDir, candidates: Sequence[TrialDir], trials: bool, folds: Folds | None = None) -> dict[str, float]:
     """Id of each that is clearly worse on val than the first of `candidates` -> p (`clearly_worse`).
 
     Of the probes, and with `trials` of all. A vote of few would be made worse by it. With `folds` they are compared on
@@ -84,38 +88,30 @@ def write_ensemble(
     methods: Sequence[str] = (),
     others: Sequence[TrialDir] = (),
     choose_by: Literal["score", "worst"] = "score",
-    folds: Mapping[str, Sequence[TrialDir]] | None = None,
+    folds: Folds | None = None,
 ) -> Ensemble:
-    """Computes the votes and writes everything below ensemble/, ensemble.json last.
+    """Computes the votes and writes everything below ensemble/, ensemble.json last; what other methods wrote goes.
 
-    What was written for other methods is removed.
+    The first of `methods` makes the main vote, and the soft one is always made. A method may also choose from `others`.
+    Both `members` and `others` are best first, as ranked by `choose_by` (see EnsembleSettings). With `folds` (see
+    `fold_models`) a member stands for the models of its folds: it votes by their mean, and its val predictions are
+    those on all training images, each by the model that has not learned from it.
 
-    Args:
-        run: the run folder.
-        members: of the vote, best first.
-        methods: of METHODS; the first makes the main vote, and the soft one is always made.
-        others: further trials that a method may choose from, best first.
-        choose_by: what they were ranked by, as in EnsembleSettings.
-        folds: as by `fold_models`. A member then stands for the models of its folds: it votes by their mean, and its
-            val predictions are those on all training images, each by the model that has not learned from it.
-
-    Raises:
-        RunError: where there is no member, predictions are missing, or they are on different images.
-        InputError: for an unknown method.
+    Raises RunError where there is no member, predictions are missing, or they are on different images; InputError for
+    an unknown method.
     """
     if not members:
         raise RunError(f"{run.path}: no finished trial whose weights are still there, so there is nothing to join")
     sweep, asked = run.sweep(), methods_to_use(methods)
     val = _val_predictions(run, [*members, *others], folds)
-    votes = [_vote(method, val, len(members), sweep) for method in asked]
-    found: dict[tuple[str, Part], Predictions] = {}
-    for vote in votes:
-        found[vote.name, "val"] = vote_predictions(vote, [val[member] for member in vote.members])
-    if folds is not None:
-        votes = [_of_folds(vote, folds) for vote in votes]
+    votes: list[Vote] = []
+    said: dict[tuple[str, Part], Predictions] = {}
+    for method in asked:
+        vote, said[vote_name(method), "val"] = _vote(method, val, len(members), sweep)
+        votes.append(vote if folds is None else _of_folds(vote, folds))
     for vote in votes:
         test = _predictions(run, [run.trial(member) for member in vote.members], "test")
-        found[vote.name, "test"] = vote_predictions(vote, list(test.values()))
+        said[vote.name, "test"] = vote_predictions(vote, list(test.values()))
     ensemble = Ensemble(
         **votes[0].model_dump(),
         classes=list(CLASSES),
@@ -128,7 +124,7 @@ def write_ensemble(
         run.ensemble_predictions_file(vote_name(method), part).unlink(missing_ok=True)
     for vote, part in product(votes, PARTS):
         file = run.ensemble_predictions_file(vote.name, part)
-        write_predictions(file, found[vote.name, part], {"members": " ".join(vote.members)})
+        write_predictions(file, said[vote.name, part], {"members": " ".join(vote.members)})
     write_record(run.ensemble_file, ensemble)
     return ensemble
 
@@ -154,12 +150,11 @@ def fold_models(run: RunDir, folds: int, diverse: int | None = None) -> dict[str
 def out_of_fold(models: Sequence[TrialDir]) -> Predictions:
     """The predictions of the models of the folds on all training images, each on its own fold; in order of the ids."""
     parts = [trial_predictions(trial, "val") for trial in models]
-    ids, labels, p_fake = (np.concatenate([vars(part)[name] for part in parts]) for name in ("ids", "labels", "p_fake"))
-    order = np.argsort(ids)
-    return Predictions(ids[order], labels[order], p_fake[order])
+    whole = Predictions(*(np.concatenate([vars(part)[name] for part in parts]) for name in ("ids", "labels", "p_fake")))
+    return whole.at(np.argsort(whole.ids))
 
 
-def _of_folds(vote: Vote, folds: Mapping[str, Sequence[TrialDir]]) -> Vote:
+def _of_folds(vote: Vote, folds: Folds) -> Vote:
     """The same vote with each member's share divided among the models of its folds."""
     members = [(model, number) for number, member in enumerate(vote.members) for model in folds[member]]
     return vote.model_copy(
@@ -175,46 +170,98 @@ def chosen_alone(ensemble: Ensemble) -> str | None:
     """A sentence where the weighted vote was left with one member, else None."""
     for vote in ensemble.votes:
         if vote.name == vote_name("weighted") and len(vote.members) == 1:
-            alone = f"{vote.name} is {vote.members[0]} alone"
-            return f"{alone}: on the val images no mixture has a better {ensemble.metric}"
+            why = f"on the val images no mixture has a better {ensemble.metric}"
+            return f"{vote.name} is {vote.members[0]} alone: {why}"
     return None
 
 
-def _val_predictions(
-    run: RunDir, trials: Sequence[TrialDir], folds: Mapping[str, Sequence[TrialDir]] | None
-) -> dict[str, Predictions]:
+def worst_scores(run: RunDir, trials: Iterable[TrialDir]) -> dict[str, float | None]:
+    """Id of each trial -> its WORST; None where it is undefined, or was not measured as the weights were not kept."""
+    name = run.sweep().search.metric
+    return {trial.id: _worst(_values(trial.predictions_file, "val", name)) for trial in trials}
+
+
+def write_corrupted_votes(run: RunDir, ensemble: Ensemble, val: bool, test: bool) -> None:
+    """Writes what votes say of these parts under corruption; earlier files go. Raises RunError where members' lack."""
+    for former in run.corrupted_votes():
+        former.unlink()
+    parts = [part for part, asked in zip(PARTS, (val, test), strict=True) if asked]
+    for vote, part, corruption in product(ensemble.votes, parts, CORRUPTION_NAMES):
+        members = _predictions(run, [run.trial(member) for member in vote.members], part, corruption)
+        joint, origin = vote_predictions(vote, list(members.values())), {"members": " ".join(vote.members)}
+        write_predictions(run.ensemble_predictions_file(vote.name, part, corruption), joint, origin)
+
+
+def robustness(run: RunDir) -> dict[str, dict[str, float | None]]:
+    """Row of the leaderboard (a trial or a vote) -> column -> value: WORST and TEST_COLUMNS, where they were run.
+
+    All have the same columns; None is undefined or was not measured. Raises RunError where a file is damaged.
+    """
+    ensemble = run.ensemble()
+    if ensemble is None:
+        return {}
+    name = run.sweep().search.metric
+    files: dict[str, PredictionsFile] = {
+        **{trial.id: trial.predictions_file for trial in run.models()},
+        **{vote.name: partial(run.ensemble_predictions_file, vote.name) for vote in ensemble.votes},
+    }
+    on_test = all(files[ensemble.name]("test", one).exists() for one in PICTURES)
+    rows: dict[str, dict[str, float | None]] = {}
+    for row, file in files.items():
+        rows[row] = {WORST: _worst(_values(file, "val", name))} if ensemble.choose_by == "worst" else {}
+        if on_test:
+            values = _values(file, "test", "auc")
+            rows[row] |= zip(TEST_COLUMNS, (*values[1:], _worst(values)), strict=True)
+    return rows
+
+
+def _values(file: PredictionsFile, part: Part, name: str) -> list[float | None]:
+    """The metric of each of PICTURES of the part; None where it is undefined or one of them is missing."""
+    files = [file(part, one) for one in PICTURES]
+    there = all(one.exists() for one in files)
+    return [metric(name, read_predictions(one)) if there else None for one in files]
+
+
+def _worst(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return min(defined) if len(defined) == len(values) else None
+
+
+def _val_predictions(run: RunDir, trials: Sequence[TrialDir], folds: Folds | None) -> dict[str, Predictions]:
     """Trial's id -> its val predictions; with `folds`, those of its models on all training images."""
     if folds is None:
         return _predictions(run, trials, "val")
     return {trial.id: out_of_fold(folds[trial.id]) for trial in trials}
 
 
-def _predictions(run: RunDir, trials: Sequence[TrialDir], part: Part) -> dict[str, Predictions]:
+def _predictions(
+    run: RunDir, trials: Sequence[TrialDir], part: Part, corruption: str | None = None
+) -> dict[str, Predictions]:
     """Trial's id -> its predictions, all on the same images."""
-    found = {trial.id: trial_predictions(trial, part) for trial in trials}
+    found = {trial.id: trial_predictions(trial, part, corruption) for trial in trials}
     try:
         aligned(list(found.values()))
     except ValueError as error:
-        raise RunError(f"{run.path}: the {part} predictions of {', '.join(found)} can't be joined: {error}") from None
+        those = f"{part} predictions{f' under {corruption}' if corruption else ''} of {', '.join(found)}"
+        raise RunError(f"{run.path}: the {those} can't be joined: {error}") from None
     return found
 
 
-def _vote(method: str, val: Mapping[str, Predictions], top: int, sweep: Sweep) -> Vote:
-    """How the candidates (id -> val predictions, best first) vote by `method`, with its operating point."""
+def _vote(method: str, val: Mapping[str, Predictions], top: int, sweep: Sweep) -> tuple[Vote, Predictions]:
+    """How the candidates (id -> val predictions, best first) vote by `method`, with its operating point, and on val."""
     voters = list(val.values())
-    ids, labels = voters[0].ids, voters[0].labels
-    weighting = METHODS[method](Candidates(ids, labels, aligned(voters), top, sweep.search.metric, sweep.seed))
-    voting = np.flatnonzero(weighting.weights)
+    given = Candidates(voters[0].ids, voters[0].labels, aligned(voters), top, sweep.search.metric, sweep.seed)
+    weights, temperatures, temperature = METHODS[method](given)
+    voting = np.flatnonzero(weights)
     vote = Vote(
         name=vote_name(method),
         members=[list(val)[number] for number in voting],
-        weights=weighting.weights[voting].tolist(),
-        temperatures=weighting.temperatures[voting].tolist(),
-        temperature=weighting.temperature,
+        weights=weights[voting].tolist(),
+        temperatures=temperatures[voting].tolist(),
+        temperature=temperature,
         threshold=THRESHOLD,
         val_score=None,
     )
     on_val = vote_predictions(vote, [voters[number] for number in voting])
-    point = choose_point(on_val, sweep.ensemble)
-    score = metric(sweep.search.metric, on_val)
-    return vote.model_copy(update={"threshold": point.threshold, "unsure": point.unsure, "val_score": score})
+    point, score = choose_point(on_val, sweep.ensemble), metric(sweep.search.metric, on_val)
+    return vote.model_copy(update={**vars(point), "val_score": score}), on_val

@@ -7,23 +7,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfray.stats.delong import placements
 from rfray.stats.intervals import wilson
 from rfray.stats.metrics import confusion
+from rfray.stats.paired_tests import placements
 from rfray.stats.predictions import Predictions, read_predictions
-from rfray.store.files import replacing
+from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
+RATES = ("accuracy", "recall", "false_positive_rate")
 COLUMNS = {
     "group": "string",
     **dict.fromkeys(("n", "real", "fake"), "Int64"),
     **dict.fromkeys(("auc", "auc_low", "auc_high"), "float64"),
     "auc_against": "string",
-    **{
-        f"{rate}{end}": "float64"
-        for rate in ("accuracy", "recall", "false_positive_rate")
-        for end in ("", "_low", "_high")
-    },
+    **{f"{rate}{end}": "float64" for rate in RATES for end in ("", "_low", "_high")},
 }
 """Column of groups.csv -> its pandas dtype. `auc_against`: own, where the group has both classes; else all real or all
 fake, since its images are then compared with all test images of the other class."""
@@ -40,11 +37,6 @@ class Groups:
     measure: str
     """auc; accuracy where no AUC is defined."""
 
-    @property
-    def worst(self) -> dict[str, Any]:
-        """The row of the worst group."""
-        return dict(self.table.iloc[0])
-
 
 def groups_of(run: RunDir) -> Groups | None:
     """How good the ensemble's main vote is on each group of test.
@@ -60,9 +52,7 @@ def groups_of(run: RunDir) -> Groups | None:
     if pattern is not None:
         names = [matched(pattern, path) for path in predictions.ids]
     else:
-        catalog = run.catalog()
-        folders = catalog[catalog["part"] == "test"].set_index("path")["subfolder"]
-        names = folders.reindex(predictions.ids).fillna("").tolist()
+        names = run.images("test")["subfolder"].reindex(predictions.ids).fillna("").tolist()
     return by_group(predictions, np.array(names, dtype=object), ensemble.threshold)
 
 
@@ -71,16 +61,14 @@ def write_groups(run: RunDir) -> None:
     groups = groups_of(run)
     if groups is None:
         run.groups_csv.unlink(missing_ok=True)
-        return
-    with replacing(run.groups_csv) as temporary:
-        groups.table.to_csv(temporary, index=False, lineterminator="\n")
+    else:
+        write_whole(run.groups_csv, groups.table.to_csv(index=False, lineterminator="\n"))
 
 
 def matched(pattern: str, path: str) -> str:
     """What a regular expression finds in a path: its first group in brackets, if it has one; "" where nothing."""
-    compiled = re.compile(pattern)
-    found = compiled.search(path)
-    return "" if found is None else found[1 if compiled.groups else 0] or ""
+    found = re.search(pattern, path)
+    return "" if found is None else found[min(found.re.groups, 1)] or ""
 
 
 def by_group(predictions: Predictions, names: np.ndarray, threshold: float) -> Groups | None:
@@ -96,26 +84,19 @@ def by_group(predictions: Predictions, names: np.ndarray, threshold: float) -> G
 
 
 def _row(name: str, predictions: Predictions, inside: np.ndarray, threshold: float) -> dict[str, Any]:
-    """COLUMNS of the images at the positions `inside`; rates with Wilson's interval."""
-    own = Predictions(predictions.ids[inside], predictions.labels[inside], predictions.p_fake[inside])
-    at = confusion(own, threshold)
-    real, fake = at.tn + at.fp, at.tp + at.fn
-    row = {"group": name, "n": len(own), "real": real, "fake": fake, **_auc(predictions, inside, real, fake)}
-    shares = {"accuracy": (at.tn + at.tp, len(own)), "recall": (at.tp, fake), "false_positive_rate": (at.fp, real)}
-    for rate, (hits, n) in shares.items():
-        if n:
-            row |= zip((rate, f"{rate}_low", f"{rate}_high"), (hits / n, *wilson(hits, n).tolist()), strict=True)
-    return row
-
-
-def _auc(predictions: Predictions, inside: np.ndarray, real: int, fake: int) -> dict[str, Any]:
-    """AUC with DeLong's interval, and what the images are compared with; nothing where a class is missing."""
+    """COLUMNS of the images at the positions `inside`, without what is undefined; rates with Wilson's interval."""
+    at = confusion(predictions.at(inside), threshold)
+    n, real, fake = len(inside), at.tn + at.fp, at.tp + at.fn
+    row: dict[str, Any] = {"group": name, "n": n, "real": real, "fake": fake}
+    for rate, hits, of in zip(RATES, (at.tn + at.tp, at.tp, at.fp), (n, fake, real), strict=True):
+        if of:
+            row |= zip((rate, f"{rate}_low", f"{rate}_high"), (hits / of, *wilson(hits, of).tolist()), strict=True)
     against = "own" if real and fake else "all real" if fake else "all fake"
     if against != "own":
         inside = np.concatenate([inside, np.flatnonzero(predictions.labels == (0 if fake else 1))])
     labels = predictions.labels[inside]
-    if not 0 < labels.sum() < len(labels):
-        return {}
-    found = placements(labels, predictions.p_fake[None, inside])
-    low, high = found.intervals[0].tolist()
-    return {"auc": float(found.aucs[0]), "auc_low": low, "auc_high": high, "auc_against": against}
+    if 0 < labels.sum() < len(labels):
+        found = placements(labels, predictions.p_fake[None, inside])
+        low, high = found.intervals[0].tolist()
+        row |= {"auc": float(found.aucs[0]), "auc_low": low, "auc_high": high, "auc_against": against}
+    return row

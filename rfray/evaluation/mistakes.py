@@ -1,17 +1,17 @@
 """Test predictions of the ensemble and its members -> ensemble/mistakes.json: the wrongly classified images."""
 
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from rfray.spec.schema_base import Strict
-from rfray.stats.predictions import Predictions, predictions_metadata, read_predictions
+from rfray.stats.predictions import predictions_metadata, read_predictions
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
 AT_MOST = 24
-"""Images in the gallery, a page of four rows: half of them fakes called real, half real images called fake, where there
-are as many."""
+"""Images in the gallery, a page of four rows: half of them fakes, half real images, where there are as many."""
 
 
 class Mistake(Strict):
@@ -73,7 +73,10 @@ def find_mistakes(run: RunDir) -> Mistakes | None:
     shown_fakes = min(len(fakes), max(AT_MOST // 2, AT_MOST - len(reals)))
     shown = pd.concat([fakes.head(shown_fakes), reals.head(AT_MOST - shown_fakes)])
     files = {member: run.trial(member).predictions_file("test") for member in ensemble.members}
-    scores = {member: _scores(read_predictions(file), shown["id"]) for member, file in files.items()}
+    said = {member: read_predictions(file) for member, file in files.items()}
+    scores = pd.DataFrame({member: pd.Series(one.p_fake, one.ids).loc[shown["id"]] for member, one in said.items()})
+    images = shown[["id", "label", "p_fake"]].assign(number=range(1, len(shown) + 1))
+    given = zip(images.to_dict("records"), scores.to_dict("records"), strict=True)
     return Mistakes(
         name=ensemble.name,
         members=dict(zip(ensemble.members, ensemble.weights, strict=True)),
@@ -81,12 +84,7 @@ def find_mistakes(run: RunDir) -> Mistakes | None:
         origins={member: predictions_metadata(file) for member, file in files.items()},
         false_negatives=len(fakes),
         false_positives=len(reals),
-        shown=[
-            Mistake(
-                number=row + 1, id=path, label=label, p_fake=p_fake, scores={one: p[row] for one, p in scores.items()}
-            )
-            for row, (path, label, p_fake) in enumerate(shown[["id", "label", "p_fake"]].itertuples(index=False))
-        ],
+        shown=[Mistake.model_validate({**image, "scores": each}) for image, each in given],
         problems=[],
     )
 
@@ -96,14 +94,9 @@ def undrawn_mistakes(run: RunDir) -> Mistakes | None:
 
     What was recorded of another vote is deleted. Raises RunError where a predictions file is damaged.
     """
-    found = find_mistakes(run)
-    known = read_mistakes(run)
-    if (
-        found is not None
-        and known is not None
-        and known.model_copy(update={"problems": []}) == found
-        and all(run.mistake_picture(mistake.number).exists() for mistake in found.shown)
-    ):
+    found, known = find_mistakes(run), read_mistakes(run)
+    pictures = [run.mistake_picture(mistake.number) for mistake in found.shown] if found is not None else []
+    if known is not None and known.model_copy(update={"problems": []}) == found and all(map(Path.exists, pictures)):
         return None
     run.mistakes_file.unlink(missing_ok=True)
     for picture in run.mistakes_folder.glob("*.jpg"):
@@ -125,8 +118,3 @@ def read_mistakes(run: RunDir) -> Mistakes | None:
         return Mistakes.model_validate_json(run.mistakes_file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _scores(predictions: Predictions, ids: "pd.Series[str]") -> list[float]:
-    """The p_fake of these images."""
-    return pd.Series(predictions.p_fake, index=predictions.ids).loc[ids].tolist()

@@ -1,7 +1,4 @@
-"""Leaderboards and ensembles of several runs on test -> one table, and paired tests between the ensembles.
-
-Reads each run's sweep.yaml, catalog.parquet, leaderboard.csv and ensemble/; writes one .csv or .md file.
-"""
+"""Leaderboards and ensembles of several runs on test -> one table, and paired tests between the ensembles."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,40 +10,21 @@ import numpy as np
 import pandas as pd
 
 from rfray.errors import InputError, RunError
-from rfray.evaluation.leaderboard import (
-    contract_columns,
-    escaped,
-    markdown_table,
-    ranked_by,
-    read_leaderboard,
-    val_column,
-)
-from rfray.evaluation.significance import (
-    DELONG,
-    Evaluated,
-    Panel,
-    difference_text,
-    group_numbers,
-    on_same_images,
-    outcome,
-    p_text,
-)
-from rfray.stats.bootstrap import bootstrap, percentile_intervals, resample
+from rfray.evaluation import leaderboard
+from rfray.evaluation.leaderboard import escaped, markdown_table, val_column
+from rfray.evaluation.significance import DELONG, Evaluated, Panel, difference_text, on_same_images, outcome
+from rfray.stats.intervals import bootstrap, percentile_intervals
 from rfray.stats.paired_tests import holm, mcnemar
 from rfray.stats.predictions import read_predictions
-from rfray.store.bundle_record import Ensemble
-from rfray.store.files import replacing, write_whole
+from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
 READ = ("sweep.yaml", "catalog.parquet", "leaderboard.csv", "ensemble/*")
 """Patterns of the files of a run that are read."""
 MEASURES = {"auc": ("AUC", DELONG), "accuracy": ("accuracy", "McNemar's exact test")}
 """What is tested -> its name and its test's."""
-PAIR_COLUMNS = ["first", "second", "n", "outcome"] + [
-    f"{measure}_{what}"
-    for measure in MEASURES
-    for what in ("first", "second", "difference", "low", "high", "p", "p_corrected")
-]
+TESTED = ("first", "second", "difference", "low", "high", "p", "p_corrected")
+PAIR_COLUMNS = ["first", "second", "n", "outcome", *(f"{measure}_{what}" for measure in MEASURES for what in TESTED)]
 
 
 @dataclass(frozen=True)
@@ -67,8 +45,8 @@ class Comparison:
     `accuracy_…` (McNemar's exact one, at each one's own threshold): `first`, `second`, `difference` with its 95 %
     interval `low` to `high` (of accuracy by bootstrap), `p`, and `p_corrected` by Holm's method for all pairs.
     `outcome` is that of the AUC: the first beats, is tied with or falls behind the second. nan where undefined."""
-    notes: list[str]
-    """What a reader should know besides, a sentence each."""
+    sentences: list[str]
+    """One on each pair of ensembles: which is better, by how much, and how sure that is; then on how runs differ."""
 
     @property
     def title(self) -> str:
@@ -80,30 +58,28 @@ class Comparison:
 def compare_runs(runs: Sequence[RunDir]) -> Comparison:
     """Joins the runs' leaderboards and tests each pair of ensembles.
 
-    Raises:
-        InputError: for fewer than two different runs.
-        RunError: where one has no ensemble or leaderboard, or their test images differ in path, label or content.
+    Raises InputError for fewer than two different runs, RunError where one has no ensemble or leaderboard, or their
+    test images differ in path, label or content.
     """
-    names = run_names(runs)
-    ensembles = [_ensemble(run) for run in runs]
-    catalogs = [run.catalog() for run in runs]
-    tests = [_images(catalog, "test") for catalog in catalogs]
+    names, tests = run_names(runs), [run.images("test") for run in runs]
     _check_same(names, tests)
-    given = zip(runs, names, ensembles, tests, strict=True)
-    (panel,) = on_same_images([_evaluated(*one) for one in given])
-    group_ids = [catalog[catalog["part"] == "test"].set_index("path")["group_id"] for catalog in catalogs]
+    (panel,) = on_same_images([_evaluated(*given) for given in zip(runs, names, tests, strict=True)])
     # what any run takes for alike is no independent evidence: the groups of the run that has the fewest
-    groups = group_numbers(panel.ids, min(group_ids, key=lambda ids: ids.nunique()))
+    groups = min((test["group_id"] for test in tests), key=lambda ids: ids.nunique())
     column, main, table = _joined(runs, names)
-    return Comparison(len(panel.ids), column, table, main, _tests(panel, groups), _notes(names, catalogs, column))
+    pairs = _tests(panel, groups)
+    sentences = [_sentence(pair, len(pairs)) for pair in pairs.to_dict("records")]
+    val = [_contents(run.images("val")).sort_index() for run in runs]
+    others = ", ".join(name for name, images in zip(names, val, strict=True) if not images.equals(val[0]))
+    if column is None:
+        sentences.append("The runs were ranked by different columns, so each keeps its own ranking.")
+    elif others:
+        sentences.append(f"{column} of {names[0]} and of {others} was measured on different images.")
+    return Comparison(len(panel.ids), column, table, main, pairs, sentences)
 
 
 def run_names(runs: Sequence[RunDir]) -> list[str]:
-    """What each run is called: its folder, with as many of those around it as it takes to tell the runs apart.
-
-    Raises:
-        InputError: for fewer than two different runs.
-    """
+    """Each run's folder, with as many around it as tell the runs apart. Raises InputError for fewer than two runs."""
     real = [run.where if isinstance(run.where, str) else str(run.where.resolve()) for run in runs]
     for where in real:
         if (times := real.count(where)) > 1:
@@ -120,25 +96,22 @@ def run_names(runs: Sequence[RunDir]) -> list[str]:
     return names
 
 
-def comparison_sentences(comparison: Comparison) -> list[str]:
-    """One on each pair of ensembles: which is better, by how much, and how sure that is; then the notes."""
-    pairs = comparison.tests.to_dict("records")
-    return [_sentence(pair, len(pairs)) for pair in pairs] + comparison.notes
-
-
 def write_comparison(comparison: Comparison, file: Path) -> list[Path]:
-    """Writes all rows to `file`: a .csv (and the tests to <name>-tests.csv beside it), or a .md that has both.
-
-    Returns what was written. Raises InputError for another ending.
-    """
-    check_ending(file)
+    """Writes a .csv of all rows, and the tests to <name>-tests.csv beside it, or a .md of both; returns the files."""
     if file.suffix == ".md":
-        write_whole(file, _markdown(comparison))
+        paragraphs = [
+            f"# {escaped(comparison.title)}",
+            *map(escaped, comparison.sentences),
+            "Without `val_` on test; the positive class is fake. An empty cell: undefined, or not measured.",
+            markdown_table(comparison.table[comparison.main]),
+            "## Tests between the ensembles",
+            markdown_table(comparison.tests),
+        ]
+        write_whole(file, "\n\n".join(paragraphs) + "\n")
         return [file]
     tests = file.with_name(f"{file.stem}-tests.csv")
-    for path, frame in ((file, comparison.table), (tests, comparison.tests)):
-        with replacing(path) as temporary:
-            frame.to_csv(temporary, index=False, lineterminator="\n")
+    write_whole(file, comparison.table.to_csv(index=False, lineterminator="\n"))
+    write_whole(tests, comparison.tests.to_csv(index=False, lineterminator="\n"))
     return [file, tests]
 
 
@@ -148,25 +121,16 @@ def check_ending(file: Path) -> None:
         raise InputError(f"--out {file}: given {file.suffix or 'no ending'}; allowed: .csv, .md")
 
 
-def _ensemble(run: RunDir) -> Ensemble:
-    ensemble = run.ensemble()
-    if ensemble is None:
-        where = run.shown(run.path)
-        raise RunError(f"{where} has no ensemble to compare; `rfray ensemble {where}` makes one")
-    return ensemble
+def _contents(images: pd.DataFrame) -> "pd.Series[Any]":
+    """Path -> label and digest, as one text."""
+    return (images["label"].astype(str) + " " + images["digest"]).astype(object)
 
 
-def _images(catalog: pd.DataFrame, part: str) -> "pd.Series[Any]":
-    """Path of each image of a part -> its label and digest, as one text."""
-    chosen = catalog[catalog["part"] == part].set_index("path")
-    return (chosen["label"].astype(str) + " " + chosen["digest"]).astype(object)
-
-
-def _check_same(names: Sequence[str], tests: Sequence["pd.Series[Any]"]) -> None:
+def _check_same(names: Sequence[str], tests: Sequence[pd.DataFrame]) -> None:
     """Raises RunError, in one message, where test images differ."""
     problems = []
     for name, test in zip(names[1:], tests[1:], strict=True):
-        both = pd.concat([tests[0], test], axis=1, keys=["first", "other"])
+        both = pd.concat(map(_contents, (tests[0], test)), axis=1, keys=["first", "other"])
         differing = both[both["first"] != both["other"]]  # nan, too, where one has no such image
         if len(differing):
             path, (one, other) = differing.index[0], differing.iloc[0]
@@ -179,101 +143,60 @@ def _check_same(names: Sequence[str], tests: Sequence["pd.Series[Any]"]) -> None
         raise RunError("the runs have different test images, and can't be compared: " + "; ".join(problems))
 
 
-def _evaluated(run: RunDir, name: str, ensemble: Ensemble, test: "pd.Series[Any]") -> Evaluated:
-    """The run's ensemble, called by the run's name. Raises RunError where it has predicted other images."""
+def _evaluated(run: RunDir, name: str, test: pd.DataFrame) -> Evaluated:
+    """The run's ensemble, called by the run's name. Raises RunError where there is none, or it saw other images."""
+    ensemble, where = run.ensemble(), run.shown(run.path)
+    if ensemble is None:
+        raise RunError(f"{where} has no ensemble to compare; `rfray ensemble {where}` makes one")
     predictions = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
     if len(predictions) != len(test) or not pd.Index(predictions.ids).isin(test.index).all():
-        where = run.shown(run.path)
         raise RunError(f"{where}: its ensemble was made of other test images; `rfray ensemble {where}` makes it anew")
-    return Evaluated(name, "ensemble", ensemble.val_score, ensemble.threshold, predictions)
+    return Evaluated(name, "ensemble", np.nan, ensemble.threshold, predictions)
 
 
 def _joined(runs: Sequence[RunDir], names: Sequence[str]) -> tuple[str | None, list[str], pd.DataFrame]:
     """The column that all runs are ranked by (None where there are several), `Comparison.main` and `.table`."""
-    sweeps, frames = [run.sweep() for run in runs], [read_leaderboard(run) for run in runs]
-    contract = contract_columns(sweeps[0])
+    sweeps, frames = [run.sweep() for run in runs], [leaderboard.read_leaderboard(run) for run in runs]
+    contract = leaderboard.contract_columns(sweeps[0])
     place = contract.index(val_column(sweeps[0]))
     main = ["run", *contract[:place], *dict.fromkeys(map(val_column, sweeps)), *contract[place + 1 :]]
     table = pd.concat([frame.assign(run=name) for name, frame in zip(names, frames, strict=True)], ignore_index=True)
     table = table.reindex(columns=list(dict.fromkeys([*main, *table.columns])))
     text = [name for name in table.columns if isinstance(table[name].dtype, pd.StringDtype)]
     table[text] = table[text].fillna("")
-    ranked: set[str] = {ranked_by(sweep, frame.columns) for sweep, frame in zip(sweeps, frames, strict=True)}
-    if len(ranked) > 1:
-        return None, main, table
-    column = ranked.pop()
-    failed = table["status"].str.startswith("failed")
-    order = pd.DataFrame({"score": table[column], "failed": failed}).sort_values(
-        ["score", "failed"], ascending=[False, True], na_position="last", kind="stable"
-    )
-    table = table.loc[order.index].reset_index(drop=True)
-    table["rank"] = pd.Series(range(1, len(table) + 1), dtype="Int64").where(table[column].notna())
-    return column, main, table
+    column, *others = {leaderboard.ranked_by(sweep, list(frame)) for sweep, frame in zip(sweeps, frames, strict=True)}
+    return (None, main, table) if others else (column, main, leaderboard.ranked(table, column))
 
 
-def _tests(panel: Panel, groups: np.ndarray | None) -> pd.DataFrame:
-    """`Comparison.tests` of all pairs of rows; `groups` (n,) int: images that belong together, if any do."""
-    accuracies = panel.right.mean(axis=1)
-    resampled = bootstrap(panel.labels, panel.scores, panel.thresholds, resample(panel.labels, groups))["accuracy"]
+def _tests(panel: Panel, groups: "pd.Series[int]") -> pd.DataFrame:
+    """`Comparison.tests` of all pairs of rows; `groups`: id of an image -> number of its group."""
+    accuracies, placed = panel.right.mean(axis=1), panel.placements
+    resampled = bootstrap(panel.labels, panel.scores, panel.thresholds, panel.resample(groups))["accuracy"]
     rows: list[dict[str, Any]] = []
-    for one, other in combinations(range(len(panel.rows)), 2):
-        low, high = percentile_intervals((resampled[one] - resampled[other])[None])[0].tolist()
-        p = mcnemar(panel.right[[one]], panel.right[other])[0]
-        row = {"first": panel.names[one], "second": panel.names[other], "n": len(panel.labels), "auc_p": np.nan}
-        row |= _measured("accuracy", accuracies[one], accuracies[other], low, high, p)
-        if panel.placements is not None:
-            found, aucs = panel.placements.minus(other), panel.placements.aucs
-            row |= _measured("auc", aucs[one], aucs[other], *found.interval(one), found.p_values[one])
+    for one, other in combinations(range(len(panel.names)), 2):
+        ends = percentile_intervals((resampled[one] - resampled[other])[None])[0]
+        found = {"accuracy": (accuracies, ends, mcnemar(panel.right[[one]], panel.right[other])[0])}
+        if placed is not None:
+            differences = placed.minus(other)
+            found["auc"] = placed.aucs, differences.intervals[one], differences.p_values[one]
+        row = {"first": panel.names[one], "second": panel.names[other], "n": len(panel.labels)}
+        for measure, (values, (low, high), p) in found.items():
+            figures = (values[one], values[other], values[one] - values[other], low, high, p)
+            row |= {f"{measure}_{what}": value for what, value in zip(TESTED, figures, strict=False)}
         rows.append(row)
+    pairs = pd.DataFrame(rows, columns=PAIR_COLUMNS)
     for measure in MEASURES:
-        corrected = holm(np.array([row[f"{measure}_p"] for row in rows]))
-        for row, p in zip(rows, corrected, strict=True):
-            row[f"{measure}_p_corrected"] = p
-    return pd.DataFrame([{**row, "outcome": _outcome(row, "auc")} for row in rows], columns=PAIR_COLUMNS)
-
-
-def _measured(measure: str, first: float, second: float, low: float, high: float, p: float) -> dict[str, Any]:
-    values = {"first": first, "second": second, "difference": first - second, "low": low, "high": high, "p": p}
-    return {f"{measure}_{name}": value for name, value in values.items()}
-
-
-def _outcome(pair: Mapping[Any, Any], measure: str) -> str:
-    """What the first does to the second; "" where there is no p."""
-    p, corrected = pair[f"{measure}_p"], pair[f"{measure}_p_corrected"]
-    return "" if np.isnan(p) else outcome(pair[f"{measure}_difference"], p, corrected)
+        pairs[f"{measure}_p_corrected"] = holm(pairs[f"{measure}_p"].to_numpy(float))
+    return pairs.assign(outcome=[*map(outcome, pairs["auc_difference"], pairs["auc_p"], pairs["auc_p_corrected"])])
 
 
 def _sentence(pair: Mapping[Any, Any], pairs: int) -> str:
-    measures = [measure for measure in MEASURES if not np.isnan(pair[f"{measure}_p"])]
-    texts = []
-    for measure in measures:
-        name, test = MEASURES[measure]
-        first, second, low, high, p, corrected = (
-            pair[f"{measure}_{what}"] for what in ("first", "second", "low", "high", "p", "p_corrected")
-        )
-        of_all = f", {p_text(corrected)} corrected for all {pairs} pairs" if pairs > 1 else ""
-        texts.append(f"{name} {difference_text((first, second), (low, high), p, test, of_all)}")
-    return (
-        f"On {pair['n']:,} test images the ensemble of {pair['first']} {_outcome(pair, measures[0])} that of "
-        f"{pair['second']}: {'; '.join(texts)}."
-    )
-
-
-def _notes(names: Sequence[str], catalogs: Sequence[pd.DataFrame], column: str | None) -> list[str]:
-    if column is None:
-        return ["The runs were ranked by different columns, so each keeps its own ranking."]
-    val = [_images(catalog, "val").sort_index() for catalog in catalogs]
-    others = [name for name, images in zip(names, val, strict=True) if not images.equals(val[0])]
-    return [f"{column} of {names[0]} and of {', '.join(others)} was measured on different images."] if others else []
-
-
-def _markdown(comparison: Comparison) -> str:
-    paragraphs = [
-        f"# {escaped(comparison.title)}",
-        *map(escaped, comparison_sentences(comparison)),
-        "Without `val_` on test; the positive class is fake. An empty cell: undefined, or not measured.",
-        "\n".join(markdown_table(comparison.table[comparison.main])),
-        "## Tests between the ensembles",
-        "\n".join(markdown_table(comparison.tests)),
-    ]
-    return "\n\n".join(paragraphs) + "\n"
+    does, texts = [], []
+    for measure, (name, test) in MEASURES.items():
+        first, second, difference, *ends, p, corrected = (pair[f"{measure}_{what}"] for what in TESTED)
+        if not np.isnan(p):
+            does.append(outcome(difference, p, corrected))
+            of_all = f"{pairs} pairs" if pairs > 1 else ""
+            texts.append(f"{name} {difference_text((first, second, *ends, p, corrected), test, of_all)}")
+    first, second = pair["first"], pair["second"]
+    return f"On {pair['n']:,} test images the ensemble of {first} {does[0]} that of {second}: {'; '.join(texts)}."

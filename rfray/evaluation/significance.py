@@ -1,10 +1,10 @@
 """Test predictions of the leaderboard's rows -> how sure their metrics are: intervals, paired tests, a verdict.
 
-Rows are compared on the images that the ensemble has predicted, or where there is none the best single model.
+Rows are compared on the images that the ensemble, or where there is none the best single model, has predicted.
 Predictions that were made before the test folder changed are on other images: they get intervals, but no test.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,10 +13,8 @@ import numpy as np
 import pandas as pd
 
 from rfray.errors import RunError
-from rfray.stats.bootstrap import bootstrap, percentile_intervals, resample
-from rfray.stats.delong import Placements, placements
-from rfray.stats.intervals import wilson
-from rfray.stats.paired_tests import LEVEL, holm, mcnemar
+from rfray.stats.intervals import bootstrap, percentile_intervals, resample, wilson
+from rfray.stats.paired_tests import LEVEL, Placements, holm, mcnemar, placements
 from rfray.stats.predictions import Predictions, positions, read_predictions
 from rfray.store.run_dir import RunDir
 
@@ -41,8 +39,8 @@ class Evaluated:
 
     name: str
     kind: Literal["model", "probe", "fold", "ensemble"]
-    val: float | None
-    """Its val score."""
+    val: float
+    """Its val score; nan where it is undefined."""
     threshold: float
     """An image is called fake where p_fake >= this."""
     test: Predictions
@@ -52,62 +50,50 @@ class Evaluated:
 class Panel:
     """k rows that have predicted the same n images."""
 
-    rows: Sequence[Evaluated]
+    names: list[str]
+    """Of the rows."""
+    best: str | None
+    """Name of the best single model by val; the best by test would look better than it is."""
     ids: np.ndarray
     """(n,) of text."""
     labels: np.ndarray
     """(n,) int8: 0 real, 1 fake."""
     scores: np.ndarray
     """(k, n) float64: p_fake."""
-
-    @property
-    def names(self) -> list[str]:
-        """Of the rows."""
-        return [row.name for row in self.rows]
-
-    @property
-    def thresholds(self) -> np.ndarray:
-        """(k,) float64."""
-        return np.array([row.threshold for row in self.rows])
+    thresholds: np.ndarray
+    """(k,) float64."""
 
     @property
     def right(self) -> np.ndarray:
         """(k, n) bool: whether an image is classified correctly."""
         return np.asarray((self.scores >= self.thresholds[:, None]) == (self.labels == 1))
 
-    @property
-    def best(self) -> str | None:
-        """Name of the best single model by val; the best by test would look better than it is."""
-        return next((row.name for row in self.rows if row.kind in SINGLE and row.val is not None), None)
-
     @cached_property
     def placements(self) -> Placements | None:
         """What the AUCs are means of; None where a class is missing."""
         return placements(self.labels, self.scores) if 0 < self.labels.sum() < len(self.labels) else None
+
+    def resample(self, groups: "pd.Series[int] | None") -> np.ndarray:
+        """(b, n) uint8: how often each image is in each resample; `groups`: id -> its group, where one is known."""
+        known = np.full(len(self.ids), -1) if groups is None else pd.factorize(groups.reindex(self.ids))[0]
+        numbers = np.where(known < 0, len(known) + np.arange(len(known)), known)
+        return resample(self.labels, numbers if len(np.unique(numbers)) < len(known) else None)
 
 
 def significance(rows: Sequence[Evaluated], ensemble: str | None, groups: "pd.Series[int] | None") -> pd.DataFrame:
     """INTERVALS, TESTS and `tied` of each row, indexed by name; nan (of `tied` "") where one is undefined.
 
     `tied`: yes for the row with the highest AUC and those from which DeLong's test, corrected by Holm's method for all
-    rows, does not tell it apart; else no.
-
-    Args:
-        rows: best val score first.
-        ensemble: name of the ensemble's main vote.
-        groups: id of an image -> number of its group; where two images share one, the bootstrap draws whole groups.
-
-    Raises:
-        RunError: where rows disagree on a label.
+    rows, does not tell it apart; else no. The `rows` come best val score first; `ensemble` is the name of the main
+    vote; where two images share one of the `groups` (id of an image -> number), the bootstrap draws whole groups.
+    Raises RunError where rows disagree on a label.
     """
-    models = [row.name for row in rows if row.kind != "ensemble"]
+    left_out = {row.name for row in [row for row in rows if row.kind != "ensemble"][BOOTSTRAPPED:]}
     panels = on_same_images(rows)
     main = [panel for panel in panels if ensemble in panel.names] or [panel for panel in panels if panel.best]
     tables = [
         pd.DataFrame(
-            _intervals(panel)
-            | _bootstrap_intervals(panel, set(models[BOOTSTRAPPED:]), groups)
-            | (_tests(panel, ensemble) if panel in main[:1] else {}),
+            _intervals(panel, left_out, groups) | (_tests(panel, ensemble) if panel in main[:1] else {}),
             index=panel.names,
         )
         for panel in panels
@@ -126,146 +112,109 @@ def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
     the predictions are gone.
     """
     ensemble = run.ensemble()
-    if ensemble is None or not (file := run.ensemble_predictions_file(ensemble.name, "test")).exists():
+    if ensemble is None:
         return None
-    vote = Evaluated(ensemble.name, "ensemble", None, ensemble.threshold, read_predictions(file))
     models = frame[frame["kind"].isin(SINGLE) & frame["rank"].notna() & frame["n"].notna()].sort_values("rank")
     for name in models["name"]:
-        if not (file := run.trial(name).predictions_file("test")).exists():
+        files = [run.ensemble_predictions_file(ensemble.name, "test"), run.trial(name).predictions_file("test")]
+        if not all(file.exists() for file in files):
             return None
-        model = Evaluated(name, "model", None, ensemble.threshold, read_predictions(file))
-        panels = on_same_images([vote, model])
-        if len(panels) == 1:
-            return _sentence(panels[0], frame.set_index("name")["auc_p_best"].get(ensemble.name, np.nan))
+        both = [Evaluated(file.name, "model", np.nan, ensemble.threshold, read_predictions(file)) for file in files]
+        panels = on_same_images(both)
+        if len(panels) > 1:  # predictions of the model that were made before the test folder changed
+            continue
+        placed = panels[0].placements
+        difference = placed.minus(1) if placed is not None else None
+        if placed is None or difference is None or np.isnan(difference.p_values[0]):
+            return None
+        p = difference.p_values[0]
+        corrected = frame.set_index("name")["auc_p_best"].get(ensemble.name, np.nan)
+        found = (*placed.aucs, *difference.intervals[0], p, corrected)
+        text = difference_text(found, DELONG, "rows" if corrected > p else "")
+        images, does = len(both[0].test), outcome(difference.values[0], p, corrected)
+        return f"On {images:,} test images the ensemble {does} the best single model, {name}: AUC {text}."
     return None
 
 
 def outcome(difference: float, p: float, corrected: float) -> str:
-    """What the first of two rows does, by its difference from the second and a test's p.
-
-    `corrected` is the same p corrected for other tests; nan where there is none.
-    """
+    """What a row does to another by their difference, p, and p corrected for other tests (or nan); "" if p is nan."""
+    if np.isnan(p):
+        return ""
     return "is tied with" if np.fmax(p, corrected) >= LEVEL else "beats" if difference > 0 else "falls behind"
 
 
-def difference_text(values: Sequence[float], ends: Sequence[float], p: float, test: str, more: str = "") -> str:
-    """Two values, their difference with its 95 % interval, and p by this test, as a part of a sentence."""
-    first, second = values
+def difference_text(found: Sequence[float], test: str, others: str) -> str:
+    """Two values, the interval of their difference, p by this test, and p corrected for all `others`, if not ""."""
+    first, second, low, high, *p_values = found
+    p, corrected = ("p < 0.0001" if each < 0.0001 else f"p = {each:.4f}" for each in p_values)
+    of_all = f", {corrected} corrected for all {others}" if others else ""
     return (
-        f"{first:.4f} against {second:.4f}, a difference of {first - second:.4f} (95 % interval {ends[0]:.4f} to "
-        f"{ends[1]:.4f}, {p_text(p)} by {test}{more})"
+        f"{first:.4f} against {second:.4f}, a difference of {first - second:.4f} (95 % interval {low:.4f} to "
+        f"{high:.4f}, {p} by {test}{of_all})"
     )
-
-
-def p_text(p: float) -> str:
-    """p = 0.0321, or that it is less than can be shown."""
-    return "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}"
 
 
 def on_same_images(rows: Sequence[Evaluated]) -> list[Panel]:
-    """One panel for the rows that have predicted the same images; rows without any image are left out.
-
-    Raises:
-        RunError: where rows disagree on a label.
-    """
-    found: list[list[tuple[Evaluated, np.ndarray]]] = []
-    for row in rows:
-        for panel in found:
-            first = panel[0][0]
-            order = positions(row.test.ids, first.test.ids)
-            if order is None:
-                continue
-            differing = row.test.labels[order] != first.test.labels
+    """One panel for all rows of the same images, none for rows without any. Raises RunError where labels differ."""
+    panels, left = [], [row for row in rows if len(row.test)]
+    while left:
+        first = left[0].test
+        placed = [(row, positions(row.test.ids, first.ids)) for row in left]
+        alike = [(row, order) for row, order in placed if order is not None]
+        for row, order in alike:
+            differing = row.test.labels[order] != first.labels
             if differing.any():
                 raise RunError(
-                    f"{first.name} and {row.name} disagree on the label of {first.test.ids[differing][0]}; delete the "
+                    f"{left[0].name} and {row.name} disagree on the label of {first.ids[differing][0]}; delete the "
                     "predictions, and `rfray ensemble` makes them anew"
                 )
-            panel.append((row, row.test.p_fake[order]))
-            break
-        else:
-            if len(row.test):
-                found.append([(row, row.test.p_fake)])
-    return [
-        Panel([row for row, _ in panel], first.ids, first.labels, np.array([p_fake for _, p_fake in panel]))
-        for panel in found
-        for first in [panel[0][0].test]
-    ]
+        scores = np.array([row.test.p_fake[order] for row, order in alike])
+        thresholds = np.array([row.threshold for row, _ in alike])
+        best = next((row.name for row, _ in alike if row.kind in SINGLE and not np.isnan(row.val)), None)
+        panels.append(Panel([row.name for row, _ in alike], best, first.ids, first.labels, scores, thresholds))
+        left = [row for row, order in placed if order is None]
+    return panels
 
 
-def group_numbers(ids: np.ndarray, groups: "pd.Series[int] | None") -> np.ndarray | None:
-    """(n,) int: the group of each image, its own where none is known; None where no two images share one."""
-    if groups is None:
-        return None
-    known = pd.factorize(groups.reindex(ids))[0]
-    numbers = np.where(known < 0, len(ids) + np.arange(len(ids)), known)
-    return numbers if len(np.unique(numbers)) < len(ids) else None
-
-
-def _sentence(panel: Panel, corrected: float) -> str | None:
-    """The verdict on an ensemble and a model."""
-    if panel.placements is None:
-        return None
-    found = panel.placements.minus(1)
-    value, p = float(found.values[0]), float(found.p_values[0])
-    if np.isnan(p):
-        return None
-    of_all = f", {p_text(corrected)} corrected for all rows" if corrected > p else ""
-    text = difference_text(panel.placements.aucs.tolist(), found.interval(0), p, DELONG, of_all)
-    return (
-        f"On {len(panel.labels):,} test images the ensemble {outcome(value, p, corrected)} the best single model, "
-        f"{panel.names[1]}: AUC {text}."
-    )
-
-
-def _intervals(panel: Panel) -> dict[str, np.ndarray]:
-    """Column of INTERVALS -> (k,) float64; without those of the bootstrap."""
+def _intervals(panel: Panel, left_out: Set[str], groups: "pd.Series[int] | None") -> dict[str, np.ndarray]:
+    """Column of INTERVALS -> (k,) float64; nan in those of the bootstrap for the names in `left_out`."""
     is_fake, right = panel.labels == 1, panel.right
     true_positives, true_negatives = right[:, is_fake].sum(axis=1), right[:, ~is_fake].sum(axis=1)
     fakes, n = int(is_fake.sum()), len(is_fake)
-    columns = (
-        _columns("accuracy", wilson(right.sum(axis=1), n))
-        | _columns("precision", wilson(true_positives, true_positives + (n - fakes) - true_negatives))
-        | _columns("recall", wilson(true_positives, fakes))
-    )
-    return columns | (_columns("auc", panel.placements.intervals) if panel.placements is not None else {})
-
-
-def _bootstrap_intervals(panel: Panel, left_out: set[str], groups: "pd.Series[int] | None") -> dict[str, np.ndarray]:
-    """Column of INTERVALS -> (k,) float64; those of the bootstrap."""
+    found = {
+        "accuracy": wilson(right.sum(axis=1), n),
+        "precision": wilson(true_positives, true_positives + (n - fakes) - true_negatives),
+        "recall": wilson(true_positives, fakes),
+    }
+    if panel.placements is not None:
+        found["auc"] = panel.placements.intervals
     chosen = np.array([name not in left_out for name in panel.names])
-    weights = resample(panel.labels, group_numbers(panel.ids, groups))
-    values = bootstrap(panel.labels, panel.scores[chosen], panel.thresholds[chosen], weights)
-    columns: dict[str, np.ndarray] = {}
+    values = bootstrap(panel.labels, panel.scores[chosen], panel.thresholds[chosen], panel.resample(groups))
     for measure in MEASURES:
-        ends = np.full((len(chosen), 2), np.nan)
-        ends[chosen] = percentile_intervals(values[measure])
-        columns |= _columns(f"{measure}_boot", ends)
-    return columns
-
-
-def _columns(name: str, ends: np.ndarray) -> dict[str, np.ndarray]:
-    return {f"{name}_low": ends[:, 0], f"{name}_high": ends[:, 1]}
+        found[f"{measure}_boot"] = np.full((len(chosen), 2), np.nan)
+        found[f"{measure}_boot"][chosen] = percentile_intervals(values[measure])
+    return {f"{name}_{end}": ends[:, at] for name, ends in found.items() for at, end in enumerate(("low", "high"))}
 
 
 def _tests(panel: Panel, ensemble: str | None) -> dict[str, np.ndarray]:
     """Column of TESTS, and `tied` -> (k,) float64 or text."""
     columns: dict[str, np.ndarray] = {}
+    placed = panel.placements
+
+    def corrected(p_values: np.ndarray, reference: int) -> np.ndarray:
+        """By Holm's method for all rows but the one that they are compared with, which has none."""
+        return holm(np.where(np.arange(len(p_values)) == reference, np.nan, p_values))
+
     for which, name in (("best", panel.best), ("ensemble", ensemble)):
         if name in panel.names:
             reference = panel.names.index(name)
-            columns[f"accuracy_p_{which}"] = _corrected(mcnemar(panel.right, panel.right[reference]), reference)
-            if panel.placements is not None:
-                columns[f"auc_p_{which}"] = _corrected(panel.placements.minus(reference).p_values, reference)
-    if panel.placements is not None:
-        top = int(panel.placements.aucs.argmax())
-        p_values = _corrected(panel.placements.minus(top).p_values, top)
+            columns[f"accuracy_p_{which}"] = corrected(mcnemar(panel.right, panel.right[reference]), reference)
+            if placed is not None:
+                columns[f"auc_p_{which}"] = corrected(placed.minus(reference).p_values, reference)
+    if placed is not None:
+        top = int(placed.aucs.argmax())
+        p_values = corrected(placed.minus(top).p_values, top)
         tied = np.where(np.isnan(p_values), "", np.where(p_values < LEVEL, "no", "yes")).astype(object)
         tied[top] = "yes"
         columns["tied"] = tied
     return columns
-
-
-def _corrected(p_values: np.ndarray, reference: int) -> np.ndarray:
-    """By Holm's method for all rows but the one that they are compared with, which has none."""
-    return holm(np.where(np.arange(len(p_values)) == reference, np.nan, p_values))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from rfray.data.corruptions import FAMILIES, corruption_name
-from rfray.evaluation.robustness import TEST_COLUMNS
+from rfray.evaluation.ensemble import TEST_COLUMNS
 
 WORDS = {
     "jpeg": "JPEG of quality {}",

@@ -43,7 +43,7 @@ def group_table(groups: Groups) -> GroupTable:
 
 
 def _worst(groups: Groups) -> str:
-    worst, measure = groups.worst, groups.measure
+    worst, measure = dict(groups.table.iloc[0]), groups.measure
     title, overall = TITLES[measure], groups.overall[measure]
     inside = worst[f"{measure}_low"] <= overall <= worst[f"{measure}_high"]
     held = f"The {title} of all images, {overall:.3f}, is {'within' if inside else 'outside'} that interval"

@@ -19,7 +19,7 @@ from rfray.evaluation.leaderboard import (
     ranked_by,
     read_leaderboard,
 )
-from rfray.evaluation.search_findings import SearchFindings, search_sentences
+from rfray.evaluation.search_findings import SearchFindings
 from rfray.evaluation.significance import SINGLE, verdict
 from rfray.report.audit_plots import AUDIT_PLOTS
 from rfray.report.audit_tables import audit_tables, baseline_sentence
@@ -129,7 +129,7 @@ def _parts(
         robustness = {"sentence": sentence, "picture": picture_of(run.plots_folder / CORRUPTION)}
     if findings is not None:
         search = {
-            "sentences": [*search_sentences(findings)],
+            "sentences": findings.sentences,
             "pictures": pictures_of(run.plots_folder, SEARCH_PLOTS),
         }
     return {

@@ -14,17 +14,14 @@ from matplotlib.ticker import MaxNLocator
 from sklearn import metrics as sk
 
 from rfray.data.corruptions import FAMILIES, corruption_name
+from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.leaderboard import read_leaderboard, val_column
-from rfray.evaluation.robustness import TEST_COLUMNS
 from rfray.report.corruption_words import is_corrupted
 from rfray.report.pictures import Drawing, write_drawings
 from rfray.report.plot_style import CLASS_COLOURS, COLOURS, GREY, PALE, STYLE, class_counts, line_styles, shortened
 from rfray.spec.sweep import CLASSES
-from rfray.stats.bootstrap import RESAMPLES
-from rfray.stats.calibration import BINS, calibration_error, reliability
-from rfray.stats.curve_bands import Band, curve_bands
-from rfray.stats.intervals import wilson
-from rfray.stats.metrics import confusion, metric
+from rfray.stats.intervals import RESAMPLES, Band, curve_bands, wilson
+from rfray.stats.metrics import BINS, calibration_error, confusion, metric, reliability
 from rfray.stats.operating_point import choose_threshold
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
 from rfray.store.bundle_record import Ensemble
@@ -79,10 +76,11 @@ def _of_ensemble(run: RunDir, ensemble: Ensemble) -> dict[str, Drawing]:
     vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
     voters = {ensemble.name: vote}
     voters |= {trial: trial_predictions(run.trial(trial), "test") for trial in ensemble.members}
-    styles, bands = line_styles(ensemble.name, ensemble.members), curve_bands(vote)
+    styles = line_styles(ensemble.name, ensemble.members)
+    roc, precision_recall = curve_bands(vote) or (None, None)
     shown = (
-        curves(ROC, voters, styles, bands.roc if bands is not None else None),
-        curves(PRECISION_RECALL, voters, styles, bands.precision_recall if bands is not None else None),
+        curves(ROC, voters, styles, roc),
+        curves(PRECISION_RECALL, voters, styles, precision_recall),
         score_histogram(ensemble.name, vote, ensemble.threshold, ensemble.unsure),
         reliability_diagram(ensemble.name, vote),
     )
@@ -236,9 +234,8 @@ def score_histogram(
 
 def reliability_diagram(name: str, predictions: Predictions) -> Drawing:
     """The share of fakes against the probability that was given to them, with Wilson's 95 % intervals; counts below."""
-    found = reliability(predictions.labels, predictions.p_fake)
-    there = found.counts > 0
-    given, fakes, counts = found.mean_p[there], found.fakes[there], found.counts[there]
+    found = reliability(predictions)
+    counts, fakes, given = (each[found[0] > 0] for each in found)
     shares = fakes / counts
     reach = np.abs(wilson(fakes, counts).T - shares)
     figure = Figure(figsize=(5.6, 6.0), layout="constrained")
@@ -247,13 +244,13 @@ def reliability_diagram(name: str, predictions: Predictions) -> Drawing:
     marks: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.2, "elinewidth": 1, "capsize": 2.5}
     label = f"{shortened(name, 30)}, {BINS} bins (95 % intervals: Wilson)"
     axes.errorbar(given, shares, yerr=reach, color=COLOURS[0], label=label, **marks)
-    error = _number(calibration_error(predictions.labels, predictions.p_fake))
+    error = _number(calibration_error(predictions))
     title = f"Reliability on the test images\n{class_counts(predictions)}; expected calibration error {error}"
     axes.set(title=title, ylabel="Share of them that is fake", ylim=(-0.02, 1.02))
     figure.legend(loc="outside lower center", fontsize=9)
     edges = np.linspace(0, 1, BINS + 1)
-    below.stairs(found.counts, edges, fill=True, color=PALE)
-    below.stairs(found.counts, edges, color=GREY, linewidth=0.8)
+    below.stairs(found[0], edges, fill=True, color=PALE)
+    below.stairs(found[0], edges, color=GREY, linewidth=0.8)
     below.set(xlabel="Probability of fake that was given to the images", ylabel="Images", xlim=(-0.01, 1.01))
     below.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.align_ylabels([axes, below])

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rfray.errors import InputError, nearest_first
+from rfray.evaluation.ensemble import WORST
 from rfray.evaluation.leaderboard import LOWER_IS_BETTER, as_text
-from rfray.evaluation.robustness import WORST
 from rfray.evaluation.run_comparison import Comparison
 from rfray.report.audit_tables import baseline_sentence, count_rows, duplicate_rows, size_rows
 from rfray.store.records import Audit

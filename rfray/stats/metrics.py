@@ -1,10 +1,9 @@
-"""`Predictions` -> numbers: METRICS (each in [0, 1], higher is better) and the confusion matrix.
+"""`Predictions` -> numbers: METRICS (each in [0, 1], higher is better), the confusion matrix, how true p_fake is.
 
-Written out in numpy: scikit-learn, which gives the same, takes twenty times as long for its checks, and importing it
-would cost the process of every trial more than a second.
+Written out in numpy: scikit-learn gives the same, but checks twenty times as long, and takes a second to import.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +13,8 @@ from rfray.stats.predictions import Predictions
 
 THRESHOLD = 0.5
 """An image is called fake where p_fake >= this."""
+BINS = 15
+"""Of p_fake, equally wide, over [0, 1], as Guo et al. (2017) have them."""
 
 
 @dataclass(frozen=True)
@@ -77,26 +78,50 @@ METRICS: dict[str, Callable[[Outcome], float]] = {
 
 def metric(name: str, predictions: Predictions) -> float | None:
     """The metric called `name` at THRESHOLD, or None where it is undefined (precision without a positive call, say)."""
-    return _value(name, Outcome(predictions))
+    return measured(predictions, THRESHOLD, (name,))[name]
 
 
-def measured(predictions: Predictions, threshold: float) -> dict[str, float | None]:
-    """Every metric by its name; None where one is undefined."""
+def measured(predictions: Predictions, threshold: float, names: Iterable[str] = METRICS) -> dict[str, float | None]:
+    """Every metric by its name, or those called `names`; None where one is undefined."""
     outcome = Outcome(predictions, threshold)
-    return {name: _value(name, outcome) for name in METRICS}
+    values = {name: METRICS[name](outcome) if outcome.n else np.nan for name in names}
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 
 def confusion(predictions: Predictions, threshold: float = THRESHOLD) -> Confusion:
     """Counts of right and wrong calls at `threshold`."""
     calls = predictions.p_fake >= threshold
-    tn, fp, fn, tp = np.bincount(2 * predictions.labels + calls, minlength=4).tolist()
-    return Confusion(tn, fp, fn, tp)
+    return Confusion(*np.bincount(2 * predictions.labels + calls, minlength=4).tolist())
 
 
-def _value(name: str, outcome: Outcome) -> float | None:
-    value = METRICS[name](outcome) if outcome.n else np.nan
-    return value if np.isfinite(value) else None
+def reliability(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many images are in each of BINS, how many of them are fake, and their mean p_fake, nan in an empty bin.
+
+    (BINS,) int, int and float64 (Murphy and Winkler 1977).
+    """
+    bins, given = _bins(predictions), (None, predictions.labels, predictions.p_fake)
+    counts, fakes, total = (np.bincount(bins, weights, BINS) for weights in given)
+    return counts, fakes.astype(int), np.divide(total, counts, out=np.full(BINS, np.nan), where=counts > 0)
+
+
+def calibration_error(predictions: Predictions) -> float | None:
+    """Expected calibration error in [0, 1] (Naeini et al. 2015; Guo et al. 2017); None where there is no image.
+
+    The mean over all images of the difference, in the image's bin, between the mean p_fake and the share of fakes.
+    """
+    gaps = np.bincount(_bins(predictions), weights=predictions.p_fake - predictions.labels)
+    return float(np.abs(gaps).sum() / len(predictions)) if len(predictions) else None
+
+
+def brier(predictions: Predictions) -> float | None:
+    """Mean squared difference between p_fake and the label (Brier 1950), in [0, 1]. None where there is no image."""
+    return float(np.mean((predictions.p_fake - predictions.labels) ** 2)) if len(predictions) else None
 
 
 def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else np.nan
+
+
+def _bins(predictions: Predictions) -> np.ndarray:
+    """(n,) int: the number of each image's bin [a, b); 1 belongs to the last one."""
+    return np.asarray(np.minimum((predictions.p_fake * BINS).astype(int), BINS - 1))

@@ -6,19 +6,12 @@ import numpy as np
 
 from rfray.errors import DataError
 from rfray.spec.sweep import EnsembleSettings, MaxFpr
-from rfray.stats.calibration import brier, calibration_error, fit_temperature
 from rfray.stats.intervals import wilson
-from rfray.stats.metrics import Outcome, confusion
+from rfray.stats.metrics import Outcome, brier, calibration_error, confusion
 from rfray.stats.predictions import Predictions
+from rfray.stats.voting import fit_temperature
 
-Rule = float | str | MaxFpr
-"""A number; max_f1 or youden; or the greatest false-positive rate."""
-
-COLUMNS = (
-    *("fpr", "fpr_low", "fpr_high", "fpr_val"),
-    *("unsure_share", "unsure_error"),
-    *("temperature", "ece", "brier"),
-)
+COLUMNS = ("fpr", "fpr_low", "fpr_high", "fpr_val", "unsure_share", "unsure_error", "temperature", "ece", "brier")
 """What `point_on_test` measures: the false-positive rate (share of the real images called fake) on test with its 95 %
 Wilson interval, and on val; where a band was set, the share of test images without a verdict and the error rate among
 the others; the temperature that fits val (it is not applied: see `fit_temperature`); the expected calibration error and
@@ -40,13 +33,12 @@ class OperatingPoint:
 
 def choose_point(val: Predictions, settings: EnsembleSettings) -> OperatingPoint:
     """The operating point that the sweep asks for. Raises DataError as `choose_threshold` does."""
-    threshold = choose_threshold(val, settings.threshold)
-    wanted = settings.unsure_error
+    threshold, wanted = choose_threshold(val, settings.threshold), settings.unsure_error
     return OperatingPoint(threshold, None if wanted is None else unsure_band(val, threshold, wanted))
 
 
-def choose_threshold(val: Predictions, rule: Rule) -> float:
-    """The number itself, or the threshold that `rule` finds on val.
+def choose_threshold(val: Predictions, rule: float | str | MaxFpr) -> float:
+    """The number itself, or the threshold that `rule` (max_f1, youden or a greatest false-positive rate) finds on val.
 
     Every score of val is tried, and one above them all, at which no image is called fake. max_f1 and youden (recall
     minus false-positive rate; Youden 1950) take the best, among equals the highest; max_fpr takes the lowest at which
@@ -59,10 +51,9 @@ def choose_threshold(val: Predictions, rule: Rule) -> float:
     reals = len(val) - fakes
     name = rule if isinstance(rule, str) else "max_fpr"
     needed = {"max_f1": {"fake": fakes}, "youden": {"real": reals, "fake": fakes}, "max_fpr": {"real": reals}}[name]
-    if not all(needed.values()):
-        lacking = " and no ".join(label for label, count in needed.items() if not count)
+    if lacking := [label for label, count in needed.items() if not count]:
         raise DataError(
-            f"ensemble.threshold: {name} can't be chosen, as val has no {lacking} image; "
+            f"ensemble.threshold: {name} can't be chosen, as val has no {' and no '.join(lacking)} image; "
             "allowed then: a number, e.g. 0.5"
         )
     levels = np.unique(val.p_fake)[::-1]
@@ -100,21 +91,17 @@ def unsure_band(val: Predictions, threshold: float, wanted: float) -> tuple[floa
 
 def point_on_test(val: Predictions, test: Predictions, point: OperatingPoint) -> dict[str, float | None]:
     """COLUMNS: what `point`, chosen on val, comes to on test; None where a value is undefined or was not asked for."""
-    on_val, on_test = confusion(val, point.threshold), confusion(test, point.threshold)
-    reals = on_test.fp + on_test.tn
-    low, high = wilson(on_test.fp, reals).tolist() if reals else (None, None)
-    unsure_share, unsure_error = _verdicts(test, point.unsure) if point.unsure is not None else (None, None)
-    return {
-        "fpr": _share(on_test.fp, reals),
-        "fpr_low": low,
-        "fpr_high": high,
-        "fpr_val": _share(on_val.fp, on_val.fp + on_val.tn),
-        "unsure_share": unsure_share,
-        "unsure_error": unsure_error,
-        "temperature": fit_temperature(val.labels, val.p_fake),
-        "ece": calibration_error(test.labels, test.p_fake),
-        "brier": brier(test.labels, test.p_fake),
-    }
+    found: dict[str, float | None] = dict.fromkeys(COLUMNS)
+    on_test, on_val = confusion(test, point.threshold), confusion(val, point.threshold)
+    found["fpr"], found["fpr_val"] = (_share(at.fp, at.fp + at.tn) for at in (on_test, on_val))
+    if found["fpr"] is not None:
+        found["fpr_low"], found["fpr_high"] = wilson(on_test.fp, on_test.fp + on_test.tn).tolist()
+    if point.unsure is not None:
+        real, fake = test.p_fake < point.unsure[0], test.p_fake >= point.unsure[1]
+        called, wrong = int((real | fake).sum()), int((real & (test.labels == 1) | fake & (test.labels == 0)).sum())
+        found["unsure_share"], found["unsure_error"] = _share(len(test) - called, len(test)), _share(wrong, called)
+    found["temperature"] = fit_temperature(val.labels, val.p_fake)
+    return found | {"ece": calibration_error(test), "brier": brier(test)}
 
 
 def _left_outside(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -126,14 +113,6 @@ def _left_outside(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np
     counts = (np.bincount(numbers, weights, minlength=len(levels)) for weights in (None, wrong))
     images, errors = (np.append(np.cumsum(each[::-1])[::-1], 0) for each in counts)
     return levels, images, errors
-
-
-def _verdicts(predictions: Predictions, unsure: tuple[float, float]) -> tuple[float | None, float | None]:
-    """The share of the images without a verdict, and the error rate among the others."""
-    real, fake = predictions.p_fake < unsure[0], predictions.p_fake >= unsure[1]
-    called = int(real.sum() + fake.sum())
-    wrong = int((predictions.labels[real] == 1).sum() + (predictions.labels[fake] == 0).sum())
-    return _share(len(predictions) - called, len(predictions)), _share(wrong, called)
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 
 from rfray.errors import RunError
 from rfray.store.files import replacing
-from rfray.store.run_dir import TrialDir
+from rfray.store.run_dir import Part, TrialDir
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,20 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def at(self, places: np.ndarray) -> "Predictions":
+        """Those at some of the positions, in this order."""
+        return Predictions(self.ids[places], self.labels[places], self.p_fake[places])
+
 
 def write_predictions(path: Path, predictions: Predictions, metadata: Mapping[str, str]) -> None:
     """Writes the three columns; `metadata` says which weights and images they come from."""
-    table = pa.table(
-        {
-            "id": pa.array(predictions.ids.tolist(), pa.string()),
-            "label": pa.array(predictions.labels, pa.int8()),
-            "p_fake": pa.array(predictions.p_fake, pa.float64()),
-        }
-    ).replace_schema_metadata(dict(metadata))
+    columns = {
+        "id": pa.array(predictions.ids.tolist(), pa.string()),
+        "label": pa.array(predictions.labels, pa.int8()),
+        "p_fake": pa.array(predictions.p_fake, pa.float64()),
+    }
     with replacing(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(pa.table(columns, metadata=dict(metadata)), temporary)
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -64,11 +65,12 @@ def read_predictions(path: Path) -> Predictions:
         raise RunError(f"{path}: not a readable predictions file: {str(error).splitlines()[0]}") from error
 
 
-def trial_predictions(trial: TrialDir, part: Literal["val", "test"]) -> Predictions:
+def trial_predictions(trial: TrialDir, part: Part, corruption: str | None = None) -> Predictions:
     """A trial's predictions on one part. Raises RunError, with what makes the file, where it is missing or damaged."""
-    makes = "`rfray ensemble` makes it" if part == "test" else "the `rfray tune` that made the run trains it again"
+    trains = part == "val" and corruption is None
+    makes = "the `rfray tune` that made the run trains it again" if trains else "`rfray ensemble` makes it"
     try:
-        return read_predictions(trial.predictions_file(part))
+        return read_predictions(trial.predictions_file(part, corruption))
     except RunError as error:
         raise RunError(f"{error}; {makes}") from None
 
@@ -97,10 +99,9 @@ _latest: tuple[pa.ChunkedArray, np.ndarray] | None = None
 
 
 def _ids(column: pa.ChunkedArray) -> np.ndarray:
-    """(n,) of text, read-only: the array that was read last where the ids are the same.
+    """(n,) of text, read-only: the array that was read last where the ids are the same, as they are in a sweep.
 
-    A sweep's files have the same images: a thousand trials of 20,000 would hold 1.5 GB of the same names, and making
-    them takes longer than reading the rest.
+    A thousand trials of 20,000 images would hold 1.5 GB of the same names, and take longer for them than for the rest.
     """
     global _latest
     known = _latest

@@ -2,15 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from scipy import optimize, special
 
 from rfray.errors import InputError, nearest_first
-from rfray.stats.calibration import fit_temperature, tempered
 from rfray.stats.metrics import metric
 from rfray.stats.predictions import Predictions, positions
 from rfray.store.bundle_record import Vote
 
+TEMPERATURES = (0.05, 20.0)
+"""The lowest and the highest that is tried; Guo et al. (2017) found 0.5 to 4 in practice."""
+LARGEST_LOGIT = float(special.logit(1 - np.finfo(np.float64).epsneg))
+"""That of the probability next to 1; a probability of exactly 0 or 1 is taken for one of this size."""
 BAGS = 10
 """Random halves of the candidates that `weighted` selects from; Caruana et al. (2004) have 20."""
 SMALLEST_BAG = 10
@@ -38,9 +43,8 @@ class Candidates:
     seed: int
 
 
-@dataclass(frozen=True)
-class Weighting:
-    """How the candidates' probabilities become one."""
+class Weighting(NamedTuple):
+    """How the m candidates' probabilities become one."""
 
     weights: np.ndarray
     """(m,) float64: weight of each candidate, summing to 1; one with 0 has no vote."""
@@ -50,9 +54,43 @@ class Weighting:
     """What the logit of the vote is divided by."""
 
 
+def fit_temperature(labels: np.ndarray, p_fake: np.ndarray) -> float | None:
+    """The temperature (Guo et al. 2017) by which the logits of `p_fake` are divided to be most likely.
+
+    Above 1 the probabilities were too extreme, below 1 not extreme enough. 1 where no image is on the wrong side of
+    0.5, as the likelihood would sharpen them without end; None where a class is missing.
+    """
+    if len(np.unique(labels)) < 2:
+        return None
+    margins = np.where(labels == 1, 1, -1) * logits(p_fake)
+    if margins.min() >= 0:
+        return 1.0
+
+    def loss(log_temperature: float) -> float:
+        given = margins / np.exp(log_temperature)
+        return float(np.mean(np.maximum(-given, 0) + np.log1p(np.exp(-np.abs(given)))))  # without a large exp
+
+    lowest, highest = TEMPERATURES
+    found = optimize.minimize_scalar(loss, bounds=(np.log(lowest), np.log(highest)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def tempered(p_fake: np.ndarray, temperature: float) -> np.ndarray:
+    """The probabilities whose logits are those of `p_fake` divided by `temperature` (> 0); order and 0.5 stay."""
+    if temperature == 1:
+        return p_fake  # as it is, to the last digit
+    return np.asarray(special.expit(logits(p_fake) / temperature))
+
+
+def logits(p_fake: np.ndarray) -> np.ndarray:
+    """log(p / (1 - p)), at most LARGEST_LOGIT away from 0."""
+    return np.clip(special.logit(p_fake), -LARGEST_LOGIT, LARGEST_LOGIT)
+
+
 def soft(candidates: Candidates) -> Weighting:
     """The plain mean of the members' probabilities."""
-    return Weighting(_equal_weights(candidates), np.ones(len(candidates.p_fake)))
+    places = np.arange(len(candidates.p_fake))
+    return Weighting((places < candidates.top) / candidates.top, np.ones(len(places)))
 
 
 def weighted(candidates: Candidates) -> Weighting:
@@ -81,12 +119,11 @@ def calibrated(candidates: Candidates) -> Weighting:
     The second one is needed since a mean of calibrated probabilities is too close to 0.5 (Rahaman and Thiery 2021); it
     changes neither the order of the images nor on which side of 0.5 they are.
     """
-    top = range(candidates.top)
-    found = [fit_temperature(candidates.labels, candidates.p_fake[member]) or 1.0 for member in top]
-    mean = np.mean([tempered(candidates.p_fake[member], found[member]) for member in top], axis=0)
-    temperatures = np.ones(len(candidates.p_fake))
-    temperatures[: candidates.top] = found
-    return Weighting(_equal_weights(candidates), temperatures, fit_temperature(candidates.labels, mean) or 1.0)
+    weights, temperatures, _ = soft(candidates)
+    members = candidates.p_fake[: candidates.top]
+    temperatures[: candidates.top] = [fit_temperature(candidates.labels, member) or 1.0 for member in members]
+    mean = np.mean([tempered(*pair) for pair in zip(members, temperatures, strict=False)], axis=0)
+    return Weighting(weights, temperatures, fit_temperature(candidates.labels, mean) or 1.0)
 
 
 METHODS: dict[str, Callable[[Candidates], Weighting]] = {"soft": soft, "weighted": weighted, "calibrated": calibrated}
@@ -94,10 +131,7 @@ METHODS: dict[str, Callable[[Candidates], Weighting]] = {"soft": soft, "weighted
 
 
 def methods_to_use(asked: Sequence[str]) -> list[str]:
-    """The methods asked for, each once, and soft: the others are always compared with it.
-
-    Raises InputError where one is not in METHODS.
-    """
+    """Those asked for, each once, and soft: others are compared with it. Raises InputError for one not in METHODS."""
     for name in asked:
         if name not in METHODS:
             raise InputError(f"--method {name}: no such method; allowed: {nearest_first(name, METHODS)}")
@@ -105,13 +139,7 @@ def methods_to_use(asked: Sequence[str]) -> list[str]:
 
 
 def vote_predictions(vote: Vote, members: Sequence[Predictions]) -> Predictions:
-    """The predictions of `vote` on the images that its members, in the order of `vote.members`, have predicted.
-
-    In the order of the first one's ids.
-
-    Raises:
-        ValueError: as `aligned` does.
-    """
+    """What `vote` says, in the order of the first member's ids. Raises ValueError as `aligned` does."""
     return Predictions(members[0].ids, members[0].labels, joined(vote, aligned(members)))
 
 
@@ -127,11 +155,7 @@ def joined(vote: Vote, p_fake: np.ndarray) -> np.ndarray:
 
 
 def aligned(members: Sequence[Predictions]) -> np.ndarray:
-    """p_fake of all members, (k, n) float64, in the order of the first one's ids.
-
-    Raises:
-        ValueError: where the members' images or labels differ.
-    """
+    """Their p_fake, (k, n) float64, by the first one's ids. Raises ValueError where the images or labels differ."""
     first, rows = members[0], []
     for number, member in enumerate(members, start=1):
         order = positions(member.ids, first.ids)
@@ -147,33 +171,25 @@ def aligned(members: Sequence[Predictions]) -> np.ndarray:
     return np.stack(rows)
 
 
-def _equal_weights(candidates: Candidates) -> np.ndarray:
-    weights = np.zeros(len(candidates.p_fake))
-    weights[: candidates.top] = 1 / candidates.top
-    return weights
-
-
 def _selected(units: np.ndarray, candidates: Candidates) -> np.ndarray:
     """(b,) float64: the share of the votes that each of b candidates gets, from their p_fake in UNITs, (b, n) int32."""
     total = np.zeros_like(units[0])
     picks: list[int] = []
     scores: list[float] = []
     while len(picks) < ROUNDS and 1.0 not in scores:
-        found = _scores(total + units, len(picks) + 1, candidates)
+        sums = total + units
+        if candidates.metric == "auc":
+            found = aucs(candidates.labels, sums)
+        else:
+            means = (row / ((len(picks) + 1) * UNIT) for row in sums)
+            voters = (Predictions(candidates.ids, candidates.labels, mean) for mean in means)
+            values = [metric(candidates.metric, voter) for voter in voters]
+            found = np.array([-np.inf if value is None else value for value in values])
         picks.append(int(np.argmax(found)))
         scores.append(found[picks[-1]])
-        total = total + units[picks[-1]]
+        total = sums[picks[-1]]
     votes = 1 + int(np.argmax(scores))
     return np.bincount(picks[:votes], minlength=len(units)) / votes
-
-
-def _scores(sums: np.ndarray, votes: int, candidates: Candidates) -> np.ndarray:
-    """(b,) float64: the val metric of b sums of `votes` votes, (b, n) int32; lowest where it is undefined."""
-    if candidates.metric == "auc":
-        return aucs(candidates.labels, sums)
-    ids, labels = candidates.ids, candidates.labels
-    found = [metric(candidates.metric, Predictions(ids, labels, row / (votes * UNIT))) for row in sums]
-    return np.array([-np.inf if value is None else value for value in found])
 
 
 def aucs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -195,6 +195,11 @@ class RunDir:
         """catalog.parquet: one row an image. Raises RunError where it is missing or damaged."""
         return self._table(self.catalog_file)
 
+    def images(self, part: str) -> pd.DataFrame:
+        """The rows of the catalog of one part, by path. Raises RunError as `catalog`."""
+        catalog = self.catalog()
+        return catalog[catalog["part"] == part].set_index("path")
+
     def write_catalog(self, catalog: pd.DataFrame) -> None:
         """Writes catalog.parquet, after everything else that is known of the images is at the run's address."""
         self.mirror.push()

@@ -9,7 +9,7 @@ import pytest
 
 from rfray.data.corruptions import CORRUPTION_NAMES, CORRUPTIONS, FAMILIES, FUNCTIONS, corruption_name
 from rfray.data.threads import in_threads
-from rfray.evaluation.robustness import TEST_COLUMNS
+from rfray.evaluation.ensemble import TEST_COLUMNS
 
 Corruption = Callable[[np.ndarray], np.ndarray]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfray.evaluation.search_findings import search_findings, search_sentences
+from rfray.evaluation.search_findings import search_findings
 from rfray.spec.sweep_file import resolved_text
 from rfray.store.records import write_record
 from tests.synthetic import fail_trial, finish_trial, new_run, start_trial
@@ -45,7 +45,7 @@ def test_best_so_far_by_hand(run):
     assert found.epochs["best"].tolist() == [0.6, 0.65, 0.65, 0.7, 0.8, 0.8]  # what failed or goes on is no result
     assert found.epochs["best_trial"].tolist() == ["a", "b", "b", "a", "b", "b"]
     assert found.steps["spent"].tolist() == [10, 30, 45, 65]
-    assert (found.trials, found.unit, found.spent) == (4, "slot-seconds", 80)
+    assert (found.unit, found.spent) == ("slot-seconds", 80)
     assert {trial.user_attrs["id"]: trial.value for trial in found.study.trials} == {"a": 0.7, "b": 0.8}
 
 
@@ -60,7 +60,8 @@ def test_undefined_scores_come_before_the_first_and_never_after(tmp_path):
 def test_a_share_of_a_gpu_is_that_share_of_its_seconds(run):
     set_resources(run, gpu=0.25)
     found = search_findings(run)
-    assert (found.unit, found.spent, found.saved) == ("GPU-seconds", 20, 5)
+    assert (found.unit, found.spent) == ("GPU-seconds", 20)
+    assert "saved about 5 GPU-seconds: 20 %" in found.sentences[2]
 
 
 def test_savings_where_a_pass_is_several_epochs(tmp_path):
@@ -68,34 +69,36 @@ def test_savings_where_a_pass_is_several_epochs(tmp_path):
     run.write_catalog(pd.DataFrame({"part": ["train"] * 70 + ["val"] * 20 + ["test"] * 50}))
     out = finish_trial(run, "a", 0.7, epochs=2, epoch_images=30)  # two passes of three epochs each
     write_epochs(out, [10, 20], [10.0, 10.0], [0.6, 0.7])
-    assert search_findings(run).saved == 4 * 10
+    assert "saved about 40 slot-seconds" in search_findings(run).sentences[2]
 
 
 def test_savings_by_hand(run):
-    found = search_findings(run)  # a has two of four epochs, of 10 s each; that c failed and d goes on saves nothing
-    assert (found.stopped, found.saved) == (1, 20)
-    assert found.saved_share == pytest.approx(20 / (80 + 20))
+    # a has two of four epochs, of 10 s each; that c failed and d goes on saves nothing
+    assert search_findings(run).sentences[2] == (
+        "1 of 4 trials ended before the last epoch that was planned, which saved about 20 slot-seconds: 20 % of what "
+        "all would have taken."
+    )
 
 
 def test_cost_by_hand(run):
-    assert search_findings(run).costs is None
-    set_resources(run, price_per_hour=36.0)
-    costs = search_findings(run).costs  # a hundredth a second; failed trials cost, too
-    assert costs == pytest.approx({"a": 0.2, "b": 0.4, "c": 0.05, "d": 0.15})
+    assert not any("cost" in sentence for sentence in search_findings(run).sentences)
+    set_resources(run, price_per_hour=37.8)  # 0.0105 a second: 0.21 of a, 0.42 of b, 0.0525 of c, which failed, ...
+    assert search_findings(run).sentences[-1] == "All training cost 0.84, the dearest trial 0.42 (b)."
 
 
 def test_the_study_has_the_axes_and_the_settings(tmp_path):
-    run = new_run(tmp_path / "run", pretrained=[True, False, {"test_vit": "w.safetensors"}], image_size=[224, 128])
+    weights = str(tmp_path / "w.safetensors")
+    run = new_run(tmp_path / "run", pretrained=[True, False, {"test_vit": weights}], image_size=[224, 128])
     finish_trial(run, "a", 0.7, lr=1e-4, pretrained=False, image_size=224)
-    finish_trial(run, "b", 0.8, lr=1e-3, backbone="test_vit", image_size=128, pretrained="w.safetensors")
+    finish_trial(run, "b", 0.8, lr=1e-3, backbone="test_vit", image_size=128, pretrained=weights)
     first, second = search_findings(run).study.trials
     axes = first.distributions
     assert axes["backbone"].choices == ("test_resnet", "test_vit")
     assert axes["image_size"].choices == (128, 224)
-    assert axes["pretrained"].choices == (True, False, "w.safetensors")
+    assert axes["pretrained"].choices == (True, False, weights)
     assert (axes["lr"].low, axes["lr"].high, axes["lr"].log) == (1e-5, 1e-3, True)
     assert first.params == {"backbone": "test_resnet", "pretrained": False, "image_size": 224, "lr": 1e-4}
-    assert second.params == {"backbone": "test_vit", "pretrained": "w.safetensors", "image_size": 128, "lr": 1e-3}
+    assert second.params == {"backbone": "test_vit", "pretrained": weights, "image_size": 128, "lr": 1e-3}
 
 
 def trials_where(folder, score, count=40):
@@ -130,13 +133,12 @@ def test_what_the_score_depends_on_is_found(tmp_path):
 def test_no_importance_where_there_is_none_to_be_found(tmp_path, score, count, why):
     found = search_findings(trials_where(tmp_path / "run", score, count))
     assert found.importance == {}
-    assert why in found.no_importance
-    assert any(why in sentence for sentence in search_sentences(found))
+    assert any(why in sentence for sentence in found.sentences)
 
 
 def test_sentences(run):
     set_resources(run, price_per_hour=36.0)
-    growth, importance, saved, cost = search_sentences(search_findings(run))
+    growth, importance, saved, cost = search_findings(run).sentences
     assert growth == (
         "4 trials trained for 80 slot-seconds in all. The best auc on val, 0.8000, was reached by b after "
         "65 of them (81 %)."
@@ -148,9 +150,8 @@ def test_sentences(run):
 
 
 def test_sentences_name_the_method_and_the_axes(tmp_path):
-    _, told, *_ = search_sentences(
-        search_findings(trials_where(tmp_path / "run", lambda exponent, *_: 1 + exponent / 10, 20))
-    )
+    run = trials_where(tmp_path / "run", lambda exponent, *_: 1 + exponent / 10, 20)
+    _, told, *_ = search_findings(run).sentences
     assert "importance: lr (" in told
     assert "functional ANOVA (optuna) on 20 trials" in told
 
@@ -159,5 +160,5 @@ def test_a_run_in_which_nothing_has_a_score(tmp_path):
     run = new_run(tmp_path / "run")
     start_trial(run, "a")
     found = search_findings(run)
-    assert (len(found.epochs), found.spent, found.saved_share) == (0, 0, 0)
-    assert next(search_sentences(found)) == "1 trial trained for 0 slot-seconds in all. None has come to a score."
+    assert (len(found.epochs), found.spent) == (0, 0)
+    assert found.sentences[0] == "1 trial trained for 0 slot-seconds in all. None has come to a score."

@@ -9,9 +9,8 @@ from rfray.evaluation import significance as module
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import build_leaderboard
 from rfray.evaluation.significance import INTERVALS, TESTS, Evaluated, verdict
-from rfray.stats.bootstrap import bootstrap, percentile_intervals, resample
-from rfray.stats.delong import placements
-from rfray.stats.intervals import wilson
+from rfray.stats.intervals import bootstrap, percentile_intervals, resample, wilson
+from rfray.stats.paired_tests import placements
 from rfray.stats.predictions import Predictions, write_predictions
 from tests.synthetic import FIRST, LABELS, SECOND, finish_trial, new_run, predictions, small_run
 
@@ -62,7 +61,7 @@ def test_intervals_by_hand():
 
 def test_tests_by_hand():
     table = significance(three(), "ensemble")
-    # against a: 0.37109 and 0.58388, see test_delong; twice the smaller, and none less than the one before
+    # against a: 0.37109 and 0.58388, see test_paired_tests; twice the smaller, and none less than the one before
     assert table["auc_p_best"].tolist() == pytest.approx([0.74218, np.nan, 0.74218], abs=1e-5, nan_ok=True)
     # the vote has two right that a has wrong, 2 / 2^2; b has both of these right too, and none that a has right wrong
     assert table["accuracy_p_best"].tolist() == pytest.approx([1, np.nan, 1], nan_ok=True)
@@ -100,7 +99,7 @@ def test_tied_with_the_best_or_not():
 
 
 def test_a_model_without_a_val_score_is_not_the_best():
-    table = significance([row("a", FIRST, val=None), row("b", SECOND, val=0.1)], None)
+    table = significance([row("a", FIRST, val=np.nan), row("b", SECOND, val=0.1)], None)
     assert table["accuracy_p_best"].isna().tolist() == [False, True]
 
 

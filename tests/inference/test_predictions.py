@@ -12,8 +12,8 @@ from rfray import cli
 from rfray.commands.prepare_data import prepare_test
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RfrayError
+from rfray.evaluation.ensemble import TEST_COLUMNS, WORST
 from rfray.evaluation.leaderboard import read_leaderboard
-from rfray.evaluation.robustness import TEST_COLUMNS, WORST
 from rfray.inference import predictions as corrupting
 from rfray.inference.missing import without_predictions
 from rfray.inference.predictions import predict_test, predict_under_corruption

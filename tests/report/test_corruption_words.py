@@ -4,9 +4,8 @@ import pytest
 from PIL import Image
 
 from rfray.data.corruptions import CORRUPTION_NAMES, FAMILIES
-from rfray.evaluation.ensemble import choose_members, write_ensemble
+from rfray.evaluation.ensemble import choose_members, write_corrupted_votes, write_ensemble
 from rfray.evaluation.leaderboard import read_leaderboard, write_leaderboard
-from rfray.evaluation.robustness import write_corrupted_votes
 from rfray.report.corruption_words import WORDS, corruption_sentence
 from rfray.report.page import write_page
 from rfray.report.pictures import picture_of

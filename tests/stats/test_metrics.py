@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from rfray.stats.metrics import METRICS, Confusion, confusion, measured, metric
+from rfray.stats.metrics import (
+    BINS,
+    METRICS,
+    Confusion,
+    brier,
+    calibration_error,
+    confusion,
+    measured,
+    metric,
+    reliability,
+)
 from tests.synthetic import FIRST, SECOND, predictions
 
 EXPECTED = {
@@ -85,3 +95,48 @@ def test_the_same_as_scikit_learn(seed, ties):
         },
         abs=1e-12,
     )
+
+
+# how true p_fake is
+
+
+def test_calibration_error_by_hand():
+    # bins of 1/15: 0.1 -> 1, 0.4 -> 6 (0.4 is its lower end), 0.6 -> 9, 0.3 -> 4, 0.8 -> 12, 0.9 -> 13; one image each
+    gaps = [0.1, 0.4, 0.6, 0.7, 0.2, 0.1]
+    assert calibration_error(predictions(FIRST)) == pytest.approx(sum(gaps) / 6)
+    # two images in one bin: mean 0.62, share 0.5; and one alone in the last, which 1 belongs to
+    assert calibration_error(predictions([0.61, 0.63, 1.0], [0, 1, 1])) == pytest.approx((2 * 0.12 + 0) / 3)
+    assert calibration_error(predictions([0.8] * 5 + [0.2] * 5, [1, 1, 1, 1, 0, 1, 0, 0, 0, 0])) == pytest.approx(
+        0, abs=1e-15
+    )
+
+
+def test_calibration_error_is_the_one_of_guo_bin_by_bin():
+    random = np.random.default_rng(0)
+    p_fake = random.random(400)
+    labels = (random.random(400) < p_fake**2).astype(int)
+    expected = 0.0
+    for lower in np.arange(BINS) / BINS:
+        inside = (p_fake >= lower) & (p_fake < lower + 1 / BINS)
+        if inside.any():
+            expected += inside.mean() * abs(p_fake[inside].mean() - labels[inside].mean())
+    assert calibration_error(predictions(p_fake, labels)) == pytest.approx(expected)
+    assert expected > 0.1
+
+
+def test_brier_by_hand():
+    assert brier(predictions([0.1, 0.7], [0, 1])) == pytest.approx((0.01 + 0.09) / 2)
+
+
+def test_of_no_image_nothing_is_known():
+    none = predictions([], [])
+    assert calibration_error(none) is brier(none) is None
+
+
+def test_reliability_by_hand():
+    # bins of 1/15: 0.01 and 0.05 in the first, 0.2 in the fourth (an edge is of the bin above), 0.95, 1 in the last
+    counts, fakes, mean_p = reliability(predictions([0.01, 0.05, 0.2, 0.95, 1.0], [0, 1, 0, 1, 1]))
+    assert counts.tolist() == [2, 0, 0, 1, *[0] * 10, 2]
+    assert fakes.tolist() == [1, 0, 0, 0, *[0] * 10, 2]
+    assert mean_p[[0, 3, 14]] == pytest.approx([0.03, 0.2, 0.975])
+    assert np.isnan(mean_p[1])

@@ -1,11 +1,182 @@
-"""rfray.stats.paired_tests: McNemar and Holm by hand, and who is better or worse than by chance."""
+"""rfray.stats.paired_tests: by hand, by brute force and on a published example, and how often they err."""
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
+from sklearn.metrics import roc_auc_score
 
-from rfray.stats.delong import placements
-from rfray.stats.paired_tests import clearly_worse, holm, improves_auc, mcnemar
+from rfray.stats.paired_tests import clearly_worse, holm, improves_auc, mcnemar, placements
+from tests.synthetic import FIRST, SECOND
+from tests.synthetic import LABELS as SIX
+
+# fakes score 1, 3, 4; reals 0, 2, 3
+LABELS = np.array([1, 1, 1, 0, 0, 0])
+SCORES = np.array([1.0, 3.0, 4.0, 0.0, 2.0, 3.0])
+
+# albumin, total protein, Krebs-Goplerud score and outcome of 43 of the patients of DeLong et al. (1988), as printed in
+# the SAS/STAT User's Guide, PROC LOGISTIC, "Comparing Receiver Operating Characteristic Curves"
+PATIENTS = """
+3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1
+3.8 5.7 5 1   3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0
+2.3 4.4 6 1   4.2 7.6 4 0  4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1
+3.1 6.6 6 1   4.1 8.2 6 1  4.3 7.0 5 1  4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0
+3.7 6.1 5 1   3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1  2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1
+3.3 5.7 6 1   3.7 6.9 5 1  3.6 6.6 5 1
+"""
+
+
+def interval(labels, scores):
+    return placements(labels, scores[None]).intervals[0]
+
+
+def brute_force(labels, scores):
+    """AUCs and covariance by comparing every pair, as DeLong et al. (1988) write it."""
+    real, fake = scores[:, labels == 0], scores[:, labels == 1]
+    wins = (fake[:, :, None] > real[:, None]) + 0.5 * (fake[:, :, None] == real[:, None])  # rows, fakes, reals
+    aucs = wins.mean(axis=(1, 2))
+    return aucs, sum(np.cov(each) / each.shape[1] for each in (wins.mean(axis=2), wins.mean(axis=1)))
+
+
+def test_placements_by_hand():
+    # fake 1 beats 0; fake 3 beats 0, 2 and ties with 3; fake 4 beats all three; and the same seen from the reals
+    found = placements(LABELS, SCORES[None])
+    assert found.fake[0] == pytest.approx([1 / 3, 2.5 / 3, 1])
+    assert found.real[0] == pytest.approx([1, 2 / 3, 1.5 / 3])
+    assert found.aucs == pytest.approx([6.5 / 9])
+    # squared deviations from 13/18 in 18ths: fakes 7, 2, 5 -> 78; reals 5, 1, 4 -> 42; / 324 / (3 - 1) / 3
+    assert found.variances == pytest.approx([120 / 324 / 6])
+    # logit(13/18) = ln(13/5) = 0.955511; se = sqrt(0.0617284) / (13/18 * 5/18) = 1.238437
+    ends = [1 / (1 + np.exp(-(0.955511 + sign * 1.959964 * 1.238437))) for sign in (-1, 1)]
+    assert found.intervals[0] == pytest.approx(ends, abs=2e-6)
+
+
+def test_delong_on_a_published_example():
+    albumin, protein, krebs_goplerud, outcome = np.array(PATIENTS.split(), float).reshape(-1, 4).T
+    scores = np.array([albumin, 10 - krebs_goplerud, protein])
+    placed = placements(outcome, scores)
+    assert placed.aucs == pytest.approx([0.7366, 0.7258, 0.6478], abs=5e-5)
+    assert np.sqrt(placed.variances) == pytest.approx([0.0927, 0.1028, 0.1000], abs=5e-5)
+    found = placed.minus(1)
+    assert found.values[[0, 2]] == pytest.approx([0.0108, -0.0780], abs=5e-5)
+    assert np.sqrt(found.variances[[0, 2]]) == pytest.approx([0.0953, 0.1046], abs=5e-5)
+    assert found.intervals[0] == pytest.approx((-0.1761, 0.1976), abs=5e-5)
+    assert found.intervals[2] == pytest.approx((-0.2830, 0.1271), abs=5e-5)
+    assert found.p_values[[0, 2]] == pytest.approx([0.9102, 0.4561], abs=5e-5)
+
+
+def test_variances_are_the_brute_force_ones():
+    random = np.random.default_rng(0)
+    labels = (random.random(80) < 0.3).astype(int)
+    scores = np.round(random.normal(size=(5, 80)) + labels, 1)  # rounded: with ties
+    placed, (aucs, covariance) = placements(labels, scores), brute_force(labels, scores)
+    assert placed.aucs == pytest.approx(aucs)
+    assert placed.aucs == pytest.approx([roc_auc_score(labels, row) for row in scores])
+    assert placed.variances == pytest.approx(np.diag(covariance))
+    for reference in (0, 3):
+        expected = np.diag(covariance) + covariance[reference, reference] - 2 * covariance[:, reference]
+        assert placed.minus(reference).variances == pytest.approx(expected, abs=1e-15)
+
+
+def test_strata_compare_only_their_own():
+    labels = np.array([1, 0, 1, 0, 0])
+    scores = np.array([[0.2, 0.1, 0.9, 0.8, 0.5]])  # in order within both folds, not across; one fold has no fake
+    assert placements(labels, scores, np.array([0, 0, 1, 1, 2])).aucs == pytest.approx([1.0])
+    assert placements(labels, scores).aucs == pytest.approx([4 / 6])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_perfect_order_has_an_honest_interval(sign):
+    labels = np.repeat([0, 1], 10)
+    bound = 0.025 ** (1 / 10)  # the AUC at which ten pairs in a row come out right with 2.5 %
+    assert interval(labels, sign * labels.astype(float)) == pytest.approx((bound, 1) if sign == 1 else (0, 1 - bound))
+
+
+def test_a_difference_by_hand():
+    vote = (np.array(FIRST) + SECOND) / 2  # all nine pairs in order: every placement is 1
+    found = placements(np.array(SIX), np.array([vote, FIRST, SECOND])).minus(1)
+    assert found.values == pytest.approx([2 / 9, 0, 1 / 6])
+    # placements of FIRST, fakes 1/3 1 1, reals 1 2/3 2/3; of SECOND 1 1 5/6 and 5/6 1 1
+    # vote minus FIRST: fakes 2/3 0 0, variance 4/27; reals 0 1/3 1/3, variance 1/27; each over 3
+    # SECOND minus FIRST: fakes 2/3 0 -1/6, variance 7/36; reals -1/6 1/3 1/3, variance 3/36; each over 3
+    assert found.variances == pytest.approx([5 / 81, 0, 10 / 108])
+    # z 0.2222 / 0.2485 = 0.8944, and 0.1667 / 0.3043 = 0.5477
+    assert found.p_values == pytest.approx([0.37109, 1, 0.58388], abs=1e-5)
+    assert found.intervals[0] == pytest.approx((2 / 9 - 1.959964 * 0.248452, 2 / 9 + 1.959964 * 0.248452), abs=1e-6)
+    assert found.intervals[1].tolist() == [0, 0]
+
+
+def test_the_same_order_is_no_difference():
+    random = np.random.default_rng(1)
+    labels, scores = np.repeat([0, 1], 30), random.random(60)
+    found = placements(labels, np.array([scores, scores, scores**3, 1 - scores])).minus(0)
+    assert found.values[:3].tolist() == [0, 0, 0]
+    assert found.p_values[:3].tolist() == [1, 1, 1]
+    assert found.intervals[2].tolist() == [0, 0]
+    assert found.p_values[3] < 1
+
+
+def test_no_variance_but_another_auc():
+    labels = np.repeat([0, 1], [10, 12])
+    found = placements(labels, np.array([labels, 1 - labels, np.zeros(22)], float)).minus(0)
+    assert found.values == pytest.approx([0, -1, -0.5])
+    # ten independent pairs, all of them better ordered by one of the two; half of them
+    assert found.p_values == pytest.approx([1, 2 / 2**10, 2 / 2**5])
+    assert found.intervals[1] == pytest.approx((-1, -(0.025 ** (1 / 10))))
+    low, high = found.intervals[2]
+    assert -1 < low < -0.5 < high < 0
+
+
+def test_one_image_of_a_class_tells_nothing():
+    labels, scores = np.array([1, 0, 0, 0]), np.array([[3.0, 1, 2, 4], [2.5, 1, 2, 3], [1, 2, 3, 4]])
+    placed = placements(labels, scores)
+    found = placed.minus(0)
+    assert found.p_values[1] == 1  # placed alike
+    assert np.isnan(found.p_values[2])
+    assert np.isnan(found.intervals[2]).all()
+    assert placed.variances[0] == pytest.approx(2 / 9 + 1 / 9)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_has_no_auc(label):
+    with pytest.raises(ValueError, match="both classes"):
+        placements(np.full(3, label), np.zeros((1, 3)))
+
+
+@pytest.mark.slow
+def test_delongs_test_errs_and_its_interval_covers_as_often_as_they_say():
+    # three models that see the images much alike: two are equally good, the third is better
+    random = np.random.default_rng(2)
+    labels = np.repeat([0, 1], 100)
+    spread = np.sqrt(2 * (1 + 0.7**2))
+    truth = norm.cdf((1.2 + 0.5) / spread) - norm.cdf(1.2 / spread)
+    told_apart, covered = [], []
+    for _ in range(1500):
+        shift = np.array([[1.2], [1.2], [1.7]]) * labels
+        found = placements(labels, shift + random.normal(size=200) + 0.7 * random.normal(size=(3, 200))).minus(0)
+        told_apart.append(found.p_values[1] < 0.05)
+        low, high = found.intervals[2]
+        covered.append(low <= truth <= high)
+    assert 0.03 <= np.mean(told_apart) <= 0.07
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_covers_the_truth_about_as_often_as_it_says():
+    random = np.random.default_rng(1)
+    labels = np.repeat([0, 1], 40)
+    truth = 0.9213504  # two normals 2 apart: Phi(2 / sqrt 2)
+    low, high = placements(labels, random.normal(size=(1000, 80)) + 2 * labels).intervals.T
+    assert 0.93 <= np.mean((low <= truth) & (truth <= high)) <= 0.97
+
+
+def test_shuffled_labels_leave_an_interval_around_a_half():
+    random = np.random.default_rng(2)
+    labels, scores = np.repeat([0, 1], 60), np.repeat([0.0, 1.0], 60) + random.normal(size=120)
+    assert interval(labels, scores)[0] > 0.5
+    ends = [interval(random.permutation(labels), scores) for _ in range(400)]
+    assert 0.93 <= np.mean([low < 0.5 < high for low, high in ends]) <= 0.97
+
+
+# which rows are better or worse
 
 
 def test_what_is_better_by_chance_is_no_improvement():

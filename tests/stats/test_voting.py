@@ -4,16 +4,31 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from sklearn import metrics as sk
 
 from rfray.errors import InputError
 from rfray.spec.sweep import EnsembleSettings
-from rfray.stats.calibration import fit_temperature, tempered
 from rfray.stats.metrics import METRICS as ALL_METRICS
 from rfray.stats.metrics import metric
 from rfray.stats.predictions import Predictions
-from rfray.stats.voting import METHODS, ROUNDS, SMALLEST_BAG, UNIT, Candidates, aucs, methods_to_use
+from rfray.stats.voting import (
+    METHODS,
+    ROUNDS,
+    SMALLEST_BAG,
+    TEMPERATURES,
+    UNIT,
+    Candidates,
+    aucs,
+    fit_temperature,
+    methods_to_use,
+    tempered,
+)
 from tests.synthetic import FIRST, LABELS, SECOND, predictions
+
+# of five images at 0.8 four are fake, of five at 0.2 one: as sure as it should be
+CALIBRATED = np.repeat([0.8, 0.2], 5)
+OF_THESE = np.array([1, 1, 1, 1, 0, 1, 0, 0, 0, 0])
 
 
 def candidates(*p_fake, top=None, by="auc", labels=LABELS, seed=0):
@@ -128,3 +143,48 @@ def test_aucs_are_scikit_learns(coarse):
 
 def test_sums_of_all_votes_fit_into_their_numbers():
     assert np.iinfo(np.int32).max >= ROUNDS * UNIT
+
+
+# temperatures
+
+
+@pytest.mark.parametrize("truth", [0.5, 1.0, 2.0, 7.0])
+def test_a_known_temperature_is_found(truth):
+    # with logits `truth` times as large as they should be, the likeliest temperature is `truth`
+    too_sure = expit(truth * logit(CALIBRATED))
+    assert fit_temperature(OF_THESE, too_sure) == pytest.approx(truth, rel=1e-4)
+    assert tempered(too_sure, truth) == pytest.approx(CALIBRATED)
+
+
+def test_what_no_temperature_mends_stays_within_bounds():
+    least, greatest = TEMPERATURES
+    assert fit_temperature(1 - OF_THESE, CALIBRATED) == pytest.approx(greatest, rel=1e-3)  # the wrong way round
+    nearly_none = np.array([0.5 - 1e-9, *np.repeat(0.51, 1000)])
+    assert fit_temperature(np.ones(1001), nearly_none) is None
+    labels = np.array([0, *np.ones(1000)])
+    assert fit_temperature(labels, np.array([0.5 + 1e-9, *np.repeat(0.51, 1000)])) == pytest.approx(least, rel=1e-3)
+
+
+def test_all_right_leaves_probabilities_as_they_are():
+    assert fit_temperature(np.array([0, 1, 1]), np.array([0.4, 0.5, 0.9])) == 1.0
+
+
+def test_certainty_that_is_wrong_is_finite():
+    labels, p_fake = np.array([0, 1, 0, 1]), np.array([0.0, 1.0, 1.0, 1.0])
+    found = fit_temperature(labels, p_fake)
+    assert found is not None
+    assert 1 < found <= TEMPERATURES[1]
+
+
+def test_order_and_half_stay_and_temperature_1_changes_nothing():
+    p_fake = np.array([0.0, 1e-300, 0.3, 0.5, 0.7, 1.0])
+    for temperature in (0.3, 3.0):
+        found = tempered(p_fake, temperature)
+        assert np.all(np.diff(found) >= 0)
+        assert found[3] == 0.5
+        assert np.all((found >= 0) & (found <= 1))
+    assert tempered(p_fake, 1.0).tolist() == p_fake.tolist()
+
+
+def test_of_no_image_no_temperature_is_known():
+    assert fit_temperature(np.array([]), np.array([])) is None
