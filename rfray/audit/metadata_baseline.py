@@ -8,12 +8,9 @@ fewer fakes has more of them to learn from, and a model that knows nothing ends 
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
-from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -68,10 +65,14 @@ def metadata_baseline(images: pd.DataFrame, group_ids: np.ndarray, seed: int = 0
     if smaller < FEWEST:
         return None
     folds = min(BASELINE_FOLDS, smaller // 2)
-    fold = _folds(labels, group_ids, folds, seed)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    splits = list(splitter.split(labels, labels, group_ids))
+    fold = np.zeros(len(labels), dtype=int)
+    for number, (_, judged) in enumerate(splits):
+        fold[judged] = number
     images = images.assign(aspect_ratio=images["width"] / images["height"])
-    answers = [_answers([images[column] for column in columns]) for columns in FEATURES.values()]
-    scores = [_out_of_fold(matrix, labels, fold) for matrix in (sparse.hstack(answers).tocsr(), *answers)]
+    answers = [np.column_stack([_answers(images[column]) for column in columns]) for columns in FEATURES.values()]
+    scores = [_out_of_fold(matrix, labels, splits) for matrix in (np.hstack(answers), *answers)]
     try:
         found = placements(labels, np.stack(scores), fold)
     except ValueError:  # groups so large that no fold has both classes
@@ -81,77 +82,48 @@ def metadata_baseline(images: pd.DataFrame, group_ids: np.ndarray, seed: int = 0
         FeatureAuc(feature=name, auc=one, low=ends[0], high=ends[1], remedy=CROP if name == "dimensions" else REENCODE)
         for name, one, ends in zip(FEATURES, aucs, intervals, strict=True)
     ]
-    features.sort(key=lambda feature: -feature.auc)
-    return MetadataBaseline(
-        auc=auc,
-        low=low,
-        high=high,
-        n=len(labels),
-        folds=folds,
-        features=tuple(features),
-        sentence=_sentence(auc, (low, high), len(labels), features[0]),
-    )
-
-
-def _sentence(auc: float, whole: tuple[float, float], images: int, best: FeatureAuc) -> str:
-    return (
+    best, *_ = features = sorted(features, key=lambda feature: -feature.auc)
+    sentence = (
         f"The properties of the files alone, without a single pixel, predict the label with AUC {auc:.2f} "
-        f"(95 % interval {whole[0]:.2f} to {whole[1]:.2f}, {images:,} images; 0.5 is chance). "
-    ) + (
-        f"The best single one is {best.feature} (AUC {best.auc:.2f} alone)."
-        if best.low > 0.5 and whole[0] > 0.5
-        else "No single one of them tells real from fake."
+        f"(95 % interval {low:.2f} to {high:.2f}, {len(labels):,} images; 0.5 is chance). "
+    )
+    if best.low > 0.5 and low > 0.5:
+        sentence += f"The best single one is {best.feature} (AUC {best.auc:.2f} alone)."
+    else:
+        sentence += "No single one of them tells real from fake."
+    return MetadataBaseline(
+        auc=auc, low=low, high=high, n=len(labels), folds=folds, features=tuple(features), sentence=sentence
     )
 
 
-def _folds(labels: np.ndarray, group_ids: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """(n,) int: the fold that each image is predicted in."""
-    fold = np.zeros(len(labels), dtype=int)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for number, (_, predicted) in enumerate(splitter.split(labels, labels, group_ids)):
-        fold[predicted] = number
-    return fold
-
-
-def _out_of_fold(matrix: sparse.csr_matrix, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
+def _out_of_fold(
+    answers: np.ndarray, labels: np.ndarray, splits: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
     """(n,) float64: log-odds of fake, each image by a model that has not seen its fold."""
     scores = np.zeros(len(labels))
-    if not matrix.shape[1]:
-        return scores  # all images are alike
-    for number in np.unique(fold):
-        inside = fold == number
-        if len(np.unique(labels[~inside])) < 2:
-            continue  # one class left: nothing to learn
+    answers = answers[:, (answers != answers[0]).any(axis=0)].astype(np.float64)
+    for training, judged in splits:
+        if not answers.size or len(np.unique(labels[training])) < 2:
+            continue  # all images are alike, or one class is left: nothing to learn
         model = LogisticRegression(class_weight="balanced", solver="newton-cholesky", C=PENALTY)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # near enough for a ranking
-            model.fit(matrix[~inside], labels[~inside])
+            model.fit(answers[training], labels[training])
         # rounded, so that ties stay ties whatever the optimiser's last digits are
-        scores[inside] = np.round(model.decision_function(matrix[inside]), 6)
+        scores[judged] = np.round(model.decision_function(answers[judged]), 6)
     return scores
 
 
-def _answers(columns: Sequence["pd.Series[Any]"]) -> sparse.csr_matrix:
-    """(n, k) of 0 and 1: the answers to the questions about these columns that differ between images; k may be 0."""
-    answers = np.column_stack(
-        [
-            _steps(column) if is_numeric_dtype(column) and not is_bool_dtype(column) else _categories(column)
-            for column in columns
-        ]
-    )
-    return sparse.csr_matrix(answers[:, (answers != answers[0]).any(axis=0)].astype(np.float64))
+def _answers(column: "pd.Series[float] | pd.Series[str]") -> np.ndarray:
+    """(n, k) bool: which of the names that enough images have; of a number, whether it reaches each of some steps.
 
-
-def _is_number(column: "pd.Series[Any]") -> bool:
-    return is_numeric_dtype(column) and not is_bool_dtype(column)
-
-
-def _steps(column: "pd.Series[Any]") -> np.ndarray:
-    """(n, k) bool: whether the value reaches each quantile, each shared value, and the next number after that.
-
-    Steps instead of bins, since one coefficient then separates all small values from all large ones; the last column
-    says that there is no value.
+    The steps are each quantile, each shared value, and the next number after that. Steps instead of bins, since one
+    coefficient then separates all small values from all large ones. The last column says that there is no value.
     """
+    if column.dtype.kind not in "iuf":
+        names = column.astype(str).to_numpy(dtype=np.str_)
+        unique, counts = np.unique(names, return_counts=True)
+        return np.asarray(names[:, None] == unique[counts >= IMAGES_A_BIN])
     values = column.to_numpy(dtype=np.float64)
     known = values[~np.isnan(values)]
     unique, counts = np.unique(known, return_counts=True)
@@ -160,10 +132,3 @@ def _steps(column: "pd.Series[Any]") -> np.ndarray:
     quantiles = np.quantile(known, np.linspace(0, 1, bins + 1)) if len(known) else known
     edges = np.unique(np.concatenate([quantiles, shared, np.nextafter(shared, np.inf)]))
     return np.column_stack([values[:, None] >= edges, np.isnan(values)])
-
-
-def _categories(column: "pd.Series[Any]") -> np.ndarray:
-    """(n, k) bool: which of the names that enough images have; none for a rare one."""
-    names = column.astype(str).to_numpy(dtype=np.str_)
-    unique, counts = np.unique(names, return_counts=True)
-    return np.asarray(names[:, None] == unique[counts >= IMAGES_A_BIN])

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
-from rfray.audit.sample import audited_pictures
+from rfray.audit.audit import audited_pictures
 from rfray.report.pictures import Drawing, write_drawings
 from rfray.report.plot_style import CLASS_COLOURS, GREY, PALE, STYLE
 from rfray.spec.sweep import CLASSES, Sweep
