@@ -5,15 +5,16 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.cache import decode_all
 from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
 from rfray.data.decoding import decode
-from rfray.data.fingerprints import fingerprint, to_table
+from rfray.data.fingerprints import Fingerprint, fingerprint
 from rfray.data.geometry import Geometry
+from rfray.data.images import scan
 from rfray.data.near_duplicates import find_pairs
-from rfray.data.pixel_cache import scan
 from rfray.spec.sweep import CacheSettings
 
 SIDE = 224
@@ -31,8 +32,8 @@ def audit(folder: Path, rounds: int = 3, images: int = 1000) -> list[Figure]:
 
     def audited() -> None:
         scanned, prints, _ = scan(pictures, paths, [Geometry("scale", SIDE, None)], next(caches), fingerprint)
-        table = to_table(prints)
-        find_pairs([file.digest for file in scanned], table, read, os.cpu_count() or 1)
+        table = pd.DataFrame(prints, columns=Fingerprint._fields)
+        find_pairs(scanned["digest"].tolist(), table, read, os.cpu_count() or 1)
 
     ours, theirs = alternate(lambda: timed(audited), lambda: timed(lambda: decode_all(files)), rounds)
     each = images / float(np.median(ours)) / (os.cpu_count() or 1)

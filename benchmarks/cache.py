@@ -13,7 +13,7 @@ from benchmarks.figures import Figure, alternate, timed
 from benchmarks.pictures import write_pictures
 from rfray.data.decoding import square
 from rfray.data.geometry import Geometry
-from rfray.data.pixel_cache import load_pixels, scan
+from rfray.data.images import ImageFiles, load_pixels, scan
 from rfray.spec.sweep import CacheSettings
 
 SIDE = 224
@@ -34,7 +34,8 @@ def _figures(pictures: Path, rounds: int, what: str) -> list[Figure]:
     geometry = Geometry("scale", SIDE, None)
     settings = CacheSettings(dir=str(pictures / "cache"))
     scanned, _, _ = scan(pictures, paths, [geometry], settings)
-    digests, sizes = [file.digest for file in scanned], [(file.width, file.height) for file in scanned]
+    image_files = ImageFiles(pictures, paths, scanned["digest"].tolist(), geometry)
+    sizes = scanned[["width", "height"]].to_numpy()
 
     def anew(build: Callable[[], object]) -> float:
         shutil.rmtree(pictures / "cache")  # before the system begins to write it to the disk
@@ -44,7 +45,7 @@ def _figures(pictures: Path, rounds: int, what: str) -> list[Figure]:
         return anew(lambda: scan(pictures, paths, [geometry], settings))
 
     def by_load() -> float:
-        return anew(lambda: load_pixels(pictures, paths, digests, sizes, geometry, settings))
+        return anew(lambda: load_pixels(image_files, geometry, sizes, settings))
 
     def decoding() -> float:
         return timed(lambda: decode_all(files))

@@ -24,15 +24,13 @@ import psutil
 
 from benchmarks.leaderboard import synthetic_run
 from benchmarks.pictures import write_pictures
-from rfray.data.catalog import load_images, part_digest
+from rfray.data.catalog import divide, load_images, part_digest
 from rfray.data.decoding import decode
-from rfray.data.fingerprints import KEYPOINTS, fingerprint, to_table
+from rfray.data.fingerprints import KEYPOINTS, Fingerprint, fingerprint
 from rfray.data.folders import list_images
 from rfray.data.geometry import Geometry
-from rfray.data.images import Images
+from rfray.data.images import CachedPixels, Images, pixel_file
 from rfray.data.near_duplicates import candidates
-from rfray.data.pixel_cache import CachedPixels, pixel_file
-from rfray.data.splits import divide
 from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.sweep import CacheSettings, DataSettings, Sweep
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
@@ -138,7 +136,7 @@ def _prints(folder: Path, given: argparse.Namespace) -> None:
         found.extend(fingerprint(one, decode(one)) for one in data)
 
     _say("audit: the fingerprint of an image of 256 px", _seconds(look, 1) / count * 1e3, "ms of a core")
-    table = to_table(found)
+    table = pd.DataFrame(found, columns=Fingerprint._fields)
     _say("audit: its size", table.memory_usage(deep=True).sum() / count, "bytes")
     _say("audit: its keypoints", sum(len(one) // 16 for one in table["keypoints"]) / count, "")
 

@@ -84,9 +84,8 @@ def _figure(
 
 
 def _data(pictures: Path, cache: Path, side: int) -> "TrialData":
-    from rfray.data.catalog import load_images, scan_folder
+    from rfray.data.catalog import divide, load_images, scan_folder
     from rfray.data.geometry import Geometry
-    from rfray.data.splits import divide
     from rfray.training.learner import TrialData
 
     settings = DataSettings(

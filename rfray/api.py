@@ -105,7 +105,7 @@ class Detector:
             paths: Image files and folders.
             batch_size: Images that are computed at a time.
         """
-        from rfray.data.listing import image_files
+        from rfray.data.folders import image_files
         from rfray.models.bundle import detect
         from rfray.models.verdicts import verdict_table
 

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from rfray.cluster.slots import TrialSlots, nodes
 from rfray.cluster.tasks import finished, on_node, reason_of
-from rfray.data.cache_limits import cache_folder
+from rfray.data.node_cache import cache_folder
 from rfray.data.catalog import load_images
 from rfray.data.folders import image_folder
 from rfray.data.geometry import geometries

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from rich.console import Console
 from rich.progress import Progress
 
-from rfray.data.listing import image_files
+from rfray.data.folders import image_files
 from rfray.errors import DataError, InputError, RfrayError
 from rfray.models.bundle import detect, load_bundle
 from rfray.models.grad_cam import write_heatmaps

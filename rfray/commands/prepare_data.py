@@ -12,14 +12,12 @@ from rich.console import Console
 
 from rfray.audit.audit import audit_images
 from rfray.commands import say
-from rfray.data.catalog import COLUMNS, scan_folder
-from rfray.data.changed import changes, training_changes
+from rfray.data.catalog import COLUMNS, divide, fold_of, group_ids, scan_folder
 from rfray.data.decoding import decode
-from rfray.data.folders import image_folder, most_images
+from rfray.data.folders import changes, image_folder, most_images, training_changes
 from rfray.data.geometry import geometries
+from rfray.data.images import no_room_in_cache
 from rfray.data.near_duplicates import find_pairs, linked_groups
-from rfray.data.pixel_cache import no_room_in_cache
-from rfray.data.splits import divide, fold_of, group_ids
 from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.files import replacing

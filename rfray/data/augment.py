@@ -6,7 +6,6 @@ for the trial's. OneOf, SomeOf and Sequential take a list of transforms under `t
 
 import inspect
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +24,18 @@ TransformSpec = Mapping[str, Mapping[str, Any] | None]
 """{Name: {argument: value}}"""
 PolicySpec = Sequence[TransformSpec]
 
-_SMOOTH = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
 _REFUSED = {"BasicTransform", "DualTransform", "ImageOnlyTransform", "Transform3D", "BaseCompose"}  # the base classes
 _REFUSED |= {"Compose", "ReplayCompose", "Lambda"}  # these take no list, or no arguments that YAML can write
+TRANSFORMS: dict[str, Any] = {
+    name: found
+    for name, found in vars(albumentations).items()
+    if isinstance(found, type)
+    and issubclass(found, albumentations.BasicTransform | albumentations.BaseCompose)
+    and name not in _REFUSED
+}
+"""The transforms of albumentations that a policy may have."""
+
+_SMOOTH = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
 _FLIP: TransformSpec = {"HorizontalFlip": {"p": 0.5}}
 _DEGRADATIONS: PolicySpec = [
     {"Downscale": {"scale_range": [0.4, 0.9], "interpolation_pair": _SMOOTH, "p": 1.0}},
@@ -106,9 +114,7 @@ def build_policy(
 def check_policy(name: str, own: Mapping[str, PolicySpec], side: int) -> None:
     """Builds a policy and applies it to an image. Raises SweepError as `build_policy`, or where that fails."""
     build_policy(name, own, side)  # with the probabilities as they are given, which may be wrong, too
-    policy = build_policy(
-        name, own, side, probability=1.0
-    )  # so that every transform is used now, not only in some trial
+    policy = build_policy(name, own, side, probability=1.0)  # so that every transform is used now, not in some trial
     if policy is None:
         return
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
@@ -127,29 +133,25 @@ def _transform(entry: TransformSpec, side: int, probability: float | None) -> An
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise SweepError(f"an entry is one transform, {{Name: {{argument: value}}}}; given: {entry}")
     ((name, given),) = entry.items()
-    known = _transform_names()
-    if name not in known:
-        raise SweepError(f"albumentations has no transform {name!r}; allowed: {nearest_first(name, known)}")
+    if name not in TRANSFORMS:
+        raise SweepError(f"albumentations has no transform {name!r}; allowed: {nearest_first(name, TRANSFORMS)}")
     if not isinstance(given, Mapping | None):
         raise SweepError(f"{name} takes {{argument: value}}; given: {given}")
-    takes = inspect.signature(getattr(albumentations, name)).parameters
-    for key in given or {}:
+    takes = inspect.signature(TRANSFORMS[name]).parameters
+    arguments = {**(given or {}), **({} if probability is None else {"p": probability})}
+    for key, value in arguments.items():
         if key not in takes:
             raise SweepError(f"{name} has no argument {key!r}; allowed: {nearest_first(key, takes)}")
-    instead = {} if probability is None else {"p": probability}
-    arguments = {key: _filled_in(value, side) for key, value in {**(given or {}), **instead}.items()}
+        arguments[key] = _filled_in(value, side)
     if "transforms" in arguments:
         inside = arguments["transforms"]
         if not isinstance(inside, list | tuple) or not inside:
             raise SweepError(f"{name} takes a list of transforms; given: {inside}")
         arguments["transforms"] = [_transform(inner, side, probability) for inner in inside]
-    with warnings.catch_warnings():
-        # albumentations only warns of an argument that it does not know
-        warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid")
-        try:
-            return getattr(albumentations, name)(**arguments)
-        except Exception as error:  # a library gets arguments from a sweep file: anything may be raised
-            raise SweepError(f"{name}: {_reason(error)}") from None
+    try:
+        return TRANSFORMS[name](**arguments)
+    except Exception as error:  # a library gets arguments from a sweep file: anything may be raised
+        raise SweepError(f"{name}: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
@@ -169,13 +171,3 @@ def _filled_in(value: Any, side: int) -> Any:
     if isinstance(value, list) and not any(isinstance(inner, dict) for inner in value):
         return tuple(_filled_in(inner, side) for inner in value)
     return value
-
-
-def _transform_names() -> list[str]:
-    return [
-        name
-        for name, found in vars(albumentations).items()
-        if isinstance(found, type)
-        and issubclass(found, albumentations.BasicTransform | albumentations.BaseCompose)
-        and name not in _REFUSED
-    ]

@@ -17,14 +17,13 @@ import torch
 from rfray.data.augment import Policy
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.decoding import UnreadableImageError, decode
+from rfray.data.folders import read_file
 from rfray.data.geometry import Geometry
-from rfray.data.images import Images, PictureSource
-from rfray.data.listing import read_file
-from rfray.data.threads import Result, ahead
+from rfray.data.images import Images, PictureSource, Result, ahead
 
 CORRUPTED_PICTURES, CORRUPTED_BYTES = 8, 32_000_000
-"""Most pictures in a batch of corrupted ones, and most bytes of them: 8 pictures with 13 corruptions are 104 images, a
-usual batch, and take 16 MB at 224 px. Larger images come in smaller batches, as every thread has one in memory."""
+"""Most pictures, and bytes, of a batch of corrupted ones, of which every thread has one in memory: 8 pictures with 13
+corruptions are 104 images, a usual batch, and take 16 MB at 224 px."""
 
 
 @dataclass
@@ -95,13 +94,11 @@ def train_batches(
         draws = np.random.SeedSequence([*seed, number, *([share.rank] if share.rank else [])])
         pixels = images.batch(chosen, np.random.default_rng(draws))
         policy = free.popleft()
-        try:
-            if policy is not None:
-                policy.reseed(int(draws.generate_state(1)[0]))
-                for position, image in enumerate(pixels):
-                    pixels[position] = policy(image)
-        finally:
-            free.append(policy)
+        if policy is not None:
+            policy.reseed(int(draws.generate_state(1)[0]))
+            for position, image in enumerate(pixels):
+                pixels[position] = policy(image)
+        free.append(policy)
         return _tensors(pixels, images.labels[chosen], pin)
 
     with closing(_made_ahead(make, count, len(policies), pin)) as batches:
@@ -177,8 +174,7 @@ def decoded_batches(
     def make(number: int) -> DecodedFiles:
         some = names[number * batch_size : (number + 1) * batch_size]
         squares = {geometry: np.empty((len(some), geometry.side, geometry.side, 3), np.uint8) for geometry in different}
-        reasons = [""] * len(some)
-        read: list[int] = []
+        reasons, read = [""] * len(some), []
         pictures: list[np.ndarray | None] = [None] * len(some)
         for position, name in enumerate(some):
             try:

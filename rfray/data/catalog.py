@@ -1,4 +1,4 @@
-"""Data folders -> the catalog, a table of every usable image; and from it the images of one part.
+"""Data folders -> the catalog, a table of every usable image, divided into parts; and from it the images of one part.
 
 Its columns: `path` (str, below its data folder, with /), `folder` (its data folder: train, val or test), `label` (int8:
 0 real, 1 fake), `subfolder` (str: below the class folder, may be empty), `part` (train, val, test, or left out),
@@ -9,26 +9,30 @@ A path alone names no image: the same one may be in several folders.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations, product
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
 
-from rfray.data.fingerprints import fingerprint, to_table
+from rfray.data.fingerprints import Fingerprint, fingerprint
 from rfray.data.folders import drawn, image_folder, list_images
 from rfray.data.geometry import Geometry
-from rfray.data.images import ImageFiles, Images, PictureSource
-from rfray.data.pixel_cache import load_pixels, scan
+from rfray.data.images import ImageFiles, Images, PictureSource, load_pixels, scan
+from rfray.data.near_duplicates import linked_groups
 from rfray.errors import DataError
 from rfray.spec.sweep import CLASSES, DataSettings
+from rfray.store.run_dir import UNREADABLE
 
-COLUMNS = [
-    *("path", "folder", "label", "subfolder", "part", "group_id"),
-    *("digest", "width", "height", "size", "modified"),
-]
+COLUMNS = ["path", "folder", "label", "subfolder", "part", "group_id", "digest", "width", "height", "size", "modified"]
+GROUPS_NEEDED = 10
+"""`split_by: auto` keeps subfolders together where every class has so many: the usual 0.15 for val is one or more."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Scanned:
     """One data folder, read through."""
 
     images: pd.DataFrame
-    """The usable images, ordered by path: COLUMNS without part and group_id, and those of `fingerprints.to_table`."""
+    """The usable images, ordered by path: COLUMNS without part and group_id, and the fields of Fingerprint."""
     unreadable: pd.DataFrame
     """The left-out ones: path, reason, folder, size, modified."""
     cached: bool
@@ -57,23 +61,20 @@ def scan_folder(
     listed = drawn(there, most).assign(folder=folder)
     where = image_folder(settings, folder)
     files, prints, cached = scan(where, listed["path"].tolist(), geometries, settings.cache, fingerprint)
-    reasons = pd.Series([file.reason for file in files], index=listed.index, dtype=object)
-    bad = reasons.notna()
-    unreadable = listed.loc[bad, ["path", "folder", "size", "modified"]].assign(reason=reasons[bad])
+    read, bad = pd.concat([listed, files], axis=1), files["reason"].notna()
+    unreadable = read.loc[bad, UNREADABLE].reset_index(drop=True)
     if bad.mean() > settings.max_unreadable:
         raise DataError(
             f"{where}: {bad.sum()} of {len(listed)} files can't be read, more than data.max_unreadable "
             f"({100 * settings.max_unreadable:g} %) allows:\n  "
             + "\n  ".join(f"{row.path}: {row.reason}" for row in unreadable.head(10).itertuples())
         )
-    seen = to_table(prints)
-    for name in ("digest", "width", "height"):
-        seen[name] = [getattr(file, name) for file in files if file.reason is None]
-    images = pd.concat([listed[~bad].reset_index(drop=True), seen], axis=1)
+    stored = pd.DataFrame(prints, columns=Fingerprint._fields)
+    images = read[~bad].drop(columns="reason").reset_index(drop=True).join(stored)
     for label, name in enumerate(CLASSES):
         if not (images["label"] == label).any():
             raise DataError(f"{where}: no readable image of class {name}")
-    return Scanned(images, unreadable.reset_index(drop=True), cached, len(there))
+    return Scanned(images, unreadable, cached, len(there))
 
 
 def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry) -> Images:
@@ -81,7 +82,7 @@ def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geomet
 
     Raises DataError where a file is not what the catalog says.
     """
-    here = catalog[catalog["folder"] == _folder_of(catalog, part)]
+    here = catalog[catalog["folder"] == catalog.loc[catalog["part"] == part, "folder"].iloc[0]]
     source = load_folder(here, settings, geometry)
     rows = np.flatnonzero((here["part"] == part).to_numpy())
     chosen = here.iloc[rows]
@@ -90,27 +91,22 @@ def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geomet
 
 def load_folder(images: pd.DataFrame, settings: DataSettings, geometry: Geometry) -> PictureSource:
     """The pictures of all images of one data folder, in their order (folder, path, digest, width, height)."""
-    sizes = list(zip(images["width"], images["height"], strict=True))
-    paths, digests = images["path"].tolist(), images["digest"].tolist()
-    return load_pixels(
-        image_folder(settings, images["folder"].iloc[0]), paths, digests, sizes, geometry, settings.cache
-    )
+    files = _files(images, settings, geometry)
+    return load_pixels(files, geometry, images[["width", "height"]].to_numpy(), settings.cache)
 
 
 def decode_images(
     catalog: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry, ids: list[str]
 ) -> Images:
     """A few images of one part, in the order of `ids`, each decoded from its file whenever it is asked for."""
-    chosen = catalog[catalog["part"] == part].set_index("path").loc[ids]
-    files = ImageFiles(image_folder(settings, _folder_of(catalog, part)), ids, chosen["digest"].tolist(), geometry)
+    chosen = catalog[catalog["part"] == part].set_index("path", drop=False).loc[ids]
+    files = _files(chosen, settings, geometry)
     return Images(files, geometry, np.arange(len(ids)), chosen["label"].to_numpy(), np.array(ids, dtype=np.str_))
 
 
 def original_pictures(catalog: pd.DataFrame, settings: DataSettings, part: str) -> PictureSource:
     """The pictures of one part at full resolution, in the order of the catalog, each decoded when it is asked for."""
-    chosen = catalog[catalog["part"] == part]
-    folder = image_folder(settings, _folder_of(catalog, part))
-    return ImageFiles(folder, chosen["path"].tolist(), chosen["digest"].tolist(), None)
+    return _files(catalog[catalog["part"] == part], settings, None)
 
 
 def part_digest(catalog: pd.DataFrame, part: str) -> str:
@@ -119,19 +115,118 @@ def part_digest(catalog: pd.DataFrame, part: str) -> str:
     return hashlib.sha256(chosen.to_csv(index=False).encode()).hexdigest()[:16]
 
 
-def _folder_of(catalog: pd.DataFrame, part: str) -> str:
-    return str(catalog.loc[catalog["part"] == part, "folder"].iloc[0])
+def group_ids(images: pd.DataFrame, settings: DataSettings, pairs: np.ndarray) -> np.ndarray:
+    """(n,) int: images with the same number must stay on one side of a split.
+
+    They are the same file, look alike (`pairs`, (k, 2) int positions), show one identity (`data.group_pattern`) or are
+    in one subfolder (`data.split_by`); or are linked through others.
+    """
+    keys = [images["digest"]]
+    per_class = images[images["subfolder"] != ""].groupby("label")["subfolder"].nunique()
+    enough = len(per_class) == len(CLASSES) and per_class.min() >= GROUPS_NEEDED
+    if settings.split_by == "group" or (settings.split_by == "auto" and enough):
+        keys.append(images["subfolder"].replace("", None))
+    if settings.group_pattern is not None:
+        pattern = re.compile(settings.group_pattern)
+        found = images["path"].map(pattern.search)
+        keys.append(found.map(lambda match: match[1 if pattern.groups else 0], na_action="ignore"))
+    links = [pairs]
+    positions = pd.Series(range(len(images)))
+    for key in keys:  # images with the same text belong together, and None says nothing
+        first = positions.groupby(key.to_numpy()).transform("first").dropna()
+        links.append(np.column_stack([first.index, first.astype(int)]))
+    return linked_groups(len(images), np.concatenate(links))
+
+
+def divide(
+    images: pd.DataFrame, settings: DataSettings, seed: int, pairs: np.ndarray, most: int | None = None
+) -> pd.DataFrame:
+    """Adds `group_id` and `part`: train, val, and test where `data.test` is a share of the training folder.
+
+    `images` are those of the training folder, and those of val where it has a folder of its own (column `folder`).
+    `pairs` is (k, 2) int: positions of images that look alike. Of val, where it is a share, `most` images are enough.
+    Raises DataError where there are too few images to divide.
+    """
+    together = group_ids(images, settings, pairs)
+    labels = images["label"].to_numpy()
+    parts = images["folder"].to_numpy(dtype=object, copy=True)
+    for number, part in enumerate(("test", "val")):
+        if (share := settings.share(part)) is None:
+            continue
+        here = np.flatnonzero(parts == "train")
+        cut = partial(_cut, labels[here], together[here], seed=seed + number)
+        if part == "val" and most is not None and most < share * len(here):
+            with suppress(DataError):  # groups may be too large for so few
+                parts[here[cut(most / len(here), setting="data.val_images")]] = part
+                continue
+        parts[here[cut(share, setting=f"data.{part}")]] = part
+    return images.assign(group_id=together, part=parts.astype(str))
+
+
+def fold_of(catalog: pd.DataFrame, fold: tuple[int, int], seed: int) -> pd.DataFrame:
+    """The catalog with train and val divided anew: a fold (its number from 1, of how many) is val, the rest train.
+
+    Stratified by class; images of one group are in one fold. The same for the same images and seed.
+    Raises DataError where a fold would lack a class.
+    """
+    number, folds = fold
+    training = np.flatnonzero(catalog["part"].isin(["train", "val"]))
+    labels, together = (catalog[column].to_numpy()[training] for column in ("label", "group_id"))
+    apart = [len(np.unique(together[labels == label])) for label in range(len(CLASSES))]
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    cuts = [judged for _, judged in splitter.split(labels, labels, together)] if min(apart) >= folds else []
+    if not cuts or any(np.bincount(labels[judged], minlength=len(CLASSES)).min() == 0 for judged in cuts):
+        fewest = int(np.argmin(apart))
+        raise DataError(
+            f"data.folds {folds}: some fold would lack a class, as class {CLASSES[fewest]} has {apart[fewest]} groups "
+            "that stay together (same picture, identity or subfolder). Choose fewer folds, or add images"
+        )
+    part = catalog["part"].to_numpy(copy=True)
+    part[training] = "train"
+    part[training[cuts[number - 1]]] = "val"
+    return catalog.assign(part=part)
+
+
+def _cut(labels: np.ndarray, together: np.ndarray, share: float, seed: int, setting: str) -> np.ndarray:
+    """Positions (sorted) of the share that is cut off: stratified by class, images of one group never divided.
+
+    Groups are visited in random order and taken while no class gets more than its share.
+    Raises DataError where a class can't be on both sides.
+    """
+    group = pd.factorize(together)[0]
+    adds = pd.crosstab(group, labels).reindex(columns=range(len(CLASSES)), fill_value=0).to_numpy()
+    counts, have, taken = adds.sum(axis=0), np.zeros(len(CLASSES)), np.zeros(len(adds), bool)
+    wanted = np.maximum(1, np.round(counts * share))
+    order = list(range(len(adds)))
+    np.random.default_rng(seed).shuffle(order)
+    for number in order:
+        if np.all(have + adds[number] <= wanted):
+            taken[number] = True
+            have += adds[number]
+    for label, name in enumerate(CLASSES):
+        if have[label] < 1 or have[label] >= counts[label]:
+            raise DataError(
+                f"{setting} {share}: class {name} has {counts[label]} images in {(adds[:, label] > 0).sum()} groups "
+                "that stay together (same picture, identity or subfolder); too few to have some on both sides. Add "
+                f"images, change {setting}, or set data.split_by: image"
+            )
+    return np.flatnonzero(taken[group])
+
+
+def _files(images: pd.DataFrame, settings: DataSettings, geometry: Geometry | None) -> ImageFiles:
+    """The files of some images, all of one data folder."""
+    folder = image_folder(settings, images["folder"].iloc[0])
+    return ImageFiles(folder, images["path"].tolist(), images["digest"].tolist(), geometry)
 
 
 def _check_distinct(settings: DataSettings) -> None:
     """Raises DataError where an image would be in two data folders."""
     given = {part: folder for part in ("train", "val", "test") if (folder := settings.folder(part)) is not None}
     names = [name for names in settings.class_folders().values() for name in names]
-    for (one, first), (other, second) in combinations(given.items(), 2):
-        for name, other_name in product(names, names):
-            here, there = Path(first, name).resolve(), Path(second, other_name).resolve()
-            if here.is_relative_to(there) or there.is_relative_to(here):
-                raise DataError(
-                    f"data.{one} ({first}) and data.{other} ({second}) share images: "
-                    f"{here} and {there} are the same folder, or one is inside the other"
-                )
+    class_folders = [(part, Path(folder, name).resolve()) for part, folder in given.items() for name in names]
+    for (one, here), (other, there) in combinations(class_folders, 2):
+        if one != other and (here.is_relative_to(there) or there.is_relative_to(here)):
+            raise DataError(
+                f"data.{one} ({given[one]}) and data.{other} ({given[other]}) share images: "
+                f"{here} and {there} are the same folder, or one is inside the other"
+            )

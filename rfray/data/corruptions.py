@@ -5,7 +5,6 @@ A corruption (Hendrycks and Dietterich 2019) is applied to the picture as its fi
 """
 
 import zlib
-from collections.abc import Callable
 from functools import partial
 
 import cv2
@@ -29,7 +28,7 @@ def corruption_name(family: str, strength: int) -> str:
     return f"{family}_{strength}"
 
 
-def scaled(picture: np.ndarray, percent: int) -> np.ndarray:
+def scaled(percent: int, picture: np.ndarray) -> np.ndarray:
     """Scaled down to so many per cent by averaging, and back by bicubic interpolation."""
     height, width = picture.shape[:2]
     small = (max(1, round(width * percent / 100)), max(1, round(height * percent / 100)))
@@ -37,12 +36,12 @@ def scaled(picture: np.ndarray, percent: int) -> np.ndarray:
     return np.asarray(cv2.resize(smaller, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
 
 
-def blurred(picture: np.ndarray, sigma: int) -> np.ndarray:
+def blurred(sigma: int, picture: np.ndarray) -> np.ndarray:
     """Blurred by a Gaussian with this standard deviation, in pixels."""
     return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), dtype=np.uint8)
 
 
-def noisy(picture: np.ndarray, sigma: int) -> np.ndarray:
+def noisy(sigma: int, picture: np.ndarray) -> np.ndarray:
     """With Gaussian noise of this standard deviation (of 255) on every channel; the same for the same picture."""
     cv2.setRNGSeed(zlib.crc32(np.ascontiguousarray(picture).data) >> 1)  # an int, of this thread's generator alone
     noise = np.empty(picture.shape, np.int16)
@@ -50,21 +49,11 @@ def noisy(picture: np.ndarray, sigma: int) -> np.ndarray:
     return np.asarray(cv2.add(picture, noise, dtype=cv2.CV_8U), dtype=np.uint8)
 
 
-def _corrupted(function: Callable[[np.ndarray, int], np.ndarray], strength: int, picture: np.ndarray) -> np.ndarray:
-    return function(picture, strength)
+FUNCTIONS = {"jpeg": reencoded, "scale": scaled, "blur": blurred, "noise": noisy}
+"""Family -> what it makes, at a strength, of a picture."""
 
-
-FUNCTIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "jpeg": reencoded,
-    "scale": scaled,
-    "blur": blurred,
-    "noise": noisy,
-}
-"""Family -> what it makes of a picture at a strength."""
-
-
-CORRUPTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    corruption_name(family, strength): partial(_corrupted, FUNCTIONS[family], strength)
+CORRUPTIONS = {
+    corruption_name(family, strength): partial(FUNCTIONS[family], strength)
     for family, strengths in FAMILIES.items()
     for strength in strengths
 }

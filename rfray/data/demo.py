@@ -1,11 +1,10 @@
 """two photographs that scikit-learn ships -> the demo data set: a folder of real and up-sampled ("fake") 96 px crops.
 
-A generator makes its images by up-sampling, and up-sampling leaves a trace: no fine detail, and a pattern that repeats
-with every pixel of the smaller image. Zhang, Karaman and Chang, "Detecting and Simulating Artifacts in GAN Fake Images"
-(2019), imitate generators by it. So do the fakes here: crops that were scaled to half the size and back, then mixed
-with the original crop, as a swapped face is blended into its photograph.
-Real and fake crops come from the same tiles of the photographs, in the same numbers, with the same texture rule and the
-same JPEG encoding, so that neither content nor format tells them apart. Train and test share no pixel.
+Up-sampling, by which generators make their images, leaves a trace: no fine detail, and a pattern repeated with every
+pixel of the smaller image (Zhang, Karaman and Chang 2019, "Detecting and Simulating Artifacts in GAN Fake Images"). The
+fakes here imitate it: crops scaled to half the size and back, then mixed with the original crop, as a swapped face is
+blended into its photograph. Real and fake crops come from the same tiles of the photographs, with the same texture rule
+and JPEG encoding: neither content nor format tells them apart. Train and test share no pixel.
 """
 
 import os
@@ -36,16 +35,8 @@ JPEG_QUALITY = (70, 95)
 KERNEL_NOISE = 0.03
 """Relative standard deviation of the weights of the transposed convolution: its checkerboard is barely visible."""
 TILES = {
-    "china.jpg": (
-        "121..",
-        "11112",
-        "12111",
-    ),
-    "flower.jpg": (
-        "..1..",
-        ".112.",
-        "..1..",
-    ),
+    "china.jpg": ("121..", "11112", "12111"),
+    "flower.jpg": ("..1..", ".112.", "..1.."),
 }
 """Photograph -> its tiles, row by row: 1 for train, 2 for test, a dot where there is too little texture."""
 
@@ -53,10 +44,9 @@ TILES = {
 def make_demo(folder: Path) -> Path:
     """Writes the demo data set below `folder`, unless it is there already, and returns its own folder.
 
-    The folder holds {train,test}/{real,fake}/<tile>/<number>.jpg: RGB, 96x96 pixels, 34 crops of each class from each
-    tile, 952 crops from 14 tiles in train and 272 from 4 others in test. A tile's name is the same in real and fake.
-    The same versions of NumPy, OpenCV and Pillow write the same bytes every time. Several processes may call it at
-    once; one that is killed leaves a folder of another name, which the next call removes.
+    The folder holds {train,test}/{real,fake}/<tile>/<number>.jpg: 34 crops of each class from each of 14 tiles in train
+    and 4 others in test. The same versions of NumPy, OpenCV and Pillow write the same bytes every time. Several
+    processes may call it at once; one that is killed leaves a folder of another name, which the next call removes.
     """
     finished = folder.absolute() / DEMO_NAME
     if not finished.exists():
@@ -77,49 +67,37 @@ def texture(image: np.ndarray) -> float:
 
 
 def _write(folder: Path) -> None:
-    from sklearn.datasets import load_sample_images
+    from sklearn.datasets import load_sample_image
 
     rng = np.random.default_rng(SEED)
-    shipped = load_sample_images()
-    photographs = {Path(path).name: image for path, image in zip(shipped.filenames, shipped.images, strict=True)}
     for name, rows in TILES.items():
-        height, width = photographs[name].shape[0] // len(rows), photographs[name].shape[1] // len(rows[0])
+        photograph = load_sample_image(name)
+        height, width = photograph.shape[0] // len(rows), photograph.shape[1] // len(rows[0])
         for row, column in np.ndindex(len(rows), len(rows[0])):
             part = {"1": "train", "2": "test"}.get(rows[row][column])
             if part is not None:
-                tile = photographs[name][row * height : (row + 1) * height, column * width : (column + 1) * width]
-                _write_tile(folder / part, f"{Path(name).stem}-{row}-{column}", tile, rng)
+                tile = photograph[row * height : (row + 1) * height, column * width : (column + 1) * width]
+                for label, number, crop in _crops(tile, rng):
+                    path = folder / part / label / f"{Path(name).stem}-{row}-{column}" / f"{number:02}.jpg"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    quality = int(rng.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1))
+                    Image.fromarray(crop).save(path, quality=quality)
 
 
-def _write_tile(part: Path, name: str, tile: np.ndarray, rng: np.random.Generator) -> None:
-    """Writes PER_TILE real and as many fake crops of one tile, each from a corner of its own."""
-    real, fake = part / "real" / name, part / "fake" / name
-    real.mkdir(parents=True)
-    fake.mkdir(parents=True)
-    crops = _textured_crops(tile, rng)
+def _crops(tile: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, int, np.ndarray]]:
+    """PER_TILE real and as many fake crops of one tile, each from a corner of its own: class, number, crop."""
+    rows, columns = tile.shape[0] - SIZE + 1, tile.shape[1] - SIZE + 1
+    corners = (divmod(int(corner), columns) for corner in rng.permutation(rows * columns))
+    crops = (tile[top : top + SIZE, left : left + SIZE] for top, left in corners)
+    textured = (crop for crop in crops if texture(crop) > MIN_TEXTURE)
     methods = list(UPSAMPLING.values())
     for number in range(PER_TILE):
-        _save(next(crops), real / f"{number:02}.jpg", rng)
-        crop = next(crops)
+        yield "real", number, next(textured)
+        crop = next(textured)
         small = cv2.resize(crop, (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA)
         share = rng.uniform(*UPSAMPLED_SHARE)
         upsampled = methods[number % len(methods)](small, rng)
-        _save(cv2.addWeighted(upsampled, share, crop, 1 - share, 0), fake / f"{number:02}.jpg", rng)
-
-
-def _textured_crops(tile: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """All crops with enough texture, in random order."""
-    rows, columns = tile.shape[0] - SIZE + 1, tile.shape[1] - SIZE + 1
-    for corner in rng.permutation(rows * columns):
-        top, left = divmod(int(corner), columns)
-        crop = tile[top : top + SIZE, left : left + SIZE]
-        if texture(crop) > MIN_TEXTURE:
-            yield crop
-
-
-def _save(crop: np.ndarray, path: Path, rng: np.random.Generator) -> None:
-    low, high = JPEG_QUALITY
-    Image.fromarray(crop).save(path, quality=int(rng.integers(low, high + 1)))
+        yield "fake", number, cv2.addWeighted(upsampled, share, crop, 1 - share, 0)
 
 
 def _resized(interpolation: int) -> Upsample:

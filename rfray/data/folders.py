@@ -1,27 +1,31 @@
-"""The sweep's settings -> its data folders, and the image files that are in them.
+"""The sweep's data folders, or the words of a command line -> the image files there; and what has changed since.
 
 A data folder goes by the part that it is given for: train, val (where `data.val` is a folder) or test.
 """
 
+import glob
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePath, PurePosixPath
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from rfray.data.cache_limits import cache_folder
-from rfray.data.decoding import SUFFIXES
+from rfray.data.decoding import SUFFIXES, UnreadableImageError
 from rfray.data.demo import make_demo
-from rfray.data.listing import is_image_name
-from rfray.data.remote_images import RemoteFolder
-from rfray.errors import DataError
+from rfray.data.node_cache import RemoteFolder, cache_folder
+from rfray.errors import DataError, InputError, StorageError
 from rfray.spec.sweep import CLASSES, DataSettings, Sweep
-from rfray.store.storage import is_address
+from rfray.store.run_dir import RunDir
+from rfray.store.storage import SCHEMES, Storage, is_address
 
-Row = tuple[str, int, str, int, int]
-"""An image file: path, label, subfolder, size, modified."""
+STANDARD_INPUT = "-"
+"""The word for: a path a line, on the standard input."""
+ENDINGS = f"(images end in {', '.join(SUFFIXES)}, any case)"
+MAX_BYTES = 512_000_000
+"""Larger files are refused before they are read: no picture that may be decoded takes as much."""
 
 
 def image_folder(settings: DataSettings, folder: str) -> Path | RemoteFolder:
@@ -31,8 +35,8 @@ def image_folder(settings: DataSettings, folder: str) -> Path | RemoteFolder:
     given = settings.folder(folder)
     assert given is not None  # DataSettings makes sure of it
     if is_address(given):
-        names = [name for names in settings.class_folders().values() for name in names]
-        return RemoteFolder(given, tuple(names), settings.cache)
+        names = tuple(name for names in settings.class_folders().values() for name in names)
+        return RemoteFolder(given, names, settings.cache)
     return Path(given)
 
 
@@ -44,16 +48,24 @@ def list_images(settings: DataSettings, folder: str) -> pd.DataFrame:
     not UTF-8.
     """
     where, classes = image_folder(settings, folder), settings.class_folders()
-    rows = list(_files_on_disk(where, classes) if isinstance(where, Path) else _files_at_address(where, classes))
-    labels = {row[1] for row in rows}
+    read: dict[Path, str] = {}
+
+    def found(name: str, class_folder: str) -> Iterator[tuple[str, int, int]]:
+        if isinstance(where, Path):
+            return _on_disk(where, read, name, class_folder)
+        return ((entry.path, entry.size, entry.modified) for entry in where.entries(class_folder))
+
+    rows = [
+        (path, label, PurePosixPath(path).parent.relative_to(class_folder).as_posix(), size, modified)
+        for label, name in enumerate(CLASSES)
+        for class_folder in classes[name]
+        for path, size, modified in found(name, class_folder)
+    ]
+    table = pd.DataFrame(rows, columns=["path", "label", "subfolder", "size", "modified"]).astype({"label": "int8"})
     for label, name in enumerate(CLASSES):
-        if label not in labels:
-            raise DataError(
-                f"{where}: class {name} has no image in {', '.join(classes[name])} "
-                f"(images end in {', '.join(SUFFIXES)}, any case)"
-            )
-    table = pd.DataFrame(rows, columns=["path", "label", "subfolder", "size", "modified"])
-    return table.astype({"label": "int8"}).sort_values("path", ignore_index=True)
+        if not (table["label"] == label).any():
+            raise DataError(f"{where}: class {name} has no image in {', '.join(classes[name])} {ENDINGS}")
+    return table.replace({"subfolder": {".": ""}}).sort_values("path", ignore_index=True)
 
 
 def most_images(sweep: Sweep, folder: str) -> int | None:
@@ -74,55 +86,129 @@ def drawn(listed: pd.DataFrame, most: int | None) -> pd.DataFrame:
     return listed[ranks <= listed["label"].map({0: most - fake, 1: fake})].reset_index(drop=True)
 
 
-def _files_at_address(folder: RemoteFolder, classes: Mapping[str, list[str]]) -> Iterator[Row]:
-    found = list(folder.entries())
-    for label, name in enumerate(CLASSES):
-        for class_folder in classes[name]:
-            for entry in found:
-                if entry.path.startswith(f"{class_folder}/"):
-                    subfolder = _subfolder(PurePosixPath(entry.path), PurePosixPath(class_folder))
-                    yield entry.path, label, subfolder, entry.size, entry.modified
+def training_changes(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> list[str]:
+    """What differs between the sweep's folders of train and val and those that a run's catalog was made of.
+
+    By names, sizes and times; empty if nothing. Raises DataError where a folder can't be used.
+    """
+    lines = []
+    for folder in sweep.data.training_folders:
+        known = pd.concat([table[table["folder"] == folder] for table in (catalog, run.unreadable())])
+        most = most_images(sweep, folder)
+        if most is not None and sweep.budget is not None:
+            most = len(known)  # it depends on the budget and the machine, and was settled when the catalog was made
+        found = changes(sweep.data, folder, known, most)
+        lines += found if folder == "train" else [f"data.{folder}: {line}" for line in found]
+    return lines
 
 
-def _files_on_disk(folder: Path, classes: Mapping[str, list[str]]) -> Iterator[Row]:
+def changes(settings: DataSettings, folder: str, known: pd.DataFrame, most: int | None = None) -> list[str]:
+    """What differs between a data folder now and the `path`, `size`, `modified` noted before; empty if nothing.
+
+    Where `most` were drawn, of those that would be now.
+    """
+    tables = (table[["path", "size", "modified"]] for table in (known, drawn(list_images(settings, folder), most)))
+    old, new = ({path: rest for path, *rest in table.itertuples(index=False)} for table in tables)
+    return (
+        [f"{path} is new" for path in sorted(new.keys() - old)]
+        + [f"{path} is gone" for path in sorted(old.keys() - new)]
+        + [f"{path} has changed" for path in sorted(old.keys() & new) if old[path] != new[path]]
+    )
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image: by its ending, and not hidden."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def image_files(words: Sequence[str], lines: Iterable[str] = ()) -> Iterator[str]:
+    """The files that `words` mean, in their order; what is in a folder sorted by name, at any depth.
+
+    A word is a file (of any name, there or not: whoever reads it will say), a folder or an address (s3://…) with image
+    files in it, a pattern (`photos/**/*.png`) or STANDARD_INPUT for `lines`. Hidden files are no image files.
+    Raises InputError for a URL, a pattern that nothing matches, or a folder without an image; StorageError.
+    """
+    for word in words:
+        if word == STANDARD_INPUT:
+            yield from (line.rstrip("\r\n") for line in lines if line.strip())
+            continue
+        found, what = iter([word]), ""
+        if is_address(word):
+            found, what = _named_at_address(word), f"image file there {ENDINGS}"
+        elif os.path.isdir(word):
+            found, what = _in_folder(word), f"image file in it {ENDINGS}"
+        elif glob.has_magic(word) and not os.path.lexists(word):
+            found = (path for path in sorted(glob.iglob(word, recursive=True)) if not os.path.isdir(path))
+            what = "file of such a name"
+        first = next(found, None)
+        if first is None:
+            raise DataError(f"{word}: no {what}")
+        yield first
+        yield from found
+
+
+def read_file(name: str) -> bytes:
+    """What is in a file that `image_files` has named.
+
+    Raises UnreadableImageError with the reason why it can't be read: it is not there, no plain file, or too large.
+    """
+    try:
+        if is_address(name):
+            folder, _, last = name.rpartition("/")
+            return Storage(folder).read(last)
+        status = os.stat(name)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImageError("a folder" if stat.S_ISDIR(status.st_mode) else "not a plain file")
+        if status.st_size > MAX_BYTES:
+            raise UnreadableImageError(f"{status.st_size / 1e6:.0f} MB are over {MAX_BYTES / 1e6:.0f} MB")
+        return Path(name).read_bytes()
+    except (OSError, ValueError, StorageError) as error:  # ValueError: a name with a zero in it
+        raise UnreadableImageError(getattr(error, "strerror", None) or str(error)) from None
+
+
+def _on_disk(folder: Path, read: dict[Path, str], name: str, class_folder: str) -> Iterator[tuple[str, int, int]]:
+    """Path, size and time of each image of a class folder; adds to `read` its folders: each -> its name in messages."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: {error.strerror}")
+
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    read: dict[Path, str] = {}
-    for label, name in enumerate(CLASSES):
-        for class_folder in classes[name]:
-            root = folder / class_folder
-            if not root.is_dir():
-                there = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-                raise DataError(
-                    f"{folder}: no folder {class_folder!r} for class {name}; there: {', '.join(there) or 'no folder'}. "
-                    "data.classes says which folder is which class"
-                )
-            for path, status in _walk(root, name, read):
-                shown = path.relative_to(folder).as_posix()
-                yield shown, label, _subfolder(path, root), status.st_size, status.st_mtime_ns
-
-
-def _walk(root: Path, class_name: str, read: dict[Path, str]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Each image file below a class folder; `read` (folder -> its name in messages) grows by the folders it is in."""
-    for parent, subfolders, files in os.walk(root, onerror=_not_listed, followlinks=True):
-        real, shown = Path(parent).resolve(), f"{parent} (class {class_name})"
+    if not (folder / class_folder).is_dir():
+        there = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        raise DataError(
+            f"{folder}: no folder {class_folder!r} for class {name}; there: {', '.join(there) or 'no folder'}. "
+            "data.classes says which folder is which class"
+        )
+    for parent, subfolders, files in os.walk(folder / class_folder, onerror=refuse, followlinks=True):
+        real, shown = Path(parent).resolve(), f"{parent} (class {name})"
         if real in read:
             raise DataError(f"{shown} and {read[real]} are the same folder; its images would be read twice")
         read[real] = shown
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in filter(is_image_name, files):
-            path = Path(parent, name)
+        subfolders[:] = [subfolder for subfolder in subfolders if not subfolder.startswith(".")]
+        for path in (Path(parent, file) for file in files if is_image_name(file)):
             try:
                 str(path).encode()
             except UnicodeEncodeError:
                 raise DataError(f"{str(path)!a}: this name is not UTF-8; rename it") from None
-            yield path, os.stat(path, follow_symlinks=path.exists())
+            status = os.stat(path, follow_symlinks=path.exists())
+            yield path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns
 
 
-def _not_listed(error: OSError) -> None:
-    raise DataError(f"{error.filename}: {error.strerror}")
+def _in_folder(folder: str) -> Iterator[str]:
+    """One folder after the other, so that millions of names need not be held at once."""
+    for parent, subfolders, files in os.walk(folder, followlinks=False):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield from (os.path.join(parent, name) for name in sorted(filter(is_image_name, files)))
 
 
-def _subfolder(path: PurePath, class_folder: PurePath) -> str:
-    subfolder = path.parent.relative_to(class_folder).as_posix()
-    return "" if subfolder == "." else subfolder
+def _named_at_address(address: str) -> Iterator[str]:
+    if not address.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
+        schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise InputError(f"{address}: allowed: files, folders, patterns and {schemes}; download it first")
+    if address.lower().endswith(SUFFIXES):
+        yield address
+        return
+    storage = Storage(address)
+    for name in sorted(entry.path for entry in storage.entries() if entry.path.lower().endswith(SUFFIXES)):
+        yield f"{storage.address}/{name}"

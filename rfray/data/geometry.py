@@ -35,7 +35,7 @@ class Geometry:
     def stored(self, picture: np.ndarray) -> np.ndarray:
         """(height, width, 3) uint8 RGB -> the pixels that the cache keeps of it, of the same type."""
         if self.reencode is not None:
-            picture = reencoded(square(picture, self.reencode.size), self.reencode.quality)
+            picture = reencoded(self.reencode.quality, square(picture, self.reencode.size))
         return square(picture, self.side) if self.resize == "scale" else picture
 
     def window(self, stored: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
@@ -75,7 +75,7 @@ def geometry_of(trial: Trial, reencode: Reencode | None) -> Geometry:
     return Geometry(trial.resize, trial.image_size, reencode)
 
 
-def reencoded(picture: np.ndarray, quality: int) -> np.ndarray:
+def reencoded(quality: int, picture: np.ndarray) -> np.ndarray:
     """(height, width, 3) uint8 RGB -> the same after JPEG of a quality (1 to 100; OpenCV's tables, chroma halved)."""
     encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)

@@ -1,13 +1,10 @@
 """digests, a table of fingerprints, and the pictures of candidates -> pairs of near duplicates, and what they connect.
 
-Three steps, each with fewer pairs than the last. Candidates: perceptual hashes a few bits apart, or several ORB
-keypoints alike (found by locality-sensitive hashing, Indyk and Motwani 1998); never all pairs. Verification: the two
-pictures are aligned, and their detail must correlate. Groups: what verified pairs connect.
-
-Found: copies, re-encodings, resized or slightly brightened copies, whole pictures mirrored left to right, and crops of
-at least 70 % of width and height. Pictures that differ in one region only, such as a photograph and a manipulation of
-it, are found too. Not found: rotated copies and mirrored crops. Often missed: crops of pictures that are out of focus
-or all fine texture, such as foliage, since other keypoints are the strongest in each crop.
+Candidates have perceptual hashes a few bits apart, or several ORB keypoints alike (found by locality-sensitive hashing,
+Indyk and Motwani 1998). Verification aligns the two pictures, whose detail must correlate. It finds copies, re-encoded,
+resized or slightly brightened, whole pictures mirrored left to right, crops of at least 70 % of width and height, and
+pictures that differ in one region only, such as a manipulated one. It does not find rotated copies and mirrored crops,
+and often misses crops of pictures that are out of focus or all fine texture: other keypoints are strongest in each.
 
 Thresholds without another source were set with planted copies of photographs (tests/data/test_near_duplicates.py): all
 are found, and nothing else.
@@ -33,18 +30,15 @@ PairKind = Literal["exact", "re-encoded", "mirrored", "crop"]
 
 HASH_DISTANCE = 6
 """Bits in which the perceptual hashes of candidates may differ, of 64."""
-TABLES = 16
-KEY_BITS = 26
+TABLES, KEY_BITS = 16, 26
 """Each table looks for keypoints that agree in these many bits, chosen at random once."""
 KEYPOINT_DISTANCE = 13
 """Bits in which two keypoints that are alike may differ, of 128: TABLES find nearly all of them."""
 KEYPOINTS_FOUND, KEYPOINTS_ALIKE = 2, 3
 """Fewest keypoints of candidates that the tables find alike, and that are."""
-CROWD = 50
-"""Where more keypoints, or hashes, have one key, they say little, and each is compared only with the next few images:
+CROWD, NEIGHBOURS = 50, 3
+"""Where more keypoints, or hashes, have one key, they say little, and each is compared with the next few images alone:
 frames of one video are neighbours by name. Without this limit the time grows with the square of such a crowd."""
-NEIGHBOURS = 3
-"""How many those few are."""
 CANDIDATES_EACH = 4
 """Candidates that are verified of an image as the first of a pair: those with the most keypoints alike."""
 
@@ -69,25 +63,23 @@ AGREEMENT = 0.75
 def find_pairs(
     digests: Sequence[str], table: pd.DataFrame, read: Callable[[int], np.ndarray], workers: int = 1
 ) -> pd.DataFrame:
-    """The pairs of near duplicates: first, second (numbers of the images, first < second, in order), kind, agreement.
+    """The pairs of near duplicates: first, second (numbers of the images, first < second, in order), kind.
 
-    `agreement` is the correlation of their detail once aligned, 0.75 to 1: copies 0.9 and more, manipulated ones often
-    less. `digests` and the rows of `table` (of `fingerprints.to_table`: keypoints, phash, phash_mirrored) are in the
-    order of the images. Of files with the same digest, each is paired with the first of them, and only that one with
-    others. `read` returns the (height, width, 3) uint8 RGB pixels of the image with a number; it is called for
-    candidates only, by several threads at once.
+    `digests` and the rows of `table` (fields of Fingerprint: keypoints, phash, phash_mirrored) are in the order of the
+    images. Of files with the same digest, each is paired with the first of them, and only that one with others. `read`
+    returns the (height, width, 3) uint8 RGB pixels of the image with a number; it is called for candidates only, by
+    several threads at once.
     """
-    firsts, first_of = np.unique(np.asarray(digests, dtype=np.str_), return_index=True, return_inverse=True)[1:]
-    different = np.sort(firsts)
+    first_of: dict[str, int] = {}
+    firsts = [first_of.setdefault(digest, number) for number, digest in enumerate(digests)]
+    different = np.unique(np.array(firsts, np.int64))
     pairs = different[candidates(table.iloc[different])].tolist()
     features = lru_cache(PICTURES_KEPT)(lambda number: picture_features(read(number)))
     with ThreadPoolExecutor(workers) as pool:
-        verified = list(pool.map(lambda pair: verify(features(pair[0]), features(pair[1])), pairs))
-    rows: list[tuple[int, int, PairKind, float]] = [
-        (int(firsts[at]), number, "exact", 1.0) for number, at in enumerate(first_of) if firsts[at] != number
-    ]
-    rows += [(*pair, *found) for pair, found in zip(pairs, verified, strict=True) if found is not None]
-    return pd.DataFrame(sorted(rows), columns=["first", "second", "kind", "agreement"])
+        kinds = list(pool.map(lambda pair: verify(*map(features, pair)), pairs))
+    rows = [(first, number, "exact") for number, first in enumerate(firsts) if first != number]
+    rows += [(first, second, kind) for (first, second), kind in zip(pairs, kinds, strict=True) if kind is not None]
+    return pd.DataFrame(sorted(rows), columns=["first", "second", "kind"])
 
 
 def linked_groups(n: int, links: np.ndarray) -> np.ndarray:
@@ -98,10 +90,15 @@ def linked_groups(n: int, links: np.ndarray) -> np.ndarray:
 
 def candidates(table: pd.DataFrame) -> np.ndarray:
     """(m, 2) int64, rows of the table that may be near duplicates; first < second, each pair once, in order."""
-    n = len(table)
+    found = [_of_keypoints(table["keypoints"].tolist())]
     hashes = np.concatenate([table[name].to_numpy(np.uint64) for name in ("phash", "phash_mirrored")])
-    pairs = np.concatenate([_of_hashes(hashes, np.tile(np.arange(n), 2)), _of_keypoints(table["keypoints"].tolist())])
-    return np.unique(pairs, axis=0)
+    in_bytes, owners = hashes.view(np.uint8).reshape(-1, 8).astype(np.uint32), np.tile(np.arange(len(table)), 2)
+    # hashes at most HASH_DISTANCE bits apart have two of eight bytes in common (Norouzi et al. 2012)
+    for left, right in combinations(range(8), 2):
+        for one, other in _sharing(in_bytes[:, left] << 8 | in_bytes[:, right], owners):
+            near = np.bitwise_count(hashes[one] ^ hashes[other]) <= HASH_DISTANCE
+            found.append(np.sort(owners[np.stack([one[near], other[near]], axis=1)], axis=1))
+    return np.unique(np.concatenate(found), axis=0)
 
 
 @dataclass(frozen=True)
@@ -114,8 +111,8 @@ class PictureFeatures:
     """(height, width) float32: see `_detail`."""
     points: np.ndarray
     """(k, 2) float32: x and y of its keypoints."""
-    descriptors: np.ndarray
-    """(k, 32) uint8: their ORB descriptors."""
+    descriptors: np.ndarray | None
+    """(k, 32) uint8: their ORB descriptors; None where there are none."""
 
 
 def picture_features(pixels: np.ndarray) -> PictureFeatures:
@@ -123,49 +120,44 @@ def picture_features(pixels: np.ndarray) -> PictureFeatures:
     grey = resized(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), SIDE)
     orb = cv2.ORB.create(500, edgeThreshold=12, fastThreshold=7, scoreType=cv2.ORB_FAST_SCORE)
     keypoints, descriptors = orb.detectAndCompute(grey, None)
-    points = np.array([keypoint.pt for keypoint in keypoints], np.float32).reshape(-1, 2)
-    return PictureFeatures(
-        grey, _detail(grey), points, np.zeros((0, 32), np.uint8) if descriptors is None else descriptors
-    )
+    return PictureFeatures(grey, _detail(grey), cv2.KeyPoint.convert(keypoints), descriptors)
 
 
-def verify(one: PictureFeatures, other: PictureFeatures) -> tuple[PairKind, float] | None:
-    """The kind and agreement of two pictures that are near duplicates; else None."""
+def verify(one: PictureFeatures, other: PictureFeatures) -> PairKind | None:
+    """The kind of two pictures that are near duplicates; else None."""
     size = one.grey.shape[::-1]
     stretched = cv2.resize(other.grey, size, interpolation=cv2.INTER_LINEAR)
     whole: dict[PairKind, np.ndarray] = {"re-encoded": stretched, "mirrored": np.ascontiguousarray(stretched[:, ::-1])}
     agreement, kind = max((_agreement(one, aligned), kind) for kind, aligned in whole.items())
     if agreement >= AGREEMENT:
-        return kind, agreement
-    matrix = _alignment(one, other)
-    if matrix is None:
+        return kind
+    # whether a crop of the one is in the other: keypoints alike, and an affine map that brings them together
+    if min(len(one.points), len(other.points)) < MATCHES:
+        return None
+    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(other.descriptors, one.descriptors)
+    if len(matches) < MATCHES:
+        return None
+    source = other.points[[match.queryIdx for match in matches]]
+    target = one.points[[match.trainIdx for match in matches]]
+    matrix, agreeing = cv2.estimateAffine2D(source, target, ransacReprojThreshold=3, maxIters=1000)
+    if matrix is None or agreeing.sum() < MATCHES:
+        return None
+    scales, shears = matrix[[0, 1], [0, 1]], matrix[[0, 1], [1, 0]]
+    if scales.min() < STRETCH[0] or scales.max() > STRETCH[1] or np.abs(shears).max() > SHEAR:
         return None
     aligned = cv2.warpAffine(other.grey, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     seen = cv2.warpAffine(np.ones_like(other.grey), matrix, size, flags=cv2.INTER_LINEAR)
     if seen.sum() / max(one.grey.size, other.grey.size * abs(np.linalg.det(matrix[:, :2]))) < OVERLAP:
         return None
     inside = cv2.erode(seen, np.ones((9, 9)), borderValue=0) > 0  # where no border is in the aligned picture's detail
-    agreement = _agreement(one, aligned, inside)
-    return ("crop", agreement) if agreement >= AGREEMENT else None
-
-
-def _of_hashes(hashes: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """(m, 2) owners with hashes at most HASH_DISTANCE apart, so alike in two of eight bytes (Norouzi et al. 2012)."""
-    in_bytes = hashes.view(np.uint8).reshape(-1, 8).astype(np.uint32)
-    found = [np.zeros((0, 2), np.int64)]
-    for left, right in combinations(range(8), 2):
-        for one, other in _sharing(in_bytes[:, left] << 8 | in_bytes[:, right], owners):
-            near = np.bitwise_count(hashes[one] ^ hashes[other]) <= HASH_DISTANCE
-            found.append(np.sort(owners[np.stack([one[near], other[near]], axis=1)], axis=1))
-    return np.concatenate(found)
+    return "crop" if _agreement(one, aligned, inside) >= AGREEMENT else None
 
 
 def _of_keypoints(descriptors: Sequence[bytes]) -> np.ndarray:
     """(m, 2) images with KEYPOINTS_ALIKE: where KEYPOINTS_FOUND share a key, all of both images are compared."""
     codes = np.frombuffer(b"".join(descriptors), np.uint64).reshape(-1, 2)
-    lengths = np.array([len(one) // 16 for one in descriptors], np.int64)
-    begins = np.concatenate([[0], lengths.cumsum()])
-    owners, n = np.repeat(np.arange(len(lengths)), lengths), len(lengths)
+    lengths, n = np.array([len(one) // 16 for one in descriptors], np.int64), len(descriptors)
+    images, owners = np.split(codes, lengths.cumsum()[:-1]), np.repeat(np.arange(n), lengths)
     generator = np.random.default_rng(0)
     found = [np.zeros(0, np.int64)]  # keypoint of the first image, and second image, in one number
     for _ in range(TABLES):
@@ -180,11 +172,10 @@ def _of_keypoints(descriptors: Sequence[bytes]) -> np.ndarray:
     keypoints, seconds = np.divmod(np.unique(np.concatenate(found)), n)
     shared, counts = np.unique(owners[keypoints] * n + seconds, return_counts=True)
     pairs = np.stack(np.divmod(shared[counts >= KEYPOINTS_FOUND], n), axis=1)
-    alike = np.array([_alike(*(codes[begins[one] : begins[one + 1]] for one in pair)) for pair in pairs], np.int64)
-    best_first = np.lexsort((-alike, pairs[:, 0]))
-    pairs, alike = pairs[best_first], alike[best_first]
-    rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])  # among those of the same first image
-    return pairs[(alike >= KEYPOINTS_ALIKE) & (rank < CANDIDATES_EACH)]
+    alike = np.array([_alike(images[one], images[other]) for one, other in pairs], np.int64)
+    best_first = pairs[np.argsort(-alike, kind="stable")][: (alike >= KEYPOINTS_ALIKE).sum()]
+    rank = pd.Series(best_first[:, 0]).groupby(best_first[:, 0]).cumcount()  # among those of the same first image
+    return best_first[rank.to_numpy() < CANDIDATES_EACH]
 
 
 def _sharing(keys: np.ndarray, owners: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -209,22 +200,6 @@ def _alike(one: np.ndarray, other: np.ndarray) -> int:
     codes = one.view(np.uint8), other.view(np.uint8)
     nearest = [cv2.batchDistance(*both, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=1)[0] for both in (codes, codes[::-1])]
     return int(min((distances <= KEYPOINT_DISTANCE).sum() for distances in nearest))
-
-
-def _alignment(one: PictureFeatures, other: PictureFeatures) -> np.ndarray | None:
-    """(2, 3) matrix from the other picture to the one, which shows the same scene cropped otherwise; or None."""
-    if min(len(one.points), len(other.points)) < MATCHES:
-        return None
-    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(other.descriptors, one.descriptors)
-    if len(matches) < MATCHES:
-        return None
-    source = other.points[[match.queryIdx for match in matches]]
-    target = one.points[[match.trainIdx for match in matches]]
-    matrix, agreeing = cv2.estimateAffine2D(source, target, ransacReprojThreshold=3, maxIters=1000)
-    if matrix is None or agreeing.sum() < MATCHES:
-        return None
-    scaled = all(STRETCH[0] <= scale <= STRETCH[1] for scale in (matrix[0, 0], matrix[1, 1]))
-    return matrix if scaled and max(abs(matrix[0, 1]), abs(matrix[1, 0])) <= SHEAR else None
 
 
 def _agreement(one: PictureFeatures, aligned: np.ndarray, inside: np.ndarray | slice = slice(None)) -> float:

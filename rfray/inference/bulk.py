@@ -24,7 +24,7 @@ from rich.console import Console
 from rfray.cluster.connect import connected
 from rfray.cluster.slots import autoscaler_notice, slot_count, worker_slot
 from rfray.cluster.tasks import reason_of
-from rfray.data.listing import image_files
+from rfray.data.folders import image_files
 from rfray.errors import DataError, RfrayError, RunError
 from rfray.models.bundle import detect, load_bundle
 from rfray.spec.sweep import Resources

@@ -238,8 +238,8 @@ def sweep_images(
     from rfray.data.catalog import load_images
     from rfray.data.geometry import Geometry
     from rfray.data.images import ImageFiles
-    from rfray.data.pixel_cache import no_room_in_cache
-    from rfray.data.splits import fold_of
+    from rfray.data.images import no_room_in_cache
+    from rfray.data.catalog import fold_of
     from rfray.training.learner import TrialData
 
     folder = RunDir(run)

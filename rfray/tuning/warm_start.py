@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rfray.data.catalog import part_digest
-from rfray.data.changed import training_changes
+from rfray.data.folders import training_changes
 from rfray.errors import RunError, StorageError, SweepError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile, differences

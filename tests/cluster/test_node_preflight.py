@@ -75,7 +75,7 @@ def test_no_room_in_the_cache_is_no_excuse_for_images_out_of_sight(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr("rfray.data.pixel_cache.make_room", lambda folder, max_gb, need: 0)
+    monkeypatch.setattr("rfray.data.images.make_room", lambda folder, max_gb, need: 0)
     assert _prepare(run.path) is None  # they are decoded when they are needed
     shutil.rmtree(tmp_path / "data")
     said = _prepare(run.path)

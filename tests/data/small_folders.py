@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rfray.data.catalog import scan_folder
+from rfray.data.catalog import divide, scan_folder
 from rfray.data.geometry import Geometry
-from rfray.data.splits import divide
 from rfray.spec.sweep import DataSettings
 
 SIDE = Geometry("scale", 16, None)

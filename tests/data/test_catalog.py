@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfray.data.catalog import decode_images, load_images, part_digest, scan_folder
-from rfray.data.splits import divide
+from rfray.data.catalog import decode_images, divide, load_images, part_digest, scan_folder
 from rfray.errors import DataError
 from rfray.spec.sweep import DataSettings
 from tests.data.small_folders import (

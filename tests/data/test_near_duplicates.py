@@ -5,12 +5,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from rfray.data.decoding import decode
-from rfray.data.fingerprints import fingerprint, to_table
+from rfray.data.fingerprints import Fingerprint, fingerprint
 from rfray.data.near_duplicates import PairKind, candidates, find_pairs, linked_groups, picture_features, verify
 
 ORIGINALS = [
@@ -32,9 +33,13 @@ def encode(picture: np.ndarray, file_format: str = "JPEG", **options: object) ->
     return buffer.getvalue()
 
 
+def table_of(files: list[bytes]) -> pd.DataFrame:
+    return pd.DataFrame([fingerprint(data, decode(data)) for data in files], columns=Fingerprint._fields)
+
+
 def find(files: list[bytes]) -> list[Any]:
     pixels = [decode(data) for data in files]
-    table = to_table([fingerprint(data, picture) for data, picture in zip(files, pixels, strict=True)])
+    table = table_of(files)
     digests = [hashlib.sha256(data).hexdigest() for data in files]
     return list(find_pairs(digests, table, pixels.__getitem__, workers=2).itertuples(index=False))
 
@@ -73,7 +78,6 @@ def test_planted_copies_are_found_and_nothing_else(name: str) -> None:
     pairs = {(pair.first, pair.second) for pair in found}
     assert pairs == copies
     assert {pair.kind for pair in found} == {kind}
-    assert all(0.9 <= pair.agreement <= 1 for pair in found)
 
 
 def test_same_files_are_paired_with_the_first_of_them_alone() -> None:
@@ -92,7 +96,6 @@ def test_a_picture_changed_in_one_place_is_still_found() -> None:
     changed[150:270, 100:220] = ORIGINALS[1][150:270, 100:220]
     (pair,) = find([encode(picture) for picture in (*ORIGINALS, changed)])
     assert (pair.first, pair.second, pair.kind) == (0, len(ORIGINALS), "re-encoded")
-    assert pair.agreement < 0.97
 
 
 def test_flat_and_tiny_pictures_are_no_duplicates_of_each_other() -> None:
@@ -125,7 +128,7 @@ def test_the_order_of_images_does_not_matter() -> None:
 
 def test_candidates_are_few_ordered_and_not_doubled() -> None:
     files = [encode(picture, quality=quality) for quality in (90, 60) for picture in ORIGINALS]
-    table = to_table([fingerprint(data, decode(data)) for data in files])
+    table = table_of(files)
     found = candidates(table)
     assert (found[:, 0] < found[:, 1]).all()
     assert len(np.unique(found, axis=0)) == len(found) <= 2 * len(ORIGINALS)

@@ -1,4 +1,4 @@
-"""rfray.data.splits: what belongs together stays in one part; shares, folds."""
+"""rfray.data.catalog: what belongs together stays in one part; shares, folds."""
 
 import hashlib
 from pathlib import Path
@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfray.data.catalog import COLUMNS
-from rfray.data.splits import fold_of
+from rfray.data.catalog import COLUMNS, fold_of
 from rfray.errors import DataError
 from tests.data.small_folders import (
     counts,

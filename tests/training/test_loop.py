@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from rfray.data.catalog import load_images, scan_folder
+from rfray.data.catalog import divide, load_images, scan_folder
 from rfray.data.geometry import Geometry
-from rfray.data.splits import divide
 from rfray.errors import TrialError
 from rfray.models.inference import load_predictor, predict_from_file, views_of, weights_metadata
 from rfray.spec.sweep_file import load_sweep

@@ -8,13 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfray.data.cache_limits import make_room
-from rfray.data.catalog import decode_images, load_images, scan_folder
-from rfray.data.changed import changes
-from rfray.data.folders import list_images
+from rfray.data.catalog import decode_images, divide, load_images, scan_folder
+from rfray.data.folders import changes, list_images
 from rfray.data.geometry import Geometry
-from rfray.data.remote_images import RemoteFolder
-from rfray.data.splits import divide
+from rfray.data.node_cache import RemoteFolder, make_room
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings, DataSettings
 from rfray.store.storage import Entry, Storage

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfray.data import images, pixel_cache
-from rfray.data.cache_limits import cache_folder
+from rfray.data import images
 from rfray.data.decoding import decode, square
 from rfray.data.geometry import Geometry
-from rfray.data.images import ImageFiles, PictureSource
-from rfray.data.pixel_cache import CachedPixels, ScannedFile, load_pixels, scan
+from rfray.data.images import CachedPixels, ImageFiles, PictureSource, load_pixels, scan
+from rfray.data.node_cache import cache_folder
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings
 
@@ -59,7 +58,12 @@ class Folder:
         return [path.name for path in Path(self.cache.dir or "").glob(".writing-*")]
 
     def load(self, geometry: Geometry) -> PictureSource:
-        return load_pixels(self.path, self.paths, self.digests, self.sizes, geometry, self.cache)
+        return self.load_some(geometry, self.paths, self.digests, self.sizes)
+
+    def load_some(
+        self, geometry: Geometry, paths: list[str], digests: list[str], sizes: list[tuple[int, int]]
+    ) -> PictureSource:
+        return load_pixels(ImageFiles(self.path, paths, digests, geometry), geometry, np.array(sizes), self.cache)
 
     def decoded(self, geometry: Geometry) -> list[np.ndarray]:
         return [geometry.stored(decode((self.path / path).read_bytes())) for path in self.paths]
@@ -82,9 +86,9 @@ def test_scan_reads_all_files_in_order_and_load_gives_their_pixels(tmp_path: Pat
     scanned, seen, fitted = scan(
         folder.path, folder.paths, [SMALL, WHOLE], folder.cache, lambda data, picture: (len(data), picture.shape)
     )
-    assert scanned == [
-        ScannedFile(digest, None, *size) for digest, size in zip(folder.digests, folder.sizes, strict=True)
-    ]
+    assert scanned["digest"].tolist() == folder.digests
+    assert scanned["reason"].isna().all()
+    assert [*zip(scanned["width"], scanned["height"], strict=True)] == folder.sizes
     assert seen == [
         ((folder.path / path).stat().st_size, (height, width, 3))
         for path, (width, height) in zip(folder.paths, folder.sizes, strict=True)
@@ -108,20 +112,14 @@ def test_unreadable_files_are_named_with_a_reason_and_left_out(tmp_path: Path) -
     (folder.path / folder.paths[1]).write_text("not a picture")
     (folder.path / "gone.png").symlink_to(folder.path / "nowhere")
     scanned, seen, _ = scan(folder.path, ["gone.png", *folder.paths], [SMALL], folder.cache, lambda *_: True)
-    assert [file.reason for file in scanned] == [
-        "No such file or directory",
-        None,
-        "not an image of a known format",
-        None,
-        None,
-    ]
-    assert scanned[0].digest == ""
-    assert scanned[2].digest == hashlib.sha256(b"not a picture").hexdigest()
+    bad = scanned["reason"].dropna()
+    assert bad.to_dict() == {0: "No such file or directory", 2: "not an image of a known format"}
+    assert scanned["digest"][bad.index].tolist() == ["", hashlib.sha256(b"not a picture").hexdigest()]
     assert seen == [True] * 3
     good = [0, 2, 3]
     assert folder.cached() == {"scale16.u8": 3 * 16 * 16 * 3}
     paths, digests, sizes = ([given[row] for row in good] for given in (folder.paths, folder.digests, folder.sizes))
-    source = load_pixels(folder.path, paths, digests, sizes, SMALL, folder.cache)
+    source = folder.load_some(SMALL, paths, digests, sizes)
     assert folder.cached() == {"scale16.u8": 3 * 16 * 16 * 3}  # what scan wrote was used
     assert [int(source.picture(row)[8, 8, 0]) for row in range(3)] == [0, 10, 15]
 
@@ -133,7 +131,7 @@ def test_what_is_there_is_not_decoded_again_and_counts_as_used(tmp_path: Path) -
     (file,) = Path(folder.cache.dir or "").glob("*.u8")
     os.utime(file, (0, 0))
     shutil.rmtree(folder.path)  # nothing can be decoded any more
-    assert same(load_pixels(folder.path, folder.paths, digests, folder.sizes, SMALL, folder.cache), expected)
+    assert same(folder.load_some(SMALL, folder.paths, digests, folder.sizes), expected)
     assert file.stat().st_mtime > 0
 
 
@@ -169,7 +167,7 @@ def test_a_file_that_changed_since_it_was_scanned_is_named(tmp_path: Path, how: 
         digests[3] = hashlib.sha256(b"text").hexdigest()
         changed.write_text("text")
     with pytest.raises(DataError) as raised:
-        load_pixels(folder.path, folder.paths, digests, folder.sizes, SMALL, folder.cache)
+        folder.load_some(SMALL, folder.paths, digests, folder.sizes)
     assert str(changed) in str(raised.value)
     assert how in str(raised.value)
     assert folder.cached() == {}
@@ -189,8 +187,7 @@ def test_nothing_is_left_behind_by_an_interruption(
             raise error
         return decode(data)
 
-    for module in (images, pixel_cache):
-        monkeypatch.setattr(module, "decode", failing)
+    monkeypatch.setattr(images, "decode", failing)
     with pytest.raises(error):
         scan(folder.path, folder.paths, [SMALL], folder.cache) if command == "scan" else folder.load(SMALL)
     assert (folder.cached(), folder.leftovers()) == ({}, [])
