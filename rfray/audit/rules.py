@@ -17,8 +17,7 @@ from rfray.store.records import Finding, MetadataBaseline
 BASELINE_ERROR, BASELINE_WARNING = 0.9, 0.65
 """AUC of the metadata baseline above which it is an error, or a warning."""
 IMBALANCE = 5
-"""The larger class has more than so many times the images of the smaller one; accuracy says little above that: calling
-everything the larger class is right in 83 %."""
+"""Images of the larger class for one of the smaller, above which accuracy says little: a constant answer has 83 %."""
 FEW_IMAGES = 100
 """Images of a class below which an AUC of 0.75 is uncertain by 0.07 either way."""
 UNREADABLE_SHARE = 0.01

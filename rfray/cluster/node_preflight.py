@@ -12,11 +12,11 @@ from rich.progress import track
 
 from rfray.cluster.slots import TrialSlots, nodes
 from rfray.cluster.tasks import finished, on_node, reason_of
-from rfray.data.node_cache import cache_folder
 from rfray.data.catalog import load_images
 from rfray.data.folders import image_folder
 from rfray.data.geometry import geometries
 from rfray.data.images import ImageFiles
+from rfray.data.node_cache import cache_folder
 from rfray.errors import ClusterError, DataError, StorageError
 from rfray.store.files import no_room
 from rfray.store.run_dir import RunDir

@@ -169,11 +169,12 @@ def decoded_batches(
     keep_pictures: bool,
 ) -> Iterator[DecodedFiles]:
     """Batches of files, in their order, each read and decoded once for all geometries."""
-    different = list(dict.fromkeys(geometries))
 
     def make(number: int) -> DecodedFiles:
         some = names[number * batch_size : (number + 1) * batch_size]
-        squares = {geometry: np.empty((len(some), geometry.side, geometry.side, 3), np.uint8) for geometry in different}
+        squares = {
+            geometry: np.empty((len(some), geometry.side, geometry.side, 3), np.uint8) for geometry in geometries
+        }
         reasons, read = [""] * len(some), []
         pictures: list[np.ndarray | None] = [None] * len(some)
         for position, name in enumerate(some):

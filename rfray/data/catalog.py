@@ -91,7 +91,7 @@ def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geomet
 
 def load_folder(images: pd.DataFrame, settings: DataSettings, geometry: Geometry) -> PictureSource:
     """The pictures of all images of one data folder, in their order (folder, path, digest, width, height)."""
-    files = _files(images, settings, geometry)
+    files = picture_files(images, settings, geometry)
     return load_pixels(files, geometry, images[["width", "height"]].to_numpy(), settings.cache)
 
 
@@ -100,13 +100,14 @@ def decode_images(
 ) -> Images:
     """A few images of one part, in the order of `ids`, each decoded from its file whenever it is asked for."""
     chosen = catalog[catalog["part"] == part].set_index("path", drop=False).loc[ids]
-    files = _files(chosen, settings, geometry)
+    files = picture_files(chosen, settings, geometry)
     return Images(files, geometry, np.arange(len(ids)), chosen["label"].to_numpy(), np.array(ids, dtype=np.str_))
 
 
-def original_pictures(catalog: pd.DataFrame, settings: DataSettings, part: str) -> PictureSource:
-    """The pictures of one part at full resolution, in the order of the catalog, each decoded when it is asked for."""
-    return _files(catalog[catalog["part"] == part], settings, None)
+def picture_files(images: pd.DataFrame, settings: DataSettings, geometry: Geometry | None) -> ImageFiles:
+    """The files of some images of one data folder, in their order; without a geometry, pictures at full resolution."""
+    folder = image_folder(settings, images["folder"].iloc[0])
+    return ImageFiles(folder, images["path"].tolist(), images["digest"].tolist(), geometry)
 
 
 def part_digest(catalog: pd.DataFrame, part: str) -> str:
@@ -211,12 +212,6 @@ def _cut(labels: np.ndarray, together: np.ndarray, share: float, seed: int, sett
                 f"images, change {setting}, or set data.split_by: image"
             )
     return np.flatnonzero(taken[group])
-
-
-def _files(images: pd.DataFrame, settings: DataSettings, geometry: Geometry | None) -> ImageFiles:
-    """The files of some images, all of one data folder."""
-    folder = image_folder(settings, images["folder"].iloc[0])
-    return ImageFiles(folder, images["path"].tolist(), images["digest"].tolist(), geometry)
 
 
 def _check_distinct(settings: DataSettings) -> None:

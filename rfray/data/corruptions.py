@@ -23,11 +23,6 @@ down to, and back; standard deviation of a Gaussian blur, in pixels; standard de
 From hardly visible to as strong as social networks and small thumbnails make it: rfray's own choice."""
 
 
-def corruption_name(family: str, strength: int) -> str:
-    """The name of a corruption, in files and columns: jpeg_90."""
-    return f"{family}_{strength}"
-
-
 def scaled(percent: int, picture: np.ndarray) -> np.ndarray:
     """Scaled down to so many per cent by averaging, and back by bicubic interpolation."""
     height, width = picture.shape[:2]
@@ -53,10 +48,10 @@ FUNCTIONS = {"jpeg": reencoded, "scale": scaled, "blur": blurred, "noise": noisy
 """Family -> what it makes, at a strength, of a picture."""
 
 CORRUPTIONS = {
-    corruption_name(family, strength): partial(FUNCTIONS[family], strength)
+    f"{family}_{strength}": partial(FUNCTIONS[family], strength)
     for family, strengths in FAMILIES.items()
     for strength in strengths
 }
-"""Name -> corruption: (height, width, 3) uint8 RGB -> a new array of the same shape and dtype."""
+"""Name in files and columns (jpeg_90) -> corruption: (height, width, 3) uint8 RGB -> a new array of the same kind."""
 
 CORRUPTION_NAMES = tuple(CORRUPTIONS)

@@ -50,8 +50,7 @@ def decode(data: bytes) -> np.ndarray:
     except UnidentifiedImageError:
         raise UnreadableImageError("not an image of a known format") from None
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, cv2.error) as error:  # Pillow's and OpenCV's
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UnreadableImageError(reason) from None
+        raise UnreadableImageError((str(error).splitlines() or [type(error).__name__])[0]) from None
 
 
 def square(image: np.ndarray, side: int) -> np.ndarray:

@@ -1,10 +1,10 @@
 """two photographs that scikit-learn ships -> the demo data set: a folder of real and up-sampled ("fake") 96 px crops.
 
-Up-sampling, by which generators make their images, leaves a trace: no fine detail, and a pattern repeated with every
-pixel of the smaller image (Zhang, Karaman and Chang 2019, "Detecting and Simulating Artifacts in GAN Fake Images"). The
-fakes here imitate it: crops scaled to half the size and back, then mixed with the original crop, as a swapped face is
-blended into its photograph. Real and fake crops come from the same tiles of the photographs, with the same texture rule
-and JPEG encoding: neither content nor format tells them apart. Train and test share no pixel.
+Generators make images by up-sampling, which leaves no fine detail and a pattern repeated with every pixel of the small
+image (Zhang, Karaman and Chang 2019, "Detecting and Simulating Artifacts in GAN Fake Images"). The fakes imitate it:
+crops scaled to half the size and back, then mixed with the original crop, as a swapped face is blended into its
+photograph. Real and fake crops have the same tiles, texture rule and JPEG encoding, so that neither content nor format
+tells them apart. Train and test share no pixel.
 """
 
 import os

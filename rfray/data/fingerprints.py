@@ -12,7 +12,8 @@ from typing import NamedTuple
 import cv2
 import imagehash
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.ExifTags import IFD
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 from PIL.TiffImagePlugin import TiffImageFile
 from scipy import fft
@@ -29,8 +30,6 @@ SPECTRUM_BINS = 32
 """Radial frequencies of a spectrum: a square of 64 pixels has one in each."""
 SPECTRUM_FLOOR = 1e-6
 """Least power: a flat picture has none, and no logarithm."""
-EXIF_TAG = 0x8769
-"""The tag of a TIFF file that holds EXIF data (Exif 2.32, section 4.6.3)."""
 
 
 class Fingerprint(NamedTuple):
@@ -68,8 +67,7 @@ def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
     """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     small = Image.fromarray(grey).resize((32, 32), Image.Resampling.LANCZOS)  # the size that phash works on
-    mirrored = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    phashes = [np.uint64(int(str(imagehash.phash(image)), 16)) for image in (small, mirrored)]
+    phashes = [np.uint64(int(str(imagehash.phash(image)), 16)) for image in (small, ImageOps.mirror(small))]
     # ordered by FAST's score: of those with the highest Harris score, fewer are found again in a crop
     orb = cv2.ORB.create(
         KEYPOINTS, scaleFactor=1.2, nlevels=6, edgeThreshold=12, fastThreshold=7, scoreType=cv2.ORB_FAST_SCORE
@@ -77,7 +75,7 @@ def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
     descriptors = orb.detectAndCompute(resized(grey, KEYPOINT_SIDE), None)[1]
     with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
         tables = image.quantization if isinstance(image, JpegImageFile) else {}
-        tiff_exif = isinstance(image, TiffImageFile) and EXIF_TAG in image.tag_v2
+        tiff_exif = isinstance(image, TiffImageFile) and IFD.Exif in image.tag_v2
         in_colour = isinstance(image, JpegImageFile) and image.layers == 3
         return Fingerprint(
             file_bytes=len(data),

@@ -34,10 +34,7 @@ def image_folder(settings: DataSettings, folder: str) -> Path | RemoteFolder:
         return make_demo(cache_folder(settings.cache)) / folder
     given = settings.folder(folder)
     assert given is not None  # DataSettings makes sure of it
-    if is_address(given):
-        names = tuple(name for names in settings.class_folders().values() for name in names)
-        return RemoteFolder(given, names, settings.cache)
-    return Path(given)
+    return RemoteFolder(given, settings) if is_address(given) else Path(given)
 
 
 def list_images(settings: DataSettings, folder: str) -> pd.DataFrame:

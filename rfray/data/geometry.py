@@ -48,9 +48,8 @@ class Geometry:
         height, width = stored.shape[:2]
         below, right = max(0, self.side - height), max(0, self.side - width)
         if below or right:
-            stored = cv2.copyMakeBorder(
-                stored, below // 2, below - below // 2, right // 2, right - right // 2, cv2.BORDER_REFLECT
-            )
+            borders = below // 2, below - below // 2, right // 2, right - right // 2
+            stored = cv2.copyMakeBorder(stored, *borders, cv2.BORDER_REFLECT)
         free = np.array(stored.shape[:2]) - self.side
         top, left = free // 2 if generator is None else generator.integers(0, free + 1)
         return stored[top : top + self.side, left : left + self.side]

@@ -1,9 +1,9 @@
 """the image files of a data folder -> their pictures, decoded or from the pixel cache; and the images of one part.
 
 The cache has one memory-mapped file for each folder and geometry, for all trials of a node: `pixels-<key>.u8` holds
-the pictures one after the other, in the order of the catalog. The key is made of the digests of the image files, so
-other images never meet old pixels. A file gets its name when it is complete: a process that is killed leaves a
-`.writing-*.u8`, which is deleted later. A file that is in use is locked (see `node_cache`).
+the pictures in the order of the catalog. The key is made of the digests of the image files, so other images never meet
+old pixels. A file gets its name when it is complete: a process that is killed leaves a `.writing-*.u8`, which is
+deleted later. A file that is in use is locked (see `node_cache`).
 """
 
 import fcntl
@@ -174,9 +174,10 @@ class PixelWriter:
 
     def add(self, picture: np.ndarray) -> None:
         """Appends a picture, (height, width, 3) uint8."""
+        if self.file is None:
+            return
         if self._size + picture.nbytes > self._limit and not self._has_room(max(GROWTH, picture.nbytes)):
             self.close()
-        if self.file is None:
             return
         try:
             self.file.write(np.ascontiguousarray(picture).data)
@@ -225,9 +226,9 @@ def scan(
 ) -> tuple[pd.DataFrame, list[Result], bool]:
     """Reads and decodes every file once, and keeps the readable pictures of each geometry in the cache.
 
-    Returns a table with a row for each, in the order of `paths`: digest (SHA-256 of its bytes; empty where they could
-    not be read), reason (why it can't be used, or None), width and height (pixels, as a person sees it); what `examine`
-    made of the bytes and the picture of each readable one; and whether everything fitted into the cache.
+    Returns a table with a row for each, in the order of `paths`: digest (SHA-256; empty where nothing could be read),
+    reason (why it can't be used, or None), width and height (pixels, as a person sees it); what `examine` made of the
+    bytes and the picture of each readable one; and whether everything fitted into the cache.
     """
 
     def read(path: str) -> tuple[dict[str, Any], list[Result], list[np.ndarray]]:

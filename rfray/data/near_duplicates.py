@@ -6,8 +6,7 @@ resized or slightly brightened, whole pictures mirrored left to right, crops of 
 pictures that differ in one region only, such as a manipulated one. It does not find rotated copies and mirrored crops,
 and often misses crops of pictures that are out of focus or all fine texture: other keypoints are strongest in each.
 
-Thresholds without another source were set with planted copies of photographs (tests/data/test_near_duplicates.py): all
-are found, and nothing else.
+Thresholds without a source were set with planted copies (tests/data/test_near_duplicates.py): all found, no others.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -21,8 +21,8 @@ from rich.progress import track
 
 from rfray.data.decoding import SUFFIXES
 from rfray.errors import DataError
-from rfray.spec.sweep import CacheSettings
-from rfray.store.files import write_whole, user_cache
+from rfray.spec.sweep import CacheSettings, DataSettings
+from rfray.store.files import user_cache, write_whole
 from rfray.store.storage import THREADS, Entry, Storage
 
 FREE_SHARE = 0.02
@@ -39,9 +39,8 @@ def make_room(folder: Path, max_gb: float, need: int) -> int:
     with FileLock(folder / ".room.lock"):
         for path in filter(_is_idle, folder.glob(".writing-*.u8")):  # its process was killed
             path.unlink(missing_ok=True)
-        found = [
-            path for pattern in ("pixels-*.u8", "images-*.bytes", ".writing-*.u8") for path in folder.glob(pattern)
-        ]
+        patterns = ("pixels-*.u8", "images-*.bytes", ".writing-*.u8")
+        found = [path for pattern in patterns for path in folder.glob(pattern)]
         sizes = {path: int(path.read_text()) if path.suffix == ".bytes" else path.stat().st_size for path in found}
         idle = sorted(filter(_is_idle, found), key=lambda path: path.stat().st_mtime)
         while True:
@@ -70,8 +69,7 @@ class RemoteFolder:
     """A data folder at an address; all its image files are fetched when the first of them is asked for."""
 
     address: str
-    class_folders: tuple[str, ...]
-    cache: CacheSettings
+    settings: DataSettings
 
     def __str__(self) -> str:
         return self.address
@@ -94,20 +92,21 @@ class RemoteFolder:
         Files that are there already are not fetched again; a second process waits for the first. Files that are no
         longer at the address, and half-written ones of a process that was killed, are removed.
         """
-        cache = cache_folder(self.cache)
+        cache, max_gb = cache_folder(self.settings.cache), self.settings.cache.max_gb
+        names = [name for names in self.settings.class_folders().values() for name in names]
         folder = cache / f"images-{hashlib.sha256(self.address.encode()).hexdigest()[:24]}"
         folder.mkdir(parents=True, exist_ok=True)
         size_file = folder.with_suffix(".bytes")
         with FileLock(folder.with_suffix(".lock")):
-            entries = {folder / entry.path: entry for name in self.class_folders for entry in self.entries(name)}
+            entries = {folder / entry.path: entry for name in names for entry in self.entries(name)}
             missing = [entry for path, entry in entries.items() if not entry.is_at(path)]
             need = sum(entry.size for entry in entries.values())
             if missing:
                 size_file.unlink(missing_ok=True)  # else what is there already would be counted twice
-                if (room := make_room(cache, self.cache.max_gb, need)) < need:
+                if (room := make_room(cache, max_gb, need)) < need:
                     raise DataError(
                         f"{self.address}: its images take {need / 1e9:.3g} GB, but the cache {cache} has room for "
-                        f"{room / 1e9:.3g} GB (data.cache.max_gb: {self.cache.max_gb:g}). Allow more, or name a larger "
+                        f"{room / 1e9:.3g} GB (data.cache.max_gb: {max_gb:g}). Allow more, or name a larger "
                         "disk (data.cache.dir)"
                     )
             write_whole(size_file, str(need))

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save
 
 from rfray.cluster.slots import autoscaler_notice, worker_slot
 from rfray.cluster.tasks import finished, reason_of
-from rfray.data.catalog import load_images, original_pictures
+from rfray.data.catalog import load_images, picture_files
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.data.images import PictureSource
@@ -173,7 +173,8 @@ def _prepared(
     data, ended = run.sweep().data, [_ended(run, trial_id) for trial_id in trial_ids]
     predictors = [load_predictor(out.weights_file, trial) for out, trial in ended]
     geometries = [geometry_of(trial, data.reencode) for _, trial in ended]
-    return predictors, geometries, original_pictures(run.catalog(), data, part)
+    catalog = run.catalog()
+    return predictors, geometries, picture_files(catalog[catalog["part"] == part], data, None)
 
 
 def _ended(run: RunDir, trial_id: str) -> tuple[TrialDir, Trial]:

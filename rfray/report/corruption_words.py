@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfray.data.corruptions import FAMILIES, corruption_name
+from rfray.data.corruptions import FAMILIES
 from rfray.evaluation.ensemble import TEST_COLUMNS
 
 WORDS = {
@@ -27,7 +27,7 @@ def corruption_sentence(frame: pd.DataFrame, name: str) -> str:
     row: pd.Series[Any] = frame[frame["name"] == name].iloc[0]
     auc = float(row["auc"])
     found = {
-        WORDS[family].format(strength): float(row[f"auc_{corruption_name(family, strength)}"])
+        WORDS[family].format(strength): float(row[f"auc_{family}_{strength}"])
         for family, strengths in FAMILIES.items()
         for strength in strengths
     }

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn import metrics as sk
 
-from rfray.data.corruptions import FAMILIES, corruption_name
+from rfray.data.corruptions import FAMILIES
 from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.leaderboard import read_leaderboard, val_column
 from rfray.report.corruption_words import is_corrupted
@@ -306,7 +306,7 @@ def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
 
 
 def _corruption_panel(axes: Axes, rows: pd.DataFrame, styles: Styles, family: str, strengths: tuple[int, ...]) -> None:
-    columns = ["auc", *(f"auc_{corruption_name(family, strength)}" for strength in strengths)]
+    columns = ["auc", *(f"auc_{family}_{strength}" for strength in strengths)]
     for name, style in styles.items():
         label = shortened(name) if family == next(iter(FAMILIES)) else None  # one legend for all panels
         axes.plot(rows.loc[name, columns].to_numpy(float), marker="o", markersize=3.5, label=label, **style)

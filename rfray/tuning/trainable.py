@@ -235,11 +235,9 @@ def sweep_images(
 
     Kept for the trials that this process has still to run; the pixels themselves are memory-mapped.
     """
-    from rfray.data.catalog import load_images
+    from rfray.data.catalog import fold_of, load_images
     from rfray.data.geometry import Geometry
-    from rfray.data.images import ImageFiles
-    from rfray.data.images import no_room_in_cache
-    from rfray.data.catalog import fold_of
+    from rfray.data.images import ImageFiles, no_room_in_cache
     from rfray.training.learner import TrialData
 
     folder = RunDir(run)

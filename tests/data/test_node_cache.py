@@ -77,11 +77,11 @@ def test_what_is_there_is_not_fetched_again_and_what_changed_is(
     before = scan_folder(settings, "train", [SMALL]).images.assign(part="train")
     (kept, lost, *_) = list_images(settings, "train")["path"]
     fetches.clear()
-    folder = RemoteFolder(address, ("real", "fake"), settings.cache)
+    folder = RemoteFolder(address, settings)
     (folder / lost).unlink()  # as if the fetch had been killed before it
     stray = (folder / kept).with_name("stray.png")
     stray.write_text("")
-    assert (RemoteFolder(address, ("real", "fake"), settings.cache) / lost).exists()
+    assert (RemoteFolder(address, settings) / lost).exists()
     assert fetches == [lost]
     assert not stray.exists()
     assert changes(settings, "train", before) == []
@@ -104,7 +104,7 @@ def test_images_that_do_not_fit_into_the_cache_are_refused(address: str, tmp_pat
 
 
 def test_a_folder_that_nobody_uses_makes_room(address: str, tmp_path: Path) -> None:
-    folder = RemoteFolder(address, ("real", "fake"), CacheSettings(dir=str(tmp_path), max_gb=1.0))
+    folder = RemoteFolder(address, at(address, tmp_path))
     path = folder / "real"
     taken = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
     assert make_room(tmp_path, 1.0, 0) <= 1_000_000_000 - taken
