@@ -10,8 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.quality import WAYS
-from rfray.report.pictures import save
-from rfray.report.plot_style import COLOURS, GREY, STYLE
+from rfray.report.pictures import COLOURS, GREY, STYLE, save
 
 STYLES = dict(zip(WAYS, ("black", COLOURS[2], COLOURS[0], COLOURS[1]), strict=True))
 MARKERS = dict(zip(WAYS, "osD^", strict=True))

@@ -35,15 +35,13 @@ class View:
 
     def __init__(self, console: Console, hint: str) -> None:
         """`hint` says below the table what Ctrl-C does."""
-        self._console = console
-        self._hint = hint
-        self._sweep: SweepBegan | None = None
+        self._console, self._hint = console, hint
+        self._sweep = SweepBegan(name="", metric="", planned=None, earlier=[])  # until one has begun
         self._live: Live | None = None
         self._rows: dict[str, Row] = {}  # of trials that run, or are paused
         self._best: list[Row] = []  # of those that have ended since the start, the best ones
-        self._seen, self._epochs_asked = 0, 0
         self._scores: list[float | None] = []
-        self._epochs_seen = 0
+        self._seen = self._epochs_asked = self._epochs_seen = 0
         self._now = 0.0
 
     def show(self, event: Event) -> None:
@@ -51,15 +49,24 @@ class View:
         self._now = event.at
         match event:
             case SweepBegan():
-                self._begin(event)
+                self._sweep, self._scores = event, list(event.earlier)
+                if self._console.is_terminal:
+                    self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2)
+                    self._live.start()
             case TrialBegan():
-                self._start(event)
+                if event.id not in self._rows:
+                    self._rows[event.id] = Row(event.id, event.setting, event.epochs)
+                    self._seen += 1
+                    self._epochs_asked += event.epochs
+                self._rows[event.id].setting, self._rows[event.id].state = event.setting, "training"
             case EpochDone():
-                self._epoch(event)
+                self._epoch(event, self._rows[event.id])
             case TrialPaused():
-                self._pause(event)
+                row = self._rows[event.id]
+                row.state = "paused"
+                self._log(f"trial {row.id} paused after epoch {row.epoch}: others go first")
             case TrialEnded():
-                self._end(event)
+                self._end(event, self._rows.pop(event.id, None))
             case Warned():
                 self.say(f"Warning: {event.text}")
 
@@ -72,87 +79,60 @@ class View:
         if self._live is not None:
             self._live.stop()
 
-    def _begin(self, sweep: SweepBegan) -> None:
-        self._sweep, self._scores = sweep, list(sweep.earlier)
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2)
-            self._live.start()
+    def _log(self, text: str) -> None:
+        """Prints a line where there is no table."""
+        if self._live is None:
+            self.say(text)
 
-    def _start(self, event: TrialBegan) -> None:
-        if event.id not in self._rows:
-            self._rows[event.id] = Row(event.id, event.setting, event.epochs)
-            self._seen += 1
-            self._epochs_asked += event.epochs
-        self._rows[event.id].setting, self._rows[event.id].state = event.setting, "training"
-
-    def _epoch(self, event: EpochDone) -> None:
-        row = self._rows[event.id]
+    def _epoch(self, event: EpochDone, row: Row) -> None:
         row.epoch, row.score, row.best = event.epoch, event.score, event.best
         row.images_per_second = event.images_per_second
-        if row.epoch in row.shown_epochs:
-            return
-        row.shown_epochs.add(row.epoch)
-        self._epochs_seen += 1
-        if self._live is None and self._sweep is not None:
-            self.say(
-                f"trial {row.id} epoch {row.epoch}/{row.epochs} val {self._sweep.metric} "
-                f"{_number(row.score)} best {_number(row.best)} {row.images_per_second:.0f} images/s{self._left()}"
+        if row.epoch not in row.shown_epochs:
+            row.shown_epochs.add(row.epoch)
+            self._epochs_seen += 1
+            self._log(
+                f"trial {row.id} epoch {row.epoch}/{row.epochs} val {self._sweep.metric} {_number(row.score)} "
+                f"best {_number(row.best)} {event.images_per_second:.0f} images/s{self._left()}"
             )
 
-    def _pause(self, event: TrialPaused) -> None:
-        row = self._rows[event.id]
-        row.state = "paused"
-        if self._live is None and self._sweep is not None:
-            self.say(f"trial {event.id} paused after epoch {row.epoch}: others go first")
-
-    def _end(self, event: TrialEnded) -> None:
+    def _end(self, event: TrialEnded, row: Row | None) -> None:
         self._scores.append(event.score)
-        row = self._rows.pop(event.id, None)
         if row is not None:
             row.state = "failed" if event.reason else "done" if row.epoch >= row.epochs else "stopped early"
             self._best = sorted([*self._best, row], key=lambda row: -(row.best or 0))[:SHOWN_ENDED]
         if event.reason:
             self.say(f"trial {event.id} failed: {event.reason}")
-        elif self._live is None and self._sweep is not None:
-            self.say(
-                f"trial {event.id} ended after {event.epochs} epochs: val {self._sweep.metric} "
-                f"{_number(event.score)} (epoch {event.best_epoch}); "
-                f"{self._done()}"
+        else:
+            self._log(
+                f"trial {event.id} ended after {event.epochs} epochs: val {self._sweep.metric} {_number(event.score)} "
+                f"(epoch {event.best_epoch}); {self._done()}"
             )
 
     def _done(self) -> str:
-        assert self._sweep is not None  # it began before a trial did
         of = "" if self._sweep.planned is None else f" of {self._sweep.planned}"
         return f"{len(self._scores)}{of} trials done"
 
     def _left(self) -> str:
         """Until a budget ends; or an estimate from the epochs so far, as if every trial ran through all its epochs."""
-        if self._sweep is None:
-            return ""
         left = [] if self._sweep.until is None else [max(0.0, self._sweep.until - self._now)]
         if self._epochs_seen and self._sweep.planned is not None:
             per_epoch = (self._now - self._sweep.at) / self._epochs_seen
-            begun = list(self._rows.values())
-            to_come = max(0, self._sweep.planned - len(self._scores) - len(begun))
-            epochs = sum(row.epochs - row.epoch for row in begun) + to_come * self._epochs_asked / self._seen
-            left.append(epochs * per_epoch)
+            to_come = max(0, self._sweep.planned - len(self._scores) - len(self._rows))
+            epochs = sum(row.epochs - row.epoch for row in self._rows.values())
+            left.append((epochs + to_come * self._epochs_asked / self._seen) * per_epoch)
         return f", about {_duration(min(left))} left" if left else ""
 
     def _table(self) -> Table:
-        assert self._sweep is not None  # it began before the table was shown
         best = max((score for score in self._scores if score is not None), default=None)
         failures = self._scores.count(None)
         failed = f", {failures} failed" if failures else ""
-        table = Table(
-            title=f"{self._sweep.name}: {self._done()}{failed}{self._left()}",
-            title_justify="left",
-        )
-        for name in ("trial", "setting", "epoch", f"val {self._sweep.metric}", "best", "images/s", "state"):
+        title = f"{self._sweep.name}: {self._done()}{failed}{self._left()}"
+        table = Table("trial", "setting", title=title, title_justify="left")
+        for name in ("epoch", f"val {self._sweep.metric}", "best", "images/s", "state"):
             table.add_column(name, justify="right" if name in ("epoch", "best", "images/s") else "left")
         running = [row for row in self._rows.values() if row.state != "paused"]
-        paused = len(self._rows) - len(running)
-        shown = running[: max(1, self._console.height - SHOWN_ENDED - AROUND)]
-        for row in [*shown, *self._best]:
+        paused, room = len(self._rows) - len(running), max(1, self._console.height - SHOWN_ENDED - AROUND)
+        for row in [*running[:room], *self._best]:
             table.add_row(
                 Text(row.id),
                 Text(row.setting),
@@ -162,7 +142,7 @@ class View:
                 f"{row.images_per_second:.0f}" if row.images_per_second else "",
                 row.state,
             )
-        unseen = f"{len(running) - len(shown)} more are running; " if len(running) > len(shown) else ""
+        unseen = f"{len(running) - room} more are running; " if len(running) > room else ""
         unseen += f"{paused} are paused; " if paused else ""
         table.caption = f"{unseen}best so far: {_number(best)}; {self._hint}"
         return table

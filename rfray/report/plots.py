@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn import metrics as sk
@@ -16,9 +14,18 @@ from sklearn import metrics as sk
 from rfray.data.corruptions import FAMILIES
 from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.leaderboard import read_leaderboard, val_column
-from rfray.report.corruption_words import is_corrupted
-from rfray.report.pictures import Drawing, write_drawings
-from rfray.report.plot_style import CLASS_COLOURS, COLOURS, GREY, PALE, STYLE, class_counts, line_styles, shortened
+from rfray.report.pictures import (
+    COLOURS,
+    GREY,
+    PALE,
+    Drawing,
+    canvas,
+    class_histogram,
+    line_styles,
+    shortened,
+    styled,
+    write_drawings,
+)
 from rfray.spec.sweep import CLASSES
 from rfray.stats.intervals import RESAMPLES, Band, curve_bands, wilson
 from rfray.stats.metrics import BINS, calibration_error, confusion, metric, reliability
@@ -37,9 +44,6 @@ Styles = Mapping[str, dict[str, Any]]
 BAND = f"pointwise 95 % interval (stratified bootstrap, {RESAMPLES:,} resamples)"
 """What the band around a curve is: at each place by itself, so that a whole curve lies within it less often."""
 
-SCORE_BINS = 40
-"""Bars of the histogram of scores."""
-
 STRENGTHS = {
     "jpeg": "JPEG quality",
     "scale": "Scaled down to (%) and back",
@@ -47,80 +51,6 @@ STRENGTHS = {
     "noise": "Noise (standard deviation of 255)",
 }
 """Kind of corruption -> what its strengths are."""
-
-
-WORST_AUC = TEST_COLUMNS[-1]
-
-
-def confusion_file(name: str) -> str:
-    """File name of the confusion matrix of a trial or ensemble."""
-    return f"confusion-{name}.png"
-
-
-def write_plots(run: RunDir) -> list[Path]:
-    """Draws every plot that the run has data for and removes earlier ones that are no longer true.
-
-    Returns the files written. Raises RunError where the leaderboard, the ensemble or predictions are damaged.
-    """
-    ensemble = run.ensemble()
-    with mpl.rc_context(STYLE):
-        drawings = _history(run, ensemble.members if ensemble is not None else [])
-        if ensemble is not None:
-            drawings |= _of_ensemble(run, ensemble)
-        confusions = [found.name for found in run.plots_folder.glob(confusion_file("*"))]
-        return write_drawings(run.plots_folder, drawings, (*CURVES, HISTORY, CORRUPTION, *confusions))
-
-
-def _of_ensemble(run: RunDir, ensemble: Ensemble) -> dict[str, Drawing]:
-    """File name -> drawing of the ensemble and its members on the test images."""
-    vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
-    voters = {ensemble.name: vote}
-    voters |= {trial: trial_predictions(run.trial(trial), "test") for trial in ensemble.members}
-    styles = line_styles(ensemble.name, ensemble.members)
-    roc, precision_recall = curve_bands(vote) or (None, None)
-    shown = (
-        curves(ROC, voters, styles, roc),
-        curves(PRECISION_RECALL, voters, styles, precision_recall),
-        score_histogram(ensemble.name, vote, ensemble.threshold, ensemble.unsure),
-        reliability_diagram(ensemble.name, vote),
-    )
-    drawings = dict(zip(CURVES, shown, strict=True))
-    rule = run.sweep().ensemble.threshold
-    for name, predictions in voters.items():
-        own = name == ensemble.name
-        # a member's own threshold, as on the leaderboard
-        threshold = ensemble.threshold if own else choose_threshold(trial_predictions(run.trial(name), "val"), rule)
-        drawings[confusion_file(name)] = confusion_matrix(name, predictions, threshold, bold=own)
-    frame = read_leaderboard(run)
-    if is_corrupted(frame):
-        drawings[CORRUPTION] = corruption_curves(frame.set_index("name"), styles)
-    return drawings
-
-
-def _history(run: RunDir, members: list[str]) -> dict[str, Drawing]:
-    """The val metric of every trial, epoch by epoch; members in their colours, the others grey."""
-    column = val_column(run.sweep())
-    found = {trial.id: trial.history() for trial in run.trials()}
-    drawn = {trial: history for trial, history in found.items() if column in history.columns and len(history)}
-    if not drawn:
-        return {}
-    styles = line_styles("", members)
-    ordered = [trial for trial in members if trial in drawn]
-    others = [trial for trial in drawn if trial not in ordered]
-    figure = Figure(figsize=(7.2, 3.6 + 0.2 * (len(ordered) + bool(others))), layout="constrained")
-    axes = figure.subplots()
-    grey: dict[str, Any] = {"color": PALE, "linewidth": 1.0, "zorder": 1}
-    for number, trial in enumerate((*others, *ordered)):
-        label = "_" if number else f"{len(others)} not in the ensemble"
-        style = {"markersize": 2.5, "label": label, **grey}
-        if trial in styles:
-            style = {"markersize": 4, "label": shortened(trial), **styles[trial]}
-        axes.plot(drawn[trial]["epoch"], drawn[trial][column], marker="o", **style)
-    title = f"Training (n = {len(drawn):,} trial{'' if len(drawn) == 1 else 's'})"
-    axes.set(title=title, xlabel="Epoch", ylabel=f"{column.removeprefix('val_')} on the val images")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside lower center", fontsize=9, labelspacing=0.25)
-    return {HISTORY: (figure, f"{column} of every trial, epoch by epoch")}
 
 
 @dataclass(frozen=True)
@@ -136,13 +66,8 @@ class CurveKind:
     drawstyle: str
     points: Callable[[Predictions], tuple[np.ndarray, np.ndarray]]
     """The curve's x and y, each (k,) float64."""
-    chance: Callable[[Predictions], tuple[float, float]]
-    """Where the line of a coin toss begins and ends on the y axis."""
-
-
-def _recall_and_precision(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    precision, recall, _ = sk.precision_recall_curve(predictions.labels, predictions.p_fake)
-    return recall, precision
+    chance: Callable[[float], tuple[float, float]]
+    """Share of fakes -> where the line of a coin toss begins and ends on the y axis."""
 
 
 ROC = CurveKind(
@@ -162,9 +87,79 @@ PRECISION_RECALL = CurveKind(
     xlabel="Fake images found (recall)",
     ylabel="Calls of fake that are right (precision)",
     drawstyle="steps-post",
-    points=_recall_and_precision,
-    chance=lambda predictions: (float(predictions.labels.mean()),) * 2,
+    points=lambda predictions: sk.precision_recall_curve(predictions.labels, predictions.p_fake)[1::-1],
+    chance=lambda share: (share, share),
 )
+
+
+def confusion_file(name: str) -> str:
+    """File name of the confusion matrix of a trial or ensemble."""
+    return f"confusion-{name}.png"
+
+
+@styled
+def write_plots(run: RunDir) -> list[Path]:
+    """Draws every plot that the run has data for and removes earlier ones that are no longer true.
+
+    Returns the files written. Raises RunError where the leaderboard, the ensemble or predictions are damaged.
+    """
+    ensemble = run.ensemble()
+    drawings = _history(run, ensemble.members if ensemble is not None else [])
+    if ensemble is not None:
+        drawings |= _of_ensemble(run, ensemble)
+    confusions = [found.name for found in run.plots_folder.glob(confusion_file("*"))]
+    return write_drawings(run.plots_folder, drawings, (*CURVES, HISTORY, CORRUPTION, *confusions))
+
+
+def _of_ensemble(run: RunDir, ensemble: Ensemble) -> dict[str, Drawing]:
+    """File name -> drawing of the ensemble and its members on the test images."""
+    vote = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
+    voters = {ensemble.name: vote}
+    voters |= {trial: trial_predictions(run.trial(trial), "test") for trial in ensemble.members}
+    styles = line_styles(ensemble.name, ensemble.members)
+    roc, precision_recall = curve_bands(vote) or (None, None)
+    shown = (
+        curves(ROC, voters, styles, roc),
+        curves(PRECISION_RECALL, voters, styles, precision_recall),
+        score_histogram(ensemble, vote),
+        reliability_diagram(ensemble.name, vote),
+    )
+    drawings = dict(zip(CURVES, shown, strict=True))
+    rule = run.sweep().ensemble.threshold
+    for name, predictions in voters.items():
+        own = name == ensemble.name
+        # a member's own threshold, as on the leaderboard
+        threshold = ensemble.threshold if own else choose_threshold(trial_predictions(run.trial(name), "val"), rule)
+        drawings[confusion_file(name)] = confusion_matrix(name, predictions, threshold, bold=own)
+    frame = read_leaderboard(run)
+    if TEST_COLUMNS[0] in frame:
+        drawings[CORRUPTION] = corruption_curves(frame.set_index("name"), styles)
+    return drawings
+
+
+def _history(run: RunDir, members: list[str]) -> dict[str, Drawing]:
+    """The val metric of every trial, epoch by epoch; members in their colours, the others grey."""
+    column = val_column(run.sweep())
+    found = {trial.id: trial.history() for trial in run.trials()}
+    drawn = {trial: history for trial, history in found.items() if column in history.columns and len(history)}
+    if not drawn:
+        return {}
+    styles = line_styles("", members)
+    ordered = [trial for trial in members if trial in drawn]
+    others = [trial for trial in drawn if trial not in ordered]
+    figure, axes = canvas(7.2, 3.6 + 0.2 * (len(ordered) + bool(others)))
+    for number, trial in enumerate(others):
+        label = "_" if number else f"{len(others)} not in the ensemble"
+        grey: dict[str, Any] = {"color": PALE, "linewidth": 1.0, "zorder": 1, "label": label}
+        axes.plot(drawn[trial]["epoch"], drawn[trial][column], marker="o", markersize=2.5, **grey)
+    for trial in ordered:
+        style = {"markersize": 4, "label": shortened(trial), **styles[trial]}
+        axes.plot(drawn[trial]["epoch"], drawn[trial][column], marker="o", **style)
+    title = f"Training (n = {len(drawn):,} trial{'' if len(drawn) == 1 else 's'})"
+    axes.set(title=title, xlabel="Epoch", ylabel=f"{column.removeprefix('val_')} on the val images")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower center", fontsize=9, labelspacing=0.25)
+    return {HISTORY: (figure, f"{column} of every trial, epoch by epoch")}
 
 
 def curves(kind: CurveKind, voters: Mapping[str, Predictions], styles: Styles, band: Band | None) -> Drawing:
@@ -177,20 +172,18 @@ def curves(kind: CurveKind, voters: Mapping[str, Predictions], styles: Styles, b
     height = legend + side + 1.1
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0.75 / width, (legend + 0.55) / height, side / width, side / height))
-    first = next(iter(voters))
-    title = f"{kind.title} on the test images\n{class_counts(voters[first])}"
+    first, vote = next(iter(voters.items()))
+    title = f"{kind.title} on the test images\n{_class_counts(vote)}"
     axes.set(title=title, xlabel=kind.xlabel, ylabel=kind.ylabel, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     areas = {name: metric(kind.metric, predictions) for name, predictions in voters.items()}
     for name, predictions in voters.items():
-        if areas[name] is None:
-            axes.plot([], [], label=f"{shortened(name)}  ({kind.area} undefined)", **styles[name])
-            continue
-        label = f"{shortened(name)}  ({kind.area} {areas[name]:.4f})"
-        axes.plot(*kind.points(predictions), drawstyle=kind.drawstyle, label=label, **styles[name])
-        if name == first:
-            low, high = kind.chance(predictions)
-            label = f"chance  ({kind.area} {(low + high) / 2:.4g})"
-            axes.plot([0, 1], [low, high], color=GREY, linestyle=":", linewidth=1, label=label)
+        x, y = kind.points(predictions) if areas[name] is not None else ([], [])
+        label = f"{shortened(name)}  ({kind.area} {_number(areas[name])})"
+        axes.plot(x, y, drawstyle=kind.drawstyle, label=label, **styles[name])
+        if name == first and areas[name] is not None:
+            ends = kind.chance(float(vote.labels.mean()))
+            label = f"chance  ({kind.area} {sum(ends) / 2:.4g})"
+            axes.plot([0, 1], ends, color=GREY, linestyle=":", linewidth=1, label=label)
     if band is None:
         axes.text(0.5, 0.5, "no curve: it takes images of both classes", ha="center")
     else:
@@ -201,31 +194,21 @@ def curves(kind: CurveKind, voters: Mapping[str, Predictions], styles: Styles, b
     return figure, f"{kind.title} curves on the test images: {listed}. Band around the first: {BAND}"
 
 
-def score_histogram(
-    name: str, predictions: Predictions, threshold: float, unsure: tuple[float, float] | None
-) -> Drawing:
+def score_histogram(ensemble: Ensemble, vote: Predictions) -> Drawing:
     """How p_fake is spread in each class, in % of the class, with the threshold and the band without a verdict."""
-    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
-    axes = figure.subplots()
-    edges = np.linspace(0, 1, SCORE_BINS + 1)
-    medians = []
-    for label, class_name in enumerate(CLASSES):
-        scores = predictions.p_fake[predictions.labels == label]
-        shares = 100 * np.histogram(scores, edges)[0] / max(len(scores), 1)
-        colour, dash = CLASS_COLOURS[label], "-" if label else "--"
-        axes.stairs(shares, edges, fill=True, alpha=0.2, color=colour)
-        named = f"{class_name} (n = {len(scores):,})"
-        axes.stairs(shares, edges, color=colour, linewidth=1.7, linestyle=dash, label=named)
-        if len(scores):
-            medians.append(f"median {np.median(scores):.2f} of the {len(scores):,} {class_name} images")
+    figure, axes = canvas(5.6, 4.4)
+    class_histogram(axes, vote.labels, vote.p_fake, np.linspace(0, 1, 41))
+    name, threshold, unsure = ensemble.name, ensemble.threshold, ensemble.unsure
     axes.axvline(threshold, color="black", linewidth=1.3, linestyle=":", label=f"called fake from {threshold:.3g} on")
     if unsure is not None:
         shown = f"no verdict: {unsure[0]:.3g} to {unsure[1]:.3g}"
         axes.axvspan(*unsure, color=PALE, alpha=0.35, linewidth=0, label=shown, zorder=0)
     title = f"Scores of {shortened(name, 30)} on the test images"
-    axes.set(title=title, xlabel="Probability of fake", ylabel="Images of the class (%)", xlim=(-0.01, 1.01))
+    axes.set(title=title, xlabel="Probability of fake", xlim=(-0.01, 1.01))
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    scores = {CLASSES[label]: vote.p_fake[vote.labels == label] for label in np.unique(vote.labels)}
+    medians = (f"median {np.median(some):.2f} of the {len(some):,} {one} images" for one, some in scores.items())
     return figure, (
         f"Histogram of {name}'s probability of fake on the test images, real and fake images apart, with the threshold "
         f"{threshold:.3g} from which on an image is called fake: {', '.join(medians)}"
@@ -238,14 +221,13 @@ def reliability_diagram(name: str, predictions: Predictions) -> Drawing:
     counts, fakes, given = (each[found[0] > 0] for each in found)
     shares = fakes / counts
     reach = np.abs(wilson(fakes, counts).T - shares)
-    figure = Figure(figsize=(5.6, 6.0), layout="constrained")
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    figure, (axes, below) = canvas(5.6, 6.0, 2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2, label="perfect calibration")
     marks: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.2, "elinewidth": 1, "capsize": 2.5}
     label = f"{shortened(name, 30)}, {BINS} bins (95 % intervals: Wilson)"
     axes.errorbar(given, shares, yerr=reach, color=COLOURS[0], label=label, **marks)
     error = _number(calibration_error(predictions))
-    title = f"Reliability on the test images\n{class_counts(predictions)}; expected calibration error {error}"
+    title = f"Reliability on the test images\n{_class_counts(predictions)}; expected calibration error {error}"
     axes.set(title=title, ylabel="Share of them that is fake", ylim=(-0.02, 1.02))
     figure.legend(loc="outside lower center", fontsize=9)
     edges = np.linspace(0, 1, BINS + 1)
@@ -265,18 +247,14 @@ def confusion_matrix(name: str, predictions: Predictions, threshold: float, *, b
     """Counts and their share of the row (of all images that truly are so), darker where the share is higher."""
     found = confusion(predictions, threshold)
     counts = np.array([[found.tn, found.fp], [found.fn, found.tp]])
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
-    figure = Figure(figsize=(3.9, 3.7), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(2, 2):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        middle: dict[str, Any] = {"ha": "center", "va": "center", "color": colour}
-        axes.text(column, row - 0.06, f"{counts[row, column]:,}", fontsize=18, **middle)
-        percent = (
-            f"{100 * shares[row, column]:.1f} % of {CLASSES[row]}" if totals[row, 0] else f"no {CLASSES[row]} image"
-        )
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = canvas(3.9, 3.7)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        share, true = shares[row, column], CLASSES[row]
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if share > 0.5 else "black"}
+        axes.text(column, row - 0.06, f"{count:,}", fontsize=18, **middle)
+        percent = f"{100 * share:.1f} % of {true}" if counts[row].any() else f"no {true} image"
         axes.text(column, row + 0.2, percent, fontsize=9, **middle)
     axes.set_xticks([0, 1], labels=CLASSES)
     axes.set_yticks([0, 1], labels=CLASSES, rotation=90, va="center")
@@ -297,24 +275,25 @@ def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
     figure = Figure(figsize=(7.2, 5.6 + legend))
     panels = figure.subplots(2, 2, sharey=True).flat
     for axes, (family, strengths) in zip(panels, FAMILIES.items(), strict=True):
-        _corruption_panel(axes, rows, styles, family, strengths)
+        columns = ["auc", *(f"auc_{family}_{strength}" for strength in strengths)]
+        for name, style in styles.items():
+            label = shortened(name) if axes is figure.axes[0] else None  # one legend for all panels
+            axes.plot(rows.loc[name, columns].to_numpy(float), marker="o", markersize=3.5, label=label, **style)
+        axes.set_xticks(range(len(columns)), labels=["as it is", *map(str, strengths)])
+        axes.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
+        axes.set(title=STRENGTHS[family], ylabel="AUC")
+        axes.label_outer()
     figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)
     figure.tight_layout(rect=(0, legend / (5.6 + legend), 1, 1))
-    found = rows[["auc", WORST_AUC]].astype(float).T.to_dict()
-    worst = (f"{name} {_number(found[name]['auc'])}, at worst {_number(found[name][WORST_AUC])}" for name in styles)
+    aucs = rows[["auc", TEST_COLUMNS[-1]]].map(_number)
+    worst = (f"{name} {aucs.at[name, 'auc']}, at worst {aucs.at[name, TEST_COLUMNS[-1]]}" for name in styles)
     return figure, f"AUC on the test images as they are and under JPEG, scaling, blur and noise: {'; '.join(worst)}"
 
 
-def _corruption_panel(axes: Axes, rows: pd.DataFrame, styles: Styles, family: str, strengths: tuple[int, ...]) -> None:
-    columns = ["auc", *(f"auc_{family}_{strength}" for strength in strengths)]
-    for name, style in styles.items():
-        label = shortened(name) if family == next(iter(FAMILIES)) else None  # one legend for all panels
-        axes.plot(rows.loc[name, columns].to_numpy(float), marker="o", markersize=3.5, label=label, **style)
-    axes.set_xticks(range(len(columns)), labels=["as it is", *map(str, strengths)])
-    axes.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
-    axes.set(title=STRENGTHS[family], ylabel="AUC")
-    axes.label_outer()
+def _class_counts(predictions: Predictions) -> str:
+    real, fake = np.bincount(predictions.labels, minlength=2)
+    return f"n = {real:,} real, {fake:,} fake"
 
 
 def _number(value: float | None) -> str:
-    return "undefined" if value is None or np.isnan(value) else f"{value:.4f}"
+    return "undefined" if pd.isna(value) else f"{value:.4f}"

@@ -3,13 +3,20 @@
 import warnings
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedFormatter, MaxNLocator, StrMethodFormatter
 
 from rfray.evaluation.search_findings import SearchFindings, amount
-from rfray.report.pictures import Drawing, write_drawings
-from rfray.report.plot_style import COLOURS, GREY, PALE, STYLE, shortened
+from rfray.report.pictures import (
+    COLOURS,
+    GREY,
+    PALE,
+    Drawing,
+    canvas,
+    plain_numbers,
+    shortened,
+    styled,
+    write_drawings,
+)
 from rfray.store.run_dir import RunDir
 
 SEARCH_PLOTS = BEST_SO_FAR, IMPORTANCE, PARALLEL = ("best-so-far.png", "importance.png", "parallel-coordinates.png")
@@ -19,54 +26,40 @@ CHANCE = {"auc": 0.5, "balanced_accuracy": 0.5}
 """Val metric -> what guessing reaches, where that does not depend on the images."""
 
 
+@styled
 def write_search_plots(run: RunDir, findings: SearchFindings) -> list[Path]:
     """Draws every picture that there is data for and removes earlier ones that are no longer true.
 
     The importance needs enough trials, the parallel coordinates an axis and a score. Returns the files written.
     """
-    with mpl.rc_context(STYLE):
-        drawings: dict[str, Drawing] = {}
-        if len(findings.steps):
-            drawings[BEST_SO_FAR] = _best_so_far(findings)
-        if findings.importance:
-            drawings[IMPORTANCE] = _importance(findings)
-        if findings.study.trials and findings.study.trials[0].params:
-            drawings[PARALLEL] = _parallel(findings)
-        return write_drawings(run.plots_folder, drawings, SEARCH_PLOTS)
+    drawings: dict[str, Drawing] = {}
+    if len(findings.steps):
+        drawings[BEST_SO_FAR] = _best_so_far(findings)
+    if findings.importance:
+        drawings[IMPORTANCE] = _importance(findings)
+    if findings.study.trials and findings.study.trials[0].params:
+        drawings[PARALLEL] = _parallel(findings)
+    return write_drawings(run.plots_folder, drawings, SEARCH_PLOTS)
 
 
 def _best_so_far(findings: SearchFindings) -> Drawing:
     """A step wherever a better score came; every epoch's own score as a dot behind it."""
     epochs, steps = findings.epochs, findings.steps
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.scatter(
-        epochs["spent"], epochs["score"], s=7, color=PALE, linewidths=0, label="each epoch", zorder=1, rasterized=True
-    )
-    axes.step(
-        [*steps["spent"], findings.spent],
-        [*steps["best"], steps["best"].iloc[-1]],
-        where="post",
-        color=COLOURS[0],
-        linewidth=2,
-        label="best so far",
-    )
+    first, last = steps.iloc[0], steps.iloc[-1]
+    figure, axes = canvas(7.2, 4.2)
+    axes.scatter(epochs["spent"], epochs["score"], s=7, color=PALE, linewidths=0, label="each epoch", zorder=1)
+    ends = [*steps["spent"], findings.spent], [*steps["best"], last["best"]]
+    axes.step(*ends, where="post", color=COLOURS[0], linewidth=2, label="best so far")
     axes.plot(steps["spent"], steps["best"], "o", color=COLOURS[0], markersize=4.5)
-    if findings.metric in CHANCE:
-        chance = CHANCE[findings.metric]
+    if chance := CHANCE.get(findings.metric):
         axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label=f"chance ({chance:g})")
     trials = epochs["trial"].nunique()
-    counted = f"n = {trials:,} trial{'' if trials == 1 else 's'}, {len(epochs):,} epochs"
-    axes.set(
-        title=f"Best {findings.metric} so far ({counted})",
-        xlabel=f"Training of all trials ({findings.unit})",
-        ylabel=f"{findings.metric} on val",
-    )
+    title = f"Best {findings.metric} so far (n = {trials:,} trial{'' if trials == 1 else 's'}, {len(epochs):,} epochs)"
+    axes.set(title=title, xlabel=f"Training of all trials ({findings.unit})", ylabel=f"{findings.metric} on val")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if findings.spent >= 10 else "{x:g}"))
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-    first, last = steps.iloc[0], steps.iloc[-1]
     return figure, (
         f"Best {findings.metric} on val so far against the training of all trials: {first['best']:.4f} after "
         f"{amount(first['spent'])} {findings.unit}, {last['best']:.4f} after {amount(last['spent'])} of "
@@ -77,17 +70,14 @@ def _best_so_far(findings: SearchFindings) -> Drawing:
 def _importance(findings: SearchFindings) -> Drawing:
     """One bar an axis, the greatest on top."""
     names, shares = list(findings.importance), [100 * share for share in findings.importance.values()]
-    figure = Figure(figsize=(7.2, 1.5 + 0.32 * len(names)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = canvas(7.2, 1.5 + 0.32 * len(names))
     bars = axes.barh(range(len(names)), shares, color=COLOURS[1], height=0.62)
     axes.bar_label(bars, fmt="%.0f %%", padding=5, fontsize=9)
     axes.set_yticks(range(len(names)), labels=[shortened(name, 24) for name in names])
     axes.invert_yaxis()
-    axes.set(
-        title=f"What the score depends on (functional ANOVA, n = {len(findings.study.trials):,} trials)",
-        xlabel="Share of the variance that the settings explain (%)",
-        xlim=(0, 1.12 * max(shares)),
-    )
+    title = f"What the score depends on (functional ANOVA, n = {len(findings.study.trials):,} trials)"
+    xlabel = "Share of the variance that the settings explain (%)"
+    axes.set(title=title, xlabel=xlabel, xlim=(0, 1.12 * max(shares)))
     axes.grid(visible=False, axis="y")
     listed = ", ".join(f"{name} {share:.0f} %" for name, share in zip(names, shares, strict=True))
     return figure, f"Share of each axis in what the {findings.metric} depends on (functional ANOVA): {listed}"
@@ -108,9 +98,7 @@ def _parallel(findings: SearchFindings) -> Drawing:
     for panel in figure.axes:
         panel.grid(visible=False)
         if panel.get_yscale() == "log":
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            panel.yaxis.set_minor_formatter(NullFormatter())
+            plain_numbers(panel.yaxis, 1, 2, 5)
         elif isinstance(panel.yaxis.get_major_formatter(), FixedFormatter):
             panel.set_yticks(panel.get_yticks(), [shortened(label.get_text(), 20) for label in panel.get_yticklabels()])
     figure.set_size_inches(9.6, 4.6)

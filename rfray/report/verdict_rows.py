@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
 
 import pandas as pd
 import pyarrow as pa
@@ -28,16 +27,13 @@ def format_of(out: Path | None, asked: str | None) -> str:
     """
     if asked is not None and asked not in FORMATS:
         raise InputError(f"--format {asked}: no such format; allowed: {nearest_first(asked, FORMATS)}")
-    if out is None:
-        if asked == "parquet":
-            raise InputError("--format parquet: it needs a file, --out FILE.parquet; allowed without one: csv, jsonl")
-        return asked or "csv"
-    if asked is None and out.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            f"--out {out}: allowed: a name that ends in {', '.join(SUFFIXES)}, any name with --format, or a folder "
-            "that ends in /"
-        )
-    return asked or SUFFIXES[out.suffix.lower()]
+    if out is None and asked == "parquet":
+        raise InputError("--format parquet: it needs a file, --out FILE.parquet; allowed without one: csv, jsonl")
+    found = asked or ("csv" if out is None else SUFFIXES.get(out.suffix.lower()))
+    if found is None:
+        endings = f"a name that ends in {', '.join(SUFFIXES)}, any name with --format, or a folder that ends in /"
+        raise InputError(f"--out {out}: allowed: {endings}")
+    return found
 
 
 @contextmanager
@@ -47,50 +43,26 @@ def verdict_rows(out: Path | None, form: str) -> Iterator[Write]:
     Raises InputError where it can't be written.
     """
     with ExitStack() as stack:
-        if out is None:
-            yield WRITERS[form](sys.stdout)
-            return
-        try:
-            path = stack.enter_context(replacing(out))
-            path.touch()
-        except OSError as error:
-            raise InputError(f"--out {out}: {error.strerror}") from None
-        if form == "parquet":
-            yield stack.enter_context(_parquet(path))
-        else:
-            yield WRITERS[form](stack.enter_context(path.open("w", encoding="utf-8", newline="")))
-
-
-def _csv(to: TextIO) -> Write:
-    header = [True]
-
-    def write(rows: pd.DataFrame) -> None:
-        rows.to_csv(to, index=False, header=header.pop() if header else False, lineterminator="\n")
-
-    return write
-
-
-def _json_lines(to: TextIO) -> Write:
-    def write(rows: pd.DataFrame) -> None:
-        for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
-            to.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    return write
-
-
-@contextmanager
-def _parquet(path: Path) -> Iterator[Write]:
-    with ExitStack() as stack:
-        writer: list[pq.ParquetWriter] = []
+        path, file, parquet = None, sys.stdout, None
+        if out is not None:
+            try:
+                path = stack.enter_context(replacing(out))
+                file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+            except OSError as error:
+                raise InputError(f"--out {out}: {error.strerror}") from None
+        first = True
 
         def write(rows: pd.DataFrame) -> None:
-            table = pa.Table.from_pandas(rows, preserve_index=False)
-            if not writer:
-                writer.append(stack.enter_context(pq.ParquetWriter(path, table.schema)))
-            writer[0].write_table(table)
+            nonlocal first, parquet
+            if form == "csv":
+                rows.to_csv(file, index=False, header=first, lineterminator="\n")
+            elif form == "jsonl":
+                for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                table = pa.Table.from_pandas(rows, preserve_index=False)
+                parquet = parquet or stack.enter_context(pq.ParquetWriter(path, table.schema))
+                parquet.write_table(table)
+            first = False
 
         yield write
-
-
-WRITERS: dict[str, Callable[[TextIO], Write]] = {"csv": _csv, "jsonl": _json_lines}
-"""Format -> what writes it as text."""

@@ -5,23 +5,33 @@ Every file is judged or gets its reason; a request that can't be answered gets 4
 
 import asyncio
 import os
-from collections.abc import Awaitable, Sequence
+import re
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from hashlib import sha256
 from importlib.metadata import version
-from typing import Any, Protocol, TypeVar
+from itertools import starmap
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import Field
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rfray.data.decoding import UnreadableImageError
+from rfray.data.decoding import MAX_PIXELS, UnreadableImageError, decode
 from rfray.data.geometry import Geometry
-from rfray.serving.batching import Batches, Squares
-from rfray.serving.judging import Judge, Judgement
-from rfray.serving.page import page
-from rfray.serving.server_metrics import MeteredApp, ServerMetrics
-from rfray.serving.uploads import Limits, Room, Upload, come_again, read_uploads
+from rfray.models.verdicts import NOT_FINITE, verdicts
+from rfray.report.words import TEMPLATES, figure_rows
+from rfray.serving.batching import Batches, Squares, different
+from rfray.serving.uploads import Limits, Room, come_again, read_uploads
 from rfray.spec.schema_base import Strict
+from rfray.stats.voting import joined
 from rfray.store.bundle_record import Ensemble
 
 Found = TypeVar("Found")
@@ -32,6 +42,25 @@ DRAWN_AT_ONCE = 2
 """Heat maps; each has a whole picture in memory."""
 REASONS = 5
 """At most so many files' reasons stand in one sentence."""
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+"""Of every answer: browsers take it for nothing but what it is."""
+
+
+class Judgement(Strict):
+    """What the bundle says of one uploaded file."""
+
+    name: str
+    """As the client called it."""
+    p_fake: float | None = None
+    """The vote's, in [0, 1]; null where there is a reason."""
+    verdict: Literal["real", "fake", "unsure"] | None = None
+    """null where there is a reason."""
+    members: dict[str, float] = Field(default_factory=dict)
+    """Member's id -> its p_fake; empty where there is a reason."""
+    reason: str = ""
+    """Why there is no verdict; "" where there is one."""
 
 
 class Judgements(Strict):
@@ -72,28 +101,50 @@ class Models(Protocol):
         """Returns, if they are."""
 
 
+class Metrics:
+    """What is counted in one server."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("rfray_requests", "Requests answered.", ["path", "status"], registry=registry)
+        kinds = (
+            "Requests refused for what they are (refused), for want of room or time (busy), or failed here (failed)."
+        )
+        self.errors = Counter("rfray_errors", kinds, ["kind"], registry=registry)
+        seconds = "From a request's header to the end of its answer."
+        self.seconds = Histogram("rfray_request_seconds", seconds, ["path"], buckets=SECONDS, registry=registry)
+        self.waiting = Gauge("rfray_waiting_images", "Images in the server now.", registry=registry)
+        self.images = Counter("rfray_images", "Images uploaded to be judged.", registry=registry)
+        verdicts = "What they were called; none: unreadable."
+        self.verdicts = Counter("rfray_verdicts", verdicts, ["verdict"], registry=registry)
+        batches = "Images that were predicted together."
+        self.batches = Histogram("rfray_batch_images", batches, buckets=SIZES, registry=registry)
+
+
 class Endpoints:
     """What is done for each request; the docstrings are the descriptions in /openapi.json."""
 
     def __init__(
         self, ensemble: Ensemble, geometries: Sequence[Geometry], models: Models, at_once: int, limits: Limits
     ) -> None:
-        self.metrics = ServerMetrics()
-        batches = Batches(models.scores, at_once, self.metrics.batches.observe)
-        self._models, self._limits = models, limits
-        self._judge = Judge(ensemble, geometries, batches, os.cpu_count() or 1)
-        self._room, self._drawing = Room(limits, batches.delay), asyncio.Semaphore(DRAWN_AT_ONCE)
-        self.metrics.watch("rfray_waiting_images", "Images in the server now.", lambda: self._room.taken["images"])
+        """`models` are given so many batches `at_once`; `geometries` are those of the members of the bundle."""
+        self._metrics = Metrics()
+        self._vote, self._geometries, self._models, self._limits = ensemble, different(geometries), models, limits
+        self._batches = Batches(models.scores, at_once, self._metrics.batches.observe)
+        self._decoding = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoding")
+        self._room, self._drawing = Room(limits, self._batches.delay), asyncio.Semaphore(DRAWN_AT_ONCE)
+        self._metrics.waiting.set_function(lambda: self._room.taken["images"])
 
     async def predict(self, request: Request) -> Judgements | JSONResponse:
         """Judges images, one or more. A file that can't be read has its reason; where none can, the status is 422."""
         with self._room.request() as take:
             uploads = await read_uploads(request, self._limits, take)
             take("images", len(uploads))
-            images = await self._in_time(asyncio.gather(*map(self._judge.judgement, uploads)))
-        self.metrics.images.inc(len(images))
+            async with self._in_time():
+                images = await asyncio.gather(*starmap(self._judgement, uploads))
+        self._metrics.images.inc(len(images))
         for image in images:
-            self.metrics.verdicts.labels(image.verdict or "none").inc()
+            self._metrics.verdicts.labels(image.verdict or "none").inc()
         if all(image.reason for image in images):
             reasons = [f"{image.name}: {image.reason}" for image in images]
             detail = "; ".join(reasons[:REASONS] + ["…"] * (len(reasons) > REASONS))
@@ -107,10 +158,13 @@ class Endpoints:
             if len(uploads) > 1:
                 raise HTTPException(400, f"{len(uploads)} files in the request; one at a time is explained")
             take("explanations", 1)
+            name, data = uploads[0]
             try:
-                return Response(await self._in_time(self._draw(uploads[0])), media_type="image/jpeg")
+                async with self._in_time(), self._drawing:
+                    picture = await self._decoded(data, lambda picture: picture)
+                    return Response(await self._models.evidence(picture), media_type="image/jpeg")
             except UnreadableImageError as error:
-                raise HTTPException(422, f"{uploads[0].name}: {error}") from None
+                raise HTTPException(422, f"{name}: {error}") from None
 
     async def healthz(self) -> dict[str, str]:
         """Whether the models answer."""
@@ -123,51 +177,124 @@ class Endpoints:
 
     async def counts(self) -> Response:
         """What was counted, for Prometheus."""
-        return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _draw(self, upload: Upload) -> bytes:
-        async with self._drawing:
-            return await self._models.evidence(await self._judge.picture(upload))
+    async def _judgement(self, name: str, data: bytes) -> Judgement:
+        """What is said of one file, decoded once for all members; why not, where it can't be read."""
+        try:
+            squares = await self._decoded(data, lambda picture: [one.square(picture) for one in self._geometries])
+        except UnreadableImageError as error:
+            return Judgement(name=name, reason=str(error))
+        scores = await self._batches.scores(squares)
+        if not np.isfinite(scores).all():
+            return Judgement(name=name, reason=NOT_FINITE)
+        p_fake = joined(self._vote, scores[:, None])
+        members = dict(zip(self._vote.members, scores.tolist(), strict=True))
+        return Judgement(name=name, p_fake=p_fake[0], verdict=verdicts(self._vote, p_fake)[0], members=members)
 
-    async def _in_time(self, work: Awaitable[Found]) -> Found:
+    async def _decoded(self, data: bytes, made: Callable[[np.ndarray], Found]) -> Found:
+        """What is made, in a thread, of the (height, width, 3) uint8 of a file. Raises UnreadableImageError."""
+        if not data:
+            raise UnreadableImageError("the file is empty")
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, lambda: made(decode(data)))
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._limits.answer_seconds):
-                return await work
+                yield
         except TimeoutError:
             raise self._room.full() from None
 
+    def app(self) -> ASGIApp:
+        """The application."""
+        html, policy = page(self._vote, self._limits)
+        app = FastAPI(
+            title="rfray",
+            version=version("rfray"),
+            description="Tells real images from fake ones.",
+            docs_url=None,  # its pages take scripts from elsewhere
+            redoc_url=None,
+        )
+        unreadable = {**REFUSALS, 422: {"model": UnreadablePicture}}
+        app.post("/predict", response_model=Judgements, responses=unreadable, openapi_extra=BODY)(self.predict)
+        drawn = {**REFUSALS, 200: {"content": {"image/jpeg": {}}}, 422: {"model": Refusal}}
+        app.post("/explain", response_class=Response, responses=drawn, openapi_extra=BODY)(self.explain)
+        app.get("/healthz", responses={503: {"model": Refusal}})(self.healthz)
+        text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+        app.get("/metrics", response_class=Response, responses=text)(self.counts)
 
-def create_app(
-    ensemble: Ensemble, geometries: Sequence[Geometry], models: Models, at_once: int, limits: Limits
-) -> MeteredApp:
-    """The application. `models` are given so many batches `at_once`; `geometries` are those of the members.
+        @app.get("/", include_in_schema=False)
+        async def root() -> HTMLResponse:
+            return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
-    `ensemble` is that of a bundle.
-    """
-    assert ensemble.bundle is not None
-    endpoints = Endpoints(ensemble, geometries, models, at_once, limits)
-    html, policy = page(ensemble, ensemble.bundle, limits)
-    app = FastAPI(
-        title="rfray",
-        version=version("rfray"),
-        description="Tells real images from fake ones.",
-        docs_url=None,  # its pages take scripts from elsewhere
-        redoc_url=None,
+        @app.exception_handler(Exception)
+        async def failed(_: Request, __: Exception) -> JSONResponse:
+            return JSONResponse({"detail": "the server failed; its output says why"}, 500)
+
+        return metered(app, self._metrics)
+
+
+def page(ensemble: Ensemble, limits: Limits) -> tuple[str, str]:
+    """The page of a bundle, and its Content-Security-Policy: nothing but this page and this server."""
+    bundle = ensemble.bundle
+    assert bundle is not None
+    html = TEMPLATES.get_template("serving/page.html.j2").render(
+        stamp=bundle.audit_stamp,
+        figures=figure_rows(bundle.figures),
+        n=int(bundle.figures["n"] or 0),
+        megabytes=f"{limits.file_bytes / 1e6:g}",
+        megapixels=MAX_PIXELS // 1_000_000,
+        about={
+            "members": [
+                {"id": member.id, "backbone": member.trial.backbone, "share": share}
+                for member, share in zip(bundle.members, ensemble.weights, strict=True)
+            ],
+            "threshold": f"{ensemble.threshold:.3g}",
+            "unsure": [f"{end:.3g}" for end in ensemble.unsure] if ensemble.unsure else None,
+            "bytes": limits.file_bytes,
+        },
     )
-    unreadable = {**REFUSALS, 422: {"model": UnreadablePicture}}
-    app.post("/predict", response_model=Judgements, responses=unreadable, openapi_extra=BODY)(endpoints.predict)
-    drawn = {**REFUSALS, 200: {"content": {"image/jpeg": {}}}, 422: {"model": Refusal}}
-    app.post("/explain", response_class=Response, responses=drawn, openapi_extra=BODY)(endpoints.explain)
-    app.get("/healthz", responses={503: {"model": Refusal}})(endpoints.healthz)
-    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
-    app.get("/metrics", response_class=Response, responses=text)(endpoints.counts)
+    script, style = (
+        " ".join(
+            f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+            for text in re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        )
+        for tag in ("script", "style")
+    )
+    return html, (
+        f"default-src 'none'; script-src {script}; style-src {style}; img-src blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
-    @app.get("/", include_in_schema=False)
-    async def root() -> HTMLResponse:
-        return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
-    @app.exception_handler(Exception)
-    async def failed(_: Request, __: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "the server failed; its output says why"}, 500)
+def metered(app: FastAPI, metrics: Metrics) -> ASGIApp:
+    """The application; its requests are counted, and its answers have HEADERS."""
+    paths = {getattr(route, "path", "") for route in app.routes}
 
-    return MeteredApp(app, endpoints.metrics)
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        path = scope["path"] if scope["path"] in paths else "other"
+        began, status = time.perf_counter(), 500
+
+        async def send_counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+            await send(message)
+
+        try:
+            await app(scope, receive, send_counted)
+        finally:
+            metrics.requests.labels(path, status).inc()
+            metrics.seconds.labels(path).observe(time.perf_counter() - began)
+            if status >= 400:
+                kind = "busy" if status == 503 else "refused" if status < 500 else "failed"
+                metrics.errors.labels(kind).inc()
+
+    return answer

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
+from rfray.data.geometry import Geometry
+
 MAX_BATCH = 64
 """Images a batch."""
 
@@ -18,6 +20,11 @@ Squares = Sequence[np.ndarray]
 """One image, or a batch of b: (S, S, 3), or (b, S, S, 3), uint8, for each of the bundle's different geometries."""
 Waiting = tuple[Squares, "asyncio.Future[np.ndarray]"]
 """One image, and where its scores go."""
+
+
+def different(geometries: Sequence[Geometry]) -> list[Geometry]:
+    """Each of them once, in the order that `Squares` have."""
+    return list(dict.fromkeys(geometries))
 
 
 class Batches:
@@ -43,27 +50,26 @@ class Batches:
         """In about so many seconds, all that waits now will have been predicted."""
         return len(self._waiting) * self._seconds_an_image / self._at_once
 
-    def _start(self) -> None:
-        while len(self._running) < self._at_once and (batch := self._next()):
-            task = asyncio.create_task(self._run(batch))
-            self._running.add(task)
-            task.add_done_callback(self._ended)
-
-    def _next(self) -> list[Waiting]:
-        batch: list[Waiting] = []
-        while self._waiting and len(batch) < MAX_BATCH:
-            squares, future = self._waiting.popleft()
-            if not future.done():  # else nobody waits for it any more
-                batch.append((squares, future))
-        return batch
+    def _start(self, ended: "asyncio.Task[None] | None" = None) -> None:
+        """Makes batches of what waits and of what anybody still waits for, while the models are free."""
+        self._running -= {ended}
+        while self._waiting and len(self._running) < self._at_once:
+            batch: list[Waiting] = []
+            while self._waiting and len(batch) < MAX_BATCH:
+                squares, future = self._waiting.popleft()
+                if not future.done():
+                    batch.append((squares, future))
+            if batch:
+                task = asyncio.create_task(self._run(batch))
+                self._running.add(task)
+                task.add_done_callback(self._start)
 
     async def _run(self, batch: Sequence[Waiting]) -> None:
         self._seen(len(batch))
         began = time.monotonic()
         try:
-            scores = await self._predict(
-                [np.stack(parts) for parts in zip(*(squares for squares, _ in batch), strict=True)]
-            )
+            squares = [np.stack(parts) for parts in zip(*(squares for squares, _ in batch), strict=True)]
+            scores = await self._predict(squares)
         except Exception as error:  # raised again where the scores are awaited
             for _, future in batch:
                 if not future.done():
@@ -73,7 +79,3 @@ class Batches:
         for (_, future), found in zip(batch, scores.T, strict=True):
             if not future.done():
                 future.set_result(found)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
-        self._start()

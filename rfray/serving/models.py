@@ -9,8 +9,7 @@ import torch
 from rfray.models.bundle import load_bundle
 from rfray.models.grad_cam import heatmap_jpeg
 from rfray.models.inference import scores_of
-from rfray.serving.batching import Squares
-from rfray.serving.judging import different
+from rfray.serving.batching import Squares, different
 from rfray.stats.voting import joined
 
 
@@ -40,13 +39,10 @@ class LoadedModels:
 
     def _scores(self, squares: Squares) -> np.ndarray:
         # a copy: what comes from another process can't be written to, which torch would warn of
-        batch = {
-            geometry: torch.tensor(pixels).permute(0, 3, 1, 2)
-            for geometry, pixels in zip(self._geometries, squares, strict=True)
-        }
-        return scores_of(self._bundle.detectors, self._bundle.geometries, batch)
+        batch = [torch.tensor(pixels).permute(0, 3, 1, 2) for pixels in squares]
+        by_geometry = dict(zip(self._geometries, batch, strict=True))
+        return scores_of(self._bundle.detectors, self._bundle.geometries, by_geometry)
 
     def _evidence(self, picture: np.ndarray) -> bytes:
         squares = [geometry.square(picture)[None] for geometry in self._geometries]
-        p_fake = joined(self._bundle.ensemble, self._scores(squares))
-        return heatmap_jpeg(self._bundle, picture, p_fake[0])
+        return heatmap_jpeg(self._bundle, picture, joined(self._bundle.ensemble, self._scores(squares))[0])

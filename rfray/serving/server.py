@@ -5,20 +5,32 @@ uploads into memory without a limit; and a handle called for every image, as `se
 a call here carries a batch.
 """
 
+import logging
+import os
 import signal
 import socket
+from collections.abc import Awaitable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
+import numpy as np
 import uvicorn
+from fastapi import HTTPException
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
 
 from rfray.cluster.connect import connected
+from rfray.cluster.slots import nodes, slot_count, worker_slot
 from rfray.data.geometry import geometry_of
-from rfray.errors import InputError
-from rfray.serving.app import create_app
-from rfray.serving.replica import start_replicas
-from rfray.serving.server_metrics import MeteredApp
-from rfray.serving.uploads import Limits
+from rfray.errors import ClusterError, InputError, RfrayError
+from rfray.serving.app import Endpoints
+from rfray.serving.batching import Squares
+from rfray.serving.uploads import Limits, come_again
 from rfray.spec.sweep import Resources
 from rfray.store.run_dir import read_bundle
 from rfray.store.storage import is_address
@@ -27,9 +39,18 @@ IDLE_SECONDS = 30
 """A connection that asks for nothing is closed."""
 STOP_SECONDS = 10
 """Time for the requests that are being answered when the server is stopped."""
+RESTART_SECONDS = 10
+"""After about so long, a process that has died is there again."""
 LIMITS = Limits()
 FULL_PRIORITY = {"RAY_worker_niceness": "0"}
 """By default Ray's processes run at nice 15, behind all others; here somebody waits for an answer."""
+MOST_ON_CPUS = 4
+"""Processes with a thread each predict more than one with as many threads; but each takes 0.7 GB, and more with large
+models."""
+NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Else torch's waiting threads keep their cores busy, which the server shares with them."""
+CALLS = 100
+"""To one process at once: batches, heat maps and whether it is alive."""
 
 
 def serve_bundle(where: str, host: str, port: int, replicas: int | None, gpu: float | None) -> None:
@@ -44,54 +65,112 @@ def serve_bundle(where: str, host: str, port: int, replicas: int | None, gpu: fl
         geometries = [geometry_of(member.trial, bundle.reencode) for member in bundle.members]
         with connected(None, Resources(cpu=1), FULL_PRIORITY):
             models = start_replicas(where, replicas, gpu)
-            # while one batch is computed, the next one is on its way
-            app = create_app(ensemble, geometries, models, 2 * models.count, LIMITS)
-            server = _Server(_config(app))
-            server.description = f"{len(bundle.members)} models at {_address(listener)}"
+            config = uvicorn.Config(
+                # while one batch is computed, the next one is on its way
+                Endpoints(ensemble, geometries, models, 2 * models.count, LIMITS).app(),
+                lifespan="off",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                limit_concurrency=LIMITS.connections,
+                timeout_keep_alive=IDLE_SECONDS,
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+            name, at, *_ = listener.getsockname()
             with suppress(KeyboardInterrupt):  # uvicorn's way to say that it was stopped
-                server.run([listener])
+                listener.listen()
+                address = f"http://{f'[{name}]' if ':' in name else name}:{at}"
+                print(f"Serving {len(bundle.members)} models at {address} (Ctrl-C stops it)", flush=True)
+                uvicorn.Server(config).run([listener])
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest is done in a second
     print("Stopped")
 
 
-def _config(app: MeteredApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=LIMITS.connections,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=STOP_SECONDS,
+class Replica:
+    """The models in a process of Ray Serve; torch is imported there only. See `LoadedModels`."""
+
+    def __init__(self, where: str, threads: int) -> None:
+        # Ray Serve's server for calls from other nodes takes pickles from anybody, so it is to listen on 127.0.0.1; as
+        # there is no setting for it, gRPC's own method is replaced
+        server_class = type(grpc.aio.server())
+        add_port = server_class.add_insecure_port
+        server_class.add_insecure_port = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
+
+        from rfray.serving.models import LoadedModels
+
+        models = LoadedModels(where, threads)
+        self.scores, self.evidence, self.alive = models.scores, models.evidence, models.alive
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """All replicas; each call goes to one of them. See `app.Models`."""
+
+    handle: DeploymentHandle
+    count: int
+
+    async def scores(self, squares: Squares) -> np.ndarray:
+        """(k, b) float64 for a batch of b images."""
+        return np.asarray(await _answer(self.handle.scores.remote(squares)))
+
+    async def evidence(self, picture: np.ndarray) -> bytes:
+        """The heat map of (height, width, 3) uint8, as JPEG."""
+        return bytes(await _answer(self.handle.evidence.remote(picture)))
+
+    async def alive(self) -> None:
+        """Returns, if one of them is."""
+        await _answer(self.handle.alive.remote())
+
+
+def start_replicas(where: str, replicas: int | None, gpu: float | None) -> Replicas:
+    """Starts them on the Ray that is connected, and waits until they have loaded the bundle.
+
+    By default one for each GPU; without one, for each core, up to MOST_ON_CPUS. Each gets a share `gpu`, by default a
+    GPU where there is any, and its part of the cores. Raises ClusterError where there is not so much, RfrayError where
+    they don't start.
+    """
+    gpus, cores = sum(node.gpu for node in nodes()), os.cpu_count() or 1
+    share = min(1.0, gpus) if gpu is None else gpu
+    count = replicas or (max(1, int(gpus / share)) if share else min(MOST_ON_CPUS, cores))
+    threads = max(1, cores // count)
+    slot = worker_slot(Resources(cpu=threads, gpu=share))
+    if slot_count(slot) < count:
+        raise ClusterError(f"--replicas {count}: this machine has room for {slot_count(slot)} with {slot}")
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "ERROR"})
+    models = serve.deployment(
+        Replica,
+        name="models",
+        num_replicas=count,
+        max_ongoing_requests=CALLS,
+        max_constructor_retry_count=1,
+        ray_actor_options={"num_cpus": threads, "num_gpus": share, "runtime_env": {"env_vars": NO_SPINNING}},
     )
+    try:
+        return Replicas(serve.run(models.bind(where, threads), name="rfray", route_prefix=None), count)
+    except RuntimeError as error:
+        message = serve.status().applications["rfray"].deployments["models"].message  # ends with a traceback
+        reason = message.strip().splitlines()[-1].partition(": ")[2]
+        raise RfrayError(f"the models did not start: {reason or error}") from error
 
 
-class _Server(uvicorn.Server):
-    """One that prints where it is when it answers."""
-
-    description = ""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does."""
-        await super().startup(sockets)
-        print(f"Serving {self.description} (Ctrl-C stops it)", flush=True)
+async def _answer(response: Awaitable[Any]) -> Any:
+    try:
+        return await response
+    except RayTaskError as error:
+        logging.getLogger(__name__).error("the models failed: %s", error)
+        raise HTTPException(500, "the models failed; the server's output says why") from None
+    except (RayError, RayServeException):
+        raise come_again("the process with the models has ended and is being started again", RESTART_SECONDS) from None
 
 
 def _bound(host: str, port: int) -> socket.socket:
     """A socket that has the port, but does not listen yet. Raises InputError where it is not to be had."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended is no hindrance
         listener.bind(address)
         return listener
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: {error.strerror}; choose another one") from None
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -40,14 +40,6 @@ class Limits:
     """Each is an open file, of which Ray lets this process have as many as the system allows: 4,096 or more."""
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A file of a request."""
-
-    name: str
-    data: bytes
-
-
 @dataclass
 class Room:
     """What is in the server now, and what may be."""
@@ -85,16 +77,27 @@ def come_again(reason: str, seconds: float) -> HTTPException:
     return HTTPException(503, f"{reason}; try again in {wait} s", {"Retry-After": str(wait)})
 
 
-async def read_uploads(request: Request, limits: Limits, take: Take) -> list[Upload]:
-    """The files of a request, whatever their fields are called.
+async def read_uploads(request: Request, limits: Limits, take: Take) -> list[tuple[str, bytes]]:
+    """Name and content of the files of a request, whatever their fields are called.
 
     Raises HTTPException: 400 (no multipart request, or not a whole one; no file; too many; an empty one), 408 (too
     slow), 413 (too large), 415 (something else), 503 (no room).
     """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = _Body(request.receive, limits.request_bytes, take)
     try:
         async with asyncio.timeout(limits.upload_seconds):
-            return await _read(request, body, limits)
+            if kind != "multipart/form-data":
+                raise HTTPException(415, f"the content type is {kind or 'not given'}; {HOW}")
+            _check_size("the request", int(request.headers.get("content-length", 0)), limits.request_bytes)
+            async with Request(request.scope, body).form(max_files=limits.files, max_fields=limits.files) as form:
+                files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+                if not files:
+                    raise HTTPException(400, f"no file in the request; {HOW}")
+                named = [(file.filename or f"file {number}", file) for number, file in enumerate(files, start=1)]
+                for name, file in named:
+                    _check_size(name, file.size or 0, limits.file_bytes)
+                return [(name, await file.read()) for name, file in named]
     except TimeoutError:
         raise HTTPException(408, f"the upload took longer than {limits.upload_seconds:g} s") from None
     except ClientDisconnect:
@@ -131,23 +134,6 @@ class _Body:
             async with asyncio.timeout(seconds):
                 while self.more:
                     self.more = (await self.receive()).get("more_body", False)
-
-
-async def _read(request: Request, body: _Body, limits: Limits) -> list[Upload]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        raise HTTPException(415, f"the content type is {kind or 'not given'}; {HOW}")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal():
-        _check_size("the request", int(length), limits.request_bytes)
-    async with Request(request.scope, body).form(max_files=limits.files, max_fields=limits.files) as form:
-        files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-        if not files:
-            raise HTTPException(400, f"no file in the request; {HOW}")
-        names = [file.filename or f"file {number}" for number, file in enumerate(files, start=1)]
-        for name, file in zip(names, files, strict=True):
-            _check_size(name, file.size or 0, limits.file_bytes)
-        return [Upload(name, await file.read()) for name, file in zip(names, files, strict=True)]
 
 
 def _check_size(what: str, size: int, limit: int) -> None:

@@ -15,7 +15,7 @@ from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.geometry import geometries
 from rfray.errors import AuditError, DataError, RunError
 from rfray.inference.missing import prediction_origins, without_predictions
-from rfray.report.audit_tables import count_rows
+from rfray.report.words import count_rows
 from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import Predictions, write_predictions
 from rfray.store.run_dir import RunDir

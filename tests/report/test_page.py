@@ -7,21 +7,25 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import column_types, write_leaderboard
-from rfray.evaluation.mistakes import find_mistakes, undrawn_mistakes, write_mistakes
+from rfray.evaluation.mistakes import AT_MOST, find_mistakes, undrawn_mistakes, write_mistakes
 from rfray.evaluation.search_findings import search_findings
+from rfray.inference.mistake_pictures import LONGEST
+from rfray.models.grad_cam import encode_jpeg
 from rfray.report.audit_plots import AUDIT_PLOTS, write_audit_plots
 from rfray.report.page import write_page
-from rfray.report.pictures import picture_of
+from rfray.report.pictures import description
 from rfray.report.plots import write_plots
 from rfray.report.search_plots import write_search_plots
+from rfray.report.words import GROUPS_SHOWN
 from rfray.spec.sweep import MaxFpr
 from rfray.spec.sweep_file import resolved_text
 from rfray.store.records import write_record
 from tests.audits import image_table, leaking_audit
-from tests.synthetic import FIRST, fail_trial, new_run, predictions, small_run
+from tests.synthetic import FIRST, fail_trial, finish_trial, new_run, predictions, small_run
 
 
 class Page(HTMLParser):
@@ -189,9 +193,7 @@ def test_an_audit_is_a_section_and_its_errors_a_stamp(tmp_path):
     assert audit.baseline.sentence in text
     assert "file format 1.00" in text
     assert not page.all("b")[len(audit.findings) :]  # a path with <b> in it is text
-    assert {image["alt"] for image in page.all("img")} >= {
-        picture_of(run.audit_folder / name).alt for name in AUDIT_PLOTS
-    }
+    assert {image["alt"] for image in page.all("img")} >= {description(run.audit_folder / name) for name in AUDIT_PLOTS}
 
 
 def test_an_audit_without_errors_is_no_stamp(tmp_path):
@@ -221,7 +223,99 @@ def test_mistakes_and_groups_are_sections(tmp_path):
     assert "fake, called real, p_fake 0.30 fake/3.jpg Members: 001 0.30" in text
     assert "Not drawn: no pictures: <b>no</b>" in text
     assert "Of 2 groups, <i>hard</i> comes off worst: AUC 0.000" in text
+    assert "groups.csv" not in text
     assert not page.all("i")
     assert all("scope" in header for header in page.all("th"))
     headings = [text.index(heading) for heading in ("Confusion matrices", "Mistakes", "Groups", "Training curves")]
     assert headings == sorted(headings)
+
+
+def test_of_many_groups_the_others_are_in_the_file(tmp_path):
+    run = new_run(tmp_path / "run")
+    count = GROUPS_SHOWN + 5
+    given = predictions([0.5] * 2 * count, [0, 1] * count)
+    finish_trial(run, "one", 0.9, given, given)
+    names = [f"{number // 2:02d}" if number > 1 else "" for number in range(2 * count)]
+    report(run, 1)
+    run.write_catalog(pd.DataFrame({"path": given.ids, "subfolder": names, "part": "test"}))
+    write_page(run)
+    text = Page(run.report_html.read_text()).text
+    assert "The 30 worst of 35 groups; all are in groups.csv." in text
+    assert "images of one class alone" not in text
+
+
+@pytest.fixture
+def two_wrong(tmp_path):
+    """One member; of three real and three fake images one of each is wrong: real/2.jpg 0.6, fake/3.jpg 0.3."""
+    run = new_run(tmp_path / "run")
+    finish_trial(run, "one", 0.9, predictions(FIRST), predictions(FIRST))
+    return run
+
+
+def gallery(run, top_k=1, **changes):
+    """The page, and the text of its gallery."""
+    ensemble = write_ensemble(run, choose_members(run, top_k))
+    write_mistakes(run, find_mistakes(run))
+    write_record(run.ensemble_file, ensemble.model_copy(update=changes))
+    write_leaderboard(run)
+    write_page(run)
+    page = Page(run.report_html.read_text(encoding="utf-8"))
+    text = " ".join(page.text.split())
+    return page, text[text.find("Mistakes Of") : text.find("The sweep name:")]
+
+
+def test_captions_alt_texts_and_pictures_of_mistakes(two_wrong):
+    two_wrong.mistakes_folder.mkdir(parents=True)
+    for number, evidence, colour in ((1, False, "red"), (1, True, "blue"), (2, False, "green")):
+        Image.new("RGB", (8, 8), colour).save(two_wrong.mistake_picture(number, evidence=evidence))
+    page, text = gallery(two_wrong)
+    assert "Of ensemble, which calls an image fake where p_fake >= 0.5: the most confident mistakes first." in text
+    assert "Fakes called real: 1 fake, called real, p_fake 0.30 fake/3.jpg Members: one 0.30" in text
+    assert "Real images called fake: 1 real, called fake, p_fake 0.60 real/2.jpg Members: one 0.60" in text
+    images = page.all("img")
+    assert [image["alt"] for image in images] == [
+        "fake/3.jpg: fake, called real",
+        "fake/3.jpg with colour where the members saw evidence for real",
+        "real/2.jpg: real, called fake",  # its evidence could not be drawn
+    ]
+    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in images)
+
+
+def test_the_unsure_band_is_named(two_wrong):
+    _, text = gallery(two_wrong, unsure=(0.4, 0.65))
+    assert "p_fake 0.30 fake/3.jpg" in text
+    assert "p_fake 0.60 (in the unsure band) real/2.jpg" in text
+
+
+def test_mistakes_of_another_vote_are_not_shown(two_wrong):
+    assert gallery(two_wrong)[1]
+    two_wrong.mistakes_file.write_text(two_wrong.mistakes_file.read_text().replace('"ensemble"', '"another"'))
+    write_page(two_wrong)
+    assert "Mistakes" not in Page(two_wrong.report_html.read_text()).text
+
+
+def test_a_vote_without_a_mistake_says_so(tmp_path):
+    run = new_run(tmp_path / "run")
+    finish_trial(run, "one", 1.0, predictions([0, 1], [0, 1]), predictions([0, 1], [0, 1]))
+    page, text = gallery(run)
+    assert "no test image is called wrongly." in text
+    assert not page.all("details")
+
+
+def test_a_full_gallery_of_noise_leaves_room_on_the_page(tmp_path):
+    """Noise is the largest JPEG; the page is to stay below 5 MB."""
+    run = new_run(tmp_path / "run")
+    given = predictions([0.9, 0.1] * 200, [0, 1] * 200)
+    for number in range(5):
+        finish_trial(run, f"{number:05d}-abcdef", 0.9, given, given)
+    noise = encode_jpeg(np.random.default_rng(0).integers(0, 256, (LONGEST, LONGEST, 3), dtype=np.uint8))
+    run.mistakes_folder.mkdir(parents=True)
+    for number in range(1, AT_MOST + 1):
+        for evidence in (False, True):
+            run.mistake_picture(number, evidence=evidence).write_bytes(noise)
+    page, text = gallery(run, top_k=5)
+    assert "Fakes called real: the 12 most confident of 200" in text
+    assert "Real images called fake: the 12 most confident of 200" in text
+    sizes = [len(image["src"]) for image in page.all("img")]
+    assert len(sizes) == 2 * AT_MOST
+    assert sum(sizes) < 1.5e6

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from rfray.evaluation.search_findings import search_findings
-from rfray.report.pictures import picture_of
+from rfray.report.pictures import description
 from rfray.report.search_plots import write_search_plots
 from rfray.store.run_dir import RunDir
 from tests.synthetic import fail_trial, finish_trial, new_run, start_trial
@@ -46,7 +46,7 @@ def test_one_picture_of_each_kind(run):
 
 def test_what_is_said_of_them(run):
     found = search_findings(run)
-    alts = {file.name: picture_of(file).alt for file in write_search_plots(run, found)}
+    alts = {file.name: description(file) for file in write_search_plots(run, found)}
     first, last = found.steps.iloc[0], found.steps.iloc[-1]
     assert f"{first['best']:.4f} after 1.5 slot-seconds" in alts["best-so-far.png"]
     assert f"{last['best']:.4f} after {last['spent']:g} of 60" in alts["best-so-far.png"]

@@ -22,7 +22,7 @@ pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 from fastapi import HTTPException
 from starlette.testclient import TestClient
 
-from rfray.serving.app import create_app
+from rfray.serving.app import Endpoints
 from rfray.serving.models import LoadedModels
 from rfray.serving.uploads import Limits
 
@@ -41,7 +41,7 @@ def models(run: RunDir) -> LoadedModels:
 
 
 def app(bundle: LoadedBundle, models: Any, limits: Limits = USUAL) -> Any:
-    return create_app(bundle.ensemble, bundle.geometries, models, 1, limits)
+    return Endpoints(bundle.ensemble, bundle.geometries, models, 1, limits).app()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from rfray.store.run_dir import RunDir
 
 pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 
-from rfray.serving.page import page
+from rfray.serving.app import page
 from rfray.serving.uploads import Limits
 
 
@@ -24,7 +24,7 @@ def ensemble(run: RunDir) -> Ensemble:
 
 def shown(ensemble: Ensemble, **changes: object) -> tuple[str, str]:
     assert ensemble.bundle is not None
-    return page(ensemble, ensemble.bundle.model_copy(update=changes), Limits())
+    return page(ensemble.model_copy(update={"bundle": ensemble.bundle.model_copy(update=changes)}), Limits())
 
 
 def test_the_figures_and_the_members_are_the_bundles(ensemble: Ensemble) -> None:

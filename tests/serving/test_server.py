@@ -28,8 +28,7 @@ pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 
 import requests
 
-from rfray.serving.replica import start_replicas
-from rfray.serving.server import serve_bundle
+from rfray.serving.server import serve_bundle, start_replicas
 from rfray.serving.uploads import Limits
 
 ROOT = Path(__file__).parent.parent.parent

@@ -1,16 +1,18 @@
-"""rfray.report.corruption_words: the sentence of what hurts most; the plot and the section of the page about it."""
+"""rfray.report.words: the sentences and cells that people read; the plot and the section of the page on corruption."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from rfray.data.corruptions import CORRUPTION_NAMES, FAMILIES
 from rfray.evaluation.ensemble import choose_members, write_corrupted_votes, write_ensemble
+from rfray.evaluation.groups import by_group
 from rfray.evaluation.leaderboard import read_leaderboard, write_leaderboard
-from rfray.report.corruption_words import WORDS, corruption_sentence
 from rfray.report.page import write_page
-from rfray.report.pictures import picture_of
+from rfray.report.pictures import description
 from rfray.report.plots import CORRUPTION, STRENGTHS, write_plots
-from rfray.stats.predictions import write_predictions
+from rfray.report.words import CORRUPTED, GROUPS_SHOWN, corruption_sentence, group_rows, group_sentence
+from rfray.stats.predictions import Predictions, write_predictions
 from tests.synthetic import FIRST, REVERSED, SECOND, corruption_trial, predictions, small_run
 
 
@@ -33,7 +35,7 @@ def test_the_picture_comes_and_goes_with_the_corruption(run):
     with Image.open(run.plots_folder / CORRUPTION) as image:
         assert image.format == "PNG"
         assert min(image.size) > 800
-    board(run, test=False)
+    assert corruption_sentence(board(run, test=False), "ensemble") is None
     write_plots(run)
     assert not (run.plots_folder / CORRUPTION).exists()
 
@@ -56,7 +58,7 @@ def test_an_undefined_auc_is_said_and_drawn(run):
     frame = board(run, test=True)
     assert corruption_sentence(frame, "ensemble") == "The AUC of the ensemble under corruption is undefined."
     write_plots(run)
-    assert "001 undefined, at worst undefined" in picture_of(run.plots_folder / CORRUPTION).alt
+    assert "001 undefined, at worst undefined" in description(run.plots_folder / CORRUPTION)
 
 
 def test_the_page_has_a_section_of_it(run):
@@ -74,4 +76,47 @@ def test_the_page_has_a_section_of_it(run):
 
 
 def test_every_family_has_its_words():
-    assert list(STRENGTHS) == list(WORDS) == list(FAMILIES)
+    assert list(STRENGTHS) == list(CORRUPTED) == list(FAMILIES)
+
+
+def groups_of(p_fake, labels, names):
+    ids = np.arange(len(labels)).astype(str)
+    given = Predictions(ids, np.array(labels, dtype=np.int8), np.array(p_fake))
+    return by_group(given, np.array(names, dtype=object), 0.5)
+
+
+def test_the_worst_group_is_named_and_may_be_chance():
+    groups = groups_of([0.1, 0.6, 0.4, 0.9], [0, 0, 1, 1], ["", "", "easy", "hard"])
+    assert group_sentence(groups) == (
+        "Of 3 groups, easy comes off worst: AUC 0.500 (0.004 to 0.996), n = 1. "
+        "The AUC of all images, 0.750, is within that interval, so this may be chance."
+    )
+    columns, rows = group_rows(groups)
+    assert [row[:3] for row in rows] == [
+        ["easy", "0", "1"],
+        ["other", "2", "0"],
+        ["hard", "0", "1"],
+        ["all images", "2", "2"],
+    ]
+    missed = "0.000 (0.000 to 0.793)"
+    assert rows[0][3:] == ["0.500 (0.004 to 0.996)", missed, missed, "", "all real"]
+    assert rows[1][5] == ""  # no fake, no recall
+    assert len(columns) == len(rows[0])
+
+
+def test_a_group_that_is_surely_worse():
+    generator = np.random.default_rng(0)
+    real, easy, hard = generator.uniform(0, 0.6, 200), generator.uniform(0.5, 1, 200), generator.uniform(0, 0.6, 200)
+    names = [""] * 200 + ["easy"] * 200 + ["hard"] * 200
+    sentence = group_sentence(groups_of([*real, *easy, *hard], [0] * 200 + [1] * 400, names))
+    assert sentence.startswith("Of 3 groups, hard comes off worst: AUC 0.")
+    assert sentence.endswith("is outside that interval.")
+
+
+def test_of_many_groups_the_worst_are_shown():
+    count = GROUPS_SHOWN + 5
+    names = [f"{number:02d}" for number in range(count)] * 2
+    p_fake = [0.5] * count + (np.arange(count) / count).tolist()
+    _, rows = group_rows(groups_of(p_fake, [0] * count + [1] * count, names))
+    assert [row[0] for row in rows[:3]] == ["00", "01", "02"]
+    assert len(rows) == GROUPS_SHOWN + 1
