@@ -131,7 +131,8 @@ def _spectra(images: pd.DataFrame) -> Drawing:
     """The classes' mean spectra above; their difference, which six decades of power would hide, below."""
     figure, (axes, below) = canvas(7.2, 5.6, 2, 1, sharex=True, height_ratios=(2, 1))
     means, errors = [], []
-    for label, some in images.groupby("label")["spectrum"]:
+    for label in np.unique(images["label"]):
+        some = images.loc[images["label"] == label, "spectrum"]
         spectra, line = np.stack(some.to_list()).astype(np.float64), CLASS_LINES[label]
         frequency = np.linspace(0, 0.5, spectra.shape[1])
         mean, spread = spectra.mean(axis=0), spectra.std(axis=0)

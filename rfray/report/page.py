@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -100,16 +101,17 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
         if (rows["kind"].reindex(ensemble.members) != "fold").any():
             on = "the val images"
         yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.chosen_by} on {on}."
-        images, reached = _counted(rows.at[ensemble.name, "n"], "test image"), _reached(rows.loc[ensemble.name])
-        yield f"On {images}, which nothing was chosen on, the ensemble reaches {reached}."
-        yield verdict(run, frame) or f"The best single model, {best}, reaches {_reached(rows.loc[best])}."
+        row: pd.Series[Any] = rows.T[ensemble.name]
+        images = _counted(row["n"], "test image")
+        yield f"On {images}, which nothing was chosen on, the ensemble reaches {_reached(row)}."
+        yield verdict(run, frame) or f"The best single model, {best}, reaches {_reached(rows.T[best])}."
     if asked := board.false_positives(run, frame):
         yield asked
     if unreadable := len(run.unreadable()):
         yield f"{_counted(unreadable, 'image')} could not be read and took no part ({run.unreadable_file.name})."
 
 
-def _reached(row: "pd.Series[float]") -> str:
+def _reached(row: "pd.Series[Any]") -> str:
     """Accuracy and AUC of a row, each with its 95 % interval."""
     return " and ".join(
         f"{name} undefined"

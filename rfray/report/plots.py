@@ -177,9 +177,9 @@ def curves(kind: CurveKind, voters: Mapping[str, Predictions], styles: Styles, b
     axes.set(title=title, xlabel=kind.xlabel, ylabel=kind.ylabel, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     areas = {name: metric(kind.metric, predictions) for name, predictions in voters.items()}
     for name, predictions in voters.items():
-        x, y = kind.points(predictions) if areas[name] is not None else ([], [])
+        points: tuple[Any, Any] = kind.points(predictions) if areas[name] is not None else ([], [])
         label = f"{shortened(name)}  ({kind.area} {_number(areas[name])})"
-        axes.plot(x, y, drawstyle=kind.drawstyle, label=label, **styles[name])
+        axes.plot(*points, drawstyle=kind.drawstyle, label=label, **styles[name])
         if name == first and areas[name] is not None:
             ends = kind.chance(float(vote.labels.mean()))
             label = f"chance  ({kind.area} {sum(ends) / 2:.4g})"
@@ -285,8 +285,8 @@ def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
         axes.label_outer()
     figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)
     figure.tight_layout(rect=(0, legend / (5.6 + legend), 1, 1))
-    aucs = rows[["auc", TEST_COLUMNS[-1]]].map(_number)
-    worst = (f"{name} {aucs.at[name, 'auc']}, at worst {aucs.at[name, TEST_COLUMNS[-1]]}" for name in styles)
+    aucs = {name: rows.loc[name, ["auc", TEST_COLUMNS[-1]]].map(_number) for name in styles}
+    worst = (f"{name} {plain}, at worst {least}" for name, (plain, least) in aucs.items())
     return figure, f"AUC on the test images as they are and under JPEG, scaling, blur and noise: {'; '.join(worst)}"
 
 

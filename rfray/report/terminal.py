@@ -44,7 +44,7 @@ def comparison_table(comparison: Comparison, top: int, width: int) -> Table:
     models = frame["kind"] != "ensemble"
     shown = frame[~models | (models.groupby(frame["run"]).cumsum() <= top)]
     ranked_by = comparison.ranked_by
-    scores = [column for column in frame if (column == ranked_by if ranked_by else column.startswith("val_"))]
+    scores = [column for column in map(str, frame) if (column == ranked_by if ranked_by else column.startswith("val_"))]
     left_out = len(frame) - len(shown)
     more = f"; {left_out} more not shown (--top)" if left_out else ""
     return _leaderboard(shown, ["rank", "run"], scores, width, f"{comparison.title}{more}")

@@ -51,7 +51,7 @@ def corruption_sentence(frame: pd.DataFrame, name: str) -> str | None:
     """What hurts this row of the leaderboard (the ensemble) most; None where it has no columns of corrupted images."""
     if not set(TEST_COLUMNS) <= set(frame.columns):
         return None
-    row = frame.set_index("name").loc[name]
+    row: pd.Series[Any] = frame[frame["name"] == name].iloc[0]
     found = {
         CORRUPTED[family].format(strength): row[f"auc_{family}_{strength}"]
         for family, strengths in FAMILIES.items()
@@ -83,7 +83,7 @@ def group_sentence(groups: Groups) -> str:
 def group_rows(groups: Groups) -> Table:
     """The worst groups, then all images: shares with three decimals, "" where there is no value."""
     columns = ["group", "real", "fake", *(f"{title} (95 % interval)" for title in OF_GROUPS.values()), "AUC against"]
-    shown = [*groups.table.head(GROUPS_SHOWN).to_dict("records"), {**groups.overall, "group": "all images"}]
+    shown: list[dict[Any, Any]] = groups.table.head(GROUPS_SHOWN).to_dict("records")
     rows = [
         [
             row["group"] or "other",
@@ -92,7 +92,7 @@ def group_rows(groups: Groups) -> Table:
             *(_value_and_interval(row, measure) for measure in OF_GROUPS),
             "" if pd.isna(row.get("auc_against")) else row["auc_against"],
         ]
-        for row in shown
+        for row in (*shown, {**groups.overall, "group": "all images"})
     ]
     return columns, rows
 
@@ -159,7 +159,7 @@ def baseline_sentence(audit: Audit) -> str:
     return audit.baseline.sentence if audit.baseline is not None and audit.baseline.sentence not in said else ""
 
 
-def _value_and_interval(row: Mapping[str, Any], measure: str) -> str:
+def _value_and_interval(row: Mapping[Any, Any], measure: str) -> str:
     if pd.isna(row.get(measure)):
         return ""
     return f"{row[measure]:.3f} ({row[f'{measure}_low']:.3f} to {row[f'{measure}_high']:.3f})"
