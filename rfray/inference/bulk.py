@@ -76,7 +76,8 @@ def predict_shards(
     """
     shards = range(pq.read_metadata(out / FILES).num_row_groups)
     missing = [shard for shard in shards if not _part(out, shard).exists()]
-    yield from (_counts(_part(out, shard)) for shard in shards if shard not in missing)
+    done = (pq.read_table(_part(out, shard), columns=["verdict"]) for shard in shards if shard not in missing)
+    yield from (Counter(table["verdict"].to_pylist()) for table in done)
     if not missing:
         return
     with connected(address, resources):
@@ -106,15 +107,11 @@ class ShardPredictor:
     def predict(self, shard: int) -> Counter[str]:
         """Writes the verdicts on a shard, and counts them."""
         paths = pq.ParquetFile(self._out / FILES).read_row_group(shard)["path"].to_pylist()
-        tables = [table for table, _ in detect(self._bundle, paths, self._batch_size, self._threads)]
+        table = pd.concat(table for table, _ in detect(self._bundle, paths, self._batch_size, self._threads))
         with replacing(_part(self._out, shard)) as temporary:
-            pq.write_table(pa.Table.from_pandas(pd.concat(tables), preserve_index=False), temporary)
-        return _counts(_part(self._out, shard))
+            pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary)
+        return Counter(table["verdict"])
 
 
 def _part(out: Path, shard: int) -> Path:
     return out / f"part-{shard:06d}.parquet"
-
-
-def _counts(part: Path) -> Counter[str]:
-    return Counter(pq.read_table(part, columns=["verdict"])["verdict"].to_pylist())

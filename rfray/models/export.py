@@ -157,6 +157,5 @@ FORMATS = {"onnx": (_write_onnx, run_onnx, ("onnx", "onnxscript", "onnxruntime")
 def _metadata(bundle: LoadedBundle) -> str:
     """JSON: how the inputs are made of pictures, and what the user of the outputs has to know."""
     inputs = {f"square_{geometry.side}_{geometry.resize}": geometry for geometry in inputs_of(bundle)}
-    known = {"classes", "members", "weights", "threshold", "unsure"}
-    said = bundle.ensemble.model_dump(mode="json", include=known)
+    said = bundle.ensemble.model_dump(mode="json", include={"classes", "members", "weights", "threshold", "unsure"})
     return json.dumps({"inputs": INPUTS.dump_python(inputs, mode="json"), **said}, indent=1)

@@ -138,7 +138,6 @@ def _channels_first(features: torch.Tensor, channels: int, model: nn.Module) -> 
             side = isqrt(max(0, tokens - prefix))
             if side and side**2 == tokens - prefix:
                 return features[:, prefix:].reshape(len(features), side, side, -1).permute(0, 3, 1, 2)
-        return None
     if features.ndim != 4:
         return None
     channels_last = features.shape[3] == channels != features.shape[1]

@@ -116,9 +116,8 @@ def _run_epoch(learner: Learner, out: TrialDir, val_metric: str, epoch: int) -> 
 def footprint(trial: Trial, threads: int, micro_batch: int | None) -> Measured:
     """The memory that a trial's training takes on this machine, and its speed, by two short epochs on images of noise.
 
-    It is called in a process that has done nothing else yet.
-    `micro_batch` is the number of images to compute at once, by default a whole batch; it is halved until it fits into
-    memory. Raises TrialError where not even one image fits.
+    It is called in a process that has done nothing else yet. `micro_batch` is the number of images to compute at once,
+    by default a whole batch; it is halved until it fits into memory. Raises TrialError where not even one image fits.
     """
     device, _ = device_and_type(trial.precision)
     on_gpu = device.type == "cuda"
