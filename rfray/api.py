@@ -107,7 +107,7 @@ class Detector:
         """
         from rfray.data.folders import image_files
         from rfray.models.bundle import detect
-        from rfray.models.verdicts import verdict_table
+        from rfray.stats.voting import verdict_table
 
         given = [paths] if isinstance(paths, str | Path) else paths
         files = list(image_files([str(path) for path in given]))

@@ -17,9 +17,9 @@ from rfray.data.folders import image_files
 from rfray.errors import DataError, InputError, RfrayError
 from rfray.models.bundle import detect, load_bundle
 from rfray.models.grad_cam import write_heatmaps
-from rfray.models.verdicts import VERDICTS
 from rfray.report.verdict_rows import format_of, verdict_rows
 from rfray.spec.sweep import Resources
+from rfray.stats.voting import VERDICTS
 from rfray.store.run_dir import read_bundle
 from rfray.store.storage import is_address
 

@@ -19,8 +19,8 @@ from rfray.data.geometry import Geometry, geometry_of
 from rfray.errors import RunError, TrialError
 from rfray.models.build import MultiscaleModel, Normalisation, backbone_names, build_model
 from rfray.models.inference import Predictor, device_and_type, load_weights, save_weights, scores_of
-from rfray.models.verdicts import NOT_FINITE, verdict_table
 from rfray.spec.sweep import CLASSES
+from rfray.stats.voting import NOT_FINITE, verdict_table
 from rfray.store.bundle_record import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, Ensemble, Member
 from rfray.store.run_dir import TrialDir, read_bundle
 

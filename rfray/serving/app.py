@@ -26,12 +26,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rfray.data.decoding import MAX_PIXELS, UnreadableImageError, decode
 from rfray.data.geometry import Geometry
-from rfray.models.verdicts import NOT_FINITE, verdicts
 from rfray.report.words import TEMPLATES, figure_rows
 from rfray.serving.batching import Batches, Squares, different
 from rfray.serving.uploads import Limits, Room, come_again, read_uploads
 from rfray.spec.schema_base import Strict
-from rfray.stats.voting import joined
+from rfray.stats.voting import NOT_FINITE, joined, verdicts
 from rfray.store.bundle_record import Ensemble
 
 Found = TypeVar("Found")

@@ -1,10 +1,11 @@
-"""The candidates' val predictions -> METHODS: who votes, with what weight and after which temperature."""
+"""The candidates' val predictions -> METHODS: who votes, with what weight and after which temperature; votes -> verdicts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import optimize, special
 
 from rfray.errors import InputError, nearest_first
@@ -129,6 +130,10 @@ def calibrated(candidates: Candidates) -> Weighting:
 METHODS: dict[str, Callable[[Candidates], Weighting]] = {"soft": soft, "weighted": weighted, "calibrated": calibrated}
 """Name -> how the members vote; everything in it is chosen on val."""
 
+VERDICTS = ("real", "fake", "unsure")
+NOT_FINITE = "a model's output is not a number"
+"""The reason for a missing verdict where the file could be read."""
+
 
 def methods_to_use(asked: Sequence[str]) -> list[str]:
     """Those asked for, each once, and soft: others are compared with it. Raises InputError for one not in METHODS."""
@@ -152,6 +157,28 @@ def joined(vote: Vote, p_fake: np.ndarray) -> np.ndarray:
     each = [tempered(row, temperature) for row, temperature in zip(p_fake, vote.temperatures, strict=True)]
     mean = np.average(each, axis=0, weights=np.array(vote.weights) / max(vote.weights))
     return tempered(np.clip(mean, 0, 1), vote.temperature)
+
+
+def verdicts(vote: Vote, p_fake: np.ndarray) -> np.ndarray:
+    """(n,) of VERDICTS for (n,) p_fake: unsure within the vote's band; "" where p_fake is nan."""
+    found = np.where(p_fake >= vote.threshold, "fake", "real").astype(object)
+    if vote.unsure is not None:
+        low, high = vote.unsure
+        found[(low <= p_fake) & (p_fake < high)] = "unsure"
+    found[np.isnan(p_fake)] = ""
+    return found
+
+
+def verdict_table(vote: Vote, paths: Sequence[str], scores: np.ndarray, reasons: Sequence[str]) -> pd.DataFrame:
+    """The columns path, p_fake, verdict, each member's p_fake under its id, and reason.
+
+    `scores` (k, n) float64 are the members' p_fake. `reasons` are n texts, "" where there is none; a file with a reason
+    has nan for every number, and no verdict.
+    """
+    scores = np.where([bool(reason) for reason in reasons], np.nan, scores)
+    p_fake = joined(vote, scores)
+    said = {"path": list(paths), "p_fake": p_fake, "verdict": verdicts(vote, p_fake)}
+    return pd.DataFrame({**said, **dict(zip(vote.members, scores, strict=True)), "reason": list(reasons)})
 
 
 def aligned(members: Sequence[Predictions]) -> np.ndarray:

@@ -10,8 +10,8 @@ import pytest
 from rfray.data import batches
 from rfray.models.bundle import detect, load_bundle
 from rfray.models.grad_cam import write_heatmaps
-from rfray.models.verdicts import NOT_FINITE
 from rfray.stats.predictions import read_predictions
+from rfray.stats.voting import NOT_FINITE
 from rfray.store.run_dir import RunDir
 from tests.inference.test_mistake_pictures import opened
 from tests.two_models import concluded, two_models
