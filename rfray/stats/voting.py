@@ -1,4 +1,4 @@
-"""The candidates' val predictions -> METHODS: who votes, with what weight and after which temperature; votes -> verdicts."""
+"""The val predictions of candidates -> METHODS: who votes, with what weight and temperature; a vote -> verdicts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
