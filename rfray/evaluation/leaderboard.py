@@ -1,7 +1,7 @@
 """A run's records and test predictions -> leaderboard.csv and leaderboard.md, one row a trial or vote."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import asdict
 from statistics import mean, stdev
 from typing import Any
@@ -85,7 +85,7 @@ def val_column(sweep: Sweep) -> str:
     return f"val_{sweep.search.metric}"
 
 
-def ranked_by(sweep: Sweep, columns: Collection[str]) -> str:
+def ranked_by(sweep: Sweep, columns: Collection[Hashable]) -> str:
     """The column by which a leaderboard with these columns is ranked, and its members were chosen."""
     return WORST if WORST in columns else val_column(sweep)
 
@@ -113,8 +113,8 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     types = column_types(sweep) | dict.fromkeys(next(iter(corrupted.values()), ()), NUMBER)
     frame = pd.DataFrame([row | corrupted.get(row["name"], {}) for row in rows], columns=list(types))
     frame = ranked(_typed(frame, types).sort_values("name", ignore_index=True), ranked_by(sweep, types))
-    given = frame.loc[frame["name"].isin(tests), ["name", "kind", val_column(sweep), "threshold"]]
-    evaluated = [Evaluated(*row, tests[row[0]]) for row in given.to_numpy().tolist()]
+    given = frame.loc[frame["name"].isin(tests), ["name", "kind", val_column(sweep), "threshold"]].to_numpy().tolist()
+    evaluated = [Evaluated(name, kind, val, threshold, tests[name]) for name, kind, val, threshold in given]
     groups = run.images("test")["group_id"] if run.catalog_file.exists() else None
     sure = significance(evaluated, None if ensemble is None else ensemble.name, groups)
     frame[sure.columns] = sure.reindex(frame["name"]).set_axis(frame.index)
