@@ -1,19 +1,24 @@
-"""Ray Tune's events -> result.json of every trial that ended, and only the best trials' weights kept on disk."""
+"""Ray Tune's events -> result.json of every trial that ended; what stays of trials on the disk, and if it is whole.
+
+Damaged files are found by `repair` before a sweep goes on: what they held is written again, or the trial trained again.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rfray.errors import DiskFullError, SweepFailed
+from rfray.errors import DiskFullError, RunError, SweepFailed
 from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import NO_ROOM, file_digest
-from rfray.store.records import TrialResult, write_record
+from rfray.store.records import TrialResult, read_record, write_record
 from rfray.store.run_dir import HEAVY, WEIGHTS_FILE, RunDir, TrialDir
 from rfray.store.storage import STATES
+from rfray.training.checkpoint import read_state, write_history
 from rfray.tuning.budget import Meter
 from rfray.tuning.callbacks import SweepCallback
 
+WEIGHTS = f"trials/*/{WEIGHTS_FILE}"
 BREAKER = 5
 """So many failures in a row with one reason, or on one node and none elsewhere, end the sweep: a choice, as a few
 trials may fail for reasons of their own."""
@@ -31,7 +36,7 @@ class Recorder(SweepCallback):
         """Called with every result once it is on disk."""
         earlier = results(run)
         self._count = max((result.position + 1 for result in earlier), default=0)
-        self._kept = ranking(_with_weights(earlier, _weights(run)))[: sweep.keep]
+        self._kept = _kept(earlier, sweep, run.mirror.find(WEIGHTS))
         self._session: list[TrialResult] = []
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -42,13 +47,15 @@ class Recorder(SweepCallback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died, and Ray starts it again; unless it died of a full disk. Raises DiskFullError."""
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-        lines = [line for line in text.splitlines() if NO_ROOM in line]
-        if lines:
+        if lines := [line for line in text.splitlines() if NO_ROOM in line]:
             with self.ending_the_sweep():
                 raise DiskFullError(lines[-1][lines[-1].index(NO_ROOM) :])
 
     def record(self, out: TrialDir) -> None:
-        """Writes result.json of a trial that has ended. Raises SweepFailed where going on would be a waste."""
+        """Writes result.json of a trial that has ended, and removes its states and the weights that are not kept now.
+
+        Raises SweepFailed where going on would be a waste.
+        """
         out.mirror.pull(without=(*HEAVY, f"*{STATES}"))
         origin = predictions_metadata(out.predictions_file("val"))
         if self._meter is not None and self._meter.account.is_over() and not origin and not out.error_file.exists():
@@ -57,7 +64,11 @@ class Recorder(SweepCallback):
         write_record(out.result_file, result, out.mirror)
         self._count += 1
         self._session.append(result)
-        self._make_room(out, result)
+        out.mirror.remove(out.mirror.find(STATES))
+        if not result.repeats:  # whose weights all stay
+            before, self._kept = self._kept, ranking([*self._kept, result])[: self._sweep.keep]
+            losers = {one.id for one in (*before, result)} - {one.id for one in self._kept}
+            self._run.mirror.remove(self._run.trial(loser).weights_file for loser in losers)
         for call in self.on_result:
             call(result)
         if why := reason_to_end(self._session):
@@ -65,32 +76,20 @@ class Recorder(SweepCallback):
                 f"the sweep was stopped: {why}\nMend that; the same command goes on with the other trials"
             )
 
-    def _make_room(self, out: TrialDir, result: TrialResult) -> None:
-        """Removes the trial's states, and the weights of whichever trial is no longer among the best."""
-        out.mirror.remove(out.mirror.find(STATES))
-        if result.repeats:
-            return  # whose weights all stay
-        ranked = ranking([*self._kept, result])
-        for loser in {result.id, *(one.id for one in self._kept)} - {one.id for one in ranked[: self._sweep.keep]}:
-            out = self._run.trial(loser)
-            out.mirror.remove([out.weights_file])
-        self._kept = ranked[: self._sweep.keep]
-
 
 def _result(out: TrialDir, position: int, metric: str, origin: dict[str, str]) -> TrialResult:
     """What result.json holds; `origin` is the metadata of the val predictions, empty where there are none."""
     start, history, starts = out.start(), out.history(), out.starts()
-    fields: dict[str, Any]
+    fields: dict[str, Any] = {"status": "failed", "reason": "the trial ended without predictions"}
     if out.error_file.exists():
-        fields = {"status": "failed", "reason": out.error_file.read_text(encoding="utf-8").splitlines()[0]}
-    elif not origin:
-        fields = {"status": "failed", "reason": "the trial ended without predictions"}
-    else:
+        fields["reason"] = out.error_file.read_text(encoding="utf-8").splitlines()[0]
+    elif origin:
         fields = {"status": "ok", "score": float(origin["score"]), "best_epoch": int(origin["epoch"])}
+    if len(history):
+        fields["wait_share"] = float(history["wait_share"].mean())
     vouched = (out.history_file, out.weights_file, out.predictions_file("val"))
-    files = {file.name: file_digest(file) for file in vouched if file.exists()}
-    if out.weights_file.name not in files and "weights" in origin:
-        files[out.weights_file.name] = origin["weights"]  # they stay at the address where they were written
+    # weights that are not here stay at the address where they were written
+    files = {out.weights_file.name: origin["weights"]} if "weights" in origin else {}
     return TrialResult(
         id=out.id,
         position=position,
@@ -100,9 +99,8 @@ def _result(out: TrialDir, position: int, metric: str, origin: dict[str, str]) -
         metric=metric,
         epochs=len(history),
         seconds=float(history["seconds"].sum()) if len(history) else 0.0,
-        wait_share=float(history["wait_share"].mean()) if len(history) else None,
         node=starts[-1].host if starts else "",
-        files=files,
+        files=files | {file.name: file_digest(file) for file in vouched if file.exists()},
         **fields,
     )
 
@@ -114,8 +112,7 @@ def reason_to_end(ended: list[TrialResult]) -> str | None:
     if len(last) == BREAKER and all(result.status == "failed" for result in last) and len(reasons) == 1:
         return f"{BREAKER} trials in a row failed with the same error: {last[-1].reason}"
     there = [result for result in ended if result.node == ended[-1].node]
-    elsewhere = len(there) < len(ended)
-    if elsewhere and len(there) >= BREAKER and all(result.status == "failed" for result in there):
+    if BREAKER <= len(there) < len(ended) and all(result.status == "failed" for result in there):
         return f"every trial on node {ended[-1].node} failed ({len(there)} of {len(there)}), e.g. {there[-1].reason}"
     return None
 
@@ -133,8 +130,8 @@ def ranking(ended: list[TrialResult]) -> list[TrialResult]:
 
 def remove_leftovers(run: RunDir, sweep: Sweep, ended: list[TrialResult]) -> None:
     """Deletes what a killed sweep left: weights beyond the best `sweep.keep`, states, half-written files."""
-    weights, over = _weights(run), {one.id for one in ended}
-    kept = {one.id for one in ranking(_with_weights(ended, weights))[: sweep.keep]}
+    weights, over = run.mirror.find(WEIGHTS), {one.id for one in ended}
+    kept = {one.id for one in _kept(ended, sweep, weights)}
     run.mirror.remove(file for file in weights if file.parent.name in over - kept)
     over |= {out.id for out in run.repeats() if out.result_file.exists()}
     states = [file for folder in ("trials", "repeats") for file in run.mirror.find(f"{folder}/*/{STATES}")]
@@ -143,11 +140,43 @@ def remove_leftovers(run: RunDir, sweep: Sweep, ended: list[TrialResult]) -> Non
         part.unlink(missing_ok=True)
 
 
-def _weights(run: RunDir) -> list[Path]:
-    return run.mirror.find(f"trials/*/{WEIGHTS_FILE}")
-
-
-def _with_weights(ended: list[TrialResult], weights: list[Path]) -> list[TrialResult]:
-    """A trial that was taken over may have none, and then keeps no other's from staying."""
+def _kept(ended: list[TrialResult], sweep: Sweep, weights: list[Path]) -> list[TrialResult]:
+    """The best trials; one that was taken over may have no weights, and then keeps no other's from staying."""
     there = {file.parent.name for file in weights}
-    return [one for one in ended if one.id in there]
+    return [one for one in ranking(ended) if one.id in there][: sweep.keep]
+
+
+def repair(run: RunDir) -> list[str]:
+    """Checks the files of every trial against their digests; what was found, one line each.
+
+    A finished trial that has lost something is trained again. One that was running has its history written anew from
+    its state, or continues without what is lost.
+    """
+    return [line for out in run.models() for line in (_reopened if out.result_file.exists() else _repaired)(out)]
+
+
+def _reopened(out: TrialDir) -> list[str]:
+    try:
+        damaged = out.damaged_files(read_record(out.result_file, TrialResult))
+        problems = [f"{file} is damaged: its content does not match its digest" for file in damaged]
+    except RunError as error:
+        damaged, problems = [out.result_file], [str(error)]
+    if damaged:
+        out.mirror.remove([out.result_file, out.history_file, *damaged])
+    return [f"{problem}; the trial is run again" for problem in problems]
+
+
+def _repaired(out: TrialDir) -> list[str]:
+    found: list[str] = []
+    state = read_state(out, found.append)
+    if state is None:  # it starts over, also where it was killed after its first row of history, before its first state
+        out.history_file.unlink(missing_ok=True)
+        return found
+    epochs = len(state["history"])
+    try:
+        if len(out.history()) < epochs:
+            raise RunError(f"{out.history_file} is damaged: it does not hold all of {epochs} epochs")
+    except RunError as error:
+        found.append(f"{error}; it was written anew")
+        write_history(out, state["history"])
+    return found

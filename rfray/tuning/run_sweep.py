@@ -28,10 +28,9 @@ from rfray.store.storage import STATES
 from rfray.tuning.asha import Asha
 from rfray.tuning.budget import BudgetCallback, Meter
 from rfray.tuning.callbacks import DiskMonitor, Display, Silence, SweepCallback, TensorBoard, mlflow_callbacks
-from rfray.tuning.integrity import repair
 from rfray.tuning.probing import learn_fold_heads
 from rfray.tuning.proposals import Listed, Proposals, repeated_starts, written_starts
-from rfray.tuning.recorder import Recorder, remove_leftovers, results
+from rfray.tuning.recorder import Recorder, remove_leftovers, repair, results
 from rfray.tuning.strategies import SCHEDULERS, planned_trials
 from rfray.tuning.trainable import SweepJob, run_trial, trial_of
 from rfray.tuning.warm_start import warm_start

@@ -1,8 +1,18 @@
-"""Hopeless sweeps are ended."""
+"""Hopeless sweeps are ended. Damage is noticed, named and made good: in what a finished trial left, and in what a
+running one goes on from."""
 
+from pathlib import Path
+
+import pytest
+import torch
+
+from rfray.errors import RunError
 from rfray.spec.trial import Trial
-from rfray.store.records import TrialResult
-from rfray.tuning.recorder import reason_to_end
+from rfray.store.files import file_digest
+from rfray.store.records import TrialResult, TrialStart, write_record
+from rfray.store.run_dir import RunDir, TrialDir
+from rfray.training.checkpoint import write_history, write_state
+from rfray.tuning.recorder import reason_to_end, repair, results
 
 
 def result(number: int, status: str, reason: str | None = None, node: str = "a") -> TrialResult:
@@ -26,3 +36,109 @@ def test_a_node_on_which_every_trial_fails_is_named() -> None:
     assert reason_to_end([*good, *bad]) == "every trial on node bad failed (5 of 5), e.g. reason e"
     assert reason_to_end([*good, *bad[:4]]) is None
     assert reason_to_end([*good, result(9, "ok", node="bad"), *bad]) is None
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """Two ended trials with files that their results vouch for."""
+    run = RunDir(tmp_path / "run")
+    for number in range(2):
+        start = TrialStart(
+            id=f"{number:05d}-abcdef", number=number, results_known=number, trial=Trial(backbone="resnet18")
+        )
+        out = run.trial(start.id)
+        write_record(out.start_file, start, out.mirror)
+        out.history_file.write_text("epoch,seconds\n1,2.0\n")
+        out.weights_file.write_bytes(b"weights")
+        out.predictions_file("val").write_bytes(b"predictions")
+        vouched = (out.history_file, out.weights_file, out.predictions_file("val"))
+        files = {file.name: file_digest(file) for file in vouched}
+        write_record(out.result_file, result(number, "ok").model_copy(update={"files": files}), out.mirror)
+    return run
+
+
+def test_whole_files_stay(run: RunDir) -> None:
+    assert repair(run) == []
+    assert [one.position for one in results(run)] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "predictions-val.parquet", "history.csv"])
+@pytest.mark.parametrize("harm", ["one bit", "cut short", "emptied"])
+def test_a_damaged_file_is_named_and_its_trial_runs_again(run: RunDir, name: str, harm: str) -> None:
+    out = run.trials()[1]
+    file = out.path / name
+    content = file.read_bytes()
+    file.write_bytes(
+        {"one bit": bytes([content[0] ^ 1]) + content[1:], "cut short": content[:-1], "emptied": b""}[harm]
+    )
+    (found,) = repair(run)
+    assert found == f"{file} is damaged: its content does not match its digest; the trial is run again"
+    assert out.result() is None
+    assert not file.exists()
+    assert [one.position for one in results(run)] == [0]
+
+
+@pytest.mark.parametrize("harm", ["a digit", "cut short", "emptied"])
+def test_a_damaged_result_is_named_and_its_trial_runs_again(run: RunDir, harm: str) -> None:
+    file = run.trials()[0].result_file
+    text = file.read_text()
+    file.write_text(
+        {"a digit": text.replace('"score": 0.5', '"score": 0.9'), "cut short": text[:-20], "emptied": ""}[harm]
+    )
+    (found,) = repair(run)
+    assert found.startswith(f"{file} is damaged")
+    assert [one.position for one in results(run)] == [1]
+
+
+def test_weights_that_were_not_kept_are_not_missed(run: RunDir) -> None:
+    run.trials()[0].weights_file.unlink()
+    assert repair(run) == []
+    run.trials()[0].predictions_file("val").unlink()
+    assert len(repair(run)) == 1
+
+
+def test_the_ensemble_names_damaged_files_too(run: RunDir) -> None:
+    run.check_trials()
+    file = run.trials()[1].weights_file
+    file.write_bytes(b"weightz")
+    with pytest.raises(RunError, match=f"{file} is damaged"):
+        run.check_trials()
+
+
+ROWS: list[dict[str, float | None]] = [{"epoch": epoch, "ended": 9.5, "val_auc": 0.625} for epoch in (1, 2)]
+
+
+@pytest.fixture
+def running(run: RunDir) -> TrialDir:
+    """A third trial that was killed after two epochs."""
+    start = TrialStart(id="00002-abcdef", number=2, results_known=2, trial=Trial(backbone="resnet18"))
+    out = run.trial(start.id)
+    write_record(out.start_file, start, out.mirror)
+    write_history(out, ROWS)
+    write_state(out, 2, {"epoch": {"epoch": 2}, "history": ROWS, "weights": torch.arange(100.0)})
+    return out
+
+
+def test_a_running_trial_goes_on_with_whole_files(run: RunDir, running: TrialDir) -> None:
+    assert repair(run) == []
+    assert len(running.state_files()) == 1
+    write_history(running, [*ROWS, {"epoch": 3, "ended": 9.5, "val_auc": 0.5}])  # killed before the state was there
+    assert repair(run) == []
+
+
+@pytest.mark.parametrize("cut", [1, 5, 14, 28, 40])
+def test_a_history_cut_short_is_written_anew_from_the_state(run: RunDir, running: TrialDir, cut: int) -> None:
+    whole = running.history_file.read_bytes()
+    running.history_file.write_bytes(whole[:-cut])
+    (found,) = repair(run)
+    assert found.startswith(f"{running.history_file} is damaged")
+    assert running.history_file.read_bytes() == whole
+
+
+def test_a_trial_whose_state_is_damaged_starts_over(run: RunDir, running: TrialDir) -> None:
+    (state,) = running.state_files()
+    state.write_bytes(state.read_bytes()[:-7])
+    (found,) = repair(run)
+    assert found == f"{state} is damaged: its content does not match its name; the trial starts over"
+    assert running.state_files() == []
+    assert not running.history_file.exists()
