@@ -65,8 +65,7 @@ def _run(
     from rfray.tuning.measuring import keep_packing, shares_for
     from rfray.tuning.plan import disk_needs, plan_lines
     from rfray.tuning.preflight import check_models, check_sweep
-    from rfray.tuning.probe_ranking import rank_backbones
-    from rfray.tuning.probing import probe_backbones
+    from rfray.tuning.probing import probe_backbones, rank_backbones
     from rfray.tuning.run_sweep import check_outcome, run_sweep
     from rfray.tuning.warm_start import check_warm_start
 

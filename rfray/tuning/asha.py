@@ -19,25 +19,20 @@ from rfray.spec.trial import epochs_of
 
 
 class JudgedEpoch(NamedTuple):
-    """One epoch of one trial."""
+    """One epoch (from 1) of the trial `name`: the val metric after it, None where that is undefined, and the best."""
 
     name: str
-    """Of the trial."""
     epoch: int
-    """From 1."""
     score: float | None
-    """The val metric after it, in [0, 1]; None where it is undefined."""
     best: float | None
-    """The best one until then."""
 
 
 @dataclass
 class Rung:
-    """A number of epochs at which the trials of one bracket are compared."""
+    """A number of epochs at which the trials of one bracket are compared: its rung number `level`, from 0."""
 
     bracket: int
     level: int
-    """Position among the rungs of its bracket, from 0."""
     ranked: list[tuple[float, str]] = field(default_factory=list)
     """(-best score, name) of the trials when they reached the rung: best first, among equals the first proposed."""
     promoted: set[str] = field(default_factory=set)

@@ -1,17 +1,17 @@
-"""a sweep + its images -> probes/: each backbone's features, extracted by Ray tasks, and a linear head learned on them.
+"""a sweep + its images -> probes/: frozen backbones under a linear head; and what they say of where a search begins.
 
-The backbone is frozen. Features are kept once they are extracted, and a probe once its head is learned: a command that
-was killed goes on with the rest.
+Ray tasks extract each backbone's features and learn its head. Features are kept once they are extracted, and a probe
+once its head is learned: a command that was killed goes on with the rest.
 """
 
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
-from itertools import chain, takewhile
+from itertools import chain, product, takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -24,15 +24,15 @@ from safetensors.numpy import load_file, save
 from rfray.cluster.slots import Slot, worker_slot
 from rfray.cluster.tasks import finished, reason_of
 from rfray.spec.sweep import Sweep
-from rfray.spec.trial import Trial
+from rfray.spec.trial import PROBED, Trial
 from rfray.stats.metrics import metric
+from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import file_digest, write_whole
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, probe_id
+from rfray.tuning.strategies import params_of
 from rfray.tuning.trainable import sweep_images
-
-Key = TypeVar("Key")
 
 MAX_IMAGES, IMAGES_PER_SECOND = 20_000, 5
 """A probe learns from at most so many train images, and so many for each second of a budget (our choice): more of them
@@ -41,23 +41,20 @@ SPAN_IMAGES, SPANS = 2048, 4
 """A task extracts the features of at most so many images; few images are cut into so many spans (our choice)."""
 FEATURES_UNTIL, HEADS_UNTIL = 0.3, 0.6
 """Fractions of the time until the deadline after which extracting features, and learning heads, ends (our choice)."""
+CLEARLY_WORSE = 1.25
+"""A backbone is left out where 1 - AUC of its probe is proven to be more than so many times that of the best one."""
+
+Features = dict[range, Any]
+"""Positions among the images that a probe learns from -> Ray's reference to their features, in order."""
 
 
-@dataclass(frozen=True)
-class ImageSpan:
-    """Some of the images of one probe: a task's share of the work."""
+class Probed(NamedTuple):
+    """A probe that has succeeded; its predictions of train images, each by a head that had not learned from it."""
 
-    probe: Trial
-    images: range
-    """Positions among the images that it learns from."""
-
-    def file(self, run: RunDir) -> Path:
-        """Where their features are kept."""
-        return run.trial(probe_id(self.probe)).features_file(self.images.start)
-
-
-Features = dict[ImageSpan, Any]
-"""Span -> Ray's reference to its features, in the order of the images."""
+    trial: Trial
+    score: float
+    """The val metric of `out_of_fold`, in [0, 1]."""
+    out_of_fold: Predictions
 
 
 def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: Console) -> None:
@@ -73,12 +70,11 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
     features_end, heads_end = (
         None if deadline is None else began + part * (deadline - began) for part in (FEATURES_UNTIL, HEADS_UNTIL)
     )
-    spans, slot = _spans(run, sweep, missing), worker_slot(sweep.resources)
-    count = spans[-1].images.stop
+    slot, count = worker_slot(sweep.resources), _image_count(run, sweep)
     tell(f"Probing {len(missing)} frozen backbones on {count} train images")
-    features, problems = _features(run, spans, slot, features_end)
+    features, problems = _features(run, sweep, missing, slot, features_end)
     for probe, found in features.items():
-        if (extracted := list(found)[-1].images.stop) < count:
+        if (extracted := list(found)[-1].stop) < count:
             tell(f"There was time for {extracted} of these images for the probe of {probe.backbone}")
     outcomes = chain(problems.items(), _heads(run, [(probe, None) for probe in features], features, slot, heads_end))
     for position, (probe, outcome) in enumerate(outcomes, start=len(run.probes())):
@@ -99,9 +95,77 @@ def learn_fold_heads(run: RunDir, sweep: Sweep, starts: Iterable[TrialStart], de
     wanted = {(sweep.probe(start.trial), start.fold) for start in starts if start.fold and start.trial.head == "probe"}
     missing = [one for one in wanted if not run.trial(probe_id(one[0])).fold_weights_file(one[1]).exists()]
     if missing:
-        spans, slot = _spans(run, sweep, {probe for probe, _ in missing}), worker_slot(sweep.resources)
-        features, _ = _features(run, spans, slot, deadline)
+        slot = worker_slot(sweep.resources)
+        features, _ = _features(run, sweep, {probe for probe, _ in missing}, slot, deadline)
         list(_heads(run, missing, features, slot, deadline))
+
+
+def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
+    """The sweep with its backbones in the order of their probes, best first, and without the clearly worse ones.
+
+    Backbones that were not probed come last; they are left out where trials begin with probes, as a budget had no time
+    for theirs. Where no backbone has the probe that trials begin with, trials begin with random heads. Prints what the
+    probes have shown.
+    """
+    tell = partial(console.print, soft_wrap=True, markup=False)
+    backbones, best = sweep.trial.choices("backbone"), _best_probes(run, sweep)
+    needed = "probe" in sweep.trial.choices("head")
+    missing = {probe.backbone for probe in _missing_probes(run, sweep)} if needed else set()
+    if missing and missing >= set(backbones):
+        tell("Without their probes, trials begin with random heads")
+        return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"head": "random"})})
+    if not best:
+        return sweep
+    for one in best:
+        tell(
+            f"Probe of {one.trial.backbone} at {one.trial.image_size} px: {sweep.search.metric} {one.score:.4f} "
+            "on train images that its head had not learned from"
+        )
+    # compared on the images that all probes have learned from, which are the first ones of each
+    count = min(len(one.out_of_fold) for one in best)
+    p_fake = np.stack([one.out_of_fold.p_fake[:count] for one in best])
+    found = clearly_worse(best[0].out_of_fold.labels[:count], p_fake, CLEARLY_WORSE)
+    worse = {best[row].trial.backbone: p for row, p in found.items() if row >= sweep.search.probe_keep}
+    if worse:
+        listed = ", ".join(f"{name} (p = {p:.2g})" for name, p in worse.items())
+        than = f"as clearly worse than {best[0].trial.backbone}"
+        tell(f"Left out of the sweep, {than}: {listed}. search.probe_keep keeps more")
+    if missing:
+        tell(f"Left out of the sweep, as not probed: {', '.join(sorted(missing))}")
+    ranked = dict.fromkeys([*(one.trial.backbone for one in best), *backbones])
+    kept = [name for name in ranked if name not in worse.keys() | missing]
+    if kept == backbones:
+        return sweep
+    return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"backbone": kept})})
+
+
+def points_to_evaluate(run: RunDir, sweep: Sweep) -> list[dict[str, Any]]:
+    """Where a search begins: for each backbone, best first, the params of its best probe (`params_of`).
+
+    A point has no value on the axes that probes say nothing about: the search is free there.
+    """
+    axes = {name: axis for name, axis in sweep.trial.axes().items() if name in (*PROBED, "head")}
+    if not axes:
+        return []
+    head = "probe" if "probe" in sweep.trial.choices("head") else "random"
+    trials = [one.trial.model_copy(update={"head": head}) for one in _best_probes(run, sweep)]
+    return [point for trial in trials if (point := params_of(trial, axes)) is not None]
+
+
+def _best_probes(run: RunDir, sweep: Sweep) -> list[Probed]:
+    """The best probe of each backbone, best first; among equals the one that the sweep names first."""
+    found = []
+    for probe in sweep.probes():
+        out = run.trial(probe_id(probe))
+        out.mirror.fetch(out.out_of_fold_file)
+        result = out.result()
+        if result is not None and result.status == "ok":
+            predictions = read_predictions(out.out_of_fold_file)
+            found.append(Probed(probe, metric(sweep.search.metric, predictions) or 0.0, predictions))
+    best: dict[str, Probed] = {}
+    for one in sorted(found, key=lambda one: -one.score):
+        best.setdefault(one.trial.backbone, one)
+    return list(best.values())
 
 
 def probe_images(count: int, sweep: Sweep) -> np.ndarray:
@@ -112,43 +176,49 @@ def probe_images(count: int, sweep: Sweep) -> np.ndarray:
     return np.random.default_rng(sweep.seed).permutation(count)[:most]
 
 
+def _image_count(run: RunDir, sweep: Sweep) -> int:
+    return len(probe_images(int((run.catalog()["part"] == "train").sum()), sweep))
+
+
 def _missing_probes(run: RunDir, sweep: Sweep) -> list[Trial]:
     return [probe for probe in sweep.probes() if not run.trial(probe_id(probe)).result_file.exists()]
 
 
-def _spans(run: RunDir, sweep: Sweep, probes: Collection[Trial]) -> list[ImageSpan]:
-    """The spans of all images of these probes: first the first one of each, so that all get some in a short time."""
-    count = len(probe_images(int((run.catalog()["part"] == "train").sum()), sweep))
-    size = min(SPAN_IMAGES, -(-count // SPANS))
-    firsts = range(0, count, size)
-    return [ImageSpan(probe, range(first, min(first + size, count))) for first in firsts for probe in probes]
+def _task(function: Callable[..., Any], slot: Slot) -> Any:
+    return ray.remote(function).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
 
 
 def _features(
-    run: RunDir, spans: Sequence[ImageSpan], slot: Slot, until: float | None
+    run: RunDir, sweep: Sweep, probes: Collection[Trial], slot: Slot, until: float | None
 ) -> tuple[dict[Trial, Features], dict[Trial, RayError]]:
-    """Probe -> the features of its spans up to the first one that is missing; and probe -> its error."""
-    extracted: Features = {}
+    """Probe -> the features of its images up to the first ones that are missing; and probe -> its error."""
+    count = _image_count(run, sweep)
+    size = min(SPAN_IMAGES, -(-count // SPANS))
+    spans = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    features: dict[Trial, Features] = {probe: {} for probe in probes}
     problems: dict[Trial, RayError] = {}
     task, pending = _task(extract_features, slot), {}
-    for span in spans:
-        if (kept := _read_features(span.file(run), len(span.images))) is not None:
-            extracted[span] = ray.put(kept)
+    for images, probe in product(spans, probes):  # first some of each, so that all get some in a short time
+        file, kept = run.trial(probe_id(probe)).features_file(images.start), None
+        with suppress(OSError, KeyError, SafetensorError):
+            kept = load_file(file)["features"]
+        if kept is not None and len(kept) == len(images):
+            features[probe][images] = ray.put(kept)
         else:
-            pending[task.remote(run.where, span, slot.threads)] = span
+            pending[task.remote(run.where, probe, images, slot.threads)] = probe, images, file
     ended, console = finished(pending, until), Console(stderr=True)
-    for span, result in track(ended, "Probing", len(pending), console=console, transient=True):
+    for (probe, images, file), result in track(ended, "Probing", len(pending), console=console, transient=True):
         if isinstance(result, RayError):
-            problems[span.probe] = result
+            problems[probe] = result
         else:
-            write_whole(span.file(run), save({"features": result}))
-            extracted[span] = ray.put(result)
-    features: dict[Trial, Features] = {}
-    for probe in dict.fromkeys(span.probe for span in spans):
-        own = (span for span in spans if span.probe == probe and probe not in problems)
-        if found := {span: extracted[span] for span in takewhile(extracted.__contains__, own)}:
-            features[probe] = found
-    return features, problems
+            write_whole(file, save({"features": result}))
+            features[probe][images] = ray.put(result)
+    first = {
+        probe: {images: found[images] for images in takewhile(found.__contains__, spans)}
+        for probe, found in features.items()
+        if probe not in problems
+    }
+    return {probe: found for probe, found in first.items() if found}, problems
 
 
 def _heads(
@@ -160,27 +230,12 @@ def _heads(
 ) -> Iterator[tuple[Trial, Any]]:
     """Learns heads, on all folds but one or on all images; each probe with the seconds it took, or its RayError."""
     task = _task(learn_probe, slot)
-    return finished(
-        {
-            task.remote(run.where, probe, fold, slot.threads, *features[probe].values()): probe
-            for probe, fold in wanted
-            if probe in features
-        },
-        until,
-    )
-
-
-def _task(function: Callable[..., Any], slot: Slot) -> Any:
-    return ray.remote(function).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
-
-
-def _read_features(file: Path, count: int) -> np.ndarray | None:
-    """(count, F) float32, as an earlier command has kept them; None where the file is missing, damaged or shorter."""
-    try:
-        features = load_file(file)["features"]
-    except (OSError, KeyError, SafetensorError):
-        return None
-    return features if len(features) == count else None
+    pending = {
+        task.remote(run.where, probe, fold, slot.threads, *features[probe].values()): probe
+        for probe, fold in wanted
+        if probe in features
+    }
+    return finished(pending, until)
 
 
 def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, outcome: float | RayError) -> None:
@@ -209,13 +264,13 @@ def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, outcome: flo
     write_record(out.result_file, result, out.mirror)
 
 
-def extract_features(where: Path | str, span: ImageSpan, threads: int) -> np.ndarray:
-    """Ray task: the features of the span's images, (n, F) float32."""
+def extract_features(where: Path | str, probe: Trial, images: range, threads: int) -> np.ndarray:
+    """Ray task: the features, (n, F) float32, of the images at these positions among those it learns from."""
     from rfray.training.probe import frozen_features
 
-    sweep, data, _ = sweep_images(where, span.probe.resize, span.probe.image_size)
-    chosen = data.train.at(probe_images(len(data.train), sweep)[span.images.start : span.images.stop])
-    return frozen_features(span.probe, chosen, threads)
+    sweep, data, _ = sweep_images(where, probe.resize, probe.image_size)
+    chosen = data.train.at(probe_images(len(data.train), sweep)[images.start : images.stop])
+    return frozen_features(probe, chosen, threads)
 
 
 def learn_probe(where: Path | str, probe: Trial, fold: Fold | None, threads: int, *features: np.ndarray) -> float:

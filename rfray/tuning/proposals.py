@@ -7,7 +7,6 @@ trials are trained again, with other seeds and once for each fold, follows from 
 
 from collections.abc import Iterator, Sequence
 from math import isnan
-from pathlib import Path
 from typing import Any
 
 from ray.tune.search import Searcher as RaySearcher
@@ -20,11 +19,9 @@ from rfray.store.records import Fold, TrialResult, TrialStart, WarmStart, write_
 from rfray.store.run_dir import RunDir, repeat_id, trial_id
 from rfray.tuning.asha import Asha, JudgedEpoch
 from rfray.tuning.budget import Meter
-from rfray.tuning.probe_ranking import points_to_evaluate
+from rfray.tuning.probing import points_to_evaluate
 from rfray.tuning.recorder import ranking, results
 from rfray.tuning.strategies import SEARCHERS, planned_trials
-
-COLD = WarmStart()
 
 
 class Listed(RaySearcher):
@@ -50,12 +47,8 @@ class Listed(RaySearcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: what a trial has come to arrives elsewhere."""
 
-    def save(self, checkpoint_path: str) -> None:
-        """Writes an empty file: Ray moves it, so there must be one."""
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `save`."""
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing, see above."""
 
     def __reduce__(self) -> tuple[type[RaySearcher], tuple[()]]:
         """Pickles, for Ray's snapshot, as a searcher that knows nothing."""
@@ -71,8 +64,8 @@ class Proposals(Listed):
         sweep: Sweep,
         scheduler: Asha,
         at_once: int,
-        warm: WarmStart = COLD,
-        meter: Meter | None = None,
+        warm: WarmStart,
+        meter: Meter | None,
     ) -> None:
         """The scheduler, a new one, learns the past too. No trial begins that `meter` has no time for.
 

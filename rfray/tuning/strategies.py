@@ -106,17 +106,14 @@ class Searcher:
         self._sweep = sweep
         self._listed = combinations(sweep)
         for one in earlier:
-            params = params_of(one.trial, self._axes)
-            if params is None:
-                continue  # its backbone was left out since
-            if one.use == "setting":
+            params = params_of(one.trial, self._axes)  # None where its backbone was left out since
+            if one.use == "setting" and params is not None:
                 self._study.enqueue_trial(params)
-                continue
-            self._study.add_trial(
-                optuna.trial.create_trial(params=params, distributions=self._distributions, value=one.score)
-            )
-            if one.use == "taken over":
-                self._scores[one.trial.digest] = one.score
+            elif params is not None:
+                fixed = optuna.trial.create_trial(params=params, distributions=self._distributions, value=one.score)
+                self._study.add_trial(fixed)
+                if one.use == "taken over":
+                    self._scores[one.trial.digest] = one.score
         for point in beginnings:
             self._study.enqueue_trial(dict(point))
         # the same seed draws all that a random search has drawn before

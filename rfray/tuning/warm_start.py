@@ -8,8 +8,7 @@ folder before the first trial starts, so a later change of the earlier runs chan
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
@@ -22,7 +21,7 @@ from rfray.errors import RunError, StorageError, SweepError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile, differences
 from rfray.spec.trial import Trial, epochs_of
-from rfray.store.files import file_digest, replacing
+from rfray.store.files import replacing
 from rfray.store.records import EarlierTrial, TrialResult, WarmStart, find_record, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, trial_id
 from rfray.tuning.strategies import LEARNING, params_of, planned_trials, settings
@@ -35,17 +34,15 @@ RECORDS = ("sweep.yaml", "catalog.parquet", "unreadable.csv", "trials/*/trial.js
 USES = {"": "not used", "setting": "tried first", "score": "learned from", "taken over": "taken over"}
 """What a sweep does with an earlier trial -> how it is printed; in the order of how much it is worth."""
 
-Use = Literal["", "setting", "score", "taken over"]
 
-
-@dataclass(frozen=True)
+@dataclass
 class Candidate:
     """A trial of an earlier run, and what this sweep does with it."""
 
     run: RunDir
     out: TrialDir
     result: TrialResult
-    use: Use
+    use: Literal["", "setting", "score", "taken over"] = ""
     reason: str = ""
     """Why it is not taken over, for people."""
     key: str = ""
@@ -56,11 +53,6 @@ class Candidate:
     def score(self) -> float:
         """Best value of its run's val metric, in [0, 1]."""
         return self.result.score or 0.0
-
-    @property
-    def worth(self) -> tuple[int, bool]:
-        """Where two runs have the same trial, the one with the larger worth is used."""
-        return list(USES).index(self.use), self.has_weights
 
 
 def read_warm_start(run: RunDir) -> WarmStart | None:
@@ -93,11 +85,23 @@ def check_warm_start(file: SweepFile, run: RunDir, fresh: bool) -> None:
 def warm_start(run: RunDir, sweep: Sweep, console: Console) -> WarmStart:
     """What the sweep has from earlier runs: taken from them by the first call, and printed by all.
 
-    Raises RunError where an earlier run, or warm_start.json, can't be read, and DiskFullError.
+    The first one copies the trials that are taken over into the run folder, and writes warm_start.json last.
+    Raises RunError where an earlier run, or warm_start.json, can't be read, or where that is missing although trials
+    were trained; and DiskFullError.
     """
     if not sweep.search.warm_start:
         return WarmStart()
-    known = read_warm_start(run) or _begin(run, sweep, console)
+    known = read_warm_start(run)
+    if known is None:
+        if any(out.starts() for out in run.trials()):
+            why = "is missing, and the search can't be retraced without it"
+            raise RunError(f"{run.warm_start_file} {why}: start anew with --fresh (the old run folder is moved aside)")
+        run.mirror.remove(run.mirror.find("trials/*/*"))  # of a first start that was killed
+        shutil.rmtree(run.trials_folder, ignore_errors=True)
+        candidates = _candidates(sweep, run.catalog())
+        _take_over(run, sweep, candidates, console)
+        known = _known(candidates, sweep)
+        write_record(run.warm_start_file, known, run.mirror)
     for line in known.lines:
         console.print(Text(line), soft_wrap=True)
     return known
@@ -113,41 +117,24 @@ def preview_warm_start(run: RunDir, sweep: Sweep) -> WarmStart:
     if (known := read_warm_start(run)) is not None:
         return known
     run.mirror.fetch(run.catalog_file)
-    catalog = run.catalog() if run.catalog_file.exists() else None
-    return _known(_candidates(sweep, catalog), sweep)
+    return _known(_candidates(sweep, run.catalog() if run.catalog_file.exists() else None), sweep)
 
 
-def _begin(run: RunDir, sweep: Sweep, console: Console) -> WarmStart:
-    """Copies the trials that are taken over into the run folder, and writes warm_start.json last."""
-    _clear(run)
-    candidates = _candidates(sweep, run.catalog())
-    with_weights = [one for one in candidates if one.use == "taken over" and one.has_weights]
-    kept = {one.key for one in sorted(with_weights, key=lambda one: -one.score)[: sweep.keep]}
+def _take_over(run: RunDir, sweep: Sweep, candidates: list[Candidate], console: Console) -> None:
+    """Copies trials into the run folder, the weights of the best ones too; one that is damaged is only learned from."""
+    taken = [one for one in candidates if one.use == "taken over"]
+    with_weights = sorted((one for one in taken if one.has_weights), key=lambda one: -one.score)
+    kept = {one.key for one in with_weights[: sweep.keep]}
     number = 0
-    for place, one in enumerate(candidates):
-        if one.use == "taken over":
-            out = run.trial(trial_id(number, one.result.trial))
-            try:
-                _copy_trial(one, out, number, with_weights=one.key in kept)
-                number += 1
-            except RunError as error:
-                console.print(Text(f"Warning: {error}; the trial is not taken over"), soft_wrap=True)
-                shutil.rmtree(out.path, ignore_errors=True)
-                candidates[place] = replace(one, use="score", reason="damaged")
-    known = _known(candidates, sweep)
-    write_record(run.warm_start_file, known, run.mirror)
-    return known
-
-
-def _clear(run: RunDir) -> None:
-    """Removes what a first start that was killed has copied. Raises RunError where trials were trained since."""
-    if any(out.starts() for out in run.trials()):
-        raise RunError(
-            f"{run.warm_start_file} is missing, and the search can't be retraced without it: start anew with "
-            "--fresh (the old run folder is moved aside)"
-        )
-    run.mirror.remove(run.mirror.find("trials/*/*"))
-    shutil.rmtree(run.trials_folder, ignore_errors=True)
+    for one in taken:
+        out = run.trial(trial_id(number, one.result.trial))
+        try:
+            _copy_trial(one, out, number, with_weights=one.key in kept)
+            number += 1
+        except RunError as error:
+            console.print(Text(f"Warning: {error}; the trial is not taken over"), soft_wrap=True)
+            shutil.rmtree(out.path, ignore_errors=True)
+            one.use, one.reason = "score", "damaged"
 
 
 def _copy_trial(one: Candidate, out: TrialDir, number: int, with_weights: bool) -> None:
@@ -158,29 +145,19 @@ def _copy_trial(one: Candidate, out: TrialDir, number: int, with_weights: bool) 
     files = {name: one.result.files[name] for name in names if name in one.result.files}
     copied = [name for name in files if name != WEIGHTS_FILE or with_weights]
     source.mirror.pull(*copied, "tensorboard/*")
-    start = source.start()
-    for name in copied:
-        if not _copy(source.path / name, out.path / name, files[name]) and name != WEIGHTS_FILE:
-            raise RunError(f"{source.path / name} is missing")
-    for curves in sorted(source.tensorboard.glob("events.out.tfevents.*")):
-        _copy(curves, out.tensorboard / curves.name)
-    start = start.model_copy(update={"id": out.id, "number": number, "results_known": number})
-    write_record(out.start_file, start, out.mirror)
+    curves = sorted(source.tensorboard.glob("events.out.tfevents.*"))
+    for file in (*(source.path / name for name in copied), *curves):
+        if file.exists():
+            with replacing(out.path / file.relative_to(source.path)) as temporary:
+                shutil.copyfile(file, temporary)
     changed = {"id": out.id, "position": number, "files": files, "taken_from": one.run.shown(source.path)}
-    write_record(out.result_file, one.result.model_copy(update=changed), out.mirror)
+    result = one.result.model_copy(update=changed)
+    if damaged := out.damaged_files(result):
+        raise RunError(f"{source.path / damaged[0].name} is damaged: its content does not match its digest")
+    start = source.start().model_copy(update={"id": out.id, "number": number, "results_known": number})
+    write_record(out.start_file, start, out.mirror)
+    write_record(out.result_file, result, out.mirror)
     out.mirror.push()
-
-
-def _copy(source: Path, target: Path, digest: str | None = None) -> bool:
-    """False where the file is missing. Raises RunError where its content does not match `digest`."""
-    try:
-        with replacing(target) as temporary:
-            shutil.copyfile(source, temporary)
-            if digest is not None and file_digest(temporary) != digest:
-                raise RunError(f"{source} is damaged: its content does not match its digest")
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _candidates(sweep: Sweep, catalog: pd.DataFrame | None) -> list[Candidate]:
@@ -189,17 +166,14 @@ def _candidates(sweep: Sweep, catalog: pd.DataFrame | None) -> list[Candidate]:
     `catalog` is this sweep's, if it is known.
     """
     found = [one for where in sweep.search.warm_start for one in _of_run(RunDir(where), sweep, catalog)]
-    best: dict[str, Candidate] = {}
-    for one in found:
-        if one.use and one.worth > best.setdefault(one.key, one).worth:
-            best[one.key] = one
-    taken = sorted((one for one in best.values() if one.use == "taken over"), key=lambda one: -one.score)
-    most = {one.key for one in taken[: planned_trials(sweep)]}
-    for place, one in enumerate(found):
-        if one.use and best[one.key] is not one:
-            found[place] = replace(one, use="", reason="in another earlier run, too")
-        elif one.use == "taken over" and one.key not in most:
-            found[place] = replace(one, use="score", reason=f"search.trials asks for {len(most)}")
+    uses, best = list(USES), dict[str, Candidate]()
+    for one in sorted(found, key=lambda one: (uses.index(one.use), one.has_weights), reverse=True):
+        if one.use and best.setdefault(one.key, one) is not one:
+            one.use, one.reason = "", "in another earlier run, too"
+    taken = [one for one in found if one.use == "taken over"]
+    most = planned_trials(sweep)
+    for one in sorted(taken, key=lambda one: -one.score)[most:] if most is not None else ():
+        one.use, one.reason = "score", f"search.trials asks for {most}"
     return found
 
 
@@ -208,24 +182,21 @@ def _of_run(run: RunDir, sweep: Sweep, catalog: pd.DataFrame | None) -> Iterator
     run.mirror.pull(*RECORDS)
     old = run.sweep()
     ended = [(out, result) for out in run.trials() if (result := out.result()) is not None]
-    differing = ""
-    if any(result.score is not None for _, result in ended):
-        differing = _differing(run, old, sweep, catalog)
+    differing = _differing(run, old, sweep, catalog) if any(result.score is not None for _, result in ended) else ""
     with_weights = {file.parent.name for file in run.mirror.find(f"trials/*/{WEIGHTS_FILE}")}
     axes, images = sweep.trial.axes(), run.training_images()
     for out, result in ended:
+        one = Candidate(run, out, result, has_weights=out.id in with_weights)
         drawn = params_of(result.trial, axes)
-        if result.score is None:
-            yield Candidate(run, out, result, "", "failed")
-        elif drawn is None:
-            yield Candidate(run, out, result, "", "outside of this sweep's axes")
+        if result.score is None or drawn is None:
+            one.reason = "failed" if result.score is None else "outside of this sweep's axes"
         else:
             own = sweep.trial.trial(settings(drawn, axes))
             others = ", ".join(sorted(_others(result, old, sweep, own, images)))
-            use: Use = "setting" if differing else "score" if others else "taken over"
-            reason = differing or (f"other {others}" if others else "")
-            key = own.digest if differing else result.trial.digest
-            yield Candidate(run, out, result, use, reason, key, out.id in with_weights)
+            one.use = "setting" if differing else "score" if others else "taken over"
+            one.reason = differing or (f"other {others}" if others else "")
+            one.key = own.digest if differing else result.trial.digest
+        yield one
 
 
 def _others(result: TrialResult, old: Sweep, sweep: Sweep, own: Trial, training_images: int) -> Iterator[str]:
@@ -239,8 +210,8 @@ def _others(result: TrialResult, old: Sweep, sweep: Sweep, own: Trial, training_
         yield f"augmentations.{trial.augmentation}"
     ended_early = result.epochs < epochs_of(trial.model_dump(), training_images)
     out_of_patience = trial.patience and result.epochs - (result.best_epoch or 0) >= trial.patience
-    keys = ("scheduler", "grace_epochs", "reduction_factor", "brackets")
-    same = all(getattr(old.search, key) == getattr(sweep.search, key) for key in keys)
+    keys = {"scheduler", "grace_epochs", "reduction_factor", "brackets"}
+    same = old.search.model_dump(include=keys) == sweep.search.model_dump(include=keys)
     if ended_early and not out_of_patience and not same:
         yield "search.scheduler"
 
@@ -265,13 +236,13 @@ def _differing(earlier: RunDir, old: Sweep, sweep: Sweep, catalog: pd.DataFrame 
 def _known(candidates: list[Candidate], sweep: Sweep) -> WarmStart:
     """What the sweep has from earlier runs, and a line on each of them for people."""
     known = WarmStart(trials=[], lines=[])
+    learns = sweep.search.algorithm in LEARNING
     for where in sweep.search.warm_start:
         run = RunDir(where)
         own = [one for one in candidates if one.run.where == run.where]
         best = sorted((one for one in own if one.use == "setting"), key=lambda one: (-one.score, one.out.id))
-        used = [one for one in own if one.use in ("score", "taken over")] + best[:TRIED_FIRST]
-        if sweep.search.algorithm not in LEARNING:
-            used = [one for one in used if one.use == "taken over"]
+        used = [one for one in own if one.use == "taken over" or (one.use == "score" and learns)]
+        used += best[:TRIED_FIRST] if learns else []
         known.trials.extend(
             EarlierTrial(run=str(run.where), id=one.out.id, trial=one.result.trial, score=one.score, use=one.use)
             for one in used

@@ -21,8 +21,7 @@ from rfray.store.ownership import claim_run
 from rfray.store.records import TrialResult, write_record
 from rfray.store.run_dir import RunDir, probe_id
 from rfray.tuning import probing
-from rfray.tuning.probe_ranking import points_to_evaluate, rank_backbones
-from rfray.tuning.probing import probe_backbones, probe_images
+from rfray.tuning.probing import points_to_evaluate, probe_backbones, probe_images, rank_backbones
 from rfray.tuning.recorder import repair
 from rfray.tuning.run_sweep import check_outcome, run_sweep
 from tests.tuning.test_run_sweep import sweep_of as checked_sweep

@@ -345,7 +345,7 @@ def test_a_trial_taken_over_that_is_damaged_or_lost_later_is_trained_here(tmp_pa
     ids = [out.id for out in run.trials()]
     shutil.rmtree(run.trials()[1].path)
     run.trials()[0].start_file.write_text("{")
-    Proposals(run, asked, SCHEDULERS["none"](asked, 3), 1, known)
+    Proposals(run, asked, SCHEDULERS["none"](asked, 3), 1, known, None)
     assert [out.id for out in run.trials()] == ids
     assert [out.start().trial.lr for out in run.trials()] == [0.1, 0.2]
     assert [out.result_file.exists() for out in run.trials()] == [True, False]
