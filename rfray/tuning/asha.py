@@ -8,7 +8,7 @@ and a free slot goes to the best of those that have waited long enough to have r
 from bisect import insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf
 from typing import Any, NamedTuple
 
 from ray.tune.experiment import Trial
@@ -72,7 +72,7 @@ class Asha(FIFOScheduler):
         self._paused: set[str] = set()
         self.running: set[str] = set()
         """Trials that have a slot, or wait for nothing but one."""
-        self.at_once: int | None = None
+        self.at_once = inf
         self.more_to_come: Callable[[], bool] = lambda: True
         """Whether there may be another new trial."""
         self.has_time: Callable[[str], bool] = lambda name: True
@@ -179,7 +179,7 @@ class Asha(FIFOScheduler):
                 if all_is_over or self._is_out(other):
                     tune_controller.stop_trial(paused[other])
             self._new_scores = False
-        if name not in paused or (self.at_once is not None and len(self.running) >= self.at_once):
+        if name not in paused or len(self.running) >= self.at_once:
             return None
         self.begin(name)
         return paused[name]
@@ -203,10 +203,8 @@ class Asha(FIFOScheduler):
         rung = self.waits_at(name)
         if self._planned is None or rung is None:
             return False
-        most = self._planned.count(rung.bracket)
-        for _ in range(rung.level + 1):
-            most = max(most // self._factor, 1)
-        return rung.ranked.index((-self._best[name], name)) >= most
+        most = self._planned.count(rung.bracket) // self._factor ** (rung.level + 1)
+        return rung.ranked.index((-self._best[name], name)) >= max(most, 1)
 
 
 def bracket_turns(brackets: int, factor: int) -> list[int]:

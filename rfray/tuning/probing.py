@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import chain, product, takewhile
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from rfray.cluster.slots import Slot, worker_slot
+from rfray.cluster.slots import worker_slot
 from rfray.cluster.tasks import finished, reason_of
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import PROBED, Trial
@@ -43,9 +43,6 @@ FEATURES_UNTIL, HEADS_UNTIL = 0.3, 0.6
 """Fractions of the time until the deadline after which extracting features, and learning heads, ends (our choice)."""
 CLEARLY_WORSE = 1.25
 """A backbone is left out where 1 - AUC of its probe is proven to be more than so many times that of the best one."""
-
-Features = dict[range, Any]
-"""Positions among the images that a probe learns from -> Ray's reference to their features, in order."""
 
 
 class Probed(NamedTuple):
@@ -70,13 +67,7 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
     features_end, heads_end = (
         None if deadline is None else began + part * (deadline - began) for part in (FEATURES_UNTIL, HEADS_UNTIL)
     )
-    slot, count = worker_slot(sweep.resources), _image_count(run, sweep)
-    tell(f"Probing {len(missing)} frozen backbones on {count} train images")
-    features, problems = _features(run, sweep, missing, slot, features_end)
-    for probe, found in features.items():
-        if (extracted := list(found)[-1].stop) < count:
-            tell(f"There was time for {extracted} of these images for the probe of {probe.backbone}")
-    outcomes = chain(problems.items(), _heads(run, [(probe, None) for probe in features], features, slot, heads_end))
+    outcomes = _learned(run, sweep, [(probe, None) for probe in missing], features_end, heads_end, tell)
     for position, (probe, outcome) in enumerate(outcomes, start=len(run.probes())):
         if isinstance(outcome, RayError):
             tell(f"{probe.backbone} could not be probed: {reason_of(outcome)}")
@@ -95,9 +86,7 @@ def learn_fold_heads(run: RunDir, sweep: Sweep, starts: Iterable[TrialStart], de
     wanted = {(sweep.probe(start.trial), start.fold) for start in starts if start.fold and start.trial.head == "probe"}
     missing = [one for one in wanted if not run.trial(probe_id(one[0])).fold_weights_file(one[1]).exists()]
     if missing:
-        slot = worker_slot(sweep.resources)
-        features, _ = _features(run, sweep, {probe for probe, _ in missing}, slot, deadline)
-        list(_heads(run, missing, features, slot, deadline))
+        list(_learned(run, sweep, missing, deadline, deadline))
 
 
 def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
@@ -176,28 +165,31 @@ def probe_images(count: int, sweep: Sweep) -> np.ndarray:
     return np.random.default_rng(sweep.seed).permutation(count)[:most]
 
 
-def _image_count(run: RunDir, sweep: Sweep) -> int:
-    return len(probe_images(int((run.catalog()["part"] == "train").sum()), sweep))
-
-
 def _missing_probes(run: RunDir, sweep: Sweep) -> list[Trial]:
     return [probe for probe in sweep.probes() if not run.trial(probe_id(probe)).result_file.exists()]
 
 
-def _task(function: Callable[..., Any], slot: Slot) -> Any:
-    return ray.remote(function).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+def _learned(
+    run: RunDir,
+    sweep: Sweep,
+    wanted: Collection[tuple[Trial, Fold | None]],
+    features_end: float | None,
+    heads_end: float | None,
+    tell: Callable[[str], object] = lambda text: None,
+) -> Iterator[tuple[Trial, Any]]:
+    """Extracts features, then learns heads of probes, each on all images or on those of all folds but one.
 
-
-def _features(
-    run: RunDir, sweep: Sweep, probes: Collection[Trial], slot: Slot, until: float | None
-) -> tuple[dict[Trial, Features], dict[Trial, RayError]]:
-    """Probe -> the features of its images up to the first ones that are missing; and probe -> its error."""
-    count = _image_count(run, sweep)
+    Each probe with the seconds that its head took, or with its RayError; none that there was no time for.
+    """
+    slot, probes = worker_slot(sweep.resources), list(dict.fromkeys(probe for probe, _ in wanted))
+    count = len(probe_images(int((run.catalog()["part"] == "train").sum()), sweep))
+    tell(f"Probing {len(probes)} frozen backbones on {count} train images")
     size = min(SPAN_IMAGES, -(-count // SPANS))
     spans = [range(first, min(first + size, count)) for first in range(0, count, size)]
-    features: dict[Trial, Features] = {probe: {} for probe in probes}
+    features: dict[Trial, dict[range, Any]] = {probe: {} for probe in probes}  # Ray's references to them
     problems: dict[Trial, RayError] = {}
-    task, pending = _task(extract_features, slot), {}
+    task = ray.remote(extract_features).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+    pending = {}
     for images, probe in product(spans, probes):  # first some of each, so that all get some in a short time
         file, kept = run.trial(probe_id(probe)).features_file(images.start), None
         with suppress(OSError, KeyError, SafetensorError):
@@ -206,36 +198,26 @@ def _features(
             features[probe][images] = ray.put(kept)
         else:
             pending[task.remote(run.where, probe, images, slot.threads)] = probe, images, file
-    ended, console = finished(pending, until), Console(stderr=True)
+    ended, console = finished(pending, features_end), Console(stderr=True)
     for (probe, images, file), result in track(ended, "Probing", len(pending), console=console, transient=True):
         if isinstance(result, RayError):
             problems[probe] = result
         else:
             write_whole(file, save({"features": result}))
             features[probe][images] = ray.put(result)
-    first = {
-        probe: {images: found[images] for images in takewhile(found.__contains__, spans)}
-        for probe, found in features.items()
-        if probe not in problems
-    }
-    return {probe: found for probe, found in first.items() if found}, problems
-
-
-def _heads(
-    run: RunDir,
-    wanted: Iterable[tuple[Trial, Fold | None]],
-    features: dict[Trial, Features],
-    slot: Slot,
-    until: float | None,
-) -> Iterator[tuple[Trial, Any]]:
-    """Learns heads, on all folds but one or on all images; each probe with the seconds it took, or its RayError."""
-    task = _task(learn_probe, slot)
-    pending = {
-        task.remote(run.where, probe, fold, slot.threads, *features[probe].values()): probe
+    # a probe learns from its images up to the first ones whose features are missing
+    found = {probe: list(takewhile(features[probe].__contains__, spans)) for probe in probes if probe not in problems}
+    for probe, its in found.items():
+        if its and its[-1].stop < count:
+            tell(f"There was time for {its[-1].stop} of these images for the probe of {probe.backbone}")
+    yield from problems.items()
+    task = ray.remote(learn_probe).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
+    heads = {
+        task.remote(run.where, probe, fold, slot.threads, *(features[probe][images] for images in found[probe])): probe
         for probe, fold in wanted
-        if probe in features
+        if found.get(probe)
     }
-    return finished(pending, until)
+    yield from finished(heads, heads_end)
 
 
 def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, outcome: float | RayError) -> None:

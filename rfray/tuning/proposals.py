@@ -21,7 +21,7 @@ from rfray.tuning.asha import Asha, JudgedEpoch
 from rfray.tuning.budget import Meter
 from rfray.tuning.probing import points_to_evaluate
 from rfray.tuning.recorder import ranking, results
-from rfray.tuning.strategies import SEARCHERS, planned_trials
+from rfray.tuning.strategies import LEARNING, SEARCHERS, planned_trials
 
 
 class Listed(RaySearcher):
@@ -78,7 +78,8 @@ class Proposals(Listed):
         self._pauses = sweep.search.scheduler == "asha"
         self._planned = planned_trials(sweep)
         self._taken_over = [one.trial for one in warm.taken_over]
-        self._searcher = SEARCHERS[sweep.search.algorithm](sweep, warm.trials, points_to_evaluate(run, sweep))
+        points = points_to_evaluate(run, sweep) if sweep.search.algorithm in LEARNING else []
+        self._searcher = SEARCHERS[sweep.search.algorithm](sweep, warm.trials, points)
         self._results = results(run)
         self._starts: list[TrialStart] = []
         self._no_more = False  # the searcher has no other setting, or there is no time for one
@@ -131,14 +132,11 @@ class Proposals(Listed):
         has_time = self._meter is None or self._meter.has_time_for_any(self._sweep, epochs)
         epochs_known = sum(self._epochs.values()) if self._pauses else 0
         trial = self._propose(len(self._starts)) if has_time else None
-        if trial is None:
-            self._no_more = True
-            return None
-        start = self._write_start(trial, len(self._results), epochs_known)
-        if self._meter is not None and not self._meter.has_time(start.trial, epochs=epochs):  # open, for more budget
-            self._no_more = True
-            return None
-        return start
+        start = None if trial is None else self._write_start(trial, len(self._results), epochs_known)
+        if start is not None and (self._meter is None or self._meter.has_time(start.trial, epochs=epochs)):
+            return start
+        self._no_more = True  # a trial that there is no time for stays open, for more budget
+        return None
 
     def _replay(self, epochs: Sequence[JudgedEpoch]) -> None:
         """Asks the searcher and lets it learn in the order in which that happened: its random numbers are the same.

@@ -3,6 +3,7 @@
 import itertools
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,10 +76,7 @@ def combinations(sweep: Sweep) -> Iterator[dict[str, int]]:
 
 
 def planned_trials(sweep: Sweep) -> int | None:
-    """How many trials a checked sweep asks for: `search.trials`, or all settings where that is fewer or not given.
-
-    None where a budget alone ends it.
-    """
+    """How many trials a sweep asks for: `search.trials`, or all settings if fewer; None if a budget alone ends it."""
     asked = sweep.search.trials
     return sum(1 for _ in itertools.islice(combinations(sweep), asked)) or asked
 
@@ -87,17 +85,18 @@ class Searcher:
     """Proposes settings, none of them twice, and none that was taken over from an earlier run.
 
     Drawn by one of optuna's samplers, until its draws bring nothing new; what is left then, or all of it where there is
-    no sampler, is proposed in the order of the sweep file.
+    no sampler, is proposed in the order of the sweep file. `beginnings` are params for some of the axes to try first.
     """
 
     def __init__(
         self,
+        make_sampler: Callable[..., BaseSampler] | None,
         sweep: Sweep,
-        sampler: BaseSampler | None,
         earlier: Sequence[EarlierTrial] = (),
         beginnings: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = make_sampler(seed=sweep.seed) if make_sampler else None
         self._axes = sweep.trial.axes()
         self._distributions = {name: distribution(axis) for name, axis in self._axes.items()}
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -132,10 +131,7 @@ class Searcher:
         return None
 
     def tell(self, number: int, score: float | None) -> None:
-        """Takes in the best val metric of the `number`-th proposal (from 0), None where it failed.
-
-        May be called again once the trial has trained further.
-        """
+        """Takes in the best val metric, so far, of the `number`-th proposal (from 0); None where it failed."""
         key, drawn = self._proposed[number]
         before = self._scores[key]
         if before is None:
@@ -159,14 +155,11 @@ class Searcher:
 
 
 SEARCHERS: dict[str, Callable[..., Searcher]] = {
-    "grid": lambda sweep, earlier=(), beginnings=(): Searcher(sweep, None, earlier),
-    "random": lambda sweep, earlier=(), beginnings=(): Searcher(sweep, RandomSampler(seed=sweep.seed), earlier),
-    "optuna": lambda sweep, earlier=(), beginnings=(): Searcher(
-        sweep, TPESampler(seed=sweep.seed, multivariate=True, constant_liar=True), earlier, beginnings
-    ),
+    "grid": partial(Searcher, None),
+    "random": partial(Searcher, RandomSampler),
+    "optuna": partial(Searcher, partial(TPESampler, multivariate=True, constant_liar=True)),
 }
-"""Name -> searcher of a sweep, of trials of earlier runs, and of params for some of the axes (see `params_of`) that a
-searcher which learns tries first. `optuna` is its tree-structured Parzen estimator."""
+"""Name -> searcher of a sweep; `optuna` is its tree-structured Parzen estimator."""
 
 LEARNING = ("optuna",)
 """Searchers that learn from the scores of other trials."""

@@ -42,17 +42,14 @@ class Candidate:
     run: RunDir
     out: TrialDir
     result: TrialResult
+    score: float
+    """Best value of its run's val metric, in [0, 1]; 0 of one that failed."""
     use: Literal["", "setting", "score", "taken over"] = ""
     reason: str = ""
     """Why it is not taken over, for people."""
     key: str = ""
     """The same for the same trial in two runs; where only its setting is used, for the same setting on the axes."""
     has_weights: bool = False
-
-    @property
-    def score(self) -> float:
-        """Best value of its run's val metric, in [0, 1]."""
-        return self.result.score or 0.0
 
 
 def read_warm_start(run: RunDir) -> WarmStart | None:
@@ -186,7 +183,7 @@ def _of_run(run: RunDir, sweep: Sweep, catalog: pd.DataFrame | None) -> Iterator
     with_weights = {file.parent.name for file in run.mirror.find(f"trials/*/{WEIGHTS_FILE}")}
     axes, images = sweep.trial.axes(), run.training_images()
     for out, result in ended:
-        one = Candidate(run, out, result, has_weights=out.id in with_weights)
+        one = Candidate(run, out, result, result.score or 0.0, has_weights=out.id in with_weights)
         drawn = params_of(result.trial, axes)
         if result.score is None or drawn is None:
             one.reason = "failed" if result.score is None else "outside of this sweep's axes"
