@@ -69,9 +69,29 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
     )
     outcomes = _learned(run, sweep, [(probe, None) for probe in missing], features_end, heads_end, tell)
     for position, (probe, outcome) in enumerate(outcomes, start=len(run.probes())):
+        out = run.trial(probe_id(probe))
+        out.path.mkdir(parents=True, exist_ok=True)
+        out.mirror.pull(without=("features/*",))
+        files = (out.weights_file, out.out_of_fold_file, out.predictions_file("val"))
+        fields: dict[str, Any]
         if isinstance(outcome, RayError):
-            tell(f"{probe.backbone} could not be probed: {reason_of(outcome)}")
-        _record(run, sweep, probe, position, outcome)
+            fields = {"status": "failed", "reason": reason_of(outcome), "seconds": 0.0}
+            tell(f"{probe.backbone} could not be probed: {fields['reason']}")
+        else:
+            score = metric(sweep.search.metric, read_predictions(out.predictions_file("val")))
+            fields = {"status": "ok", "score": score, "seconds": outcome}
+        result = TrialResult(
+            id=out.id,
+            position=position,
+            kind="probe",
+            trial=probe,
+            metric=sweep.search.metric,
+            epochs=0,
+            node=socket.gethostname(),
+            files={file.name: file_digest(file) for file in files if file.exists()},
+            **fields,
+        )
+        write_record(out.result_file, result, out.mirror)
     if too_late := _missing_probes(run, sweep):
         tell(f"There was no time for the probes of {', '.join(probe.backbone for probe in too_late)}")
     tell(f"Probed in {time.time() - began:.0f} s")
@@ -218,32 +238,6 @@ def _learned(
         if found.get(probe)
     }
     yield from finished(heads, heads_end)
-
-
-def _record(run: RunDir, sweep: Sweep, probe: Trial, position: int, outcome: float | RayError) -> None:
-    """Writes result.json of a probe, the last of its files; `outcome`: the seconds it took, or its error."""
-    out = run.trial(probe_id(probe))
-    out.path.mkdir(parents=True, exist_ok=True)
-    out.mirror.pull(without=("features/*",))
-    files = (out.weights_file, out.out_of_fold_file, out.predictions_file("val"))
-    fields: dict[str, Any]
-    if isinstance(outcome, RayError):
-        fields = {"status": "failed", "reason": reason_of(outcome), "seconds": 0.0}
-    else:
-        score = metric(sweep.search.metric, read_predictions(out.predictions_file("val")))
-        fields = {"status": "ok", "score": score, "seconds": outcome}
-    result = TrialResult(
-        id=out.id,
-        position=position,
-        kind="probe",
-        trial=probe,
-        metric=sweep.search.metric,
-        epochs=0,
-        node=socket.gethostname(),
-        files={file.name: file_digest(file) for file in files if file.exists()},
-        **fields,
-    )
-    write_record(out.result_file, result, out.mirror)
 
 
 def extract_features(where: Path | str, probe: Trial, images: range, threads: int) -> np.ndarray:

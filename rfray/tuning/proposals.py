@@ -246,7 +246,7 @@ def written_starts(run: RunDir, starts: Sequence[TrialStart], meter: Meter | Non
             return
         out = run.trial(start.id)
         try:
-            written = out.start()  # it may remember how much fits into memory
+            start = out.start()  # it may remember how much fits into memory
         except RunError:
-            write_record(out.start_file, written := start, out.mirror)
-        yield written
+            write_record(out.start_file, start, out.mirror)
+        yield start

@@ -152,31 +152,26 @@ def repair(run: RunDir) -> list[str]:
     A finished trial that has lost something is trained again. One that was running has its history written anew from
     its state, or continues without what is lost.
     """
-    return [line for out in run.models() for line in (_reopened if out.result_file.exists() else _repaired)(out)]
-
-
-def _reopened(out: TrialDir) -> list[str]:
-    try:
-        damaged = out.damaged_files(read_record(out.result_file, TrialResult))
-        problems = [f"{file} is damaged: its content does not match its digest" for file in damaged]
-    except RunError as error:
-        damaged, problems = [out.result_file], [str(error)]
-    if damaged:
-        out.mirror.remove([out.result_file, out.history_file, *damaged])
-    return [f"{problem}; the trial is run again" for problem in problems]
-
-
-def _repaired(out: TrialDir) -> list[str]:
     found: list[str] = []
-    state = read_state(out, found.append)
-    if state is None:  # it starts over, also where it was killed after its first row of history, before its first state
-        out.history_file.unlink(missing_ok=True)
-        return found
-    epochs = len(state["history"])
-    try:
-        if len(out.history()) < epochs:
-            raise RunError(f"{out.history_file} is damaged: it does not hold all of {epochs} epochs")
-    except RunError as error:
-        found.append(f"{error}; it was written anew")
-        write_history(out, state["history"])
+    for out in run.models():
+        if out.result_file.exists():
+            try:
+                damaged = out.damaged_files(read_record(out.result_file, TrialResult))
+                problems = [f"{file} is damaged: its content does not match its digest" for file in damaged]
+            except RunError as error:
+                damaged, problems = [out.result_file], [str(error)]
+            if damaged:
+                out.mirror.remove([out.result_file, out.history_file, *damaged])
+            found += [f"{problem}; the trial is run again" for problem in problems]
+        elif (state := read_state(out, found.append)) is None:
+            # it starts over, also where it was killed after its first row of history, before its first state
+            out.history_file.unlink(missing_ok=True)
+        else:
+            epochs = len(state["history"])
+            try:
+                if len(out.history()) < epochs:
+                    raise RunError(f"{out.history_file} is damaged: it does not hold all of {epochs} epochs")
+            except RunError as error:
+                found.append(f"{error}; it was written anew")
+                write_history(out, state["history"])
     return found
