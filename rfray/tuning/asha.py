@@ -139,6 +139,10 @@ class Asha(FIFOScheduler):
         """A trial will run, or run again where its process has died."""
         self.running.add(str(trial))
 
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A trial's process has died, or could not start; if Ray starts it again, it says so by `on_trial_add`."""
+        self.running.discard(str(trial))
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether a trial continues, pauses, or stops as nothing could let it continue any more."""
         name, epoch = str(trial), int(result.get(EPOCH, 0))

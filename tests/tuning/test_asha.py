@@ -142,6 +142,15 @@ def test_what_time_is_left_goes_to_those_that_wait() -> None:
     assert sweep.epochs_of() == [9, 9, 9, 9]
 
 
+def test_a_trial_whose_process_dies_has_a_slot_again_only_if_it_is_started_again() -> None:
+    scheduler = asha()
+    for name in ("00000", "00001"):
+        scheduler.begin(name)
+        scheduler.on_trial_error(None, name)
+    scheduler.on_trial_add(None, "00001")
+    assert scheduler.running == {"00001"}
+
+
 def test_ties_go_to_the_first_and_undefined_scores_last() -> None:
     sweep = Sweep(asha(), [0.0, 0.5, 0.5, 0.0, 0.0, 0.0])
     sweep.run()
