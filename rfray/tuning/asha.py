@@ -207,7 +207,7 @@ class Asha(FIFOScheduler):
         rung = self.waits_at(name)
         if self._planned is None or rung is None:
             return False
-        most = self._planned.count(rung.bracket) // self._factor ** (rung.level + 1)
+        most: int = self._planned.count(rung.bracket) // self._factor ** (rung.level + 1)
         return rung.ranked.index((-self._best[name], name)) >= max(most, 1)
 
 
