@@ -118,7 +118,7 @@ def build_model(trial: Trial, load_pretrained: bool = True) -> tuple[nn.Module, 
     """
     source, known = trial.pretrained if load_pretrained else False, get_pretrained_cfg(trial.backbone)
     if isinstance(source, str) and not Path(source).is_file():
-        raise TrialError(f"pretrained: {source}: no such file")
+        raise TrialError(f"{source}: no such file")
     try:
         model = timm.create_model(  # which leaves out what is None
             trial.backbone,
