@@ -49,7 +49,7 @@ def audit_images(
         first_part=parts[:, 0],
         second_part=parts[:, 1],
         across_labels=labels[:, 0] != labels[:, 1],
-        paths=list(map(tuple, paths)),
+        paths=pd.Series([tuple(pair) for pair in paths.tolist()], dtype=object),
         named=list(map(" and ".join, np.where(folders[:, :1] != folders[:, 1:], folders + "/" + paths, paths))),
     )
     counts = images.groupby(["part", "label"]).agg(images=("path", "size"), groups=("group", "nunique")).reset_index()

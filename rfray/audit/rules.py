@@ -50,9 +50,10 @@ class Facts:
     reencoded: bool
     """Whether `data.reencode` brings all images through one size and codec before a model sees them."""
 
-    def of_class(self, column: str) -> list[np.ndarray]:
+    def of_class(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         """The values of a column for real images, and for fake ones."""
-        return [self.images.loc[self.images["label"] == label, column].to_numpy() for label in range(len(CLASSES))]
+        real, fake = (self.images.loc[self.images["label"] == label, column].to_numpy() for label in (0, 1))
+        return real, fake
 
     def counts(self, part: str) -> np.ndarray:
         """(2,) int: real and fake images of a part, which has some of both or none."""
@@ -132,7 +133,7 @@ def copies_within_a_part(facts: Facts) -> Iterator[Finding]:
     """Copies in one part with one label: they count twice, no more."""
     pairs = facts.pairs[(facts.pairs["first_part"] == facts.pairs["second_part"]) & ~facts.pairs["across_labels"]]
     for part, found in pairs.groupby("first_part"):
-        copies, images = found[["first", "second"]].stack().nunique(), int(facts.counts(str(part)).sum())
+        copies, images = len(np.unique(found[["first", "second"]].to_numpy())), int(facts.counts(str(part)).sum())
         yield Finding(
             grade="note",
             code="copies-within-a-part",

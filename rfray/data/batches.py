@@ -175,7 +175,8 @@ def decoded_batches(
         squares = {
             geometry: np.empty((len(some), geometry.side, geometry.side, 3), np.uint8) for geometry in geometries
         }
-        reasons, read = [""] * len(some), []
+        reasons = [""] * len(some)
+        read: list[int] = []
         pictures: list[np.ndarray | None] = [None] * len(some)
         for position, name in enumerate(some):
             try:

@@ -110,8 +110,8 @@ class PictureFeatures:
     """(height, width) float32: see `_detail`."""
     points: np.ndarray
     """(k, 2) float32: x and y of its keypoints."""
-    descriptors: np.ndarray | None
-    """(k, 32) uint8: their ORB descriptors; None where there are none."""
+    descriptors: np.ndarray
+    """(k, 32) uint8: their ORB descriptors; OpenCV gives None for no keypoint."""
 
 
 def picture_features(pixels: np.ndarray) -> PictureFeatures:
@@ -119,7 +119,7 @@ def picture_features(pixels: np.ndarray) -> PictureFeatures:
     grey = resized(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), SIDE)
     orb = cv2.ORB.create(500, edgeThreshold=12, fastThreshold=7, scoreType=cv2.ORB_FAST_SCORE)
     keypoints, descriptors = orb.detectAndCompute(grey, None)
-    return PictureFeatures(grey, _detail(grey), cv2.KeyPoint.convert(keypoints), descriptors)
+    return PictureFeatures(grey, _detail(grey), np.array(cv2.KeyPoint.convert(keypoints)), descriptors)
 
 
 def verify(one: PictureFeatures, other: PictureFeatures) -> PairKind | None:
