@@ -20,7 +20,7 @@ from rfray.store.run_dir import RunDir, repeat_id, trial_id
 from rfray.tuning.asha import Asha, JudgedEpoch
 from rfray.tuning.budget import Meter
 from rfray.tuning.probing import points_to_evaluate
-from rfray.tuning.recorder import ranking, results
+from rfray.tuning.recorder import ranking, results, was_cut
 from rfray.tuning.strategies import LEARNING, SEARCHERS, planned_trials
 
 
@@ -80,6 +80,7 @@ class Proposals(Listed):
         self._taken_over = [one.trial for one in warm.taken_over]
         points = points_to_evaluate(run, sweep) if sweep.search.algorithm in LEARNING else []
         self._searcher = SEARCHERS[sweep.search.algorithm](sweep, warm.trials, points)
+        self._images = run.training_images()
         self._results = results(run)
         self._starts: list[TrialStart] = []
         self._no_more = False  # the searcher has no other setting, or there is no time for one
@@ -104,7 +105,7 @@ class Proposals(Listed):
         """Lets the searcher learn from a result that is on disk."""
         self._results.append(result)
         self._epochs[result.id] = result.epochs
-        self._learn(result.id, result.score)
+        self._learn_result(result)
 
     def _all(self) -> Iterator[TrialStart | None]:
         """What earlier starts have left open, then new ones; None while a paused one may or might continue instead."""
@@ -152,7 +153,7 @@ class Proposals(Listed):
             for one in epochs[epochs_used:epochs_known]:
                 self._learn_epoch(one.name, one.epoch, one.best)
             for result in self._results[results_used:results_known]:
-                self._learn(result.id, result.score)
+                self._learn_result(result)
             epochs_used = max(epochs_used, min(epochs_known, len(epochs)))
             results_used = max(results_used, min(results_known, len(self._results)))
 
@@ -206,12 +207,15 @@ class Proposals(Listed):
         if epoch > self._epochs.get(name, 0):
             self._epochs[name] = epoch
             if best is not None:
-                self._learn(name, best)
+                self._learn(name, best, epoch)
 
-    def _learn(self, name: str, score: float | None) -> None:
+    def _learn_result(self, result: TrialResult) -> None:
+        self._learn(result.id, result.score, result.epochs if was_cut(result, self._images) else None)
+
+    def _learn(self, name: str, score: float | None, epoch: int | None) -> None:
         proposal = _number(name) - len(self._taken_over)
         if proposal >= 0:  # of those taken over it knows from the beginning
-            self._searcher.tell(proposal, score)
+            self._searcher.tell(proposal, score, epoch)
 
 
 def _number(name: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rfray.errors import DiskFullError, RunError, SweepFailed
 from rfray.spec.sweep import Sweep
+from rfray.spec.trial import epochs_of
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import NO_ROOM, file_digest
 from rfray.store.records import TrialResult, read_record, write_record
@@ -121,6 +122,13 @@ def results(run: RunDir) -> list[TrialResult]:
     """The results of all trials that have ended, in that order. Raises RunError where one is damaged."""
     found = [result for trial in run.trials() if (result := trial.result()) is not None]
     return sorted(found, key=lambda result: result.position)
+
+
+def was_cut(result: TrialResult, training_images: int) -> bool:
+    """Whether a trial has fewer epochs than its setting asks for, and not because its own patience was over."""
+    trial = result.trial
+    out_of_patience = trial.patience and result.epochs - (result.best_epoch or 0) >= trial.patience
+    return result.epochs < epochs_of(trial.model_dump(), training_images) and not out_of_patience
 
 
 def ranking(ended: list[TrialResult]) -> list[TrialResult]:

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import MedianStoppingRule, TrialScheduler
 
 from rfray.progress.metric_keys import EPOCH, SCORE
@@ -100,8 +100,10 @@ class Searcher:
         self._axes = sweep.trial.axes()
         self._distributions = {name: distribution(axis) for name, axis in self._axes.items()}
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        self._proposed: list[tuple[str, optuna.Trial]] = []
-        self._scores: dict[str, float | None] = {}
+        self._proposed: list[tuple[str, int]] = []  # digest of the trial, number in the study
+        self._known: dict[str, tuple[float | None, int | None]] = {}  # digest -> score and epoch, as `tell` has them
+        self._running: dict[int, optuna.Trial] = {}  # number in the study -> a trial that optuna knows no end of
+        self._changed: dict[int, FrozenTrial] = {}  # number in the study -> a trial that went on after its end there
         self._sweep = sweep
         self._listed = combinations(sweep)
         for one in earlier:
@@ -112,46 +114,70 @@ class Searcher:
                 fixed = optuna.trial.create_trial(params=params, distributions=self._distributions, value=one.score)
                 self._study.add_trial(fixed)
                 if one.use == "taken over":
-                    self._scores[one.trial.digest] = one.score
+                    self._known[one.trial.digest] = one.score, None
         for point in beginnings:
             self._study.enqueue_trial(dict(point))
         # the same seed draws all that a random search has drawn before
-        self._patience = REPEATS_BEFORE_LISTING + len(self._scores) if sampler else 0
+        self._patience = REPEATS_BEFORE_LISTING + len(self._known) if sampler else 0
 
     def ask(self) -> dict[str, Any] | None:
         """Values for the axes; None where there is nothing left to propose."""
+        if self._changed:
+            # optuna takes the end of a trial once: a new study has the others as they were, and those as they are now
+            trials = [self._changed.get(one.number, one) for one in self._study.get_trials(deepcopy=False)]
+            self._study = optuna.create_study(direction="maximize", sampler=self._study.sampler)
+            self._study.add_trials(trials)
+            self._running, self._changed = {}, {}
         for drawn in self._draws():
             values = settings(drawn.params, self._axes)
             key = self._sweep.trial.trial(values).digest
-            if key not in self._scores:
-                self._proposed.append((key, drawn))
-                self._scores[key] = None
+            self._running[drawn.number] = drawn
+            if key not in self._known:
+                self._proposed.append((key, drawn.number))
+                self._known[key] = None, None
                 return values
-            self._finish(drawn, self._scores[key])
+            self._finish(drawn.number, *self._known[key])
         return None
 
-    def tell(self, number: int, score: float | None) -> None:
-        """Takes in the best val metric, so far, of the `number`-th proposal (from 0); None where it failed."""
-        key, drawn = self._proposed[number]
-        before = self._scores[key]
-        if before is None:
-            self._scores[key] = score
-            self._finish(drawn, score)
-        elif score is not None:
-            self._scores[key] = score
-            # optuna takes a score once, but a paused trial must count now and may get further later
-            self._study.get_trials(deepcopy=False)[drawn.number].value = score
+    def tell(self, number: int, score: float | None, epoch: int | None = None) -> None:
+        """Takes in how the `number`-th proposal (from 0) did; again once it has trained further.
+
+        Args:
+            number: Position among the proposals.
+            score: Its best val metric so far, None where it failed.
+            epoch: The epoch (from 1) that it has come to, if it waits there or was cut there; optuna calls that pruned,
+                and ranks such trials by how far they came, then by score. None for a trial that has come to its end.
+        """
+        key, place = self._proposed[number]
+        before = self._known[key]
+        if before[0] is None or (score is not None and before != (score, epoch)):  # who fails later keeps its score
+            self._known[key] = score, None if score is None else epoch
+            self._finish(place, *self._known[key])
 
     def _draws(self) -> Iterator[optuna.Trial]:
         for _ in range(self._patience):
             yield self._study.ask(self._distributions)
         for params in self._listed:
-            if self._sweep.trial.trial(settings(params, self._axes)).digest not in self._scores:
+            if self._sweep.trial.trial(settings(params, self._axes)).digest not in self._known:
                 self._study.enqueue_trial(params)
                 yield self._study.ask(self._distributions)
 
-    def _finish(self, drawn: optuna.Trial, score: float | None) -> None:
-        self._study.tell(drawn, score, TrialState.FAIL if score is None else None)
+    def _finish(self, place: int, score: float | None, epoch: int | None) -> None:
+        """Tells optuna the end of its trial with this number, now or, if it has one already, before the next draw."""
+        state = TrialState.FAIL if score is None else TrialState.COMPLETE if epoch is None else TrialState.PRUNED
+        if (drawn := self._running.pop(place, None)) is None:
+            self._changed[place] = optuna.trial.create_trial(
+                state=state,
+                value=score,
+                params=self._study.get_trials(deepcopy=False)[place].params,
+                distributions=self._distributions,
+                intermediate_values={} if score is None or epoch is None else {epoch: score},
+            )
+        elif score is not None and epoch is not None:
+            drawn.report(score, epoch)
+            self._study.tell(drawn, state=state)
+        else:
+            self._study.tell(drawn, score, state)
 
 
 SEARCHERS: dict[str, Callable[..., Searcher]] = {

@@ -20,10 +20,11 @@ from rfray.data.folders import training_changes
 from rfray.errors import RunError, StorageError, SweepError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile, differences
-from rfray.spec.trial import Trial, epochs_of
+from rfray.spec.trial import Trial
 from rfray.store.files import replacing
 from rfray.store.records import EarlierTrial, TrialResult, WarmStart, find_record, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, trial_id
+from rfray.tuning.recorder import was_cut
 from rfray.tuning.strategies import LEARNING, params_of, planned_trials, settings
 
 TRIED_FIRST = 3
@@ -205,11 +206,9 @@ def _others(result: TrialResult, old: Sweep, sweep: Sweep, own: Trial, training_
     yield from (key for key in Trial.model_fields if getattr(trial, key) != getattr(own, key))
     if old.augmentations.get(trial.augmentation) != sweep.augmentations.get(trial.augmentation):
         yield f"augmentations.{trial.augmentation}"
-    ended_early = result.epochs < epochs_of(trial.model_dump(), training_images)
-    out_of_patience = trial.patience and result.epochs - (result.best_epoch or 0) >= trial.patience
     keys = {"scheduler", "grace_epochs", "reduction_factor", "brackets"}
     same = old.search.model_dump(include=keys) == sweep.search.model_dump(include=keys)
-    if ended_early and not out_of_patience and not same:
+    if was_cut(result, training_images) and not same:
         yield "search.scheduler"
 
 

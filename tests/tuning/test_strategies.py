@@ -44,13 +44,38 @@ def ask_all(searcher: Any, limit: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["random", "optuna"])
-def test_a_paused_trial_counts_and_counts_again_when_it_got_further(name: str) -> None:
+def test_a_cut_trial_is_pruned_and_counts_again_when_it_got_further(name: str) -> None:
     searcher = SEARCHERS[name](sweep(ENDLESS))
-    ask_all(searcher, 3)
-    for number, score in [(0, 0.5), (1, 0.6), (0, 0.9), (1, None), (2, None)]:
-        searcher.tell(number, score)
-    assert [trial.value for trial in searcher._study.get_trials()] == [0.9, 0.6, None]
+    ask_all(searcher, 4)
+    for told in [(0, 0.5, 1), (1, 0.6, 1), (0, 0.9, 3), (1, None, 2), (2, None), (3, 0.7)]:
+        searcher.tell(*told)
     assert searcher.ask() is not None
+    trials = searcher._study.get_trials()
+    assert [trial.state.name for trial in trials] == ["PRUNED", "PRUNED", "FAIL", "COMPLETE", "RUNNING"]
+    assert [trial.intermediate_values for trial in trials] == [{3: 0.9}, {1: 0.6}, {}, {}, {}]
+    assert [trial.value for trial in trials] == [0.9, 0.6, None, 0.7, None]
+
+
+def test_a_trial_that_went_on_to_its_end_is_complete() -> None:
+    searcher = SEARCHERS["optuna"](sweep(ENDLESS))
+    proposals = ask_all(searcher, 2)
+    searcher.tell(0, 0.5, 1)
+    proposals.append(searcher.ask())
+    searcher.tell(0, 0.8)
+    searcher.tell(2, 0.7, 2)
+    proposals.append(searcher.ask())
+    trials = searcher._study.get_trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "RUNNING", "PRUNED", "RUNNING"]
+    assert [trial.value for trial in trials] == [0.8, None, 0.7, None]
+    assert len({values["lr"] for values in proposals}) == 4
+
+
+def test_optuna_prefers_what_came_further() -> None:
+    searcher = SEARCHERS["optuna"](sweep(ENDLESS))
+    for number in range(30):
+        values = searcher.ask()
+        searcher.tell(number, 0.5, 9 if values["backbone"] == "a" else 1)
+    assert sum(values["backbone"] == "a" for values in ask_all(searcher, 20)) >= 15
 
 
 def test_a_grid_is_walked_in_the_order_of_the_trial_keys() -> None:
