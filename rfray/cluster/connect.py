@@ -78,17 +78,16 @@ def start_local_ray(settings: Mapping[str, str], num_cpus: int | None = None) ->
     """
     # Ray's setting for macOS and Windows: with "0", the servers of a process listen on 127.0.0.1 alone
     settings = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **settings}
-    before = {name: os.environ.pop(name, None) for name in settings}
+    before = {name: os.environ[name] for name in settings.keys() & os.environ.keys()}
     os.environ.update(settings)
     options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
         with loopback_only():
             return ray.init(address="local", num_cpus=num_cpus, **options)
     finally:
-        for name, value in before.items():
+        for name in settings:
             del os.environ[name]
-            if value is not None:
-                os.environ[name] = value
+        os.environ.update(before)
 
 
 def check_reachable(address: str) -> None:
@@ -107,10 +106,8 @@ def check_reachable(address: str) -> None:
         if port.isdecimal():
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
             if not any((one.info["name"] or "").startswith("raylet") for one in psutil.process_iter(["name"])):
-                raise ClusterError(
-                    f"the cluster at {address} has no node on this machine: run the command on one of its nodes with "
-                    "--address auto, or submit it through the head's job server (--address http://…)"
-                )
+                todo = "run the command on one of its nodes (--address auto), or as a job (--address http://…)"
+                raise ClusterError(f"the cluster at {address} has no node on this machine: {todo}")
         probe = subprocess.run(  # noqa: S603
             command, env=os.environ | IMPATIENT, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
         )

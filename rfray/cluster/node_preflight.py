@@ -1,7 +1,6 @@
 """a run folder + the nodes -> the images decoded on each, or an error before the first trial that says what to do."""
 
 import shutil
-import socket
 import uuid
 from pathlib import Path
 
@@ -35,11 +34,9 @@ def check_storage(run: RunDir, needed: int) -> None:
             elif not problem and not run.mirror.find(f"{probe}-{node.id}"):
                 problem = "it has a folder of its own under this path"
             if problem:
-                raise ClusterError(
-                    f"node {node.address} can't write into the run folder {run.where}: {problem}. "
-                    f"Put it on a disk that all nodes share under the same path, or at an address that all reach "
-                    f"(--run DIR, --run s3://bucket/runs/{run.name})"
-                )
+                why = f"node {node.address} can't write into the run folder {run.where}: {problem}"
+                todo = f"on a disk that all nodes share, or at an address (--run DIR, --run s3://bucket/{run.name})"
+                raise ClusterError(f"{why}. Put it {todo}")
     finally:
         run.mirror.remove(run.mirror.find(f"{probe}-*"))
     if shutil.disk_usage(run.path).free < needed:
@@ -98,9 +95,7 @@ def _prepare(where: Path | str) -> str | None:
         except (DataError, StorageError) as error:
             if not unseen:
                 return f"can't read the images: {error}"
-            return (
-                f"can't see the images: {folder} is not there, and they are not in its cache of decoded pixels "
-                f"({cache_folder(sweep.data.cache)}) either. Put them on a disk that all nodes share, or copy them to "
-                f"{socket.gethostname()}, under the same path; or at an address that all reach (data.{part}: s3://…)"
-            )
+            why = f"{folder} is not there, and they are not in its cache ({cache_folder(sweep.data.cache)}) either"
+            todo = f"Share or copy them under the same path; or at an address that all reach (data.{part}: s3://…)"
+            return f"can't see the images: {why}. {todo}"
     return None

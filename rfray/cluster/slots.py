@@ -1,9 +1,8 @@
 """the cluster's nodes + what a trial asks for, or was measured to take -> what each trial gets, and how many fit.
 
-`Slot` is what every trial gets; `Packing` gives each backbone what it needs. On GPUs, a trial then gets the smallest
-share 1/k of the smallest GPU that it fits on, and so fits everywhere; k is at most what the node's cores (one a trial)
-and its memory allow. Where nodes differ, the one with least for each GPU decides. On CPUs, it gets one core and the
-memory that it takes.
+By a `Packing`, a trial on GPUs gets the smallest share 1/k of the smallest GPU that it fits on, and so fits everywhere;
+k is at most what the node's cores (one a trial) and its memory allow. Where nodes differ, the one with least for each
+GPU decides. On CPUs, it gets one core and the memory that it takes.
 """
 
 from collections import Counter
@@ -22,8 +21,6 @@ from rfray.spec.sweep import Resources
 from rfray.spec.trial import Trial
 from rfray.store.records import Measured
 
-HEAD = "node:__internal_head__"
-"""A resource that the head alone has."""
 ACCELERATOR = "accelerator_type:"
 """Ray's prefix for the kind of GPU that a node has."""
 MARGIN = 1.1
@@ -109,9 +106,6 @@ class Node:
     device: str = ""
     """The name of its GPUs, or cpu; empty where nobody has looked."""
 
-    def __str__(self) -> str:
-        return f"{self.cpu:g} CPU and {self.gpu:g} GPU"
-
     def room(self, slot: Slot) -> int:
         """How many trials, or workers of trials, fit on it."""
         if slot.accelerator and slot.accelerator not in self.accelerators:
@@ -126,7 +120,7 @@ def slot_for(resources: Resources) -> Slot:
     gpu = float(any(node.gpu for node in there)) if resources.gpu == "auto" else min(resources.gpu, 1.0)
     slot = Slot(resources.cpu, gpu, resources.world_size)
     if slot_count(slot) == 0:
-        has = "; ".join(f"a node with {node}" for node in there) or "no node"
+        has = "; ".join(f"a node with {node.cpu:g} CPU and {node.gpu:g} GPU" for node in there) or "no node"
         raise ClusterError(f"resources: a trial asks for {slot}, but the cluster has {has}. Ask for less")
     return slot
 
@@ -158,7 +152,8 @@ def nodes(to_come: bool = False) -> list[Node]:
     alive = [node for node in ray.nodes() if node["Alive"]]
     found = [(node["Resources"], node["NodeID"], node["NodeManagerAddress"]) for node in alive]
     if to_come:
-        workers = [node["Resources"] for node in alive if HEAD not in node["Resources"]]
+        # a resource that the head alone has
+        workers = [node["Resources"] for node in alive if "node:__internal_head__" not in node["Resources"]]
         found += [({"memory": inf, **resources}, "", "") for resources in resources_to_come(workers)]
     return [
         Node(

@@ -1,8 +1,7 @@
 """The epochs of a trial -> whether it continues, pauses or stops: asynchronous successive halving by promotion.
 
 Algorithm 2 of Li et al. 2020, "A system for massively parallel hyperparameter tuning". Ray's own ASHAScheduler stops
-trials: the first ones meet no rivals at their rungs and pass, however weak they are. Here every trial pauses at a rung,
-and a free slot goes to the best of those that have waited long enough to have rivals.
+trials: the first ones meet no rivals at their rungs and pass, however weak they are. Here they wait for rivals.
 """
 
 from bisect import insort
@@ -56,8 +55,7 @@ class Asha(FIFOScheduler):
     ) -> None:
         """Rungs are below `longest` epochs; `planned` is how many trials there will be, where that is known."""
         super().__init__()
-        self._training_images = training_images
-        self._factor = factor
+        self._training_images, self._factor = training_images, factor
         self._rungs: dict[tuple[int, int], Rung] = {}  # (epochs, bracket) -> rung, fewest epochs first
         for power in range(longest.bit_length()):  # `factor` is at least 2
             for bracket in range(min(brackets, power + 1)):

@@ -1,8 +1,4 @@
-"""`search.budget` + budget.json + how long epochs took -> how much time is left, and whether an epoch still fits in it.
-
-`Account` counts what all starts of a sweep have used, `Forecast` estimates how long epochs take, `Meter` compares the
-two, and `BudgetCallback` connects them to Ray Tune.
-"""
+"""`search.budget` + budget.json + how long epochs took -> how much time is left, and whether an epoch fits into it."""
 
 import time
 from collections import defaultdict, deque

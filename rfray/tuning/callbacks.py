@@ -27,8 +27,7 @@ from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir
 
 RAY_NEEDS = 200_000_000
-"""Bytes that stay free where Ray keeps its logs and spilled objects. Tried with small disks: below it, Ray hangs
-without a word."""
+"""Bytes that stay free where Ray keeps its files: with less, Ray hangs without a word (tried with small disks)."""
 SERIES = ("best_score", "train_loss", "lr", "images_per_second", "seconds")
 """What TensorBoard shows besides the val metric."""
 
@@ -41,10 +40,7 @@ class Silence(TrialProgressCallback):
 
 
 class SweepCallback(Callback):
-    """A callback that may end the sweep with an error of rfray.
-
-    Ray may put it into its snapshot: rfray never reads that, so there is nothing to keep of it.
-    """
+    """A callback that may end the sweep with an error of rfray."""
 
     _reason: RfrayError | None = None
 
@@ -62,7 +58,7 @@ class SweepCallback(Callback):
             raise self._reason
 
     def __reduce__(self) -> tuple[Callable[[], Callback], tuple[()]]:
-        """Pickles as a callback that does nothing (terminals and open files can't be pickled)."""
+        """Pickles, for Ray's snapshot, as a callback that does nothing: rfray never reads that."""
         return Callback, ()
 
 
@@ -82,9 +78,7 @@ class Display(SweepCallback):
     """Shows how the sweep goes in this terminal, or as lines where the command runs as a job."""
 
     def __init__(self, began: events.SweepBegan, axes: list[str], training_images: int, console: Console) -> None:
-        self._began = began
-        self._axes = axes
-        self._training_images = training_images
+        self._began, self._axes, self._training_images = began, axes, training_images
         self._warned: set[str] = set()
         self._view = View(console, "Ctrl-C stops, the same command goes on")
         self._emit: Callable[[events.Event], None] = events.print_event if events.inside_job() else self._view.show
@@ -132,8 +126,7 @@ class TensorBoard(SweepCallback):
     """
 
     def __init__(self, run: RunDir, metric: str) -> None:
-        self._run = run
-        self._metric = metric
+        self._run, self._metric = run, metric
         self._writers: dict[str, EventsWriter] = {}
 
     def on_trial_result(self, trial: Any, result: dict[str, Any], **info: Any) -> None:
@@ -172,9 +165,7 @@ def mlflow_callbacks(sweep: Sweep) -> list[Callback]:
     if not (uri := os.environ.get("MLFLOW_TRACKING_URI")):
         return []
     if find_spec("mlflow") is None:
-        raise InputError(
-            "MLFLOW_TRACKING_URI is set, but mlflow is not installed: pip install 'rfray[mlflow]', or unset it"
-        )
+        raise InputError("MLFLOW_TRACKING_URI is set, but mlflow is missing: pip install 'rfray[mlflow]', or unset it")
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", sweep.name)

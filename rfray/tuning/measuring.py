@@ -49,16 +49,12 @@ def shares_for(sweep: Sweep, run: RunDir, slot: Slot, fresh: bool, console: Cons
 
 def bring_up(slot: Slot, console: Console) -> None:
     """Has the autoscaler start a node with room for the slot, if there is none, and waits until it is there."""
-
-    def is_there() -> bool:
-        return any(node.room(slot) for node in nodes())
-
-    if is_there():
+    if any(node.room(slot) for node in nodes()):
         return
     console.print("Waiting for the autoscaler to start a node, on which backbones are measured", soft_wrap=True)
     request_resources(bundles=[slot.resources])
     try:
-        while not is_there():
+        while not any(node.room(slot) for node in nodes()):
             time.sleep(PAUSE)
     finally:
         request_resources(bundles=[])

@@ -10,9 +10,6 @@ from rfray.store.run_dir import RunDir
 from rfray.tuning.strategies import planned_trials
 from rfray.tuning.warm_start import LINE_START, preview_warm_start
 
-PARAMETER_BYTES = 4
-"""A parameter is a float32."""
-
 
 def plan_lines(sweep: Sweep, run: RunDir, shares: TrialSlots, needed: int) -> list[str]:
     """Trials, epochs, images and room on the disk (`needed` bytes), a line each.
@@ -85,7 +82,7 @@ def disk_needs(sweep: Sweep, parameters: dict[str, int], at_once: int) -> int:
     averages = any(end != 0 for end in sweep.trial.ends("ema")), sweep.trial.choices("swa") != ["none"]
     kept = min(sweep.keep, trials) + len(sweep.probes()) + sweep.search.finalists * sweep.repeats
     models = kept + running + (3 + sum(averages)) * (2 * running + paused)
-    return PARAMETER_BYTES * max(parameters.values()) * models
+    return 4 * max(parameters.values()) * models  # a parameter is a float32
 
 
 def _image_lines(sweep: Sweep, new: int | None) -> list[tuple[str, str]]:

@@ -126,22 +126,19 @@ def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
     if not best:
         return sweep
     for one in best:
-        tell(
-            f"Probe of {one.trial.backbone} at {one.trial.image_size} px: {sweep.search.metric} {one.score:.4f} "
-            "on train images that its head had not learned from"
-        )
+        figure = f"Probe of {one.trial.backbone} at {one.trial.image_size} px: {sweep.search.metric} {one.score:.4f}"
+        tell(f"{figure} on train images that its head had not learned from")
     # compared on the images that all probes have learned from, which are the first ones of each
     count = min(len(one.out_of_fold) for one in best)
     p_fake = np.stack([one.out_of_fold.p_fake[:count] for one in best])
     found = clearly_worse(best[0].out_of_fold.labels[:count], p_fake, CLEARLY_WORSE)
+    ranked = list(dict.fromkeys([*(one.trial.backbone for one in best), *backbones]))
     worse = {best[row].trial.backbone: p for row, p in found.items() if row >= sweep.search.probe_keep}
     if worse:
         listed = ", ".join(f"{name} (p = {p:.2g})" for name, p in worse.items())
-        than = f"as clearly worse than {best[0].trial.backbone}"
-        tell(f"Left out of the sweep, {than}: {listed}. search.probe_keep keeps more")
+        tell(f"Left out of the sweep, as clearly worse than {ranked[0]}: {listed}. search.probe_keep keeps more")
     if missing:
         tell(f"Left out of the sweep, as not probed: {', '.join(sorted(missing))}")
-    ranked = dict.fromkeys([*(one.trial.backbone for one in best), *backbones])
     kept = [name for name in ranked if name not in worse.keys() | missing]
     if kept == backbones:
         return sweep

@@ -1,11 +1,11 @@
 """The run folder and a searcher -> the next trial that Ray Tune asks for; in the end the best ones again.
 
 The run folder alone holds the search. A proposal is a trial.json, a trial that has ended a result.json; a later start
-replays both through a new searcher, so that it knows what the killed one knew, and runs the open trials first. Which
-trials are trained again, with other seeds and once for each fold, follows from the results.
+replays both through a new searcher, so that it knows what the killed one knew, and runs the open trials first.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from math import isnan
 from typing import Any
 
@@ -21,7 +21,7 @@ from rfray.tuning.asha import Asha, JudgedEpoch
 from rfray.tuning.budget import Meter
 from rfray.tuning.probing import points_to_evaluate
 from rfray.tuning.recorder import ranking, results, was_cut
-from rfray.tuning.strategies import LEARNING, SEARCHERS, planned_trials
+from rfray.tuning.strategies import LEARNING, SCHEDULERS, SEARCHERS, planned_trials
 
 
 class Listed(RaySearcher):
@@ -30,18 +30,16 @@ class Listed(RaySearcher):
     def __init__(self, scheduler: Asha, at_once: int, starts: Iterator[TrialStart | None]) -> None:
         """At most `at_once` trials have a slot at the same time; where `starts` has None, the next comes later."""
         super().__init__(metric="score", mode="max")
-        self._scheduler = scheduler
-        self._at_once = at_once
-        self._next = starts
+        self.scheduler, self._at_once, self._next = scheduler, at_once, starts
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The id and setting of the next trial; None while there may be one later; FINISHED after the last."""
-        if len(self._scheduler.running) >= self._at_once:
+        if len(self.scheduler.running) >= self._at_once:
             return None
         start = next(self._next, str(RaySearcher.FINISHED))
         if not isinstance(start, TrialStart):
             return start
-        self._scheduler.begin(start.id)
+        self.scheduler.begin(start.id)
         return {"id": start.id, **start.trial.model_dump()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -58,29 +56,20 @@ class Listed(RaySearcher):
 class Proposals(Listed):
     """Gives Ray Tune its trials: the open ones of the run folder first, then new ones of the searcher."""
 
-    def __init__(
-        self,
-        run: RunDir,
-        sweep: Sweep,
-        scheduler: Asha,
-        at_once: int,
-        warm: WarmStart,
-        meter: Meter | None,
-    ) -> None:
-        """The scheduler, a new one, learns the past too. No trial begins that `meter` has no time for.
+    def __init__(self, run: RunDir, sweep: Sweep, at_once: int, warm: WarmStart, meter: Meter | None) -> None:
+        """The scheduler of the sweep learns the past too. No trial begins that `meter` has no time for.
 
         Raises RunError where the run folder lacks a trial that can't be worked out again.
         """
+        self._images = run.training_images()
+        scheduler = SCHEDULERS[sweep.search.scheduler](sweep, self._images)
         super().__init__(scheduler, at_once, self._all())
-        self._run = run
-        self._sweep = sweep
-        self._meter = meter
+        self._run, self._sweep, self._meter = run, sweep, meter
         self._pauses = sweep.search.scheduler == "asha"
         self._planned = planned_trials(sweep)
         self._taken_over = [one.trial for one in warm.taken_over]
         points = points_to_evaluate(run, sweep) if sweep.search.algorithm in LEARNING else []
         self._searcher = SEARCHERS[sweep.search.algorithm](sweep, warm.trials, points)
-        self._images = run.training_images()
         self._results = results(run)
         self._starts: list[TrialStart] = []
         self._no_more = False  # the searcher has no other setting, or there is no time for one
@@ -110,15 +99,15 @@ class Proposals(Listed):
     def _all(self) -> Iterator[TrialStart | None]:
         """What earlier starts have left open, then new ones; None while a paused one may or might continue instead."""
         while True:
-            paused = self._scheduler.next()
-            waiting = [start for start in self._open if self._scheduler.waits_at(start.id)]
+            paused = self.scheduler.next()
+            waiting = [start for start in self._open if self.scheduler.waits_at(start.id)]
             cut_off = [start for start in self._open if start not in waiting and self._has_time_for(start.id)]
             if found := cut_off or [start for start in waiting if start.id == paused]:
                 self._open.remove(found[0])
                 yield found[0]
             elif paused is None and (start := self._new()) is not None:
                 yield start
-            elif self._pauses and (self._scheduler.running or self._scheduler.next() is not None):
+            elif self._pauses and (self.scheduler.running or self.scheduler.next() is not None):
                 yield None
             else:
                 return
@@ -129,7 +118,7 @@ class Proposals(Listed):
     def _new(self) -> TrialStart | None:
         if not self.more_to_come():
             return None
-        epochs = self._scheduler.epochs_worthwhile
+        epochs = self.scheduler.epochs_worthwhile
         has_time = self._meter is None or self._meter.has_time_for_any(self._sweep, epochs)
         epochs_known = sum(self._epochs.values()) if self._pauses else 0
         trial = self._propose(len(self._starts)) if has_time else None
@@ -224,22 +213,16 @@ def _number(name: str) -> int:
 
 def repeated_starts(sweep: Sweep, done: list[TrialResult]) -> list[TrialStart]:
     """The trainings of the finalists with other seeds and for each fold: all of the best one, then of the next."""
-    seeds: list[tuple[int, Fold | None]] = [(more, None) for more in range(1, sweep.search.seeds)]
+    kinds: list[tuple[int, Fold | None]] = [(more, None) for more in range(1, sweep.search.seeds)]
     folds = sweep.data.folds or 0
+    kinds += [(0, (number, folds)) for number in range(1, folds + 1)]
     found: list[TrialStart] = []
-    for finalist in ranking(done)[: sweep.search.finalists]:
-        for more, fold in seeds + [(0, (number, folds)) for number in range(1, folds + 1)]:
-            seed = (finalist.trial.seed + more) % SEEDS.stop
-            found.append(
-                TrialStart(
-                    id=repeat_id(finalist.id, seed, fold),
-                    number=len(found),
-                    results_known=len(done),
-                    repeats=finalist.id,
-                    fold=fold,
-                    trial=finalist.trial.model_copy(update={"seed": seed}),
-                )
-            )
+    for finalist, (more, fold) in product(ranking(done)[: sweep.search.finalists], kinds):
+        trial = finalist.trial.model_copy(update={"seed": (finalist.trial.seed + more) % SEEDS.stop})
+        name, number = repeat_id(finalist.id, trial.seed, fold), len(found)
+        found.append(
+            TrialStart(id=name, number=number, results_known=len(done), repeats=finalist.id, fold=fold, trial=trial)
+        )
     return found
 
 

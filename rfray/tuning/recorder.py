@@ -1,7 +1,4 @@
-"""Ray Tune's events -> result.json of every trial that ended; what stays of trials on the disk, and if it is whole.
-
-Damaged files are found by `repair` before a sweep goes on: what they held is written again, or the trial trained again.
-"""
+"""Ray Tune's events -> result.json of every trial that ended; what stays of trials on the disk, and if it is whole."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +27,7 @@ class Recorder(SweepCallback):
 
     def __init__(self, run: RunDir, sweep: Sweep, meter: Meter | None = None) -> None:
         """`meter` knows whether a trial may have ended for lack of time."""
-        self._run = run
-        self._sweep = sweep
-        self._meter = meter
+        self._run, self._sweep, self._meter = run, sweep, meter
         self.on_result: list[Callable[[TrialResult], None]] = []
         """Called with every result once it is on disk."""
         earlier = results(run)
@@ -73,9 +68,7 @@ class Recorder(SweepCallback):
         for call in self.on_result:
             call(result)
         if why := reason_to_end(self._session):
-            raise SweepFailed(
-                f"the sweep was stopped: {why}\nMend that; the same command goes on with the other trials"
-            )
+            raise SweepFailed(f"the sweep was stopped: {why}\nMend that; the same command goes on with the others")
 
 
 def _result(out: TrialDir, position: int, metric: str, origin: dict[str, str]) -> TrialResult:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import Searcher as RaySearcher
 from rich.console import Console
 
 from rfray.cluster.ray_internals import free_groups
@@ -25,7 +23,6 @@ from rfray.store.files import file_digest, is_disk_full, no_room
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import HEAVY, RunDir
 from rfray.store.storage import STATES
-from rfray.tuning.asha import Asha
 from rfray.tuning.budget import BudgetCallback, Meter
 from rfray.tuning.callbacks import DiskMonitor, Display, Silence, SweepCallback, TensorBoard, mlflow_callbacks
 from rfray.tuning.probing import learn_fold_heads
@@ -34,9 +31,6 @@ from rfray.tuning.recorder import Recorder, remove_leftovers, repair, results
 from rfray.tuning.strategies import SCHEDULERS, planned_trials
 from rfray.tuning.trainable import SweepJob, run_trial, trial_of
 from rfray.tuning.warm_start import warm_start
-
-COORDINATOR_RESOURCES = {"memory": 1.0}
-"""What the process of a trial with several workers asks for: every node has a byte, and no worker needs it."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +81,9 @@ def run_sweep(
     recorder = Recorder(run, sweep, meter)
     has_time = meter is None or meter.has_time_for_any(sweep)
     if (planned is None or len(earlier) < planned) and has_time:
-        scheduler = SCHEDULERS[sweep.search.scheduler](sweep, run.training_images())
-        proposals = Proposals(run, sweep, scheduler, context.at_once, warm, meter)
+        proposals = Proposals(run, sweep, context.at_once, warm, meter)
         recorder.on_result.append(proposals.ended)
-        _fit(context, proposals, scheduler, recorder, planned, earlier)
+        _fit(context, proposals, recorder, planned, earlier)
     if sweep.search.scheduler == "asha" or not has_time or meter:
         # paused ones of earlier starts that there was no slot for, and those that were ended from outside
         for out in run.trials():
@@ -128,9 +121,9 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
     context.console.print(todo, soft_wrap=True)
     if meter is None or not meter.account.is_over():
         learn_fold_heads(run, sweep, missing, context.deadline)
-        scheduler = SCHEDULERS["none"](sweep, run.training_images())
-        listed = Listed(scheduler, context.at_once, written_starts(run, missing, meter))
-        _fit(context, listed, scheduler, Recorder(run, sweep, meter), len(wanted), earlier)
+        no_rungs = SCHEDULERS["none"](sweep, run.training_images())
+        listed = Listed(no_rungs, context.at_once, written_starts(run, missing, meter))
+        _fit(context, listed, Recorder(run, sweep, meter), len(wanted), earlier)
     left = [one for one in missing if not run.trial(one.id).result_file.exists()]
     if left and meter is None:
         raise RfrayError(f"Ray Tune ended with {len(left)} finalists' trainings missing; the same command goes on")
@@ -153,12 +146,7 @@ def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
 
 
 def _fit(
-    context: SweepContext,
-    searcher: RaySearcher,
-    scheduler: Asha,
-    recorder: Recorder,
-    planned: int | None,
-    earlier: list[TrialResult],
+    context: SweepContext, searcher: Listed, recorder: Recorder, planned: int | None, earlier: list[TrialResult]
 ) -> None:
     """Has Ray Tune run what the searcher proposes, until it has no more.
 
@@ -169,16 +157,16 @@ def _fit(
     began = SweepBegan(name=sweep.name, metric=metric, planned=planned, until=context.deadline, earlier=scores)
     display = Display(began, list(sweep.trial.axes()), run.training_images(), context.console)
     recorder.on_result.append(display.ended)
-    scheduler.on_pause += [display.paused, *([context.meter.account.release] if context.meter else [])]
+    searcher.scheduler.on_pause += [display.paused, *([context.meter.account.release] if context.meter else [])]
     callbacks = [recorder, DiskMonitor(context.session), TensorBoard(run, metric), display]
     # where trials pause, Ray must not let go of processes when all are proposed: paused ones go on in them
-    missing = -1 if planned is None or scheduler.rungs else planned - len(earlier)
+    missing = -1 if planned is None or searcher.scheduler.rungs else planned - len(earlier)
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # rfray says in its own words what fails
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(context.at_once)  # Ray would start them one after the other
     try:
-        _tuner(context, searcher, scheduler, missing, callbacks).fit()
+        _tuner(context, searcher, missing, callbacks).fit()
     except (OSError, tune.TuneError) as error:
         # Ray's own files in the run folder may meet a full disk, too; of that there is only text
         if is_disk_full(error) or os.strerror(errno.ENOSPC) in str(error):
@@ -194,13 +182,7 @@ def _fit(
             free_groups("workers")
 
 
-def _tuner(
-    context: SweepContext,
-    searcher: RaySearcher,
-    scheduler: TrialScheduler,
-    missing: int,
-    callbacks: list[SweepCallback],
-) -> tune.Tuner:
+def _tuner(context: SweepContext, searcher: Listed, missing: int, callbacks: list[SweepCallback]) -> tune.Tuner:
     """`missing`: how many trials the searcher proposes, -1 where that is not known."""
     run, shares, budget = context.run, context.shares, BudgetCallback(context.meter) if context.meter else None
     deadline = inf if budget and context.deadline is None else context.deadline
@@ -208,13 +190,14 @@ def _tuner(
 
     def asked(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         slot = shares.of(trial_of(config))
-        return tune.PlacementGroupFactory([slot.resources if slot.workers == 1 else COORDINATOR_RESOURCES])
+        # what the process of a trial with several workers asks for: every node has a byte, and no worker needs it
+        return tune.PlacementGroupFactory([slot.resources if slot.workers == 1 else {"memory": 1.0}])
 
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, job=job), asked),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler,
+            scheduler=searcher.scheduler,
             num_samples=missing,
             # a process that pauses keeps its workers, for which another trial may be waiting
             reuse_actors=not context.has_workers,

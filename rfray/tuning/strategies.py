@@ -104,8 +104,7 @@ class Searcher:
         self._known: dict[str, tuple[float | None, int | None]] = {}  # digest -> score and epoch, as `tell` has them
         self._running: dict[int, optuna.Trial] = {}  # number in the study -> a trial that optuna knows no end of
         self._changed: dict[int, FrozenTrial] = {}  # number in the study -> a trial that went on after its end there
-        self._sweep = sweep
-        self._listed = combinations(sweep)
+        self._sweep, self._listed = sweep, combinations(sweep)
         for one in earlier:
             params = params_of(one.trial, self._axes)  # None where its backbone was left out since
             if one.use == "setting" and params is not None:
@@ -253,8 +252,7 @@ SCHEDULERS: dict[str, Callable[[Sweep, int], Asha]] = {
 """Name -> Ray Tune's scheduler, in epochs, of a sweep with so many training images."""
 
 REMOVED = {
-    "hyperband": "asha with search.brackets (2 or more), which is Hyperband without waiting for whole brackets; a "
-    "killed sweep could not continue where Ray's synchronous Hyperband was",
+    "hyperband": "asha with search.brackets (2 or more), which is Hyperband without waiting for whole brackets",
     "pbt": "none, asha or median. Population-based training has no successor: trials copy each other's weights, so a "
     "killed sweep could not come to the same leaderboard",
 }

@@ -21,7 +21,7 @@ from rfray.progress.metric_keys import EPOCH, SCORE, WARNINGS
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.store.files import is_disk_full, no_room, write_whole
-from rfray.store.records import Fold, Start, write_record
+from rfray.store.records import Fold, Start, TrialStart, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, probe_id
 from rfray.store.storage import STATES
 
@@ -162,9 +162,11 @@ def train_trial(
     from rfray.training.learner import Hooks
     from rfray.training.loop import train
 
-    out = job.out
+    out, trial = job.out, job.trial
     start = out.start()
-    sweep, data, warnings = _trial_data(job.sweep.run, job.trial, start.fold)
+    sweep, data, warnings = sweep_images(job.sweep.run, trial.resize, trial.image_size, start.fold)
+    if trial.head == "probe":
+        data = replace(data, probe=_probe_weights(RunDir(job.sweep.run).trial(probe_id(sweep.probe(trial))), start))
     for sentence in warnings:
         warn(sentence)
     wait_for_others()
@@ -182,7 +184,7 @@ def train_trial(
 
     hooks = Hooks(report, save_micro_batch, warn, check_token, _time_left(job.sweep))
     micro_batch = start.micro_batch or job.slot.micro_batch
-    train(job.trial, data, out, sweep.search.metric, job.slot.threads, hooks, micro_batch, this_group())
+    train(trial, data, out, sweep.search.metric, job.slot.threads, hooks, micro_batch, this_group())
 
 
 def _time_left(job: SweepJob) -> Callable[[], float] | None:
@@ -204,27 +206,21 @@ def _time_left(job: SweepJob) -> Callable[[], float] | None:
     return left
 
 
-def _trial_data(where: Path | str, trial: Trial, fold: Fold | None) -> tuple[Sweep, "TrialData", list[str]]:
-    """What a trial learns from and begins with, judged on a fold or else val, and what the user should know of it.
-
-    Raises TrialError where it is to begin with a probe that there is not.
-    """
-    sweep, data, warnings = sweep_images(where, trial.resize, trial.image_size, fold)
-    if trial.head == "random":
-        return sweep, data, warnings
-    probe = RunDir(where).trial(probe_id(sweep.probe(trial)))
+def _probe_weights(probe: TrialDir, start: TrialStart) -> Path:
+    """The file of the probe that a trial begins with, judged on a fold or else val. Raises TrialError without it."""
+    trial, fold = start.trial, start.fold
     probe.mirror.pull("result.json", WEIGHTS_FILE)
     result = probe.result()
     if result is None or result.status == "failed":
         why = "was not made" if result is None else f"failed: {result.reason}"
         raise TrialError(f"head: probe, but the probe of {trial.backbone} at {trial.image_size} px {why}")
-    weights = probe.weights_file
-    if fold is not None:
-        weights = probe.fold_weights_file(fold)
-        probe.mirror.fetch(weights)
-        if not weights.exists():
-            raise TrialError(f"head: probe, but no head of {trial.backbone} could be learned without fold {fold[0]}")
-    return sweep, replace(data, probe=weights), warnings
+    if fold is None:
+        return probe.weights_file
+    weights = probe.fold_weights_file(fold)
+    probe.mirror.fetch(weights)
+    if not weights.exists():
+        raise TrialError(f"head: probe, but no head of {trial.backbone} could be learned without fold {fold[0]}")
+    return weights
 
 
 @lru_cache(maxsize=4)

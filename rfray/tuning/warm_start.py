@@ -30,8 +30,6 @@ from rfray.tuning.strategies import LEARNING, params_of, planned_trials, setting
 TRIED_FIRST = 3
 """So many of the best settings of a run whose scores can't be compared are tried first (our choice)."""
 LINE_START = "Warm start from "
-RECORDS = ("sweep.yaml", "catalog.parquet", "unreadable.csv", "trials/*/trial.json", "trials/*/result.json")
-"""What is read of an earlier run to know its trials."""
 USES = {"": "not used", "setting": "tried first", "score": "learned from", "taken over": "taken over"}
 """What a sweep does with an earlier trial -> how it is printed; in the order of how much it is worth."""
 
@@ -177,7 +175,7 @@ def _candidates(sweep: Sweep, catalog: pd.DataFrame | None) -> list[Candidate]:
 
 def _of_run(run: RunDir, sweep: Sweep, catalog: pd.DataFrame | None) -> Iterator[Candidate]:
     """All ended trials of one earlier run, by id."""
-    run.mirror.pull(*RECORDS)
+    run.mirror.pull("sweep.yaml", "catalog.parquet", "unreadable.csv", "trials/*/trial.json", "trials/*/result.json")
     old = run.sweep()
     ended = [(out, result) for out in run.trials() if (result := out.result()) is not None]
     differing = _differing(run, old, sweep, catalog) if any(result.score is not None for _, result in ended) else ""
@@ -198,10 +196,7 @@ def _of_run(run: RunDir, sweep: Sweep, catalog: pd.DataFrame | None) -> Iterator
 
 
 def _others(result: TrialResult, old: Sweep, sweep: Sweep, own: Trial, training_images: int) -> Iterator[str]:
-    """The keys of which a trial has another value than `own`: this sweep's trial with the same values on the axes.
-
-    It was trained with so many images.
-    """
+    """The keys of which a trial has another value than `own`, this sweep's trial with the same values on the axes."""
     trial = result.trial
     yield from (key for key in Trial.model_fields if getattr(trial, key) != getattr(own, key))
     if old.augmentations.get(trial.augmentation) != sweep.augmentations.get(trial.augmentation):

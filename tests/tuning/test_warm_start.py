@@ -24,7 +24,7 @@ from rfray.store.run_dir import RunDir
 from rfray.tuning.plan import plan_lines
 from rfray.tuning.proposals import Proposals
 from rfray.tuning.recorder import remove_leftovers, results
-from rfray.tuning.strategies import SCHEDULERS, SEARCHERS
+from rfray.tuning.strategies import SEARCHERS
 from rfray.tuning.warm_start import check_warm_start, preview_warm_start, read_warm_start, warm_start
 from tests.synthetic import FIRST, fail_trial, finish_trial, predictions
 from tests.tuning.test_run_sweep import run_here, sweep_of
@@ -345,7 +345,7 @@ def test_a_trial_taken_over_that_is_damaged_or_lost_later_is_trained_here(tmp_pa
     ids = [out.id for out in run.trials()]
     shutil.rmtree(run.trials()[1].path)
     run.trials()[0].start_file.write_text("{")
-    Proposals(run, asked, SCHEDULERS["none"](asked, 3), 1, known, None)
+    Proposals(run, asked, 1, known, None)
     assert [out.id for out in run.trials()] == ids
     assert [out.start().trial.lr for out in run.trials()] == [0.1, 0.2]
     assert [out.result_file.exists() for out in run.trials()] == [True, False]
