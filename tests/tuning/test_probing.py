@@ -119,7 +119,7 @@ def test_what_can_not_be_probed_is_a_row_with_its_reason(pictures: Path, made: P
     )
     said = io.StringIO()
     probe_backbones(run, broken, None, Console(file=said, width=200))
-    assert "test_vit could not be probed: pretrained:" in said.getvalue()
+    assert f"test_vit could not be probed: {images}/none.safetensors: no such file" in said.getvalue()
     failed = [out.result() for out in run.probes() if out.result().status == "failed"]
     assert [result.trial.backbone for result in failed] == ["test_vit"]
     assert "no such file" in failed[0].reason
