@@ -9,10 +9,8 @@ from rich.text import Text
 
 from rfray.progress.events import EpochDone, Event, SweepBegan, TrialBegan, TrialEnded, TrialPaused, Warned
 
-SHOWN_ENDED = 8
-"""Ended trials that stay in the live table: the best ones."""
-AROUND = 8
-"""Lines of the live table that are no trials."""
+SHOWN_ENDED, AROUND = 8, 8
+"""Lines of the live table: ended trials that stay in it, which are the best ones; and those that are no trials."""
 
 
 @dataclass
@@ -31,10 +29,9 @@ class Row:
 
 
 class View:
-    """Shows how a sweep goes, wherever it runs."""
+    """Shows how a sweep goes, wherever it runs; `hint` says below the table what Ctrl-C does."""
 
     def __init__(self, console: Console, hint: str) -> None:
-        """`hint` says below the table what Ctrl-C does."""
         self._console, self._hint = console, hint
         self._sweep = SweepBegan(name="", metric="", planned=None, earlier=[])  # until one has begun
         self._live: Live | None = None
@@ -60,13 +57,33 @@ class View:
                     self._epochs_asked += event.epochs
                 self._rows[event.id].setting, self._rows[event.id].state = event.setting, "training"
             case EpochDone():
-                self._epoch(event, self._rows[event.id])
+                row = self._rows[event.id]
+                row.epoch, row.score, row.best = event.epoch, event.score, event.best
+                row.images_per_second = event.images_per_second
+                if row.epoch not in row.shown_epochs:
+                    row.shown_epochs.add(row.epoch)
+                    self._epochs_seen += 1
+                    self._log(
+                        f"trial {row.id} epoch {row.epoch}/{row.epochs} val {self._sweep.metric} {_number(row.score)} "
+                        f"best {_number(row.best)} {event.images_per_second:.0f} images/s{self._left()}"
+                    )
             case TrialPaused():
                 row = self._rows[event.id]
                 row.state = "paused"
                 self._log(f"trial {row.id} paused after epoch {row.epoch}: others go first")
             case TrialEnded():
-                self._end(event, self._rows.pop(event.id, None))
+                self._scores.append(event.score)
+                if (ended := self._rows.pop(event.id, None)) is not None:
+                    early = ended.epoch < ended.epochs
+                    ended.state = "failed" if event.reason else "stopped early" if early else "done"
+                    self._best = sorted([*self._best, ended], key=lambda row: -(row.best or 0))[:SHOWN_ENDED]
+                if event.reason:
+                    self.say(f"trial {event.id} failed: {event.reason}")
+                else:
+                    self._log(
+                        f"trial {event.id} ended after {event.epochs} epochs: val {self._sweep.metric} "
+                        f"{_number(event.score)} (epoch {event.best_epoch}); {self._done()}"
+                    )
             case Warned():
                 self.say(f"Warning: {event.text}")
 
@@ -83,30 +100,6 @@ class View:
         """Prints a line where there is no table."""
         if self._live is None:
             self.say(text)
-
-    def _epoch(self, event: EpochDone, row: Row) -> None:
-        row.epoch, row.score, row.best = event.epoch, event.score, event.best
-        row.images_per_second = event.images_per_second
-        if row.epoch not in row.shown_epochs:
-            row.shown_epochs.add(row.epoch)
-            self._epochs_seen += 1
-            self._log(
-                f"trial {row.id} epoch {row.epoch}/{row.epochs} val {self._sweep.metric} {_number(row.score)} "
-                f"best {_number(row.best)} {event.images_per_second:.0f} images/s{self._left()}"
-            )
-
-    def _end(self, event: TrialEnded, row: Row | None) -> None:
-        self._scores.append(event.score)
-        if row is not None:
-            row.state = "failed" if event.reason else "done" if row.epoch >= row.epochs else "stopped early"
-            self._best = sorted([*self._best, row], key=lambda row: -(row.best or 0))[:SHOWN_ENDED]
-        if event.reason:
-            self.say(f"trial {event.id} failed: {event.reason}")
-        else:
-            self._log(
-                f"trial {event.id} ended after {event.epochs} epochs: val {self._sweep.metric} {_number(event.score)} "
-                f"(epoch {event.best_epoch}); {self._done()}"
-            )
 
     def _done(self) -> str:
         of = "" if self._sweep.planned is None else f" of {self._sweep.planned}"

@@ -1,13 +1,15 @@
 """What users write -> checked records (`Strict`), or what pydantic refused in a user's words."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 KeyPath = tuple[str | int, ...]
+Problems = Iterator[tuple[KeyPath, object, str]]
+"""Keys, each with what was given and what is allowed."""
 
 
 class Strict(BaseModel):
@@ -18,15 +20,15 @@ class Strict(BaseModel):
     )
 
 
-def rule(allowed: str, holds: Callable[[Any], bool]) -> AfterValidator:
-    """What a type is annotated with to refuse some values; `allowed` says what may be written instead."""
+def rule(allowed: str, holds: Callable[[Any], object], *, before: bool = False) -> AfterValidator | BeforeValidator:
+    """What a type is annotated with to refuse some values (`before`: and types); `allowed` says what may be written."""
 
     def checked(value: Any) -> Any:
         if not holds(value):
             raise ValueError(allowed)
         return value
 
-    return AfterValidator(checked)
+    return BeforeValidator(checked) if before else AfterValidator(checked)
 
 
 EACH_ONCE = rule("every value once", lambda values: len({repr(value) for value in values}) == len(values))
@@ -38,14 +40,19 @@ AbsolutePath = Annotated[
 """A path that is made absolute, or an address."""
 
 
-def check(problems: Mapping[KeyPath, tuple[object, str]]) -> None:
-    """Raises ValidationError where there are problems: key -> what was given, and what is allowed."""
-    if problems:
+def refusing(problems: Callable[[Any], Problems]) -> Any:
+    """Makes a method that yields problems the check of its whole record: each of them becomes an error."""
+
+    def checked(record: Any) -> Any:
         errors = [
             InitErrorDetails(type=PydanticCustomError("value_error", "{text}", {"text": text}), loc=key, input=given)
-            for key, (given, text) in problems.items()
+            for key, given, text in problems(record)
         ]
-        raise ValidationError.from_exception_data("sweep", errors)
+        if errors:
+            raise ValidationError.from_exception_data("sweep", errors)
+        return record
+
+    return model_validator(mode="after")(checked)
 
 
 _ALLOWED = {

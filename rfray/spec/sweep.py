@@ -1,16 +1,16 @@
 """What a sweep file says -> `Sweep` (strict, typed), with what its seed and its budget decide unless it says otherwise.
 
-Names of what rooms further up register (searchers, metrics, …) are plain text here; `tuning.preflight` checks them.
+Names of what rooms further up register (backbones, metrics, …) are plain text here; `tuning.preflight` checks them.
 """
 
 import math
 import re
 from itertools import product
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, KeyPath, Strict, check, rule
+from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, Problems, Strict, refusing, rule
 from rfray.spec.trial import PROBED, SEEDS, Trial, TrialAxes
 
 CLASSES = ("real", "fake")
@@ -20,11 +20,9 @@ WITH_A_BUDGET = {"lr": {"log": [1e-4, 3e-3]}, "tta": "auto"}
 CUT_ANYWHERE = {"schedule": "constant", "ema": 0.99}
 """The same where any begins with pretrained weights: what is measured to be good wherever such a trial is cut. One with
 random weights is better when it is trained to its end, so it has neither these nor asha."""
-IMAGES_PER_SECOND = 12
-"""Images of the training folder that are used for each second of a budget, and core: a core reads, decodes and audits
-about 200 in a second, but trains on a few tens to a hundred, so that a trial would not come to more of them."""
-LEAST_IMAGES = 5_000
-"""Images of the training folder that are used however short the budget is."""
+IMAGES_PER_SECOND, LEAST_IMAGES = 12, 5_000
+"""Images of the training folder that are used for each second of a budget, and core, and however short it is: a core
+reads, decodes and audits about 200 in a second, but trains on a few tens to a hundred, and so comes to no more."""
 ENOUGH_TO_CHOOSE, LEAST_TO_CHOOSE = 5_000, 1_000
 """Images of val: of 5,000 the 95 % interval of an AUC of 0.9 is 0.009 to each side, and of 1,000 it is 0.02."""
 
@@ -95,12 +93,7 @@ def _checked_pattern(pattern: str) -> str:
 
 
 RegularExpression = Annotated[str, AfterValidator(_checked_pattern)]
-
-
-def _checked_budget(given: Any) -> Any:
-    if isinstance(given, str) and read_budget(given):
-        return given
-    raise ValueError("a time by the clock such as 90s, 12m or 1.5h, or of GPUs such as 30gpu-m or 8gpu-h")
+A_TIME = "a time by the clock such as 90s, 12m or 1.5h, or of GPUs such as 30gpu-m or 8gpu-h"
 
 
 class CacheSettings(Strict):
@@ -158,21 +151,18 @@ class DataSettings(Strict):
     cache: CacheSettings = CacheSettings()
     """Where decoded pixels are kept."""
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        problems: dict[KeyPath, tuple[object, str]] = {}
+    @refusing
+    def _complete(self) -> Problems:
         if self.source == "demo":
             for key, given in {"train": self.train, "val": self.folder("val"), "test": self.test}.items():
                 if given is not None:
-                    problems[(key,)] = given, "nothing, as the built-in data (source: demo) has its own images"
+                    yield (key,), given, "nothing, as the built-in data (source: demo) has its own images"
         elif self.train is None:
-            problems[("train",)] = None, "a folder with one folder per class inside, or source: demo"
+            yield ("train",), None, "a folder with one folder per class inside, or source: demo"
         elif self.test is None:
-            problems[("test",)] = None, "a folder, or a share of the training images (test: 0.2)"
+            yield ("test",), None, "a folder, or a share of the training images (test: 0.2)"
         if self.folds is not None and self.folder("val") is not None:
-            problems[("folds",)] = self.folds, "nothing if data.val is a folder: folds divide train and val together"
-        check(problems)
-        return self
+            yield ("folds",), self.folds, "nothing if data.val is a folder: folds divide train and val together"
 
     @property
     def training_folders(self) -> tuple[str, ...]:
@@ -199,7 +189,7 @@ class DataSettings(Strict):
 class SearchSettings(Strict):
     """How trials are chosen, stopped and kept."""
 
-    budget: Annotated[str, BeforeValidator(_checked_budget)] | None = None
+    budget: Annotated[str, rule(A_TIME, lambda given: read_budget(str(given)), before=True)] | None = None
     """What all starts of the sweep together may use: time by the clock (90s, 12m, 1.5h) or of GPUs (30gpu-m, 8gpu-h).
     `trials` may then be left out, and the defaults are optuna, a range of learning rates and `tta: auto`; with
     pretrained weights also asha, `head: probe`, a constant learning rate and `ema`."""
@@ -251,25 +241,21 @@ class Resources(Strict):
     """GPUs of a trial: 0, a fraction of one, or a whole number; with more than one, each has a worker of its own.
     auto: 1 (or 1 per worker) where the cluster has any, else 0."""
     workers: int | None = Field(default=None, ge=1)
-    """Processes that train one trial together. Each takes a share of every batch, and has `cpu` cores and one GPU or
-    none. By default as many as `gpu`, else 1."""
+    """Processes that share each batch of a trial, each with `cpu` cores and one GPU or none. By default `gpu`, or 1."""
     auto: bool = False
     """Decide cpu and gpu by what each backbone is measured to need. `resources: auto` means the same."""
     price_per_hour: float | None = Field(default=None, ge=0)
     """What the resources of one trial cost in an hour, in any currency. The leaderboard then has a column `cost`."""
 
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        problems: dict[KeyPath, tuple[object, str]] = {}
+    @refusing
+    def _agree(self) -> Problems:
         if self.auto:
             for key in ("cpu", "gpu", "workers", "price_per_hour"):
                 if (given := getattr(self, key)) != type(self).model_fields[key].default:
-                    problems[(key,)] = given, "nothing beside auto, which gives each backbone what it needs"
+                    yield (key,), given, "nothing beside auto, which gives each backbone what it needs"
         elif self.workers is not None and self.gpu not in ("auto", 0) and self.workers != self._one_a_gpu:
             allowed = f"{self._one_a_gpu}, as resources.gpu is {self.gpu:g} and each worker has one; or leave it out"
-            problems[("workers",)] = self.workers, allowed
-        check(problems)
-        return self
+            yield ("workers",), self.workers, allowed
 
     @property
     def world_size(self) -> int:
@@ -322,8 +308,7 @@ class ReportSettings(Strict):
     """What `rfray ensemble` reports beside the leaderboard."""
 
     group_pattern: RegularExpression | None = None
-    """Regular expression. Its match in an image's path (of its first group, if any) is the group that the image is
-    counted in. By default the subfolder."""
+    """Regular expression. Its match in a path (of its first group, if any) is the image's group; else the subfolder."""
     corruptions: bool = False
     """Also predict the test images after JPEG compression, scaling, blur and noise."""
 
@@ -354,23 +339,20 @@ class Sweep(Strict):
 
     _defaults = model_validator(mode="before")(_with_defaults)
 
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        problems: dict[KeyPath, tuple[object, str]] = {}
+    @refusing
+    def _agree(self) -> Problems:
         if self.search.finalists and not self.repeats:
             allowed = "0; or together with search.seeds (at least 2) or data.folds, by which they are trained again"
-            problems["search", "finalists"] = self.search.finalists, allowed
+            yield ("search", "finalists"), self.search.finalists, allowed
         if self.repeats and not self.search.finalists:
             key = ("data", "folds") if self.data.folds else ("search", "seeds")
             given = self.data.folds or self.search.seeds
-            problems[key] = given, "nothing, unless search.finalists says how many of the best trials it is for"
+            yield key, given, "nothing, unless search.finalists says how many of the best trials it is for"
         if self.data.folds and self.ensemble.choose_by == "worst":
-            problems["ensemble", "choose_by"] = "worst", "score, as data.folds are not predicted under corruption"
+            yield ("ensemble", "choose_by"), "worst", "score, as data.folds are not predicted under corruption"
         if self.keep < self.ensemble.top_k:
             allowed = f"at least ensemble.top_k ({self.ensemble.top_k}), or the ensemble's weights would be gone"
-            problems["search", "keep"] = self.keep, allowed
-        check(problems)
-        return self
+            yield ("search", "keep"), self.keep, allowed
 
     @property
     def keep(self) -> int:

@@ -23,8 +23,6 @@ from rfray.spec.sweep import Sweep
 
 RESOLVED = "# every value as it was used; sha256 of what follows: "
 """How the first line of a resolved sweep begins."""
-TEXT_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
-"""What YAML calls text, and the key << that stands for the keys of another mapping."""
 FREE: dict[str, Any] = {
     "resources": True,
     "ensemble": True,
@@ -65,10 +63,7 @@ class SweepFile:
 
 
 def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
-    """Reads a sweep file; `overrides` are `key.path=value` texts (values as in YAML) that win over the file.
-
-    Raises SweepError, with one line per problem: file, line, key, what was given, what is allowed.
-    """
+    """Reads a sweep file; `overrides` (`key.path=value`, as in YAML) win. Raises SweepError, one line a problem."""
     try:
         return parse_sweep(path.read_text(encoding="utf-8"), str(path), overrides)
     except FileNotFoundError:
@@ -78,10 +73,7 @@ def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
 
 
 def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> Sweep:
-    """A sweep of the images in a folder: in its train, val and test, where it has a train, else in itself.
-
-    Raises SweepError as `load_sweep`.
-    """
+    """A sweep of a folder's images: of its train, val and test if it has a train. Raises SweepError as `load_sweep`."""
     data: dict[str, Any] = {"train": str(folder), "test": 0.5}
     if (folder / "train").is_dir():
         parts = ["train", "test", *(["val"] if (folder / "val").is_dir() else [])]
@@ -108,10 +100,7 @@ def read_resolved_sweep(path: Path) -> Sweep:
     """Reads the sweep.yaml of a run folder. Raises RunError where it is not as `resolved_text` wrote it."""
     first, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("\n")
     if first != RESOLVED + hashlib.sha256(rest.encode()).hexdigest():
-        raise RunError(
-            f"{path} is damaged, or was changed by hand: its content does not match the digest in its first line. "
-            "Delete it, and `rfray tune` with the same sweep file writes it anew"
-        )
+        raise RunError(f"{path} is damaged, or was changed by hand; delete it, and `rfray tune SWEEP` writes it anew")
     return load_sweep(path).sweep
 
 
@@ -138,10 +127,9 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
 def sweep_schema(names: Mapping[str, list[str]]) -> dict[str, Any]:
     """JSON schema of the sweep file; `names` (key -> registered names) become suggestions for editors."""
     document = Sweep.model_json_schema()
-    for definition in ("TrialAxes", "SearchSettings"):
-        for key, field in document["$defs"][definition]["properties"].items():
-            if key in names:
-                field["examples"] = names[key]
+    keys = document["$defs"]["TrialAxes"]["properties"] | document["$defs"]["SearchSettings"]["properties"]
+    for key in keys.keys() & names.keys():
+        keys[key]["examples"] = names[key]
     return document | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "rfray sweep"}
 
 
@@ -158,7 +146,7 @@ def _parse(text: str, place: str, key: KeyPath = ()) -> tuple[Any, dict[KeyPath,
     yaml = YAML(typ="safe", pure=True)  # YAML 1.2: 1e-4 is a number, `on` is text, a key given twice is an error
     try:
         tree = yaml.compose(io.StringIO(text))
-        return yaml.load(io.StringIO(text)), {key: _at(place, 0), **_places(tree, place, key)}
+        return yaml.load(io.StringIO(text)), {key: _at(place, 0), **dict(_places(tree, place, key))}
     except MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
         raise SweepError(f"{_at(place, line)}: not valid YAML: {error.problem}") from None
@@ -172,21 +160,23 @@ def _at(place: str, line: int) -> str:
     return place if place.startswith("--set ") else f"{place}:{line + 1}"
 
 
-def _places(node: Node | None, place: str, key: KeyPath) -> dict[KeyPath, str]:
+def _places(node: Node | None, place: str, key: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     """Where every key below `node` is written. Raises SweepError for a key that is not text."""
     inner: list[tuple[Any, Node, Node]] = []
     if isinstance(node, MappingNode):
         inner = [(written.value, written, value) for written, value in node.value]
     elif isinstance(node, SequenceNode):
         inner = [(index, value, value) for index, value in enumerate(node.value)]
-    places: dict[KeyPath, str] = {}
     for part, written, value in inner:
         here = _at(place, written.start_mark.line)
-        if isinstance(node, MappingNode) and written.tag not in TEXT_TAGS:
+        if isinstance(node, MappingNode) and str(written.tag).split(":")[-1] not in (
+            "str",
+            "merge",
+        ):  # merge is the key <<
             text = part if isinstance(part, str) else "a list or mapping"
             raise SweepError(_problem({(): here}, key, f"given {text} as a key; allowed: text (perhaps in quotes)"))
-        places |= {(*key, part): here, **_places(value, place, (*key, part))}
-    return places
+        yield (*key, part), here
+        yield from _places(value, place, (*key, part))
 
 
 def _apply(override: str, raw: dict[str, Any], places: dict[KeyPath, str]) -> None:
@@ -216,27 +206,21 @@ def _explain(error: ValidationError, places: Mapping[KeyPath, str]) -> list[str]
             if (*key, part) in places or part in _fields(key):
                 key = (*key, part)
         found.setdefault(key, []).append(detail)
-    order = list(places)
     return [
         _problem(places, key, _explained(key, found[key]))
-        for key in sorted(found, key=lambda key: order.index(_written(key, places)))
+        for key in sorted(found, key=lambda key: [*places].index(_written(key, places)))
         # where a value may have one of several types, the problem further inside is about the type that was meant
         if not any(other[: len(key)] == key for other in found if other != key)
     ]
 
 
-def _fields(key: KeyPath) -> dict[str, FieldInfo]:
-    """The fields that the record at a key may have."""
-    fields = Sweep.model_fields
-    for part in key:
-        fields = _fields_of(fields[str(part)].annotation) if part in fields else {}
-    return fields
-
-
-def _fields_of(annotation: Any) -> dict[str, FieldInfo]:
-    if isinstance(annotation, type) and issubclass(annotation, Strict):
-        return annotation.model_fields
-    return next(filter(None, map(_fields_of, get_args(annotation))), {})
+def _fields(key: KeyPath, of: Any = Sweep) -> dict[str, FieldInfo]:
+    """The fields that the record at a key may have, from the type `of` on."""
+    if not (isinstance(of, type) and issubclass(of, Strict)):
+        return next(filter(None, (_fields(key, inner) for inner in get_args(of))), {})
+    if key:
+        return _fields(key[1:], of.model_fields[str(key[0])].annotation) if key[0] in of.model_fields else {}
+    return of.model_fields
 
 
 def _explained(key: KeyPath, details: list[ErrorDetails]) -> str:

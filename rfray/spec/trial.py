@@ -1,7 +1,4 @@
-"""What a sweep file says of its trials -> `TrialAxes`, and from it each `Trial` (frozen): all that one trial is.
-
-Names of what rooms further up register (backbones, policies, …) are plain text here; `tuning.preflight` checks them.
-"""
+"""What a sweep file says of its trials -> `TrialAxes`, and from it each `Trial` (frozen): all that one trial is."""
 
 import hashlib
 import json
@@ -10,10 +7,11 @@ from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, create_model, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ValidationError
 
 from rfray.errors import nearest_first
-from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, KeyPath, Strict, allowed, check
+from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, KeyPath, Problems, Strict, allowed, refusing
 
 SEEDS = range(2**32)
 """What numpy and torch take as a seed."""
@@ -153,18 +151,18 @@ def _shape_of_axis(value: Any) -> str:
     return "<list>" if isinstance(value, list | tuple) else "<value>"
 
 
-def _axis_of(name: str, annotation: Any) -> Any:
-    """The type of one key under `trial`: a value, a list of values, or (numbers only) a range."""
-    value: Any = Annotated[annotation, *Trial.model_fields[name].metadata, Tag("<value>")]
+def _axis_of(name: str, field: FieldInfo) -> Any:
+    """The type and field of one key under `trial`: a value, a list of values, or (numbers only) a range."""
+    value: Any = Annotated[field.annotation, *field.metadata, Tag("<value>")]
     entry: Any = value
     if name == "pretrained":
         # a mapping names the weights of each backbone; backbones that it leaves out get none
         value |= Annotated[dict[str, entry], Field(min_length=1), Tag("<mapping>")]
         entry = Annotated[value, Discriminator(_shape_of_axis)]
     shapes = value | Annotated[list[entry], Field(min_length=1), EACH_ONCE, Tag("<list>")]
-    if annotation in (int, float):
+    if field.annotation in (int, float):
         shapes |= Annotated[Range, AfterValidator(partial(_within_limits, name)), Tag("<mapping>")]
-    return Annotated[shapes, Discriminator(_shape_of_axis)]
+    return Annotated[shapes, Discriminator(_shape_of_axis)], Field(default=field.default, description=field.description)
 
 
 def _within_limits(name: str, axis: Range) -> Range:
@@ -181,19 +179,13 @@ def _within_limits(name: str, axis: Range) -> Range:
 class _TrialAxes(Strict):
     """What one trial is. Every key may be a value, a list of values (a choice) or a range, and is then an axis."""
 
-    @model_validator(mode="after")
-    def _weights_are_for_its_backbones(self) -> Self:
+    @refusing
+    def _weights_are_for_its_backbones(self) -> Problems:
         backbones = self.choices("backbone")
-        check(
-            {
-                (*key, name): (name, nearest_first(name, backbones))
-                for key, weights in self.written("pretrained")
-                if isinstance(weights, dict)
-                for name in weights
-                if name not in backbones
-            }
-        )
-        return self
+        for key, weights in self.written("pretrained"):
+            for name in weights if isinstance(weights, dict) else ():
+                if name not in backbones:
+                    yield (*key, name), name, nearest_first(name, backbones)
 
     def axes(self) -> dict[str, list[Any] | Range]:
         """The keys that have more than one possible value: name -> choices or range."""
@@ -236,11 +228,5 @@ TrialAxes = create_model(
     "TrialAxes",
     __base__=_TrialAxes,
     __doc__=_TrialAxes.__doc__,
-    **{  # type: ignore[call-overload]
-        name: (
-            _axis_of(name, field.annotation),
-            Field(default=... if field.is_required() else field.default, description=field.description),
-        )
-        for name, field in Trial.model_fields.items()
-    },
+    **{name: _axis_of(name, field) for name, field in Trial.model_fields.items()},
 )

@@ -17,8 +17,6 @@ MEMBER_FILES = ("config.json", "model.safetensors")
 """Of each member of a bundle, in members/<number>, from 1: timm's own format."""
 HEAD_FILE = "head.safetensors"
 """Beside them where the member has a probe's head: that head, while theirs is the backbone."""
-VERSIONS_OF = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
-"""Packages whose versions a result depends on most."""
 
 
 class Member(Strict):
@@ -29,8 +27,7 @@ class Member(Strict):
     weights: str
     """SHA-256 of that trial's file of weights."""
     trial: Trial
-    """How its model is built, was trained and predicts (`tta` is none or flip); `pretrained` says whether, but not from
-    which file."""
+    """How its model is built, trained and predicts (`tta`: none or flip); of `pretrained`, whether, not which file."""
 
 
 class Bundle(Strict):
@@ -67,8 +64,7 @@ class Vote(Strict):
     threshold: float
     """An image is called fake where p_fake >= this; above 1: none is."""
     unsure: tuple[float, float] | None = None
-    """An image gets no verdict where low <= p_fake < high, which the threshold is between; both alike: each gets one.
-    None where no error rate was asked for, or where it can't be reached."""
+    """No verdict where low <= p_fake < high, around the threshold. None: no error rate was asked for, or reached."""
     val_score: float | None
     """The vote's own value of the val metric on val, in [0, 1]; None where it is undefined."""
 
@@ -130,5 +126,6 @@ def file_problems(folder: Path, files: Mapping[str, str], members: Sequence[Memb
 
 
 def versions() -> dict[str, str]:
-    """Python's and those of VERSIONS_OF, as they are installed."""
-    return {"Python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}}
+    """Python's, and those of the installed packages that a result depends on most."""
+    packages = ("rfray", "torch", "timm", "ray", "albumentations", "scikit-learn")
+    return {"Python": platform.python_version(), **{name: version(name) for name in packages}}

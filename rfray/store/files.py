@@ -19,10 +19,7 @@ NO_ROOM = "no room on the disk for"
 
 @contextmanager
 def replacing(path: Path, need: int | None = None) -> Iterator[Path]:
-    """A path beside `path` to write to, which is moved into place when the block ends well. Raises DiskFullError.
-
-    `need` is the size of what will be written, in bytes, where it is known.
-    """
+    """A path to write to (`need` bytes), moved to `path` when the block ends well. Raises DiskFullError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # the temporary name keeps the suffix, since numpy and matplotlib choose the format by it
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
@@ -66,8 +63,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 def no_room(path: Path, need: int) -> DiskFullError:
     """The error that names the path, what it needs (bytes) and what is free there."""
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
     return DiskFullError(
         f"{NO_ROOM} {path}: it needs {max(need, 1) / 1e6:.1f} MB and {free / 1e6:.1f} MB are free. "
         "Make room; nothing is lost, and the same command goes on"

@@ -81,10 +81,7 @@ def lock_run(run: RunDir, without: tuple[str, ...] = ()) -> Iterator[None]:
 
 @contextmanager
 def lease(storage: Storage, user: str) -> Iterator[None]:
-    """Locks an address for `user` as long as the block lasts. Raises RunError where another machine uses it.
-
-    On this machine a file lock has made sure that nobody else does.
-    """
+    """Locks an address for `user` while the block lasts, against other machines. Raises RunError where one uses it."""
     if entry := storage.entry(LEASE_FILE):
         other = json.loads(storage.read(LEASE_FILE))
         age = time.time() - entry.modified / 1e9

@@ -304,8 +304,7 @@ def read_record(path: Path, model: type[Record], remedy: str = "") -> Record:
     except FileNotFoundError:
         raise RunError(f"{path} is missing") from None
     except ValueError as error:
-        hint = f"; {remedy}" if remedy else ""
-        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}{hint}") from None
+        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}{f'; {remedy}' if remedy else ''}") from None
 
 
 def find_record(path: Path, model: type[Record], mirror: Mirror | None = None, remedy: str = "") -> Record | None:

@@ -1,8 +1,4 @@
-"""a path or an address -> `RunDir` and `TrialDir`: the names of all files of a run and of a trial.
-
-No other module knows these names. What several rooms read (sweep, catalog, audit, ensemble, how a trial began, went and
-ended) is read here.
-"""
+"""a path or an address -> `RunDir` and `TrialDir`: the names of all files of a run, which no other module knows."""
 
 import hashlib
 import io
@@ -26,8 +22,6 @@ from rfray.store.storage import Mirror, Storage, is_address
 Part = Literal["val", "test"]
 """A part of the data that is predicted."""
 
-REPEAT = re.compile(r"\d+-[0-9a-f]+-(seed\d+|fold\d+of\d+)")
-"""The ids of repeats: the finalist's, and which one it is."""
 UNREADABLE = ["path", "reason", "folder", "size", "modified"]
 """Columns of unreadable.csv."""
 WEIGHTS_FILE = "best.safetensors"
@@ -84,7 +78,7 @@ class TrialDir:
 
     def predictions_file(self, part: Part, corruption: str | None = None) -> Path:
         """predictions-<part>.parquet, or predictions-<part>-<corruption>.parquet of the pictures under a corruption."""
-        return self.path / _predictions_name(part, corruption)
+        return self.path / f"predictions-{part}{f'-{corruption}' if corruption else ''}.parquet"
 
     def start(self) -> TrialStart:
         """trial.json. Raises RunError where it is missing or damaged."""
@@ -125,11 +119,7 @@ class TrialDir:
 
 
 class RunDir:
-    """runs/<name>: the files of one sweep.
-
-    Of a run at an address (s3://bucket/runs/<name>), `path` is a folder in this machine's cache, and `mirror` pulls and
-    pushes; for a run on a disk it does nothing.
-    """
+    """runs/<name>: a sweep's files. Of a run at an address, `path` is a copy here that `mirror` pulls and pushes."""
 
     def __init__(self, where: Path | str) -> None:
         self.where = str(where).rstrip("/") if is_address(where) else Path(where).absolute()
@@ -171,7 +161,7 @@ class RunDir:
 
     def ensemble_predictions_file(self, name: str, part: Part, corruption: str | None = None) -> Path:
         """ensemble/<name>-predictions-<part>.parquet, or …-<part>-<corruption>.parquet of the corrupted pictures."""
-        return self.bundle_folder / f"{name}-{_predictions_name(part, corruption)}"
+        return self.bundle_folder / f"{name}-predictions-{part}{f'-{corruption}' if corruption else ''}.parquet"
 
     def corrupted_votes(self) -> list[Path]:
         """The predictions of votes under corruption that are there."""
@@ -237,7 +227,8 @@ class RunDir:
 
     def trial(self, trial_id: str) -> TrialDir:
         """The folder of the trial, the probe or the repeat with this id."""
-        kind = "probes" if trial_id.startswith("probe-") else "repeats" if REPEAT.fullmatch(trial_id) else "trials"
+        repeat = re.fullmatch(r"\d+-[0-9a-f]+-(seed\d+|fold\d+of\d+)", trial_id)
+        kind = "probes" if trial_id.startswith("probe-") else "repeats" if repeat else "trials"
         return TrialDir(self.path / kind / trial_id, self.mirror.at(f"{kind}/{trial_id}"))
 
     def trials(self) -> list[TrialDir]:
@@ -295,12 +286,11 @@ def newest_run(runs: Path = Path("runs")) -> RunDir:
 def read_bundle(where: Path | str) -> tuple[Path, Ensemble, Bundle]:
     """The folder of a bundle and its two records. Raises RunError where there is none, or a file is not what it was."""
     folder = find_bundle(where)
-    ensemble = read_record(folder / ENSEMBLE_FILE, Ensemble)
+    file = folder / ENSEMBLE_FILE
+    ensemble = read_record(file, Ensemble)
     bundle = ensemble.bundle
     if bundle is None or [member.id for member in bundle.members] != ensemble.members:
-        raise RunError(
-            f"{folder / ENSEMBLE_FILE} does not say what its members are; `rfray ensemble RUN` writes it anew"
-        )
+        raise RunError(f"{file} does not say what its members are; `rfray ensemble RUN` writes it anew")
     if problems := file_problems(folder, bundle.files, bundle.members):
         listed = "\n  ".join(problems)
         raise RunError(f"{folder} can't be used:\n  {listed}\nCopy it anew; `rfray ensemble RUN` makes it")
@@ -316,7 +306,3 @@ def find_bundle(where: Path | str) -> Path:
             return folder
     made = "; `rfray ensemble` makes it" if run.sweep_file.exists() else ", and no run folder"
     raise RunError(f"{run.where}: no bundle (a folder with {ENSEMBLE_FILE}){made}")
-
-
-def _predictions_name(part: Part, corruption: str | None) -> str:
-    return f"predictions-{part}{f'-{corruption}' if corruption else ''}.parquet"

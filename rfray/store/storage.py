@@ -25,10 +25,8 @@ from rfray.store.files import is_disk_full, replacing
 
 SCHEMES = ("s3", "gs", "hf")
 """What an address may begin with."""
-THREADS = 32
-"""Files that travel at once: each waits for the network most of the time."""
-CHUNK = 1 << 24
-"""Bytes that are read at once."""
+THREADS, CHUNK = 32, 1 << 24
+"""Files that travel at once, as each waits for the network most of the time; and bytes that are read at once."""
 STATES = "state-*.pt"
 """What trials go on from. Each is sent before the files of its epoch, which are made again from it if they are lost."""
 
@@ -136,12 +134,8 @@ class Storage:
         """Moves every file to another address of the same store, but no hidden ones."""
         paths = [entry.path for entry in self.entries() if not entry.path.startswith(".")]
         target = address.split("://", 1)[1].rstrip("/")
-
-        def copy_one(path: str) -> None:
-            with self._at(path) as there:
-                self._files.copy_file(there, f"{target}/{path}")
-
-        _in_threads(copy_one, paths)
+        with self._at("") as here:
+            _in_threads(lambda path: self._files.copy_file(f"{here}/{path}", f"{target}/{path}"), paths)
         self.remove(paths)
 
     def _entry(self, found: fs.FileInfo) -> Entry:
@@ -192,10 +186,7 @@ class Mirror:
                 (self.folder / path).unlink(missing_ok=True)
 
     def push(self, *, removing: str | None = None) -> None:
-        """Sends what is new or changed here, but no hidden files.
-
-        Of the files there with names that match `removing`, those that are not here (any more) are removed.
-        """
+        """Sends what is new or changed here; removes what is only there, and matches `removing`; no hidden files."""
         if self.storage is None:
             return
         storage, here = self.storage, self._here("*")
@@ -205,7 +196,7 @@ class Mirror:
         states = [path for path in changed if fnmatch(path, f"*{STATES}")]
         for paths in (states, [path for path in changed if path not in states]):
             _in_threads(lambda path: storage.send(self.folder, path), paths)
-        gone = [path for path in there if path not in here and not _is_hidden(path)]
+        gone = [path for path in there if path not in here and "/." not in f"/{path}"]
         storage.remove(path for path in gone if removing and fnmatch(Path(path).name, removing))
 
     def send(self, file: Path) -> None:
@@ -215,10 +206,8 @@ class Mirror:
 
     def fetch(self, file: Path) -> None:
         """Brings one file of the folder here, if it differs; nothing where it is not there."""
-        if self.storage is not None:
-            entry = self.storage.entry(self._name(file))
-            if entry is not None and not entry.is_at(file):
-                self.storage.fetch(entry, self.folder)
+        if self.storage and (entry := self.storage.entry(self._name(file))) and not entry.is_at(file):
+            self.storage.fetch(entry, self.folder)
 
     def remove(self, files: Iterable[Path]) -> None:
         """Removes files of the folder, here and there."""
@@ -240,11 +229,7 @@ class Mirror:
 
     def _here(self, name: str) -> set[str]:
         paths = {self._name(file) for file in self.folder.rglob(name) if file.is_file()}
-        return {path for path in paths if not _is_hidden(path)}
-
-
-def _is_hidden(path: str) -> bool:
-    return "/." in f"/{path}"
+        return {path for path in paths if "/." not in f"/{path}"}  # without hidden files
 
 
 def _in_threads(do: Callable[[Any], None], items: Iterable[Any]) -> None:
