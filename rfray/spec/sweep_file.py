@@ -169,10 +169,7 @@ def _places(node: Node | None, place: str, key: KeyPath) -> Iterator[tuple[KeyPa
         inner = [(index, value, value) for index, value in enumerate(node.value)]
     for part, written, value in inner:
         here = _at(place, written.start_mark.line)
-        if isinstance(node, MappingNode) and str(written.tag).split(":")[-1] not in (
-            "str",
-            "merge",
-        ):  # merge is the key <<
+        if isinstance(node, MappingNode) and not str(written.tag).endswith((":str", ":merge")):  # merge is the key <<
             text = part if isinstance(part, str) else "a list or mapping"
             raise SweepError(_problem({(): here}, key, f"given {text} as a key; allowed: text (perhaps in quotes)"))
         yield (*key, part), here
