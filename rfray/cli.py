@@ -127,7 +127,7 @@ def ensemble(
     corruptions: Annotated[
         bool | None, Option("--corruptions/--no-corruptions", help="JPEG, scaling, blur, noise; default: the sweep's.")
     ] = None,
-    formats: Annotated[list[str] | None, Option("--format", help="csv (always), markdown, html; default: all.")] = None,
+    formats: Annotated[list[str] | None, Option("--format", help="csv (always), markdown, html; may be repeated.")] = None,
     address: Address = None,
     on_interrupt: WhenInterrupted = "ask",
 ) -> None:

@@ -88,7 +88,9 @@ def reach(address: str) -> Any:
 
     # Ray documents these three places of the token, in this order
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
-    token = os.environ.get("RAY_AUTH_TOKEN") or (file.read_text(encoding="utf-8").strip() if file.is_file() else "")
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    with suppress(OSError, UnicodeDecodeError):  # then there is none here
+        token = token or file.read_text(encoding="utf-8").strip()
     found = "refuses the token that is found here" if token else "asks for its token, and there is none here"
     wrong_token = ClusterError(
         f"the cluster at {address} {found}: ~/.ray/auth_token (mode 600; or RAY_AUTH_TOKEN_PATH, RAY_AUTH_TOKEN) must "
