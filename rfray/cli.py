@@ -127,7 +127,7 @@ def ensemble(
     corruptions: Annotated[
         bool | None, Option("--corruptions/--no-corruptions", help="JPEG, scaling, blur, noise; default: the sweep's.")
     ] = None,
-    formats: Annotated[list[str] | None, Option("--format", help="csv (always), markdown, html; may be repeated.")] = None,
+    formats: Annotated[list[str] | None, Option("--format", help="csv (always), markdown, html. Repeatable.")] = None,
     address: Address = None,
     on_interrupt: WhenInterrupted = "ask",
 ) -> None:
