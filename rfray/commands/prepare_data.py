@@ -20,7 +20,7 @@ from rfray.data.images import no_room_in_cache
 from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.spec.sweep import CLASSES, Sweep
-from rfray.store.files import replacing
+from rfray.store.files import below, replacing
 from rfray.store.records import write_record
 from rfray.store.run_dir import UNREADABLE, RunDir, write_table
 
@@ -144,7 +144,7 @@ def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFr
 def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.DataFrame:
     """The pairs of images that are the same or look alike: first, second (positions, in order), kind."""
     folders = {folder: image_folder(sweep.data, folder) for folder in images["folder"].unique()}
-    paths = [folders[folder] / path for folder, path in zip(images["folder"], images["path"], strict=True)]
+    paths = [below(folders[folder], path) for folder, path in zip(images["folder"], images["path"], strict=True)]
     with console.status("Looking for images that are alike"):
         digests, threads = images["digest"].tolist(), os.cpu_count() or 1
         return find_pairs(digests, images, lambda number: decode(paths[number].read_bytes()), threads)

@@ -31,7 +31,7 @@ from rfray.data.geometry import Geometry
 from rfray.data.node_cache import RemoteFolder, cache_folder, make_room
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings
-from rfray.store.files import is_disk_full
+from rfray.store.files import below, is_disk_full
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,7 +64,7 @@ class ImageFiles:
 
     def picture(self, row: int) -> np.ndarray:
         """See PictureSource. Raises DataError where the file has changed since it was scanned, or is gone."""
-        path, reason = self.folder / self.paths[row], "other content"
+        path, reason = below(self.folder, self.paths[row]), "other content"
         try:
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() == self.digests[row]:
@@ -233,7 +233,7 @@ def scan(
 
     def read(path: str) -> tuple[dict[str, Any], list[Result], list[np.ndarray]]:
         row: dict[str, Any] = {"digest": "", "reason": None, "width": 0, "height": 0}
-        file = folder / path
+        file = below(folder, path)
         try:
             data = file.read_bytes()
             row["digest"] = hashlib.sha256(data).hexdigest()

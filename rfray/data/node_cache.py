@@ -22,7 +22,7 @@ from rich.progress import track
 from rfray.data.decoding import SUFFIXES
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings, DataSettings
-from rfray.store.files import user_cache, write_whole
+from rfray.store.files import below, user_cache, write_whole
 from rfray.store.storage import THREADS, Entry, Storage
 
 FREE_SHARE = 0.02
@@ -76,7 +76,7 @@ class RemoteFolder:
 
     def __truediv__(self, path: str) -> Path:
         """The file on this machine. Raises StorageError, and DataError where the cache has no room for all of them."""
-        return self._fetched[0] / path
+        return below(self._fetched[0], path)
 
     def entries(self, class_folder: str) -> Iterator[Entry]:
         """The image files of a class folder, as `folders.list_images` finds them on a disk."""
@@ -98,7 +98,7 @@ class RemoteFolder:
         folder.mkdir(parents=True, exist_ok=True)
         size_file = folder.with_suffix(".bytes")
         with FileLock(folder.with_suffix(".lock")):
-            entries = {folder / entry.path: entry for name in names for entry in self.entries(name)}
+            entries = {entry.file(folder): entry for name in names for entry in self.entries(name)}
             missing = [entry for path, entry in entries.items() if not entry.is_at(path)]
             need = sum(entry.size for entry in entries.values())
             if missing:

@@ -9,7 +9,8 @@ from typing import Literal
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import Reencode
 from rfray.spec.trial import Trial
-from rfray.store.files import file_digest
+from rfray.store.files import below, file_digest
+from rfray.store.records import Digest, Name
 
 ENSEMBLE_FILE = "ensemble.json"
 """Of a bundle, which is the folder ensemble/ of a run or a copy of it."""
@@ -22,10 +23,10 @@ HEAD_FILE = "head.safetensors"
 class Member(Strict):
     """One model of the bundle. How it normalises its pixels is in its config.json, as timm has it."""
 
-    id: str
+    id: Name
     """Of the trial that trained it."""
-    weights: str
-    """SHA-256 of that trial's file of weights."""
+    weights: Digest
+    """Of that trial's file of weights."""
     trial: Trial
     """How its model is built, trained and predicts (`tta`: none or flip); of `pretrained`, whether, not which file."""
 
@@ -36,7 +37,7 @@ class Bundle(Strict):
     members: list[Member]
     reencode: Reencode | None
     """What every picture is brought through before a member's own geometry."""
-    files: dict[str, str]
+    files: dict[str, Digest]
     """members/<number>/config.json, model.safetensors and maybe head.safetensors, numbers from 1 -> SHA-256."""
     figures: dict[str, float | None]
     """Metrics, counts and 95 % intervals of the vote on test: the columns of its row on the leaderboard."""
@@ -51,9 +52,9 @@ class Bundle(Strict):
 class Vote(Strict):
     """How members' probabilities become one, and from where on that one is called fake."""
 
-    name: str
+    name: Name
     """Of its row on the leaderboard and its files: ensemble for the soft vote, ensemble-<method> for others."""
-    members: list[str]
+    members: list[Name]
     """Ids of the trials that vote, best first."""
     weights: list[float]
     """Share of each member in the vote, in the same order; they sum to 1."""
@@ -115,11 +116,11 @@ def file_problems(folder: Path, files: Mapping[str, str], members: Sequence[Memb
     others = sorted({*files} - {*wanted})
     problems = [f"{ENSEMBLE_FILE} names a file that is none of a bundle's: {name!r}" for name in others]
     for name in wanted:
-        file = folder / name
+        file = below(folder, name)
         if name not in files:
             problems.append(f"{ENSEMBLE_FILE} has no digest of {name}")
-        elif not file.is_file() or file.is_symlink():
-            problems.append(f"{name} is missing, or no plain file")
+        elif not file.is_file() or file.resolve() != folder.resolve() / name:
+            problems.append(f"{name} is missing, or no plain file of this folder")
         elif file_digest(file) != files[name]:
             problems.append(f"{name} is damaged: its content does not match its digest")
     return problems

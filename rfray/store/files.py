@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from platformdirs import user_cache_path
 
-from rfray.errors import DiskFullError
+from rfray.errors import DiskFullError, InputError
 
 NO_ROOM = "no room on the disk for"
 """How the message of every DiskFullError begins."""
@@ -43,6 +44,26 @@ def write_whole(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     with replacing(path, len(data)) as temporary:
         temporary.write_bytes(data)
+
+
+class Folder(Protocol):
+    """A path, or what gives the path of a file in it by the same operator."""
+
+    def __truediv__(self, name: str, /) -> Path:
+        """The path of a file in it."""
+
+
+def below(folder: Folder, name: str) -> Path:
+    """The path below `folder` that a name stands for which somebody else wrote: in a listing, a record, a catalog.
+
+    Raises InputError where it is none: absolute, empty, or with an empty part, `.`, `..` or a zero byte in it.
+    """
+    if any(part in ("", ".", "..") or "\0" in part for part in name.split("/")):
+        raise InputError(
+            f"{name!a} is no name of a file below {folder}; allowed: names with / between them, none empty, "
+            "'.' or '..'. Whoever made the folder or the record that has this name must give another"
+        )
+    return folder / name
 
 
 def file_digest(path: Path) -> str:

@@ -2,20 +2,25 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from rfray.errors import RunError
-from rfray.spec.schema_base import Strict
+from rfray.spec.schema_base import Strict, allowed, rule
 from rfray.spec.trial import Trial
 from rfray.store.files import write_whole
 from rfray.store.storage import Mirror
 
 Record = TypeVar("Record", bound=BaseModel)
 
-Fold = tuple[int, int]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
+"""Of a trial, a vote or a file: one part of a path, which can't lead out of its folder."""
+Digest = Annotated[str, rule("a SHA-256, 64 hex digits", re.compile("[0-9a-f]{64}").fullmatch)]
+"""SHA-256 of a file's bytes."""
+Fold = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]]
 """Its number, from 1, and how many there are (`data.folds`)."""
 
 Grade = Literal["note", "warning", "error"]
@@ -25,15 +30,15 @@ Grade = Literal["note", "warning", "error"]
 class TrialStart(Strict):
     """trial.json: what the trial was asked to be."""
 
-    id: str
-    number: int
+    id: Name
+    number: int = Field(ge=0)
     """Position in the order in which the search proposed the trials, from 0."""
     results_known: int
     """How many trials had ended when it was proposed: with `TrialResult.position`, the search can be retraced."""
     epochs_known: int = 0
     """How many epochs, of all trials, had been judged by then; the search learns from them where trials pause."""
     trial: Trial
-    repeats: str | None = None
+    repeats: Name | None = None
     """Id of the finalist that is trained again."""
     fold: Fold | None = None
     """The fold of the training images that this one is judged on; None: on val."""
@@ -44,7 +49,7 @@ class TrialStart(Strict):
 class TrialResult(Strict):
     """result.json: how the trial ended. Written last, by the driver; a trial without it is not finished."""
 
-    id: str
+    id: Name
     position: int
     """Position in the order in which the trials ended, from 0."""
     kind: Literal["model", "probe", "fold"] = "model"
@@ -68,9 +73,9 @@ class TrialResult(Strict):
     """Share of the training time in which the model waited for images, in [0, 1]; None where no epoch was trained."""
     node: str
     """Host that the trial ran on last."""
-    files: dict[str, str]
-    """Name -> SHA-256 of the trial's other files, by which damage is noticed."""
-    repeats: str | None = None
+    files: dict[Name, Digest]
+    """The trial's other files, by which damage is noticed."""
+    repeats: Name | None = None
     """Id of the finalist that was trained again; None for a trial of the search."""
     taken_from: str | None = None
     """Folder of the trial of an earlier run (`search.warm_start`) that this one was taken over from, not trained."""
@@ -81,7 +86,7 @@ class EarlierTrial(Strict):
 
     run: str
     """Path or address of the earlier run."""
-    id: str
+    id: Name
     """What the trial is called there."""
     trial: Trial
     score: float
@@ -304,7 +309,14 @@ def read_record(path: Path, model: type[Record], remedy: str = "") -> Record:
     except FileNotFoundError:
         raise RunError(f"{path} is missing") from None
     except ValueError as error:
-        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}{f'; {remedy}' if remedy else ''}") from None
+        reason = _refused(error) if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        raise RunError(f"{path} is damaged: {reason}{f'; {remedy}' if remedy else ''}") from None
+
+
+def _refused(error: ValidationError) -> str:
+    """The first key that a record may not have as it is, what is given there, and what is allowed."""
+    detail = error.errors()[0]
+    return f"{'.'.join(map(str, detail['loc']))}: given {ascii(detail['input'])[:80]}; allowed: {allowed(detail)}"
 
 
 def find_record(path: Path, model: type[Record], mirror: Mirror | None = None, remedy: str = "") -> Record | None:

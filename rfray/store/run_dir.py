@@ -10,12 +10,12 @@ from typing import Literal
 import pandas as pd
 import pyarrow as pa
 
-from rfray.errors import RunError
+from rfray.errors import InputError, RunError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import read_resolved_sweep
 from rfray.spec.trial import Trial
 from rfray.store.bundle_record import ENSEMBLE_FILE, Bundle, Ensemble, file_problems
-from rfray.store.files import file_digest, replacing, user_cache, write_whole
+from rfray.store.files import below, file_digest, replacing, user_cache, write_whole
 from rfray.store.records import Audit, Fold, Start, TrialResult, TrialStart, find_record, read_record
 from rfray.store.storage import Mirror, Storage, is_address
 
@@ -24,6 +24,8 @@ Part = Literal["val", "test"]
 
 UNREADABLE = ["path", "reason", "folder", "size", "modified"]
 """Columns of unreadable.csv."""
+SUSPECT = r"(?:^|/)\.{0,2}(?:/|$)|\x00"
+"""What `below` may refuse, searched for in a whole column at once."""
 WEIGHTS_FILE = "best.safetensors"
 HEAVY = (f"*{WEIGHTS_FILE}", "*/folds/*", "ensemble/members/*", "*predictions-test*", "*predictions-val-*")
 """Patterns of the files that a sweep has no need to read back."""
@@ -90,7 +92,7 @@ class TrialDir:
 
     def damaged_files(self, result: TrialResult) -> list[Path]:
         """The files of the ended trial that are not what they were; weights that were not kept are not missed."""
-        files = {self.path / name: digest for name, digest in result.files.items()}
+        files = {below(self.path, name): digest for name, digest in result.files.items()}
         whole = {file for file, digest in files.items() if file.exists() and file_digest(file) == digest}
         return [file for file in files if file not in whole and (file.exists() or file != self.weights_file)]
 
@@ -126,7 +128,8 @@ class RunDir:
         """The path or the address: what another process makes the same RunDir from."""
         self.name = Path(self.where).name
         if isinstance(self.where, str):
-            self.path = user_cache() / "runs" / hashlib.sha256(self.where.encode()).hexdigest()[:12] / self.name
+            self.path = user_cache() / "runs" / hashlib.sha256(self.where.encode()).hexdigest()[:12]
+            self.path = below(self.path, self.name)
             self.mirror = Mirror(self.path, Storage(self.where))
         else:
             self.path, self.mirror = self.where, Mirror(self.where, None)
@@ -229,7 +232,7 @@ class RunDir:
         """The folder of the trial, the probe or the repeat with this id."""
         repeat = re.fullmatch(r"\d+-[0-9a-f]+-(seed\d+|fold\d+of\d+)", trial_id)
         kind = "probes" if trial_id.startswith("probe-") else "repeats" if repeat else "trials"
-        return TrialDir(self.path / kind / trial_id, self.mirror.at(f"{kind}/{trial_id}"))
+        return TrialDir(below(self.path / kind, trial_id), self.mirror.at(f"{kind}/{trial_id}"))
 
     def trials(self) -> list[TrialDir]:
         """All trials that have a trial.json, in the order in which they were proposed."""
@@ -263,8 +266,11 @@ class RunDir:
 
     def _table(self, file: Path) -> pd.DataFrame:
         try:
-            return pd.read_parquet(file, page_checksum_verification=True)
-        except (OSError, ValueError, pa.ArrowException) as error:
+            table = pd.read_parquet(file, page_checksum_verification=True)
+            for path in table.loc[table["path"].str.contains(SUSPECT), "path"] if "path" in table else ():
+                below(Path("the images"), path)
+            return table
+        except (OSError, ValueError, pa.ArrowException, InputError) as error:
             reason = "is missing" if not file.exists() else f"is damaged: {str(error).splitlines()[0]}"
             raise RunError(f"{file} {reason}; delete {self.catalog_file}, and `rfray tune` makes it again") from None
 

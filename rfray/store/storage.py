@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from rfray.errors import StorageError
-from rfray.store.files import is_disk_full, replacing
+from rfray.store.files import below, is_disk_full, replacing
 
 SCHEMES = ("s3", "gs", "hf")
 """What an address may begin with."""
@@ -41,11 +41,15 @@ class Entry:
     """A file at an address."""
 
     path: str
-    """Below the address, with /."""
+    """Below the address, with /; whoever writes there has chosen it, so only `file` makes a path of it."""
     size: int
     """Bytes."""
     modified: int
     """Nanoseconds since 1970 (whole seconds at most stores); 0 where the store does not say."""
+
+    def file(self, folder: Path) -> Path:
+        """Where it is in a folder that mirrors the address. Raises InputError where its name leads out of that."""
+        return below(folder, self.path)
 
     def is_at(self, file: Path) -> bool:
         """Whether `file` is what was fetched from, or sent to, this entry."""
@@ -86,8 +90,9 @@ class Storage:
         return self._entry(found) if found.type == fs.FileType.File else None
 
     def fetch(self, entry: Entry, folder: Path) -> None:
-        """Writes the file to <folder>/<its path>, whole and with its time. Raises DiskFullError."""
-        with replacing(folder / entry.path, entry.size) as temporary:
+        """Writes the file to <folder>/<its path>, whole and with its time. Raises DiskFullError, InputError."""
+        file = entry.file(folder)
+        with replacing(file, entry.size) as temporary:
             with (
                 temporary.open("wb") as to,
                 self._at(entry.path) as there,
@@ -96,7 +101,7 @@ class Storage:
                 shutil.copyfileobj(source, to, CHUNK)
             if (size := temporary.stat().st_size) != entry.size:
                 raise StorageError(f"{self.address}/{entry.path}: {size} of {entry.size} bytes came")
-        os.utime(folder / entry.path, ns=(entry.modified, entry.modified))
+        os.utime(file, ns=(entry.modified, entry.modified))
 
     def send(self, folder: Path, path: str) -> None:
         """Writes <folder>/<path> to the address; whoever reads it there meanwhile sees the old file or the new one."""
@@ -169,7 +174,8 @@ class Mirror:
         """Brings the files here that match one of the patterns (all, if none is given) and none of `without`.
 
         Patterns are of shells, on the path below the folder; * stands for any folders, too. Files here with names that
-        match `removing` are removed where they are not there (any more).
+        match `removing` are removed where they are not there (any more). Raises InputError, before anything comes,
+        where a name there leads out of the folder.
         """
         if self.storage is None:
             return
@@ -179,7 +185,7 @@ class Mirror:
             return not left_out and any(fnmatch(path, one) for one in wanted or ["*"])
 
         storage, there = self.storage, [entry for entry in self.storage.entries() if is_wanted(entry.path)]
-        differ = [entry for entry in there if not entry.is_at(self.folder / entry.path)]
+        differ = [entry for entry in there if not entry.is_at(entry.file(self.folder))]
         _in_threads(lambda entry: storage.fetch(entry, self.folder), differ)
         for path in self._here(removing) - {entry.path for entry in there} if removing else ():
             if is_wanted(path):
@@ -221,7 +227,7 @@ class Mirror:
         """The files below the folder that match, here or there, in alphabetical order."""
         found = {file for file in self.folder.glob(pattern) if file.is_file()}
         if self.storage is not None:
-            found |= {self.folder / entry.path for entry in self.storage.entries() if fnmatch(entry.path, pattern)}
+            found |= {entry.file(self.folder) for entry in self.storage.entries() if fnmatch(entry.path, pattern)}
         return sorted(found)
 
     def _name(self, file: Path) -> str:

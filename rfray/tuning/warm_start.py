@@ -143,7 +143,7 @@ def _copy_trial(one: Candidate, out: TrialDir, number: int, with_weights: bool) 
     source.mirror.pull(*copied, "tensorboard/*")
     curves = sorted(source.tensorboard.glob("events.out.tfevents.*"))
     for file in (*(source.path / name for name in copied), *curves):
-        if file.exists():
+        if file.is_file() and not file.is_symlink():  # a link may lead anywhere
             with replacing(out.path / file.relative_to(source.path)) as temporary:
                 shutil.copyfile(file, temporary)
     changed = {"id": out.id, "position": number, "files": files, "taken_from": one.run.shown(source.path)}

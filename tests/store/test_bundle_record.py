@@ -10,7 +10,7 @@ from rfray.store.bundle_record import Member, file_problems, member_files
 from rfray.store.files import file_digest
 from tests.synthetic import finish_trial, new_run
 
-MEMBERS = [Member(id=name, weights="", trial=Trial(backbone="resnet18")) for name in ("a", "b")]
+MEMBERS = [Member(id=name, weights="0" * 64, trial=Trial(backbone="resnet18")) for name in ("a", "b")]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_what_it_was_sealed_with_is_fine(folder):
 
 
 def test_a_probes_head_is_a_file_of_its_own(folder):
-    probed = [MEMBERS[0], Member(id="b", weights="", trial=Trial(backbone="resnet18", head="probe"))]
+    probed = [MEMBERS[0], Member(id="b", weights="0" * 64, trial=Trial(backbone="resnet18", head="probe"))]
     (folder / "members/2/head.safetensors").write_bytes(b"head")
     files = digests(folder, probed)
     assert [name for name in files if "head" in name] == ["members/2/head.safetensors"]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rfray.store.files import replacing, write_whole
+from rfray.errors import InputError
+from rfray.store.files import below, replacing, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -67,3 +68,14 @@ def test_the_temporary_name_has_the_same_ending_and_is_hidden(tmp_path: Path) ->
         assert temporary.suffix == ".png"
         assert temporary.name.startswith(".")
         assert temporary.parent == tmp_path
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "..", "../x", "a/../../x", "a//x", "./x", "a/", "a\0b"])
+def test_a_name_that_leads_elsewhere_is_no_path(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no name of a file below"):
+        below(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["x", "a/b/c.jpg", "..x", "a..b/.hidden", "with blank/ä"])
+def test_any_other_name_is_a_path_below_the_folder(name: str, tmp_path: Path) -> None:
+    assert below(tmp_path, name) == tmp_path / name

@@ -2,11 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from rfray.errors import RunError
+from rfray.errors import InputError, RunError
+from rfray.store.records import write_record
 from rfray.store.run_dir import RunDir, newest_run
+from rfray.tuning.recorder import repair
 from tests.synthetic import finish_trial, new_run, start_trial
 
 
@@ -95,3 +99,40 @@ def test_a_sweep_cut_short_is_named_and_not_trusted(tmp_path: Path, kept: int) -
     run.sweep_file.write_bytes(run.sweep_file.read_bytes()[:kept])
     with pytest.raises(RunError, match=rf"{run.sweep_file} is damaged, or was changed by hand"):
         run.sweep()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"files": {"/abs/path": "0" * 64}},
+        {"files": {"../../x": "0" * 64}},
+        {"files": {"history.csv": "00"}},
+        {"id": "../x"},
+        {"repeats": "/x"},
+    ],
+)
+def test_a_record_with_a_name_that_leads_elsewhere_is_refused_although_its_digest_is_right(
+    wrong: dict[str, Any], tmp_path: Path
+) -> None:
+    run = new_run(tmp_path / "run")
+    out = finish_trial(run, "001", 0.5)
+    result = out.result()
+    assert result is not None
+    write_record(out.result_file, result.model_copy(update=wrong))
+    kept = tmp_path / "x"
+    kept.write_text("mine")
+    with pytest.raises(RunError, match=rf"result\.json is damaged: {next(iter(wrong))}.*: given .*; allowed: "):
+        out.result()
+    (found,) = repair(run)
+    assert found.endswith("; the trial is run again")
+    assert kept.read_text() == "mine"
+    with pytest.raises(InputError, match="is no name of a file below"):
+        run.trial("../../x")
+
+
+def test_a_catalog_with_a_path_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    for path in ("../x.jpg", "/etc/passwd", "real/../../x"):
+        run.write_catalog(pd.DataFrame({"path": ["real/0.jpg", path], "part": "test"}))
+        with pytest.raises(RunError, match=rf"catalog\.parquet is damaged: '{path}' is no name of a file below"):
+            run.catalog()

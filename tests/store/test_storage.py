@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rfray.errors import StorageError
-from rfray.store.storage import Mirror, Storage, is_address
+from rfray.errors import InputError, StorageError
+from rfray.store.storage import Entry, Mirror, Storage, is_address
 from tests.object_store import bucket_here
 
 
@@ -147,3 +147,19 @@ def test_half_a_file_is_no_file(storage: Storage, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="3 of 5 bytes came"):
         storage.fetch(entry, tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["../evil", "trials/../../../evil", "trials//evil"])
+def test_a_name_that_leads_out_of_the_folder_is_refused_before_anything_comes(
+    name: str, bucket: str, tmp_path: Path
+) -> None:
+    storage = Storage(f"{bucket}/elsewhere-{len(name)}")
+    storage.write("sweep.yaml", b"x")
+    boto3 = pytest.importorskip("boto3")
+    boto3.client("s3").put_object(Bucket="rfray-test", Key=f"elsewhere-{len(name)}/{name}", Body=b"x")
+    folder = tmp_path / "a" / "b"
+    mirror = Mirror(folder, storage)
+    for use in (mirror.pull, lambda: mirror.find("*"), lambda: storage.fetch(Entry(name, 1, 0), folder)):
+        with pytest.raises(InputError, match=f"'{name}' is no name of a file below .*/a/b; allowed: "):
+            use()
+    assert list(tmp_path.iterdir()) == []

@@ -328,11 +328,23 @@ def test_names_in_the_records_of_an_earlier_run_are_never_paths(tmp_path: Path) 
     asked = sweep(search=warm(first))
     run = begun(tmp_path / "later", asked)
     before = {path for path in tmp_path.rglob("*") if run.path not in path.parents}
-    assert lines(run, asked) == ["1 taken over"]
-    (copy,) = run.trials()
-    assert sorted(path.name for path in copy.path.iterdir()) == sorted([*result.files, "trial.json", "result.json"])
-    assert copy.result().files == result.files
+    with pytest.raises(RunError, match=r"result\.json is damaged: .*: given '\.\./\.\..*'; allowed: letters, digits"):
+        lines(run, asked)
+    assert run.trials() == []
     assert {path for path in tmp_path.rglob("*") if run.path not in path.parents} == before
+
+
+def test_a_link_among_the_curves_of_an_earlier_run_is_not_followed(tmp_path: Path) -> None:
+    first = begun(tmp_path / "first", sweep())
+    out = first.trial(ended(first, 0, 0.1, 0.6))
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    out.tensorboard.mkdir(exist_ok=True)
+    (out.tensorboard / "events.out.tfevents.9").symlink_to(secret)
+    asked = sweep(search=warm(first))
+    run = begun(tmp_path / "later", asked)
+    assert lines(run, asked) == ["1 taken over"]
+    assert [path for path in run.path.rglob("*") if path.is_file() and path.read_bytes() == b"secret"] == []
 
 
 def test_a_trial_taken_over_that_is_damaged_or_lost_later_is_trained_here(tmp_path: Path) -> None:
