@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,14 @@ class Detector:
             batch_size: Images that are computed at a time.
         """
         from rfray.data.folders import image_files
+        from rfray.data.listing import PassedOver
         from rfray.models.bundle import detect
         from rfray.stats.voting import verdict_table
 
-        given = [paths] if isinstance(paths, str | Path) else paths
-        files = list(image_files([str(path) for path in given]))
+        given, passed = [paths] if isinstance(paths, str | Path) else paths, PassedOver()
+        files = list(image_files([str(path) for path in given], passed=passed))
+        if said := str(passed):
+            warnings.warn(f"passed over: {said}", stacklevel=2)
         tables = [table for table, _ in detect(self._bundle, files, batch_size, os.cpu_count() or 1)]
         none = verdict_table(self._bundle.ensemble, [], np.empty((len(self.members), 0)), [])
         return pd.concat(tables, ignore_index=True) if tables else none

@@ -16,7 +16,7 @@ from rfray.data.catalog import load_folder
 from rfray.data.decoding import square
 from rfray.data.geometry import geometries
 from rfray.data.near_duplicates import linked_groups
-from rfray.spec.sweep import Sweep
+from rfray.spec.sweep import DataSettings, Sweep
 from rfray.store.records import Audit, Count, GroupCount, Pairs, Sizes, Unreadable
 from rfray.store.run_dir import RunDir
 
@@ -29,12 +29,17 @@ SAMPLE, SAMPLE_SIDE = 4000, 128
 
 
 def audit_images(
-    images: pd.DataFrame, pairs: pd.DataFrame, unreadable: pd.DataFrame, reencoded: bool = False, seed: int = 0
+    images: pd.DataFrame,
+    pairs: pd.DataFrame,
+    unreadable: pd.DataFrame,
+    reencoded: bool = False,
+    seed: int = 0,
+    data: DataSettings | None = None,
 ) -> Audit:
     """Audits the images (columns: see the module's docstring), of which each class has some.
 
     `reencoded` is whether models see the images only after all have gone through one size and codec. `seed` divides the
-    images for the metadata baseline, in which similar ones stay in one fold.
+    images for the metadata baseline, in which similar ones stay in one fold. `data`: how they are divided into parts.
     """
     images = images.reset_index(drop=True)
     images = images.assign(
@@ -65,7 +70,7 @@ def audit_images(
         | {"examples": tuple(some["paths"].head(EXAMPLES))}
         for (kind, first, second, across), some in pairs.groupby(["kind", "first_part", "second_part", "across_labels"])
     ]
-    facts = Facts(images, pairs, len(unreadable), baseline, reencoded)
+    facts = Facts(images, pairs, len(unreadable), baseline, reencoded, data)
     findings = [finding for rule in RULES for finding in rule(facts)]
     named = unreadable[["path", "reason"]].head(LISTED)
     return Audit(

@@ -3,6 +3,7 @@
 Thresholds without a source are rfray's own choice: where a careful person would want to know before reading a result.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ import pandas as pd
 from scipy import stats
 
 from rfray.audit.metadata_baseline import CROP, REENCODE
-from rfray.spec.sweep import CLASSES
+from rfray.data.catalog import identities
+from rfray.spec.sweep import CLASSES, DataSettings
 from rfray.store.records import Finding, MetadataBaseline
 
 BASELINE_ERROR, BASELINE_WARNING = 0.9, 0.65
@@ -30,6 +32,8 @@ SIZE_CHANCE = 0.001
 """Probability of such a distance by chance, above which it is no finding: four measures of any folder are tested."""
 SPECTRUM_EFFECT = 0.3
 """Difference of the classes' means in standard deviations; 0.2 is called small, 0.5 medium (Cohen 1988)."""
+MATCHED_SHARE = 0.5
+"""Share of the images of a class to which a setting must apply: below, it is hardly what was meant."""
 NAMED = 3
 """Examples in a sentence: more would not be read."""
 KINDS = {"exact": "the same file", "re-encoded": "re-encoded", "mirrored": "mirrored", "crop": "cropped"}
@@ -49,6 +53,8 @@ class Facts:
     baseline: MetadataBaseline | None
     reencoded: bool
     """Whether `data.reencode` brings all images through one size and codec before a model sees them."""
+    data: DataSettings | None = None
+    """By which they are divided."""
 
     def of_class(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         """The values of a column for real images, and for fake ones."""
@@ -140,6 +146,61 @@ def copies_within_a_part(facts: Facts) -> Iterator[Finding]:
             sentence=f"{_of(copies, images, f'{part} image')} there more than once {_examples(found)}.",
             what_to_do="Nothing needs to be done: copies count twice. Delete them where they should not.",
         )
+
+
+def settings_for_few(facts: Facts) -> Iterator[Finding]:
+    """`data.group_pattern` and `data.split_by: group` where they keep hardly any images together."""
+    data, training = facts.data, facts.images[facts.images["folder"] != "test"]
+    asked: dict[str, pd.Series] = {}
+    if data is not None and data.group_pattern is not None:
+        asked[f"data.group_pattern: {data.group_pattern}"] = identities(training["path"], data.group_pattern)
+    if data is not None and data.split_by == "group":
+        asked["data.split_by: group"] = training["subfolder"].map(lambda name: [name] if name else [])
+    for setting, texts in asked.items():
+        has = texts.map(bool)
+        shares, what_to_do = has.groupby(training["label"]).mean(), ""
+        least = int(shares.idxmin())
+        if not has.any():
+            said = f"finds nothing in the {len(has):,} training images: none are kept together by it"
+        elif shares[least] < MATCHED_SHARE:
+            found, of = has[training["label"] == least].sum(), int((training["label"] == least).sum())
+            said = f"finds something in only {found:,} of {_counted(of, f'{CLASSES[least]} training image')}"
+        elif texts.explode().dropna().is_unique:
+            said = "finds another text in each training image: none are kept together by it"
+        elif data is not None and "group_p" in setting and re.compile(data.group_pattern or "").groups > 1:
+            said, what_to_do = (
+                "has several groups in brackets, of which only the first counts",
+                "Write the others (?:…).",
+            )
+        else:
+            continue
+        yield Finding(
+            grade="warning" if has.any() else "error",
+            code="setting-for-few",
+            sentence=f"`{setting}` {said}.",
+            what_to_do=what_to_do
+            or f"Images that belong together may be in train and in val. Paths are such as "
+            f"`{training['path'].iloc[0]}` (upper and lower case differ); mend the setting, or leave it out.",
+        )
+
+
+def identities_across(facts: Facts) -> Iterator[Finding]:
+    """Identities (`data.group_pattern`) in parts that models are judged on, and in those that they learn from."""
+    if facts.data is None or facts.data.group_pattern is None:
+        return
+    texts = identities(facts.images["path"], facts.data.group_pattern).explode().dropna()
+    part = facts.images["part"].loc[texts.index]
+    known = {name: set(texts[part.eq(name).to_numpy()]) for name in ("train", "val", "test")}
+    for here, there in (("test", known["train"] | known["val"]), ("val", known["train"])):
+        if both := sorted(known[here] & there):
+            yield Finding(
+                grade="warning",
+                code="identities-across",
+                sentence=f"{len(both):,} of {len(known[here]):,} identities of {here} (`data.group_pattern`) "
+                f"{_are(len(both))} also among the training images, e.g. {', '.join(both[:NAMED])}.",
+                what_to_do="A model that knows them would seem better than it is on new ones: divide the folders by "
+                "identity, or make the part a share of the training folder.",
+            )
 
 
 def unreadable_files(facts: Facts) -> Iterator[Finding]:
@@ -245,7 +306,9 @@ def spectra_differ(facts: Facts) -> Iterator[Finding]:
 RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     test_in_training,
     metadata_tells,
+    settings_for_few,
     misplaced_copies,
+    identities_across,
     formats_differ,
     sizes_differ,
     class_counts,

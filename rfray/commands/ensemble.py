@@ -97,7 +97,8 @@ def ensemble(
             say(console, alone)
         write_corrupted_votes(run, made, val=settings.choose_by == "worst", test=corrupted)
         write_leaderboard(run)
-        write_groups(run)
+        if (few := write_groups(run)) and sweep.report.group_pattern is not None:
+            say(console, few)
         _write_bundle(run, sweep, made, earlier.bundle if earlier else None)
         _write_formats(run, sweep, formats, console)
 

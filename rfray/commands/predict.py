@@ -13,7 +13,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from rich.console import Console
 from rich.progress import Progress
 
+from rfray.commands import say
 from rfray.data.folders import image_files
+from rfray.data.listing import PassedOver
 from rfray.errors import DataError, InputError, RfrayError
 from rfray.models.bundle import detect, load_bundle
 from rfray.models.grad_cam import write_heatmaps
@@ -52,18 +54,19 @@ def predict(
         _make_folder("--out", folder)
         bundle = bundle if is_address(bundle) else str(Path(bundle).absolute())
         read_bundle(bundle)  # a damaged one is refused before anything starts
-        with _counting(claim(folder, bundle, words), folder) as count:
+        passed = PassedOver()
+        with _counting(claim(folder, bundle, words, passed), folder, passed) as count:
             for verdicts in predict_shards(folder, bundle, batch_size, resources, address):
                 count(verdicts)
         return
-    file = Path(out) if out is not None else None
-    chosen, paths = format_of(file, form), list(image_files(words, sys.stdin))
+    file, passed = Path(out) if out is not None else None, PassedOver()
+    chosen, paths = format_of(file, form), list(image_files(words, sys.stdin, passed))
     if not paths:
         raise DataError("no image to predict: no path was given")
     if explain is not None:
         _make_folder("--explain", explain)
     loaded, done = load_bundle(bundle), 0
-    with _counting(len(paths), file) as count, verdict_rows(file, chosen) as write:
+    with _counting(len(paths), file, passed) as count, verdict_rows(file, chosen) as write:
         for seen in detect(loaded, paths, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
             table, _ = seen
             if explain is not None:
@@ -81,12 +84,14 @@ def _make_folder(option: str, folder: Path) -> None:
 
 
 @contextmanager
-def _counting(total: int, out: Path | None) -> Iterator[Callable[[Iterable[str]], None]]:
+def _counting(total: int, out: Path | None, passed: PassedOver) -> Iterator[Callable[[Iterable[str]], None]]:
     """What counts verdicts and moves a progress bar, which leaves the standard output and logs alone.
 
     At the end says how many there were of each kind. Raises RfrayError where some files ("") got none.
     """
     console, found = Console(stderr=True, highlight=False), Counter[str]()
+    if said := str(passed):
+        say(console, f"Passed over: {said}")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Predicting", total=total)
 

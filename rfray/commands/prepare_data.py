@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rfray.audit.audit import audit_images
 from rfray.commands import say
-from rfray.data.catalog import COLUMNS, divide, fold_of, group_ids, scan_folder
+from rfray.data.catalog import COLUMNS, divide, fold_of, group_ids, identities, scan_folder
 from rfray.data.decoding import decode
 from rfray.data.folders import changes, image_folder, most_images, training_changes
 from rfray.data.geometry import geometries
@@ -44,6 +44,10 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     else:
         images, pairs = scan_all(run, sweep, console)
         catalog = _divided(images, sweep, pairs)
+        if sweep.data.group_pattern is not None:
+            found = identities(images["path"], sweep.data.group_pattern)
+            matched, different = found.map(bool).sum(), found.explode().nunique()
+            say(console, f"data.group_pattern: {matched} of {len(images)} images match, {different} identities")
         write_audit(run, sweep, images, pairs, catalog)
         run.write_catalog(catalog)
     if sweep.data.folds is not None:
@@ -128,6 +132,8 @@ def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFr
     if most is not None and scanned.there > most:
         name = f"data.{folder}_images"
         say(console, f"Using {most} of {scanned.there} images of the {folder} folder, drawn at random ({name})")
+    if passed := str(scanned.passed):
+        say(console, f"Passed over in the {folder} folder: {passed}")
     if not scanned.cached:
         say(console, f"Warning: {no_room_in_cache(sweep.data.cache)}")
     noted, found = run.unreadable(), scanned.unreadable
@@ -190,5 +196,5 @@ def write_audit(
     images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
     write_table(run.images_file, images)
     reencoded = sweep.data.reencode is not None
-    write_record(run.audit_file, audit_images(images, pairs, run.unreadable(), reencoded, seed=sweep.seed))
+    write_record(run.audit_file, audit_images(images, pairs, run.unreadable(), reencoded, sweep.seed, sweep.data))
     return images

@@ -64,13 +64,15 @@ def _run(
     from rfray.tuning.budget import budget_meter, check_budget, with_short_epochs
     from rfray.tuning.measuring import keep_packing, shares_for
     from rfray.tuning.plan import disk_needs, plan_lines
-    from rfray.tuning.preflight import check_models, check_sweep
+    from rfray.tuning.preflight import check_models, check_sweep, unused_settings
     from rfray.tuning.probing import probe_backbones, rank_backbones
     from rfray.tuning.run_sweep import check_outcome, run_sweep
     from rfray.tuning.warm_start import check_warm_start
 
     sweep, slot = file.sweep, slot_for(file.sweep.resources)
     check_sweep(file)
+    for line in unused_settings(file):
+        say(console, f"Note: {line}")
     check_warm_start(file, run, fresh)
     parameters = check_models(file)
     shares = shares_for(sweep, run, slot, fresh, console)

@@ -25,6 +25,7 @@ from rfray.data.fingerprints import Fingerprint, fingerprint
 from rfray.data.folders import drawn, image_folder, list_images
 from rfray.data.geometry import Geometry
 from rfray.data.images import ImageFiles, Images, PictureSource, load_pixels, scan
+from rfray.data.listing import PassedOver
 from rfray.data.near_duplicates import linked_groups
 from rfray.errors import DataError
 from rfray.spec.sweep import CLASSES, DataSettings
@@ -33,6 +34,7 @@ from rfray.store.run_dir import UNREADABLE
 COLUMNS = ["path", "folder", "label", "subfolder", "part", "group_id", "digest", "width", "height", "size", "modified"]
 GROUPS_NEEDED = 10
 """`split_by: auto` keeps subfolders together where every class has so many: the usual 0.15 for val is one or more."""
+BY_IMAGE = "or set data.split_by: image, as subfolders stay together"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Scanned:
     """Whether all decoded pixels fitted into the cache."""
     there: int
     """How many images the folder has; more than were read, where only some were drawn."""
+    passed: PassedOver
+    """What else is in it."""
 
 
 def scan_folder(
@@ -57,7 +61,8 @@ def scan_folder(
     Raises DataError: folders or classes missing or empty, given twice, too much unreadable.
     """
     _check_distinct(settings)
-    there = list_images(settings, folder)
+    passed = PassedOver()
+    there = list_images(settings, folder, passed)
     listed = drawn(there, most).assign(folder=folder)
     where = image_folder(settings, folder)
     files, prints, cached = scan(where, listed["path"].tolist(), geometries, settings.cache, fingerprint)
@@ -74,7 +79,7 @@ def scan_folder(
     for label, name in enumerate(CLASSES):
         if not (images["label"] == label).any():
             raise DataError(f"{where}: no readable image of class {name}")
-    return Scanned(images, unreadable, cached, len(there))
+    return Scanned(images, unreadable, cached, len(there), passed)
 
 
 def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry) -> Images:
@@ -116,25 +121,35 @@ def part_digest(catalog: pd.DataFrame, part: str) -> str:
     return hashlib.sha256(chosen.to_csv(index=False).encode()).hexdigest()[:16]
 
 
+def identities(paths: pd.Series, pattern: str) -> pd.Series:
+    """What `data.group_pattern` finds in each path: a list of all its matches (of its first group, if any), but ""."""
+    compiled = re.compile(pattern)
+    group = min(compiled.groups, 1)
+    return paths.map(lambda path: [match[group] for match in compiled.finditer(path) if match[group]])
+
+
+def keeps_subfolders(images: pd.DataFrame, settings: DataSettings) -> bool:
+    """Whether images in one subfolder stay in one part (`data.split_by`)."""
+    per_class = images[images["subfolder"] != ""].groupby("label")["subfolder"].nunique()
+    enough = len(per_class) == len(CLASSES) and per_class.min() >= GROUPS_NEEDED
+    return settings.split_by == "group" or (settings.split_by == "auto" and bool(enough))
+
+
 def group_ids(images: pd.DataFrame, settings: DataSettings, pairs: np.ndarray) -> np.ndarray:
     """(n,) int: images with the same number must stay on one side of a split.
 
     They are the same file, look alike (`pairs`, (k, 2) int positions), show one identity (`data.group_pattern`) or are
-    in one subfolder (`data.split_by`); or are linked through others.
+    in one subfolder (`data.split_by`); or are linked through others, such as an image of two identities.
     """
     keys = [images["digest"]]
-    per_class = images[images["subfolder"] != ""].groupby("label")["subfolder"].nunique()
-    enough = len(per_class) == len(CLASSES) and per_class.min() >= GROUPS_NEEDED
-    if settings.split_by == "group" or (settings.split_by == "auto" and enough):
+    if keeps_subfolders(images, settings):
         keys.append(images["subfolder"].replace("", None))
     if settings.group_pattern is not None:
-        pattern = re.compile(settings.group_pattern)
-        found = images["path"].map(pattern.search)
-        keys.append(found.map(lambda match: match[1 if pattern.groups else 0], na_action="ignore"))
+        keys.append(identities(images["path"], settings.group_pattern))
     links = [pairs]
-    positions = pd.Series(range(len(images)))
     for key in keys:  # images with the same text belong together, and None says nothing
-        first = positions.groupby(key.to_numpy()).transform("first").dropna()
+        texts = key.reset_index(drop=True).explode().dropna()
+        first = pd.Series(texts.index, texts.index).groupby(texts.to_numpy()).transform("first")
         links.append(np.column_stack([first.index, first.astype(int)]))
     return linked_groups(len(images), np.concatenate(links))
 
@@ -149,13 +164,19 @@ def divide(
     Raises DataError where there are too few images to divide.
     """
     together = group_ids(images, settings, pairs)
+    advice = f", {BY_IMAGE}" if keeps_subfolders(images, settings) else ""
+    advice += (
+        ", or have data.group_pattern link fewer (all its matches count; with ^ only the first)"
+        if settings.group_pattern is not None
+        else ""
+    )
     labels = images["label"].to_numpy()
     parts = images["folder"].to_numpy(dtype=object, copy=True)
     for number, part in enumerate(("test", "val")):
         if (share := settings.share(part)) is None:
             continue
         here = np.flatnonzero(parts == "train")
-        cut = partial(_cut, labels[here], together[here], seed=seed + number)
+        cut = partial(_cut, labels[here], together[here], seed=seed + number, advice=advice)
         if part == "val" and most is not None and most < share * len(here):
             with suppress(DataError):  # groups may be too large for so few
                 parts[here[cut(most / len(here), setting="data.val_images")]] = part
@@ -188,30 +209,43 @@ def fold_of(catalog: pd.DataFrame, fold: tuple[int, int], seed: int) -> pd.DataF
     return catalog.assign(part=part)
 
 
-def _cut(labels: np.ndarray, together: np.ndarray, share: float, seed: int, setting: str) -> np.ndarray:
+def _cut(labels: np.ndarray, together: np.ndarray, share: float, seed: int, setting: str, advice: str) -> np.ndarray:
     """Positions (sorted) of the share that is cut off: stratified by class, images of one group never divided.
 
-    Groups are visited in random order and taken while no class gets more than its share.
     Raises DataError where a class can't be on both sides.
     """
     group = pd.factorize(together)[0]
     adds = pd.crosstab(group, labels).reindex(columns=range(len(CLASSES)), fill_value=0).to_numpy()
+    counts, order = adds.sum(axis=0), list(range(len(adds)))
+    np.random.default_rng(seed).shuffle(order)
+    taken, missing = _taken(adds, order, share)
+    if missing is None:
+        return np.flatnonzero(taken[group])
+    # the share that the smallest group of each class is, to a thousandth more
+    least = max((adds[adds[:, label] > 0] / counts).max(axis=1).min() for label in range(len(CLASSES)))
+    least = np.ceil(least * 1000) / 1000
+    works = share < least < 0.9 and _taken(adds, order, least)[1] is None
+    raise DataError(
+        f"{setting} {share}: class {CLASSES[missing]} has {counts[missing]} images in "
+        f"{(adds[:, missing] > 0).sum()} groups that stay together (same picture, look-alikes, identity or subfolder); "
+        f"too few to have some on both sides. Add images unlike these{f', set {setting}: {least:g}' if works else ''}"
+        f"{advice}"
+    )
+
+
+def _taken(adds: np.ndarray, order: list[int], share: float) -> tuple[np.ndarray, int | None]:
+    """Which groups (images of each class: (groups, classes) int) make up a share; a class that is not on both sides.
+
+    They are visited in this order and taken while no class gets more than its share.
+    """
     counts, have, taken = adds.sum(axis=0), np.zeros(len(CLASSES)), np.zeros(len(adds), bool)
     wanted = np.maximum(1, np.round(counts * share))
-    order = list(range(len(adds)))
-    np.random.default_rng(seed).shuffle(order)
     for number in order:
         if np.all(have + adds[number] <= wanted):
             taken[number] = True
             have += adds[number]
-    for label, name in enumerate(CLASSES):
-        if have[label] < 1 or have[label] >= counts[label]:
-            raise DataError(
-                f"{setting} {share}: class {name} has {counts[label]} images in {(adds[:, label] > 0).sum()} groups "
-                "that stay together (same picture, identity or subfolder); too few to have some on both sides. Add "
-                f"images, change {setting}, or set data.split_by: image"
-            )
-    return np.flatnonzero(taken[group])
+    missing = [label for label in range(len(CLASSES)) if have[label] < 1 or have[label] >= counts[label]]
+    return taken, missing[0] if missing else None
 
 
 def _check_distinct(settings: DataSettings) -> None:

@@ -12,7 +12,7 @@ from rfray.errors import DataError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """What Pillow may open: its other readers are not for untrusted files."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings (any case) of the files that are taken for images."""
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded: a PNG of 190 kB can decode to 588 MB. Cameras make 24 to 45."""

@@ -15,6 +15,7 @@ import pandas as pd
 
 from rfray.data.decoding import SUFFIXES, UnreadableImageError
 from rfray.data.demo import make_demo
+from rfray.data.listing import PassedOver, images_below, note_unused, refuse
 from rfray.data.node_cache import RemoteFolder, cache_folder
 from rfray.errors import DataError, InputError, StorageError
 from rfray.spec.sweep import CLASSES, DataSettings, Sweep
@@ -37,31 +38,36 @@ def image_folder(settings: DataSettings, folder: str) -> Path | RemoteFolder:
     return RemoteFolder(given, settings) if is_address(given) else Path(given)
 
 
-def list_images(settings: DataSettings, folder: str) -> pd.DataFrame:
+def list_images(settings: DataSettings, folder: str, passed: PassedOver | None = None) -> pd.DataFrame:
     """Every image file of a data folder, ordered by path: path, label, subfolder, size (bytes), modified (ns).
 
-    Nothing is downloaded of a folder at an address; linked folders are followed. Raises StorageError, and DataError
-    where the folder or a class folder is missing, a class has no image, a folder would be read twice, or a name is
-    not UTF-8.
+    Nothing is downloaded of a folder at an address; linked folders are followed; `passed` gets what is not used.
+    Raises StorageError, and DataError where the folder or a class folder is missing, a class has no image, a folder
+    would be read twice, or a name is not UTF-8.
     """
     where, classes = image_folder(settings, folder), settings.class_folders()
-    read: dict[Path, str] = {}
-
-    def found(name: str, class_folder: str) -> Iterator[tuple[str, int, int]]:
-        if isinstance(where, Path):
-            return _on_disk(where, read, name, class_folder)
-        return ((entry.path, entry.size, entry.modified) for entry in where.entries(class_folder))
-
-    rows = [
-        (path, label, PurePosixPath(path).parent.relative_to(class_folder).as_posix(), size, modified)
-        for label, name in enumerate(CLASSES)
-        for class_folder in classes[name]
-        for path, size, modified in found(name, class_folder)
-    ]
+    passed, rows, read, empty = PassedOver() if passed is None else passed, [], dict[str, str](), []
+    for label, name in enumerate(CLASSES):
+        for class_folder in classes[name]:
+            if isinstance(where, Path):
+                found = _on_disk(where, name, class_folder, read, passed)
+            else:
+                found = ((entry.path, entry.size, entry.modified) for entry in where.entries(class_folder, passed))
+            before = len(rows)
+            for path, size, modified in found:
+                subfolder = PurePosixPath(path).parent.relative_to(class_folder).as_posix()
+                rows.append((path, label, subfolder, size, modified))
+            if len(rows) == before:
+                empty.append(f"{where}/{class_folder} without an image")
+    if isinstance(where, Path):
+        others = [os.path.realpath(one) for part in ("train", "val", "test") if (one := settings.folder(part))]
+        note_unused(str(where), [one for names in classes.values() for one in names], others, passed)
     table = pd.DataFrame(rows, columns=["path", "label", "subfolder", "size", "modified"]).astype({"label": "int8"})
     for label, name in enumerate(CLASSES):
         if not (table["label"] == label).any():
-            raise DataError(f"{where}: class {name} has no image in {', '.join(classes[name])} {ENDINGS}")
+            what = f"; passed over: {passed}" if str(passed) else ""
+            raise DataError(f"{where}: class {name} has no image in {', '.join(classes[name])} {ENDINGS}{what}")
+    passed.folders += empty
     return table.replace({"subfolder": {".": ""}}).sort_values("path", ignore_index=True)
 
 
@@ -113,33 +119,30 @@ def changes(settings: DataSettings, folder: str, known: pd.DataFrame, most: int 
     )
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image: by its ending, and not hidden."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
-
-
-def image_files(words: Sequence[str], lines: Iterable[str] = ()) -> Iterator[str]:
+def image_files(words: Sequence[str], lines: Iterable[str] = (), passed: PassedOver | None = None) -> Iterator[str]:
     """The files that `words` mean, in their order; what is in a folder sorted by name, at any depth.
 
     A word is a file (of any name, there or not: whoever reads it will say), a folder or an address (s3://…) with image
-    files in it, a pattern (`photos/**/*.png`) or STANDARD_INPUT for `lines`. Hidden files are no image files.
+    files in it, a pattern (`photos/**/*.png`) or STANDARD_INPUT for `lines`. Hidden files are no image files; `passed`
+    gets what is passed over in folders, and folders of one word that would be read twice.
     Raises InputError for a URL, a pattern that nothing matches, or a folder without an image; StorageError.
     """
+    passed = PassedOver() if passed is None else passed
     for word in words:
         if word == STANDARD_INPUT:
             yield from (line.rstrip("\r\n") for line in lines if line.strip())
             continue
         found, what = iter([word]), ""
         if is_address(word):
-            found, what = _named_at_address(word), f"image file there {ENDINGS}"
+            found, what = _named_at_address(word, passed), f"image file there {ENDINGS}"
         elif os.path.isdir(word):
-            found, what = _in_folder(word), f"image file in it {ENDINGS}"
+            found, what = images_below(word, passed, passed.folders.append, {}), f"image file in it {ENDINGS}"
         elif glob.has_magic(word) and not os.path.lexists(word):
             found = (path for path in sorted(glob.iglob(word, recursive=True)) if not os.path.isdir(path))
             what = "file of such a name"
         first = next(found, None)
         if first is None:
-            raise DataError(f"{word}: no {what}")
+            raise DataError(f"{word}: no {what}" + (f"; passed over: {passed}" if str(passed) else ""))
         yield first
         yield from found
 
@@ -163,12 +166,10 @@ def read_file(name: str) -> bytes:
         raise UnreadableImageError(getattr(error, "strerror", None) or str(error)) from None
 
 
-def _on_disk(folder: Path, read: dict[Path, str], name: str, class_folder: str) -> Iterator[tuple[str, int, int]]:
-    """Path, size and time of each image of a class folder; adds to `read` its folders: each -> its name in messages."""
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: {error.strerror}")
-
+def _on_disk(
+    folder: Path, name: str, class_folder: str, read: dict[str, str], passed: PassedOver
+) -> Iterator[tuple[str, int, int]]:
+    """Path, size and time of each image of a class folder; for `read`, see `images_below`."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     if not (folder / class_folder).is_dir():
@@ -177,29 +178,16 @@ def _on_disk(folder: Path, read: dict[Path, str], name: str, class_folder: str) 
             f"{folder}: no folder {class_folder!r} for class {name}; there: {', '.join(there) or 'no folder'}. "
             "data.classes says which folder is which class"
         )
-    for parent, subfolders, files in os.walk(folder / class_folder, onerror=refuse, followlinks=True):
-        real, shown = Path(parent).resolve(), f"{parent} (class {name})"
-        if real in read:
-            raise DataError(f"{shown} and {read[real]} are the same folder; its images would be read twice")
-        read[real] = shown
-        subfolders[:] = [subfolder for subfolder in subfolders if not subfolder.startswith(".")]
-        for path in (Path(parent, file) for file in files if is_image_name(file)):
-            try:
-                str(path).encode()
-            except UnicodeEncodeError:
-                raise DataError(f"{str(path)!a}: this name is not UTF-8; rename it") from None
-            status = os.stat(path, follow_symlinks=path.exists())
-            yield path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns
+    for path in images_below(str(folder / class_folder), passed, refuse, read, f" (class {name})"):
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{path!a}: this name is not UTF-8; rename it") from None
+        status = os.stat(path, follow_symlinks=os.path.exists(path))
+        yield Path(path).relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns
 
 
-def _in_folder(folder: str) -> Iterator[str]:
-    """One folder after the other, so that millions of names need not be held at once."""
-    for parent, subfolders, files in os.walk(folder, followlinks=False):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (os.path.join(parent, name) for name in sorted(filter(is_image_name, files)))
-
-
-def _named_at_address(address: str) -> Iterator[str]:
+def _named_at_address(address: str, passed: PassedOver) -> Iterator[str]:
     if not address.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
         schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise InputError(f"{address}: allowed: files, folders, patterns and {schemes}; download it first")
@@ -207,5 +195,5 @@ def _named_at_address(address: str) -> Iterator[str]:
         yield address
         return
     storage = Storage(address)
-    for name in sorted(entry.path for entry in storage.entries() if entry.path.lower().endswith(SUFFIXES)):
+    for name in sorted(entry.path for entry in storage.entries() if passed.is_image(entry.path)):
         yield f"{storage.address}/{name}"

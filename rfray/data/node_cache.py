@@ -19,7 +19,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 
-from rfray.data.decoding import SUFFIXES
+from rfray.data.listing import PassedOver
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings, DataSettings
 from rfray.store.files import below, user_cache, write_whole
@@ -78,12 +78,10 @@ class RemoteFolder:
         """The file on this machine. Raises StorageError, and DataError where the cache has no room for all of them."""
         return below(self._fetched[0], path)
 
-    def entries(self, class_folder: str) -> Iterator[Entry]:
+    def entries(self, class_folder: str, passed: PassedOver | None = None) -> Iterator[Entry]:
         """The image files of a class folder, as `folders.list_images` finds them on a disk."""
-        for entry in Storage(self.address).entries(class_folder):
-            hidden = any(part.startswith(".") for part in Path(entry.path).parts)
-            if entry.path.lower().endswith(SUFFIXES) and not hidden:
-                yield entry
+        passed = PassedOver() if passed is None else passed
+        return (entry for entry in Storage(self.address).entries(class_folder) if passed.is_image(entry.path))
 
     @cached_property
     def _fetched(self) -> tuple[Path, BinaryIO]:

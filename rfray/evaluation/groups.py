@@ -56,13 +56,18 @@ def groups_of(run: RunDir) -> Groups | None:
     return by_group(predictions, np.array(names, dtype=object), ensemble.threshold)
 
 
-def write_groups(run: RunDir) -> None:
-    """Writes groups.csv, or deletes it where there is only one group. Raises RunError as `groups_of`."""
+def write_groups(run: RunDir) -> str:
+    """Writes groups.csv, or deletes it where there is only one group. Raises RunError as `groups_of`.
+
+    Returns what to say of images without a group; "" where each has one.
+    """
     groups = groups_of(run)
     if groups is None:
         run.groups_csv.unlink(missing_ok=True)
-    else:
-        write_whole(run.groups_csv, groups.table.to_csv(index=False, lineterminator="\n"))
+        return "There is only one group of test images (report.group_pattern), so there is no table by group"
+    write_whole(run.groups_csv, groups.table.to_csv(index=False, lineterminator="\n"))
+    without = int(groups.table.loc[groups.table["group"] == "", "n"].sum())
+    return f"In {without} of {groups.overall['n']} test images report.group_pattern finds nothing" if without else ""
 
 
 def matched(pattern: str, path: str) -> str:

@@ -25,6 +25,7 @@ from rfray.cluster.connect import connected
 from rfray.cluster.slots import autoscaler_notice, slot_count, worker_slot
 from rfray.cluster.tasks import reason_of
 from rfray.data.folders import image_files
+from rfray.data.listing import PassedOver
 from rfray.errors import DataError, RfrayError, RunError
 from rfray.models.bundle import detect, load_bundle
 from rfray.spec.sweep import Resources
@@ -40,8 +41,10 @@ RETRIES = 2
 """How often a process that has died is started again, and its shard with it."""
 
 
-def claim(out: Path, bundle: str, words: Sequence[str]) -> int:
+def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | None = None) -> int:
     """Makes `out` the folder of this bundle and these files, and lists the files unless they are; their number.
+
+    `passed` gets what is passed over in folders.
 
     Raises RunError where the folder holds something else, DataError where there is no file.
     """
@@ -54,7 +57,7 @@ def claim(out: Path, bundle: str, words: Sequence[str]) -> int:
     if out.is_dir() and any(file != files for file in out.iterdir()):
         raise RunError(f"{out} is not empty, and not of `rfray predict`; choose another folder")
     here = [word if word == "-" or is_address(word) else os.path.abspath(word) for word in words]
-    names = (name if is_address(name) else os.path.abspath(name) for name in image_files(here, sys.stdin))
+    names = (name if is_address(name) else os.path.abspath(name) for name in image_files(here, sys.stdin, passed))
     schema, count = pa.schema({"path": pa.string()}), 0
     with replacing(files) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for shard in iter(lambda: list(islice(names, SHARD)), []):

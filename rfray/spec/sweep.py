@@ -143,7 +143,8 @@ class DataSettings(Strict):
     max_unreadable: float = Field(default=0.01, ge=0, le=1)
     """Stop if more than this share of the files can't be read."""
     group_pattern: RegularExpression | None = None
-    """Regular expression. Images with the same match in their path (of its first group, if any) stay in one part."""
+    """Regular expression. Images with the same match in their path (of its first group, if any) stay in one part; all
+    matches count: an image of two identities links all images of both."""
     test_duplicates: Literal["leave_out", "keep"] = "leave_out"
     """Images of train and val that are also in test: leave_out removes them, keep only reports them in the audit."""
     reencode: Reencode | None = None

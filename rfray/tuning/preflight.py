@@ -37,6 +37,25 @@ def check_sweep(file: SweepFile) -> None:
             raise SweepError("\n".join(problems))
 
 
+def unused_settings(file: SweepFile) -> Iterator[str]:
+    """What the sweep file says of policies and keys that come to nothing in this sweep, a line each."""
+    sweep, search = file.sweep, file.sweep.search
+    used = sweep.trial.choices("augmentation")
+    for name in sweep.augmentations:
+        if name not in used:
+            yield file.problem(
+                ("augmentations", name), f"no trial uses this policy (trial.augmentation: {', '.join(used)})"
+            )
+    without = {
+        ("search", "grace_epochs"): search.scheduler == "none" and "search.scheduler is none",
+        ("search", "reduction_factor"): search.scheduler != "asha" and f"search.scheduler is {search.scheduler}",
+        ("search", "probe_keep"): not sweep.probes() and "there are no probes",
+    }
+    for key, reason in without.items():
+        if reason and key in file.places:
+            yield file.problem(key, f"has no effect, as {reason}")
+
+
 def check_models(file: SweepFile) -> dict[str, int]:
     """Builds each backbone and trains it on two images at each size; backbone -> its number of parameters.
 

@@ -8,6 +8,7 @@ from rfray.audit.audit import audit_images
 from rfray.audit.metadata_baseline import FEATURES, metadata_baseline
 from rfray.audit.rules import RULES
 from rfray.errors import RunError
+from rfray.spec.sweep import DataSettings
 from rfray.store.records import write_record
 from rfray.store.run_dir import RunDir
 from tests.audits import ALL_READABLE, NO_PAIRS, image_table, leaking_audit, pair_table
@@ -203,3 +204,40 @@ def test_written_and_read_back(tmp_path):
 
 def test_the_same_images_give_the_same_audit():
     assert leaking_audit() == leaking_audit()
+
+
+def divided_by(images, **data):
+    given = DataSettings.model_validate({"train": "/x", "test": "/y", **data})
+    return audit_images(images, NO_PAIRS, ALL_READABLE, data=given)
+
+
+@pytest.mark.parametrize(
+    ("data", "grade", "said"),
+    [
+        ({"group_pattern": r"ID(\d+)_"}, "error", "finds nothing in the 240 training images"),
+        ({"group_pattern": r"no/such"}, "error", "finds nothing in the 240 training images"),
+        ({"split_by": "group"}, "error", "finds nothing in the 240 training images"),
+        ({"group_pattern": r"real/id(\d+)"}, "warning", "in only 0 of 120 fake training images"),
+        ({"group_pattern": r"_(\d+)\.jpg"}, "warning", "finds another text in each training image"),
+        ({"group_pattern": r"(id\d+)_(\d+)"}, "warning", "has several groups in brackets"),
+    ],
+)
+def test_a_setting_that_keeps_hardly_any_images_together_is_said(data, grade, said):
+    images = image_table()
+    images["path"] = [f"{'fake' if n % 2 else 'real'}/id{n // 12}_{n:04d}.jpg" for n in range(240)]
+    finding = found(divided_by(images, **data))["setting-for-few"]
+    assert finding.grade == grade
+    assert said in finding.sentence
+    assert "setting-for-few" not in found(divided_by(images, group_pattern=r"id(\d+)_"))
+
+
+def test_identities_of_test_among_the_training_images_are_said():
+    images = image_table(part="train")
+    images["path"] = [f"{'fake' if n % 2 else 'real'}/id{n // 12}_{n:04d}.jpg" for n in range(240)]
+    assert "identities-across" not in found(divided_by(images[:-1], group_pattern="no(thing)"))
+    images.loc[216:, ["folder", "part"]] = "test", "test"
+    images.loc[228, "path"] = "real/id19_id3_0228.jpg"  # the second of two people
+    sentence = found(divided_by(images, group_pattern=r"id(\d+)_"))["identities-across"].sentence
+    assert sentence.startswith(
+        "1 of 3 identities of test (`data.group_pattern`) is also among the training images, e.g. 3"
+    )

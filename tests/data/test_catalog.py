@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfray.data.catalog import COLUMNS, decode_images, divide, fold_of, load_images, part_digest, scan_folder
+from rfray.data.catalog import COLUMNS, decode_images, divide, fold_of, group_ids, load_images, part_digest, scan_folder
 from rfray.errors import DataError
 from rfray.spec.sweep import DataSettings
 from tests.data.small_folders import (
@@ -174,7 +174,10 @@ def with_a_name_that_is_not_utf8(folder: Path) -> DataSettings:
     [
         (without_data_folder, ["train: no such folder"]),
         (without_a_class_folder, ["no folder 'real' for class real", "there: Real_faces, fake", "data.classes"]),
-        (with_an_empty_class, ["class real has no image in empty", ".jpg, .jpeg, .png, .webp, .bmp, .tif"]),
+        (
+            with_an_empty_class,
+            ["class real has no image in empty", ".jpg, .jpeg, .jpe, .jfif, .png, .webp, .bmp, .tif"],
+        ),
         (with_only_texts_in_a_class, ["class fake has no image in texts"]),
         (with_one_folder_for_both_classes, ["real (class fake) and", "real (class real) are the same folder"]),
         (with_a_folder_twice_in_a_class, ["real (class real) are the same folder"]),
@@ -521,6 +524,30 @@ def test_identities_stay_on_one_side_also_across_the_classes(tmp_path: Path, pat
     assert (known.groupby(identity)["part"].nunique() == 1).all()
     assert known.groupby(identity)["group_id"].nunique().max() == 1
     assert catalog["group_id"].nunique() == 15 + 60  # who matches nothing stands alone
+
+
+def test_an_image_of_two_identities_links_all_images_of_both() -> None:
+    names = ["id1_0", "id1_1", "id2_0", "id1_id2_0", "id3_0", "id3_1", "x_0", "x_1"]
+    images = pd.DataFrame({"path": names, "subfolder": "", "label": 0, "digest": names}, index=range(5, 13))
+    given = DataSettings(train="/x", test="/y", group_pattern=r"id(\d*)_")
+    one = group_ids(images, given, NO_PAIRS)
+    assert len(set(one[:4])) == 1
+    assert one[4] == one[5]
+    assert len(set(one)) == 4  # what matches nothing stands alone
+    first = group_ids(images, given.model_copy(update={"group_pattern": r"^id(\d+)_"}), NO_PAIRS)
+    assert len(set(first)) == 5  # id1, id2, id3 and both x
+
+
+@pytest.mark.parametrize(("videos", "share"), [(2, "0.5"), (6, "0.167")])
+def test_where_no_video_is_small_enough_the_share_that_works_is_named(videos: int, share: str) -> None:
+    labels = np.repeat([0, 1], videos * 10)
+    images = pd.DataFrame({"path": map(str, range(len(labels))), "label": labels, "subfolder": "", "folder": "train"})
+    images["digest"] = images["path"]
+    alike = np.array([(one, one + 1) for one in range(len(labels)) if (one + 1) % 10])
+    given = DataSettings(train="/x", test="/y", val=0.05)
+    with pytest.raises(DataError, match=rf"look-alikes.* set data.val: {share}$"):  # data.split_by would change nothing
+        divide(images, given, 0, alike)
+    assert set(divide(images, given.model_copy(update={"val": float(share)}), 0, alike)["part"]) == {"train", "val"}
 
 
 def catalog_of(groups: list[int], labels: list[int]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from rfray.data import folders
 from rfray.data.catalog import scan_folder
 from rfray.data.decoding import UnreadableImageError
 from rfray.data.folders import changes, drawn, image_files, image_folder, list_images, read_file
+from rfray.data.listing import PassedOver
 from rfray.errors import DataError, InputError
 from rfray.spec.sweep import DataSettings
 from tests.data.small_folders import SIDE, settings, training, two_classes, write_image, write_images
@@ -173,3 +174,61 @@ def test_a_file_is_read_or_there_is_a_reason(here: Path, monkeypatch: pytest.Mon
     ]:
         with pytest.raises(UnreadableImageError, match=reason):
             read_file(name)
+
+
+# one listing for all commands
+
+
+def test_predict_lists_what_tune_lists_and_both_say_what_they_pass_over(tmp_path: Path) -> None:
+    kept = ("real/a.jpg", "real/b.JFIF", "real/c.jpe", "fake/far/d.png")
+    for name in (
+        *kept,
+        "real/e.heic",
+        "real/f.GIF",
+        "fake/g",
+        "real/@eaDir/h.jpg",
+        "fake/#Recycle/i.png",
+        "other/j.jpg",
+    ):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(b"")
+    (tmp_path / "data/fake/far").rename(tmp_path / "far")
+    (tmp_path / "data/fake/far").symlink_to(tmp_path / "far")
+    (tmp_path / "data/fake/later").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "data/k.jpg").write_bytes(b"")
+    tuned, predicted = PassedOver(), PassedOver()
+    train = str(tmp_path / "data")
+    rows = list_images(settings(tmp_path, train=train), "train", tuned)
+    words = [f"{train}/real", f"{train}/fake"]
+    assert (
+        [*rows["path"]]
+        == sorted(kept)
+        == sorted(os.path.relpath(one, train) for one in image_files(words, (), predicted))
+    )
+    assert predicted.endings == {".heic": 1, ".gif": 1, "without ending": 1}
+    assert tuned.endings == {**predicted.endings, "beside the class folders": 1}
+    assert [os.path.basename(one) for one in predicted.folders] == ["@eaDir", "#Recycle"]
+    assert tuned.folders == [*predicted.folders, f"{train}/other"]
+    assert tuned.links == predicted.links == [f"{train}/fake/later"]
+    assert str(tuned).startswith("4 files (1 ")
+    assert ", 3 folders (" in str(tuned)
+    assert str(tuned).endswith(f", 1 dangling link ({train}/fake/later)")
+
+
+def test_a_folder_that_links_to_itself_is_read_once_by_predict(tmp_path: Path) -> None:
+    write_image(tmp_path / "a/x.png", 0)
+    (tmp_path / "a/again").symlink_to(tmp_path / "a")
+    passed = PassedOver()
+    assert list(image_files([f"{tmp_path}/a"], (), passed)) == [f"{tmp_path}/a/x.png"]
+    assert "a/again" in str(passed)
+    assert "same folder" in str(passed)
+
+
+def test_a_class_folder_without_an_image_is_said_and_a_test_folder_inside_is_not(tmp_path: Path) -> None:
+    two_classes(tmp_path, 1)
+    (tmp_path / "train/gan").mkdir()
+    write_images(tmp_path / "train/test/real", 1)
+    given = settings(tmp_path, test=f"{tmp_path}/train/test", classes={"real": "real", "fake": ["fake", "gan"]})
+    passed = PassedOver()
+    list_images(given, "train", passed)
+    assert str(passed) == f"1 folder ({tmp_path}/train/gan without an image)"

@@ -107,11 +107,12 @@ def test_subfolders_are_the_groups_and_a_pattern_comes_first(tmp_path):
     assert written["group"].tolist() == ["b", "a", "c"]
     assert written["recall"].tolist() == ["", "0.5", "1.0"]  # undefined is empty
     named = run_of(tmp_path / "named", "/(easy|hard)_")
+    assert write_groups(named) == "In 4 of 8 test images report.group_pattern finds nothing"
     assert {row["group"]: row["n"] for _, row in groups_of(named).table.iterrows()} == {"": 4, "easy": 2, "hard": 2}
 
 
 def test_what_is_no_longer_true_goes(tmp_path):
     run = run_of(tmp_path / "run", "no such thing")
     run.groups_csv.write_text("old")
-    write_groups(run)
+    assert "only one group" in write_groups(run)
     assert not run.groups_csv.exists()

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from rfray.errors import SweepError
 from rfray.spec.sweep_file import SweepFile, load_sweep
 from rfray.spec.trial import Trial
-from rfray.tuning.preflight import check_models, check_sweep, registered_names
+from rfray.tuning.preflight import check_models, check_sweep, registered_names, unused_settings
 from rfray.tuning.strategies import SCHEDULERS, SEARCHERS
 
 SWEEP = """\
@@ -279,3 +279,17 @@ def test_a_size_that_a_backbone_refuses_is_named(tmp_path: Path) -> None:
     problem = r"sweep.yaml:5: trial.backbone\[1\]: densenet121 can't take a step at 16 px: \w+"
     with pytest.raises(SweepError, match=problem):
         check_models(file)
+
+
+def test_what_comes_to_nothing_is_said(tmp_path: Path) -> None:
+    file = load_with(tmp_path, with_policy("ToGray: {p: 0.5}").replace("  trials: 2", "  trials: 2\n  grace_epochs: 2"))
+    assert [line.partition("sweep.yaml:")[2] for line in unused_settings(file)] == [
+        "15: augmentations.mine: no trial uses this policy (trial.augmentation: light)",
+        "13: search.grace_epochs: has no effect, as search.scheduler is none",
+    ]
+    assert list(unused_settings(load_with(tmp_path, SWEEP.replace("random", "random\n  scheduler: asha")))) == []
+
+
+def load_with(folder: Path, text: str) -> SweepFile:
+    (folder / "sweep.yaml").write_text(text)
+    return load_sweep(folder / "sweep.yaml")

@@ -1,0 +1,135 @@
+"""a folder -> the image files below it, and what was passed over: the one listing of all commands."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import PurePosixPath
+
+from rfray.data.decoding import SUFFIXES
+from rfray.errors import DataError
+
+SYSTEM_FOLDERS = frozenset(
+    ("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "lost+found", "__macosx")
+)
+"""Folders (any case) of thumbnails, deleted files and leftovers, made by Synology, QNAP, Windows, Linux and macOS."""
+SYSTEM_FILES = frozenset((".ds_store", "thumbs.db", "desktop.ini"))
+"""Files (any case) that file managers leave in every folder: not worth a word."""
+NAMED = 5
+"""Folders and links that a line names: more would not be read."""
+
+
+@dataclass
+class PassedOver:
+    """What is in a folder but not used; as text, one line, "" where there is nothing to say."""
+
+    endings: Counter[str] = field(default_factory=Counter)
+    """What kind of files -> how many: an ending, or a word for those without one."""
+    folders: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    """Those to nowhere."""
+
+    def file(self, name: str) -> None:
+        """Notes a file that is not taken for an image."""
+        if name.lower() not in SYSTEM_FILES:
+            suffix = PurePosixPath(name).suffix.lower()
+            kind = "hidden" if name.startswith(".") else suffix or "without ending"
+            self.endings["beside the class folders" if suffix in SUFFIXES and kind != "hidden" else kind] += 1
+
+    def is_image(self, path: str) -> bool:
+        """Whether a file at an address is taken for an image; if not, notes it, or the folder that is passed over."""
+        *parents, name = PurePosixPath(path).parts
+        for depth, folder in enumerate(parents, start=1):
+            if not is_data_folder(folder):
+                above = "/".join(parents[:depth])
+                self.folders += [above] if above not in self.folders else []
+                return False
+        if not is_image_name(name):
+            self.file(name)
+        return is_image_name(name)
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.endings.most_common())
+        files = f"{_counted(self.endings.total(), 'file')} ({kinds})" if kinds else ""
+        return ", ".join(filter(None, (files, _named(self.folders, "folder"), _named(self.links, "dangling link"))))
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image: by its ending, and not hidden."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def is_data_folder(name: str) -> bool:
+    """Whether a folder of this name is looked into: not if it is hidden, or a system's own."""
+    return not name.startswith(".") and name.lower() not in SYSTEM_FOLDERS
+
+
+def images_below(
+    top: str, passed: PassedOver, trouble: Callable[[str], None], read: dict[str, str], label: str = ""
+) -> Iterator[str]:
+    """The path of each image file below `top`, folder by folder, sorted by name; linked folders are followed.
+
+    `trouble` is told of a folder that can't be listed, or is in `read`; it is passed over, unless `trouble` raises.
+    `read` has the folders that were read: the real path -> its name in messages, which ends in `label`. Links with the
+    name of an image that lead nowhere are among the files: whoever reads them will say.
+    """
+
+    def failed(error: OSError) -> None:
+        trouble(f"{error.filename}: {error.strerror}")
+
+    for parent, subfolders, files in os.walk(top, onerror=failed, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in read:
+            subfolders.clear()
+            trouble(f"{parent}{label} and {read[real]} are the same folder; its images would be read twice")
+            continue
+        read[real] = parent + label
+        passed.folders += [os.path.join(parent, name) for name in sorted(subfolders) if not is_data_folder(name)]
+        subfolders[:] = sorted(filter(is_data_folder, subfolders))
+        for name in sorted(files):
+            path = os.path.join(parent, name)
+            if is_image_name(name):
+                yield path
+            elif os.path.exists(path):
+                passed.file(name)
+            else:
+                passed.links.append(path)
+
+
+def note_unused(top: str, used: Iterable[str], others: Iterable[str], passed: PassedOver) -> None:
+    """Notes what is in a data folder beside its class folders (`used`, paths below it) and the folders on the way.
+
+    `others` (real paths) and what is around them are other data folders, and not worth a word.
+    """
+    parts = [PurePosixPath(name).parts for name in used]
+    classes = {os.path.join(top, *names) for names in parts}
+    on_the_way = {top} | {os.path.join(top, way) for names in parts for way in accumulate(names[:-1], os.path.join)}
+    for parent in sorted(on_the_way - classes):
+        for entry in sorted(os.scandir(parent), key=lambda entry: entry.name):
+            try:
+                is_folder = stat.S_ISDIR(entry.stat().st_mode)
+            except OSError:
+                passed.links.append(entry.path)
+                continue
+            if not is_folder:
+                passed.file(entry.name)
+            elif entry.path not in classes | on_the_way:
+                real = os.path.realpath(entry.path)
+                if not any(f"{other}{os.sep}".startswith(f"{real}{os.sep}") for other in others):
+                    passed.folders.append(entry.path)
+
+
+def refuse(text: str) -> None:
+    """What `images_below` is given where nothing may be passed over. Raises DataError."""
+    raise DataError(text)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _named(paths: list[str], noun: str) -> str:
+    more = f", … and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
+    return f"{_counted(len(paths), noun)} ({', '.join(paths[:NAMED])}{more})" if paths else ""
