@@ -33,7 +33,8 @@ SCHEDULES: dict[str, Mapping[str, Any]] = {
     "step": {"sched": "step", "decay_rate": 0.1},
     "constant": {"sched": "step", "decay_rate": 1.0},
 }
-"""Name -> arguments of timm's create_scheduler_v2. `step` falls to a tenth after each third of the epochs."""
+"""Name -> arguments of timm's create_scheduler_v2. `step` falls to a tenth after one and after two
+thirds of the steps."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def make_schedule(trial: Trial, optimizer: Optimizer, epochs: int, steps_per_epo
     schedule: Scheduler = create_scheduler_v2(
         optimizer,
         num_epochs=epochs,
-        decay_epochs=max(1, epochs // 3),
+        decay_epochs=epochs / 3,  # timm counts in steps
         warmup_epochs=trial.warmup * epochs,  # timm multiplies it by the steps
         warmup_lr=trial.lr / 100,
         step_on_epochs=False,

@@ -3,13 +3,14 @@
 A head on all stages: pooled by hand, of every family of backbones, and as a timm model to whoever asks.
 """
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from rfray.errors import TrialError
 from rfray.models.build import (
@@ -90,8 +91,55 @@ def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
 def test_weights_with_other_names_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"somewhere.else": torch.zeros(3)}, path)
-    with pytest.raises(TrialError, match=r"does not fit test_resnet: (\d+) of its \1 weight tensors"):
+    with pytest.raises(TrialError, match=r"does not fit test_resnet: \d+ of its \d+ tensors .*1 of the file's \(some"):
         check_weights("test_resnet", str(path))
+
+
+@pytest.mark.parametrize(
+    ("giver", "taker", "said"),
+    [
+        (
+            "resnet18",
+            "resnet34",
+            r"80 of its 182 tensors are not in the file \(layer1.2.conv1.weight, .* and 77 more\)",
+        ),
+        ("resnet34", "resnet18", r"no place for 80 of the file's \(layer1.2.bn1.bias, .* and 77 more\)"),
+        ("mobilenetv3_small_075", "mobilenetv3_small_100", r"size mismatch for conv_stem|size mismatch for blocks"),
+    ],
+)
+def test_weights_of_a_relative_are_refused(giver: str, taker: str, said: str, tmp_path: Path) -> None:
+    path = weights_of(giver, tmp_path)
+    with pytest.raises(TrialError, match=f"{giver}.safetensors does not fit {taker}: .*{said}"):
+        check_weights(taker, str(path))
+
+
+@pytest.mark.parametrize("head", ["random", "probe"])
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("conv1.6.weight", None, "1 of its .* not in the file (conv1.6.weight)"),
+        ("conv1.1.running_mean", None, "1 of its .* not in the file (conv1.1.running_mean)"),
+        ("conv1.1.running_var", float("nan"), "no finite numbers (NaN, infinity) in conv1.1.running_var"),
+        ("conv1.0.weight", float("inf"), "no finite numbers (NaN, infinity) in conv1.0.weight"),
+    ],
+)
+def test_one_tensor_of_a_file_that_is_missing_or_broken_is_named(
+    name: str, value: float | None, said: str, head: str, tmp_path: Path
+) -> None:
+    tensors = load_file(weights_of("test_resnet", tmp_path))
+    tensors.pop(name) if value is None else tensors[name].view(-1)[-1:].fill_(value)
+    save_file(tensors, path := tmp_path / "edited.safetensors")
+    with pytest.raises(TrialError, match=re.escape(said).replace(r"\.\*", ".*")):
+        build_model(Trial(backbone="test_resnet", pretrained=str(path), head=head))
+
+
+def test_only_the_classifier_and_counters_of_batches_may_be_missing(tmp_path: Path) -> None:
+    tensors = load_file(weights_of("test_efficientnet", tmp_path, classes=7))
+    less = {k: v for k, v in tensors.items() if not k.startswith("classifier.") and "num_batches" not in k}
+    for number, one in enumerate((tensors, less)):
+        save_file(one, path := tmp_path / f"{number}.safetensors")
+        for head in ("random", "probe"):
+            build_model(Trial(backbone="test_efficientnet", pretrained=str(path), head=head))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -38,6 +38,13 @@ def test_step_falls_to_a_tenth_after_each_third() -> None:
     assert [seen[0], seen[19], seen[20], seen[40]] == pytest.approx([1.0, 1.0, 0.1, 0.01])
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 10), (1, 3), (2, 5), (5, 10), (8, 3), (10, 10), (10, 3), (20, 7)])
+def test_step_falls_twice_whatever_the_number_of_epochs(epochs: int, steps: int) -> None:
+    of = epochs * steps
+    thirds = [0.1 ** (3 * step // of) for step in range(of)]
+    assert rates("step", epochs, steps) == pytest.approx(thirds)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_warmup_rises_from_a_hundredth_of_the_peak(schedule: str) -> None:
     seen = rates(schedule, warmup=0.5)
