@@ -30,6 +30,7 @@ from rfray.data.geometry import geometry_of
 from rfray.errors import ClusterError, InputError, RfrayError
 from rfray.serving.app import Endpoints
 from rfray.serving.batching import Squares
+from rfray.serving.connections import Connection
 from rfray.serving.uploads import Limits, come_again
 from rfray.spec.sweep import Resources
 from rfray.store.run_dir import read_bundle
@@ -68,6 +69,7 @@ def serve_bundle(where: str, host: str, port: int, replicas: int | None, gpu: fl
             config = uvicorn.Config(
                 # while one batch is computed, the next one is on its way
                 Endpoints(ensemble, geometries, models, 2 * models.count, LIMITS).app(),
+                http=Connection,
                 lifespan="off",
                 log_level="warning",
                 access_log=False,

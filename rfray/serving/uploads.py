@@ -7,12 +7,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import ceil
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 HOW = "send multipart/form-data, e.g. curl -F files=@photo.jpg"
+
+CONTENT_TYPE_LENGTH = 500
+"""A boundary has at most 70 characters (RFC 2046); parsing takes quadratic time."""
 
 Take = Callable[[str, int], None]
 """Takes an amount of one of the server's limits for a request; raises HTTPException (503) where there is no room."""
@@ -36,8 +40,15 @@ class Limits:
     """The same for what was uploaded of them."""
     explanations: int = 16
     """The same for heat maps: each takes several times as long as a prediction."""
+    header_bytes: int = 65_536
+    """Of a request's line and header, and of any line in its body that is no content; h11 has the same limit."""
+    header_seconds: float = 10
+    """A header that has not wholly arrived then, from the connection or its first byte on, never will."""
+    read_seconds: float = 60
+    """A client that reads nothing of its answer for so long is cut off."""
     connections: int = 4000
-    """Each is an open file, of which Ray lets this process have as many as the system allows: 4,096 or more."""
+    """With one more, the one that has been idle for longest is closed. Each is an open file, of which Ray lets this
+    process have as many as the system allows: 4,096 or more."""
 
 
 @dataclass
@@ -89,6 +100,7 @@ async def read_uploads(request: Request, limits: Limits, take: Take) -> list[tup
         async with asyncio.timeout(limits.upload_seconds):
             if kind != "multipart/form-data":
                 raise HTTPException(415, f"the content type is {kind or 'not given'}; {HOW}")
+            _check_charset(request.headers["content-type"])
             _check_size("the request", int(request.headers.get("content-length", 0)), limits.request_bytes)
             async with Request(request.scope, body).form(max_files=limits.files, max_fields=limits.files) as form:
                 files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
@@ -134,6 +146,15 @@ class _Body:
             async with asyncio.timeout(seconds):
                 while self.more:
                     self.more = (await self.receive()).get("more_body", False)
+
+
+def _check_charset(content_type: str) -> None:
+    """Starlette decodes names by the charset that the client names, some of which take quadratic time (punycode)."""
+    if len(content_type) > CONTENT_TYPE_LENGTH:
+        raise HTTPException(415, f"the content type is over {CONTENT_TYPE_LENGTH} characters; {HOW}")
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in ("utf-8", "utf8"):
+        raise HTTPException(415, f"the charset is {charset}; only utf-8 is read; {HOW}")
 
 
 def _check_size(what: str, size: int, limit: int) -> None:

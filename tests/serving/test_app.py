@@ -27,6 +27,7 @@ from rfray.serving.models import LoadedModels
 from rfray.serving.uploads import Limits
 
 USUAL = Limits()
+KIND = "multipart/form-data; boundary=y"
 SMALL = Limits(files=3, file_bytes=20_000, request_bytes=50_000, upload_seconds=0.2, answer_seconds=0.2)
 
 
@@ -186,6 +187,21 @@ def spoken(app: Any, chunks: list[bytes], ends: bool = True, **headers: str) -> 
 
 def part(data: bytes) -> bytes:
     return b'--y\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + data
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "utf-7", "unicode_escape", "undefined", '"latin-1"'])
+def test_no_charset_but_utf_8_is_read(bundle: LoadedBundle, models: LoadedModels, charset: str) -> None:
+    said = spoken(app(bundle, models, SMALL), [part(b"x")], **{"content-type": f"{KIND}; charset={charset}"})
+    assert said[0]["status"] == 415
+    assert b"only utf-8 is read" in said[1]["body"]
+
+
+@pytest.mark.parametrize("more", ["; a=" + '";' * 300, "; a=b" * 200])
+def test_a_content_type_that_takes_long_to_parse_is_refused(
+    bundle: LoadedBundle, models: LoadedModels, more: str
+) -> None:
+    said = spoken(app(bundle, models, SMALL), [part(b"x")], **{"content-type": KIND + more})
+    assert said[0]["status"] == 415
 
 
 def test_a_body_without_a_length_is_read_no_further_than_the_limit(bundle: LoadedBundle, models: LoadedModels) -> None:

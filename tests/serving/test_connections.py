@@ -1,0 +1,152 @@
+"""Clients that never end, never begin or never read, on a real socket: each is cut off, and the others are answered."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
+
+import uvicorn
+
+from rfray.serving.connections import Connection
+from rfray.serving.uploads import Limits
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[[], Awaitable[Streams]]
+SLOW = Limits(header_bytes=2000, header_seconds=30, connections=3)
+QUICK = Limits(header_seconds=0.1, read_seconds=0.1)
+KEEP_ALIVE = 0.1
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def served(limits: Limits, client: Callable[[Connect], Awaitable[None]], answer: bytes = b"ok") -> None:
+    """Runs the client against a server whose application reads every body and answers the same."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        length = (b"content-length", str(len(answer)).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def go() -> None:
+        config = uvicorn.Config(app, lifespan="off", log_level="critical", limit_concurrency=limits.connections)
+        config.timeout_keep_alive = KEEP_ALIVE  # type: ignore[assignment]
+        config.load()
+        state = uvicorn.Server(config).server_state
+        protocol = type("Limited", (Connection,), {"limits": limits})
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
+        host, port = listening.sockets[0].getsockname()
+        await asyncio.wait_for(client(lambda: asyncio.open_connection(host, port)), 20)
+        listening.close()
+
+    asyncio.run(go())
+
+
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    """What still comes, until the server closes."""
+    data = b""
+    try:
+        while piece := await reader.read(1000):
+            data += piece
+    except ConnectionError:
+        pass
+    return data
+
+
+ENDLESS = {
+    "fields": (b"GET / HTTP/1.1\r\n", b"a: b\r\n"),
+    "one field's name": (b"GET / HTTP/1.1\r\n", b"aaaaaa"),
+    "one field's value": (b"GET / HTTP/1.1\r\na: ", b"aaaaaa"),
+    "URL": (b"GET /", b"aaaaaa"),
+    "blank lines": (b"", b"\r\n\r\n"),
+    "trailer": (CHUNKED + b"1\r\na\r\n0\r\n", b"a: b\r\n"),
+    "one field of the trailer": (CHUNKED + b"1\r\na\r\n0\r\na: ", b"aaaaaa"),
+    "extension of a chunk": (CHUNKED + b"1;a=", b"aaaaaa"),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_what_has_no_end_is_not_kept(kind: str) -> None:
+    async def client(connect: Connect) -> None:
+        begin, more = ENDLESS[kind]
+        reader, writer = await connect()
+        answer = asyncio.create_task(rest(reader))
+        writer.write(begin)
+        sent = 0
+        while not answer.done() and sent < 2_000_000:
+            writer.write(more * 10)
+            sent += len(more) * 10
+            await asyncio.sleep(0)
+        assert b" 431 " in await answer or sent > SLOW.header_bytes
+        assert sent < 2_000_000
+
+    served(SLOW, client)
+
+
+def test_a_whole_header_that_is_too_long_hears_so_and_a_long_body_does_not() -> None:
+    async def client(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"a" * 2000 + b"\r\n\r\n")
+        said = await rest(reader)
+        assert b" 431 " in said
+        assert b"the header is over 2000 bytes" in said
+        reader, writer = await connect()
+        writer.write(CHUNKED + (b"5dc\r\n" + b"a" * 1500 + b"\r\n") * 40 + b"0\r\n\r\n" + GET)
+        for _ in range(2):
+            assert (await reader.readuntil(b"ok"))[:15] == b"HTTP/1.1 200 OK"
+
+    served(SLOW, client)
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET / HT", b"\r\n", b"GET / HTTP/1.1\r\na: b\r\n"])
+@pytest.mark.parametrize("answered", [False, True])
+def test_who_never_ends_a_header_is_closed_however_slowly_it_goes_on(begin: bytes, answered: bool) -> None:
+    async def client(connect: Connect) -> None:
+        reader, writer = await connect()
+        if answered:
+            writer.write(GET)
+            await reader.readuntil(b"ok")
+        writer.write(begin)
+        said = asyncio.create_task(rest(reader))
+        while begin and not said.done():
+            await asyncio.sleep(0.02)
+            writer.write(b"\r\n" if begin == b"\r\n" else b"")
+        assert (await said)[:13] == (b"HTTP/1.1 408 " if begin else b"")
+
+    served(QUICK, client)
+
+
+def test_the_silent_make_room_for_who_asks() -> None:
+    async def client(connect: Connect) -> None:
+        silent = [await connect() for _ in range(10)]
+        for _ in range(3):
+            reader, writer = await connect()
+            writer.write(GET)
+            assert (await reader.readuntil(b"ok"))[:15] == b"HTTP/1.1 200 OK"
+        assert await rest(silent[0][0]) == b""
+
+    served(SLOW, client)
+
+
+def test_who_does_not_read_is_cut_off() -> None:
+    async def client(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        await asyncio.sleep(0.5)
+        assert len(await rest(reader)) < 50_000_000
+
+    served(QUICK, client, answer=bytes(50_000_000))
+
+
+def test_requests_before_any_answer_are_not_piled_up() -> None:
+    async def client(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(GET * 1000)
+        assert b" 429 " in await rest(reader)
+
+    served(SLOW, client)
