@@ -191,11 +191,15 @@ def serve(
     port: Annotated[int, Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
     replicas: Annotated[int | None, Option(min=1, help="Processes; default: one a GPU, else a core (up to 4).")] = None,
     gpu: Annotated[float | None, Option(min=0, max=1, help="Each one's share of a GPU; by default 1 if any.")] = None,
+    hosts: Annotated[
+        list[str] | None,
+        Option("--allow-host", help="A name of this machine, or *; may be repeated."),
+    ] = None,
 ) -> None:
     """Tell real from fake over HTTP, and on a page for the browser, until stopped (Ctrl-C)."""
     from rfray.commands.serve import serve
 
-    serve(bundle, host, port, replicas, gpu)
+    serve(bundle, host, port, replicas, gpu, hosts or ())
 
 
 @app.command()

@@ -21,13 +21,14 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import Field
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rfray.data.decoding import MAX_PIXELS, UnreadableImageError, decode
 from rfray.data.geometry import Geometry
 from rfray.report.words import TEMPLATES, figure_rows
 from rfray.serving.batching import Batches, Squares, different
+from rfray.serving.hosts import is_for
 from rfray.serving.uploads import Limits, Room, come_again, read_uploads
 from rfray.spec.schema_base import Strict
 from rfray.stats.voting import NOT_FINITE, joined, verdicts
@@ -43,6 +44,7 @@ REASONS = 5
 """At most so many files' reasons stand in one sentence."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+ELSEWHERE = "this server is not known by the Host of the request; rfray serve --allow-host NAME makes it so"
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 """Of every answer: browsers take it for nothing but what it is."""
 
@@ -205,8 +207,8 @@ class Endpoints:
         except TimeoutError:
             raise self._room.full() from None
 
-    def app(self) -> ASGIApp:
-        """The application."""
+    def app(self, hosts: Sequence[str] = ("*",)) -> ASGIApp:
+        """The application, which answers to these names; see `hosts.is_for`."""
         html, policy = page(self._vote, self._limits)
         app = FastAPI(
             title="rfray",
@@ -231,7 +233,7 @@ class Endpoints:
         async def failed(_: Request, __: Exception) -> JSONResponse:
             return JSONResponse({"detail": "the server failed; its output says why"}, 500)
 
-        return metered(app, self._metrics)
+        return metered(app, self._metrics, hosts)
 
 
 def page(ensemble: Ensemble, limits: Limits) -> tuple[str, str]:
@@ -267,12 +269,12 @@ def page(ensemble: Ensemble, limits: Limits) -> tuple[str, str]:
     )
 
 
-def metered(app: FastAPI, metrics: Metrics) -> ASGIApp:
-    """The application; its requests are counted, and its answers have HEADERS."""
+def metered(app: FastAPI, metrics: Metrics, hosts: Sequence[str]) -> ASGIApp:
+    """The application for requests to `hosts`; its requests are counted, and its answers have HEADERS."""
     paths = {getattr(route, "path", "") for route in app.routes}
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http":  # there are no WebSockets here, which FastAPI says
             await app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in paths else "other"
@@ -288,7 +290,10 @@ def metered(app: FastAPI, metrics: Metrics) -> ASGIApp:
             await send(message)
 
         try:
-            await app(scope, receive, send_counted)
+            if is_for(Headers(scope=scope), scope["http_version"], hosts):
+                await app(scope, receive, send_counted)
+            else:
+                await JSONResponse({"detail": ELSEWHERE}, 421)(scope, receive, send_counted)
         finally:
             metrics.requests.labels(path, status).inc()
             metrics.seconds.labels(path).observe(time.perf_counter() - began)

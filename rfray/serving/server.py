@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from rfray.errors import ClusterError, InputError, RfrayError
 from rfray.serving.app import Endpoints
 from rfray.serving.batching import Squares
 from rfray.serving.connections import Connection
+from rfray.serving.hosts import check_hosts
 from rfray.serving.uploads import Limits, come_again
 from rfray.spec.sweep import Resources
 from rfray.store.run_dir import read_bundle
@@ -54,12 +55,16 @@ CALLS = 100
 """To one process at once: batches, heat maps and whether it is alive."""
 
 
-def serve_bundle(where: str, host: str, port: int, replicas: int | None, gpu: float | None) -> None:
+def serve_bundle(
+    where: str, host: str, port: int, replicas: int | None, gpu: float | None, hosts: Sequence[str] = ()
+) -> None:
     """Answers requests until it is stopped by Ctrl-C or SIGTERM, which it does in good order; then it returns.
 
+    It answers to the name `host`, to `hosts` and to localhost.
     Of `replicas` and `gpu`, see `start_replicas`. Raises InputError where the bundle, the address or the resources are
     not to be had, RfrayError where the models don't start.
     """
+    check_hosts(hosts)
     where = where if is_address(where) else str(Path(where).absolute())
     with _bound(host, port) as listener:
         _, ensemble, bundle = read_bundle(where)
@@ -68,7 +73,7 @@ def serve_bundle(where: str, host: str, port: int, replicas: int | None, gpu: fl
             models = start_replicas(where, replicas, gpu)
             config = uvicorn.Config(
                 # while one batch is computed, the next one is on its way
-                Endpoints(ensemble, geometries, models, 2 * models.count, LIMITS).app(),
+                Endpoints(ensemble, geometries, models, 2 * models.count, LIMITS).app([host, *hosts]),
                 http=Connection,
                 lifespan="off",
                 log_level="warning",

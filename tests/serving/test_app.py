@@ -22,7 +22,9 @@ pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 from fastapi import HTTPException
 from starlette.testclient import TestClient
 
+from rfray.errors import InputError
 from rfray.serving.app import Endpoints
+from rfray.serving.hosts import check_hosts
 from rfray.serving.models import LoadedModels
 from rfray.serving.uploads import Limits
 
@@ -337,6 +339,32 @@ def test_what_is_counted(bundle: LoadedBundle, models: LoadedModels, images: lis
         assert float(numbers[name]) == value, name
     called = [float(numbers.get(f'rfray_verdicts_total{{verdict="{verdict}"}}', 0)) for verdict in ("real", "fake")]
     assert sum(called) == 2
+
+
+HOSTS = {
+    "localhost": True, "LOCALHOST:80": True, "localhost.": True, "a.localhost:8000": True,
+    "127.0.0.1:8000": True, "[::1]:80": True, "192.168.1.7": True, "gpubox:8000": True,
+    "a.example.org": True, "evil.example": False, "localhost.evil.example": False,
+    "127.0.0.1.evil.example": False, "gpubox.evil.example": False, "example.org": False, "xexample.org": False,
+    "": False, "evil.example@localhost": False, "localhost/evil": False, "[::1].evil.example": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_only_who_means_this_server_is_answered(bundle: LoadedBundle, host: str) -> None:
+    asked = Endpoints(bundle.ensemble, bundle.geometries, Stuck(), 1, USUAL).app(["gpubox", "*.example.org"])
+    for path in ("/", "/nowhere", "/metrics"):
+        answer = TestClient(asked).get(path, headers={"Host": host})
+        assert (answer.status_code != 421) == HOSTS[host]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    if not HOSTS[host]:
+        assert "--allow-host" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["http://gpubox", "gpubox:8000", "a*", "*.*.org", ""])
+def test_what_is_no_name_of_a_host_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"--allow-host .* without scheme and port"):
+        check_hosts([name])
 
 
 def test_the_interface_is_described(client: TestClient) -> None:
