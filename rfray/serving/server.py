@@ -7,16 +7,18 @@ a call here carries a batch.
 
 import logging
 import os
+import shutil
 import signal
 import socket
-from collections.abc import Awaitable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import uvicorn
 from fastapi import HTTPException
 from ray import serve
@@ -34,6 +36,8 @@ from rfray.serving.connections import Connection
 from rfray.serving.hosts import check_hosts
 from rfray.serving.uploads import Limits, come_again
 from rfray.spec.sweep import Resources
+from rfray.store.bundle_record import ENSEMBLE_FILE
+from rfray.store.files import user_cache
 from rfray.store.run_dir import read_bundle
 from rfray.store.storage import is_address
 
@@ -66,31 +70,59 @@ def serve_bundle(
     """
     check_hosts(hosts)
     where = where if is_address(where) else str(Path(where).absolute())
-    with _bound(host, port) as listener:
-        _, ensemble, bundle = read_bundle(where)
+    with _bound(host, port) as listener, kept(where) as copy, connected(None, Resources(cpu=1), FULL_PRIORITY):
+        _, ensemble, bundle = read_bundle(copy)
         geometries = [geometry_of(member.trial, bundle.reencode) for member in bundle.members]
-        with connected(None, Resources(cpu=1), FULL_PRIORITY):
-            models = start_replicas(where, replicas, gpu)
-            config = uvicorn.Config(
-                # while one batch is computed, the next one is on its way
-                Endpoints(ensemble, geometries, models, 2 * models.count, LIMITS).app([host, *hosts]),
-                http=Connection,
-                lifespan="off",
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                limit_concurrency=LIMITS.connections,
-                timeout_keep_alive=IDLE_SECONDS,
-                timeout_graceful_shutdown=STOP_SECONDS,
-            )
-            name, at, *_ = listener.getsockname()
-            with suppress(KeyboardInterrupt):  # uvicorn's way to say that it was stopped
-                listener.listen()
-                address = f"http://{f'[{name}]' if ':' in name else name}:{at}"
-                print(f"Serving {len(bundle.members)} models at {address} (Ctrl-C stops it)", flush=True)
-                uvicorn.Server(config).run([listener])
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest is done in a second
+        models = start_replicas(str(copy), replicas, gpu)
+        config = uvicorn.Config(
+            # while one batch is computed, the next one is on its way
+            Endpoints(ensemble, geometries, models, 2 * models.count, LIMITS).app([host, *hosts]),
+            http=Connection,
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=LIMITS.connections,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+        name, at, *_ = listener.getsockname()
+        with suppress(KeyboardInterrupt):  # uvicorn's way to say that it was stopped
+            listener.listen()
+            address = f"http://{f'[{name}]' if ':' in name else name}:{at}"
+            print(f"Serving {len(bundle.members)} models at {address} (Ctrl-C stops it)", flush=True)
+            uvicorn.Server(config).run([listener])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest is done in a second
     print("Stopped")
+
+
+@contextmanager
+def kept(where: str) -> Iterator[Path]:
+    """A folder with the bundle as it is now: a process that starts anew is to load the same, whatever is written there.
+
+    The weights are links where that can be, and are held against their digests whenever they are loaded. Raises
+    RunError where there is no bundle; errors in the block name the bundle, not its copy.
+    """
+    folder, _, bundle = read_bundle(where)
+    copies = user_cache() / "serving"
+    copies.mkdir(parents=True, exist_ok=True)
+    for left in copies.iterdir():  # by a server that was killed
+        if not (left.name.isdecimal() and psutil.pid_exists(int(left.name))):
+            shutil.rmtree(left, ignore_errors=True)
+    copy = copies / str(os.getpid())
+    try:
+        for name in (ENSEMBLE_FILE, *bundle.files):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # another disk, or somebody else's file
+                if name.endswith(".safetensors"):  # an editor may write into the others
+                    os.link(folder / name, copy / name)
+            if not (copy / name).exists():
+                shutil.copyfile(folder / name, copy / name)
+        yield copy
+    except RfrayError as error:
+        raise type(error)(str(error).replace(str(copy), str(folder))) from error
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 class Replica:

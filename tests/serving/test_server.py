@@ -22,13 +22,13 @@ from rfray.errors import ClusterError, InputError, RunError
 from rfray.models.bundle import detect, load_bundle
 from rfray.store.bundle_record import Ensemble
 from rfray.store.records import read_record, write_record
-from rfray.store.run_dir import RunDir
+from rfray.store.run_dir import RunDir, read_bundle
 
 pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 
 import requests
 
-from rfray.serving.server import serve_bundle, start_replicas
+from rfray.serving.server import kept, serve_bundle, start_replicas
 from rfray.serving.uploads import Limits
 
 ROOT = Path(__file__).parent.parent.parent
@@ -196,6 +196,40 @@ def test_models_that_can_not_be_built_are_named_in_one_line(run: RunDir, tmp_pat
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=200)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"rfray: the models did not start: {copy}/ensemble.json: member 2: timm has no resnet1\n"
+
+
+def test_a_process_that_starts_anew_loads_what_the_server_started_with(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "cache"))
+    left = tmp_path / "cache" / "serving" / "999999999"  # no process has so high a number
+    left.mkdir(parents=True)
+    folder = Path(shutil.copytree(run.bundle_folder, tmp_path / "bundle"))
+    before = read_bundle(folder)[1]
+    with kept(str(folder)) as copy:
+        assert not left.exists()
+        (folder / "ensemble.json").write_text("another one")  # in its place, as an editor does
+        shutil.rmtree(folder / "members")
+        assert read_bundle(copy)[1] == before
+        assert len(load_bundle(copy).detectors) == 2
+    assert list(copy.parent.iterdir()) == []
+
+
+def test_weights_that_are_written_into_are_refused_by_the_bundles_own_name(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "cache"))
+    folder = Path(shutil.copytree(run.bundle_folder, tmp_path / "bundle"))
+
+    def damaged_meanwhile() -> None:
+        with kept(str(folder)) as copy:
+            with (folder / "members/1/model.safetensors").open("r+b") as file:
+                file.write(b"x")
+            load_bundle(copy)
+
+    with pytest.raises(RunError, match=f"^{folder} can't be used") as refused:
+        damaged_meanwhile()
+    assert "members/1/model.safetensors is damaged" in str(refused.value)
 
 
 def test_without_the_extra_one_line_says_what_to_install() -> None:
