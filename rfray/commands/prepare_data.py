@@ -8,6 +8,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from rich.console import Console
 
 from rfray.audit.audit import audit_images
@@ -22,7 +23,8 @@ from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.files import below, replacing
 from rfray.store.records import write_record
-from rfray.store.run_dir import UNREADABLE, RunDir, write_table
+from rfray.store.run_dir import UNREADABLE, RunDir
+from rfray.store.sealed import write_table
 
 LEFT_OUT = "left out"
 """The part of images of train or val that are also in test."""
@@ -194,7 +196,7 @@ def write_audit(
         where = ["folder", "path"]
         parts = images[where].merge(catalog[[*where, "part"]], how="left", on=where)["part"].fillna("test")
     images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
-    write_table(run.images_file, images)
+    write_table(run.images_file, pa.Table.from_pandas(images, preserve_index=False))
     reencoded = sweep.data.reencode is not None
     write_record(run.audit_file, audit_images(images, pairs, run.unreadable(), reencoded, sweep.seed, sweep.data))
     return images

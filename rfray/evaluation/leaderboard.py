@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import asdict
+from hashlib import sha256
 from statistics import mean, stdev
 from typing import Any
 
@@ -19,7 +20,7 @@ from rfray.stats.metrics import METRICS, confusion, measured
 from rfray.stats.operating_point import OperatingPoint, choose_point, point_on_test
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
 from rfray.store.bundle_record import Vote
-from rfray.store.files import write_whole
+from rfray.store.files import file_digest, write_whole
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, TrialDir
 
@@ -127,9 +128,11 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
 
 
 def write_leaderboard(run: RunDir) -> pd.DataFrame:
-    """Writes leaderboard.csv (full precision) and leaderboard.md; returns and raises what `build_leaderboard` does."""
+    """Writes leaderboard.csv (full precision), its digest, leaderboard.md; returns, raises as `build_leaderboard`."""
     frame = build_leaderboard(run)
-    write_whole(run.leaderboard_csv, frame.to_csv(index=False, lineterminator="\n"))
+    table = frame.to_csv(index=False, lineterminator="\n")
+    write_whole(run.leaderboard_digest, f"{sha256(table.encode()).hexdigest()}  {run.leaderboard_csv.name}\n")
+    write_whole(run.leaderboard_csv, table)
     write_whole(run.leaderboard_md, _markdown(run, frame))
     return frame
 
@@ -148,6 +151,12 @@ def read_leaderboard(run: RunDir) -> pd.DataFrame:
         raise RunError(f"{run.leaderboard_csv} is damaged ({error}); `rfray ensemble` writes it anew") from None
     if list(frame) not in [[*always, *more] for more in ((), (WORST,), TEST_COLUMNS, (WORST, *TEST_COLUMNS))]:
         raise RunError(f"{run.leaderboard_csv} has other columns than this sweep; `rfray ensemble` writes it anew")
+    known = run.leaderboard_digest.read_text() if run.leaderboard_digest.exists() else ""
+    if known and known.split()[:1] != [file_digest(run.leaderboard_csv)]:
+        raise RunError(
+            f"{run.leaderboard_csv} is not what was written (its digest is in {run.leaderboard_digest.name}); "
+            "`rfray ensemble` writes it anew"
+        )
     return _typed(frame, types)
 
 

@@ -4,7 +4,6 @@ files.parquet lists the files, a shard a row group; part-<number>.parquet are th
 not there. No process holds more than a shard; the same command goes on with the shards that are missing.
 """
 
-import json
 import os
 import sys
 from collections import Counter
@@ -28,10 +27,13 @@ from rfray.data.folders import image_files
 from rfray.data.listing import PassedOver
 from rfray.errors import DataError, RfrayError, RunError
 from rfray.models.bundle import detect, load_bundle
+from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import Resources
 from rfray.store.bundle_record import ENSEMBLE_FILE
-from rfray.store.files import file_digest, replacing, write_whole
+from rfray.store.files import file_digest, replacing
+from rfray.store.records import Digest, find_record, write_record
 from rfray.store.run_dir import find_bundle
+from rfray.store.sealed import is_sealed, write_table
 from rfray.store.storage import is_address
 
 FILES = "files.parquet"
@@ -41,6 +43,17 @@ RETRIES = 2
 """How often a process that has died is started again, and its shard with it."""
 
 
+class Plan(Strict):
+    """plan.json: what the folder is for."""
+
+    bundle: Digest
+    """Of its ensemble.json."""
+    paths: list[str]
+    """The words of the command line."""
+    files: Digest
+    """Of FILES, which says what is in which shard."""
+
+
 def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | None = None) -> int:
     """Makes `out` the folder of this bundle and these files, and lists the files unless they are; their number.
 
@@ -48,11 +61,12 @@ def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | Non
 
     Raises RunError where the folder holds something else, DataError where there is no file.
     """
-    asked = {"bundle": file_digest(find_bundle(bundle) / ENSEMBLE_FILE), "paths": list(words)}
-    plan, files = out / "plan.json", out / FILES
-    if plan.exists():
-        if json.loads(plan.read_text(encoding="utf-8")) != asked:
+    digest, plan, files = file_digest(find_bundle(bundle) / ENSEMBLE_FILE), out / "plan.json", out / FILES
+    if (known := find_record(plan, Plan, remedy="choose another folder")) is not None:
+        if (known.bundle, known.paths) != (digest, list(words)):
             raise RunError(f"{out} holds predictions of another bundle, or of other files; choose another folder")
+        if not files.exists() or file_digest(files) != known.files:
+            raise RunError(f"{files} is damaged or gone, and says what the shards are of; choose another folder")
         return int(pq.read_metadata(files).num_rows)
     if out.is_dir() and any(file != files for file in out.iterdir()):
         raise RunError(f"{out} is not empty, and not of `rfray predict`; choose another folder")
@@ -65,20 +79,20 @@ def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | Non
             count += len(shard)
         if not count:
             raise DataError("no image to predict: no path was given")
-    write_whole(plan, json.dumps(asked))
+    write_record(plan, Plan(bundle=digest, paths=list(words), files=file_digest(files)))
     return count
 
 
 def predict_shards(
     out: Path, bundle: str, batch_size: int, resources: Resources, address: str | None
 ) -> Iterator[Counter[str]]:
-    """Predicts every shard of a claimed folder that is not there; counts the verdicts of each, those there first.
+    """Predicts every shard of a claimed folder that is missing or damaged; counts each one's verdicts, old ones first.
 
     `resources` are those of each process that predicts; every node must see the folder, the bundle and the files.
     Raises RfrayError where a shard can't be predicted, ClusterError.
     """
     shards = range(pq.read_metadata(out / FILES).num_row_groups)
-    missing = [shard for shard in shards if not _part(out, shard).exists()]
+    missing = [shard for shard in shards if not is_sealed(_part(out, shard))]
     done = (pq.read_table(_part(out, shard), columns=["verdict"]) for shard in shards if shard not in missing)
     yield from (Counter(table["verdict"].to_pylist()) for table in done)
     if not missing:
@@ -111,8 +125,7 @@ class ShardPredictor:
         """Writes the verdicts on a shard, and counts them."""
         paths = pq.ParquetFile(self._out / FILES).read_row_group(shard)["path"].to_pylist()
         table = pd.concat(table for table, _ in detect(self._bundle, paths, self._batch_size, self._threads))
-        with replacing(_part(self._out, shard)) as temporary:
-            pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary)
+        write_table(_part(self._out, shard), pa.Table.from_pandas(table, preserve_index=False))
         return Counter(table["verdict"])
 
 

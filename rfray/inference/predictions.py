@@ -21,8 +21,6 @@ import torch
 from ray.exceptions import RayError
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
 from rfray.cluster.slots import autoscaler_notice, worker_slot
 from rfray.cluster.tasks import finished, reason_of
@@ -30,13 +28,13 @@ from rfray.data.catalog import load_images, picture_files
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.data.images import PictureSource
-from rfray.errors import RfrayError, RunError, TrialError
+from rfray.errors import RfrayError, TrialError
 from rfray.inference.missing import prediction_origins
 from rfray.models.inference import Predictor, load_predictor, predict_corrupted, predict_from_file
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions, write_predictions
-from rfray.store.files import write_whole
 from rfray.store.run_dir import WEIGHTS_FILE, Part, RunDir, TrialDir
+from rfray.store.sealed import find_array, is_sealed, write_array
 
 PIECE, PIECES = 64, 32
 """A piece has at most so many images; a small part is cut into so many pieces, to keep all slots busy to the end."""
@@ -99,19 +97,16 @@ def predict_under_corruption(
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
         pieces.append(Piece(group, part, first, min(first + size, len(images)), folder / f"{name}.safetensors"))
     connect()
-    to_do = [piece for piece in pieces if not piece.file.exists()]
+    to_do = [piece for piece in pieces if not is_sealed(piece.file)]
     outcomes, stderr = _outcomes(run, _predict_piece, to_do, console), Console(stderr=True)
     for piece, found in track(outcomes, f"Corrupting the {part} images", len(to_do), console=stderr, transient=True):
         if isinstance(found, RayError):
             failed = f"the {part} images could not be predicted under corruption by {', '.join(piece.trials)}"
             raise RfrayError(f"{failed}: {reason_of(found)}")
-        write_whole(piece.file, save({"p_fake": found}))
+        write_array(piece.file, found)
     ids, labels = images["path"].to_numpy(dtype=np.str_), images["label"].to_numpy()
     for group in groups:
-        try:
-            scores = [load_file(piece.file)["p_fake"] for piece in pieces if piece.trials == group]
-        except (OSError, KeyError, SafetensorError) as error:
-            raise RunError(f"{folder} is damaged ({error}); delete it, and the same command makes it anew") from None
+        scores = [array for piece in pieces if piece.trials == group and (array := find_array(piece.file)) is not None]
         for trial_id, of_trial in zip(group, np.concatenate(scores, axis=2), strict=True):
             for corruption, p_fake in zip(CORRUPTIONS, of_trial, strict=True):
                 file = run.trial(trial_id).predictions_file(part, corruption)

@@ -15,8 +15,9 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import read_resolved_sweep
 from rfray.spec.trial import Trial
 from rfray.store.bundle_record import ENSEMBLE_FILE, Bundle, Ensemble, file_problems
-from rfray.store.files import below, file_digest, replacing, user_cache, write_whole
+from rfray.store.files import below, file_digest, user_cache, write_whole
 from rfray.store.records import Audit, Fold, Start, TrialResult, TrialStart, find_record, read_record
+from rfray.store.sealed import read_sealed, write_table
 from rfray.store.storage import Mirror, Storage, is_address
 
 Part = Literal["val", "test"]
@@ -148,6 +149,7 @@ class RunDir:
         self.mistakes_file = self.bundle_folder / "mistakes.json"
         self.groups_csv = self.path / "groups.csv"
         self.leaderboard_csv = self.path / "leaderboard.csv"
+        self.leaderboard_digest = self.path / "leaderboard.csv.sha256"
         self.leaderboard_md = self.path / "leaderboard.md"
         self.report_html = self.path / "report.html"
         self.plots_folder = self.path / "plots"
@@ -196,7 +198,7 @@ class RunDir:
     def write_catalog(self, catalog: pd.DataFrame) -> None:
         """Writes catalog.parquet, after everything else that is known of the images is at the run's address."""
         self.mirror.push()
-        write_table(self.catalog_file, catalog)
+        write_table(self.catalog_file, pa.Table.from_pandas(catalog, preserve_index=False))
         self.mirror.send(self.catalog_file)
 
     def training_images(self) -> int:
@@ -212,8 +214,8 @@ class RunDir:
         if not self.unreadable_file.exists():
             return pd.DataFrame(columns=UNREADABLE)
         try:
-            return pd.read_csv(self.unreadable_file, keep_default_na=False)
-        except ValueError as error:
+            return pd.read_csv(self.unreadable_file, keep_default_na=False)[UNREADABLE]
+        except (ValueError, KeyError) as error:
             raise RunError(f"{self.unreadable_file} is damaged: {error}") from None
 
     def audit(self) -> Audit | None:
@@ -266,19 +268,13 @@ class RunDir:
 
     def _table(self, file: Path) -> pd.DataFrame:
         try:
-            table = pd.read_parquet(file, page_checksum_verification=True)
+            table = pd.read_parquet(io.BytesIO(read_sealed(file)))
             for path in table.loc[table["path"].str.contains(SUSPECT), "path"] if "path" in table else ():
                 below(Path("the images"), path)
             return table
         except (OSError, ValueError, pa.ArrowException, InputError) as error:
             reason = "is missing" if not file.exists() else f"is damaged: {str(error).splitlines()[0]}"
             raise RunError(f"{file} {reason}; delete {self.catalog_file}, and `rfray tune` makes it again") from None
-
-
-def write_table(file: Path, table: pd.DataFrame) -> None:
-    """Writes catalog.parquet or audit/images.parquet of a run, with checksums of their pages."""
-    with replacing(file) as temporary:
-        table.to_parquet(temporary, index=False, write_page_checksum=True)
 
 
 def newest_run(runs: Path = Path("runs")) -> RunDir:

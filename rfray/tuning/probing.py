@@ -7,7 +7,6 @@ once its head is learned: a command that was killed goes on with the rest.
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from itertools import product, takewhile
 from pathlib import Path
@@ -18,8 +17,6 @@ import ray
 from ray.exceptions import RayError
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
 from rfray.cluster.slots import worker_slot
 from rfray.cluster.tasks import finished, reason_of
@@ -28,9 +25,10 @@ from rfray.spec.trial import PROBED, Trial
 from rfray.stats.metrics import metric
 from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
-from rfray.store.files import file_digest, write_whole
+from rfray.store.files import file_digest
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, probe_id
+from rfray.store.sealed import find_array, is_sealed, write_array
 from rfray.tuning.strategies import params_of
 from rfray.tuning.trainable import sweep_images
 
@@ -104,7 +102,7 @@ def learn_fold_heads(run: RunDir, sweep: Sweep, starts: Iterable[TrialStart], de
     Raises DiskFullError.
     """
     wanted = {(sweep.probe(start.trial), start.fold) for start in starts if start.fold and start.trial.head == "probe"}
-    missing = [one for one in wanted if not run.trial(probe_id(one[0])).fold_weights_file(one[1]).exists()]
+    missing = [one for one in wanted if not is_sealed(run.trial(probe_id(one[0])).fold_weights_file(one[1]))]
     if missing:
         list(_learned(run, sweep, missing, deadline, deadline))
 
@@ -208,9 +206,8 @@ def _learned(
     task = ray.remote(extract_features).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     pending = {}
     for images, probe in product(spans, probes):  # first some of each, so that all get some in a short time
-        file, kept = run.trial(probe_id(probe)).features_file(images.start), None
-        with suppress(OSError, KeyError, SafetensorError):
-            kept = load_file(file)["features"]
+        file = run.trial(probe_id(probe)).features_file(images.start)
+        kept = find_array(file)
         if kept is not None and len(kept) == len(images):
             features[probe][images] = ray.put(kept)
         else:
@@ -220,7 +217,7 @@ def _learned(
         if isinstance(result, RayError):
             problems[probe] = result
         else:
-            write_whole(file, save({"features": result}))
+            write_array(file, result)
             features[probe][images] = ray.put(result)
     # a probe learns from its images up to the first ones whose features are missing
     found = {probe: list(takewhile(features[probe].__contains__, spans)) for probe in probes if probe not in problems}

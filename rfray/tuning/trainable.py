@@ -23,6 +23,7 @@ from rfray.spec.trial import Trial
 from rfray.store.files import is_disk_full, no_room, write_whole
 from rfray.store.records import Fold, Start, TrialStart, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, probe_id
+from rfray.store.sealed import is_sealed
 from rfray.store.storage import STATES
 
 if TYPE_CHECKING:
@@ -218,8 +219,9 @@ def _probe_weights(probe: TrialDir, start: TrialStart) -> Path:
         return probe.weights_file
     weights = probe.fold_weights_file(fold)
     probe.mirror.fetch(weights)
-    if not weights.exists():
-        raise TrialError(f"head: probe, but no head of {trial.backbone} could be learned without fold {fold[0]}")
+    if not is_sealed(weights):
+        why = "is damaged: start anew, and it is learned again" if weights.exists() else "could not be learned"
+        raise TrialError(f"head: probe, but the head of {trial.backbone} without fold {fold[0]} {why}")
     return weights
 
 

@@ -91,6 +91,22 @@ def test_shards_are_made_once_and_say_what_one_file_says(here: Path, monkeypatch
     np.testing.assert_allclose(rows[["a", "b"]].to_numpy()[:-1], table[["a", "b"]], rtol=0, atol=1e-5)
     with pytest.raises(RunError, match="holds predictions of another bundle, or of other files"):
         bulk.claim(out, run, ["images/test"])
+    counts = lambda: [one.total() for one in bulk.predict_shards(out, run, 5, Resources(cpu=1), None)]  # noqa: E731
+    assert counts() == [12, 12, 9]  # all are there, so no Ray is asked
+    part = out / "part-000001.parquet"
+    damaged = bytearray(part.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    part.write_bytes(damaged)
+    asked: list[object] = []
+    monkeypatch.setattr(bulk, "connected", lambda *given: asked.append(given) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        counts()
+    for name, said in (("files.parquet", "is damaged or gone"), ("plan.json", "is damaged: .*choose another folder")):
+        before = (out / name).read_bytes()
+        (out / name).write_bytes(before[:-9] + b"x" + before[-8:])
+        with pytest.raises(RunError, match=said):
+            bulk.claim(out, run, ["images/test", "broken.jpg"])
+        (out / name).write_bytes(before)
     (here / "mine").mkdir()
     (here / "mine" / "notes.txt").touch()
     with pytest.raises(RunError, match="is not empty, and not of `rfray predict`"):
