@@ -211,9 +211,9 @@ def _ray(slots: int) -> Iterator[Path]:
     import ray
 
     from rfray.cluster.connect import start_local_ray
-    from rfray.cluster.ray_internals import share_ready_processes
+    from rfray.cluster.ray_internals import keep_environment
 
-    share_ready_processes()
+    keep_environment()
     context = start_local_ray({}, slots)
     try:
         yield Path(context.address_info["session_dir"])

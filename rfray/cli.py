@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 from typer import Argument, Exit, Option, Typer
 from typer.core import TyperGroup
 
-from rfray.errors import Interrupted, RfrayError
+from rfray.errors import Interrupted, RfrayError, check_no_secret, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -259,11 +259,13 @@ def main() -> None:
     """Runs the command; errors of rfray become one message and their exit code, Ctrl-C becomes 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
     try:
+        for word in sys.argv[1:]:
+            check_no_secret(word)
         app()
     except RfrayError as error:
         again = shlex.join(["rfray", *(word for word in sys.argv[1:] if word != "--fresh")])
         text = f"\nrfray: {error} with: {again}" if isinstance(error, Interrupted) else f"rfray: {error}"
-        print(text, file=sys.stderr)
+        print(without_secrets(text), file=sys.stderr)
         sys.exit(error.exit_code)
 
 

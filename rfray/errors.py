@@ -4,7 +4,15 @@
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+SECRET = re.compile(
+    r"(?<=://)([^/@\s]{0,400}|[^/@:\s]{1,200}:(?!\d+/)[^@\s]{0,200})@"  # KEY:SECRET@, perhaps with a slash; TOKEN@
+    r"|(?<=[?&])[^=&\s]{0,40}(key|secret|token|passw|signature|credential)[^=&\s]{0,40}=[^&\s]{0,400}",
+    re.IGNORECASE,
+)
+"""What gives access, in an address."""
 
 
 class RfrayError(Exception):
@@ -67,6 +75,23 @@ class Interrupted(RfrayError):
     """The user stopped the command (Ctrl-C)."""
 
     exit_code = 130
+
+
+def without_secrets(text: str) -> str:
+    """The text, with … for all that gives access in its addresses."""
+    return SECRET.sub(lambda found: "…@" if found[0].endswith("@") else "…", text)
+
+
+def check_no_secret(text: str) -> None:
+    """Raises InputError, which doesn't show it, where an address in the text holds a key."""
+    for address in re.findall(r"\w+://\S+", text) if SECRET.search(text) else ():
+        if not SECRET.search(address):
+            continue
+        raise InputError(
+            f"{without_secrets(address)}: a key in an address would be kept in files and logs; allowed: an address "
+            "without one. Put it where the store's own tools look for it (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "~/.aws/credentials, a role; HF_TOKEN)"
+        )
 
 
 def nearest_first(given: object, allowed: Iterable[str], limit: int = 12) -> str:

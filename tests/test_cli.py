@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from rfray.cli import app, is_job_server
+from rfray.cli import app, is_job_server, main
 from rfray.errors import InputError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
@@ -53,6 +54,19 @@ def rfray(*arguments: str, here: Path) -> subprocess.CompletedProcess[str]:
     """Runs the command in a folder."""
     command = [sys.executable, "-m", "rfray.cli", *arguments]
     return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=240, check=False)
+
+
+def run_here(words: list[str], here: Path, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Runs the command in this process: its exit code, and what it printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.setattr(sys, "argv", ["rfray", *words])
+        patch.setattr(signal, "signal", lambda *handler: None)
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    return int(code or 0), "".join(capfd.readouterr())
 
 
 def test_help_is_there_for_every_verb_and_loads_nothing_heavy() -> None:
@@ -280,3 +294,30 @@ def test_a_clearly_worse_trial_is_left_out_where_that_is_asked_for(tmp_path: Pat
         assert ("b is clearly worse than a on the val images (p = " in done.output) == (members == ["a"])
         assert "are there to choose from, so the ensemble has" in done.output
         assert json.loads(run.ensemble_file.read_text())["members"] == members
+
+
+KEY = "s3://AKIA0:canary@bucket/x"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tune", "sweep.yaml", "--set", f"data.train={KEY}"],
+        ["tune", "escaped.json"],
+        ["tune", "sweep.yaml", "--run", KEY],
+        ["tune", "sweep.yaml", "--address", "http://me:canary@127.0.0.1:1"],
+        ["predict", KEY, "x.jpg"],
+        ["predict", "x", KEY],
+        ["leaderboard", KEY],
+        ["compare", "x", KEY],
+        ["fetch", KEY],
+    ],
+)
+def test_a_key_in_an_address_is_not_shown(words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    (tmp_path / "escaped.json").write_text(json.dumps({"data": {"train": KEY, "test": 0.2}}).replace("/", "\\/"))
+    code, said = run_here(words, tmp_path, capfd)
+    assert code == 2
+    assert "a key in an address would be kept" in said
+    assert "canary" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["escaped.json", "sweep.yaml"]

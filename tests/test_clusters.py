@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +288,21 @@ def test_all_pods_see_the_same_folder() -> None:
         pod = group["template"]["spec"]
         assert {"name": "shared", "mountPath": "/shared"} in pod["containers"][0]["volumeMounts"]
         assert {"name": "shared", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}} in pod["volumes"]
+
+
+def test_the_token_is_its_users_alone(tmp_path: Path) -> None:
+    texts = [file.read_text() for file in (ROOT / "README.md", *FILES)]
+    commands = {
+        line[0] for text in texts if (line := re.findall(r"^[# ]*(.*get-auth-token.*?) +#", text, re.MULTILINE))
+    }
+    (command,) = commands  # the same everywhere
+    (tmp_path / ".ray").mkdir(mode=0o755)
+    for _ in range(2):
+        subprocess.run(
+            ["sh", "-c", command],
+            check=True,
+            env={"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
+        )
+        token = tmp_path / ".ray" / "auth_token"
+        assert token.stat().st_mode & 0o777 == 0o600
+        token.chmod(0o644)  # of one that was made before

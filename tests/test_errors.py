@@ -1,6 +1,8 @@
 """The error classes and the text that lists allowed names."""
 
-from rfray.errors import InputError, RfrayError, nearest_first
+import pytest
+
+from rfray.errors import InputError, RfrayError, check_no_secret, nearest_first, without_secrets
 
 
 def all_classes(base: type[RfrayError]) -> list[type[RfrayError]]:
@@ -25,3 +27,31 @@ def test_without_a_near_name_the_order_is_kept() -> None:
 def test_a_long_list_is_cut_but_never_the_nearest() -> None:
     names = [*"abcd", "resnet50"]
     assert nearest_first("resnet5", names, limit=3) == "resnet50, a, b, … (5 in all); nearest: resnet50"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://AKIA0:canary@bucket/runs/x",
+        "s3://AKIA0:can/canary+y@bucket/runs/x",
+        "gs://canary@bucket",
+        "hf://user:canary@datasets/x",
+        "http://me:canary@127.0.0.1:8265",
+        "s3://bucket/x?secret_key=canary&region=eu",
+        "https://bucket.s3.amazonaws.com/x?X-Amz-Signature=canary",
+        "train: s3://AKIA0:canary@bucket  # ours",
+    ],
+)
+def test_a_key_in_an_address_is_refused_and_not_shown(address: str) -> None:
+    with pytest.raises(InputError, match="a key in an address would be kept in files and logs; allowed: ") as refused:
+        check_no_secret(address)
+    assert "canary" not in str(refused.value)
+    assert "://" in str(refused.value)
+    assert "canary" not in without_secrets(f"can't read {address}: no")
+
+
+@pytest.mark.parametrize(
+    "text", ["s3://bucket/icon@2x.png", "http://127.0.0.1:8265/a@b", "me@home:x", "a?key=1", "train: s3://b/x  # a@b.c"]
+)
+def test_what_is_no_key(text: str) -> None:
+    check_no_secret(text)

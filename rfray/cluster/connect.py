@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ import psutil
 import ray
 from ray.exceptions import RayError
 
-from rfray.cluster.ray_internals import loopback_only, share_ready_processes
-from rfray.errors import ClusterError
+from rfray.cluster.ray_internals import keep_environment, loopback_only
+from rfray.cluster.session_folder import session_folder
+from rfray.errors import ClusterError, check_no_secret
 from rfray.spec.sweep import Resources
 
 TRIAL_MODULES = ["rfray.training.loop", "rfray.tuning.trainable"]
@@ -49,26 +50,28 @@ def connected(address: str | None, resources: Resources, settings: Mapping[str, 
     Raises ClusterError where nothing answers at `address`, or it would not take this process in.
     """
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        if settings is None:
-            share_ready_processes()
-            ready = max(1, min(READY, int((os.cpu_count() or 1) // resources.cpu)))
-            settings = {"RAY_num_workers_soft_limit": str(ready)}
-            if resources.world_size == 1:  # a trial with several workers takes many processes, most of them for little
-                settings["RAY_preload_python_modules"] = ",".join(TRIAL_MODULES)
-        if address is None:
-            context = start_local_ray(settings)
-        else:
-            check_reachable(address)
-            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError, RayError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())  # some of Ray's have several lines
-        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {reason}") from error
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits without a message
-    try:
+    with ExitStack() as stack:
+        try:
+            keep_environment()
+            if settings is None:
+                ready = max(1, min(READY, int((os.cpu_count() or 1) // resources.cpu)))
+                settings = {"RAY_num_workers_soft_limit": str(ready)}
+                if resources.world_size == 1:  # a trial with several workers takes many processes, most for little
+                    settings["RAY_preload_python_modules"] = ",".join(TRIAL_MODULES)
+            if address is None:
+                own = str(stack.enter_context(session_folder()))
+                stack.callback(ray.shutdown)
+                context = start_local_ray({**settings, "RAY_TMPDIR": own})
+            else:
+                check_no_secret(address)
+                check_reachable(address)
+                stack.callback(ray.shutdown)
+                context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, ValueError, RuntimeError, RayError) as error:
+            reason = " ".join(str(error.__cause__ or error).split())  # some of Ray's have several lines
+            raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {reason}") from error
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits without a message
         yield Path(context.address_info["session_dir"])
-    finally:
-        ray.shutdown()
 
 
 def start_local_ray(settings: Mapping[str, str], num_cpus: int | None = None) -> Any:
@@ -81,13 +84,23 @@ def start_local_ray(settings: Mapping[str, str], num_cpus: int | None = None) ->
     before = {name: os.environ[name] for name in settings.keys() & os.environ.keys()}
     os.environ.update(settings)
     options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    _protect_token()
     try:
         with loopback_only():
             return ray.init(address="local", num_cpus=num_cpus, **options)
     finally:
+        _protect_token()
         for name in settings:
             del os.environ[name]
         os.environ.update(before)
+
+
+def _protect_token() -> None:
+    """Makes the token of a local Ray its user's alone: Ray writes it for all to read."""
+    with suppress(OSError, RuntimeError):  # no home, or none that can be written
+        folder = Path("~/.ray").expanduser()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "auth_token").chmod(0o600)
 
 
 def check_reachable(address: str) -> None:

@@ -1,4 +1,4 @@
-"""Ray's private names that rfray can't do without -> four functions; where this Ray lacks a name, a warning and less.
+"""Ray's private names that rfray can't do without -> functions; where this Ray lacks a name, a warning and less.
 
 No other module may use a private name of a library (tests/test_contracts.py).
 """
@@ -52,14 +52,18 @@ def loopback_only() -> Iterator[None]:
         constants.ENABLE_RAY_CLUSTER = before
 
 
-def share_ready_processes() -> None:
-    """Lets the processes of Ray Tune's trials be those that Ray keeps ready.
+def keep_environment() -> None:
+    """Has Ray Tune set no environment variables for the processes of trials.
 
-    Reason: Ray keeps processes ready only for what needs no environment variables of its own, and Tune sets one for
-    PyTorch Lightning. The first trial of each slot would wait until torch and timm are imported (4 s on an idle core).
+    Reason: Tune takes over AWS's keys, and Ray writes what it is to set into a log, in clear; a local Ray's processes
+    have this one's environment anyhow, and a cluster's nodes have their own. And Ray keeps processes ready only for
+    what needs none, but Tune sets one for PyTorch Lightning: the first trial of each slot would wait until torch and
+    timm are imported (4 s on an idle core).
     """
     loss = "trials don't use the processes that are ready, and so begin some seconds later"
     (find("ray.tune.execution.class_cache", "DEFAULT_ENV_VARS", loss) or {}).clear()
+    loss = "AWS's keys of the environment may stand in Ray's logs, which nobody else can read on this machine"
+    (find("ray.tune.execution.class_cache", "ENV_VARS_TO_PROPAGATE", loss) or set()).clear()
 
 
 def free_groups(which: Literal["trials", "workers", "orphans"]) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from rfray.errors import ClusterError, Interrupted, RfrayError, RunError
+from rfray.errors import ClusterError, Interrupted, RfrayError, RunError, check_no_secret
 from rfray.progress.events import Event, JobBegan, event_in
 from rfray.progress.live import View
 from rfray.remote.command import RemoteCommand, check_versions
@@ -80,6 +80,7 @@ def reach(address: str) -> Any:
     where nothing answers, or something else than Ray, where the token is missing or wrong, and where Ray has another
     version there.
     """
+    check_no_secret(address)
     for name in ("requests", "aiohttp"):
         if find_spec(name) is None:
             raise ClusterError(f"--address {address}: {name} is missing; pip install 'rfray[cluster]'")

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from rfray.errors import check_no_secret
+
 KeyPath = tuple[str | int, ...]
 Problems = Iterator[tuple[KeyPath, object, str]]
 """Keys, each with what was given and what is allowed."""
@@ -31,11 +33,16 @@ def rule(allowed: str, holds: Callable[[Any], object], *, before: bool = False) 
     return BeforeValidator(checked) if before else AfterValidator(checked)
 
 
+def _without_key(address: str) -> str:
+    check_no_secret(address)  # its InputError passes pydantic by, which would show what was given
+    return address
+
+
 EACH_ONCE = rule("every value once", lambda values: len({repr(value) for value in values}) == len(values))
 AbsolutePath = Annotated[
     str,
     rule("a path", bool),
-    AfterValidator(lambda path: path if "://" in path else os.path.abspath(os.path.expanduser(path))),
+    AfterValidator(lambda path: _without_key(path) if "://" in path else os.path.abspath(os.path.expanduser(path))),
 ]
 """A path that is made absolute, or an address."""
 

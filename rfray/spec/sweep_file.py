@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from rfray.errors import RunError, SweepError, nearest_first
+from rfray.errors import InputError, RunError, SweepError, check_no_secret, nearest_first
 from rfray.spec.schema_base import KeyPath, Strict, allowed
 from rfray.spec.sweep import Sweep
 
@@ -85,6 +85,12 @@ def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> Sweep:
 
 def parse_sweep(text: str, name: str, overrides: tuple[str, ...] = ()) -> SweepFile:
     """The same from YAML or JSON; `name` stands for the file in errors."""
+    written = [(f"{name}:{number}", line) for number, line in enumerate(text.splitlines(), 1)]
+    for place, line in [*written, *((f"--set {one.partition('=')[0]}", one) for one in overrides)]:
+        try:
+            check_no_secret(line)
+        except InputError as error:
+            raise SweepError(f"{place}: {error}") from None
     raw, places = _parse(text, name)
     if not isinstance(raw, dict):
         raise SweepError(f"{name}:1: given {_shown(raw)}; allowed: a sweep: the keys {', '.join(Sweep.model_fields)}")

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from pyarrow import fs
 
-from rfray.errors import StorageError
+from rfray.errors import StorageError, check_no_secret
 from rfray.store.files import below, is_disk_full, replacing
 
 SCHEMES = ("s3", "gs", "hf")
@@ -245,6 +245,7 @@ def _in_threads(do: Callable[[Any], None], items: Iterable[Any]) -> None:
 
 @cache
 def _opened(address: str) -> tuple[fs.FileSystem, str]:
+    check_no_secret(address)
     scheme = address.split("://", 1)[0]
     if scheme not in SCHEMES:
         raise StorageError(f"{address}: no such kind of address; allowed: {', '.join(f'{one}://' for one in SCHEMES)}")

@@ -14,7 +14,7 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rfray.cluster import ray_internals
-from rfray.cluster.ray_internals import find, free_groups, loopback_only, share_ready_processes, without_group_cleaner
+from rfray.cluster.ray_internals import find, free_groups, keep_environment, loopback_only, without_group_cleaner
 
 
 def enter(block: Callable[[], object]) -> None:
@@ -24,7 +24,8 @@ def enter(block: Callable[[], object]) -> None:
 
 USES: dict[tuple[str, str], Callable[[], object]] = {
     ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER"): lambda: enter(loopback_only),
-    ("ray.tune.execution.class_cache", "DEFAULT_ENV_VARS"): share_ready_processes,
+    ("ray.tune.execution.class_cache", "DEFAULT_ENV_VARS"): keep_environment,
+    ("ray.tune.execution.class_cache", "ENV_VARS_TO_PROPAGATE"): keep_environment,
     ("ray._private.state", "state._connect_and_get_accessor"): lambda: free_groups("trials"),
     ("ray.train.torch", "TorchTrainer._create_default_callbacks"): lambda: without_group_cleaner(TorchTrainer),
 }

@@ -1,0 +1,80 @@
+"""nothing -> a folder for a Ray that is started here: nobody else can read it, and it goes with the command."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from rfray.errors import ClusterError
+
+SOCKET_BYTES = 107
+"""Longest path of a Unix socket on Linux (sun_path in unix(7), without its end)."""
+INSIDE = len("/rfray-12345678/ray/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store")
+"""What the longest of Ray's sockets adds to the folder for temporary files; process ids have up to seven digits."""
+
+
+@contextmanager
+def session_folder() -> Iterator[Path]:
+    """A folder (mode 700) for RAY_TMPDIR for the length of a block; also clears what killed commands have left.
+
+    It is in RAY_TMPDIR, in the folder for temporary files, or in /tmp where the latter's path is too long.
+    Raises ClusterError where RAY_TMPDIR is too long, and where there can be no folder.
+    """
+    above = _folder_above()
+    for old in above.glob("rfray-*"):
+        with suppress(OSError):
+            _clear(old)
+    try:
+        new = Path(tempfile.mkdtemp(prefix=".rfray-", dir=above))
+        folder, lock = above / new.name[1:], os.open(new, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with this process; other processes do not inherit it
+        new.rename(folder)  # no other command sees it unlocked
+    except OSError as error:
+        todo = "Set RAY_TMPDIR to a folder on a disk of this machine in which you may write"
+        raise ClusterError(f"{above}: no folder for Ray can be made there: {error.strerror}. {todo}") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _folder_above() -> Path:
+    asked = os.environ.get("RAY_TMPDIR")
+    if asked and not _is_short(asked):
+        most = SOCKET_BYTES - INSIDE
+        raise ClusterError(
+            f"RAY_TMPDIR: {asked} has {len(os.fsencode(asked))} bytes; allowed: at most {most}. Name one"
+        )
+    try:
+        folder = os.path.abspath(asked or tempfile.gettempdir())
+    except OSError as error:
+        raise ClusterError(f"no folder for temporary files: {error.strerror}. Set TMPDIR to one") from None
+    return Path(folder if _is_short(folder) else "/tmp")  # noqa: S108
+
+
+def _is_short(folder: str) -> bool:
+    return len(os.fsencode(os.path.abspath(folder))) + INSIDE <= SOCKET_BYTES
+
+
+def _clear(folder: Path) -> None:
+    """Removes the folder of a command that was killed, and ends what is left of its Ray."""
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError: its command lives
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.uids().real == os.getuid() and any(
+                    Path(file.path).is_relative_to(folder) for file in process.open_files()
+                ):
+                    process.kill()  # Ray's agents outlive a killed command by minutes, with their logs open
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
