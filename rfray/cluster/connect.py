@@ -61,7 +61,7 @@ def connected(address: str | None, resources: Resources, settings: Mapping[str, 
             if address is None:
                 own = str(stack.enter_context(session_folder()))
                 stack.callback(ray.shutdown)
-                context = start_local_ray({**settings, "RAY_TMPDIR": own})
+                context = start_local_ray({**settings, "RAY_TMPDIR": own, "TMPDIR": own})
             else:
                 check_no_secret(address)
                 check_reachable(address)

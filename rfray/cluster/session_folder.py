@@ -47,10 +47,8 @@ def session_folder() -> Iterator[Path]:
 def _folder_above() -> Path:
     asked = os.environ.get("RAY_TMPDIR")
     if asked and not _is_short(asked):
-        most = SOCKET_BYTES - INSIDE
-        raise ClusterError(
-            f"RAY_TMPDIR: {asked} has {len(os.fsencode(asked))} bytes; allowed: at most {most}. Name one"
-        )
+        given, most = f"{asked} has {len(os.fsencode(asked))} bytes", SOCKET_BYTES - INSIDE
+        raise ClusterError(f"RAY_TMPDIR: {given}; allowed: a path of at most {most}")
     try:
         folder = os.path.abspath(asked or tempfile.gettempdir())
     except OSError as error:

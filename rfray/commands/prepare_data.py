@@ -19,6 +19,7 @@ from rfray.data.folders import changes, image_folder, most_images, training_chan
 from rfray.data.geometry import geometries
 from rfray.data.images import no_room_in_cache
 from rfray.data.near_duplicates import find_pairs, linked_groups
+from rfray.data.node_cache import cache_folder, remove_unfinished
 from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.files import below, replacing
@@ -35,6 +36,7 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
 
     Raises DataError where the images can't be used, RunError where they have changed since the sweep began.
     """
+    remove_unfinished(cache_folder(sweep.data.cache))
     if run.catalog_file.exists():
         catalog = run.catalog()
         if changed := training_changes(run, sweep, catalog):

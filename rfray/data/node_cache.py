@@ -37,8 +37,7 @@ def cache_folder(cache: CacheSettings) -> Path:
 def make_room(folder: Path, max_gb: float, need: int) -> int:
     """Deletes files that are not in use, the longest unused first, until `need` bytes fit; returns how many do."""
     with FileLock(folder / ".room.lock"):
-        for path in filter(_is_idle, folder.glob(".writing-*.u8")):  # its process was killed
-            path.unlink(missing_ok=True)
+        remove_unfinished(folder)
         patterns = ("pixels-*.u8", "images-*.bytes", ".writing-*.u8")
         found = [path for pattern in patterns for path in folder.glob(pattern)]
         sizes = {path: int(path.read_text()) if path.suffix == ".bytes" else path.stat().st_size for path in found}
@@ -53,6 +52,12 @@ def make_room(folder: Path, max_gb: float, need: int) -> int:
             oldest.unlink(missing_ok=True)
             if oldest.suffix == ".bytes":
                 shutil.rmtree(oldest.with_suffix(""), ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Deletes files of pixels whose process was killed before they were whole."""
+    for path in filter(_is_idle, folder.glob(".writing-*.u8")):
+        path.unlink(missing_ok=True)
 
 
 def _is_idle(path: Path) -> bool:

@@ -1,8 +1,8 @@
 """a run folder + a sweep or a command -> whose it is: one sweep's own, in use by one command at a time, or moved aside.
 
 A lock on a disk ends with its process. Object stores have none: there, a small file says who uses the address, and is
-written anew every few seconds. Two commands that start within the same second on different machines may both believe
-that they alone use it; trials are safe all the same, since only the process that a starts.csv names last writes there.
+written anew every few seconds. Of two commands that start at once, the first finds the other's name there within
+seconds, and stops; trials are safe all the same, since only the process that a starts.csv names last writes there.
 """
 
 import json
@@ -10,9 +10,11 @@ import os
 import shutil
 import socket
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from threading import Event, Thread
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Event, Lock, Thread
 
 from filelock import FileLock, Timeout
 
@@ -21,7 +23,7 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import differences, resolved_text
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
-from rfray.store.storage import Storage
+from rfray.store.storage import FENCES, Storage
 
 LEASE_FILE = ".lock"
 """At an address: who uses it."""
@@ -60,46 +62,75 @@ def lock_run(run: RunDir, without: tuple[str, ...] = ()) -> Iterator[None]:
     Of a run at an address, everything but `without` (patterns of `Mirror.pull`) is brought here first, and what has
     changed is sent there afterwards. Where nothing was left out, what was removed here is removed there.
     """
-    lock_file = run.path.with_name(f".{run.name}.lock")  # beside the folder: in force also when that is moved aside
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    note = lock_file.with_suffix(".holder")
     user = f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
-    try:
-        lock = FileLock(lock_file, timeout=0).acquire()
-    except Timeout:
-        by = note.read_text() if note.exists() else "another process"
-        raise RunError(f"{run.path} is in use by {by}; wait for it, or choose another folder with --run") from None
-    with lock:
-        write_whole(note, user)
-        with lease(run.mirror.storage, user) if run.mirror.storage else nullcontext():
-            run.mirror.pull(without=without, removing="*")
+    # the folder itself, whatever links lead there, and its name, which --fresh may make another folder's
+    real = (os.path.realpath(run.path), os.path.join(os.path.realpath(run.path.parent), run.path.name))
+
+    with ExitStack() as stack:
+        for folder in map(Path, sorted(set(real))):
+            lock_file = folder.with_name(f".{folder.name}.lock")  # beside it: in force also when that is moved aside
+            lock_file.parent.mkdir(parents=True, exist_ok=True)
+            note = lock_file.with_suffix(".holder")
             try:
-                yield
-            finally:
-                run.mirror.push(removing=None if without else "*")
+                stack.enter_context(FileLock(lock_file, timeout=0))
+            except Timeout:
+                by = note.read_text() if note.exists() else "another process"
+                raise RunError(
+                    f"{run.path} is in use by {by}; wait for it, or choose another folder with --run"
+                ) from None
+            write_whole(note, user)
+        for unfinished in run.path.rglob(".*.????????.part*"):  # of a command that was killed
+            unfinished.unlink(missing_ok=True)
+        if run.mirror.storage:
+            stack.enter_context(lease(run.mirror.storage, user, run.path.with_name(f".{run.name}.lease")))
+        run.mirror.pull(without=without, removing="*")
+        try:
+            yield
+        finally:
+            run.mirror.push(removing=None if without else "*")
 
 
 @contextmanager
-def lease(storage: Storage, user: str) -> Iterator[None]:
-    """Locks an address for `user` while the block lasts, against other machines. Raises RunError where one uses it."""
-    if entry := storage.entry(LEASE_FILE):
-        other = json.loads(storage.read(LEASE_FILE))
-        age = time.time() - entry.modified / 1e9
-        if other["host"] != socket.gethostname() and age < LEASE_ENDS:
-            raise RunError(
-                f"{storage.address} is in use by {other['user']}, whose last sign is {age:.0f} s old; wait for it. "
-                f"If it is dead, the same command works in {LEASE_ENDS - age:.0f} s"
-            )
-    note = json.dumps({"host": socket.gethostname(), "user": user}).encode()
-    storage.write(LEASE_FILE, note)
-    over = Event()
+def lease(storage: Storage, user: str, note: Path) -> Iterator[None]:
+    """Holds an address, which has no locks, for `user`, a text. Raises RunError where somebody else holds it.
+
+    Only the store's clock is read. Who finds another's id in the file has lost the address, and changes nothing there
+    any more (see `storage.FENCES`); who gave no sign for long looks before its next change. `note` is a file of this
+    machine with the id that was used from here last: as a lock on a disk says, that command is dead.
+    """
+    own, earlier = uuid.uuid4().hex, note.read_text() if note.exists() else ""
+    content, lost, over, one_at_a_time = json.dumps({"id": own, "user": user}).encode(), [""], Event(), Lock()
+    _check_free(storage, own, earlier)
+    write_whole(note, own)
+    storage.write(LEASE_FILE, content, fenced=False)
+    renewed = [_clock()]
 
     def renew() -> None:
+        with one_at_a_time:
+            began, (holder, by) = _clock(), _holder(storage)
+            if holder != own:
+                lost[0] = (
+                    f"{storage.address} is in use by {by or 'another command'} now; this one has stopped writing there"
+                )
+                return
+            storage.write(LEASE_FILE, content, fenced=False)
+            renewed[0] = began
+
+    def check() -> None:
+        if not lost[0] and _clock() - renewed[0] > LEASE_ENDS - LEASE_RENEWED:
+            renew()
+        if lost[0]:
+            raise RunError(lost[0])
+
+    def keep() -> None:
         while not over.wait(LEASE_RENEWED):
             with suppress(StorageError):  # the store may answer again before the lease ends
-                storage.write(LEASE_FILE, note)
+                renew()
 
-    thread = Thread(target=renew, daemon=True)
+    renew()  # the last of two that have begun at once holds it
+    check()
+    FENCES[storage.address] = check
+    thread = Thread(target=keep, daemon=True)
     thread.start()
     try:
         yield
@@ -107,4 +138,41 @@ def lease(storage: Storage, user: str) -> Iterator[None]:
         over.set()
         thread.join()
         with suppress(StorageError):  # it ends by itself, too
-            storage.remove([LEASE_FILE])
+            renew()
+            if not lost[0]:
+                storage.remove([LEASE_FILE])
+        del FENCES[storage.address]
+
+
+def _check_free(storage: Storage, own: str, earlier: str) -> None:
+    """Raises RunError where somebody holds the address who is not the dead one from here."""
+    entry = storage.entry(LEASE_FILE)
+    if entry is None:
+        return
+    holder, user = _holder(storage)
+    if earlier and holder == earlier:
+        return
+    probe = f"{LEASE_FILE}-{own}"  # its time is what the store's clock says now
+    storage.write(probe, b"", fenced=False)
+    now = storage.entry(probe)
+    storage.remove([probe])
+    age = (now.modified - entry.modified) / 1e9 if now else LEASE_ENDS
+    if entry.modified and age < LEASE_ENDS:
+        raise RunError(
+            f"{storage.address} is in use by {user or 'another command'}, whose last sign is {age:.0f} s old; wait for "
+            f"it. If it is dead, the same command works in {LEASE_ENDS - age:.0f} s"
+        )
+
+
+def _holder(storage: Storage) -> tuple[str, str]:
+    """Id and name of who holds the address; empty where nobody does, or the file is damaged."""
+    try:
+        found = json.loads(storage.read(LEASE_FILE)) if storage.entry(LEASE_FILE) else {}
+        return str(found.get("id", "")), str(found.get("user", ""))
+    except (ValueError, AttributeError, RecursionError):
+        return "", ""
+
+
+def _clock() -> float:
+    """Seconds; time in which the machine sleeps counts, too."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

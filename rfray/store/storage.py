@@ -31,6 +31,10 @@ STATES = "state-*.pt"
 """What trials go on from. Each is sent before the files of its epoch, which are made again from it if they are lost."""
 
 
+FENCES: dict[str, Callable[[], None]] = {}
+"""Address that a command of this process holds -> raises where it does so no longer; called before every change."""
+
+
 def is_address(where: object) -> bool:
     """Whether something names a folder that is not a path of this machine."""
     return isinstance(where, str) and "://" in where
@@ -115,14 +119,17 @@ class Storage:
         with self._at(path) as there, self._files.open_input_stream(there) as source:
             return bytes(source.read())
 
-    def write(self, path: str, data: bytes | BinaryIO) -> None:
-        """Makes it the whole content of a file."""
+    def write(self, path: str, data: bytes | BinaryIO, *, fenced: bool = True) -> None:
+        """Makes it the whole content of a file. Raises what a fence raises, unless it is not `fenced`."""
+        if fenced:
+            self._check_fences()
         source = io.BytesIO(data) if isinstance(data, bytes) else data
         with self._at(path) as there, self._files.open_output_stream(there) as target:
             shutil.copyfileobj(source, target, CHUNK)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Removes files; those that are not there are not missed."""
+        self._check_fences()
 
         def remove_one(path: str) -> None:
             with self._at(path) as there, suppress(FileNotFoundError):
@@ -132,16 +139,23 @@ class Storage:
 
     def remove_folder(self, path: str) -> None:
         """Removes a folder with all that is in it; one that is not there is not missed."""
+        self._check_fences()
         with self._at(path) as there, suppress(FileNotFoundError):
             self._files.delete_dir(there)
 
     def move(self, address: str) -> None:
         """Moves every file to another address of the same store, but no hidden ones."""
+        self._check_fences()
         paths = [entry.path for entry in self.entries() if not entry.path.startswith(".")]
         target = address.split("://", 1)[1].rstrip("/")
         with self._at("") as here:
             _in_threads(lambda path: self._files.copy_file(f"{here}/{path}", f"{target}/{path}"), paths)
         self.remove(paths)
+
+    def _check_fences(self) -> None:
+        for address, check in tuple(FENCES.items()):
+            if f"{self.address}/".startswith(f"{address}/"):
+                check()
 
     def _entry(self, found: fs.FileInfo) -> Entry:
         return Entry(found.path[len(self._base) + 1 :], found.size or 0, found.mtime_ns or 0)

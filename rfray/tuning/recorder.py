@@ -130,15 +130,13 @@ def ranking(ended: list[TrialResult]) -> list[TrialResult]:
 
 
 def remove_leftovers(run: RunDir, sweep: Sweep, ended: list[TrialResult]) -> None:
-    """Deletes what a killed sweep left: weights beyond the best `sweep.keep`, states, half-written files."""
+    """Deletes what a killed sweep left: weights beyond the best `sweep.keep`, and states."""
     weights, over = run.mirror.find(WEIGHTS), {one.id for one in ended}
     kept = {one.id for one in _kept(ended, sweep, weights)}
     run.mirror.remove(file for file in weights if file.parent.name in over - kept)
     over |= {out.id for out in run.repeats() if out.result_file.exists()}
     states = [file for folder in ("trials", "repeats") for file in run.mirror.find(f"{folder}/*/{STATES}")]
     run.mirror.remove(file for file in states if file.parent.name in over)
-    for part in run.path.rglob(".*.part*"):
-        part.unlink(missing_ok=True)
 
 
 def _kept(ended: list[TrialResult], sweep: Sweep, weights: list[Path]) -> list[TrialResult]:

@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from rfray.errors import RunError
 from rfray.spec.sweep import Sweep
-from rfray.store.ownership import LEASE_FILE, claim_run, lease, lock_run, move_run_aside
+from rfray.store.ownership import LEASE_ENDS, LEASE_FILE, claim_run, lease, lock_run, move_run_aside
 from rfray.store.run_dir import RunDir
 from rfray.store.storage import Storage
 from tests.object_store import bucket_here
@@ -113,25 +115,124 @@ def test_locking_alone_makes_no_folder_and_ends_with_an_exception(tmp_path: Path
         assert not run.path.exists()
 
 
-def test_a_lease_of_another_machine_is_refused_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("held", ["x/s", "other/s", "link", "x/../x/s"])
+@pytest.mark.parametrize("asked", ["x/s", "other/s", "link", "chain"])
+def test_whatever_links_lead_to_it_a_folder_has_one_user(held: str, asked: str, tmp_path: Path) -> None:
+    (tmp_path / "x" / "s").mkdir(parents=True)
+    (tmp_path / "other").symlink_to("x")
+    (tmp_path / "link").symlink_to(tmp_path / "x" / "s")
+    (tmp_path / "chain").symlink_to("link")
+    with (
+        lock_run(RunDir(tmp_path / held)),
+        pytest.raises(RunError, match="is in use by process"),
+        lock_run(RunDir(tmp_path / asked)),
+    ):
+        pass
+    with lock_run(RunDir(tmp_path / asked)):
+        pass
+
+
+def test_a_link_that_is_moved_aside_stays_locked(tmp_path: Path) -> None:
+    new_run(tmp_path / "s")
+    (tmp_path / "link").symlink_to("s")
+    linked = RunDir(tmp_path / "link")
+    with lock_run(linked):
+        move_run_aside(linked)
+        claim_run(linked, sweep())
+        with pytest.raises(RunError, match="is in use by process"), lock_run(RunDir(tmp_path / "link")):
+            pass
+
+
+def test_half_written_files_of_a_killed_command_are_removed(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "s")
+    (run.path / "plots").mkdir()
+    for left in (".leaderboard.0123abcd.part.csv", "plots/.roc.0123abcd.part.png"):
+        (run.path / left).touch()
+    with lock_run(run):
+        assert list(run.path.rglob("*.part*")) == []
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Storage:
+    """An address, which is a folder here; no server is needed for it."""
+    return FolderStorage(tmp_path / "bucket")
+
+
+class FolderStorage(Storage):
+    def __init__(self, folder: Path) -> None:
+        self.address, self._files, self._base = "s3://bucket/x", fs.LocalFileSystem(), str(folder)
+        folder.mkdir()
+        (folder / ".bucket").touch()  # which may not be empty
+
+
+def names(store: Storage) -> list[str]:
+    return sorted(entry.path for entry in store.entries() if entry.path != ".bucket")
+
+
+def test_a_lease_is_refused_until_it_ends_whatever_the_hosts_are_called(
+    store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lease(store, "process 1 on host", tmp_path / "here"):
+        assert names(store) == [LEASE_FILE]
+        refused = pytest.raises(RunError, match=r"by process 1 on host, whose last sign is \d+ s old.*works in \d+ s")
+        monkeypatch.setattr("time.time", lambda: 1e12)  # a clock of this machine that is wrong
+        with refused, lease(store, "process 1 on host", tmp_path / "another"):
+            pass
+        assert names(store) == [LEASE_FILE]
+    assert names(store) == []
+
+
+def test_who_was_killed_here_holds_nothing(store: Storage, tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("dead")  # and a lock on the disk has let us in
+    store.write(LEASE_FILE, b'{"id": "dead", "user": "process 1"}')
+    with lease(store, "process 2", tmp_path / "here"):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff", b"[" * 100_000])
+def test_a_damaged_lease_ends_like_others(store: Storage, tmp_path: Path, content: bytes) -> None:
+    store.write(LEASE_FILE, content)
+    refused = pytest.raises(RunError, match="in use by another command, whose")
+    with refused, lease(store, "process 2", tmp_path / "here"):
+        pass
+    long_ago = time.time() - LEASE_ENDS - 1
+    os.utime(tmp_path / "bucket" / LEASE_FILE, (long_ago, long_ago))
+    with lease(store, "process 2", tmp_path / "here"):
+        store.write("file", b"")
+
+
+@pytest.mark.parametrize("change", ["write", "remove", "remove_folder", "move", "below"])
+def test_who_has_lost_the_lease_changes_nothing(
+    store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    changes = {
+        "write": lambda: store.write("result.json", b"stale"),
+        "remove": lambda: store.remove(["result.json"]),
+        "remove_folder": lambda: store.remove_folder("trials"),
+        "move": lambda: store.move("s3://bucket/aside"),
+        "below": lambda: store.at("trials").write("file", b"stale"),
+    }
+    store.write("result.json", b"whole")
+    (tmp_path / "bucket" / "trials").mkdir()
+    store.write("trials/file", b"whole")
+    taken = b'{"id": "taker", "user": "process 9 elsewhere"}'
+    with lease(store, "process 1", tmp_path / "here"):
+        store.write("other.json", b"mine")
+        store.write(LEASE_FILE, taken, fenced=False)
+        now = time.clock_gettime(time.CLOCK_BOOTTIME) + LEASE_ENDS  # as after a sleep of the machine
+        monkeypatch.setattr("rfray.store.ownership._clock", lambda: now)
+        with pytest.raises(RunError, match=r"in use by process 9 elsewhere now; this one has stopped writing there"):
+            changes[change]()
+    assert store.read(LEASE_FILE) == taken  # nor the other's lease
+    assert [store.read(name) for name in ("result.json", "trials/file")] == [b"whole", b"whole"]
+    store.write("result.json", b"free")
+
+
+def test_a_lease_on_a_real_store(tmp_path: Path) -> None:
     with bucket_here() as bucket:
-        check_lease(Storage(f"{bucket}/x"), monkeypatch)
-
-
-def check_lease(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
-    with lease(storage, "process 1 on elsewhere"):
-        assert [entry.path for entry in storage.entries()] == [LEASE_FILE]
-        with lease(storage, "the same machine, where a file lock has let us in"):
-            pass
-        storage.write(LEASE_FILE, b'{"host": "elsewhere", "user": "process 1 on elsewhere"}')
-        monkeypatch.setattr("socket.gethostname", lambda: "here")
-        refused = pytest.raises(
-            RunError, match=r"by process 1 on elsewhere, whose last sign is \d+ s old.*works in \d+ s"
-        )
-        with refused, lease(storage, "process 2 on here"):
-            pass
-        monkeypatch.setattr("rfray.store.ownership.LEASE_ENDS", -1e9)
-        with lease(storage, "process 2 on here"):
-            pass
-    assert list(storage.entries()) == []
+        storage = Storage(f"{bucket}/x")
+        with lease(storage, "process 1", tmp_path / "here"):
+            refused = pytest.raises(RunError, match=r"by process 1, whose last sign is \d+ s old")
+            with refused, lease(storage, "process 2", tmp_path / "there"):
+                pass
+        assert names(storage) == []
