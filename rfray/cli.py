@@ -38,7 +38,8 @@ class Verbs(TyperGroup):
 app = Typer(
     name="rfray",
     cls=Verbs,
-    help="One YAML file becomes a sweep, a soft-voting ensemble and a leaderboard for telling real from fake images.",
+    help="One YAML file becomes a sweep, an ensemble of the best trials that tells real images from fake ones, and a "
+    "leaderboard that says how well, and how surely.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -204,7 +205,7 @@ def serve(
 
 @app.command()
 def fetch(
-    run: Annotated[str, Argument(metavar="RUN", help="The address of a run folder: s3://bucket/runs/<name>.")],
+    run: Annotated[str, Argument(metavar="ADDRESS", help="The address of a run folder: s3://bucket/runs/<name>.")],
     to: Annotated[Path | None, Option(help="The folder here; by default runs/<name>.")] = None,
     weights: Annotated[bool, Option(help="Bring the weights of the kept trials, too.")] = True,
 ) -> None:

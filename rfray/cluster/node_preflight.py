@@ -32,7 +32,7 @@ def check_storage(run: RunDir, needed: int) -> None:
             if isinstance(problem, RayError):
                 problem = reason_of(problem)
             elif not problem and not run.mirror.find(f"{probe}-{node.id}"):
-                problem = "it has a folder of its own under this path"
+                problem = "its disk is not shared: the same path is another folder there"
             if problem:
                 why = f"node {node.address} can't write into the run folder {run.where}: {problem}"
                 todo = f"on a disk that all nodes share, or at an address (--run DIR, --run s3://bucket/{run.name})"
@@ -96,6 +96,6 @@ def _prepare(where: Path | str) -> str | None:
             if not unseen:
                 return f"can't read the images: {error}"
             why = f"{folder} is not there, and they are not in its cache ({cache_folder(sweep.data.cache)}) either"
-            todo = f"Share or copy them under the same path; or at an address that all reach (data.{part}: s3://…)"
-            return f"can't see the images: {why}. {todo}"
+            todo = "Share them, copy them to the same path on each node, or put them at an address that all nodes reach"
+            return f"can't see the images: {why}. {todo} (data.{part}: s3://…)"
     return None

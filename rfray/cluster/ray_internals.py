@@ -1,4 +1,4 @@
-"""Ray's private names that rfray can't do without -> functions; where this Ray lacks a name, a warning and less.
+"""Ray's private names, each behind a function; where this Ray lacks one, there is a warning and rfray does without.
 
 No other module may use a private name of a library (tests/test_contracts.py).
 """

@@ -97,7 +97,7 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
         those = f"the {voting} best vote" if several else "the best votes"
         if ensemble.members != [best, *others][:voting]:  # weighted, or of different backbones
             those = f"{voting} vote" if several else "one votes"
-        on = "all training images, of each by the models that have not learned from it"
+        on = "all training images, each predicted only by models that were not trained on it"
         if (rows["kind"].reindex(ensemble.members) != "fold").any():
             on = "the val images"
         yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.chosen_by} on {on}."

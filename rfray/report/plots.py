@@ -283,6 +283,7 @@ def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
         axes.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
         axes.set(title=STRENGTHS[family], ylabel="AUC")
         axes.label_outer()
+        axes.tick_params(labelbottom=True)  # the panels have different strengths
     figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)
     figure.tight_layout(rect=(0, legend / (5.6 + legend), 1, 1))
     aucs = {name: rows.loc[name, ["auc", TEST_COLUMNS[-1]]].map(_number) for name in styles}

@@ -1,4 +1,4 @@
-"""a path or an address -> `RunDir` and `TrialDir`: the names of all files of a run, which no other module knows."""
+"""a path or an address -> `RunDir` and `TrialDir`: the names of all files of a run."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ HEAVY = (f"*{WEIGHTS_FILE}", "*/folds/*", "ensemble/members/*", "*predictions-te
 
 
 def trial_id(number: int, trial: Trial) -> str:
-    """The id of the `number`-th trial of a run: in alphabetical order, the trials are in order of the numbers."""
+    """The id of the `number`-th trial of a run: ids sorted as text are in the order of the numbers."""
     return f"{number:05d}-{trial.digest[:6]}"
 
 
@@ -64,7 +64,7 @@ class TrialDir:
         self.out_of_fold_file = path / "predictions-train.parquet"
 
     def features_file(self, first: int) -> Path:
-        """features/<first>.safetensors: what a probe's backbone sees in some of its images, from that one on."""
+        """The features that a probe's backbone extracts from one span of images; `first` is the number of its first."""
         return self.path / "features" / f"{first:06d}.safetensors"
 
     def fold_weights_file(self, fold: Fold) -> Path:

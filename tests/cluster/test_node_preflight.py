@@ -51,7 +51,7 @@ def test_a_node_that_can_not_see_the_images_says_so(
     assert said is not None
     assert said.startswith(f"can't see the images: {tmp_path}/data/train is not there, and they are not in its cache")
     assert f"({tmp_path}/empty)" in said
-    assert said.endswith("under the same path; or at an address that all reach (data.train: s3://…)")
+    assert said.endswith("or put them at an address that all nodes reach (data.train: s3://…)")
 
 
 def test_a_val_folder_is_prepared_and_missed_too(

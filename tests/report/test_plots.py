@@ -1,12 +1,14 @@
 """rfray.report.plots: which pictures there are; what they look like was looked at."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from rfray.data.corruptions import FAMILIES
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
-from rfray.report.plots import write_plots
+from rfray.report.plots import corruption_curves, write_plots
 from rfray.store.records import write_record
 from tests.synthetic import FIRST, finish_trial, new_run, predictions, small_run
 
@@ -85,3 +87,14 @@ def test_twenty_four_members_and_a_band_without_a_verdict_make_small_pictures(tm
     ensemble = vote(run, 24)
     write_record(run.ensemble_file, ensemble.model_copy(update={"unsure": (0.4, 0.6)}))
     assert all(file.stat().st_size < 120_000 for file in write_plots(run))
+
+
+def test_every_panel_of_the_corruptions_names_its_own_strengths() -> None:
+    columns = ["auc", *(f"auc_{family}_{strength}" for family, strengths in FAMILIES.items() for strength in strengths)]
+    rows = pd.DataFrame(0.7, index=["ensemble"], columns=[*columns, "auc_worst_corruption"])
+    figure, _ = corruption_curves(rows, {"ensemble": {"color": "black"}})
+    figure.canvas.draw()
+    for panel, strengths in zip(figure.axes, FAMILIES.values(), strict=True):
+        shown = [label.get_text() for label in panel.get_xticklabels() if label.get_visible()]
+        assert shown == ["as it is", *map(str, strengths)]
+        assert all(tick.label1.get_visible() for tick in panel.xaxis.get_major_ticks())
