@@ -225,7 +225,8 @@ def _on_gpus(measured: Mapping[str, Measured], nodes: Sequence[Node]) -> Slot:
     if len(fitting) < len(nodes):  # not one image fits on some of them: the smallest kind on which it does, alone
         fitting = [node for node in fitting if node.device == smallest.device]
     need = found.host_memory * MARGIN
-    cores, memory = (min(getattr(node, of) / node.gpu for node in fitting) for of in ("cpu", "memory"))
+    cores = min(node.cpu / node.gpu for node in fitting)
+    memory = min(node.memory / node.gpu for node in fitting)
     share = max(1, int(min(found.device_memory / (found.memory * MARGIN), cores, memory / need)))
     return Slot(
         cpu=max(1.0, cores // share) if cores >= 1 else cores,

@@ -28,18 +28,18 @@ from rfray.store.storage import is_address
 
 def predict(
     bundle: str,
-    words: Sequence[str],
+    paths: Sequence[str],
     out: str | None,
     form: str | None,
     explain: Path | None,
     batch_size: int,
-    each: tuple[float, float | None],
+    cpu_and_gpu: tuple[float, float | None],
     address: str | None,
 ) -> None:
-    """Predicts the files that `words` mean (see `image_files`): into one file or the standard output, or into shards.
+    """Predicts the files that `paths` mean (see `image_files`): into one file or the standard output, or into shards.
 
-    `out` is a folder of shards where it is one or ends in /. Many processes write there, `each` with so many cores and
-    GPUs (None: one where there is any), and shards that are there are not made again. `explain` is a folder for
+    `out` is a folder of shards where it is one or ends in /. Many processes write there, with `cpu_and_gpu` each (no
+    GPU given: one where there is any), and shards that are there are not made again. `explain` is a folder for
     pictures of where the bundle saw its evidence; their names stand in a further column.
     Raises InputError for options that don't go together, and where there is nothing to read or no bundle, RunError
     where the folder holds something else, and RfrayError when all is written but some files could not be read.
@@ -49,25 +49,25 @@ def predict(
             raise InputError(f"--out {out}: into a folder, rows are written as Parquet, and nothing is explained")
         from rfray.inference.bulk import claim, predict_shards
 
-        resources = Resources(cpu=each[0], gpu="auto" if each[1] is None else each[1])
+        resources = Resources(cpu=cpu_and_gpu[0], gpu="auto" if cpu_and_gpu[1] is None else cpu_and_gpu[1])
         folder = Path(out).absolute()
         _make_folder("--out", folder)
         bundle = bundle if is_address(bundle) else str(Path(bundle).absolute())
         read_bundle(bundle)  # a damaged one is refused before anything starts
         passed = PassedOver()
-        with _counting(claim(folder, bundle, words, passed), folder, passed) as count:
+        with _counting(claim(folder, bundle, paths, passed), folder, passed) as count:
             for verdicts in predict_shards(folder, bundle, batch_size, resources, address):
                 count(verdicts)
         return
     file, passed = Path(out) if out is not None else None, PassedOver()
-    chosen, paths = format_of(file, form), list(image_files(words, sys.stdin, passed))
-    if not paths:
+    chosen, files = format_of(file, form), list(image_files(paths, sys.stdin, passed))
+    if not files:
         raise DataError("no image to predict: no path was given")
     if explain is not None:
         _make_folder("--explain", explain)
     loaded, done = load_bundle(bundle), 0
-    with _counting(len(paths), file, passed) as count, verdict_rows(file, chosen) as write:
-        for seen in detect(loaded, paths, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
+    with _counting(len(files), file, passed) as count, verdict_rows(file, chosen) as write:
+        for seen in detect(loaded, files, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
             table, _ = seen
             if explain is not None:
                 table["evidence"] = write_heatmaps(loaded, seen, explain, done)

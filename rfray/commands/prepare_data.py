@@ -68,9 +68,9 @@ def check_audit(run: RunDir, accepted: bool, console: Console) -> None:
     audit = run.audit()
     if audit is None:
         raise RunError(f"{run.audit_file} is gone; start anew with --fresh (the old run folder is moved aside)")
-    found = audit.graded("error"), audit.graded("warning")
-    errors, warnings = ([f"{one.sentence} {one.what_to_do}" for one in findings] for findings in found)
-    for said in (*(errors if accepted else ()), *warnings):
+    errors = [f"{one.sentence} {one.what_to_do}" for one in audit.graded("error")]
+    warnings = [f"{one.sentence} {one.what_to_do}" for one in audit.graded("warning")]
+    for said in [*errors, *warnings] if accepted else warnings:
         say(console, f"Audit: {said}")
     if errors and not accepted:
         listed = "\n  ".join(errors)
@@ -115,10 +115,7 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
 
 
 def scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The images of all folders, those of test last, and the pairs that are alike.
-
-    Where test can't be read yet, the others are not compared with it.
-    """
+    """The images of all folders, those of test last (if it can be read yet), and the pairs that are alike."""
     found = [_scan(run, sweep, folder, console) for folder in sweep.data.training_folders]
     if sweep.data.share("test") is None:
         try:
@@ -166,13 +163,13 @@ def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.Data
     Raises DataError where train or val lacks a class, because all its images are also in test.
     """
     training = images[images["folder"] != "test"]
-    links = pairs[["first", "second"]].to_numpy(int)
-    inside = links < len(training)
+    first, second = pairs["first"].to_numpy(int), pairs["second"].to_numpy(int)  # first < second; test comes last
     stays = np.ones(len(training), bool)
     if sweep.data.test_duplicates == "leave_out":
-        stays[links[inside[:, 0] & ~inside[:, 1], 0]] = False
-    links = links[inside[:, 1]]
-    links = (np.cumsum(stays) - 1)[links[stays[links].all(axis=1)]]
+        stays[first[(first < len(training)) & (second >= len(training))]] = False
+    links = np.column_stack([first, second])[second < len(training)]
+    links = links[stays[links].all(axis=1)]
+    links = (np.cumsum(stays) - 1)[links]  # numbered without those left out
     divided = divide(training[stays].reset_index(drop=True), sweep.data, sweep.seed, links, sweep.val_images)
     counts = divided.groupby(["part", "label"]).size()
     for part, (label, name) in product(("train", "val"), enumerate(CLASSES)):

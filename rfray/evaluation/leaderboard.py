@@ -31,7 +31,7 @@ WAIT_ALLOWED = 0.1
 """Share of the training time that a model may wait for images; chosen: to wait less would save a tenth at most."""
 OF_FOLDS = (
     "Of a row whose kind is `fold`, the `val_` column is on its own fold of the training images; where such models "
-    "vote, the vote's is on all training images, of each by the models that have not learned from it."
+    "vote, the vote's covers all training images, each predicted only by models that were not trained on it."
 )
 """What a reader has to know where there are models of folds: their val column is of other images."""
 LOWER_IS_BETTER = frozenset({"rank", "fp", "fn", "seconds", "wait_share", *operating_point.COLUMNS} - {"temperature"})
@@ -46,7 +46,7 @@ Row = dict[str, Any]
 
 
 def column_types(sweep: Sweep) -> dict[str, str]:
-    """Column of every leaderboard of this sweep -> its pandas dtype; first those of the contract, to `threshold`."""
+    """Column of every leaderboard of this sweep -> its pandas dtype; those to `threshold` come first in all."""
     kinds: dict[Any, str] = {float: NUMBER, int: COUNT}
     fields = {column: Trial.model_fields[name] for column, name in _settings(sweep).items()}
     settings = {column: kinds.get(field.annotation, TEXT) for column, field in fields.items()}
@@ -102,16 +102,15 @@ def ranked(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 def build_leaderboard(run: RunDir) -> pd.DataFrame:
     """One row for every finished trial and one for every vote, ranked by `ranked_by`, ties by name.
 
-    `column_types` and those of `robustness`; every metric without `val_` is on test, at the row's own threshold, which
-    its own val predictions give.
-    Raises RunError where a file is damaged or predictions contradict each other, DataError where val allows no choice
-    of a threshold.
+    Its columns are those of `column_types` and of `robustness`; every metric without `val_` is on test, at the row's
+    own threshold, which its own val predictions give.
+    Raises RunError where a file is damaged or predictions contradict each other, DataError if val allows no threshold.
     """
     sweep, ensemble, corrupted = run.sweep(), run.ensemble(), robustness(run)
     rows = [_of_trial(sweep, trial, result) for trial in run.models() if (result := trial.result()) is not None]
     rows += [_of_vote(run, vote, val_column(sweep)) for vote in (ensemble.votes if ensemble is not None else [])]
-    tests: dict[str, Predictions] = {row["name"]: row.pop("test") for row in rows if "test" in row}
-    types = column_types(sweep) | dict.fromkeys(next(iter(corrupted.values()), ()), NUMBER)
+    tests: dict[str, Predictions] = {row["name"]: row["test"] for row in rows if "test" in row}
+    types = column_types(sweep) | {column: NUMBER for values in corrupted.values() for column in values}
     frame = pd.DataFrame([row | corrupted.get(row["name"], {}) for row in rows], columns=list(types))
     frame = ranked(_typed(frame, types).sort_values("name", ignore_index=True), ranked_by(sweep, types))
     given = frame.loc[frame["name"].isin(tests), ["name", "kind", val_column(sweep), "threshold"]].to_numpy().tolist()

@@ -95,14 +95,15 @@ def _run_epoch(learner: Learner, out: TrialDir, val_metric: str, epoch: int) -> 
     validated = validate(learner, in_time=True)
     learner.validation_seconds = time.perf_counter() - began - training_seconds
     score = group.broadcast(metric(val_metric, validated.predictions))  # all processes decide by the same number
-    best = last.best_score if last else None
-    better = score is not None and (best is None or score > best)
+    best, best_epoch = (last.best_score, last.best_epoch) if last else (None, None)
+    if better := score is not None and (best is None or score > best):
+        best, best_epoch = score, epoch
     learner.last = record = Epoch(
         epoch=epoch,
         train_loss=train_loss,
         score=score,
-        best_score=score if better else best,
-        best_epoch=epoch if better else last.best_epoch if last else None,
+        best_score=best,
+        best_epoch=best_epoch,
         lr=learner.optimizer.param_groups[-1]["lr"],
         seconds=time.perf_counter() - began,
         images_per_second=images / training_seconds,
@@ -130,9 +131,9 @@ def footprint(trial: Trial, threads: int, micro_batch: int | None) -> Measured:
         train(short, data, TrialDir(Path(folder)), "accuracy", threads, hooks, micro_batch)
     name, device_memory, memory = "cpu", 0, 0
     if on_gpu:
-        name, (free, device_memory) = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)
-        # torch's own peak, and what CUDA needs for the process besides
-        besides = device_memory - free - torch.cuda.memory_reserved(device)
+        name = torch.cuda.get_device_name(device)
+        free, device_memory = torch.cuda.mem_get_info(device)
+        besides = device_memory - free - torch.cuda.memory_reserved(device)  # what CUDA needs besides torch's own peak
         memory = torch.cuda.max_memory_reserved(device) + max(0, besides)
     return Measured(
         setting=trial.digest,

@@ -151,7 +151,7 @@ class Meter:
         """Whether so many epochs of a trial are expected to end in time; one that `runs` has its resources already."""
         slot = self.shares.of(trial)
         left = self.account.left(more_gpus=0 if runs else slot.gpu * slot.workers)
-        return 0 < left >= self.forecast.seconds(_kind(trial), epochs, starts=not runs)
+        return left > 0 and left >= self.forecast.seconds(_kind(trial), epochs, starts=not runs)
 
     def can_go_on(self, trial: Trial, runs: bool = False) -> bool:
         """Whether a trial that has begun can use what is left: for an epoch or, by the clock, a part of one."""
@@ -164,7 +164,7 @@ class Meter:
         if not isinstance(sizes[0], Range):  # of a range not all sizes are known
             kinds = product(sweep.trial.choices("backbone"), sizes)
             fastest = min(self.forecast.seconds(kind, epochs) for kind in kinds)
-        return 0 < self.account.left() >= fastest
+        return (left := self.account.left()) > 0 and left >= fastest
 
 
 class BudgetCallback(SweepCallback, Stopper):

@@ -12,7 +12,7 @@ from typing import Any
 from ray.tune.search import Searcher as RaySearcher
 
 from rfray.errors import RunError
-from rfray.progress.metric_keys import EPOCH
+from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import SEEDS, Trial
 from rfray.store.records import Fold, TrialResult, TrialStart, WarmStart, write_record
@@ -29,7 +29,7 @@ class Listed(RaySearcher):
 
     def __init__(self, scheduler: Asha, at_once: int, starts: Iterator[TrialStart | None]) -> None:
         """At most `at_once` trials have a slot at the same time; where `starts` has None, the next comes later."""
-        super().__init__(metric="score", mode="max")
+        super().__init__(metric=SCORE, mode="max")
         self.scheduler, self._at_once, self._next = scheduler, at_once, starts
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -63,7 +63,7 @@ class Proposals(Listed):
         """
         self._images = run.training_images()
         scheduler = SCHEDULERS[sweep.search.scheduler](sweep, self._images)
-        super().__init__(scheduler, at_once, self._all())
+        super().__init__(scheduler, at_once, self._all())  # a generator: it starts with the first suggest
         self._run, self._sweep, self._meter = run, sweep, meter
         self._pauses = sweep.search.scheduler == "asha"
         self._planned = planned_trials(sweep)
@@ -74,7 +74,8 @@ class Proposals(Listed):
         self._starts: list[TrialStart] = []
         self._no_more = False  # the searcher has no other setting, or there is no time for one
         self._epochs: dict[str, int] = {}  # trial -> how many the searcher knows of
-        epochs, ended = self._judged_epochs(), {result.id for result in self._results}
+        epochs = self._judged_epochs()
+        ended = {result.id for result in self._results}
         scheduler.recall(epochs, ended)
         self._replay(epochs if self._pauses else [])
         self._open = [start for start in self._starts if start.id not in ended]
@@ -97,20 +98,19 @@ class Proposals(Listed):
         self._learn_result(result)
 
     def _all(self) -> Iterator[TrialStart | None]:
-        """What earlier starts have left open, then new ones; None while a paused one may or might continue instead."""
+        """What is open, then new ones; None while nothing is to start, but a paused one may go on now or later."""
         while True:
             paused = self.scheduler.next()
-            waiting = [start for start in self._open if self.scheduler.waits_at(start.id)]
-            cut_off = [start for start in self._open if start not in waiting and self._has_time_for(start.id)]
-            if found := cut_off or [start for start in waiting if start.id == paused]:
-                self._open.remove(found[0])
-                yield found[0]
-            elif paused is None and (start := self._new()) is not None:
-                yield start
-            elif self._pauses and (self.scheduler.running or self.scheduler.next() is not None):
-                yield None
-            else:
+            waiting = {start.id: start for start in self._open if self.scheduler.waits_at(start.id)}
+            cut_off = [start for start in self._open if start.id not in waiting and self._has_time_for(start.id)]
+            start = cut_off[0] if cut_off else waiting.get(paused or "")
+            if start is not None:
+                self._open.remove(start)
+            elif paused is None:
+                start = self._new()
+            if start is None and not (self._pauses and (self.scheduler.running or self.scheduler.next() is not None)):
                 return
+            yield start
 
     def _has_time_for(self, name: str) -> bool:
         return self._meter is None or self._meter.can_go_on(self._starts[_number(name)].trial)

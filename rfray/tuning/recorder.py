@@ -33,7 +33,7 @@ class Recorder(SweepCallback):
         earlier = results(run)
         self._count = max((result.position + 1 for result in earlier), default=0)
         self._kept = _kept(earlier, sweep, run.mirror.find(WEIGHTS))
-        self._session: list[TrialResult] = []
+        self._ended_now: list[TrialResult] = []
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial came to its end, was stopped early by the scheduler, or failed for good."""
@@ -59,7 +59,7 @@ class Recorder(SweepCallback):
         result = _result(out, self._count, self._sweep.search.metric, origin)
         write_record(out.result_file, result, out.mirror)
         self._count += 1
-        self._session.append(result)
+        self._ended_now.append(result)
         out.mirror.remove(out.mirror.find(STATES))
         if not result.repeats:  # whose weights all stay
             before, self._kept = self._kept, ranking([*self._kept, result])[: self._sweep.keep]
@@ -67,7 +67,7 @@ class Recorder(SweepCallback):
             self._run.mirror.remove(self._run.trial(loser).weights_file for loser in losers)
         for call in self.on_result:
             call(result)
-        if why := reason_to_end(self._session):
+        if why := reason_to_end(self._ended_now):
             raise SweepFailed(f"the sweep was stopped: {why}\nMend that; the same command goes on with the others")
 
 

@@ -41,7 +41,7 @@ class SweepContext:
     sweep: Sweep
     shares: TrialSlots
     """What each trial gets."""
-    session: Path
+    session_folder: Path
     """Ray's temporary folder."""
     console: Console
     meter: Meter | None
@@ -64,15 +64,14 @@ class SweepContext:
 
 
 def run_sweep(
-    run: RunDir, sweep: Sweep, shares: TrialSlots, session: Path, console: Console, meter: Meter | None = None
+    run: RunDir, sweep: Sweep, shares: TrialSlots, session_folder: Path, console: Console, meter: Meter | None = None
 ) -> list[TrialResult]:
     """Runs what is left of the sweep on the connected Ray cluster, then of its finalists' repeats.
 
-    All trials' results, in the order they ended. The arguments are those of `SweepContext`.
-    Raises RfrayError where Ray ended without running every trial, DiskFullError, and SweepFailed where going on would
-    be a waste.
+    Returns the results of all trials of the search, in the order in which they ended. Arguments: see `SweepContext`.
+    Raises RfrayError where Ray ended without running every trial, DiskFullError, SweepFailed where going on is a waste.
     """
-    context = SweepContext(run, sweep, shares, session, console, meter)
+    context = SweepContext(run, sweep, shares, session_folder, console, meter)
     planned, warm = planned_trials(sweep), warm_start(run, sweep, console)
     for problem in repair(run):
         console.print(f"Warning: {problem}", soft_wrap=True, markup=False)
@@ -85,15 +84,16 @@ def run_sweep(
         recorder.on_result.append(proposals.ended)
         _fit(context, proposals, recorder, planned, earlier)
     if sweep.search.scheduler == "asha" or not has_time or meter:
-        # paused ones of earlier starts that there was no slot for, and those that were ended from outside
+        # trials that nothing ended properly: paused in an earlier start and never given a slot again, or killed at the
+        # end of a budget; the best epoch counts, where it has the weights that its predictions are of
         for out in run.trials():
             if out.result_file.exists():
                 continue
             out.mirror.pull(without=(*HEAVY, f"*{STATES}"))
-            weights = predictions_metadata(out.predictions_file("val")).get("weights")
-            here, storage = out.weights_file.exists(), out.mirror.storage
-            # its best epoch counts, where it has the weights that its predictions are of; some stay at the address
-            if weights is not None and (file_digest(out.weights_file) == weights if here else storage is not None):
+            expected = predictions_metadata(out.predictions_file("val")).get("weights")  # None: no epoch was judged
+            digest = file_digest(out.weights_file) if out.weights_file.exists() else None
+            only_at_address = digest is None and out.mirror.storage is not None
+            if expected is not None and (digest == expected or only_at_address):
                 recorder.record(out)
     done = results(run)
     if planned is None or len(done) < planned:
@@ -134,12 +134,12 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
 
 def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
     """Raises SweepFailed, with each one's reason, where more trials, probes and repeats failed than allowed."""
-    others = (*run.probes(), *run.repeats())
-    done = [*(result for out in others if (result := out.result()) is not None), *done]
-    failed = [result for result in done if result.status == "failed"]
+    others = [out.result() for out in (*run.probes(), *run.repeats())]
+    ended = [*filter(None, others), *done]
+    failed = [result for result in ended if result.status == "failed"]
     if len(failed) > sweep.search.max_failed:
         raise SweepFailed(
-            f"{len(failed)} of {len(done)} trials failed (search.max_failed: {sweep.search.max_failed}):\n"
+            f"{len(failed)} of {len(ended)} trials failed (search.max_failed: {sweep.search.max_failed}):\n"
             + "\n".join(f"  {result.id}: {result.reason}" for result in failed)
             + f"\nThe whole of each trial's error is in error.txt in its folder, {run.trials_folder}/<id>"
         )
@@ -158,7 +158,7 @@ def _fit(
     display = Display(began, list(sweep.trial.axes()), run.training_images(), context.console)
     recorder.on_result.append(display.ended)
     searcher.scheduler.on_pause += [display.paused, *([context.meter.account.release] if context.meter else [])]
-    callbacks = [recorder, DiskMonitor(context.session), TensorBoard(run, metric), display]
+    callbacks = [recorder, DiskMonitor(context.session_folder), TensorBoard(run, metric), display]
     # where trials pause, Ray must not let go of processes when all are proposed: paused ones go on in them
     missing = -1 if planned is None or searcher.scheduler.rungs else planned - len(earlier)
     for name in ("ray.tune", "ray.train", "ray.air"):
@@ -190,7 +190,7 @@ def _tuner(context: SweepContext, searcher: Listed, missing: int, callbacks: lis
 
     def asked(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         slot = shares.of(trial_of(config))
-        # what the process of a trial with several workers asks for: every node has a byte, and no worker needs it
+        # with several workers, the trial's own process only waits; one byte of memory, so that it fits on any node
         return tune.PlacementGroupFactory([slot.resources if slot.workers == 1 else {"memory": 1.0}])
 
     return tune.Tuner(
