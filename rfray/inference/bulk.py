@@ -33,7 +33,7 @@ from rfray.store.files import file_digest, replacing, write_whole
 from rfray.store.run_dir import find_bundle
 from rfray.store.storage import is_address
 
-FILES = "files.parquet"
+FILES_TABLE = "files.parquet"
 SHARD = 2_000
 """Files; a process that dies loses at most so many predictions."""
 RETRIES = 2
@@ -46,7 +46,7 @@ def claim(out: Path, bundle: str, words: Sequence[str]) -> int:
     Raises RunError where the folder holds something else, DataError where there is no file.
     """
     asked = {"bundle": file_digest(find_bundle(bundle) / ENSEMBLE_FILE), "paths": list(words)}
-    plan, files = out / "plan.json", out / FILES
+    plan, files = out / "plan.json", out / FILES_TABLE
     if plan.exists():
         if json.loads(plan.read_text(encoding="utf-8")) != asked:
             raise RunError(f"{out} holds predictions of another bundle, or of other files; choose another folder")
@@ -74,7 +74,7 @@ def predict_shards(
     `resources` are those of each process that predicts; every node must see the folder, the bundle and the files.
     Raises RfrayError where a shard can't be predicted, ClusterError.
     """
-    shards = range(pq.read_metadata(out / FILES).num_row_groups)
+    shards = range(pq.read_metadata(out / FILES_TABLE).num_row_groups)
     missing = [shard for shard in shards if not _part(out, shard).exists()]
     done = (pq.read_table(_part(out, shard), columns=["verdict"]) for shard in shards if shard not in missing)
     yield from (Counter(table["verdict"].to_pylist()) for table in done)
@@ -106,7 +106,7 @@ class ShardPredictor:
 
     def predict(self, shard: int) -> Counter[str]:
         """Writes the verdicts on a shard, and counts them."""
-        paths = pq.ParquetFile(self._out / FILES).read_row_group(shard)["path"].to_pylist()
+        paths = pq.ParquetFile(self._out / FILES_TABLE).read_row_group(shard)["path"].to_pylist()
         table = pd.concat(table for table, _ in detect(self._bundle, paths, self._batch_size, self._threads))
         with replacing(_part(self._out, shard)) as temporary:
             pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary)

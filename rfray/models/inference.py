@@ -24,7 +24,7 @@ from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions
 from rfray.store.files import write_whole
 
-METADATA = "rfray"
+WEIGHTS_METADATA = "rfray"
 """The key in a weights file under which its origin stands, as JSON."""
 
 
@@ -147,7 +147,7 @@ def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> N
     """Writes the model's tensors, with `metadata` on their origin. Equal arguments make equal bytes."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     # under one key: safetensors writes several keys in a random order
-    write_whole(path, save(tensors, {METADATA: json.dumps(metadata, sort_keys=True)}))
+    write_whole(path, save(tensors, {WEIGHTS_METADATA: json.dumps(metadata, sort_keys=True)}))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -162,7 +162,7 @@ def weights_metadata(path: Path) -> dict[str, str]:
     """The metadata given to `save_weights`; empty where there is no readable file."""
     try:
         with safe_open(path, "pt") as file:
-            return dict(json.loads((file.metadata() or {})[METADATA]))
+            return dict(json.loads((file.metadata() or {})[WEIGHTS_METADATA]))
     except (OSError, SafetensorError, KeyError, ValueError):
         return {}
 

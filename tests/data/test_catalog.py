@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfray.data.catalog import COLUMNS, decode_images, divide, fold_of, load_images, part_digest, scan_folder
+from rfray.data.catalog import CATALOG, decode_images, divide, fold_of, load_images, part_digest, scan_folder
 from rfray.errors import DataError
 from rfray.spec.sweep import DataSettings
 from tests.data.small_folders import (
@@ -377,7 +377,7 @@ def test_the_split_is_stratified(tmp_path: Path) -> None:
     catalog = training(settings(tmp_path), 0)
     # 0.15 of 100 is 15; 0.15 of 50 is 7.5, rounded to the even 8
     assert counts(catalog) == {("train", 0): 85, ("train", 1): 42, ("val", 0): 15, ("val", 1): 8}
-    assert set(COLUMNS) <= set(catalog.columns)
+    assert set(CATALOG) <= set(catalog.columns)
     assert catalog["path"].is_monotonic_increasing
     path, digest = catalog.loc[77, ["path", "digest"]]
     assert digest == hashlib.sha256((tmp_path / "train" / path).read_bytes()).hexdigest()
