@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from rfray.commands.ensemble import FORMATS
+from rfray.commands.ensemble import REPORT_FORMATS
 from rfray.commands.ensemble import ensemble as make_ensemble
 from rfray.commands.tune import tune as run_sweep
 from rfray.evaluation.leaderboard import read_leaderboard
@@ -54,7 +54,7 @@ class Run:
         top_k: int | None = None,
         methods: Sequence[str] | None = None,
         corruptions: bool | None = None,
-        formats: Iterable[str] = FORMATS,
+        formats: Iterable[str] = REPORT_FORMATS,
         address: str | None = None,
         verbose: bool = True,
     ) -> Leaderboard:

@@ -142,13 +142,13 @@ def ensemble(
         command = ensemble_command(run, {**options, "--format": formats})
         raise Exit(run_remotely(address, command, on_interrupt, _console()))
 
-    from rfray.commands.ensemble import FORMATS, ensemble
+    from rfray.commands.ensemble import REPORT_FORMATS, ensemble
     from rfray.commands.leaderboard import show_leaderboard
 
     folder, console = _run(run), _console()
     given = {"top_k": top_k, "diverse": diverse, "methods": method, "choose_by": choose_by}
     given |= {"leave_out_worse": leave_out_worse}
-    ensemble(folder, given, corruptions, formats or FORMATS, address, console)
+    ensemble(folder, given, corruptions, formats or REPORT_FORMATS, address, console)
     show_leaderboard(folder, None, console)
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
         if path.exists():

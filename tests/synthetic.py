@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfray.data.catalog import COLUMNS
+from rfray.data.catalog import CATALOG
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.inference.missing import prediction_origins
 from rfray.models.build import build_model
@@ -150,7 +150,7 @@ def as_predicted(run: RunDir) -> RunDir:
     files = {trial: trial.predictions_file("test") for trial in run.trials()}
     found = {trial: read_predictions(file) for trial, file in files.items() if file.exists()}
     images = next(iter(found.values()))
-    catalog = pd.DataFrame(dict.fromkeys(COLUMNS, ""), index=range(len(images.ids)))
+    catalog = pd.DataFrame(dict.fromkeys(CATALOG, ""), index=range(len(images.ids)))
     catalog = catalog.assign(path=images.ids, label=images.labels, part="test", folder="train", group_id=0)
     run.write_catalog(catalog)
     kept = [trial for trial in found if trial.weights_file.exists()]

@@ -17,6 +17,7 @@ from rfray.data.catalog import part_digest
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import InputError, RunError, SweepFailed, nearest_first
 from rfray.evaluation.ensemble import (
+    Folds,
     choose_members,
     chosen_alone,
     fold_models,
@@ -41,10 +42,8 @@ from rfray.store.run_dir import Part, RunDir, TrialDir
 
 # torch, Ray and matplotlib are imported where they are needed: when all is predicted, a new ensemble is made in seconds
 
-FORMATS = ("csv", "markdown", "html")
+REPORT_FORMATS = ("csv", "markdown", "html")
 """Of the leaderboard: leaderboard.csv, leaderboard.md, report.html with its pictures."""
-Folds = dict[str, list[TrialDir]]
-"""Id of a finalist -> its models, one a fold."""
 
 
 def ensemble(
@@ -63,8 +62,8 @@ def ensemble(
     date. `address` is that of a Ray cluster, by default this machine.
     Raises InputError for an unknown method or format, SweepFailed where no trial can vote, and what the steps raise.
     """
-    for unknown in set(formats) - set(FORMATS):
-        raise InputError(f"--format {unknown}: no such format; allowed: {nearest_first(unknown, FORMATS)}")
+    for unknown in set(formats) - set(REPORT_FORMATS):
+        raise InputError(f"--format {unknown}: no such format; allowed: {nearest_first(unknown, REPORT_FORMATS)}")
     with lock_run(run), ExitStack() as session:
         sweep = run.sweep()
         settings = sweep.ensemble.model_copy(update={key: one for key, one in given.items() if one is not None})

@@ -110,7 +110,7 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     _, first, of = np.unique(audited["alike"].to_numpy(), return_index=True, return_inverse=True)
     links = np.column_stack([np.arange(len(audited)), first[of]])  # each image and the first of its near duplicates
     numbers = 1 + others["group_id"].max() + group_ids(audited, sweep.data, links)
-    test = audited.assign(group_id=numbers, part="test")[COLUMNS]
+    test = audited.assign(group_id=numbers, part="test")[CATALOG]
     run.write_catalog(pd.concat([others, test], ignore_index=True))
 
 
@@ -180,7 +180,7 @@ def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.Data
             )
     alone = np.arange((~stays).sum()) + divided["group_id"].max() + 1
     rest = training[~stays].assign(group_id=alone, part=LEFT_OUT)
-    return pd.concat([divided, rest]).sort_values(["folder", "path"], ignore_index=True)[COLUMNS]
+    return pd.concat([divided, rest]).sort_values(["folder", "path"], ignore_index=True)[CATALOG]
 
 
 def write_audit(

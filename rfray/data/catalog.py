@@ -31,7 +31,7 @@ from rfray.errors import DataError
 from rfray.spec.sweep import CLASSES, DataSettings
 from rfray.store.run_dir import UNREADABLE
 
-COLUMNS = ["path", "folder", "label", "subfolder", "part", "group_id", "digest", "width", "height", "size", "modified"]
+CATALOG = ["path", "folder", "label", "subfolder", "part", "group_id", "digest", "width", "height", "size", "modified"]
 GROUPS_NEEDED = 10
 """`split_by: auto` keeps subfolders together where every class has so many: the usual 0.15 for val is one or more."""
 BY_IMAGE = "or set data.split_by: image, as subfolders stay together"
@@ -42,7 +42,7 @@ class Scanned:
     """One data folder, read through."""
 
     images: pd.DataFrame
-    """The usable images, ordered by path: COLUMNS without part and group_id, and the fields of Fingerprint."""
+    """The usable images, ordered by path: CATALOG without part and group_id, and the fields of Fingerprint."""
     unreadable: pd.DataFrame
     """The left-out ones: path, reason, folder, size, modified."""
     cached: bool

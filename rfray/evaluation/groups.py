@@ -15,7 +15,7 @@ from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
 RATES = ("accuracy", "recall", "false_positive_rate")
-COLUMNS = {
+GROUP_COLUMNS = {
     "group": "string",
     **dict.fromkeys(("n", "real", "fake"), "Int64"),
     **dict.fromkeys(("auc", "auc_low", "auc_high"), "float64"),
@@ -31,7 +31,7 @@ class Groups:
     """How good a vote is on each group."""
 
     table: pd.DataFrame
-    """One row a group, COLUMNS; by `measure`, lowest first. An undefined value is nan."""
+    """One row a group, GROUP_COLUMNS; by `measure`, lowest first. An undefined value is nan."""
     overall: dict[str, Any]
     """The same columns, of all images together."""
     measure: str
@@ -82,7 +82,7 @@ def by_group(predictions: Predictions, names: np.ndarray, threshold: float) -> G
     if len(members) < 2:
         return None
     rows = [_row(str(name), predictions, np.asarray(inside), threshold) for name, inside in members.items()]
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    table = pd.DataFrame(rows, columns=list(GROUP_COLUMNS)).astype(GROUP_COLUMNS)
     measure = "auc" if table["auc"].notna().any() else "accuracy"
     table = table.sort_values([measure, "accuracy", "group"], ignore_index=True)
     return Groups(table, _row("", predictions, np.arange(len(predictions)), threshold), measure)

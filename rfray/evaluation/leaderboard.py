@@ -34,7 +34,7 @@ OF_FOLDS = (
     "vote, the vote's covers all training images, each predicted only by models that were not trained on it."
 )
 """What a reader has to know where there are models of folds: their val column is of other images."""
-LOWER_IS_BETTER = frozenset({"rank", "fp", "fn", "seconds", "wait_share", *operating_point.COLUMNS} - {"temperature"})
+LOWER_IS_BETTER = frozenset({"rank", "fp", "fn", "seconds", "wait_share", *operating_point.POINT} - {"temperature"})
 """The columns in which the lowest value is the best."""
 USUAL = ("backbone", "augmentation", "lr", "pretrained", "image_size", "batch_size")
 """Settings of a trial that have a column in every leaderboard, as every axis has."""
@@ -59,7 +59,7 @@ def column_types(sweep: Sweep) -> dict[str, str]:
         **dict.fromkeys(("threshold", *METRICS), NUMBER),
         **RESULT_COLUMNS,
         **settings,
-        **dict.fromkeys((*operating_point.COLUMNS, *INTERVALS, *TESTS), NUMBER),
+        **dict.fromkeys((*operating_point.POINT, *INTERVALS, *TESTS), NUMBER),
         "tied": TEXT,
         "optimism": NUMBER,
     }
@@ -162,7 +162,7 @@ def read_leaderboard(run: RunDir) -> pd.DataFrame:
 def test_figures(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
     """What the row of this name has of test: metrics, counts, intervals; None where undefined."""
     row = frame[frame["name"] == name].iloc[0]
-    chosen = [*METRICS, *CONFUSION, "n", *INTERVALS, *operating_point.COLUMNS]
+    chosen = [*METRICS, *CONFUSION, "n", *INTERVALS, *operating_point.POINT]
     return {column: None if pd.isna(row[column]) else float(row[column]) for column in chosen}
 
 
@@ -205,7 +205,7 @@ def false_positives(run: RunDir, frame: pd.DataFrame) -> str | None:
 
 def as_text(frame: pd.DataFrame) -> pd.DataFrame:
     """The same table as people read it: metrics with 4 decimals, other numbers short, "" where there is no value."""
-    measures = (*METRICS, *INTERVALS, *operating_point.COLUMNS, "optimism")
+    measures = (*METRICS, *INTERVALS, *operating_point.POINT, "optimism")
 
     def text(value: Any, is_measure: bool) -> str:
         if pd.isna(value):

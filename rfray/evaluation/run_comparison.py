@@ -21,10 +21,10 @@ from rfray.store.run_dir import RunDir
 
 READ = ("sweep.yaml", "catalog.parquet", "leaderboard.csv", "ensemble/*")
 """Patterns of the files of a run that are read."""
-MEASURES = {"auc": ("AUC", DELONG), "accuracy": ("accuracy", "McNemar's exact test")}
+COMPARED = {"auc": ("AUC", DELONG), "accuracy": ("accuracy", "McNemar's exact test")}
 """What is tested -> its name and its test's."""
 TESTED = ("first", "second", "difference", "low", "high", "p", "p_corrected")
-PAIR_COLUMNS = ["first", "second", "n", "outcome", *(f"{measure}_{what}" for measure in MEASURES for what in TESTED)]
+PAIR_COLUMNS = ["first", "second", "n", "outcome", *(f"{measure}_{what}" for measure in COMPARED for what in TESTED)]
 
 
 @dataclass(frozen=True)
@@ -185,14 +185,14 @@ def _tests(panel: Panel, groups: "pd.Series[int]") -> pd.DataFrame:
             row |= {f"{measure}_{what}": value for what, value in zip(TESTED, figures, strict=False)}
         rows.append(row)
     pairs = pd.DataFrame(rows, columns=PAIR_COLUMNS)
-    for measure in MEASURES:
+    for measure in COMPARED:
         pairs[f"{measure}_p_corrected"] = holm(pairs[f"{measure}_p"].to_numpy(float))
     return pairs.assign(outcome=[*map(outcome, pairs["auc_difference"], pairs["auc_p"], pairs["auc_p_corrected"])])
 
 
 def _sentence(pair: Mapping[Any, Any], pairs: int) -> str:
     does, texts = [], []
-    for measure, (name, test) in MEASURES.items():
+    for measure, (name, test) in COMPARED.items():
         first, second, difference, *ends, p, corrected = (pair[f"{measure}_{what}"] for what in TESTED)
         if not np.isnan(p):
             does.append(outcome(difference, p, corrected))

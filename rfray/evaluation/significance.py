@@ -25,8 +25,8 @@ DELONG = "DeLong's paired test"
 
 SINGLE = ("model", "probe")
 """The kinds of rows that may be the best single model; a fold's val score is on other images."""
-MEASURES = ("accuracy", "precision", "recall", "auc")
-INTERVALS = [f"{measure}{way}_{end}" for way in ("", "_boot") for measure in MEASURES for end in ("low", "high")]
+MEASURED = ("accuracy", "precision", "recall", "auc")
+INTERVALS = [f"{measure}{way}_{end}" for way in ("", "_boot") for measure in MEASURED for end in ("low", "high")]
 """95 % intervals: Wilson's, of the AUC DeLong's on the logit scale; then those of the bootstrap."""
 TESTS = [f"{measure}_p_{reference}" for reference in ("best", "ensemble") for measure in ("auc", "accuracy")]
 """p of DeLong's (AUC) and McNemar's (accuracy) test against the best single model and against the ensemble, each
@@ -190,7 +190,7 @@ def _intervals(panel: Panel, left_out: Set[str], groups: "pd.Series[int] | None"
         found["auc"] = panel.placements.intervals
     chosen = np.array([name not in left_out for name in panel.names])
     values = bootstrap(panel.labels, panel.scores[chosen], panel.thresholds[chosen], panel.resample(groups))
-    for measure in MEASURES:
+    for measure in MEASURED:
         found[f"{measure}_boot"] = np.full((len(chosen), 2), np.nan)
         found[f"{measure}_boot"][chosen] = percentile_intervals(values[measure])
     return {f"{name}_{end}": ends[:, at] for name, ends in found.items() for at, end in enumerate(("low", "high"))}

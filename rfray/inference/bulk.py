@@ -36,7 +36,7 @@ from rfray.store.run_dir import find_bundle
 from rfray.store.sealed import is_sealed, write_table
 from rfray.store.storage import is_address
 
-FILES = "files.parquet"
+FILES_TABLE = "files.parquet"
 SHARD = 2_000
 """Files; a process that dies loses at most so many predictions."""
 RETRIES = 2
@@ -123,7 +123,7 @@ class ShardPredictor:
 
     def predict(self, shard: int) -> Counter[str]:
         """Writes the verdicts on a shard, and counts them."""
-        paths = pq.ParquetFile(self._out / FILES).read_row_group(shard)["path"].to_pylist()
+        paths = pq.ParquetFile(self._out / FILES_TABLE).read_row_group(shard)["path"].to_pylist()
         table = pd.concat(table for table, _ in detect(self._bundle, paths, self._batch_size, self._threads))
         write_table(_part(self._out, shard), pa.Table.from_pandas(table, preserve_index=False))
         return Counter(table["verdict"])

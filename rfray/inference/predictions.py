@@ -38,7 +38,7 @@ from rfray.store.sealed import find_array, is_sealed, write_array
 
 PIECE, PIECES = 64, 32
 """A piece has at most so many images; a small part is cut into so many pieces, to keep all slots busy to the end."""
-WEIGHTS = 2e9
+WEIGHTS_BYTES = 2e9
 """Bytes of weights that a task may have in memory: those of the trials that share its pictures."""
 
 
@@ -115,12 +115,12 @@ def predict_under_corruption(
 
 
 def _groups(trials: Sequence[TrialDir]) -> list[tuple[str, ...]]:
-    """The ids of the trials, in order, in groups of at most WEIGHTS bytes (or one trial)."""
+    """The ids of the trials, in order, in groups of at most WEIGHTS_BYTES bytes (or one trial)."""
     groups: list[tuple[str, ...]] = []
-    taken = WEIGHTS
+    taken = WEIGHTS_BYTES
     for trial in trials:
         size = trial.weights_file.stat().st_size
-        if taken + size > WEIGHTS:
+        if taken + size > WEIGHTS_BYTES:
             groups, taken = [*groups, ()], 0
         groups[-1] += (trial.id,)
         taken += size

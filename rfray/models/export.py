@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 """Greatest difference allowed between a probability of the file and the bundle's; float32 alone makes about 1e-6."""
 TRIED = (1, 5)
 """Sizes of the batches that a new file is compared on: one image, and more than the export has seen."""
-METADATA = "rfray.json"
+EXPORT_METADATA = "rfray.json"
 """The key of the metadata in ONNX, and the name of the extra file in .pt2."""
 
 
@@ -67,17 +67,17 @@ def inputs_of(bundle: LoadedBundle) -> list[Geometry]:
 
 
 def geometries_in(metadata: str) -> dict[str, Geometry]:
-    """The INPUTS in an exported file's METADATA."""
+    """The INPUTS in an exported file's EXPORT_METADATA."""
     return INPUTS.validate_python(json.loads(metadata)["inputs"])
 
 
 def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
-    """Writes `out` in one of FORMATS; the greatest difference of a probability from the bundle's, on images of noise.
+    """Writes `out` in one of EXPORTS; the greatest difference of a probability from the bundle's, on images of noise.
 
     The bundle's models are moved to the CPU.
     Raises RfrayError where a model can't be exported, or the file's probabilities are not the bundle's.
     """
-    write, run, _ = FORMATS[form]
+    write, run, _ = EXPORTS[form]
     for detector in bundle.detectors:  # a .pt2 keeps contiguous tensors as plain bytes, and pickles others
         detector.model.float().cpu().to(memory_format=torch.contiguous_format)
     cpu = torch.device("cpu")
@@ -110,9 +110,9 @@ def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
 
 def check_format(form: str) -> None:
     """Raises InputError where the format is unknown, or needs an extra that is not installed."""
-    if form not in FORMATS:
-        raise InputError(f"--format {form}: no such format; allowed: {nearest_first(form, FORMATS)}")
-    if missing := [name for name in FORMATS[form][2] if find_spec(name) is None]:
+    if form not in EXPORTS:
+        raise InputError(f"--format {form}: no such format; allowed: {nearest_first(form, EXPORTS)}")
+    if missing := [name for name in EXPORTS[form][2] if find_spec(name) is None]:
         raise InputError(f"--format {form} needs {', '.join(missing)}: pip install 'rfray[onnx]'")
 
 
@@ -124,13 +124,13 @@ def _write_onnx(program: ExportedProgram, metadata: str, file: Path) -> None:
         program, (), str(file), input_names=names, output_names=outputs, dynamo=True, external_data=False, verbose=False
     )
     model = onnx.load(str(file))
-    onnx.helper.set_model_props(model, {METADATA: metadata})
+    onnx.helper.set_model_props(model, {EXPORT_METADATA: metadata})
     onnx.save(model, str(file))
 
 
 def _write_pt2(program: ExportedProgram, metadata: str, file: Path) -> None:
     with file.open("wb") as opened:  # torch takes a path only with the suffix .pt2
-        torch.export.save(program, opened, extra_files={METADATA: metadata})
+        torch.export.save(program, opened, extra_files={EXPORT_METADATA: metadata})
 
 
 def run_onnx(file: Path, squares: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +150,7 @@ def run_pt2(file: Path, squares: Sequence[np.ndarray]) -> tuple[np.ndarray, np.n
     return p_fake.numpy(), scores.numpy()
 
 
-FORMATS = {"onnx": (_write_onnx, run_onnx, ("onnx", "onnxscript", "onnxruntime")), "pt2": (_write_pt2, run_pt2, ())}
+EXPORTS = {"onnx": (_write_onnx, run_onnx, ("onnx", "onnxscript", "onnxruntime")), "pt2": (_write_pt2, run_pt2, ())}
 """Format, which is also the files' suffix -> what writes and what runs a file, and the packages that it needs."""
 
 

@@ -25,7 +25,7 @@ from rfray.stats.predictions import Predictions
 from rfray.store.files import write_whole
 from rfray.store.sealed import SEAL, seal
 
-METADATA = "rfray"
+WEIGHTS_METADATA = "rfray"
 """The key in a weights file under which its origin stands, as JSON."""
 
 

@@ -14,7 +14,7 @@ SHOWN_ENDED, AROUND = 8, 8
 
 
 @dataclass
-class Row:
+class TrialRow:
     """What is shown of one trial."""
 
     id: str
@@ -35,8 +35,8 @@ class View:
         self._console, self._hint = console, hint
         self._sweep = SweepBegan(name="", metric="", planned=None, earlier=[])  # until one has begun
         self._live: Live | None = None
-        self._rows: dict[str, Row] = {}  # of trials that run, or are paused
-        self._best: list[Row] = []  # of those that have ended since the start, the best ones
+        self._rows: dict[str, TrialRow] = {}  # of trials that run, or are paused
+        self._best: list[TrialRow] = []  # of those that have ended since the start, the best ones
         self._scores: list[float | None] = []
         self._seen = self._epochs_asked = self._epochs_seen = 0
         self._now = 0.0
@@ -52,7 +52,7 @@ class View:
                     self._live.start()
             case TrialBegan():
                 if event.id not in self._rows:
-                    self._rows[event.id] = Row(event.id, event.setting, event.epochs)
+                    self._rows[event.id] = TrialRow(event.id, event.setting, event.epochs)
                     self._seen += 1
                     self._epochs_asked += event.epochs
                 self._rows[event.id].setting, self._rows[event.id].state = event.setting, "training"

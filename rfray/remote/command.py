@@ -17,7 +17,7 @@ from rfray.progress.events import INSIDE, JobBegan, print_event, rfray_version
 from rfray.spec.sweep_file import SweepFile
 from rfray.store.files import file_digest, replacing
 
-WEIGHTS = "weights"
+WEIGHTS_FOLDER = "weights"
 """The folder of weights that come with a job: among its files, and below the folder that jobs work in."""
 REQUEST_LIMIT = 100 * 2**20
 """Most bytes of files that come with a job: Ray's job server refuses larger requests (Ray 2.54 to 2.60)."""
@@ -55,7 +55,7 @@ class RemoteCommand:
     def collect_files(self, folder: Path, say: Callable[[str], None]) -> None:
         """Copies what the job needs to `folder`. Raises ClusterError where the job server would refuse that."""
         files = {self.sweep.name: self.sweep} if self.sweep else {}
-        files |= {f"{WEIGHTS}/{name}": file for name, file in self.weights.items()}
+        files |= {f"{WEIGHTS_FOLDER}/{name}": file for name, file in self.weights.items()}
         sizes = [file.stat().st_size for file in files.values()]
         listed = ", ".join(f"{file.name} ({decimal(size)})" for file, size in zip(files.values(), sizes, strict=True))
         if sum(sizes) > REQUEST_LIMIT - 2**20:  # Ray's archive of them is a little larger
@@ -64,7 +64,7 @@ class RemoteCommand:
                 "folder that all nodes of the cluster see, and set `pretrained` to their path there"
             )
         say(f"To the cluster: {listed}; nothing else")
-        (folder / WEIGHTS).mkdir()
+        (folder / WEIGHTS_FOLDER).mkdir()
         for name, file in files.items():
             shutil.copyfile(file, folder / name)
 
@@ -88,7 +88,7 @@ def tune_command(
             return source
         name = f"{file_digest(here)[:16]}-{here.name}"
         weights[name] = here
-        return f"{WEIGHTS}/{name}"
+        return f"{WEIGHTS_FOLDER}/{name}"
 
     pretrained = renamed(file.raw["trial"].get("pretrained"))
     settings = [*overrides, *([f"trial.pretrained={json.dumps(pretrained)}"] if weights else [])]
@@ -136,8 +136,8 @@ def begin_job(client: str) -> None:
         raise ClusterError(f"RFRAY_HOME is {home} on the cluster, and there is no such folder")
     os.chdir(home)
     os.environ[INSIDE] = "1"
-    for file in (package / WEIGHTS).glob("*"):
-        target = Path(WEIGHTS, file.name)  # its name begins with its digest
+    for file in (package / WEIGHTS_FOLDER).glob("*"):
+        target = Path(WEIGHTS_FOLDER, file.name)  # its name begins with its digest
         if not target.exists() or not file.name.startswith(file_digest(target)[:16]):
             with replacing(target, file.stat().st_size) as temporary:
                 shutil.copyfile(file, temporary)

@@ -29,7 +29,7 @@ SHEETS = ("contact-sheet-real.jpg", "contact-sheet-fake.jpg")  # photographs: a 
 AUDIT_PLOTS = (*SHEETS, "sizes.png", "mean-images.png", "spectra.png")
 """File names below the run's audit folder, in the order in which they are shown."""
 
-COLUMNS, ROWS, TILE, GAP = 8, 6, 132, 6
+ACROSS, DOWN, TILE, GAP = 8, 6, 132, 6
 """A contact sheet: images across and down, side of one and space between two, in pixels."""
 
 
@@ -56,13 +56,13 @@ def write_audit_plots(folder: Path, pixels: np.ndarray, images: pd.DataFrame) ->
 
 def _contact_sheet(name: str, pixels: np.ndarray) -> Drawing:
     """Images of a class, drawn at random."""
-    chosen = np.random.default_rng(0).permutation(len(pixels))[: COLUMNS * ROWS]
+    chosen = np.random.default_rng(0).permutation(len(pixels))[: ACROSS * DOWN]
     step, margin, head = TILE + GAP, 12, 48  # pixels
-    width, height = COLUMNS * step - GAP + 2 * margin, -(-len(chosen) // COLUMNS) * step - GAP + margin + head
+    width, height = ACROSS * step - GAP + 2 * margin, -(-len(chosen) // ACROSS) * step - GAP + margin + head
     sheet = Image.new("RGB", (width, height), "white")
     for number, row in enumerate(chosen):
         tile = Image.fromarray(pixels[row]).resize((TILE, TILE), Image.Resampling.LANCZOS)
-        sheet.paste(tile, (margin + step * (number % COLUMNS), head + step * (number // COLUMNS)))
+        sheet.paste(tile, (margin + step * (number % ACROSS), head + step * (number // ACROSS)))
     dots = float(mpl.rcParams["savefig.dpi"])
     figure = Figure(figsize=(width / dots, height / dots), dpi=dots)
     figure.figimage(np.asarray(sheet), origin="upper")

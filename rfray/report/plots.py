@@ -44,7 +44,7 @@ Styles = Mapping[str, dict[str, Any]]
 BAND = f"pointwise 95 % interval (stratified bootstrap, {RESAMPLES:,} resamples)"
 """What the band around a curve is: at each place by itself, so that a whole curve lies within it less often."""
 
-STRENGTHS = {
+STRENGTH_TITLES = {
     "jpeg": "JPEG quality",
     "scale": "Scaled down to (%) and back",
     "blur": "Blur (standard deviation in pixels)",
@@ -281,7 +281,7 @@ def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
             axes.plot(rows.loc[name, columns].to_numpy(float), marker="o", markersize=3.5, label=label, **style)
         axes.set_xticks(range(len(columns)), labels=["as it is", *map(str, strengths)])
         axes.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
-        axes.set(title=STRENGTHS[family], ylabel="AUC")
+        axes.set(title=STRENGTH_TITLES[family], ylabel="AUC")
         axes.label_outer()
         axes.tick_params(labelbottom=True)  # the panels have different strengths
     figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)

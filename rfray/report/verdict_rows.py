@@ -15,23 +15,23 @@ from rfray.store.files import replacing
 
 Write = Callable[[pd.DataFrame], None]
 """Appends a table; all have the same columns."""
-SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+BY_ENDING = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 """What a file's name ends in -> its format."""
-FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
+VERDICT_FORMATS = tuple(dict.fromkeys(BY_ENDING.values()))
 
 
 def format_of(out: Path | None, asked: str | None) -> str:
-    """One of FORMATS: what was asked for, else by the file's name; CSV on the standard output.
+    """One of VERDICT_FORMATS: what was asked for, else by the file's name; CSV on the standard output.
 
     Raises InputError for another one, and for Parquet on the standard output.
     """
-    if asked is not None and asked not in FORMATS:
-        raise InputError(f"--format {asked}: no such format; allowed: {nearest_first(asked, FORMATS)}")
+    if asked is not None and asked not in VERDICT_FORMATS:
+        raise InputError(f"--format {asked}: no such format; allowed: {nearest_first(asked, VERDICT_FORMATS)}")
     if out is None and asked == "parquet":
         raise InputError("--format parquet: it needs a file, --out FILE.parquet; allowed without one: csv, jsonl")
-    found = asked or ("csv" if out is None else SUFFIXES.get(out.suffix.lower()))
+    found = asked or ("csv" if out is None else BY_ENDING.get(out.suffix.lower()))
     if found is None:
-        endings = f"a name that ends in {', '.join(SUFFIXES)}, any name with --format, or a folder that ends in /"
+        endings = f"a name that ends in {', '.join(BY_ENDING)}, any name with --format, or a folder that ends in /"
         raise InputError(f"--out {out}: allowed: {endings}")
     return found
 

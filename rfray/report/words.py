@@ -20,7 +20,7 @@ CORRUPTED = {
     "noise": "noise of {} (of 255)",
 }
 """Family of corruptions -> one of them in a sentence."""
-MEASURES = {
+METRIC_WORDS = {
     "accuracy": "accuracy",
     "precision": "precision",
     "recall": "recall",
@@ -98,9 +98,9 @@ def group_rows(groups: Groups) -> Table:
 
 
 def figure_rows(figures: Mapping[str, float | None]) -> list[tuple[str, str, str]]:
-    """Name, value and 95 % interval of each of MEASURES in a bundle's figures."""
+    """Name, value and 95 % interval of each of METRIC_WORDS in a bundle's figures."""
     rows = []
-    for column, name in MEASURES.items():
+    for column, name in METRIC_WORDS.items():
         value, low, high = (figures[key] for key in (column, f"{column}_low", f"{column}_high"))
         interval = "" if None in (value, low, high) else f"{low:.3f} to {high:.3f}"
         rows.append((name, "undefined" if value is None else f"{value:.4f}", interval))

@@ -83,8 +83,8 @@ class UnreadablePicture(Refusal):
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 408, 413, 415, 503)}
-FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
-FORM = {"schema": {"type": "object", "required": ["files"], "properties": {"files": FILES}}}
+FILES_SCHEMA = {"type": "array", "items": {"type": "string", "format": "binary"}}
+FORM = {"schema": {"type": "object", "required": ["files"], "properties": {"files": FILES_SCHEMA}}}
 BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipart/form-data": FORM}}}
 """What FastAPI can't see, as the files are read within limits of our own."""
 

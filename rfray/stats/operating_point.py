@@ -11,7 +11,7 @@ from rfray.stats.metrics import Outcome, brier, calibration_error, confusion
 from rfray.stats.predictions import Predictions
 from rfray.stats.voting import fit_temperature
 
-COLUMNS = ("fpr", "fpr_low", "fpr_high", "fpr_val", "unsure_share", "unsure_error", "temperature", "ece", "brier")
+POINT = ("fpr", "fpr_low", "fpr_high", "fpr_val", "unsure_share", "unsure_error", "temperature", "ece", "brier")
 """What `point_on_test` measures: the false-positive rate (share of the real images called fake) on test with its 95 %
 Wilson interval, and on val; where a band was set, the share of test images without a verdict and the error rate among
 the others; the temperature that fits val (it is not applied: see `fit_temperature`); the expected calibration error and
@@ -91,7 +91,7 @@ def unsure_band(val: Predictions, threshold: float, wanted: float) -> tuple[floa
 
 def point_on_test(val: Predictions, test: Predictions, point: OperatingPoint) -> dict[str, float | None]:
     """COLUMNS: what `point`, chosen on val, comes to on test; None where a value is undefined or was not asked for."""
-    found: dict[str, float | None] = dict.fromkeys(COLUMNS)
+    found: dict[str, float | None] = dict.fromkeys(POINT)
     on_test, on_val = confusion(test, point.threshold), confusion(val, point.threshold)
     found["fpr"], found["fpr_val"] = (_share(at.fp, at.fp + at.tn) for at in (on_test, on_val))
     if found["fpr"] is not None:

@@ -22,7 +22,7 @@ from rfray.stats.metrics import metric
 from rfray.stats.predictions import Predictions
 
 FOLDS = 5
-STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The candidates: scikit-learn's C (the inverse of the penalty) times the number of images."""
 ITERATIONS = 500
 
@@ -37,7 +37,7 @@ class LearnedHead:
     """(F,) float32: standard deviation of each feature, 1 where it is constant."""
     regression: LogisticRegression
     strength: float
-    """One of STRENGTHS."""
+    """One of PENALTIES."""
     out_of_fold: np.ndarray
     """(n,) float64: p_fake of each image by a head that was learned from the other folds."""
 
@@ -86,7 +86,7 @@ def learn_head(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, val
         return LogisticRegression(C=strength / len(rows), max_iter=ITERATIONS).fit(standard[rows], labels[rows])
 
     tried = []
-    for strength in STRENGTHS:
+    for strength in PENALTIES:
         p_fake = np.empty(len(labels))
         for learned, judged in folds:
             p_fake[judged] = fitted(strength, learned).predict_proba(standard[judged])[:, 1]

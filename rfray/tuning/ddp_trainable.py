@@ -25,7 +25,7 @@ from rfray.tuning.trainable import TrialJob, WorkerLostError, train_trial
 if TYPE_CHECKING:
     from rfray.training.learner import Epoch
 
-PAUSE = 2.0
+CHECK_PAUSE = 2.0
 """Seconds between two checks of what holds resources that the workers wait for; to start them takes 20 s or more."""
 
 
@@ -47,7 +47,7 @@ def train_ddp(job: TrialJob, report: Callable[[dict[str, Any], list[str]], None]
             training = pool.submit(trainer.fit)
             while not training.done():
                 try:
-                    event = events.get(timeout=PAUSE)
+                    event = events.get(timeout=CHECK_PAUSE)
                 except Empty:
                     if not begun:
                         free_groups("orphans")

@@ -25,7 +25,7 @@ from rfray.store.run_dir import RunDir
 from rfray.training.loop import footprint
 from rfray.tuning.plan import packing_lines
 
-PAUSE = 2.0
+SETTLE_PAUSE = 2.0
 """Seconds after which `bring_up` asks again whether the node is there."""
 
 
@@ -55,7 +55,7 @@ def bring_up(slot: Slot, console: Console) -> None:
     request_resources(bundles=[slot.resources])
     try:
         while not any(node.room(slot) for node in nodes()):
-            time.sleep(PAUSE)
+            time.sleep(SETTLE_PAUSE)
     finally:
         request_resources(bundles=[])
 

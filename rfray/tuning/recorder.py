@@ -16,7 +16,7 @@ from rfray.training.checkpoint import read_state, write_history
 from rfray.tuning.budget import Meter
 from rfray.tuning.callbacks import SweepCallback
 
-WEIGHTS = f"trials/*/{WEIGHTS_FILE}"
+KEPT_WEIGHTS = f"trials/*/{WEIGHTS_FILE}"
 BREAKER = 5
 """So many failures in a row with one reason, or on one node and none elsewhere, end the sweep: a choice, as a few
 trials may fail for reasons of their own."""
@@ -32,7 +32,7 @@ class Recorder(SweepCallback):
         """Called with every result once it is on disk."""
         earlier = results(run)
         self._count = max((result.position + 1 for result in earlier), default=0)
-        self._kept = _kept(earlier, sweep, run.mirror.find(WEIGHTS))
+        self._kept = _kept(earlier, sweep, run.mirror.find(KEPT_WEIGHTS))
         self._ended_now: list[TrialResult] = []
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from rfray.commands.prepare_data import LEFT_OUT, check_audit, prepare_test, prepare_training
-from rfray.data.catalog import COLUMNS
+from rfray.data.catalog import CATALOG
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.geometry import geometries
 from rfray.errors import AuditError, DataError, RunError
@@ -105,7 +105,7 @@ def test_the_catalog_is_written_and_the_images_counted(made: Made) -> None:
     not_yet, counted = made.printed().splitlines()
     assert not_yet.startswith("Test can't be compared with the training images yet: ")
     assert counted == "Images: train 17 real + 17 fake, val 3 real + 3 fake"
-    assert catalog.columns.tolist() == COLUMNS
+    assert catalog.columns.tolist() == CATALOG
     # nothing was unreadable: the list is there, and empty
     assert made.run.unreadable_file.read_text().splitlines() == ["path,reason,folder,size,modified"]
 

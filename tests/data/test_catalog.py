@@ -380,7 +380,7 @@ def test_the_split_is_stratified(tmp_path: Path) -> None:
     catalog = training(settings(tmp_path), 0)
     # 0.15 of 100 is 15; 0.15 of 50 is 7.5, rounded to the even 8
     assert counts(catalog) == {("train", 0): 85, ("train", 1): 42, ("val", 0): 15, ("val", 1): 8}
-    assert set(COLUMNS) <= set(catalog.columns)
+    assert set(CATALOG) <= set(catalog.columns)
     assert catalog["path"].is_monotonic_increasing
     path, digest = catalog.loc[77, ["path", "digest"]]
     assert digest == hashlib.sha256((tmp_path / "train" / path).read_bytes()).hexdigest()

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rfray.evaluation.ensemble import choose_members, write_ensemble
-from rfray.evaluation.groups import COLUMNS, by_group, groups_of, matched, write_groups
+from rfray.evaluation.groups import GROUP_COLUMNS, by_group, groups_of, matched, write_groups
 from rfray.spec.sweep import ReportSettings
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.intervals import wilson
@@ -32,7 +32,7 @@ def cells(groups):
 
 def test_measures_by_hand():
     groups = by_group(given(), np.array(list("aabbaacc"), dtype=object), 0.5)
-    assert list(groups.table.columns) == list(COLUMNS)
+    assert list(groups.table.columns) == list(GROUP_COLUMNS)
     assert groups.measure == "auc"
     found = cells(groups)
     # a: real 0.1 0.3, fake 0.7 0.2: three of four pairs in the right order

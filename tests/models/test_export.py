@@ -11,7 +11,7 @@ from rfray.data.decoding import decode
 from rfray.errors import InputError, RfrayError
 from rfray.models import export
 from rfray.models.bundle import detect, load_bundle
-from rfray.models.export import FORMATS, METADATA, check_format, export_bundle, geometries_in, inputs_of
+from rfray.models.export import EXPORT_METADATA, EXPORTS, check_format, export_bundle, geometries_in, inputs_of
 from rfray.stats.voting import joined
 from rfray.store.run_dir import RunDir
 from tests.two_models import concluded, two_models
@@ -23,7 +23,7 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return concluded(two_models(folder, pictures, reencode={"quality": 60, "size": 48}), "calibrated")
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", EXPORTS)
 def test_the_same_as_the_bundle(form: str, run: RunDir, tmp_path: Path) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime", reason="the extra rfray[onnx] is not installed")
@@ -35,7 +35,7 @@ def test_the_same_as_the_bundle(form: str, run: RunDir, tmp_path: Path) -> None:
     assert [(one.side, one.resize) for one in inputs_of(bundle)] == [(32, "scale"), (24, "crop")]
     for count in (1, 3, 17):
         squares = [generator.integers(0, 256, (count, 3, side, side), dtype=np.uint8) for side in (32, 24)]
-        p_fake, scores = FORMATS[form][1](file, squares)
+        p_fake, scores = EXPORTS[form][1](file, squares)
         with torch.inference_mode():
             wanted = np.stack([of(torch.from_numpy(s)) for of, s in zip(bundle.detectors, squares, strict=True)])
         np.testing.assert_allclose(scores.T, wanted, rtol=0, atol=1e-4)
@@ -52,7 +52,7 @@ def test_pictures_get_the_scores_of_predict(run: RunDir, tmp_path: Path) -> None
     wanted = table["p_fake"]
     # as the README has it
     session = runtime.InferenceSession(file)
-    geometries = geometries_in(session.get_modelmeta().custom_metadata_map[METADATA])
+    geometries = geometries_in(session.get_modelmeta().custom_metadata_map[EXPORT_METADATA])
     for path, p_fake in zip(paths, wanted, strict=True):
         picture = decode(Path(path).read_bytes())
         inputs = {name: geometry.square(picture).transpose(2, 0, 1)[None] for name, geometry in geometries.items()}
@@ -63,7 +63,7 @@ def test_the_metadata_describe_the_inputs(run: RunDir, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="the extra rfray[onnx] is not installed")
     export_bundle(load_bundle(run.path), "onnx", tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
-    (known,) = [json.loads(one.value) for one in model.metadata_props if one.key == METADATA]
+    (known,) = [json.loads(one.value) for one in model.metadata_props if one.key == EXPORT_METADATA]
     assert list(known["inputs"]) == [one.name for one in model.graph.input] == ["square_32_scale", "square_24_crop"]
     assert known["classes"] == ["real", "fake"]
     assert known["threshold"] == 0.5

@@ -8,7 +8,7 @@ import pytest
 
 from rfray.errors import ClusterError
 from rfray.progress.events import INSIDE, JobBegan, event_in, inside_job, rfray_version
-from rfray.remote.command import REQUEST_LIMIT, WEIGHTS, RemoteCommand, begin_job, ensemble_command, tune_command
+from rfray.remote.command import REQUEST_LIMIT, WEIGHTS_FOLDER, RemoteCommand, begin_job, ensemble_command, tune_command
 from rfray.spec.sweep_file import load_sweep
 
 CONTENT = bytes(range(256)) * 100
@@ -141,8 +141,8 @@ def test_a_folder_that_is_not_there(home: Path) -> None:
 
 def test_weights_are_copied_for_all_nodes_and_only_once(home: Path, tmp_path: Path) -> None:
     name = f"{hashlib.sha256(CONTENT).hexdigest()[:16]}-my.weights.safetensors"
-    (tmp_path / WEIGHTS).mkdir()
-    (tmp_path / WEIGHTS / name).write_bytes(CONTENT)
+    (tmp_path / WEIGHTS_FOLDER).mkdir()
+    (tmp_path / WEIGHTS_FOLDER / name).write_bytes(CONTENT)
     file = home / "weights" / name
     for before in (None, b"damaged"):
         if before:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from rfray.errors import InputError
-from rfray.report.verdict_rows import FORMATS, format_of, verdict_rows
+from rfray.report.verdict_rows import VERDICT_FORMATS, format_of, verdict_rows
 
 FIRST = pd.DataFrame({"path": ['a "b",c.jpg'], "p_fake": [0.1 + 0.2], "verdict": ["real"], "m": [1.0], "reason": [""]})
 SECOND = pd.DataFrame({"path": ["é\n.jpg"], "p_fake": [np.nan], "verdict": [""], "m": [np.nan], "reason": ["gone"]})
@@ -29,7 +29,7 @@ def written(file: Path, form: str) -> pd.DataFrame:
     return pd.read_csv(file, keep_default_na=False, na_values={"p_fake": [""], "m": [""]}, float_precision="round_trip")
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", VERDICT_FORMATS)
 def test_two_tables_become_one_file(form: str, tmp_path: Path) -> None:
     found = written(tmp_path / "rows", form)
     pd.testing.assert_frame_equal(found, BOTH, check_dtype=False)

@@ -10,7 +10,7 @@ from rfray.evaluation.groups import by_group
 from rfray.evaluation.leaderboard import read_leaderboard, write_leaderboard
 from rfray.report.page import write_page
 from rfray.report.pictures import description
-from rfray.report.plots import CORRUPTION, STRENGTHS, write_plots
+from rfray.report.plots import CORRUPTION, STRENGTH_TITLES, write_plots
 from rfray.report.words import CORRUPTED, GROUPS_SHOWN, corruption_sentence, group_rows, group_sentence
 from rfray.stats.predictions import Predictions, write_predictions
 from tests.synthetic import FIRST, REVERSED, SECOND, corruption_trial, predictions, small_run
@@ -76,7 +76,7 @@ def test_the_page_has_a_section_of_it(run):
 
 
 def test_every_family_has_its_words():
-    assert list(STRENGTHS) == list(CORRUPTED) == list(FAMILIES)
+    assert list(STRENGTH_TITLES) == list(CORRUPTED) == list(FAMILIES)
 
 
 def groups_of(p_fake, labels, names):

@@ -7,7 +7,7 @@ from sklearn import metrics as sk
 from rfray.errors import DataError
 from rfray.spec.sweep import EnsembleSettings, MaxFpr
 from rfray.stats.operating_point import (
-    COLUMNS,
+    POINT,
     OperatingPoint,
     choose_point,
     choose_threshold,
@@ -143,7 +143,7 @@ def test_no_band_with_fewer_images_would_do(seed):
 def test_what_comes_of_it_by_hand():
     point = OperatingPoint(0.5, (0.35, 0.7))
     found = point_on_test(predictions(SECOND), predictions(FIRST), point)
-    assert tuple(found) == COLUMNS
+    assert tuple(found) == POINT
     assert found["fpr"] == pytest.approx(1 / 3)
     # Wilson: centre (1/3 + z²/6) / (1 + z²/3), reach z sqrt(1/3 * 2/3 / 3 + z²/36) / (1 + z²/3), z = 1.96
     assert (found["fpr_low"], found["fpr_high"]) == pytest.approx((0.06149, 0.79234), abs=1e-5)

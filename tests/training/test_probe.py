@@ -9,7 +9,7 @@ from rfray.errors import TrialError
 from rfray.models.build import build_model
 from rfray.models.inference import load_weights
 from rfray.spec.trial import Trial
-from rfray.training.probe import STRENGTHS, frozen_features, learn_head, save_probe
+from rfray.training.probe import PENALTIES, frozen_features, learn_head, save_probe
 from tests.pictures import images_in_memory
 
 GENERATOR = np.random.default_rng(0)
@@ -21,7 +21,7 @@ ALONE = np.arange(60)
 
 def test_the_head_is_a_regression_on_standardised_features() -> None:
     head = learn_head(TELLING, LABELS, ALONE, "auc", seed=0)
-    assert head.strength in STRENGTHS
+    assert head.strength in PENALTIES
     assert head.centre == pytest.approx(TELLING.mean(axis=0))
     assert head.scale[3] == 1
     standard = (TELLING - head.centre) / head.scale

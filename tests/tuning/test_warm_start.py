@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from rfray.cluster.slots import slot_for
-from rfray.data.catalog import COLUMNS
+from rfray.data.catalog import CATALOG
 from rfray.errors import RunError, SweepError
 from rfray.evaluation.leaderboard import build_leaderboard
 from rfray.spec.sweep import Sweep
@@ -48,7 +48,7 @@ def begun(folder: Path | str, asked: Sweep, images: str = "digest") -> RunDir:
     run = RunDir(folder)
     claim_run(run, asked)
     rows = {"path": ["real/1.jpg", "fake/1.jpg", "fake/2.jpg"], "part": ["train", "train", "val"], "digest": images}
-    run.write_catalog(pd.DataFrame({**dict.fromkeys(COLUMNS, 0), **rows}))
+    run.write_catalog(pd.DataFrame({**dict.fromkeys(CATALOG, 0), **rows}))
     return run
 
 
