@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rfray.audit.audit import audit_images
 from rfray.commands import say
-from rfray.data.catalog import COLUMNS, divide, fold_of, group_ids, identities, scan_folder
+from rfray.data.catalog import CATALOG, divide, fold_of, group_ids, identities, scan_folder
 from rfray.data.decoding import decode
 from rfray.data.folders import changes, image_folder, most_images, training_changes
 from rfray.data.geometry import geometries

@@ -51,7 +51,7 @@ class Plan(Strict):
     paths: list[str]
     """The words of the command line."""
     files: Digest
-    """Of FILES, which says what is in which shard."""
+    """Of FILES_TABLE, which says what is in which shard."""
 
 
 def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | None = None) -> int:
@@ -61,7 +61,7 @@ def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | Non
 
     Raises RunError where the folder holds something else, DataError where there is no file.
     """
-    digest, plan, files = file_digest(find_bundle(bundle) / ENSEMBLE_FILE), out / "plan.json", out / FILES
+    digest, plan, files = file_digest(find_bundle(bundle) / ENSEMBLE_FILE), out / "plan.json", out / FILES_TABLE
     if (known := find_record(plan, Plan, remedy="choose another folder")) is not None:
         if (known.bundle, known.paths) != (digest, list(words)):
             raise RunError(f"{out} holds predictions of another bundle, or of other files; choose another folder")
@@ -91,7 +91,7 @@ def predict_shards(
     `resources` are those of each process that predicts; every node must see the folder, the bundle and the files.
     Raises RfrayError where a shard can't be predicted, ClusterError.
     """
-    shards = range(pq.read_metadata(out / FILES).num_row_groups)
+    shards = range(pq.read_metadata(out / FILES_TABLE).num_row_groups)
     missing = [shard for shard in shards if not is_sealed(_part(out, shard))]
     done = (pq.read_table(_part(out, shard), columns=["verdict"]) for shard in shards if shard not in missing)
     yield from (Counter(table["verdict"].to_pylist()) for table in done)

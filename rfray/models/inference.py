@@ -148,7 +148,7 @@ def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> N
     """Writes the model's tensors, with `metadata` on their origin. Equal arguments make equal bytes."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     # under one key: safetensors writes several keys in a random order
-    write_whole(path, seal(save(tensors, {METADATA: json.dumps({**metadata, **SEAL}, sort_keys=True)})))
+    write_whole(path, seal(save(tensors, {WEIGHTS_METADATA: json.dumps({**metadata, **SEAL}, sort_keys=True)})))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -163,7 +163,7 @@ def weights_metadata(path: Path) -> dict[str, str]:
     """The metadata given to `save_weights`; empty where there is no readable file."""
     try:
         with safe_open(path, "pt") as file:
-            known = json.loads((file.metadata() or {})[METADATA])
+            known = json.loads((file.metadata() or {})[WEIGHTS_METADATA])
             return {key: value for key, value in known.items() if key not in SEAL}
     except (OSError, SafetensorError, KeyError, ValueError):
         return {}

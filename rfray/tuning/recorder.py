@@ -131,7 +131,7 @@ def ranking(ended: list[TrialResult]) -> list[TrialResult]:
 
 def remove_leftovers(run: RunDir, sweep: Sweep, ended: list[TrialResult]) -> None:
     """Deletes what a killed sweep left: weights beyond the best `sweep.keep`, and states."""
-    weights, over = run.mirror.find(WEIGHTS), {one.id for one in ended}
+    weights, over = run.mirror.find(KEPT_WEIGHTS), {one.id for one in ended}
     kept = {one.id for one in _kept(ended, sweep, weights)}
     run.mirror.remove(file for file in weights if file.parent.name in over - kept)
     over |= {out.id for out in run.repeats() if out.result_file.exists()}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfray.data.catalog import COLUMNS, decode_images, divide, fold_of, group_ids, load_images, part_digest, scan_folder
+from rfray.data.catalog import CATALOG, decode_images, divide, fold_of, group_ids, load_images, part_digest, scan_folder
 from rfray.errors import DataError
 from rfray.spec.sweep import DataSettings
 from tests.data.small_folders import (
