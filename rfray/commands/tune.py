@@ -35,6 +35,10 @@ def tune(
     Raises InputError where anything that was given can't be used, SweepFailed where too many trials have failed.
     """
     began = time.time() if began is None else began
+    file.check_names()
+    from rfray.data.folders import check_folders
+
+    check_folders(file.sweep.data)
     # torch and timm take seconds to import, and Ray to start, most of which it waits
     importing = Thread(target=import_module, args=["rfray.tuning.preflight"])
     importing.start()

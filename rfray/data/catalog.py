@@ -14,15 +14,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from rfray.data.fingerprints import Fingerprint, fingerprint
-from rfray.data.folders import drawn, image_folder, list_images
+from rfray.data.folders import check_distinct, drawn, image_folder, list_images
 from rfray.data.geometry import Geometry
 from rfray.data.images import ImageFiles, Images, PictureSource, load_pixels, scan
 from rfray.data.listing import PassedOver
@@ -60,7 +58,7 @@ def scan_folder(
 
     Raises DataError: folders or classes missing or empty, given twice, too much unreadable.
     """
-    _check_distinct(settings)
+    check_distinct(settings)
     passed = PassedOver()
     there = list_images(settings, folder, passed)
     listed = drawn(there, most).assign(folder=folder)
@@ -246,16 +244,3 @@ def _taken(adds: np.ndarray, order: list[int], share: float) -> tuple[np.ndarray
             have += adds[number]
     missing = [label for label in range(len(CLASSES)) if have[label] < 1 or have[label] >= counts[label]]
     return taken, missing[0] if missing else None
-
-
-def _check_distinct(settings: DataSettings) -> None:
-    """Raises DataError where an image would be in two data folders."""
-    given = {part: folder for part in ("train", "val", "test") if (folder := settings.folder(part)) is not None}
-    names = [name for names in settings.class_folders().values() for name in names]
-    class_folders = [(part, Path(folder, name).resolve()) for part, folder in given.items() for name in names]
-    for (one, here), (other, there) in combinations(class_folders, 2):
-        if one != other and (here.is_relative_to(there) or there.is_relative_to(here)):
-            raise DataError(
-                f"data.{one} ({given[one]}) and data.{other} ({given[other]}) share images: "
-                f"{here} and {there} are the same folder, or one is inside the other"
-            )

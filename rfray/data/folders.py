@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -69,6 +70,31 @@ def list_images(settings: DataSettings, folder: str, passed: PassedOver | None =
             raise DataError(f"{where}: class {name} has no image in {', '.join(classes[name])} {ENDINGS}{what}")
     passed.folders += empty
     return table.replace({"subfolder": {".": ""}}).sort_values("path", ignore_index=True)
+
+
+def check_folders(settings: DataSettings) -> None:
+    """Raises DataError where train or val can't be used, as far as a moment tells: of each class one image is there."""
+    check_distinct(settings)
+    for part in settings.training_folders if settings.source == "folder" else ():
+        where = image_folder(settings, part)
+        for name, class_folders in settings.class_folders().items():
+            if isinstance(where, Path):
+                first = [next(_on_disk(where, name, one, {}, PassedOver()), None) for one in class_folders]
+                if not any(first):
+                    raise DataError(f"{where}: class {name} has no image in {', '.join(class_folders)} {ENDINGS}")
+
+
+def check_distinct(settings: DataSettings) -> None:
+    """Raises DataError where an image would be in two data folders."""
+    given = {part: folder for part in ("train", "val", "test") if (folder := settings.folder(part)) is not None}
+    names = [name for names in settings.class_folders().values() for name in names]
+    class_folders = [(part, Path(folder, name).resolve()) for part, folder in given.items() for name in names]
+    for (one, here), (other, there) in combinations(class_folders, 2):
+        if one != other and (here.is_relative_to(there) or there.is_relative_to(here)):
+            raise DataError(
+                f"data.{one} ({given[one]}) and data.{other} ({given[other]}) share images: "
+                f"{here} and {there} are the same folder, or one is inside the other"
+            )
 
 
 def most_images(sweep: Sweep, folder: str) -> int | None:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,8 +18,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from rfray.errors import InputError, RunError, SweepError, check_no_secret, nearest_first
+from rfray.spec.names import REGISTERED, REMOVED, is_known, known, successor
 from rfray.spec.schema_base import KeyPath, Strict, allowed
 from rfray.spec.sweep import Sweep
+from rfray.spec.trial import TrialAxes
 
 RESOLVED = "# every value as it was used; sha256 of what follows: "
 """How the first line of a resolved sweep begins."""
@@ -41,6 +43,40 @@ SUCCESSORS = {
     "report.stress": "report.corruptions",
 }
 """Key of rfray 0.1 -> what it is called now."""
+SYNONYMS = {
+    "seed": "random_seed random_state",
+    "data.train": "train_dir train_folder train_path train_data training dataset",
+    "data.val": "validation valid val_dir val_folder val_path val_data val_split val_size valid_size valid_split dev "
+    "validation_split validation_data validation_dir validation_size",
+    "data.test": "test_dir test_folder test_path test_data test_split test_size testing holdout",
+    "trial.backbone": "model models model_name arch architecture backbones encoder network net",
+    "trial.pretrained": "weights checkpoint ckpt pretrain",
+    "trial.augmentation": "aug augs augment augmentation_policy transform transforms policy",
+    "trial.image_size": "img_size imgsz imgsize im_size imagesize input_size resolution size image_sizes crop_size",
+    "trial.lr": "learning_rate learningrate learning_rates lr0 base_lr max_lr eta lrs",
+    "trial.weight_decay": "wd decay l2",
+    "trial.batch_size": "batch batchsize bs batches train_batch_size mini_batch_size minibatch",
+    "trial.epochs": "epoch num_epochs n_epochs max_epochs nb_epochs passes",
+    "trial.optimizer": "optim opt optimiser",
+    "trial.schedule": "lr_scheduler lr_schedule sched",
+    "trial.warmup": "warmup_epochs warmup_steps warmup_ratio",
+    "trial.drop_rate": "dropout dropout_rate",
+    "trial.drop_path": "stochastic_depth drop_path_rate",
+    "trial.label_smoothing": "smoothing",
+    "trial.clip_grad": "grad_clip gradient_clipping max_grad_norm gradient_clip_val",
+    "trial.precision": "amp fp16 bf16 mixed_precision half",
+    "trial.patience": "early_stopping early_stop",
+    "search.trials": "n_trials num_trials max_trials num_samples n_iter samples",
+    "search.budget": "time time_budget timeout time_limit max_time time_budget_s hours minutes",
+    "search.algorithm": "searcher search_alg sampler strategy",
+    "search.metric": "monitor objective metrics score",
+    "search.concurrent": "parallel n_jobs max_concurrent max_concurrent_trials",
+    "resources.cpu or resources.workers": "num_workers workers nproc loader_workers",
+    "resources.cpu": "cpus num_cpus cores threads",
+    "resources.gpu": "gpus num_gpus n_gpus devices device",
+    "ensemble.top_k": "topk k n_models members",
+}
+"""Key -> what other programs call it: texts with blanks between."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +96,36 @@ class SweepFile:
     def not_allowed(self, key: KeyPath, given: object, allowed: str) -> str:
         """File, line and key, what was given and what is allowed."""
         return self.problem(key, f"given {_shown(given)}; allowed: {allowed}")
+
+    def name_problems(
+        self, is_known: Callable[[str, str], bool], known: Callable[[str], Sequence[str]]
+    ) -> Iterator[str]:
+        """Names that are not registered, a line each; `known` lists those of a key (backbone, …, metric)."""
+        for key in ("backbone", "optimizer", *REGISTERED):
+            section = "trial" if key in TrialAxes.model_fields else "search"
+            search = [((key,), getattr(self.sweep.search, key, None))]
+            for place, value in self.sweep.trial.written(key) if section == "trial" else search:
+                if not is_known(key, value):
+                    now = {"scheduler": REMOVED.get, "backbone": successor}.get(key, lambda _: None)(value)
+                    yield self.not_allowed((section, *place), value, now or nearest_first(value, known(key)))
+
+    def check_names(self) -> None:
+        """Raises SweepError for names that are registered nowhere and files of weights that are not there, at once."""
+        own, trial = self.sweep.augmentations, self.sweep.trial
+
+        def may_be(key: str, name: str) -> bool:
+            return is_known(key, name) or (key == "augmentation" and name in own)
+
+        problems = [*self.name_problems(may_be, lambda key: [*(own if key == "augmentation" else ()), *known(key)])]
+        for place, source in trial.written("pretrained"):
+            files = (
+                {(*place, name): one for name, one in source.items()} if isinstance(source, dict) else {place: source}
+            )
+            for key, one in files.items():
+                if isinstance(one, str) and "://" not in one and not Path(one).is_file():
+                    problems.append(self.problem(("trial", *key), f"{one}: no such file"))
+        if problems:
+            raise SweepError("\n".join(dict.fromkeys(problems)))
 
 
 def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
@@ -231,13 +297,35 @@ def _explained(key: KeyPath, details: list[ErrorDetails]) -> str:
     if successor := SUCCESSORS.get(_dotted(key)):
         return f"no such key any more; use {successor}"
     if detail["type"] == "extra_forbidden":
-        return f"no such key; allowed: {nearest_first(str(key[-1]), fields, 30)}"
+        section, meant = _dotted(key[:-1]), _meant(str(key[-1]), _dotted(key[:-1]))
+        inside = meant.rpartition(".")[0] == section and " or " not in meant
+        if meant and not inside:
+            return f"no such key; use {meant}"
+        return f"no such key; allowed: {nearest_first(meant.rpartition('.')[2] or str(key[-1]), fields, 30)}"
     if detail["loc"][-1] == "[key]":
         return f"no such key; allowed: {allowed(detail)}"
     if detail["type"] == "missing":
         return f"is missing ({fields[str(key[-1])].description})"
     right_type = [one for one in details if not one["type"].endswith(("_type", "literal_error"))]
     return f"given {_shown(detail['input'])}; allowed: {' or '.join(map(allowed, right_type or details))}"
+
+
+def _meant(given: str, section: str) -> str:
+    """What a key that a section lacks stands for: what other programs, or other sections, call so; "" if nothing."""
+    name = given.lower().replace("-", "_")
+    if name in _fields(tuple(section.split(".")) if section else ()):
+        return f"{section}.{name}".lstrip(".")
+    called = [key for key, others in SYNONYMS.items() if name in others.split()]
+    there = [key for key in _keys() if key.rpartition(".")[2] == name]
+    return next((key for key in called if key.rpartition(".")[0] == section), None) or " or ".join(called or there)
+
+
+def _keys(key: KeyPath = ()) -> Iterator[str]:
+    """Every key of a sweep file, but for what is below those of `trial`."""
+    for name in _fields(key):
+        yield _dotted((*key, name))
+        if key != ("trial",):
+            yield from _keys((*key, name))
 
 
 def _problem(places: Mapping[KeyPath, str], key: KeyPath, text: str) -> str:

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ValidationError
 
 from rfray.errors import nearest_first
+from rfray.spec.names import is_known
 from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, KeyPath, Problems, Strict, allowed, refusing
 
 SEEDS = range(2**32)
@@ -182,6 +183,8 @@ class _TrialAxes(Strict):
     @refusing
     def _weights_are_for_its_backbones(self) -> Problems:
         backbones = self.choices("backbone")
+        if not all(is_known("backbone", name) for name in backbones):
+            return  # then that name is at fault
         for key, weights in self.written("pretrained"):
             for name in weights if isinstance(weights, dict) else ():
                 if name not in backbones:

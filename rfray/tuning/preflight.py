@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from rfray.data.augment import POLICIES, PolicySpec, check_policy
-from rfray.errors import SweepError, TrialError, nearest_first
+from rfray.errors import SweepError, TrialError
 from rfray.models.build import backbone_names, build_model, check_weights
 from rfray.spec.sweep_file import SweepFile
-from rfray.spec.trial import Range, Trial, TrialAxes
+from rfray.spec.trial import Range, Trial
 from rfray.stats.metrics import METRICS
 from rfray.training.learner import SCHEDULES, make_optimizer, optimizer_names
-from rfray.tuning.strategies import REMOVED, SCHEDULERS, SEARCHERS, combinations
+from rfray.tuning.strategies import SCHEDULERS, SEARCHERS, combinations
 
 
 def registered_names() -> dict[str, list[str]]:
@@ -78,15 +78,9 @@ def check_models(file: SweepFile) -> dict[str, int]:
 
 
 def _names(file: SweepFile) -> Iterator[str]:
-    sweep = file.sweep
-    for key, names in registered_names().items():
-        section = "trial" if key in TrialAxes.model_fields else "search"
-        written = sweep.trial.written(key) if section == "trial" else [((key,), getattr(sweep.search, key))]
-        names += [name for name in sweep.augmentations if key == "augmentation" and name not in POLICIES]
-        for place, value in written:
-            if value not in names:
-                allowed = REMOVED.get(value) if key == "scheduler" else None
-                yield file.not_allowed((section, *place), value, allowed or nearest_first(value, names))
+    names = registered_names()
+    names["augmentation"] += file.sweep.augmentations
+    return file.name_problems(lambda key, name: name in names[key], names.__getitem__)
 
 
 def _policies(file: SweepFile) -> Iterator[str]:

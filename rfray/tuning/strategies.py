@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import MedianStoppingRule, TrialScheduler
 
 from rfray.progress.metric_keys import EPOCH, SCORE
+from rfray.spec.names import REMOVED as REMOVED
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, Trial
 from rfray.store.records import EarlierTrial
@@ -250,10 +251,3 @@ SCHEDULERS: dict[str, Callable[[Sweep, int], Asha]] = {
     "median": lambda sweep, _: Median(sweep.search.grace_epochs),
 }
 """Name -> Ray Tune's scheduler, in epochs, of a sweep with so many training images."""
-
-REMOVED = {
-    "hyperband": "asha with search.brackets (2 or more), which is Hyperband without waiting for whole brackets",
-    "pbt": "none, asha or median. Population-based training has no successor: trials copy each other's weights, so a "
-    "killed sweep could not come to the same leaderboard",
-}
-"""Schedulers of rfray 0.1 -> what is allowed instead, and why they are gone."""

@@ -8,7 +8,7 @@ import pytest
 from rfray.data import folders
 from rfray.data.catalog import scan_folder
 from rfray.data.decoding import UnreadableImageError
-from rfray.data.folders import changes, drawn, image_files, image_folder, list_images, read_file
+from rfray.data.folders import changes, check_folders, drawn, image_files, image_folder, list_images, read_file
 from rfray.data.listing import PassedOver
 from rfray.errors import DataError, InputError
 from rfray.spec.sweep import DataSettings
@@ -232,3 +232,19 @@ def test_a_class_folder_without_an_image_is_said_and_a_test_folder_inside_is_not
     passed = PassedOver()
     list_images(given, "train", passed)
     assert str(passed) == f"1 folder ({tmp_path}/train/gan without an image)"
+
+
+def test_folders_that_can_not_be_used_are_said_at_once(tmp_path: Path) -> None:
+    two_classes(tmp_path, 1)
+    check_folders(settings(tmp_path))
+    for given, said in [
+        ({"train": "/no/such"}, "/no/such: no such folder"),
+        ({"classes": {"real": "real", "fake": "faek"}}, "no folder 'faek' for class fake; there: fake, real"),
+        ({"val": str(tmp_path / "val")}, "val: no such folder"),
+        ({"val": str(tmp_path / "train")}, "share images"),
+    ]:
+        with pytest.raises(DataError, match=said):
+            check_folders(settings(tmp_path, **given))
+    (tmp_path / "train/fake/000.png").rename(tmp_path / "train/fake/000.txt")
+    with pytest.raises(DataError, match="class fake has no image in fake"):
+        check_folders(settings(tmp_path))

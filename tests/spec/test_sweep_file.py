@@ -10,9 +10,10 @@ from ruamel.yaml import YAML
 
 from rfray.errors import SweepError
 from rfray.spec.schema_base import Strict
-from rfray.spec.sweep import DataSettings, EnsembleSettings, Resources, SearchSettings, Sweep
+from rfray.spec.sweep import DataSettings, EnsembleSettings, Resources, SearchSettings, Sweep, read_budget
 from rfray.spec.sweep_file import (
     SUCCESSORS,
+    SYNONYMS,
     differences,
     load_sweep,
     read_resolved_sweep,
@@ -901,3 +902,82 @@ def test_how_many_images_there_is_time_to_look_at(search: str, data: str, most: 
 )
 def test_a_pass_is_divided_into_epochs_of_about_so_many_images(count: int, asked: int, epochs: int) -> None:
     assert epochs_of_a_pass(count, asked) == epochs
+
+
+# what other programs write
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("trial.learning_rate", "allowed: lr, "),
+        ("trial.model", "allowed: backbone, "),
+        ("trial.batch", "allowed: batch_size, "),
+        ("trial.bs", "allowed: batch_size, "),
+        ("trial.img_size", "allowed: image_size, "),
+        ("trial.imgsz", "allowed: image_size, "),
+        ("trial.weight-decay", "allowed: weight_decay, "),
+        ("data.validation", "allowed: val, "),
+        ("search.num_samples", "allowed: trials, "),
+        ("model", "use trial.backbone"),
+        ("epochs", "use trial.epochs"),
+        ("trial.budget", "use search.budget"),
+        ("trial.max_gb", "use data.cache.max_gb"),
+        ("trial.top_k", "use ensemble.top_k"),
+        ("data.workers", "use resources.cpu or resources.workers"),
+        ("trial.workers", "use resources.cpu or resources.workers"),
+        ("search.group_pattern", "use data.group_pattern or report.group_pattern"),
+        ("trial.qwertz", "allowed: backbone, "),
+    ],
+)
+def test_keys_of_other_programs_and_sections_are_known(tmp_path: Path, written: str, said: str) -> None:
+    with pytest.raises(SweepError, match=re.escape(f"{written}: no such key; {said}")):
+        load(SWEEP, tmp_path, f"{written}=1")
+
+
+def test_every_synonym_is_of_a_key_and_none_is_a_key_of_its_section() -> None:
+    named = [one for key in SYNONYMS for one in key.split(" or ")]
+    assert set(named) <= set(sweep_keys())
+    for key, others in SYNONYMS.items():
+        if " or " in key:
+            continue
+        section = key.split(" or ")[0].rpartition(".")[0]
+        assert not {f"{section}.{name}".lstrip(".") for name in others.split()} & set(sweep_keys())
+
+
+def sweep_keys() -> list[str]:
+    """Sections, and what is in them."""
+    found = []
+    for name, field in Sweep.model_fields.items():
+        inner = getattr(field.annotation, "model_fields", None) or {}
+        found += [name, *(f"{name}.{key}" for key in (Resources.model_fields if name == "resources" else inner))]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "of_gpus"),
+    [
+        ("3min", 180, False),
+        ("2 minutes", 120, False),
+        ("1h30m", 5400, False),
+        ("1 Hour and 5 mins", 3900, False),
+        ("2 days", 172_800, False),
+        ("90s", 90, False),
+        ("8gpu-h", 28_800, True),
+        ("8 GPU hours", 28_800, True),
+    ],
+)
+def test_a_budget_as_people_write_it(text: str, seconds: float, of_gpus: bool) -> None:
+    assert read_budget(text) == (seconds, of_gpus)
+
+
+@pytest.mark.parametrize("text", ["", "3", "m", "0s", "5 months", "100 ms", "1h 8gpu-h", "3m or so", "-3m"])
+def test_what_is_no_budget(text: str) -> None:
+    assert read_budget(text) is None
+
+
+def test_a_backbone_that_timm_lacks_is_not_blamed_on_its_weights(tmp_path: Path) -> None:
+    text = MAPPING.replace("[test_resnet, test_vit]", "resnet5")
+    assert load(text, tmp_path).trial.backbone == "resnet5"  # the check of names says so
+    with pytest.raises(SweepError, match=r"trial.pretrained.test_resnet: .*allowed: test_vit"):
+        load(MAPPING.replace("[test_resnet, test_vit]", "test_vit"), tmp_path)

@@ -1,6 +1,7 @@
 """check_sweep(): what can't work is refused before anything starts, with its line."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -9,6 +10,7 @@ import timm
 from safetensors.torch import save_file
 
 from rfray.errors import SweepError
+from rfray.spec.names import REGISTERED, is_known, successor
 from rfray.spec.sweep_file import SweepFile, load_sweep
 from rfray.spec.trial import Trial
 from rfray.tuning.preflight import check_models, check_sweep, registered_names, unused_settings
@@ -293,3 +295,44 @@ def test_what_comes_to_nothing_is_said(tmp_path: Path) -> None:
 def load_with(folder: Path, text: str) -> SweepFile:
     (folder / "sweep.yaml").write_text(text)
     return load_sweep(folder / "sweep.yaml")
+
+
+# names are known before timm and Ray are imported
+
+
+def test_the_names_that_are_known_early_are_those_that_are_registered() -> None:
+    registered = registered_names()
+    assert {key: set(registered[key]) for key in REGISTERED} == {key: set(names) for key, names in REGISTERED.items()}
+    for key, names in registered.items():
+        assert [name for name in names if not is_known(key, name)] == []
+    assert not is_known("backbone", "resnet5")
+    assert not is_known("backbone", "resnet18.a2_in3k_of_mine")
+    assert not is_known("optimizer", "adamm")
+
+
+def test_every_older_name_of_timm_leads_to_the_one_now() -> None:
+    older = timm.models.get_deprecated_models()
+    assert len(older) > 200
+    assert [name for name, now in older.items() if now and successor(name) != now] == []
+    assert [name for name in older if is_known("backbone", name)] == []
+    for written in ("timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k", "hf-hub:timm/resnet18.a1_in1k"):
+        assert successor(written) == "resnet18.a1_in1k"
+    assert successor("resnet18") is successor("hf_hub:somebody/model") is None
+
+
+@pytest.mark.parametrize("check", [check_sweep, SweepFile.check_names])
+def test_the_name_at_fault_is_blamed_early_and_late(tmp_path: Path, check: Callable[[SweepFile], None]) -> None:
+    text = SWEEP.replace("[test_resnet, test_vit]", "xception").replace("false", "{test_vit: false}")
+    with pytest.raises(
+        SweepError, match=r"sweep.yaml:5: trial.backbone: given \"xception\"; allowed: legacy_xception$"
+    ):
+        check(load_with(tmp_path, text))
+    with pytest.raises(SweepError, match=r'search.scheduler: given "pbt"; allowed: none, asha or median'):
+        check(load_with(tmp_path, SWEEP.replace("random", "random\n  scheduler: pbt")))
+    check(load_with(tmp_path, with_policy("ToGray: {p: 0.5}").replace("  lr:", "  augmentation: mine\n  lr:")))
+
+
+def test_weights_that_are_not_there_are_said_early(tmp_path: Path) -> None:
+    file = load_with(tmp_path, SWEEP.replace("false", "[false, {test_vit: /no/such.pth}]"))
+    with pytest.raises(SweepError, match=r"trial.pretrained\[1\].test_vit: /no/such.pth: no such file"):
+        file.check_names()
