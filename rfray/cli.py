@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 from typer import Argument, Exit, Option, Typer
 from typer.core import TyperGroup
 
-from rfray.errors import Interrupted, RfrayError, check_no_secret, without_secrets
+from rfray.errors import Interrupted, RfrayError, check_no_secret, printable, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -152,7 +152,7 @@ def ensemble(
     show_leaderboard(folder, None, console)
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
         if path.exists():
-            print(folder.shown(path))
+            print(printable(folder.shown(path)))
 
 
 @app.command()
@@ -266,7 +266,10 @@ def main() -> None:
     except RfrayError as error:
         again = shlex.join(["rfray", *(word for word in sys.argv[1:] if word != "--fresh")])
         text = f"\nrfray: {error} with: {again}" if isinstance(error, Interrupted) else f"rfray: {error}"
-        print(without_secrets(text), file=sys.stderr)
+        text = without_secrets(text)
+        for word in sys.argv[1:]:  # the user's own names, as they would be shown within a line
+            text = text.replace(word, printable(word)) if word.strip() else text
+        print(printable(text, keep="\n"), file=sys.stderr)
         sys.exit(error.exit_code)
 
 

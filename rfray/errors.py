@@ -94,6 +94,17 @@ def check_no_secret(text: str) -> None:
         )
 
 
+def printable(text: str, keep: str = "") -> str:
+    r"""Text that a terminal, or a log, shows as it is.
+
+    What could steer it (escapes, ends of lines, directions of writing) becomes \x1b, \n, \u202e, but for what `keep`
+    has: the newlines of a text of several lines, in which names have been made printable before.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep else ascii(one)[1:-1] for one in text)
+
+
 def nearest_first(given: object, allowed: Iterable[str], limit: int = 12) -> str:
     """Text that lists `allowed`, the names most like `given` first, at most `limit` of them."""
     names = list(allowed)

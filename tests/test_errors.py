@@ -1,8 +1,14 @@
 """The error classes and the text that lists allowed names."""
 
-import pytest
+import io
 
-from rfray.errors import InputError, RfrayError, check_no_secret, nearest_first, without_secrets
+import pytest
+from rich.console import Console
+
+from rfray.cli import main
+from rfray.commands import say
+from rfray.data.listing import PassedOver
+from rfray.errors import InputError, RfrayError, check_no_secret, nearest_first, printable, without_secrets
 
 
 def all_classes(base: type[RfrayError]) -> list[type[RfrayError]]:
@@ -55,3 +61,28 @@ def test_a_key_in_an_address_is_refused_and_not_shown(address: str) -> None:
 )
 def test_what_is_no_key(text: str) -> None:
     check_no_secret(text)
+
+
+STEERING = {
+    "\x1b[2J": r"\x1b[2J", "a\nb": r"a\nb", "a\rb": r"a\rb", "a\tb": r"a\tb", "\x9b31m": r"\x9b31m", "\x07": r"\x07",
+    "\u202egnp.exe": r"\u202egnp.exe", "\u2028": r"\u2028", "\udcff": r"\udcff", "größe 你 🙂": "größe 你 🙂",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_a_name_does_not_steer_the_terminal(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert printable(name) == STEERING[name]
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, highlight=False)
+    said = printable(name, keep="\n")
+    say(console, name)
+    assert console.file.getvalue() == f"{said}\n"  # type: ignore[attr-defined]
+    passed = PassedOver(folders=[f"x{name}"])
+    assert STEERING[name] in str(passed)
+    monkeypatch.setattr("sys.argv", ["rfray", "leaderboard", f"no{name}run"])
+    with pytest.raises(SystemExit):
+        main()
+    error = capsys.readouterr().err
+    assert f"no{STEERING[name]}run" in error
+    assert error.count("\n") == 1

@@ -2,7 +2,9 @@
 
 from rich.console import Console
 
+from rfray.errors import printable
+
 
 def say(console: Console, text: str) -> None:
-    """Prints a text as it is; the terminal wraps its lines."""
-    console.print(text, soft_wrap=True, markup=False)
+    """Prints a text as it is, but what would steer the terminal (see `printable`); the terminal wraps its lines."""
+    console.print(printable(text, keep="\n"), soft_wrap=True, markup=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rfray.commands.prepare_data import prepare_training, scan_all, write_audit
-from rfray.errors import AuditError
+from rfray.errors import AuditError, printable
 from rfray.report.audit_plots import draw_audit
 from rfray.report.terminal import audit_summary
 from rfray.spec.sweep_file import load_sweep, sweep_of_folder
@@ -34,6 +34,6 @@ def audit(source: Path, run: str | None, overrides: Sequence[str], console: Cons
     assert found is not None  # it was just written
     console.print(audit_summary(found))
     for path in (folder.audit_file, *folder.audit_pictures()):
-        print(folder.shown(path))
+        print(printable(folder.shown(path)))
     if found.stamp:
         raise AuditError(f"the audit has found errors; see {folder.shown(folder.audit_file)}")

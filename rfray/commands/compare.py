@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rfray.commands import say
+from rfray.errors import printable
 from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, write_comparison
 from rfray.report.terminal import comparison_table
 from rfray.store.run_dir import RunDir
@@ -26,4 +27,4 @@ def compare(runs: Sequence[RunDir], top: int, out: Path | None, console: Console
     for sentence in found.sentences:
         say(console, sentence)
     for path in write_comparison(found, out) if out is not None else []:
-        print(path)
+        print(printable(str(path)))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rfray.errors import printable
 from rfray.models.bundle import load_bundle
 from rfray.models.export import check_format, export_bundle
 
@@ -15,4 +16,4 @@ def export(bundle: str, form: str, out: Path | None) -> None:
     check_format(form)
     file = out or Path(f"{Path(bundle).name}.{form}")
     difference = export_bundle(load_bundle(bundle), form, file)
-    print(f"{file}: probabilities within {difference:.1g} of the bundle's")
+    print(f"{printable(str(file))}: probabilities within {difference:.1g} of the bundle's")

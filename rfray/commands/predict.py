@@ -108,4 +108,4 @@ def _counting(total: int, out: Path | None, passed: PassedOver) -> Iterator[Call
             f"The others: {said}.{rows}"
         )
     images = "1 image" if found.total() == 1 else f"{found.total():,} images"
-    console.print(f"{images}: {said}.{rows}", soft_wrap=True, markup=False)
+    say(console, f"{images}: {said}.{rows}")

@@ -20,9 +20,10 @@ from rfray.data.geometry import geometries
 from rfray.data.images import no_room_in_cache
 from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.data.node_cache import cache_folder, remove_unfinished
-from rfray.errors import AuditError, DataError, RunError, StorageError
+from rfray.errors import AuditError, DataError, RunError, StorageError, printable
 from rfray.spec.sweep import CLASSES, Sweep
-from rfray.store.files import below, replacing
+from rfray.store.csv_files import csv_text
+from rfray.store.files import below, write_whole
 from rfray.store.records import write_record
 from rfray.store.run_dir import UNREADABLE, RunDir
 from rfray.store.sealed import write_table
@@ -100,7 +101,7 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
         return
     if changed:
         if len(audited):
-            say(console, f"Test has changed ({len(changed)} files, e.g. {changed[0]}); reading it again")
+            say(console, f"Test has changed ({len(changed)} files, e.g. {printable(changed[0])}); reading it again")
         found = _scan(run, sweep, "test", console)
         images = pd.concat([images[images["folder"] != "test"], found], ignore_index=True)
         images = write_audit(run, sweep, images, _similar_pairs(images, sweep, console), others)
@@ -139,12 +140,11 @@ def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFr
         say(console, f"Warning: {no_room_in_cache(sweep.data.cache)}")
     noted, found = run.unreadable(), scanned.unreadable
     others = noted[noted["folder"] != folder]
-    with replacing(run.unreadable_file) as temporary:
-        (pd.concat([others, found]) if len(others) else found)[UNREADABLE].to_csv(temporary, index=False)
+    write_whole(run.unreadable_file, csv_text((pd.concat([others, found]) if len(others) else found)[UNREADABLE]))
     if len(found):
         say(console, f"Warning: {len(found)} files can't be read and are left out (see {run.unreadable_file}):")
         for row in found.head(10).itertuples():
-            say(console, f"  {row.path}: {row.reason}")
+            say(console, printable(f"  {row.path}: {row.reason}"))
     return scanned.images
 
 

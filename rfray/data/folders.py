@@ -18,7 +18,7 @@ from rfray.data.decoding import SUFFIXES, UnreadableImageError
 from rfray.data.demo import make_demo
 from rfray.data.listing import PassedOver, images_below, note_unused, refuse
 from rfray.data.node_cache import RemoteFolder, cache_folder
-from rfray.errors import DataError, InputError, StorageError
+from rfray.errors import DataError, InputError, StorageError, printable
 from rfray.spec.sweep import CLASSES, DataSettings, Sweep
 from rfray.store.run_dir import RunDir
 from rfray.store.storage import SCHEMES, Storage, is_address
@@ -67,7 +67,9 @@ def list_images(settings: DataSettings, folder: str, passed: PassedOver | None =
     for label, name in enumerate(CLASSES):
         if not (table["label"] == label).any():
             what = f"; passed over: {passed}" if str(passed) else ""
-            raise DataError(f"{where}: class {name} has no image in {', '.join(classes[name])} {ENDINGS}{what}")
+            raise DataError(
+                f"{where}: class {name} has no image in {printable(', '.join(classes[name]))} {ENDINGS}{what}"
+            )
     passed.folders += empty
     return table.replace({"subfolder": {".": ""}}).sort_values("path", ignore_index=True)
 

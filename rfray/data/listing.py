@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import PurePosixPath
 
 from rfray.data.decoding import SUFFIXES
-from rfray.errors import DataError
+from rfray.errors import DataError, printable
 
 SYSTEM_FOLDERS = frozenset(
     ("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "lost+found", "__macosx")
@@ -53,7 +53,8 @@ class PassedOver:
     def __str__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.endings.most_common())
         files = f"{_counted(self.endings.total(), 'file')} ({kinds})" if kinds else ""
-        return ", ".join(filter(None, (files, _named(self.folders, "folder"), _named(self.links, "dangling link"))))
+        said = filter(None, (files, _named(self.folders, "folder"), _named(self.links, "dangling link")))
+        return printable(", ".join(said))
 
 
 def is_image_name(name: str) -> bool:

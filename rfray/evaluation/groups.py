@@ -11,6 +11,7 @@ from rfray.stats.intervals import wilson
 from rfray.stats.metrics import confusion
 from rfray.stats.paired_tests import placements
 from rfray.stats.predictions import Predictions, read_predictions
+from rfray.store.csv_files import csv_text
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
@@ -65,7 +66,7 @@ def write_groups(run: RunDir) -> str:
     if groups is None:
         run.groups_csv.unlink(missing_ok=True)
         return "There is only one group of test images (report.group_pattern), so there is no table by group"
-    write_whole(run.groups_csv, groups.table.to_csv(index=False, lineterminator="\n"))
+    write_whole(run.groups_csv, csv_text(groups.table))
     without = int(groups.table.loc[groups.table["group"] == "", "n"].sum())
     return f"In {without} of {groups.overall['n']} test images report.group_pattern finds nothing" if without else ""
 

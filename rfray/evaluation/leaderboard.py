@@ -20,6 +20,7 @@ from rfray.stats.metrics import METRICS, confusion, measured
 from rfray.stats.operating_point import OperatingPoint, choose_point, point_on_test
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
 from rfray.store.bundle_record import Vote
+from rfray.store.csv_files import csv_text, read_csv
 from rfray.store.files import file_digest, write_whole
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, TrialDir
@@ -129,7 +130,7 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
 def write_leaderboard(run: RunDir) -> pd.DataFrame:
     """Writes leaderboard.csv (full precision), its digest, leaderboard.md; returns, raises as `build_leaderboard`."""
     frame = build_leaderboard(run)
-    table = frame.to_csv(index=False, lineterminator="\n")
+    table = csv_text(frame)
     write_whole(run.leaderboard_digest, f"{sha256(table.encode()).hexdigest()}  {run.leaderboard_csv.name}\n")
     write_whole(run.leaderboard_csv, table)
     write_whole(run.leaderboard_md, _markdown(run, frame))
@@ -141,7 +142,7 @@ def read_leaderboard(run: RunDir) -> pd.DataFrame:
     always = column_types(run.sweep())
     types = {**always, **dict.fromkeys((WORST, *TEST_COLUMNS), NUMBER)}
     try:
-        frame = pd.read_csv(
+        frame = read_csv(
             run.leaderboard_csv, dtype=types, keep_default_na=False, na_values=[""], float_precision="round_trip"
         )
     except FileNotFoundError:

@@ -16,6 +16,7 @@ from rfray.evaluation.significance import DELONG, Evaluated, Panel, difference_t
 from rfray.stats.intervals import bootstrap, percentile_intervals
 from rfray.stats.paired_tests import holm, mcnemar
 from rfray.stats.predictions import read_predictions
+from rfray.store.csv_files import csv_text
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
@@ -110,8 +111,8 @@ def write_comparison(comparison: Comparison, file: Path) -> list[Path]:
         write_whole(file, "\n\n".join(paragraphs) + "\n")
         return [file]
     tests = file.with_name(f"{file.stem}-tests.csv")
-    write_whole(file, comparison.table.to_csv(index=False, lineterminator="\n"))
-    write_whole(tests, comparison.tests.to_csv(index=False, lineterminator="\n"))
+    write_whole(file, csv_text(comparison.table))
+    write_whole(tests, csv_text(comparison.tests))
     return [file, tests]
 
 

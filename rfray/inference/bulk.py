@@ -25,7 +25,7 @@ from rfray.cluster.slots import autoscaler_notice, slot_count, worker_slot
 from rfray.cluster.tasks import reason_of
 from rfray.data.folders import image_files
 from rfray.data.listing import PassedOver
-from rfray.errors import DataError, RfrayError, RunError
+from rfray.errors import DataError, RfrayError, RunError, printable
 from rfray.models.bundle import detect, load_bundle
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import Resources
@@ -100,7 +100,7 @@ def predict_shards(
     with connected(address, resources):
         slot = worker_slot(resources)
         if notice := autoscaler_notice(slot):
-            Console(stderr=True).print(notice, soft_wrap=True)
+            Console(stderr=True).print(printable(notice, keep="\n"), soft_wrap=True)
         actor = ray.remote(ShardPredictor).options(
             num_cpus=slot.cpu, num_gpus=slot.gpu, max_restarts=RETRIES, max_task_retries=RETRIES
         )

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from rfray.data.catalog import decode_images
 from rfray.data.geometry import Geometry
-from rfray.errors import DataError
+from rfray.errors import DataError, printable
 from rfray.evaluation.mistakes import Mistakes, write_mistakes
 from rfray.models.bundle import load_bundle
 from rfray.models.grad_cam import encode_jpeg, heatmap_jpeg, shrink
@@ -47,7 +47,7 @@ def draw_mistakes(run: RunDir, mistakes: Mistakes, console: Console) -> None:
         else:
             write_whole(run.mistake_picture(mistake.number, evidence=True), evidence)
     for problem in problems[:PRINTED]:
-        console.print(f"Mistakes: {problem}", soft_wrap=True, markup=False)
+        console.print(printable(f"Mistakes: {problem}"), soft_wrap=True, markup=False)
     if len(problems) > PRINTED:
         console.print(f"Mistakes: … and {len(problems) - PRINTED} more like these")
     write_mistakes(run, mistakes.model_copy(update={"problems": problems}))

@@ -28,7 +28,7 @@ from rfray.data.catalog import load_images, picture_files
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.data.images import PictureSource
-from rfray.errors import RfrayError, TrialError
+from rfray.errors import RfrayError, TrialError, printable
 from rfray.inference.missing import prediction_origins
 from rfray.models.inference import Predictor, load_predictor, predict_corrupted, predict_from_file
 from rfray.spec.trial import Trial
@@ -131,7 +131,7 @@ def _outcomes(run: RunDir, predict: Callable[..., Any], keys: Sequence[Any], con
     """(key, what `predict` has made of it, or a RayError) of each, in the order in which the tasks on Ray end."""
     slot = worker_slot(run.sweep().resources)
     if notice := autoscaler_notice(slot):
-        console.print(notice, soft_wrap=True)
+        console.print(printable(notice, keep="\n"), soft_wrap=True)
     task = ray.remote(predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     return finished({task.remote(run.where, key, slot.threads): key for key in keys})
 

@@ -7,6 +7,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rfray.errors import printable
 from rfray.progress.events import EpochDone, Event, SweepBegan, TrialBegan, TrialEnded, TrialPaused, Warned
 
 SHOWN_ENDED, AROUND = 8, 8
@@ -89,7 +90,7 @@ class View:
 
     def say(self, text: str) -> None:
         """Prints a line (above the table)."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(printable(text, keep="\n")), soft_wrap=True)
 
     def close(self) -> None:
         """Leaves the table as it is and gives the terminal back."""
@@ -127,8 +128,8 @@ class View:
         paused, room = len(self._rows) - len(running), max(1, self._console.height - SHOWN_ENDED - AROUND)
         for row in [*running[:room], *self._best]:
             table.add_row(
-                Text(row.id),
-                Text(row.setting),
+                Text(printable(row.id)),
+                Text(printable(row.setting)),
                 f"{row.epoch}/{row.epochs}",
                 _number(row.score),
                 Text(_number(row.best), style="bold" if best is not None and row.best == best else ""),

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rfray.errors import InputError, nearest_first
+from rfray.errors import InputError, nearest_first, printable
 from rfray.evaluation.ensemble import WORST
 from rfray.evaluation.leaderboard import LOWER_IS_BETTER, as_text
 from rfray.evaluation.run_comparison import Comparison
@@ -56,11 +56,11 @@ def _leaderboard(
     """Ensembles are bold; `further` columns stand at the end unless they are among the others."""
     settings, metrics = WIDE if width >= WIDE_FROM else NARROW
     columns = list(dict.fromkeys((*first, *settings, *scores, *metrics, *further)))
-    table = Table(title=title)
+    table = Table(title=printable(title))
     for column in columns:
-        table.add_column(column, justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left")
+        table.add_column(printable(column), justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left")
     for kind, row in zip(frame["kind"], as_text(frame)[columns].itertuples(index=False), strict=True):
-        table.add_row(*map(Text, row), style="bold" if kind == "ensemble" else None)
+        table.add_row(*map(_plain, row), style="bold" if kind == "ensemble" else None)
     return table
 
 
@@ -73,10 +73,10 @@ def audit_summary(audit: Audit) -> Iterator[RenderableType]:
             for number, column in enumerate(columns):
                 table.add_column(column, justify="right" if number else "left")
             for row in rows:
-                table.add_row(*map(Text, row))
+                table.add_row(*map(_plain, row))
             yield table
     if audit.baseline is not None:
-        yield Text(baseline_sentence(audit) or "What each property of the files alone predicts (AUC; 0.5 is chance):")
+        yield _plain(baseline_sentence(audit) or "What each property of the files alone predicts (AUC; 0.5 is chance):")
         telling = [feature for feature in audit.baseline.features if feature.low > 0.5]
         width = max((len(feature.feature) for feature in telling), default=0)
         for feature in telling:
@@ -85,5 +85,10 @@ def audit_summary(audit: Audit) -> Iterator[RenderableType]:
     if not audit.findings:
         yield Text("Nothing was found that would mislead.", style="green")
     for finding in audit.findings:
-        yield Text.assemble((f"{finding.grade.capitalize()}: ", GRADE_STYLES[finding.grade]), finding.sentence)
-        yield Padding(Text(finding.what_to_do, style="dim"), (0, 0, 0, 2))
+        yield Text.assemble((f"{finding.grade.capitalize()}: ", GRADE_STYLES[finding.grade]), _plain(finding.sentence))
+        yield Padding(_plain(finding.what_to_do, "dim"), (0, 0, 0, 2))
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """Text on one line without markup, in which a name can't steer the terminal."""
+    return Text(printable(text), style=style)

@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rfray.errors import InputError, nearest_first
+from rfray.errors import InputError, nearest_first, printable
+from rfray.store.csv_files import csv_text
 from rfray.store.files import replacing
 
 Write = Callable[[pd.DataFrame], None]
@@ -54,8 +55,10 @@ def verdict_rows(out: Path | None, form: str) -> Iterator[Write]:
 
         def write(rows: pd.DataFrame) -> None:
             nonlocal first, parquet
+            if file is sys.stdout and file.isatty():  # somebody reads it, and no program
+                rows = rows.map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
             if form == "csv":
-                rows.to_csv(file, index=False, header=first, lineterminator="\n")
+                file.write(csv_text(rows, header=first))
             elif form == "jsonl":
                 for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")

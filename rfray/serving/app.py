@@ -38,6 +38,8 @@ Found = TypeVar("Found")
 
 ALIVE_SECONDS = 5
 """Models that don't answer for so long count as dead."""
+STOPPED_SECONDS = 30
+"""After about so long, a server that is stopped to be started anew is there again."""
 DRAWN_AT_ONCE = 2
 """Heat maps; each has a whole picture in memory."""
 REASONS = 5
@@ -294,6 +296,11 @@ def metered(app: FastAPI, metrics: Metrics, hosts: Sequence[str]) -> ASGIApp:
                 await app(scope, receive, send_counted)
             else:
                 await JSONResponse({"detail": ELSEWHERE}, 421)(scope, receive, send_counted)
+        except asyncio.CancelledError:  # uvicorn's, to what is not answered in time when the server is stopped
+            stopped = JSONResponse(
+                {"detail": "the server is being stopped"}, 503, {"Retry-After": str(STOPPED_SECONDS)}
+            )
+            await stopped(scope, receive, send_counted)
         finally:
             metrics.requests.labels(path, status).inc()
             metrics.seconds.labels(path).observe(time.perf_counter() - began)

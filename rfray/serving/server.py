@@ -92,7 +92,8 @@ def serve_bundle(
             address = f"http://{f'[{name}]' if ':' in name else name}:{at}"
             print(f"Serving {len(bundle.members)} models at {address} (Ctrl-C stops it)", flush=True)
             uvicorn.Server(config).run([listener])
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest is done in a second
+        for polite in (signal.SIGINT, signal.SIGTERM):  # the rest is done in a second
+            signal.signal(polite, signal.SIG_IGN)
     print("Stopped")
 
 

@@ -15,6 +15,7 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import read_resolved_sweep
 from rfray.spec.trial import Trial
 from rfray.store.bundle_record import ENSEMBLE_FILE, Bundle, Ensemble, file_problems
+from rfray.store.csv_files import read_csv
 from rfray.store.files import below, file_digest, user_cache, write_whole
 from rfray.store.records import Audit, Fold, Start, TrialResult, TrialStart, find_record, read_record
 from rfray.store.sealed import read_sealed, write_table
@@ -214,7 +215,7 @@ class RunDir:
         if not self.unreadable_file.exists():
             return pd.DataFrame(columns=UNREADABLE)
         try:
-            return pd.read_csv(self.unreadable_file, keep_default_na=False)[UNREADABLE]
+            return read_csv(self.unreadable_file, keep_default_na=False)[UNREADABLE]
         except (ValueError, KeyError) as error:
             raise RunError(f"{self.unreadable_file} is damaged: {error}") from None
 

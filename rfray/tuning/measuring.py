@@ -17,7 +17,7 @@ from rich.progress import track
 
 from rfray.cluster.slots import MARGIN, Node, Packing, Slot, TrialSlots, nodes, pack
 from rfray.cluster.tasks import finished, on_node, reason_of
-from rfray.errors import ClusterError, RunError
+from rfray.errors import ClusterError, RunError, printable
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.store.records import Measured, Measurements, find_record, write_record
@@ -65,7 +65,7 @@ def keep_packing(run: RunDir, shares: TrialSlots, console: Console) -> None:
     if isinstance(shares, Packing):
         write_record(run.measured_file, Measurements(measured=shares.measured), run.mirror)
         for line in packing_lines(shares):
-            console.print(line, soft_wrap=True, markup=False)
+            console.print(printable(line, keep="\n"), soft_wrap=True, markup=False)
 
 
 def known_measurements(run: RunDir) -> list[Measured]:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from rfray.cluster.ray_internals import free_groups
 from rfray.cluster.slots import TrialSlots, slot_count
-from rfray.errors import RfrayError, SweepFailed
+from rfray.errors import RfrayError, SweepFailed, printable
 from rfray.progress.events import SweepBegan
 from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import predictions_metadata
@@ -74,7 +74,7 @@ def run_sweep(
     context = SweepContext(run, sweep, shares, session_folder, console, meter)
     planned, warm = planned_trials(sweep), warm_start(run, sweep, console)
     for problem in repair(run):
-        console.print(f"Warning: {problem}", soft_wrap=True, markup=False)
+        console.print(printable(f"Warning: {problem}", keep="\n"), soft_wrap=True, markup=False)
     earlier = results(run)
     remove_leftovers(run, sweep, earlier)
     recorder = Recorder(run, sweep, meter)

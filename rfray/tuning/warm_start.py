@@ -17,7 +17,7 @@ from rich.text import Text
 
 from rfray.data.catalog import part_digest
 from rfray.data.folders import training_changes
-from rfray.errors import RunError, StorageError, SweepError
+from rfray.errors import RunError, StorageError, SweepError, printable
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile, differences
 from rfray.spec.trial import Trial
@@ -99,7 +99,7 @@ def warm_start(run: RunDir, sweep: Sweep, console: Console) -> WarmStart:
         known = _known(candidates, sweep)
         write_record(run.warm_start_file, known, run.mirror)
     for line in known.lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
     return known
 
 
@@ -128,7 +128,7 @@ def _take_over(run: RunDir, sweep: Sweep, candidates: list[Candidate], console: 
             _copy_trial(one, out, number, with_weights=one.key in kept)
             number += 1
         except RunError as error:
-            console.print(Text(f"Warning: {error}; the trial is not taken over"), soft_wrap=True)
+            console.print(Text(printable(f"Warning: {error}; the trial is not taken over")), soft_wrap=True)
             shutil.rmtree(out.path, ignore_errors=True)
             one.use, one.reason = "score", "damaged"
 

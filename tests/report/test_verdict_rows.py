@@ -68,3 +68,18 @@ def test_formats_by_name() -> None:
     ]:
         with pytest.raises(InputError, match=reason):
             format_of(out, asked)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_names_that_would_steer_it_and_a_pipe_gets_them(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stdout", out)
+    with verdict_rows(None, "csv") as write:
+        write(FIRST.assign(path="\x1b[2J=1\n"))
+        write(FIRST.assign(path="=1"))
+    first, second = (r"\x1b[2J=1\n", "'=1") if terminal else ('"\x1b[2J=1\n"', "'=1")
+    expected = f"path,p_fake,verdict,m,reason\n{first},0.30000000000000004,real,1.0,\n{second},0.3"
+    assert out.getvalue().startswith(expected)

@@ -1,6 +1,8 @@
 """Clients that never end, never begin or never read, on a real socket: each is cut off, and the others are answered."""
 
 import asyncio
+import signal
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,7 +11,9 @@ import pytest
 pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 
 import uvicorn
+from fastapi import FastAPI
 
+from rfray.serving.app import Metrics, metered
 from rfray.serving.connections import Connection
 from rfray.serving.uploads import Limits
 
@@ -51,7 +55,7 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
     """What still comes, until the server closes."""
     data = b""
     try:
-        while piece := await reader.read(1000):
+        while piece := await reader.read(1_000_000):
             data += piece
     except ConnectionError:
         pass
@@ -138,9 +142,49 @@ def test_who_does_not_read_is_cut_off() -> None:
         reader, writer = await connect()
         writer.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         await asyncio.sleep(0.5)
-        assert len(await rest(reader)) < 50_000_000
+        assert len(await rest(reader)) < 30_000_000
 
-    served(QUICK, client, answer=bytes(50_000_000))
+    served(QUICK, client, answer=bytes(30_000_000))
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_server_that_is_told_to_stop_answers_what_it_has(ends: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async def go() -> None:
+        began, go_on = asyncio.Event(), asyncio.Event()
+        api = FastAPI()
+
+        @api.get("/")
+        async def root() -> str:
+            began.set()
+            await go_on.wait()
+            return "ok"
+
+        config = uvicorn.Config(
+            metered(api, Metrics(), ["*"]), http=Connection, lifespan="off", timeout_graceful_shutdown=20 if ends else 0
+        )
+        server, listener = uvicorn.Server(config), socket.create_server(("127.0.0.1", 0))
+        address = listener.getsockname()
+        serving = asyncio.create_task(server.serve([listener]))
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(GET)
+        await began.wait()
+        silent, _ = await asyncio.open_connection(*address)
+        server.handle_exit(signal.SIGTERM, None)
+        assert await rest(silent) == b""  # at once, as is the port
+        with pytest.raises(ConnectionError):
+            await asyncio.open_connection(*address)
+        if ends:
+            go_on.set()
+        said = await rest(reader)
+        assert said[:13] == (b"HTTP/1.1 200 " if ends else b"HTTP/1.1 503 ")
+        await serving
+
+    on_sigterm = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which uvicorn raises again at the end
+    try:
+        asyncio.run(asyncio.wait_for(go(), 20))
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
+    assert "Traceback" not in caplog.text
 
 
 def test_requests_before_any_answer_are_not_piled_up() -> None:
