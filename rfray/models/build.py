@@ -1,6 +1,7 @@
 """trial -> timm model with two outputs (real, fake), and the normalisation that its weights expect."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,10 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from timm.data import resolve_model_data_config
 from timm.models import get_pretrained_cfg
 from torch import nn
-from torch.nn.modules.module import register_module_module_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from rfray.errors import TrialError
 from rfray.spec.sweep import CLASSES
@@ -117,18 +121,38 @@ def backbone_names() -> list[str]:
     return [*timm.list_models(), *timm.list_pretrained()]
 
 
-def build_model(trial: Trial, load_pretrained: bool = True) -> tuple[nn.Module, Normalisation]:
+@contextmanager
+def _at_most(most_bytes: float) -> Iterator[None]:
+    """Raises ValueError as soon as parameters that are made inside take more."""
+    taken = 0
+
+    def count(_: nn.Module, __: str, parameter: nn.Parameter | None) -> None:
+        nonlocal taken
+        taken += 0 if parameter is None else parameter.nbytes
+        if taken > most_bytes:
+            raise ValueError(f"it takes more than {most_bytes / 1e6:.0f} MB, so the weights there are not its own")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def build_model(
+    trial: Trial, load_pretrained: bool = True, most_bytes: float = math.inf
+) -> tuple[nn.Module, Normalisation]:
     """The trial's model on the CPU, with the weights that it starts from (random ones if not `load_pretrained`).
 
     With `head: probe` it is a MultiscaleModel, whose head has zeros for weights: the probe's own file has others.
     Raises TrialError where the weights can't be loaded, are not finite or, from a file, not those of all the backbone,
-    and where it does not take a size or option.
+    where it does not take a size or option, and as soon as its parameters take more than `most_bytes`.
     """
     source, known = trial.pretrained if load_pretrained else False, get_pretrained_cfg(trial.backbone)
     if isinstance(source, str) and not Path(source).is_file():
         raise TrialError(f"{source}: no such file")
     try:
-        with _noting_names() as (missing, left_over):
+        with _noting_names() as (missing, left_over), _at_most(most_bytes):
             model = timm.create_model(  # which leaves out what is None
                 trial.backbone,
                 pretrained=bool(source),

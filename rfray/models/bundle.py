@@ -18,10 +18,11 @@ from rfray.data.batches import decoded_batches
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.errors import RunError, TrialError
 from rfray.models.build import MultiscaleModel, Normalisation, backbone_names, build_model
-from rfray.models.inference import Predictor, device_and_type, load_weights, save_weights, scores_of
+from rfray.models.inference import Predictor, build_for, device_and_type, load_weights, save_weights, scores_of
 from rfray.spec.sweep import CLASSES
 from rfray.stats.voting import NOT_FINITE, verdict_table
 from rfray.store.bundle_record import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, Ensemble, Member
+from rfray.store.files import read_json
 from rfray.store.run_dir import TrialDir, read_bundle
 
 CONFIG, WEIGHTS = MEMBER_FILES
@@ -78,8 +79,8 @@ def load_bundle(where: Path | str) -> LoadedBundle:
         if trial.backbone not in backbone_names():  # timm would take some names for addresses to load from
             raise RunError(f"{folder / ENSEMBLE_FILE}: member {number}: timm has no {trial.backbone}")
         try:
-            model, _ = build_model(trial, load_pretrained=False)
-            known = json.loads((files / CONFIG).read_bytes())["pretrained_cfg"]
+            model, _ = build_for(trial, files / WEIGHTS, files / HEAD_FILE)
+            known = read_json(files / CONFIG)["pretrained_cfg"]
             (a, b, c), (d, e, f) = ([float(value) for value in known[name]] for name in ("mean", "std"))
         except TrialError as error:
             raise RunError(f"{folder}: member {number}: {error}") from None

@@ -27,6 +27,9 @@ from rfray.store.sealed import SEAL, seal
 
 WEIGHTS_METADATA = "rfray"
 """The key in a weights file under which its origin stands, as JSON."""
+SLACK = 16_000_000
+"""Bytes by which a file and its model may differ, besides a factor of two: names, and what is built only to be replaced
+(our choice)."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,18 @@ def predict_from_file(weights: Path, trial: Trial, images: Images) -> Prediction
 def load_predictor(weights: Path, trial: Trial) -> Predictor:
     """A finished trial's model, ready to predict. Raises RunError where the file is damaged or does not fit."""
     device, dtype = device_and_type(trial.precision)
-    model, normalise = build_model(trial, load_pretrained=False)
+    model, normalise = build_for(trial, weights)
     load_weights(weights, model)
     return Predictor(model.to(device).eval(), normalise, device, dtype, weights_metadata(weights).get("tta") == "flip")
+
+
+def build_for(trial: Trial, *weights: Path) -> tuple[nn.Module, Normalisation]:
+    """The trial's model, to be filled from files that somebody else may have written.
+
+    Raises TrialError as soon as it takes far more memory than they: then they are not its weights.
+    """
+    size = sum(file.stat().st_size for file in weights if file.is_file())
+    return build_model(trial, load_pretrained=False, most_bytes=2 * size + SLACK)
 
 
 def predict_corrupted(
@@ -154,6 +166,9 @@ def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> N
 def load_weights(path: Path, model: nn.Module) -> None:
     """Fills `model` from a file that `save_weights` wrote. Raises RunError where that is not possible."""
     try:
+        wanted, size = sum(tensor.nbytes for tensor in model.state_dict().values()), path.stat().st_size
+        if size > 2 * wanted + SLACK:
+            raise RunError(f"{path}: not the weights of this model: {size / 1e6:.0f} MB for {wanted / 1e6:.0f} MB")
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RunError(f"{path}: not the weights of this model: {str(error).splitlines()[0]}") from error

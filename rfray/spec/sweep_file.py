@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from rfray.errors import InputError, RunError, SweepError, check_no_secret, nearest_first
@@ -25,6 +27,9 @@ from rfray.spec.trial import TrialAxes
 
 RESOLVED = "# every value as it was used; sha256 of what follows: "
 """How the first line of a resolved sweep begins."""
+MOST_CHARACTERS, DEEPEST = 250_000, 50
+"""Of a sweep file, its values (with what aliases stand for), and levels of it (our choice): a sweep has hundreds, and
+about six."""
 FREE: dict[str, Any] = {
     "resources": True,
     "ensemble": True,
@@ -131,7 +136,7 @@ class SweepFile:
 def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
     """Reads a sweep file; `overrides` (`key.path=value`, as in YAML) win. Raises SweepError, one line a problem."""
     try:
-        return parse_sweep(path.read_text(encoding="utf-8"), str(path), overrides)
+        return parse_sweep(_text(path), str(path), overrides)
     except FileNotFoundError:
         raise SweepError(f"{path}: no such sweep file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -170,7 +175,7 @@ def parse_sweep(text: str, name: str, overrides: tuple[str, ...] = ()) -> SweepF
 
 def read_resolved_sweep(path: Path) -> Sweep:
     """Reads the sweep.yaml of a run folder. Raises RunError where it is not as `resolved_text` wrote it."""
-    first, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+    first, _, rest = _text(path, "replace").partition("\n")
     if first != RESOLVED + hashlib.sha256(rest.encode()).hexdigest():
         raise RunError(f"{path} is damaged, or was changed by hand; delete it, and `rfray tune SWEEP` writes it anew")
     return load_sweep(path).sweep
@@ -215,9 +220,18 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _parse(text: str, place: str, key: KeyPath = ()) -> tuple[Any, dict[KeyPath, str]]:
     """The value that a YAML text is, and where each key in it is written: with its line, unless it is an override."""
+    if len(text) > MOST_CHARACTERS:
+        raise SweepError(f"{place}: more than {MOST_CHARACTERS} characters, as no sweep has; allowed: fewer")
     yaml = YAML(typ="safe", pure=True)  # YAML 1.2: 1e-4 is a number, `on` is text, a key given twice is an error
     try:
+        depth = 0
+        for event in yaml.parse(io.StringIO(text)):
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > DEEPEST:
+                raise SweepError(f"{_at(place, event.start_mark.line)}: nested too deeply; allowed: {DEEPEST} levels")
         tree = yaml.compose(io.StringIO(text))
+        if _size(tree, {}) > MOST_CHARACTERS:
+            raise SweepError(f"{place}: its aliases (*name) stand for too much; allowed: {MOST_CHARACTERS} values")
         return yaml.load(io.StringIO(text)), {key: _at(place, 0), **dict(_places(tree, place, key))}
     except MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
@@ -226,6 +240,22 @@ def _parse(text: str, place: str, key: KeyPath = ()) -> tuple[Any, dict[KeyPath,
         raise SweepError(f"{place}: nested too deeply, or an alias inside what it stands for") from None
     except (YAMLError, ValueError) as error:
         raise SweepError(f"{place}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _text(path: Path, errors: str = "strict") -> str:
+    """What is in a file, as far as it may be a sweep file's: it may have no end."""
+    with path.open(encoding="utf-8", errors=errors) as file:
+        return file.read(MOST_CHARACTERS + 1)
+
+
+def _size(node: Node | None, known: dict[int, int]) -> int:
+    """How many values there are below a node, with those of an alias each time that it is used."""
+    if not isinstance(node, MappingNode | SequenceNode):
+        return 1
+    if id(node) not in known:
+        inner = chain.from_iterable(node.value) if isinstance(node, MappingNode) else node.value
+        known[id(node)] = 1 + sum(_size(one, known) for one in inner)
+    return known[id(node)]
 
 
 def _at(place: str, line: int) -> str:

@@ -1,12 +1,15 @@
 """ensemble.json -> `Ensemble`: how trials vote, and what makes the folder around it, the bundle, stand alone."""
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from rfray.spec.schema_base import Strict
+from pydantic import Field
+
+from rfray.spec.schema_base import EACH_ONCE, Problems, Strict, refusing
 from rfray.spec.sweep import Reencode
 from rfray.spec.trial import Trial
 from rfray.store.files import below, file_digest
@@ -18,6 +21,13 @@ MEMBER_FILES = ("config.json", "model.safetensors")
 """Of each member of a bundle, in members/<number>, from 1: timm's own format."""
 HEAD_FILE = "head.safetensors"
 """Beside them where the member has a probe's head: that head, while theirs is the backbone."""
+
+
+ABOVE_ALL = math.nextafter(1, 2)
+"""The highest threshold: no probability is that high."""
+SUM_ERROR = 1e-6
+"""What a sum of rounded shares may differ from 1 by; that of exact ones differs by less than 1e-12."""
+Temperature = Annotated[float, Field(gt=0)]
 
 
 class Member(Strict):
@@ -54,27 +64,37 @@ class Vote(Strict):
 
     name: Name
     """Of its row on the leaderboard and its files: ensemble for the soft vote, ensemble-<method> for others."""
-    members: list[Name]
+    members: Annotated[list[Name], EACH_ONCE] = Field(min_length=1)
     """Ids of the trials that vote, best first."""
-    weights: list[float]
+    weights: list[Annotated[float, Field(gt=0, le=1)]]
     """Share of each member in the vote, in the same order; they sum to 1."""
-    temperatures: list[float]
+    temperatures: list[Temperature]
     """What each member's logit is divided by before it votes; 1 leaves it as it is."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """What the logit of the vote is divided by."""
-    threshold: float
+    threshold: Annotated[float, Field(ge=0, le=ABOVE_ALL)]
     """An image is called fake where p_fake >= this; above 1: none is."""
     unsure: tuple[float, float] | None = None
     """No verdict where low <= p_fake < high, around the threshold. None: no error rate was asked for, or reached."""
     val_score: float | None
     """The vote's own value of the val metric on val, in [0, 1]; None where it is undefined."""
 
+    @refusing
+    def _agree(self) -> Problems:
+        for key in ("weights", "temperatures"):
+            if len(given := getattr(self, key)) != len(self.members):
+                yield (key,), given, f"{len(self.members)} numbers, as there are so many members"
+        if abs(math.fsum(self.weights) - 1) > SUM_ERROR:
+            yield ("weights",), self.weights, "numbers that sum to 1"
+        if self.unsure and not 0 <= self.unsure[0] <= self.threshold <= self.unsure[1] <= ABOVE_ALL:
+            yield ("unsure",), self.unsure, "[low, high] with 0 <= low <= threshold <= high"
+
 
 class Ensemble(Vote):
     """ensemble.json: everything that turns the members' weights into one detector."""
 
     schema_version: Literal[3] = 3
-    classes: list[str]
+    classes: list[str] = Field(min_length=2, max_length=2)
     """Class names; the position is the label."""
     metric: str
     """Name of the val metric, by which the members were chosen."""

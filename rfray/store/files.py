@@ -2,13 +2,14 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from platformdirs import user_cache_path
 
@@ -16,6 +17,8 @@ from rfray.errors import DiskFullError, InputError
 
 NO_ROOM = "no room on the disk for"
 """How the message of every DiskFullError begins."""
+RECORD_BYTES = 32_000_000
+"""A record is not read where it is larger (our choice): ten thousand trials of a warm start take 10 MB."""
 
 
 @contextmanager
@@ -64,6 +67,23 @@ def below(folder: Folder, name: str) -> Path:
             "'.' or '..'. Whoever made the folder or the record that has this name must give another"
         )
     return folder / name
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of at most RECORD_BYTES says.
+
+    Raises ValueError where it is no plain file, larger, no JSON or nested too deeply; FileNotFoundError, OSError.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("no plain file")
+    with path.open("rb") as file:
+        data = file.read(RECORD_BYTES + 1)
+    if len(data) > RECORD_BYTES:
+        raise ValueError(f"larger than {RECORD_BYTES / 1e6:.0f} MB, as no such file is")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def file_digest(path: Path) -> str:

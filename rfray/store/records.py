@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 from rfray.errors import RunError
 from rfray.spec.schema_base import Strict, allowed, rule
 from rfray.spec.trial import Trial
-from rfray.store.files import write_whole
+from rfray.store.files import read_json, write_whole
 from rfray.store.storage import Mirror
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -302,7 +302,7 @@ def write_record(path: Path, record: BaseModel, mirror: Mirror | None = None) ->
 def read_record(path: Path, model: type[Record], remedy: str = "") -> Record:
     """Reads what `write_record` wrote. Raises RunError (with the remedy) where it is missing or damaged."""
     try:
-        fields = json.loads(path.read_bytes())
+        fields = read_json(path)
         if not isinstance(fields, dict) or fields.pop("sha256", None) != _digest(fields):
             raise ValueError("its content does not match its digest")
         return model.model_validate_json(json.dumps(fields))

@@ -49,7 +49,13 @@ def chosen(run, *how):
 def vote_of(count, **how):
     """A soft vote of `count` members, but for what `how` says."""
     alike = {"weights": [1 / count] * count, "temperatures": [1.0] * count}
-    return Vote(name="ensemble", members=["m"] * count, threshold=0.5, val_score=None, **{**alike, **how})
+    return Vote(
+        name="ensemble",
+        members=[f"m{number}" for number in range(count)],
+        threshold=0.5,
+        val_score=None,
+        **{**alike, **how},
+    )
 
 
 def soft_vote(voters):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from ruamel.yaml import YAML
 
 from rfray.errors import RunError
 from rfray.models.bundle import load_bundle
+from rfray.models.inference import load_weights
 from rfray.store.bundle_record import Ensemble
 from rfray.store.files import file_digest
 from rfray.store.records import read_record, write_record
@@ -193,3 +195,20 @@ def test_every_size_that_a_vision_transformer_was_given_is_kept(pictures: Path, 
     pixels = torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
     with torch.inference_mode():
         assert np.isfinite(load_bundle(run.path).detectors[0](pixels).numpy()).all()
+
+
+@pytest.mark.parametrize("backbone", ["vit_giant_patch14_224", "convnext_xxlarge"])
+def test_a_backbone_that_is_far_larger_than_its_weights_is_not_built(backbone: str, bundle: Path) -> None:
+    ensemble = read_record(bundle / "ensemble.json", Ensemble)
+    assert ensemble.bundle is not None
+    first, *others = ensemble.bundle.members
+    trial = first.trial.model_copy(update={"backbone": backbone})
+    resealed(bundle, members=[first.model_copy(update={"trial": trial}), *others])
+    assert re.search(rf"member 1: {backbone} can't be built .* more than \d+ MB, so the weights", refused(bundle))
+
+
+def test_a_file_that_is_far_larger_than_the_model_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "w.safetensors").open("wb") as sparse:
+        sparse.truncate(20_000_000_000)
+    with pytest.raises(RunError, match=r"w\.safetensors: not the weights of this model: 20000 MB for 0 MB"):
+        load_weights(tmp_path / "w.safetensors", torch.nn.Linear(2, 2))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from rfray.errors import SweepError
+from rfray.errors import RunError, SweepError
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import DataSettings, EnsembleSettings, Resources, SearchSettings, Sweep, read_budget
 from rfray.spec.sweep_file import (
@@ -16,6 +16,7 @@ from rfray.spec.sweep_file import (
     SYNONYMS,
     differences,
     load_sweep,
+    parse_sweep,
     read_resolved_sweep,
     resolved_text,
     sweep_of_folder,
@@ -817,7 +818,7 @@ def test_a_tag_that_would_run_something_is_refused_and_not_run(tmp_path: Path) -
 
 @pytest.mark.parametrize("text", ["name: &x [*x]\n", "data: &x {train: *x}\n", "name: " + 5000 * "["])
 def test_what_has_no_end_is_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(SweepError, match=r"sweep\.yaml: nested too deeply"):
+    with pytest.raises(SweepError, match=r"sweep\.yaml(:1)?: nested too deeply"):
         load(text, tmp_path)
 
 
@@ -981,3 +982,39 @@ def test_a_backbone_that_timm_lacks_is_not_blamed_on_its_weights(tmp_path: Path)
     assert load(text, tmp_path).trial.backbone == "resnet5"  # the check of names says so
     with pytest.raises(SweepError, match=r"trial.pretrained.test_resnet: .*allowed: test_vit"):
         load(MAPPING.replace("[test_resnet, test_vit]", "test_vit"), tmp_path)
+
+
+def _laughs(width: int, levels: int) -> str:
+    lines = ["a0: &a0 [x]"]
+    lines += [f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * width)}]" for n in range(levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (_laughs(9, 9), "its aliases (*name) stand for too much"),
+        (_laughs(2, 60), "its aliases (*name) stand for too much"),
+        ("a: &a {x: 1}\n" + _laughs(30, 4).replace("[x]", "{y: *a}"), "its aliases (*name) stand for too much"),
+        ("[" * 2_000, "nested too deeply; allowed: 50 levels"),
+        ("a: " + "{x: " * 2_000, "nested too deeply; allowed: 50 levels"),
+        ("- " * 2_000, "nested too deeply; allowed: 50 levels"),
+        ("\n".join(" " * depth + "a:" for depth in range(200)), "s.yaml:51: nested too deeply"),
+        ("a: b\n" * 100_000, "more than 250000 characters"),
+    ],
+)
+def test_a_sweep_that_would_take_all_time_or_memory_is_refused_before_it_is_parsed(text: str, said: str) -> None:
+    with pytest.raises(SweepError) as refused:
+        parse_sweep(text, "s.yaml")
+    assert said in str(refused.value)
+
+
+def test_a_file_without_an_end_is_no_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    with file.open("wb") as sparse:
+        sparse.truncate(20_000_000_000)
+    for read, error in ((load_sweep, SweepError), (read_resolved_sweep, RunError)):
+        with pytest.raises(error):
+            read(file)
+    with pytest.raises(SweepError, match="more than 250000 characters"):
+        load_sweep(Path("/dev/zero"))

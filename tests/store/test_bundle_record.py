@@ -1,12 +1,14 @@
 """rfray.store.bundle_record: what a folder must hold to be taken for a bundle."""
 
 import hashlib
+import math
 
 import pytest
+from pydantic import ValidationError
 
 from rfray.commands.ensemble import members_of
 from rfray.spec.trial import Trial
-from rfray.store.bundle_record import Member, file_problems, member_files
+from rfray.store.bundle_record import Member, Vote, file_problems, member_files
 from rfray.store.files import file_digest
 from tests.synthetic import finish_trial, new_run
 
@@ -77,3 +79,44 @@ def test_where_weights_came_from_is_no_part_of_it(tmp_path):
     (member,) = members_of([trial])
     assert (member.id, member.trial.pretrained, member.trial.image_size) == ("001", True, 96)
     assert member.weights == hashlib.sha256(b"weights").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"),
+    [
+        ({"weights": [1.0, 0.0]}, "weights"),
+        ({"weights": [1.5, -0.5]}, "weights"),
+        ({"weights": [0.4, 0.4]}, "weights"),
+        ({"weights": [1.0]}, "weights"),
+        ({"temperatures": [1.0, 0.0]}, "temperatures"),
+        ({"temperatures": [1.0, -1.0]}, "temperatures"),
+        ({"temperatures": [1.0] * 3}, "temperatures"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"threshold": -5.0}, "threshold"),
+        ({"threshold": 1.1}, "threshold"),
+        ({"unsure": (0.7, 0.3)}, "unsure"),
+        ({"unsure": (0.6, 0.7)}, "unsure"),
+        ({"unsure": (-1.0, 0.7)}, "unsure"),
+        ({"members": ["a", "a"]}, "members"),
+        ({"members": [], "weights": [], "temperatures": []}, "members"),
+        ({"members": ["a", "../b"]}, "members"),
+        ({"name": "/tmp/x"}, "name"),
+    ],
+)
+def test_numbers_and_names_that_make_no_vote_are_refused(wrong, key):
+    sound = {"name": "ensemble", "members": ["a", "b"], "weights": [0.75, 0.25], "temperatures": [1.0, 2.0]}
+    sound |= {"threshold": 0.5, "unsure": (0.4, 0.5), "val_score": None}
+    Vote(**sound)
+    Vote(**sound | {"threshold": math.nextafter(1, 2), "unsure": None})
+    Vote(**sound | {"members": list("abc"), "weights": [1 / 3] * 3, "temperatures": [1.0] * 3})
+    with pytest.raises(ValidationError) as refused:
+        Vote(**sound | wrong)
+    assert refused.value.errors()[0]["loc"][0] == key
+
+
+def test_a_folder_that_is_a_link_is_none_of_a_bundle(folder, tmp_path_factory):
+    files = digests(folder, MEMBERS)
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "members"
+    (folder / "members").rename(elsewhere)
+    (folder / "members").symlink_to(elsewhere)
+    assert "members/1/model.safetensors is missing, or no plain file" in problem(folder, files)

@@ -1,11 +1,12 @@
 """replacing(): a file is the old one or the new one, and nothing else stays behind."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from rfray.errors import InputError
-from rfray.store.files import below, replacing, write_whole
+from rfray.store.files import below, read_json, replacing, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -79,3 +80,25 @@ def test_a_name_that_leads_elsewhere_is_no_path(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["x", "a/b/c.jpg", "..x", "a..b/.hidden", "with blank/ä"])
 def test_any_other_name_is_a_path_below_the_folder(name: str, tmp_path: Path) -> None:
     assert below(tmp_path, name) == tmp_path / name
+
+
+def test_what_is_no_small_json_file_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    file = tmp_path / "ensemble.json"
+    file.write_text('{"a": [1, null]}')
+    assert read_json(file) == {"a": [1, None]}
+    for open_, close in ("[]", ('{"a":', "}")):
+        file.write_text(open_ * 100_000 + "1" + close * 100_000)
+        with pytest.raises(ValueError, match="nested too deeply"):
+            read_json(file)
+    with file.open("wb") as sparse:
+        sparse.truncate(20_000_000_000)
+    with pytest.raises(ValueError, match="larger than 32 MB"):
+        read_json(file)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match="no plain file"):
+        read_json(file)
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="no plain file"):
+        read_json(file)
