@@ -14,7 +14,7 @@ from rich.console import Console
 from rfray.audit.audit import audit_images
 from rfray.commands import say
 from rfray.data.catalog import CATALOG, divide, fold_of, group_ids, identities, scan_folder
-from rfray.data.decoding import decode
+from rfray.data.decoding import UnreadableImageError, decode, read_image
 from rfray.data.folders import changes, image_folder, most_images, training_changes
 from rfray.data.geometry import geometries
 from rfray.data.images import no_room_in_cache
@@ -152,9 +152,15 @@ def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.D
     """The pairs of images that are the same or look alike: first, second (positions, in order), kind."""
     folders = {folder: image_folder(sweep.data, folder) for folder in images["folder"].unique()}
     paths = [below(folders[folder], path) for folder, path in zip(images["folder"], images["path"], strict=True)]
+
+    def picture(number: int) -> np.ndarray:
+        try:
+            return decode(read_image(paths[number]))
+        except UnreadableImageError as error:
+            raise DataError(f"{paths[number]} could be read a moment ago: {error}") from None
+
     with console.status("Looking for images that are alike"):
-        digests, threads = images["digest"].tolist(), os.cpu_count() or 1
-        return find_pairs(digests, images, lambda number: decode(paths[number].read_bytes()), threads)
+        return find_pairs(images["digest"].tolist(), images, picture, os.cpu_count() or 1)
 
 
 def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.DataFrame:

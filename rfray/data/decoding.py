@@ -1,7 +1,16 @@
-"""bytes of an image file -> the picture that a person sees, as an array; and the array in another size."""
+"""an image file -> its bytes -> the picture that a person sees, as an array; and the array in another size.
+
+Every command reads and decodes image files here, and nothing in a file may hurt: only plain files are read, a limit
+comes before whatever takes memory or time, and what a decoder raises is the reason why the file can't be used.
+"""
 
 import io
+import os
+import re
+import stat
 import warnings
+from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,41 +25,156 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", "
 """Endings (any case) of the files that are taken for images."""
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded: a PNG of 190 kB can decode to 588 MB. Cameras make 24 to 45."""
+MAX_SIDE = 65_535
+"""Pixels of the longer side: what a JPEG can have. Some readers make room for many rows at once."""
+MAX_SCANS = 100
+"""Scans of a JPEG: libtiff's limit, too. Encoders write 10 or so, and each goes through all pixels again."""
+MAX_BYTES = 512_000_000
+"""Larger files are refused before they are read: no picture that may be decoded takes as much."""
+MAX_TAG_VALUES = MAX_PIXELS // 64
+"""Numbers that a tag of a TIFF may have: a tile has 16 x 16 pixels or more (TIFF 6.0, section 15), in 4 planes."""
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS comes first, with a message of our own
 cv2.setNumThreads(1)  # images are decoded in parallel, not the pixels of one
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata, without saying in which file
 
 
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # but those without a segment: TEM and RST
+_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15; the others are tables
+_SCAN, _END = 0xDA, 0xD9
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+_TILE_WIDTH, _TILE_LENGTH, _OFFSETS = 322, 323, (273, 324)  # tags of a TIFF; the last: of its strips and tiles
+_SHORT, _BYTES = 3, (1, 2, 7)  # types of tags; Pillow keeps the last three as bytes, not as a number each
+
+
 class UnreadableImageError(DataError):
     """One image file can't be used; the message is the reason."""
+
+
+def read_image(path: str | Path) -> bytes:
+    """What is in an image file of this machine.
+
+    Raises UnreadableImageError with the reason why it can't be read: it is not there, no plain file, over MAX_BYTES.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
+            raise UnreadableImageError("a folder" if stat.S_ISDIR(status.st_mode) else "not a plain file")
+        if status.st_size > MAX_BYTES:
+            raise UnreadableImageError(f"{status.st_size / 1e6:.0f} MB are over {MAX_BYTES / 1e6:.0f} MB")
+        with open(path, "rb") as file:
+            return file.read(status.st_size)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
+        raise UnreadableImageError(getattr(error, "strerror", None) or str(error)) from None
 
 
 def decode(data: bytes) -> np.ndarray:
     """The picture a person sees: (height, width, 3) uint8 RGB, turned as EXIF says, on white where transparent.
 
-    16-bit images lose their lower 8 bits. Raises UnreadableImageError (no image, truncated, over MAX_PIXELS).
+    16-bit images lose their lower 8 bits. Raises UnreadableImageError (no image, truncated, damaged, over a limit).
     """
     try:
-        stream = io.BytesIO(data)
-        is_jpeg = data.startswith(b"\xff\xd8\xff")
-        with JpegImageFile(stream) if is_jpeg else Image.open(stream, formats=IMAGE_FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UnreadableImageError(f"{width}x{height} is over {MAX_PIXELS // 1_000_000} megapixels")
-            if not is_jpeg or image.mode not in ("RGB", "L"):
-                return _to_rgb(ImageOps.exif_transpose(image))
-            if data.find(b"\xff\xd9", stream.tell()) == -1:  # behind the header, which may have an image inside
-                raise UnreadableImageError("truncated JPEG (it has no end)")  # decoders take zeros for pixels
-        # twice as fast as Pillow; turns by EXIF itself; None where the file is cut short
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-        if pixels is None:
-            raise UnreadableImageError("truncated or damaged JPEG")
-        return np.asarray(pixels, dtype=np.uint8)
+        if data.startswith(b"\xff\xd8\xff"):
+            return _decoded_jpeg(data)
+        if data.startswith((b"II", b"MM")):
+            _check_tags(data)
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            _check_size(*image.size)
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except UnreadableImageError:
+        raise
     except UnidentifiedImageError:
         raise UnreadableImageError("not an image of a known format") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, cv2.error) as error:  # Pillow's and OpenCV's
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # Pillow's, in words for people
         raise UnreadableImageError((str(error).splitlines() or [type(error).__name__])[0]) from None
+    except Exception as error:  # a decoder or a reader of EXIF that has met what it did not expect; a lack of memory
+        reason = (str(error).splitlines() or [""])[0]
+        raise UnreadableImageError(f"can't be decoded ({type(error).__name__}: {reason})") from None
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(f"{width}x{height} is over {MAX_PIXELS // 1_000_000} megapixels")
+    if max(width, height) > MAX_SIDE:
+        raise UnreadableImageError(f"{width}x{height} is over {MAX_SIDE:,} pixels a side")
+
+
+def _decoded_jpeg(data: bytes) -> np.ndarray:
+    width, height, common = _jpeg_header(data)
+    if not common:
+        with JpegImageFile(io.BytesIO(data)) as image:
+            _check_same(image.size, width, height)
+            return _to_rgb(ImageOps.exif_transpose(image))
+    # twice as fast as Pillow; turns by EXIF itself; None where the file is cut short
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if pixels is None:
+        raise UnreadableImageError("truncated or damaged JPEG")
+    _check_same(pixels.shape[:2], width, height)
+    return np.asarray(pixels, dtype=np.uint8)
+
+
+def _check_same(sides: tuple[int, ...], width: int, height: int) -> None:
+    if sorted(sides) != sorted((width, height)):
+        raise UnreadableImageError(f"damaged JPEG: two readers take it for {width}x{height} and for other sizes")
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, bool]:
+    """Width, height, and whether it is grey or has three colours of 8 bits each: as libjpeg, which decodes, reads them.
+
+    Like libjpeg's `next_marker` it goes from one marker to the next over whatever is between them, and over segments by
+    their lengths: a reader that goes otherwise may see another picture. Raises UnreadableImageError.
+    """
+    position, kind, frame, scans, width, height = 2, 0, b"", 0, 0, 0
+    while (found := _MARKER.search(data, position)) is not None:
+        marker, begin = found[0][1], found.end()
+        if marker == _END:
+            break
+        position = begin + max(2, int.from_bytes(data[begin : begin + 2]))
+        if marker in _FRAMES:
+            if frame:
+                raise UnreadableImageError("damaged JPEG: two pictures in one")
+            kind, frame = marker, data[begin + 2 : position]
+            width, height = int.from_bytes(frame[3:5]), int.from_bytes(frame[1:3])
+            _check_size(width, height)
+        elif marker == _SCAN:
+            scans += 1
+            if scans > MAX_SCANS:
+                raise UnreadableImageError(f"a JPEG of more than {MAX_SCANS} scans")
+            if scans == 1 and data.find(b"\xff\xd9", position) == -1:  # decoders would take zeros for pixels
+                raise UnreadableImageError("truncated JPEG (it has no end)")
+            if kind not in _PROGRESSIVE and data[begin + 2 : begin + 3] == frame[5:6]:  # all colours in one scan
+                break
+    if len(frame) < 6 or not scans:
+        raise UnreadableImageError("truncated or damaged JPEG")
+    return width, height, frame[0] == 8 and frame[5] in (1, 3)
+
+
+def _check_tags(data: bytes) -> None:
+    """Raises UnreadableImageError where a TIFF would take memory that is not in proportion to its pixels.
+
+    libtiff makes room for a whole tile, however small the picture is; and it takes the first of two equal tags, Pillow
+    the last. So the largest counts.
+    """
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(data[at : at + size], order)
+
+    big = number(2, 2) == 43  # BigTIFF
+    wide, entry = (8, 20) if big else (4, 12)
+    start = number(wide, wide)
+    first = start + (8 if big else 2)
+    last = min(first + number(start, first - start) * entry, len(data))
+    tiles = {_TILE_WIDTH: 0, _TILE_LENGTH: 0}
+    for at in range(first, last, entry):
+        tag, kind, count = number(at, 2), number(at + 2, 2), number(at + 4, wide)
+        if count > MAX_TAG_VALUES and (kind not in _BYTES or tag in _OFFSETS):
+            raise UnreadableImageError(f"a TIFF whose tag {tag} has {count} values")
+        if tag in tiles:
+            tiles[tag] = max(tiles[tag], number(at + 4 + wide, 2 if kind == _SHORT else wide))
+    if tiles[_TILE_WIDTH] * tiles[_TILE_LENGTH] > MAX_PIXELS:
+        size = f"{tiles[_TILE_WIDTH]}x{tiles[_TILE_LENGTH]}"
+        raise UnreadableImageError(f"a TIFF with tiles of {size}: over {MAX_PIXELS // 1_000_000} megapixels")
 
 
 def square(image: np.ndarray, side: int) -> np.ndarray:

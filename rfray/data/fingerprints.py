@@ -7,7 +7,7 @@ import hashlib
 import io
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import imagehash
@@ -18,7 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 from PIL.TiffImagePlugin import TiffImageFile
 from scipy import fft
 
-from rfray.data.decoding import IMAGE_FORMATS
+from rfray.data.decoding import IMAGE_FORMATS, UnreadableImageError
 
 KEYPOINTS = 48
 """ORB keypoints kept of an image, the strongest: 768 of the 1,100 bytes of its row."""
@@ -63,7 +63,7 @@ class Fingerprint(NamedTuple):
 def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
     """The fingerprint of one file: its bytes, and the (height, width, 3) uint8 RGB that `decoding.decode` made of them.
 
-    Only the file's header is read again. Threads may call it side by side.
+    Only the file's header is read again. Threads may call it side by side. Raises UnreadableImageError.
     """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     small = Image.fromarray(grey).resize((32, 32), Image.Resampling.LANCZOS)  # the size that phash works on
@@ -73,26 +73,36 @@ def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
         KEYPOINTS, scaleFactor=1.2, nlevels=6, edgeThreshold=12, fastThreshold=7, scoreType=cv2.ORB_FAST_SCORE
     )
     descriptors = orb.detectAndCompute(resized(grey, KEYPOINT_SIDE), None)[1]
-    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-        tables = image.quantization if isinstance(image, JpegImageFile) else {}
-        tiff_exif = isinstance(image, TiffImageFile) and IFD.Exif in image.tag_v2
-        in_colour = isinstance(image, JpegImageFile) and image.layers == 3
-        return Fingerprint(
-            file_bytes=len(data),
-            format=image.format or "",
-            mode=image.mode,
-            bytes_per_pixel=len(data) / math.prod(image.size),
-            quantisation=hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()[:8] if tables else "",
-            quality=jpeg_quality(np.array(tables[0])) if 0 in tables else np.nan,
-            subsampling=("4:4:4", "4:2:2", "4:2:0", "other")[get_sampling(image)] if in_colour else "",
-            progressive=bool(image.info.get("progressive")),
-            exif=tiff_exif or bool(image.info.get("exif")),
-            icc=bool(image.info.get("icc_profile")),
-            phash=phashes[0],
-            phash_mirrored=phashes[1],
-            keypoints=b"" if descriptors is None else descriptors[:KEYPOINTS, :16].tobytes(),
-            spectrum=power_spectrum(grey),
-        )
+    return Fingerprint(
+        **_stored(data),
+        phash=phashes[0],
+        phash_mirrored=phashes[1],
+        keypoints=b"" if descriptors is None else descriptors[:KEYPOINTS, :16].tobytes(),
+        spectrum=power_spectrum(grey),
+    )
+
+
+def _stored(data: bytes) -> dict[str, Any]:
+    """The fields of how a file was stored. Raises UnreadableImageError."""
+    try:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            tables = image.quantization if isinstance(image, JpegImageFile) else {}
+            tiff_exif = isinstance(image, TiffImageFile) and IFD.Exif in image.tag_v2
+            in_colour = isinstance(image, JpegImageFile) and image.layers == 3
+            return {
+                "file_bytes": len(data),
+                "format": image.format or "",
+                "mode": image.mode,
+                "bytes_per_pixel": len(data) / math.prod(image.size),
+                "quantisation": hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()[:8] if tables else "",
+                "quality": jpeg_quality(np.array(tables[0])) if 0 in tables else np.nan,
+                "subsampling": ("4:4:4", "4:2:2", "4:2:0", "other")[get_sampling(image)] if in_colour else "",
+                "progressive": bool(image.info.get("progressive")),
+                "exif": tiff_exif or bool(image.info.get("exif")),
+                "icc": bool(image.info.get("icc_profile")),
+            }
+    except Exception as error:  # the picture could be decoded, but Pillow stumbles over what else is in the file
+        raise UnreadableImageError(f"damaged header ({type(error).__name__}: {error})") from None
 
 
 def jpeg_quality(luma: np.ndarray) -> float:

@@ -6,7 +6,6 @@ A data folder goes by the part that it is given for: train, val (where `data.val
 import glob
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from rfray.data.decoding import SUFFIXES, UnreadableImageError
+from rfray.data.decoding import MAX_BYTES, SUFFIXES, UnreadableImageError, read_image
 from rfray.data.demo import make_demo
 from rfray.data.listing import PassedOver, images_below, note_unused, refuse
 from rfray.data.node_cache import RemoteFolder, cache_folder
@@ -26,8 +25,6 @@ from rfray.store.storage import SCHEMES, Storage, is_address
 STANDARD_INPUT = "-"
 """The word for: a path a line, on the standard input."""
 ENDINGS = f"(images end in {', '.join(SUFFIXES)}, any case)"
-MAX_BYTES = 512_000_000
-"""Larger files are refused before they are read: no picture that may be decoded takes as much."""
 
 
 def image_folder(settings: DataSettings, folder: str) -> Path | RemoteFolder:
@@ -180,18 +177,16 @@ def read_file(name: str) -> bytes:
 
     Raises UnreadableImageError with the reason why it can't be read: it is not there, no plain file, or too large.
     """
+    if not is_address(name):
+        return read_image(name)
+    folder, _, last = name.rpartition("/")
     try:
-        if is_address(name):
-            folder, _, last = name.rpartition("/")
-            return Storage(folder).read(last)
-        status = os.stat(name)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableImageError("a folder" if stat.S_ISDIR(status.st_mode) else "not a plain file")
-        if status.st_size > MAX_BYTES:
-            raise UnreadableImageError(f"{status.st_size / 1e6:.0f} MB are over {MAX_BYTES / 1e6:.0f} MB")
-        return Path(name).read_bytes()
-    except (OSError, ValueError, StorageError) as error:  # ValueError: a name with a zero in it
-        raise UnreadableImageError(getattr(error, "strerror", None) or str(error)) from None
+        data = Storage(folder).read(last, MAX_BYTES)
+    except (OSError, ValueError, StorageError) as error:
+        raise UnreadableImageError(str(error)) from None
+    if len(data) > MAX_BYTES:
+        raise UnreadableImageError(f"over {MAX_BYTES / 1e6:.0f} MB")
+    return data
 
 
 def _on_disk(

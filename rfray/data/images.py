@@ -26,7 +26,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 
-from rfray.data.decoding import UnreadableImageError, decode
+from rfray.data.decoding import UnreadableImageError, decode, read_image
 from rfray.data.geometry import Geometry
 from rfray.data.node_cache import RemoteFolder, cache_folder, make_room
 from rfray.errors import DataError
@@ -66,12 +66,12 @@ class ImageFiles:
         """See PictureSource. Raises DataError where the file has changed since it was scanned, or is gone."""
         path, reason = below(self.folder, self.paths[row]), "other content"
         try:
-            data = path.read_bytes()
+            data = read_image(path)
             if hashlib.sha256(data).hexdigest() == self.digests[row]:
                 picture = decode(data)
                 return picture if self.geometry is None else self.geometry.stored(picture)
-        except (OSError, UnreadableImageError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+        except UnreadableImageError as error:
+            reason = str(error)
         raise DataError(
             f"{path} has changed since the sweep began ({reason}); put it back, or start anew with `rfray tune --fresh`"
         )
@@ -228,20 +228,22 @@ def scan(
 
     Returns a table with a row for each, in the order of `paths`: digest (SHA-256; empty where nothing could be read),
     reason (why it can't be used, or None), width and height (pixels, as a person sees it); what `examine` made of the
-    bytes and the picture of each readable one; and whether everything fitted into the cache.
+    bytes and the picture of each readable one (it may find that one unreadable); and whether everything fitted into
+    the cache.
     """
 
     def read(path: str) -> tuple[dict[str, Any], list[Result], list[np.ndarray]]:
         row: dict[str, Any] = {"digest": "", "reason": None, "width": 0, "height": 0}
         file = below(folder, path)
         try:
-            data = file.read_bytes()
+            data = read_image(file)
             row["digest"] = hashlib.sha256(data).hexdigest()
             picture = decode(data)
-        except (OSError, UnreadableImageError) as error:
-            return row | {"reason": getattr(error, "strerror", None) or str(error)}, [], []
+            examined = [examine(data, picture)] if examine else []
+        except UnreadableImageError as error:
+            return row | {"reason": str(error)}, [], []
         row["height"], row["width"] = picture.shape[:2]
-        return row, [examine(data, picture)] if examine else [], [geometry.stored(picture) for geometry in geometries]
+        return row, examined, [geometry.stored(picture) for geometry in geometries]
 
     rows, found, writers = [], [], []
     with ExitStack() as stack:

@@ -1,9 +1,11 @@
 import io
+import os
 import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from rfray.data import decoding
-from rfray.data.decoding import UnreadableImageError, decode, square
+from rfray.data.decoding import UnreadableImageError, decode, read_image, square
 
 WIDTH, HEIGHT = 48, 32
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
@@ -324,6 +326,136 @@ def test_damaged_files_give_a_picture_or_are_refused() -> None:
                 assert result.ndim == 3
                 assert result.shape[2] == 3
     assert 0 < refused < 20 * len(files)
+
+
+# files that were made to hurt
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def frame(side: int, kind: int = 0xC0, components: int = 1) -> bytes:
+    each = b"".join(bytes([number + 1, 0x11, 0]) for number in range(components))
+    return segment(kind, struct.pack(">BHHB", 8, side, side, components) + each)
+
+
+def tables(jpeg: bytes) -> bytes:
+    """The quantisation and Huffman tables of a JPEG that Pillow has written."""
+    position, found = 2, b""
+    while (marker := jpeg[position + 1]) != 0xDA:
+        end = position + 2 + int.from_bytes(jpeg[position + 2 : position + 4])
+        found += jpeg[position:end] if marker in (0xDB, 0xC4) else b""
+        position = end
+    return found
+
+
+SCAN = segment(0xDA, bytes([1, 1, 0, 0, 63, 0]))
+GREY_TABLES = tables(encode(GREY, "JPEG"))
+
+
+@pytest.mark.parametrize("disguise", [b"\xff\xd0", b"\xff\xd7", b"\xff\x01", b"ab", b"\xff\x00", b"\xff\xff"])
+def test_a_frame_that_only_the_decoder_sees_is_measured(disguise: bytes) -> None:
+    hidden = GREY_TABLES + frame(9000) + SCAN + bytes(2000)
+    behind = frame(8) + SCAN + b"\x00\x00\xff\xd9"
+    with pytest.raises(UnreadableImageError, match="9000x9000 is over 50 megapixels"):
+        decode(b"\xff\xd8" + segment(0xFE, b"") + disguise + struct.pack(">H", 99) + hidden + behind)
+
+
+def test_two_frames_and_another_size_than_the_header_says_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnreadableImageError, match="two pictures"):
+        decode(b"\xff\xd8" + GREY_TABLES + frame(16) + frame(8) + SCAN + bytes(99) + b"\xff\xd9")
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((5, 7, 3), np.uint8))
+    with pytest.raises(UnreadableImageError, match="two readers"):
+        decode(encode(COLOURED, "JPEG"))
+
+
+@pytest.mark.parametrize(("kind", "components"), [(0xC0, 3), (0xC0, 4), (0xC2, 1), (0xC2, 3), (0xC2, 4)])
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(kind: int, components: int) -> None:
+    scan = segment(0xDA, bytes([1, 1, 0, 0, 0 if kind == 0xC2 else 63, 0])) + bytes(8)
+    comment = segment(0xFE, b"\xff\xd9")  # no end
+    start = b"\xff\xd8" + GREY_TABLES + frame(16, kind, components) + scan + comment
+    with pytest.raises(UnreadableImageError, match="more than 100 scans"):
+        decode(start + 100 * scan + b"\xff\xd9")
+    with pytest.raises(UnreadableImageError, match=r"^(?!.*more than)"):
+        decode(start + 99 * scan + segment(0xC0, b"") + b"\xff\xd9")
+
+
+def test_scans_are_not_counted_behind_the_image_or_in_its_metadata() -> None:
+    for progressive in (False, True):
+        plain = encode(COLOURED, "JPEG", progressive=progressive)
+        data = plain[:2] + segment(0xE5, 200 * SCAN) + plain[2:] + 200 * SCAN
+        assert np.array_equal(decode(data), decode(plain))
+
+
+def tiff(*tags: tuple[int, int, int, int]) -> bytes:
+    """A TIFF, grey, 16 x 16, with these tags too: tag, type, count, value."""
+    usual = [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
+    entries = sorted([*usual, *tags], key=lambda one: one[0])
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHLL", *one) for one in entries) + bytes(4)
+    return (b"II*\0" + struct.pack("<L", 8) + directory).ljust(400, b"\0") + zlib.compress(bytes(256)) + bytes(99)
+
+
+TILES = [(322, 4, 1, 16), (323, 4, 1, 16), (324, 4, 1, 400), (325, 4, 1, 60)]
+
+
+def test_a_tiff_with_tiles_far_larger_than_its_picture_is_refused() -> None:
+    assert decode(tiff(*TILES)).shape == (16, 16, 3)
+    wide, high = (322, 4, 1, 40_000), (323, 3, 1, 40_000)
+    for tiles in ([wide, high, *TILES[2:]], [wide, high, *TILES], [*TILES, wide, high]):  # Pillow takes the last
+        with pytest.raises(UnreadableImageError, match="tiles of 40000x40000"):
+            decode(tiff(*tiles))
+
+
+@pytest.mark.parametrize("tag", [(324, 1, 2_000_000, 0), (700, 3, 2_000_000, 0)])
+def test_a_tiff_with_millions_of_tiles_or_numbers_is_refused(tag: tuple[int, int, int, int]) -> None:
+    with pytest.raises(UnreadableImageError, match=f"tag {tag[0]} has 2000000 values"):
+        decode(tiff(*TILES[:2], tag))
+
+
+def test_a_side_that_no_jpeg_can_have_is_refused() -> None:
+    with pytest.raises(UnreadableImageError, match="over 65,535 pixels a side"):
+        decode(png_with_size(65_536, 1))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("error", [TypeError, struct.error, RecursionError, MemoryError, ZeroDivisionError])
+def test_whatever_a_decoder_raises_is_the_reason(
+    file_format: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise error("met this")
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    with pytest.raises(UnreadableImageError, match="met this"):
+        decode(encode(COLOURED, file_format))
+
+
+@pytest.mark.parametrize("kind", [11, 12])
+def test_a_tiff_whose_pixels_lie_at_a_fraction_is_refused(kind: int) -> None:
+    at = (273, kind, 1, 0x3F800000 if kind == 11 else 300)  # 1.0 as four bytes; eight bytes elsewhere
+    deflated, plain = (struct.pack("<HHLL", 259, 3, 1, way) for way in (8, 1))
+    raw = tiff(at, (278, 4, 1, 16), (279, 4, 1, 256)).replace(deflated, plain)
+    with pytest.raises(UnreadableImageError, match="TypeError"):
+        decode(raw)
+
+
+def test_only_plain_files_below_the_limit_are_read(tmp_path: Path) -> None:
+    zero, pipe, sparse, folder = (tmp_path / name for name in ("zero.jpg", "pipe.jpg", "sparse.jpg", "folder.jpg"))
+    zero.symlink_to("/dev/zero")
+    os.mkfifo(pipe)
+    folder.mkdir()
+    with sparse.open("wb") as file:
+        file.truncate(20_000_000_000)
+    for path, reason in [
+        (zero, "not a plain file"),
+        (pipe, "not a plain file"),
+        (folder, "a folder"),
+        (sparse, "20000 MB are over 512 MB"),
+        (tmp_path / "gone.jpg", "No such file or directory"),
+    ]:
+        with pytest.raises(UnreadableImageError, match=reason):
+            read_image(path)
 
 
 # the square that a model sees

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rfray.data import folders
+from rfray.data import decoding
 from rfray.data.catalog import scan_folder
 from rfray.data.decoding import UnreadableImageError
 from rfray.data.folders import changes, check_folders, drawn, image_files, image_folder, list_images, read_file
@@ -164,7 +164,7 @@ def test_what_means_nothing_is_refused(here: Path) -> None:
 def test_a_file_is_read_or_there_is_a_reason(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_file("b/1.jpg") == b"b/1.jpg"
     os.mkfifo("pipe.jpg")  # reading it would never end
-    monkeypatch.setattr(folders, "MAX_BYTES", 7)
+    monkeypatch.setattr(decoding, "MAX_BYTES", 7)
     for name, reason in [
         ("gone.jpg", "No such file or directory"),
         ("b", "a folder"),

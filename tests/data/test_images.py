@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from rfray.data import images
-from rfray.data.decoding import decode, square
+from rfray.data.decoding import UnreadableImageError, decode, square
 from rfray.data.geometry import Geometry
 from rfray.data.images import CachedPixels, ImageFiles, PictureSource, load_pixels, scan
 from rfray.data.node_cache import cache_folder
@@ -122,6 +122,30 @@ def test_unreadable_files_are_named_with_a_reason_and_left_out(tmp_path: Path) -
     source = folder.load_some(SMALL, paths, digests, sizes)
     assert folder.cached() == {"scale16.u8": 3 * 16 * 16 * 3}  # what scan wrote was used
     assert [int(source.picture(row)[8, 8, 0]) for row in range(3)] == [0, 10, 15]
+
+
+def test_what_is_no_plain_file_is_never_waited_for(tmp_path: Path) -> None:
+    folder = make(tmp_path, 2)
+    os.mkfifo(folder.path / "pipe.png")
+    (folder.path / "zero.jpg").symlink_to("/dev/zero")
+    scanned, _, _ = scan(folder.path, ["pipe.png", "zero.jpg", *folder.paths], [SMALL], folder.cache)
+    assert scanned["reason"].dropna().tolist() == ["not a plain file"] * 2
+    files = ImageFiles(folder.path, ["pipe.png"], [""], None)
+    with pytest.raises(DataError, match=r"pipe.png has changed since the sweep began \(not a plain file\)"):
+        files.picture(0)
+
+
+def test_a_file_that_only_the_audit_stumbles_over_is_left_out(tmp_path: Path) -> None:
+    def stumble(data: bytes, _: np.ndarray) -> int:
+        if data.startswith(b"\xff\xd8"):
+            raise UnreadableImageError("damaged header")
+        return 7
+
+    folder = make(tmp_path, 3)
+    scanned, seen, _ = scan(folder.path, folder.paths, [SMALL], folder.cache, stumble)
+    assert scanned["reason"].dropna().to_dict() == {1: "damaged header"}
+    assert seen == [7, 7]
+    assert folder.cached() == {"scale16.u8": 2 * 16 * 16 * 3}
 
 
 def test_what_is_there_is_not_decoded_again_and_counts_as_used(tmp_path: Path) -> None:
