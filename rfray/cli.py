@@ -1,6 +1,7 @@
 """the command line -> the verbs, a few lines each; what is heavy is imported inside the verb."""
 
 import atexit
+import io
 import json
 import os
 import shlex
@@ -13,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 from typer import Argument, Exit, Option, Typer
 from typer.core import TyperGroup
 
-from rfray.errors import Interrupted, RfrayError, check_no_secret, printable, without_secrets
+from rfray.errors import (
+    InputError,
+    Interrupted,
+    RfrayError,
+    check_no_secret,
+    of_system,
+    printable,
+    readable,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -257,12 +267,14 @@ def schema() -> None:
 
 
 def main() -> None:
-    """Runs the command; errors of rfray become one message and their exit code, Ctrl-C becomes 130."""
+    """Runs the command; errors, the system's too, become one message and their exit code, Ctrl-C becomes 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
+    # a terminal that is not UTF-8 shows \xe9; names come in as the disk has them
+    for stream, errors in ((sys.stdout, "backslashreplace"), (sys.stdin, "surrogateescape")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     try:
-        for word in sys.argv[1:]:
-            check_no_secret(word)
-        app()
+        _run_command()
     except RfrayError as error:
         again = shlex.join(["rfray", *(word for word in sys.argv[1:] if word != "--fresh")])
         text = f"\nrfray: {error} with: {again}" if isinstance(error, Interrupted) else f"rfray: {error}"
@@ -271,6 +283,17 @@ def main() -> None:
             text = text.replace(word, printable(word)) if word.strip() else text
         print(printable(text, keep="\n"), file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _run_command() -> None:
+    try:
+        for word in sys.argv[1:]:
+            check_no_secret(word)
+        app()
+    except OSError as error:
+        raise of_system(error) from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{readable(error.object)[:200]}: this name is not UTF-8; rename it") from error
 
 
 def process() -> None:

@@ -4,6 +4,8 @@
 """
 
 import difflib
+import errno
+import os
 import re
 from collections.abc import Iterable
 
@@ -75,6 +77,47 @@ class Interrupted(RfrayError):
     """The user stopped the command (Ctrl-C)."""
 
     exit_code = 130
+
+
+WAYS_OUT = {
+    errno.EACCES: "This user may not do so there; name another place (--run, --out, --to; RFRAY_CACHE for the cache)",
+    errno.ENOENT: "It is not there, or a folder above it isn't and can't be made",
+    errno.ENOTDIR: "A folder of this path is a file; name another place",
+    errno.EEXIST: "A file is where a folder must be; name another place",
+    errno.EISDIR: "A folder is where a file must be; name another one",
+    errno.ENAMETOOLONG: "Most disks take 255 bytes a name, and 4,096 a path; name a shorter one",
+    errno.ELOOP: "Its links lead in a circle; name the folder itself",
+    errno.ENODEV: "Is the disk there, and mounted?",
+    errno.EIO: "The disk fails; look at it, or name a place on another one",
+    errno.EMFILE: "Allow more open files (ulimit -n 65536)",
+    errno.ENOMEM: "Free some memory, or set fewer trials at once (search.concurrent)",
+}
+"""Error number -> what to do."""
+WAYS_OUT |= {errno.EPERM: WAYS_OUT[errno.EACCES], errno.EROFS: WAYS_OUT[errno.EACCES]}
+WAYS_OUT |= {errno.ENXIO: WAYS_OUT[errno.ENODEV], errno.ENFILE: WAYS_OUT[errno.EMFILE]}
+WAYS_OUT |= {errno.ESTALE: WAYS_OUT[errno.ENODEV], errno.ENOTCONN: WAYS_OUT[errno.ENODEV]}
+OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.ESTALE)
+"""Errors that another word on the command line would not have helped against."""
+
+
+def of_system(error: OSError) -> RfrayError:
+    """What the operating system refused, as an error of one line: with the path, the reason and the way out."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    given = (error.filename, error.filename2)
+    places = [os.fsdecode(one) for one in given if isinstance(one, str | bytes | os.PathLike)]
+    text = f"{' -> '.join(map(readable, places))}: {reason}" if places else reason
+    if not places and isinstance(error, FileNotFoundError):
+        text = f"the working folder: {reason}"  # all other calls name a file
+    kind = RfrayError if error.errno is None or error.errno in OF_THE_MACHINE else InputError
+    return kind(f"{text}. {WAYS_OUT.get(error.errno or 0, 'Mend that; the same command goes on')}")
+
+
+def readable(name: str) -> str:
+    r"""A file's name as text that can be written as UTF-8: bytes of it that are no UTF-8 become \xe9."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character of UTF-16, which no disk has given
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def without_secrets(text: str) -> str:

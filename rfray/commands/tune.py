@@ -10,7 +10,7 @@ from rich.console import Console
 from rfray.commands import say
 from rfray.progress.events import inside_job
 from rfray.spec.sweep_file import SweepFile
-from rfray.store.ownership import claim_run, lock_run, move_run_aside
+from rfray.store.ownership import check_free, claim_run, lock_run, move_run_aside
 from rfray.store.run_dir import HEAVY, RunDir
 
 # torch, timm and Ray are imported inside the functions: a wrong sweep file is answered without them
@@ -39,6 +39,8 @@ def tune(
     from rfray.data.folders import check_folders
 
     check_folders(file.sweep.data)
+    if not dry_run:
+        check_free(run)
     # torch and timm take seconds to import, and Ray to start, most of which it waits
     importing = Thread(target=import_module, args=["rfray.tuning.preflight"])
     importing.start()

@@ -25,7 +25,7 @@ from rfray.cluster.slots import autoscaler_notice, slot_count, worker_slot
 from rfray.cluster.tasks import reason_of
 from rfray.data.folders import image_files
 from rfray.data.listing import PassedOver
-from rfray.errors import DataError, RfrayError, RunError, printable
+from rfray.errors import DataError, RfrayError, RunError, printable, readable
 from rfray.models.bundle import detect, load_bundle
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import Resources
@@ -62,8 +62,9 @@ def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | Non
     Raises RunError where the folder holds something else, DataError where there is no file.
     """
     digest, plan, files = file_digest(find_bundle(bundle) / ENSEMBLE_FILE), out / "plan.json", out / FILES_TABLE
+    asked = [*map(readable, words)]
     if (known := find_record(plan, Plan, remedy="choose another folder")) is not None:
-        if (known.bundle, known.paths) != (digest, list(words)):
+        if (known.bundle, known.paths) != (digest, asked):
             raise RunError(f"{out} holds predictions of another bundle, or of other files; choose another folder")
         if not files.exists() or file_digest(files) != known.files:
             raise RunError(f"{files} is damaged or gone, and says what the shards are of; choose another folder")
@@ -72,14 +73,14 @@ def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | Non
         raise RunError(f"{out} is not empty, and not of `rfray predict`; choose another folder")
     here = [word if word == "-" or is_address(word) else os.path.abspath(word) for word in words]
     names = (name if is_address(name) else os.path.abspath(name) for name in image_files(here, sys.stdin, passed))
-    schema, count = pa.schema({"path": pa.string()}), 0
+    schema, count = pa.schema({"path": pa.binary()}), 0  # not every name is UTF-8
     with replacing(files) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for shard in iter(lambda: list(islice(names, SHARD)), []):
-            writer.write_table(pa.table({"path": shard}, schema=schema))
+            writer.write_table(pa.table({"path": [*map(os.fsencode, shard)]}, schema=schema))
             count += len(shard)
         if not count:
             raise DataError("no image to predict: no path was given")
-    write_record(plan, Plan(bundle=digest, paths=list(words), files=file_digest(files)))
+    write_record(plan, Plan(bundle=digest, paths=asked, files=file_digest(files)))
     return count
 
 
@@ -123,7 +124,7 @@ class ShardPredictor:
 
     def predict(self, shard: int) -> Counter[str]:
         """Writes the verdicts on a shard, and counts them."""
-        paths = pq.ParquetFile(self._out / FILES_TABLE).read_row_group(shard)["path"].to_pylist()
+        paths = [*map(os.fsdecode, pq.ParquetFile(self._out / FILES_TABLE).read_row_group(shard)["path"].to_pylist())]
         table = pd.concat(table for table, _ in detect(self._bundle, paths, self._batch_size, self._threads))
         write_table(_part(self._out, shard), pa.Table.from_pandas(table, preserve_index=False))
         return Counter(table["verdict"])

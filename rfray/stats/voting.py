@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
-from rfray.errors import InputError, nearest_first
+from rfray.errors import InputError, nearest_first, readable
 from rfray.stats.metrics import metric
 from rfray.stats.predictions import Predictions, positions
 from rfray.store.bundle_record import Vote
@@ -173,11 +173,11 @@ def verdict_table(vote: Vote, paths: Sequence[str], scores: np.ndarray, reasons:
     """The columns path, p_fake, verdict, each member's p_fake under its id, and reason.
 
     `scores` (k, n) float64 are the members' p_fake. `reasons` are n texts, "" where there is none; a file with a reason
-    has nan for every number, and no verdict.
+    has nan for every number, and no verdict. A path that is not UTF-8 is written as `readable` says.
     """
     scores = np.where([bool(reason) for reason in reasons], np.nan, scores)
     p_fake = joined(vote, scores)
-    said = {"path": list(paths), "p_fake": p_fake, "verdict": verdicts(vote, p_fake)}
+    said = {"path": [readable(path) for path in paths], "p_fake": p_fake, "verdict": verdicts(vote, p_fake)}
     return pd.DataFrame({**said, **dict(zip(vote.members, scores, strict=True)), "reason": list(reasons)})
 
 

@@ -93,8 +93,14 @@ def file_digest(path: Path) -> str:
 
 
 def user_cache() -> Path:
-    """Where rfray keeps what it can make again, on this machine: RFRAY_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("RFRAY_CACHE") or user_cache_path("rfray"))
+    """Where rfray keeps what it can make again, on this machine: RFRAY_CACHE, else the user's cache folder.
+
+    Raises InputError where there is neither.
+    """
+    folder = os.environ.get("RFRAY_CACHE") or str(user_cache_path("rfray"))
+    if folder.startswith("~"):  # as it stays where a user has no home
+        raise InputError("this user has no home folder for the cache; set RFRAY_CACHE to a folder (or HOME)")
+    return Path(folder)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ written anew every few seconds. Of two commands that start at once, the first fi
 seconds, and stops; trials are safe all the same, since only the process that a starts.csv names last writes there.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -62,10 +63,31 @@ def lock_run(run: RunDir, without: tuple[str, ...] = ()) -> Iterator[None]:
     Of a run at an address, everything but `without` (patterns of `Mirror.pull`) is brought here first, and what has
     changed is sent there afterwards. Where nothing was left out, what was removed here is removed there.
     """
+    with _locked(run) as user, ExitStack() as stack:
+        for unfinished in run.path.rglob(".*.????????.part*"):  # of a command that was killed
+            unfinished.unlink(missing_ok=True)
+        if run.mirror.storage:
+            stack.enter_context(lease(run.mirror.storage, user, run.path.with_name(f".{run.name}.lease")))
+        run.mirror.pull(without=without, removing="*")
+        try:
+            yield
+        finally:
+            run.mirror.push(removing=None if without else "*")
+
+
+def check_free(run: RunDir) -> None:
+    """Raises RunError where another command has the folder, and OSError where it can't be locked, let alone written."""
+    with _locked(run):
+        if run.path.exists() and not os.access(run.path, os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(run.path))
+
+
+@contextmanager
+def _locked(run: RunDir) -> Iterator[str]:
+    """Holds the locks on a disk for the length of a block; gives what other commands are told of this one."""
     user = f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})"
     # the folder itself, whatever links lead there, and its name, which --fresh may make another folder's
     real = (os.path.realpath(run.path), os.path.join(os.path.realpath(run.path.parent), run.path.name))
-
     with ExitStack() as stack:
         for folder in map(Path, sorted(set(real))):
             lock_file = folder.with_name(f".{folder.name}.lock")  # beside it: in force also when that is moved aside
@@ -79,15 +101,7 @@ def lock_run(run: RunDir, without: tuple[str, ...] = ()) -> Iterator[None]:
                     f"{run.path} is in use by {by}; wait for it, or choose another folder with --run"
                 ) from None
             write_whole(note, user)
-        for unfinished in run.path.rglob(".*.????????.part*"):  # of a command that was killed
-            unfinished.unlink(missing_ok=True)
-        if run.mirror.storage:
-            stack.enter_context(lease(run.mirror.storage, user, run.path.with_name(f".{run.name}.lease")))
-        run.mirror.pull(without=without, removing="*")
-        try:
-            yield
-        finally:
-            run.mirror.push(removing=None if without else "*")
+        yield user
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """`rfray predict` and `rfray export` as a user meets them."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,33 @@ def test_a_wrong_word_is_one_line_and_exit_code_2(command: Command) -> None:
         done = command("predict", *words)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert reason in done.stderr
+
+
+@pytest.mark.parametrize("out", ["odd.csv", "odd.jsonl", "odd.parquet", None])
+def test_a_name_that_is_not_utf_8_costs_no_row(out: str | None, here: Path, command: Command) -> None:
+    (here / "odd").mkdir(exist_ok=True)
+    for name in ("caf\udce9.jpg", "ok.jpg"):
+        shutil.copyfile(here / "images/test/real/000.bmp", here / "odd" / name)
+    words = ["odd", "x" * 300, "gone\udcff.jpg"]
+    done = command("predict", "run", *words, *(["--out", out] if out else []))
+    assert done.returncode == 1
+    assert "2 of 4 files could not be read" in done.stderr
+    written = pq.read_table(here / out).to_pandas().to_csv() if out == "odd.parquet" else None
+    text = written or ((here / out).read_text() if out else done.stdout)
+    assert text.replace("\\\\", "\\").count(r"odd/caf\xe9.jpg") == 1
+    assert text.count("odd/ok.jpg") == 1
+
+
+def test_a_name_that_is_not_utf_8_among_shards(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "odd").mkdir(exist_ok=True)
+    shutil.copyfile(here / "images/test/real/000.bmp", here / "odd" / "caf\udce9.jpg")
+    out, run = here / "odd-shards", str(here / "run")
+    for _ in range(2):
+        assert bulk.claim(out, run, [str(here / "odd" / "caf\udce9.jpg"), str(here / "broken.jpg")]) == 2
+    bulk.ShardPredictor(out, run, batch_size=5, threads=1).predict(0)
+    rows = pd.read_parquet(out / "part-000000.parquet")
+    assert rows["path"].tolist() == [rf"{here}/odd/caf\xe9.jpg", str(here / "broken.jpg")]
+    assert rows["reason"].tolist() == ["", "not an image of a known format"]
 
 
 def test_shards_are_made_once_and_say_what_one_file_says(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,197 @@
+"""What a disk, a user's rights or a terminal refuses is one line with the path and the way out, from every command."""
+
+import errno
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import rfray.commands
+from rfray.errors import InputError, RfrayError, of_system, readable
+from rfray.store.files import user_cache
+from tests.synthetic import small_run
+from tests.test_cli import SWEEP, VERBS, run_here
+
+NOBODY = 65534
+COMMANDS = Path(rfray.commands.__file__).parent
+LONG = "n" * 300
+WORDS = {
+    "tune": ["sweep.yaml"],
+    "audit": ["sweep.yaml"],
+    "ensemble": ["run"],
+    "predict": ["run", "sweep.yaml", "--out", "rows.csv"],
+    "export": ["run"],
+    "serve": ["run", "--port", "0"],
+    "fetch": ["s3://bucket/x"],
+    "leaderboard": ["run"],
+    "compare": ["run", "run", "--out", "rows.csv"],
+    "schema": [],
+    "job": ["0", "tune"],
+}
+"""Every command; for each some words, with which it writes where it can."""
+PLACES = {
+    "tune": ["sweep.yaml", "--run"],
+    "audit": ["sweep.yaml", "--run"],
+    "ensemble": [],
+    "leaderboard": [],
+    "predict": [],
+    "export": [],
+    "serve": [],
+    "fetch": ["s3://bucket/x", "--to"],
+    "compare": ["run"],
+}
+"""Commands that take a place, which comes last."""
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a sweep and a run, in which this process may read alone; and it has no home."""
+    for module in (
+        "tuning.preflight",
+        "cluster.connect",
+        *(f"commands.{file.stem}" for file in COMMANDS.glob("[a-z]*.py")),
+    ):
+        import_module(f"rfray.{module}")  # while this process may read them
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        shutil.copytree(small_run(folder / "made").path, folder / "run")
+        (folder / "sweep.yaml").write_text(SWEEP)
+        for one in (folder, *folder.rglob("*")):
+            one.chmod(0o555 if one.is_dir() else 0o444)
+        monkeypatch.setenv("HOME", "/nonexistent")
+        monkeypatch.delenv("RFRAY_CACHE", raising=False)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        if root := os.geteuid() == 0:
+            os.seteuid(NOBODY)
+        try:
+            yield folder
+        finally:
+            if root:
+                os.seteuid(0)
+            for one in (folder, *folder.rglob("*")):
+                one.chmod(0o755)
+
+
+def check(verb: str, words: list[str], here: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    code, said = run_here([verb, *words], here, capfd)  # another error than SystemExit fails the test
+    assert "Traceback" not in said
+    assert code in (0, 1, 2)
+    if code and "Usage:" not in said:
+        assert said.count("rfray: ") == 1, said
+    return f"{code} {said}"
+
+
+def test_every_command_is_here() -> None:
+    assert sorted(WORDS) == sorted(VERBS)
+
+
+@pytest.mark.parametrize("verb", WORDS)
+def test_where_nothing_can_be_written_and_there_is_no_home(
+    verb: str, read_only: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = check(verb, WORDS[verb], read_only, capfd)
+    if verb in ("tune", "audit", "ensemble"):
+        assert said.startswith("2 ")
+        assert "Permission denied. This user may not do so there; name another place (--run, --out" in said
+    if verb in ("leaderboard", "schema"):  # they only read
+        assert "denied" not in said
+
+
+@pytest.mark.parametrize("verb", PLACES)
+@pytest.mark.parametrize("place", ["sweep.yaml/x", LONG, f"{LONG}/x", "circle/x", "caf\udce9/x", "x\n/y", "a" * 5000])
+def test_places_that_can_not_be(verb: str, place: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP.replace("source: demo", "train: gone, test: gone"))
+    (tmp_path / "circle").symlink_to("circle")
+    if verb == "tune" and place.endswith(("9/x", "/y")):
+        pytest.skip("these can be made, and then Ray starts")
+    more = ["gone.jpg"] if verb == "predict" else []
+    assert check(verb, [*PLACES[verb], place, *more], tmp_path, capfd).startswith("2 ")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (errno.EROFS, InputError, r"^/x: Read-only file system\. .*--run"),
+        (errno.ENAMETOOLONG, InputError, r"^/x: File name too long\. .*255 bytes"),
+        (errno.EMFILE, RfrayError, r"^/x: Too many open files\. .*ulimit"),
+        (errno.EIO, RfrayError, r"^/x: Input/output error\. The disk fails"),
+        (errno.EXDEV, InputError, r"^/x: Invalid cross-device link\. "),
+    ],
+)
+def test_an_error_of_the_system(number: int, kind: type[RfrayError], said: str) -> None:
+    error = of_system(OSError(number, os.strerror(number), "/x"))
+    assert type(error) is kind
+    with pytest.raises(kind, match=said):
+        raise error
+
+
+def test_an_error_without_a_file() -> None:
+    assert str(of_system(OSError("first\nsecond"))).startswith("first second. ")
+    assert str(of_system(FileNotFoundError(2, "No such file or directory"))).startswith("the working folder: No such")
+
+
+def test_a_working_folder_that_is_gone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = Path.cwd()
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    try:
+        assert "the working folder: " in check_in_place(["leaderboard", "x"], capfd)
+    finally:
+        os.chdir(before)
+
+
+def check_in_place(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    from rfray.cli import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["rfray", *words])
+        patch.setattr("signal.signal", lambda *handler: None)
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert end.value.code == 2
+    return "".join(capfd.readouterr())
+
+
+def test_no_home_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RFRAY_CACHE", raising=False)
+    monkeypatch.setattr("rfray.store.files.user_cache_path", lambda name: Path("~/.cache", name))
+    with pytest.raises(InputError, match="no home folder for the cache; set RFRAY_CACHE"):
+        user_cache()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("caf\udce9.jpg", r"caf\xe9.jpg"), ("é.jpg", "é.jpg"), ("\ud800", r"\ud800")]
+)
+def test_a_name_that_is_not_utf_8(name: str, shown: str) -> None:
+    assert readable(name) == shown
+
+
+def test_a_terminal_that_is_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr("rfray.cli._run_command", lambda: print("café \udce9"))
+    check_quietly()
+    out.flush()
+    assert out.buffer.getvalue() == rb"caf\xe9 \udce9" + b"\n"
+
+
+def test_text_that_no_file_takes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("rfray.cli.app", "runs/caf\udce9".encode)
+    said = check_in_place([], capfd)
+    assert said == "rfray: runs/caf\\xe9: this name is not UTF-8; rename it\n"
+
+
+def check_quietly() -> None:
+    from rfray.cli import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("signal.signal", lambda *handler: None)
+        main()
