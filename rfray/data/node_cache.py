@@ -41,7 +41,7 @@ def make_room(folder: Path, max_gb: float, need: int) -> int:
         patterns = ("pixels-*.u8", "images-*.bytes", ".writing-*.u8")
         found = [path for pattern in patterns for path in folder.glob(pattern)]
         sizes = {path: int(path.read_text()) if path.suffix == ".bytes" else path.stat().st_size for path in found}
-        idle = sorted(filter(_is_idle, found), key=lambda path: path.stat().st_mtime)
+        idle = sorted(filter(is_idle, found), key=lambda path: path.stat().st_mtime)
         while True:
             disk = shutil.disk_usage(folder)
             room = max(0, int(min(max_gb * 1e9 - sum(sizes.values()), disk.free - FREE_SHARE * disk.total)))
@@ -56,11 +56,12 @@ def make_room(folder: Path, max_gb: float, need: int) -> int:
 
 def remove_unfinished(folder: Path) -> None:
     """Deletes files of pixels whose process was killed before they were whole."""
-    for path in filter(_is_idle, folder.glob(".writing-*.u8")):
+    for path in filter(is_idle, folder.glob(".writing-*.u8")):
         path.unlink(missing_ok=True)
 
 
-def _is_idle(path: Path) -> bool:
+def is_idle(path: Path) -> bool:
+    """Whether no process has locked the file."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

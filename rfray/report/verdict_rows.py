@@ -1,15 +1,18 @@
 """tables of verdicts, one after the other -> one CSV, JSON lines or Parquet file, or the standard output."""
 
+import fcntl
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rfray.data.node_cache import is_idle
 from rfray.errors import InputError, nearest_first, printable
 from rfray.store.csv_files import csv_text
 from rfray.store.files import replacing
@@ -47,8 +50,12 @@ def verdict_rows(out: Path | None, form: str) -> Iterator[Write]:
         path, file, parquet = None, sys.stdout, None
         if out is not None:
             try:
+                for left in filter(is_idle, out.parent.glob(f".{escape(out.stem)}.????????.part{escape(out.suffix)}")):
+                    left.unlink(missing_ok=True)  # of a command that was killed
                 path = stack.enter_context(replacing(out))
                 file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+                with suppress(OSError):  # a disk without locks: then nobody takes it for left over, either
+                    fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:
                 raise InputError(f"--out {out}: {error.strerror}") from None
         first = True

@@ -83,3 +83,15 @@ def test_a_terminal_shows_names_that_would_steer_it_and_a_pipe_gets_them(
     first, second = (r"\x1b[2J=1\n", "'=1") if terminal else ('"\x1b[2J=1\n"', "'=1")
     expected = f"path,p_fake,verdict,m,reason\n{first},0.30000000000000004,real,1.0,\n{second},0.3"
     assert out.getvalue().startswith(expected)
+
+
+def test_what_a_killed_command_has_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    left = tmp_path / ".rows.0123abcd.part.csv"
+    for path in (left, tmp_path / ".rows.0123abcd.part.jsonl", tmp_path / ".other.0123abcd.part.csv"):
+        path.touch()
+    with verdict_rows(tmp_path / "rows.csv", "csv"):
+        assert not left.exists()
+        with verdict_rows(tmp_path / "rows.csv", "csv"):  # another command, which leaves this one's
+            assert len(list(tmp_path.glob(".rows.*.part.csv"))) == 2
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".other.0123abcd.part.csv", ".rows.0123abcd.part.jsonl", "rows.csv"]
