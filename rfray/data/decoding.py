@@ -33,6 +33,10 @@ MAX_BYTES = 512_000_000
 """Larger files are refused before they are read: no picture that may be decoded takes as much."""
 MAX_TAG_VALUES = MAX_PIXELS // 64
 """Numbers that a tag of a TIFF may have: a tile has 16 x 16 pixels or more (TIFF 6.0, section 15), in 4 planes."""
+MAX_CHUNKS, CHUNK_BYTES = 1_000, 1_024
+"""Chunks of a PNG: so many, and one more for each of these bytes of the file. Writers make chunks of 8 kB and more."""
+MAX_RLE_BYTES = 4_000_000
+"""Bytes of a run-length coded BMP: Pillow decodes each in Python, at some 2 MB a second."""
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS comes first, with a message of our own
 cv2.setNumThreads(1)  # images are decoded in parallel, not the pixels of one
@@ -78,6 +82,7 @@ def decode(data: bytes) -> np.ndarray:
             return _decoded_jpeg(data)
         if data.startswith((b"II", b"MM")):
             _check_tags(data)
+        _check_python_loops(data)
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             _check_size(*image.size)
             return _to_rgb(ImageOps.exif_transpose(image))
@@ -147,6 +152,17 @@ def _jpeg_header(data: bytes) -> tuple[int, int, bool]:
     if len(frame) < 6 or not scans:
         raise UnreadableImageError("truncated or damaged JPEG")
     return width, height, frame[0] == 8 and frame[5] in (1, 3)
+
+
+def _check_python_loops(data: bytes) -> None:
+    """Raises UnreadableImageError where Pillow would go millions of times through a loop in Python."""
+    if data.startswith(b"BM") and len(data) > MAX_RLE_BYTES and int.from_bytes(data[30:34], "little") in (1, 2):
+        raise UnreadableImageError(f"a run-length coded BMP of more than {MAX_RLE_BYTES / 1e6:.0f} MB")
+    position, chunks = 8, 0
+    while data.startswith(b"\x89PNG") and position < len(data):
+        position, chunks = position + 12 + int.from_bytes(data[position : position + 4]), chunks + 1
+        if chunks > MAX_CHUNKS + len(data) // CHUNK_BYTES:
+            raise UnreadableImageError(f"a PNG of more than {chunks - 1:,} chunks")
 
 
 def _check_tags(data: bytes) -> None:

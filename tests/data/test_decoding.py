@@ -413,6 +413,28 @@ def test_a_tiff_with_millions_of_tiles_or_numbers_is_refused(tag: tuple[int, int
         decode(tiff(*TILES[:2], tag))
 
 
+@pytest.mark.parametrize("chunk", [b"prVt", b"IDAT", b"tEXt"])
+def test_a_png_of_very_many_chunks_is_refused(chunk: bytes) -> None:
+    data, empty = encode(COLOURED, "PNG"), bytes(4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    at = 33  # behind the header
+    with pytest.raises(UnreadableImageError, match=r"a PNG of more than 1,0\d\d chunks"):
+        decode(data[:at] + 1_100 * empty + data[at:])
+    if chunk == b"prVt":
+        assert np.array_equal(decode(data[:at] + 900 * empty + data[at:]), decode(data))
+
+
+def test_a_large_run_length_coded_bmp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = 32 * b"\x30\x07\x00\x00" + b"\x00\x01"  # 32 rows of 48 pixels of colour 7
+    palette = bytes(4 * 7) + bytes([1, 2, 3, 0]) + bytes(4 * 248)  # blue, green, red
+    header = struct.pack("<IiiHHIIiiII", 40, WIDTH, HEIGHT, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    data = b"BM" + struct.pack("<III", 54 + 1024 + len(runs), 0, 54 + 1024) + header + palette + runs
+    assert np.array_equal(decode(data), np.full((HEIGHT, WIDTH, 3), (3, 2, 1)))
+    monkeypatch.setattr(decoding, "MAX_RLE_BYTES", len(data) - 1)
+    with pytest.raises(UnreadableImageError, match="run-length coded BMP"):
+        decode(data)
+    decode(encode(COLOURED, "BMP"))  # of any size, where it is plain
+
+
 def test_a_side_that_no_jpeg_can_have_is_refused() -> None:
     with pytest.raises(UnreadableImageError, match="over 65,535 pixels a side"):
         decode(png_with_size(65_536, 1))
