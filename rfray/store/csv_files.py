@@ -9,7 +9,7 @@ import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ def csv_text(table: pd.DataFrame, *, header: bool = True) -> str:
     marked = _changed(table, lambda cell: TO_MARK.sub("'", cell, 1) if TO_MARK.match(cell) else cell)
     text = (cell for name in _texts(table) for cell in (name, *table[name]) if isinstance(cell, str))
     # with MINIMAL, Python before 3.13 leaves a carriage return unquoted, at which readers end the row
-    quoting = csv.QUOTE_NONNUMERIC if any("\r" in cell for cell in text) else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if any("\r" in cell for cell in text) else csv.QUOTE_MINIMAL
     return marked.to_csv(index=False, header=header, lineterminator="\n", quoting=quoting)
 
 
@@ -33,7 +33,7 @@ def read_csv(file: Path, **options: Any) -> pd.DataFrame:
 
 
 def _texts(table: pd.DataFrame) -> list[str]:
-    return [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    return [name for name in map(str, table) if not pd.api.types.is_numeric_dtype(table[name])]
 
 
 def _changed(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
