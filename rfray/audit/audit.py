@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rfray.audit.metadata_baseline import metadata_baseline
-from rfray.audit.rules import RULES, Facts
+from rfray.audit.rules import RULES, Facts, used
 from rfray.data.catalog import load_folder
 from rfray.data.decoding import square
 from rfray.data.geometry import geometries
@@ -45,7 +45,8 @@ def audit_images(
     images = images.assign(
         part=images["part"].where(images["part"] != "", images["folder"]), group=images["subfolder"].replace("", None)
     )
-    baseline = metadata_baseline(images, linked_groups(len(images), pairs[["first", "second"]].to_numpy()), seed)
+    alike, kept = linked_groups(len(images), pairs[["first", "second"]].to_numpy()), used(images)
+    baseline = metadata_baseline(kept, alike[kept.index], seed)
     # of each pair, the image whose part is first in the alphabet first
     rows = pairs[["first", "second"]].to_numpy().astype(int)
     rows = np.take_along_axis(rows, images["part"].to_numpy()[rows].argsort(axis=1, kind="stable"), axis=1)

@@ -56,14 +56,26 @@ class Facts:
     data: DataSettings | None = None
     """By which they are divided."""
 
+    @property
+    def used(self) -> pd.DataFrame:
+        """The images that a model learns from or is measured on: none that was left out."""
+        return used(self.images)
+
     def of_class(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """The values of a column for real images, and for fake ones."""
-        real, fake = (self.images.loc[self.images["label"] == label, column].to_numpy() for label in (0, 1))
+        """The values of a column for real images in use, and for fake ones."""
+        images = self.used
+        real, fake = (images.loc[images["label"] == label, column].to_numpy() for label in (0, 1))
         return real, fake
 
     def counts(self, part: str) -> np.ndarray:
         """(2,) int: real and fake images of a part, which has some of both or none."""
         return np.bincount(self.images.loc[self.images["part"] == part, "label"], minlength=len(CLASSES))
+
+
+def used(images: pd.DataFrame) -> pd.DataFrame:
+    """Those that were not left out; all where a class would have none."""
+    kept = images[images["part"] != "left out"]
+    return kept if kept["label"].nunique() == images["label"].nunique() else images
 
 
 def test_in_training(facts: Facts) -> Iterator[Finding]:
@@ -109,7 +121,8 @@ def misplaced_copies(facts: Facts) -> Iterator[Finding]:
     Under both labels it is only a warning, also between train and test: those copies are an error by `test_in_training`
     already. A crop is a note: a fake may be made from a part of a real image.
     """
-    pairs, across, crop = facts.pairs, facts.pairs["across_labels"], facts.pairs["kind"] == "crop"
+    pairs = facts.pairs[(facts.pairs[["first_part", "second_part"]] != "left out").any(axis=1)]
+    across, crop = pairs["across_labels"], pairs["kind"] == "crop"
     split = (pairs["first_part"] == "train") & (pairs["second_part"] == "val")
     wrong = (
         "Look at them and delete the wrong one of each pair, unless the fakes are small edits of these very pictures."
@@ -137,7 +150,8 @@ def misplaced_copies(facts: Facts) -> Iterator[Finding]:
 
 def copies_within_a_part(facts: Facts) -> Iterator[Finding]:
     """Copies in one part with one label: they count twice, no more."""
-    pairs = facts.pairs[(facts.pairs["first_part"] == facts.pairs["second_part"]) & ~facts.pairs["across_labels"]]
+    inside = (facts.pairs["first_part"] == facts.pairs["second_part"]) & (facts.pairs["first_part"] != "left out")
+    pairs = facts.pairs[inside & ~facts.pairs["across_labels"]]
     for part, found in pairs.groupby("first_part"):
         copies, images = len(np.unique(found[["first", "second"]].to_numpy())), int(facts.counts(str(part)).sum())
         yield Finding(
@@ -245,7 +259,8 @@ def class_counts(facts: Facts) -> Iterator[Finding]:
 
 def formats_differ(facts: Facts) -> Iterator[Finding]:
     """Classes in different file formats."""
-    shares = pd.crosstab(facts.images["label"], facts.images["format"], normalize="index")
+    images = facts.used
+    shares = pd.crosstab(images["label"], images["format"], normalize="index")
     distance = float(np.abs(np.diff(shares.to_numpy(), axis=0)).sum() / 2)  # total variation, in [0, 1]
     if distance >= FORMAT_SHARE:
         real, fake = (

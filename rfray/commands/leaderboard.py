@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from rfray.commands import say
-from rfray.evaluation.leaderboard import false_positives, read_leaderboard, waiting
+from rfray.evaluation.leaderboard import false_positives, guessing, read_leaderboard, waiting
 from rfray.evaluation.significance import verdict
 from rfray.report.terminal import leaderboard_table
 from rfray.store.run_dir import RunDir
@@ -13,7 +13,10 @@ def show_leaderboard(run: RunDir, sort: str | None, console: Console) -> None:
     """Prints the leaderboard, in its own order or best first by the column `sort`, and what it says in sentences."""
     run.mirror.pull(without=("*.safetensors", "*.pt", "plots/*"))
     frame = read_leaderboard(run)
+    warning, baseline = guessing(run, frame)
+    if warning:
+        console.print(warning, style="bold red", soft_wrap=True, markup=False)
     console.print(leaderboard_table(frame, sort, console.width))
-    for sentence in (verdict(run, frame), false_positives(run, frame), waiting(frame)):
+    for sentence in (baseline, verdict(run, frame), false_positives(run, frame), waiting(frame)):
         if sentence:
             say(console, sentence)

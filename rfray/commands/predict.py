@@ -21,7 +21,9 @@ from rfray.models.bundle import detect, load_bundle
 from rfray.models.grad_cam import write_heatmaps
 from rfray.report.verdict_rows import format_of, verdict_rows
 from rfray.spec.sweep import Resources
+from rfray.stats.guessing import no_better
 from rfray.stats.voting import VERDICTS
+from rfray.store.bundle_record import Ensemble
 from rfray.store.run_dir import read_bundle
 from rfray.store.storage import is_address
 
@@ -53,7 +55,7 @@ def predict(
         folder = Path(out).absolute()
         _make_folder("--out", folder)
         bundle = bundle if is_address(bundle) else str(Path(bundle).absolute())
-        read_bundle(bundle)  # a damaged one is refused before anything starts
+        _warn(read_bundle(bundle)[1])  # a damaged one is refused before anything starts
         passed = PassedOver()
         with _counting(claim(folder, bundle, paths, passed), folder, passed) as count:
             for verdicts in predict_shards(folder, bundle, batch_size, resources, address):
@@ -67,6 +69,7 @@ def predict(
         _make_folder("--explain", explain)
     loaded, done = load_bundle(bundle), 0
     with _counting(len(files), file, passed) as count, verdict_rows(file, chosen) as write:
+        _warn(loaded.ensemble)
         for seen in detect(loaded, files, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
             table, _ = seen
             if explain is not None:
@@ -74,6 +77,11 @@ def predict(
             write(table)
             done += len(table)
             count(table["verdict"])
+
+
+def _warn(ensemble: Ensemble) -> None:
+    if (bundle := ensemble.bundle) is not None and (warning := no_better(bundle.figures)):
+        Console(stderr=True, highlight=False).print(warning, style="bold red", soft_wrap=True, markup=False)
 
 
 def _make_folder(option: str, folder: Path) -> None:

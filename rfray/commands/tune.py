@@ -82,7 +82,7 @@ def _run(
     check_warm_start(file, run, fresh)
     parameters = check_models(file)
     shares = shares_for(sweep, run, slot, fresh, console)
-    check_budget(file, shares)
+    check_budget(file, shares, began if fresh or not run.trials() else None)
     needed = disk_needs(sweep, parameters, slot_count(shares))
     if dry_run:
         say(console, "\n".join(plan_lines(sweep, run, shares, needed)))

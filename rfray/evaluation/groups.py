@@ -36,7 +36,7 @@ class Groups:
     overall: dict[str, Any]
     """The same columns, of all images together."""
     measure: str
-    """auc; accuracy where no AUC is defined."""
+    """auc; accuracy where no AUC is defined, or all are the same."""
 
 
 def groups_of(run: RunDir) -> Groups | None:
@@ -84,7 +84,8 @@ def by_group(predictions: Predictions, names: np.ndarray, threshold: float) -> G
         return None
     rows = [_row(str(name), predictions, np.asarray(inside), threshold) for name, inside in members.items()]
     table = pd.DataFrame(rows, columns=list(GROUP_COLUMNS)).astype(GROUP_COLUMNS)
-    measure = "auc" if table["auc"].notna().any() else "accuracy"
+    aucs = table["auc"].dropna().round(9)  # the means of equal placements may differ in the last digit
+    measure = "auc" if aucs.nunique() > 1 or len(aucs) == 1 else "accuracy"
     table = table.sort_values([measure, "accuracy", "group"], ignore_index=True)
     return Groups(table, _row("", predictions, np.arange(len(predictions)), threshold), measure)
 

@@ -12,10 +12,11 @@ import pandas as pd
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RunError
 from rfray.evaluation.ensemble import PARTS, TEST_COLUMNS, WORST, robustness
-from rfray.evaluation.significance import INTERVALS, TESTS, Evaluated, significance, verdict
+from rfray.evaluation.significance import INTERVALS, SINGLE, TESTS, Evaluated, significance, verdict
 from rfray.spec.sweep import MaxFpr, Sweep
 from rfray.spec.trial import PROBED, Trial
 from rfray.stats import operating_point
+from rfray.stats.guessing import constant_answer, no_better
 from rfray.stats.metrics import METRICS, confusion, measured
 from rfray.stats.operating_point import OperatingPoint, choose_point, point_on_test
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
@@ -35,8 +36,11 @@ OF_FOLDS = (
     "vote, the vote's covers all training images, each predicted only by models that were not trained on it."
 )
 """What a reader has to know where there are models of folds: their val column is of other images."""
-LOWER_IS_BETTER = frozenset({"rank", "fp", "fn", "seconds", "wait_share", *operating_point.POINT} - {"temperature"})
-"""The columns in which the lowest value is the best."""
+LOWER_IS_BETTER = frozenset(
+    {"rank", "fp", "fn", "seconds", "cost", "wait_share", "optimism", *TESTS, *operating_point.POINT} - {"temperature"}
+    | {f"spread_{column}" for column in ("accuracy", "auc", *(f"val_{name}" for name in METRICS))}
+)
+"""The columns in which the lowest value is the best, where a leaderboard has them."""
 USUAL = ("backbone", "augmentation", "lr", "pretrained", "image_size", "batch_size")
 """Settings of a trial that have a column in every leaderboard, as every axis has."""
 RESULT_COLUMNS = {"best_epoch": COUNT, "epochs": COUNT, "seconds": NUMBER, "wait_share": NUMBER}
@@ -165,6 +169,23 @@ def test_figures(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
     row = frame[frame["name"] == name].iloc[0]
     chosen = [*METRICS, *CONFUSION, "n", *INTERVALS, *operating_point.POINT]
     return {column: None if pd.isna(row[column]) else float(row[column]) for column in chosen}
+
+
+def guessing(run: RunDir, frame: pd.DataFrame) -> tuple[str | None, str | None]:
+    """The first line where the ensemble (or the best single model) is no better than guessing, and a baseline.
+
+    The baseline is no row: it has no val score to be ranked by, and would count in the tests' corrections.
+    Raises RunError where ensemble.json is damaged.
+    """
+    ensemble = run.ensemble()
+    there = frame["name"] == ensemble.name if ensemble is not None else frame["kind"].isin(SINGLE)
+    names = frame.loc[there & frame["n"].notna(), "name"]
+    if names.empty:
+        return None, None
+    figures = test_figures(frame, names.iloc[0])
+    constant = constant_answer(figures)
+    baseline = constant and f"Baseline: always saying {constant[0]} has accuracy {constant[1]:.4f} and AUC 0.5."
+    return no_better(figures), baseline
 
 
 def waiting(frame: pd.DataFrame) -> str | None:
@@ -301,8 +322,10 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
             f"the smallest {sweep.search.metric} on val as it is and under each of {len(CORRUPTION_NAMES)} "
             "corruptions, which only trials whose weights were kept have"
         )
+    warning, baseline = guessing(run, frame)
     paragraphs = [
         f"# Leaderboard of {escaped(run.name)}",
+        f"**{escaped(warning)}**" if warning else "",
         f"Chosen and ranked by `{ranked_by(sweep, shown)}`, {chosen_by}. The metrics and counts "
         f"without `val_` are on test (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
@@ -310,5 +333,6 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         *(escaped(said or "") for said in (verdict(run, frame), false_positives(run, frame), waiting(frame))),
         f"**Audit: {escaped(audit.stamp)}**" if audit is not None and audit.stamp else "",
         markdown_table(frame[shown]),
+        baseline,
     ]
     return "\n\n".join(filter(None, paragraphs)) + "\n"

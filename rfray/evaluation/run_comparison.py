@@ -11,7 +11,7 @@ import pandas as pd
 
 from rfray.errors import InputError, RunError
 from rfray.evaluation import leaderboard
-from rfray.evaluation.leaderboard import escaped, markdown_table, val_column
+from rfray.evaluation.leaderboard import escaped, guessing, markdown_table, val_column
 from rfray.evaluation.significance import DELONG, Evaluated, Panel, difference_text, on_same_images, outcome
 from rfray.stats.intervals import bootstrap, percentile_intervals
 from rfray.stats.paired_tests import holm, mcnemar
@@ -69,7 +69,11 @@ def compare_runs(runs: Sequence[RunDir]) -> Comparison:
     groups = min((test["group_id"] for test in tests), key=lambda ids: ids.nunique())
     column, main, table = _joined(runs, names)
     pairs = _tests(panel, groups)
-    sentences = [_sentence(pair, len(pairs)) for pair in pairs.to_dict("records")]
+    warnings = [
+        (name, guessing(run, leaderboard.read_leaderboard(run))[0]) for name, run in zip(names, runs, strict=True)
+    ]
+    sentences = [f"{name}: {warning}" for name, warning in warnings if warning]
+    sentences += [_sentence(pair, len(pairs)) for pair in pairs.to_dict("records")]
     val = [_contents(run.images("val")).sort_index() for run in runs]
     others = ", ".join(name for name, images in zip(names, val, strict=True) if not images.equals(val[0]))
     if column is None:

@@ -73,13 +73,29 @@ def search_findings(run: RunDir) -> SearchFindings:
     ]
     taken_over = sum(result.taken_from is not None for result in results)
     price = sweep.resources.price_per_hour
-    return replace(found, sentences=[*_sentences(found, why_none, len(trials), taken_over, saved, price)])
+    counts = (
+        ""
+        if len(good) == len(trials)
+        else f" ({len(good)} succeeded, {len(results) - len(good)} failed, {len(trials) - len(results)} not finished)"
+    )
+    told = _sentences(found, why_none, len(trials), counts, taken_over, saved, sweep.budget is not None, price)
+    return replace(found, sentences=[*told])
 
 
 def _sentences(
-    found: SearchFindings, why_none: str, trials: int, taken_over: int, saved: Sequence[float], price: float | None
+    found: SearchFindings,
+    why_none: str,
+    trials: int,
+    counts: str,
+    taken_over: int,
+    saved: Sequence[float],
+    budget: bool,
+    price: float | None,
 ) -> Iterator[str]:
-    """`saved`: what the epochs that each trial was spared would have taken, each as long as its mean epoch."""
+    """`saved`: what the epochs that each trial was spared would have taken, each as long as its mean epoch.
+
+    Nothing is saved where a `budget` may have ended them: it was used up.
+    """
     best, spent, counted = "None has come to a score.", found.spent, f"{trials:,} trial{'' if trials == 1 else 's'}"
     if len(found.steps):
         last = found.steps.iloc[-1]
@@ -87,7 +103,7 @@ def _sentences(
             f"The best {found.metric} on val, {last['best']:.4f}, was reached by {last['best_trial']} after "
             f"{amount(last['spent'])} of them ({100 * last['spent'] / spent:.0f} %)."
         )
-    yield f"{counted} trained for {amount(spent)} {found.unit} in all. {best}"
+    yield f"{counted}{counts} trained for {amount(spent)} {found.unit} in all. {best}"
     if taken_over:
         yield f"{taken_over:,} of them were trained in earlier runs, and count here as they did there."
     if found.importance:
@@ -99,11 +115,14 @@ def _sentences(
     else:
         yield f"What the score depends on can't be said: {why_none}."
     if any(saved):
-        yield (
-            f"{sum(map(bool, saved)):,} of {counted} ended before the last epoch that was planned, which saved about "
-            f"{amount(sum(saved))} {found.unit}: {100 * sum(saved) / (spent + sum(saved)):.0f} % of what all would "
-            "have taken."
-        )
+        of = f"{len(saved):,} trial{'' if len(saved) == 1 else 's'}"
+        ended = f"{sum(map(bool, saved)):,} of {of} ended before the last epoch that was planned"
+        share = f"{amount(sum(saved))} {found.unit}"
+        if budget:
+            yield f"{ended}, as the budget or the scheduler ended them; the rest would have taken about {share} more."
+        else:
+            share += f": {100 * sum(saved) / (spent + sum(saved)):.0f} % of what all would have taken"
+            yield f"{ended}, which saved about {share}."
     else:
         yield "Every trial that succeeded was trained to its last planned epoch, so stopping early saved nothing."
     if price is not None and spent:

@@ -44,6 +44,7 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
     main = {*board.contract_columns(sweep), *MAIN, board.ranked_by(sweep, columns)}
     html = words.TEMPLATES.get_template("report/page.html.j2").render(
         run=run,
+        warning=board.guessing(run, frame)[0],
         verdict=list(_verdict(run, frame, ensemble)),
         ensemble=ensemble,
         columns={name: f"{'text' if name in text else ''}{'' if name in main else ' more'}" for name in columns},

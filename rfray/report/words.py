@@ -71,6 +71,10 @@ def corruption_sentence(frame: pd.DataFrame, name: str) -> str | None:
 def group_sentence(groups: Groups) -> str:
     """Which group comes off worst, and whether that may be chance."""
     worst, measure = dict(groups.table.iloc[0]), groups.measure
+    if worst[measure] == groups.table[measure].max() and groups.table[measure].notna().all():
+        return (
+            f"Of {len(groups.table):,} groups none comes off worse: {OF_GROUPS[measure]} {worst[measure]:.3f} in each."
+        )
     title, overall = OF_GROUPS[measure], groups.overall[measure]
     inside = worst[f"{measure}_low"] <= overall <= worst[f"{measure}_high"]
     held = f"{overall:.3f}, is {'within that interval, so this may be chance' if inside else 'outside that interval'}"

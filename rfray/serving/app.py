@@ -31,6 +31,7 @@ from rfray.serving.batching import Batches, Squares, different
 from rfray.serving.hosts import is_for
 from rfray.serving.uploads import Limits, Room, come_again, read_uploads
 from rfray.spec.schema_base import Strict
+from rfray.stats.guessing import no_better
 from rfray.stats.voting import NOT_FINITE, joined, verdicts
 from rfray.store.bundle_record import Ensemble
 
@@ -243,6 +244,7 @@ def page(ensemble: Ensemble, limits: Limits) -> tuple[str, str]:
     bundle = ensemble.bundle
     assert bundle is not None
     html = TEMPLATES.get_template("serving/page.html.j2").render(
+        warning=no_better(bundle.figures),
         stamp=bundle.audit_stamp,
         figures=figure_rows(bundle.figures),
         n=int(bundle.figures["n"] or 0),

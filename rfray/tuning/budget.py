@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from math import ceil
 from statistics import mean
 from threading import Event, Thread
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from ray.tune import Stopper
 
 from rfray.cluster.ray_internals import free_groups
-from rfray.cluster.slots import TrialSlots
+from rfray.cluster.slots import Packing, TrialSlots
 from rfray.errors import SweepError
 from rfray.progress.metric_keys import EPOCH
 from rfray.spec.sweep import Budget, Sweep
@@ -38,6 +39,9 @@ SMALLEST_PART = 0.25
 """The smallest part of an epoch that a trial goes on for, where the clock would cut the epoch short (our choice)."""
 MIN_IMAGES_ON_CPU, MIN_IMAGES_ON_GPU = 1_000, 5_000
 """Fewest images of an epoch (our choice): to begin, judge and write an epoch takes seconds, however short it is."""
+ROOM = 3
+"""A budget that was used up by starting should be so many times as large (our choice): another start, and as long again
+for training."""
 GRACE = 1.5
 """Seconds that trials have to cut their epoch short once the budget is used up (our choice). A process that is still
 importing torch, or is in the middle of a large batch, is ended from outside: its last whole epoch is on the disk."""
@@ -255,8 +259,12 @@ def with_short_epochs(run: RunDir, sweep: Sweep, shares: TrialSlots) -> Sweep:
     return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"epoch_images": size})})
 
 
-def check_budget(file: SweepFile, shares: TrialSlots) -> None:
-    """Raises SweepError for a budget of GPUs where trials get none, and one that leaves no time for finalists."""
+def check_budget(file: SweepFile, shares: TrialSlots, began: float | None = None) -> None:
+    """Raises SweepError for a budget of GPUs where trials get none, and one that leaves no time for finalists.
+
+    So it does where a budget by the clock leaves no time for a first batch, as far as is known: since `began` (given
+    where there is no trial yet) time has passed, and with `resources: auto` the speed was measured.
+    """
     search, budget = file.sweep.search, file.sweep.budget
     if budget is not None and search.finalists and planned_trials(file.sweep) is None:
         allowed = "0; or together with search.trials, as there would be new trials until the budget is used up"
@@ -264,6 +272,28 @@ def check_budget(file: SweepFile, shares: TrialSlots) -> None:
     if budget is not None and budget.of_gpus and not all(slot.gpu for slot in shares.kinds):
         allowed = "a time by the clock (90s, 12m, 1.5h), as trials get no GPU here"
         raise SweepError(file.not_allowed(("search", "budget"), search.budget, allowed))
+    if budget is None or budget.of_gpus or began is None:
+        return
+    begun, measured = time.time() - began, shares.measured if isinstance(shares, Packing) else []
+    batch = min((one.micro_batch / one.images_per_second for one in measured), default=0.0)
+    if budget.seconds <= begun + SHUTDOWN_SECONDS + batch:
+        least = as_budget(ROOM * (begun + SHUTDOWN_SECONDS + batch))
+        allowed = (
+            f"more, {least} say: starting took {begun:.0f} s, ending takes {SHUTDOWN_SECONDS:.0f} s, so no epoch fits"
+        )
+        raise SweepError(file.not_allowed(("search", "budget"), search.budget, allowed))
+
+
+def as_budget(seconds: float, of_gpus: bool = False) -> str:
+    """So many seconds or a little more, as `search.budget` has them: 90s, 4m, 8gpu-m."""
+    unit = "gpu-" if of_gpus else ""
+    return f"{ceil(seconds)}{unit}s" if seconds <= 90 else f"{ceil(seconds / 60)}{unit}m"
+
+
+def enough(run: RunDir, budget: Budget) -> str:
+    """A budget with which a run whose starts have judged nothing comes to an epoch, by what they have used."""
+    spent = find_record(run.budget_file, Spent, run.mirror) or Spent()
+    return as_budget(ROOM * max(budget.seconds, spent.gpus if budget.of_gpus else spent.clock), budget.of_gpus)
 
 
 def _kind(trial: Trial) -> Kind:

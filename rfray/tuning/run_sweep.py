@@ -23,7 +23,7 @@ from rfray.store.files import file_digest, is_disk_full, no_room
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import HEAVY, RunDir
 from rfray.store.storage import STATES
-from rfray.tuning.budget import BudgetCallback, Meter
+from rfray.tuning.budget import BudgetCallback, Meter, enough
 from rfray.tuning.callbacks import DiskMonitor, Display, Silence, SweepCallback, TensorBoard, mlflow_callbacks
 from rfray.tuning.probing import learn_fold_heads
 from rfray.tuning.proposals import Listed, Proposals, repeated_starts, written_starts
@@ -133,7 +133,10 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
 
 
 def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
-    """Raises SweepFailed, with each one's reason, where more trials, probes and repeats failed than allowed."""
+    """Raises SweepFailed, with each one's reason, where more trials, probes and repeats failed than allowed.
+
+    So it does where none has come to a judged epoch, and says with which budget one would.
+    """
     others = [out.result() for out in (*run.probes(), *run.repeats())]
     ended = [*filter(None, others), *done]
     failed = [result for result in ended if result.status == "failed"]
@@ -143,6 +146,10 @@ def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
             + "\n".join(f"  {result.id}: {result.reason}" for result in failed)
             + f"\nThe whole of each trial's error is in error.txt in its folder, {run.trials_folder}/<id>"
         )
+    if len(failed) == len(ended):
+        why = f"all {len(failed)} failed, the first one with: {failed[0].reason}" if failed else "none ended an epoch"
+        larger = sweep.budget and f". Next: the same command with --set search.budget={enough(run, sweep.budget)}"
+        raise SweepFailed(f"no trial was judged: {why}{larger or ''}")
 
 
 def _fit(

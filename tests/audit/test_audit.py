@@ -107,6 +107,22 @@ def test_formats_sizes_and_spectra():
     assert "less fine detail" in codes["spectra-differ"].sentence
 
 
+def test_images_that_are_left_out_make_no_finding():
+    images = image_table(300)
+    images.loc[100:399, "part"] = "left out"
+    aside = (images["part"] == "left out") & labels_of(images)
+    images.loc[aside, ["format", "width", "file_bytes"]] = "PNG", 512, 90_000
+    images["spectrum"] = [row - 3.0 * one for row, one in zip(images["spectrum"], aside, strict=True)]
+    alike = pair_table((140, 142, "exact"), (144, 145, "exact"), (146, 147, "crop"))
+    audit = audited(images, alike)
+    assert found(audit) == {}
+    assert audit.baseline.n == 300
+    images.loc[aside, "part"] = "val"  # the same images in use are told of
+    assert {"formats-differ", "dimensions-differ", "spectra-differ", "both-labels"} <= set(
+        found(audited(images, alike))
+    )
+
+
 def test_few_uneven_and_unreadable():
     images = image_table(120)
     images = images[(images["label"] == 0) | (images.index % 20 == 1)]  # 120 real, 12 fake

@@ -75,7 +75,7 @@ def test_savings_where_a_pass_is_several_epochs(tmp_path):
 def test_savings_by_hand(run):
     # a has two of four epochs, of 10 s each; that c failed and d goes on saves nothing
     assert search_findings(run).sentences[2] == (
-        "1 of 4 trials ended before the last epoch that was planned, which saved about 20 slot-seconds: 20 % of what "
+        "1 of 2 trials ended before the last epoch that was planned, which saved about 20 slot-seconds: 20 % of what "
         "all would have taken."
     )
 
@@ -99,6 +99,15 @@ def test_the_study_has_the_axes_and_the_settings(tmp_path):
     assert (axes["lr"].low, axes["lr"].high, axes["lr"].log) == (1e-5, 1e-3, True)
     assert first.params == {"backbone": "test_resnet", "pretrained": False, "image_size": 224, "lr": 1e-4}
     assert second.params == {"backbone": "test_vit", "pretrained": weights, "image_size": 128, "lr": 1e-3}
+
+
+def test_where_a_budget_may_have_ended_trials_nothing_is_called_saved(run):
+    search = run.sweep().search.model_copy(update={"budget": "100s"})
+    run.sweep_file.write_text(resolved_text(run.sweep().model_copy(update={"search": search})))
+    assert search_findings(run).sentences[2] == (
+        "1 of 2 trials ended before the last epoch that was planned, as the budget or the scheduler ended them; the "
+        "rest would have taken about 20 slot-seconds more."
+    )
 
 
 def trials_where(folder, score, count=40):
@@ -140,11 +149,12 @@ def test_sentences(run):
     set_resources(run, price_per_hour=36.0)
     growth, importance, saved, cost = search_findings(run).sentences
     assert growth == (
-        "4 trials trained for 80 slot-seconds in all. The best auc on val, 0.8000, was reached by b after "
+        "4 trials (2 succeeded, 1 failed, 1 not finished) trained for 80 slot-seconds in all. "
+        "The best auc on val, 0.8000, was reached by b after "
         "65 of them (81 %)."
     )
     assert "too few trials (2" in importance
-    assert "1 of 4 trials ended before" in saved
+    assert "1 of 2 trials ended before" in saved
     assert "about 20 slot-seconds: 20 % of what all would have taken" in saved
     assert cost == "All training cost 0.8, the dearest trial 0.4 (b)."
 
@@ -161,4 +171,6 @@ def test_a_run_in_which_nothing_has_a_score(tmp_path):
     start_trial(run, "a")
     found = search_findings(run)
     assert (len(found.epochs), found.spent) == (0, 0)
-    assert found.sentences[0] == "1 trial trained for 0 slot-seconds in all. None has come to a score."
+    assert found.sentences[0] == (
+        "1 trial (0 succeeded, 0 failed, 1 not finished) trained for 0 slot-seconds in all. None has come to a score."
+    )

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from rfray.errors import RunError
 from rfray.models.bundle import load_bundle
 from rfray.models.inference import load_weights
+from rfray.report.model_card import write_model_card
 from rfray.store.bundle_record import Ensemble
 from rfray.store.files import file_digest
 from rfray.store.records import read_record, write_record
@@ -185,6 +186,18 @@ def test_the_card_has_front_matter_and_figures(run: RunDir) -> None:
     assert "| test | 16 | 16 | the figures below" in card
     for heading in ("Use", "Data", "Figures", "Limits", "Members"):
         assert f"\n## {heading}\n" in card
+
+
+def test_a_card_of_a_coin_toss_says_so_first(run: RunDir) -> None:
+    ensemble = run.ensemble()
+    assert ensemble is not None
+    assert ensemble.bundle is not None
+    coin = {**ensemble.bundle.figures, "auc": 0.5, "auc_low": 0.4, "auc_high": 0.6}
+    before = run.model_card.read_text()
+    write_model_card(run, ensemble.model_copy(update={"bundle": ensemble.bundle.model_copy(update={"figures": coin})}))
+    _, _, card = run.model_card.read_text().split("---\n", 2)
+    assert card.lstrip().split("\n")[2].startswith("> **No better than guessing on 32 test images: AUC 0.500")
+    run.model_card.write_text(before)
 
 
 def test_every_size_that_a_vision_transformer_was_given_is_kept(pictures: Path, tmp_path: Path) -> None:

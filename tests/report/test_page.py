@@ -65,6 +65,7 @@ def small(tmp_path_factory):
 
 def test_verdict(small):
     text = " ".join(Page(small[1]).text.split())
+    assert text.index("No better than guessing on 6 test images: AUC 1.000 (95 %") < text.index("Of 4 finished trials")
     assert "Of 4 finished trials (1 failed, 1 not kept), the 2 best vote in the ensemble, chosen by auc" in text
     assert (
         "On 6 test images, which nothing was chosen on, the ensemble reaches accuracy 1.0000 (95 % interval 0.6097 "

@@ -42,6 +42,10 @@ def test_nothing_found():
         ("auc", [0.7, None, 0.9], ["c", "a", "b"]),
         ("ece", [0.2, None, 0.1], ["c", "a", "b"]),
         ("fpr", [0.1, None, 0.2], ["a", "c", "b"]),
+        *(
+            (column, [0.2, None, 0.1], ["c", "a", "b"])
+            for column in ("cost", "seconds", "optimism", "auc_p_best", "spread_auc")
+        ),
         ("status", ["ok", "failed: x", "ok"], ["b", "a", "c"]),
     ],
 )

@@ -61,6 +61,14 @@ def test_an_undefined_auc_is_said_and_drawn(run):
     assert "001 undefined, at worst undefined" in description(run.plots_folder / CORRUPTION)
 
 
+def test_where_all_aucs_are_the_same_the_worst_group_is_the_worst_by_accuracy():
+    given = predictions([0.1, 0.2, 0.3, 0.4, 0.8, 0.9], [0, 0, 0, 1, 1, 1])  # all pairs in the right order
+    said = group_sentence(by_group(given, np.array(list("aabaab"), dtype=object), 0.5))
+    assert said.startswith("Of 2 groups, a comes off worst: accuracy 0.750 (")  # 0.4 is a fake called real
+    alike = group_sentence(by_group(given, np.array(list("aabaab"), dtype=object), 0.35))
+    assert alike == "Of 2 groups none comes off worse: accuracy 1.000 in each."
+
+
 def test_the_page_has_a_section_of_it(run):
     write_plots(run)
     write_page(run)

@@ -23,7 +23,7 @@ from fastapi import HTTPException
 from starlette.testclient import TestClient
 
 from rfray.errors import InputError
-from rfray.serving.app import Endpoints
+from rfray.serving.app import Endpoints, page
 from rfray.serving.hosts import check_hosts
 from rfray.serving.models import LoadedModels
 from rfray.serving.uploads import Limits
@@ -365,6 +365,25 @@ def test_only_who_means_this_server_is_answered(bundle: LoadedBundle, host: str)
 def test_what_is_no_name_of_a_host_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"--allow-host .* without scheme and port"):
         check_hosts([name])
+
+
+def test_the_page_of_a_coin_toss_says_so_first(bundle: LoadedBundle) -> None:
+    vote = bundle.ensemble
+    assert vote.bundle is not None
+    for low, said in ((0.4, True), (0.6, False)):
+        figures = {
+            **vote.bundle.figures,
+            "tn": 9,
+            "fp": 1,
+            "fn": 1,
+            "tp": 9,
+            "auc": 0.8,
+            "auc_low": low,
+            "auc_high": 0.9,
+        }
+        given = vote.model_copy(update={"bundle": vote.bundle.model_copy(update={"figures": figures})})
+        html, _ = page(given, USUAL)
+        assert ("No better than guessing on 20 test images: AUC 0.800" in html.split("<main>")[0]) is said
 
 
 def test_the_interface_is_described(client: TestClient) -> None:

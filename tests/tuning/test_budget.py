@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from rfray.cluster.slots import Slot, slot_for
+from rfray.cluster.slots import Packing, Slot, slot_for
 from rfray.commands.prepare_data import prepare_training
-from rfray.errors import RunError, SweepError
+from rfray.errors import RunError, SweepError, SweepFailed
 from rfray.spec.sweep import Budget, Sweep, read_budget
 from rfray.spec.sweep_file import load_sweep
 from rfray.spec.trial import Trial
 from rfray.store.ownership import claim_run
-from rfray.store.records import Spent, TrialResult, TrialStart, read_record, write_record
+from rfray.store.records import Measured, Spent, TrialResult, TrialStart, read_record, write_record
 from rfray.store.run_dir import RunDir
 from rfray.tuning.budget import (
     SHUTDOWN_SECONDS,
@@ -29,7 +29,7 @@ from rfray.tuning.budget import (
     check_budget,
     with_short_epochs,
 )
-from rfray.tuning.run_sweep import run_sweep
+from rfray.tuning.run_sweep import check_outcome, run_sweep
 from tests.tuning.test_run_sweep import sweep_of, tmp_session
 
 QUICK = Trial(backbone="quick", image_size=32)
@@ -139,6 +139,40 @@ def test_a_pass_over_many_images_is_divided(train: int, val: int, gpus: float, s
     assert with_short_epochs(run, given, slot) is given
     without = asked.model_copy(update={"search": asked.search.model_copy(update={"budget": None})})
     assert with_short_epochs(run, without, slot) is without
+
+
+def test_a_budget_in_which_no_epoch_fits_is_refused_with_one_that_would_do(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("name: a\ndata: {source: demo}\ntrial: {backbone: a}\nsearch:\n  budget: 45s\n")
+    asked, now = load_sweep(file), time.time()
+    check_budget(asked, Slot(1, 0), now)
+    with pytest.raises(SweepError, match=r'sweep.yaml:5: .*given "45s"; allowed: more, 3m say: starting took 40 s'):
+        check_budget(asked, Slot(1, 0), now - 40)
+    slow = Measured(
+        setting="", backbone="a", image_size=32, device="cpu", device_memory=0, memory=0, host_memory=0,
+        micro_batch=64, images_per_second=1.6,
+    )  # fmt: skip
+    with pytest.raises(SweepError, match="allowed: more, 3m say"):  # a batch takes 40 s
+        check_budget(asked, Packing({("a", 32): Slot(1, 0)}, [slow]), now)
+    check_budget(asked, Slot(1, 0))  # of a run that goes on, which says that its budget is used up
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent", "said"),
+    [
+        ("45s", Spent(clock=50), "3m"),
+        ("20s", Spent(clock=18), "60s"),
+        ("1gpu-h", Spent(clock=9, gpus=3600), "180gpu-m"),
+    ],
+)
+def test_a_sweep_in_which_no_trial_was_judged_fails_and_says_what_would_do(
+    budget: str, spent: Spent, said: str, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    write_record(run.budget_file, spent)
+    asked = sweep_asking(budget)
+    with pytest.raises(SweepFailed, match=f"no trial was judged: none ended an epoch.*search.budget={said}$"):
+        check_outcome(run, asked, [])
 
 
 def test_a_budget_of_gpus_needs_gpus(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""What a row came to on test -> whether it is better than guessing: the one rule, for all that shows a detector."""
+
+from collections.abc import Mapping
+
+from rfray.spec.sweep import CLASSES
+
+MORE = (
+    "What may help: more training (a larger search.budget, more trials or epochs), pretrained weights, more images; "
+    "`rfray audit` says what is wrong with those that are there."
+)
+SWAPPED = "An AUC below 0.5 means that the classes may be swapped in one of the folders: look at data.classes."
+OTHER_THRESHOLD = (
+    "It ranks images better than chance does, so what may help is another threshold (`ensemble.threshold: max_f1` or "
+    "`youden`), or `trial.class_balance: weights`."
+)
+
+Figures = Mapping[str, float | None]
+"""Columns of the leaderboard: tn, fp, fn, tp, auc, auc_low, auc_high; None where undefined."""
+
+
+def constant_answer(figures: Figures) -> tuple[str, float] | None:
+    """The class that is best called always, and in which share of the images that is right; None for fewer than two."""
+    real, fake = _counts(figures)
+    return (CLASSES[int(fake > real)], max(real, fake) / (real + fake)) if real and fake else None
+
+
+def no_better(figures: Figures) -> str | None:
+    """What the first line says of a detector whose test does not show that it is better than guessing, else None.
+
+    That is where the 95 % interval of its AUC holds 0.5 or lies below, or where it is right no more often than who
+    always names the larger class. Of images of one class nothing can be said.
+    """
+    constant, (real, fake) = constant_answer(figures), _counts(figures)
+    if constant is None:
+        return None
+    right = (figures["tn"] or 0) + (figures["tp"] or 0)
+    auc, low, high = (figures.get(column) for column in ("auc", "auc_low", "auc_high"))
+    by_chance = low is not None and low <= 0.5
+    if not by_chance and right > max(real, fake):
+        return None
+    interval = "" if low is None or high is None else f" (95 % interval {low:.3f} to {high:.3f})"
+    ranks = "AUC undefined" if auc is None else f"AUC {auc:.3f}{interval}"
+    help_ = OTHER_THRESHOLD if not by_chance else SWAPPED if high is not None and high < 0.5 else MORE
+    return (
+        f"No better than guessing on {real + fake:,.0f} test images: {ranks}, accuracy {right / (real + fake):.1%}; "
+        f"always saying {constant[0]} is right in {constant[1]:.1%}. {help_}"
+    )
+
+
+def _counts(figures: Figures) -> tuple[float, float]:
+    """Real and fake images."""
+    tn, fp, fn, tp = (figures.get(column) or 0 for column in ("tn", "fp", "fn", "tp"))
+    return tn + fp, fn + tp
