@@ -29,6 +29,8 @@ MAX_SIDE = 65_535
 """Pixels of the longer side: what a JPEG can have. Some readers make room for many rows at once."""
 MAX_SCANS = 100
 """Scans of a JPEG: libtiff's limit, too. Encoders write 10 or so, and each goes through all pixels again."""
+MAX_SEGMENTS = 10_000
+"""Segments of a JPEG up to its last scan: a segment has at most 64 kB, so that these hold more than MAX_BYTES."""
 MAX_BYTES = 512_000_000
 """Larger files are refused before they are read: no picture that may be decoded takes as much."""
 MAX_TAG_VALUES = MAX_PIXELS // 64
@@ -129,9 +131,12 @@ def _jpeg_header(data: bytes) -> tuple[int, int, bool]:
     Like libjpeg's `next_marker` it goes from one marker to the next over whatever is between them, and over segments by
     their lengths: a reader that goes otherwise may see another picture. Raises UnreadableImageError.
     """
-    position, kind, frame, scans, width, height = 2, 0, b"", 0, 0, 0
+    position, kind, frame, scans, width, height, segments = 2, 0, b"", 0, 0, 0, 0
     while (found := _MARKER.search(data, position)) is not None:
         marker, begin = found[0][1], found.end()
+        segments += 1
+        if segments > MAX_SEGMENTS:
+            raise UnreadableImageError(f"a JPEG of more than {MAX_SEGMENTS:,} segments")
         if marker == _END:
             break
         position = begin + max(2, int.from_bytes(data[begin : begin + 2]))

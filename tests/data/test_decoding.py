@@ -381,6 +381,14 @@ def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(kind: int, co
         decode(start + 99 * scan + segment(0xC0, b"") + b"\xff\xd9")
 
 
+@pytest.mark.parametrize("marker", [0xFE, 0xE5, 0xDB])
+def test_a_jpeg_of_very_many_segments_is_refused(marker: int) -> None:
+    plain = encode(COLOURED, "JPEG")
+    with pytest.raises(UnreadableImageError, match="more than 10,000 segments"):
+        decode(plain[:2] + 10_000 * segment(marker, b"") + plain[2:])
+    assert decode(plain[:2] + 500 * segment(marker, b"") + plain[2:]).shape == (HEIGHT, WIDTH, 3)
+
+
 def test_scans_are_not_counted_behind_the_image_or_in_its_metadata() -> None:
     for progressive in (False, True):
         plain = encode(COLOURED, "JPEG", progressive=progressive)
