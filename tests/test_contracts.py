@@ -95,7 +95,7 @@ def test_the_options_of_each_verb() -> None:
             "--address",
         ],
         "export": ["bundle", "--format", "--out"],
-        "serve": ["bundle", "--host", "--port", "--replicas", "--gpu"],
+        "serve": ["bundle", "--host", "--port", "--replicas", "--gpu", "--allow-host"],
         "fetch": ["run", "--to", "--weights"],
         "job": ["client", "command"],
         "leaderboard": ["run", "--sort"],
