@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 
 from rfray.cluster.ray_internals import keep_environment, loopback_only
 from rfray.cluster.session_folder import session_folder
-from rfray.errors import ClusterError, check_no_secret
+from rfray.errors import ClusterError, check_no_secret, of_system
 from rfray.spec.sweep import Resources
 
 TRIAL_MODULES = ["rfray.training.loop", "rfray.tuning.trainable"]
@@ -68,6 +68,9 @@ def connected(address: str | None, resources: Resources, settings: Mapping[str, 
                 stack.callback(ray.shutdown)
                 context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError, RayError) as error:
+            if isinstance(error, OSError) and error.filename and address is None:
+                todo = "Ray keeps a token in the home folder, and sockets in RAY_TMPDIR: set HOME and that to folders"
+                raise ClusterError(f"no Ray can be started here: {of_system(error)}. {todo}") from error
             reason = " ".join(str(error.__cause__ or error).split())  # some of Ray's have several lines
             raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {reason}") from error
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits without a message

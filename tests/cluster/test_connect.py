@@ -67,6 +67,17 @@ def test_an_address_where_nothing_answers() -> None:
     assert "rfray.errors.ClusterError: no Ray cluster at 127.0.0.1:1" in ended.stderr
 
 
+def test_a_home_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/gone")  # as Ray does, when it writes its token
+
+    monkeypatch.setattr(connect, "start_local_ray", refuse)
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # the Ray of other tests
+    said = r"^no Ray can be started here: /gone: No such file or directory\. .*set HOME"
+    with pytest.raises(ClusterError, match=said), connect.connected(None, Resources()):
+        pass
+
+
 def test_processes_have_imported_what_a_trial_needs_before_there_is_one(ray_here: None) -> None:
     class Process:
         def modules(self) -> set[str]:
