@@ -7,13 +7,14 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from rfray.data.decoding import MAX_BYTES, SUFFIXES, UnreadableImageError, read_image
+from rfray.data.decoding import MAX_BYTES, SUFFIXES, UnreadableImageError, decode, read_image
 from rfray.data.demo import make_demo
 from rfray.data.listing import PassedOver, images_below, note_unused, refuse
 from rfray.data.node_cache import RemoteFolder, cache_folder
@@ -117,7 +118,7 @@ def drawn(listed: pd.DataFrame, most: int | None) -> pd.DataFrame:
 def training_changes(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> list[str]:
     """What differs between the sweep's folders of train and val and those that a run's catalog was made of.
 
-    By names, sizes and times; empty if nothing. Raises DataError where a folder can't be used.
+    See `changes`; empty if nothing. Raises DataError where a folder can't be used.
     """
     lines = []
     for folder in sweep.data.training_folders:
@@ -133,15 +134,35 @@ def training_changes(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> list[s
 def changes(settings: DataSettings, folder: str, known: pd.DataFrame, most: int | None = None) -> list[str]:
     """What differs between a data folder now and the `path`, `size`, `modified` noted before; empty if nothing.
 
-    Where `most` were drawn, of those that would be now.
+    Files of another time (as after a copy, or at another path) have changed if their `digest` has, where it was noted;
+    those with a `reason` why they were unreadable if they can be read now. Where `most` were drawn, of those that would
+    be now.
     """
     tables = (table[["path", "size", "modified"]] for table in (known, drawn(list_images(settings, folder), most)))
     old, new = ({path: rest for path, *rest in table.itertuples(index=False)} for table in tables)
+    doubted = [path for path in old.keys() & new if old[path] != new[path] and old[path][0] == new[path][0]]
+    noted = known.reindex(columns=["path", "digest", "reason"]).set_index("path").loc[doubted]
+    where = image_folder(settings, folder)
+    with ThreadPoolExecutor() as pool:
+        same = pool.map(lambda path: _still_is(where / path, *noted.loc[path]), doubted)
+        new |= {path: old[path] for path, is_same in zip(doubted, same, strict=True) if is_same}
     return (
         [f"{path} is new" for path in sorted(new.keys() - old)]
         + [f"{path} is gone" for path in sorted(old.keys() - new)]
         + [f"{path} has changed" for path in sorted(old.keys() & new) if old[path] != new[path]]
     )
+
+
+def _still_is(file: Path, digest: object, reason: object) -> bool:
+    """Whether a file has this digest, or (with a reason) still can't be read."""
+    try:
+        data = read_file(str(file))
+        if isinstance(digest, str):
+            return hashlib.sha256(data).hexdigest() == digest
+        decode(data)
+    except UnreadableImageError:
+        return isinstance(reason, str)
+    return False
 
 
 def image_files(words: Sequence[str], lines: Iterable[str] = (), passed: PassedOver | None = None) -> Iterator[str]:

@@ -192,13 +192,27 @@ def resolved_text(sweep: Sweep) -> str:
 
 
 def differences(old: Sweep, new: Sweep) -> list[str]:
-    """What changed, one `key: old -> new` each; without what no trial and no split depends on (`FREE`)."""
-    before, after = (dict(_leaves(sweep.model_dump(mode="json", exclude=FREE))) for sweep in (old, new))
+    """What changed, one `key: old -> new` each; without what no trial and no split depends on.
+
+    That is `FREE`, more `search.trials`, and where the data folders are: what is in them is compared by its digests.
+    """
+    before, after = (dict(_leaves(_compared(sweep))) for sweep in (old, new))
+    if old.search.trials is not None and old.search.trials <= (new.search.trials or 0):
+        before["search.trials"] = new.search.trials
     return [
         f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
+
+
+def _compared(sweep: Sweep) -> dict[str, Any]:
+    written = sweep.model_dump(mode="json", exclude=FREE)
+    for part in ("train", "val", "test"):
+        if sweep.data.folder(part) is not None:
+            given = written["data"][part]
+            written["data"][part] = dict.fromkeys(given, "a folder") if isinstance(given, dict) else "a folder"
+    return written
 
 
 def sweep_schema(names: Mapping[str, list[str]]) -> dict[str, Any]:

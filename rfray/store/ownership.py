@@ -37,7 +37,8 @@ def claim_run(run: RunDir, sweep: Sweep) -> None:
     if run.sweep_file.exists() and (changed := differences(run.sweep(), sweep)):
         raise RunError(
             "\n  ".join([f"{run.where} holds a sweep of this name with other settings:", *changed])
-            + "\nChange `name`, choose another folder with --run, or start anew with --fresh (the old one is kept)."
+            + "\nChange `name`, choose another folder with --run, or start anew with --fresh (the old one is kept). "
+            f"With search.warm_start: [{run.where}] a new run takes over the trials that are also trials of its own."
         )
     write_whole(run.sweep_file, resolved_text(sweep))
     run.mirror.send(run.sweep_file)

@@ -1,8 +1,10 @@
 """rfray.data.folders: which files of a folder are images, which are drawn, and what is new, gone and changed."""
 
 import os
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from rfray.data import decoding
@@ -115,6 +117,25 @@ def test_changes_names_what_is_new_gone_and_changed(tmp_path: Path) -> None:
         "fake/003.png has changed",
         "real/002.png has changed",
     ]
+
+
+def test_files_of_another_time_or_place_have_changed_where_their_digests_have(tmp_path: Path) -> None:
+    two_classes(tmp_path, 4)
+    (tmp_path / "train/real/bad.png").write_bytes(b"no image")
+    scanned = scan_folder(settings(tmp_path, max_unreadable=0.5), "train", [SIDE])
+    known = pd.concat([scanned.images, scanned.unreadable])
+    shutil.copytree(tmp_path / "train", tmp_path / "moved")
+    for file in (tmp_path / "moved").rglob("*.png"):
+        os.utime(file, ns=(0, 5))
+    moved = settings(tmp_path, train=str(tmp_path / "moved"))
+    assert changes(moved, "train", known) == []
+    data = bytearray((tmp_path / "moved/fake/002.png").read_bytes())
+    data[-20] ^= 1  # the same size, another time
+    (tmp_path / "moved/fake/002.png").write_bytes(data)
+    picture = (tmp_path / "train/real/001.png").read_bytes()
+    (tmp_path / "moved/real/bad.png").write_bytes(picture)
+    known.loc[known["path"] == "real/bad.png", "size"] = len(picture)  # as large, but an image now
+    assert changes(moved, "train", known) == ["fake/002.png has changed", "real/bad.png has changed"]
 
 
 def test_demo_images_are_in_two_folders() -> None:

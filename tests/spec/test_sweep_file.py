@@ -336,6 +336,18 @@ def test_the_budget_may_change(tmp_path: Path) -> None:
     assert differences(before, after) == []
 
 
+def test_folders_may_move_and_more_trials_may_be_asked_for(tmp_path: Path) -> None:
+    def given(*overrides: str) -> Sweep:
+        return load(RICH, tmp_path, *overrides)
+
+    assert differences(given(), given("data.train=/mnt/elsewhere", "search.trials=50")) == []
+    assert differences(given(), given("search.trials=39")) == ["search.trials: 40 -> 39"]
+    assert differences(given("data.test=/a"), given("data.test=s3://b/c")) == []
+    assert differences(given("data.test={one: /a}"), given("data.test={one: /b}")) == []
+    assert differences(given("data.test={one: /a}"), given("data.test={two: /a}")) != []
+    assert differences(given("data.val=/a"), given()) == ['data.val: "a folder" -> 0.15']
+
+
 def test_differences_name_what_changed(tmp_path: Path) -> None:
     old = load(RICH, tmp_path)
     free = ["search.keep=3", "search.concurrent=1", "search.max_failed=4", "data.cache.max_gb=7", "resources.cpu=1"]
