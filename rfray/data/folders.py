@@ -45,7 +45,8 @@ def list_images(settings: DataSettings, folder: str, passed: PassedOver | None =
     would be read twice, or a name is not UTF-8.
     """
     where, classes = image_folder(settings, folder), settings.class_folders()
-    passed, rows, read, empty = PassedOver() if passed is None else passed, [], dict[str, str](), []
+    passed, read, empty = PassedOver() if passed is None else passed, dict[str, str](), list[str]()
+    rows: list[tuple[str, int, str, int, int]] = []
     for label, name in enumerate(CLASSES):
         for class_folder in classes[name]:
             if isinstance(where, Path):

@@ -108,10 +108,10 @@ class SweepFile:
         """Names that are not registered, a line each; `known` lists those of a key (backbone, …, metric)."""
         for key in ("backbone", "optimizer", *REGISTERED):
             section = "trial" if key in TrialAxes.model_fields else "search"
-            search = [((key,), getattr(self.sweep.search, key, None))]
+            search: list[tuple[KeyPath, Any]] = [((key,), getattr(self.sweep.search, key, None))]
             for place, value in self.sweep.trial.written(key) if section == "trial" else search:
                 if not is_known(key, value):
-                    now = {"scheduler": REMOVED.get, "backbone": successor}.get(key, lambda _: None)(value)
+                    now = successor(value) if key == "backbone" else REMOVED.get(value) if key == "scheduler" else None
                     yield self.not_allowed((section, *place), value, now or nearest_first(value, known(key)))
 
     def check_names(self) -> None:
