@@ -173,7 +173,7 @@ def settings_for_few(facts: Facts) -> Iterator[Finding]:
     for setting, texts in asked.items():
         has = texts.map(bool)
         shares, what_to_do = has.groupby(training["label"]).mean(), ""
-        least = int(shares.idxmin())
+        least = int(shares.to_numpy().argmin())
         if not has.any():
             said = f"finds nothing in the {len(has):,} training images: none are kept together by it"
         elif shares[least] < MATCHED_SHARE:
