@@ -69,19 +69,20 @@ def below(folder: Folder, name: str) -> Path:
     return folder / name
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file of at most RECORD_BYTES says.
-
-    Raises ValueError where it is no plain file, larger, no JSON or nested too deeply; FileNotFoundError, OSError.
-    """
+def read_plain(path: Path, most: int) -> bytes:
+    """What is in a file of at most `most` bytes. Raises ValueError where it is no plain one, or larger; OSError."""
     if path.exists() and not path.is_file():
         raise ValueError("no plain file")
     with path.open("rb") as file:
-        data = file.read(RECORD_BYTES + 1)
-    if len(data) > RECORD_BYTES:
-        raise ValueError(f"larger than {RECORD_BYTES / 1e6:.0f} MB, as no such file is")
+        if os.fstat(file.fileno()).st_size > most:
+            raise ValueError(f"larger than {most / 1e6:.0f} MB, as no such file is")
+        return file.read(most)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of at most RECORD_BYTES says. Raises ValueError also where it is nested too deeply; OSError."""
     try:
-        return json.loads(data)
+        return json.loads(read_plain(path, RECORD_BYTES))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -16,7 +16,7 @@ from rfray.spec.sweep_file import read_resolved_sweep
 from rfray.spec.trial import Trial
 from rfray.store.bundle_record import ENSEMBLE_FILE, Bundle, Ensemble, file_problems
 from rfray.store.csv_files import read_csv
-from rfray.store.files import below, file_digest, user_cache, write_whole
+from rfray.store.files import RECORD_BYTES, below, file_digest, read_plain, user_cache, write_whole
 from rfray.store.records import Audit, Fold, Start, TrialResult, TrialStart, find_record, read_record
 from rfray.store.sealed import read_sealed, write_table
 from rfray.store.storage import Mirror, Storage, is_address
@@ -95,15 +95,15 @@ class TrialDir:
     def damaged_files(self, result: TrialResult) -> list[Path]:
         """The files of the ended trial that are not what they were; weights that were not kept are not missed."""
         files = {below(self.path, name): digest for name, digest in result.files.items()}
-        whole = {file for file, digest in files.items() if file.exists() and file_digest(file) == digest}
+        whole = {file for file, digest in files.items() if file.is_file() and file_digest(file) == digest}
         return [file for file in files if file not in whole and (file.exists() or file != self.weights_file)]
 
     def history(self) -> pd.DataFrame:
         """history.csv: one row an epoch; empty where there is none yet. Raises RunError where it is cut short."""
         if not self.history_file.exists():
             return pd.DataFrame()
-        text = self.history_file.read_text(encoding="utf-8", errors="replace")
         with suppress(ValueError, KeyError):
+            text = read_plain(self.history_file, RECORD_BYTES).decode()
             history = pd.read_csv(io.StringIO(text))
             if text.endswith("\n") and history["epoch"].tolist() == list(range(1, len(history) + 1)):
                 return history

@@ -1,6 +1,7 @@
 """Every file that a number is made of: a bit that is not what it was is noticed, or what it is in is made anew."""
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,16 +10,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from rich.console import Console
 
 from rfray.commands.ensemble import ensemble
 from rfray.commands.leaderboard import show_leaderboard
 from rfray.errors import RfrayError, RunError
 from rfray.inference.missing import without_predictions
+from rfray.models.inference import save_weights
+from rfray.spec.trial import Trial
 from rfray.stats.predictions import predictions_metadata, read_predictions, write_predictions
-from rfray.store.run_dir import RunDir, TrialDir
+from rfray.store.records import TrialStart
+from rfray.store.run_dir import RunDir, TrialDir, probe_id
 from rfray.store.sealed import find_array, is_sealed, write_array, write_table
-from tests.synthetic import FIRST, as_predicted, predictions, small_run
+from rfray.tuning.probing import learn_fold_heads
+from tests.synthetic import FIRST, as_predicted, new_run, predictions, small_run
 
 WHAT_IS_SHOWN = {"leaderboard.md", "README.md", "groups.csv", "drawn.png", "leaderboard.csv.sha256"}
 """Files of a run that no number is made of."""
@@ -121,3 +127,42 @@ def test_every_bit_of_a_sealed_file_counts(tmp_path: Path) -> None:
         assert not is_sealed(file)
     assert find_array(array) is None
     assert find_array(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("name", ["history.csv", "best.safetensors", "predictions-val.parquet"])
+@pytest.mark.parametrize("kind", ["pipe", "endless", "sparse"])
+def test_what_is_no_plain_file_of_its_size_is_damaged_and_not_read(name: str, kind: str, tmp_path: Path) -> None:
+    out = small_run(tmp_path / "run").trial("001")
+    result, file = out.result(), out.path / name
+    assert result is not None
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "endless":
+        file.symlink_to("/dev/zero")
+    else:
+        with file.open("wb") as sparse:
+            sparse.truncate(20_000_000_000)
+    if kind != "sparse":  # its digest is one of 20 GB
+        assert out.damaged_files(result.model_copy(update={"files": {name: "0" * 64}})) == [file]
+    if name == "history.csv":
+        with pytest.raises(RunError, match=r"history\.csv is damaged"):
+            out.history()
+    assert not is_sealed(file)
+
+
+def test_a_damaged_fold_head_is_learned_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_run(tmp_path / "run", head="probe", pretrained=False)
+    sweep = run.sweep()
+    trial, known = Trial(backbone="test_resnet", head="probe"), {"number": 0, "results_known": 0}
+    starts = [TrialStart(id=f"r{fold}", trial=trial, fold=(fold, 2), **known) for fold in (1, 2)]
+    probe = sweep.probe(starts[0].trial)
+    files = [run.trial(probe_id(probe)).fold_weights_file((fold, 2)) for fold in (1, 2)]
+    asked: list[object] = []
+    monkeypatch.setattr("rfray.tuning.probing._learned", lambda run, sweep, missing, *_: asked.append(missing) or [])
+    for file in files:
+        save_weights(file, torch.nn.Linear(2, 2), {"strength": "1"})
+    learn_fold_heads(run, sweep, starts, None)
+    flipped(files[1], 8 * files[1].stat().st_size - 3)
+    learn_fold_heads(run, sweep, starts, None)
+    assert asked == [[(probe, (2, 2))]]
