@@ -1,4 +1,4 @@
-"""rfray: one YAML file becomes a sweep, a soft-voting ensemble and a leaderboard for telling real from fake images.
+"""rfray: one YAML file becomes a sweep, an ensemble that tells real from fake images, and a leaderboard.
 
 A sweep file or its fields go in; a run, its leaderboard and its detector come out. Nothing heavy is loaded before a
 name is used.
