@@ -59,7 +59,9 @@ def report(run, top_k=2, methods=()):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     run = small_run(tmp_path_factory.mktemp("page") / "run")
-    run.unreadable_file.write_text('path,reason\na.jpg,"cut\noff"\nb.jpg,no image\n')
+    run.unreadable_file.write_text(
+        'path,reason,folder,size,modified\na.jpg,"cut\noff",train,1,2\nb.jpg,no image,train,1,2\n'
+    )
     return run, report(run)
 
 

@@ -73,9 +73,10 @@ def sweep_asking(search: str) -> Sweep:
         ("30gpu-m", Budget(1800, True)),
         ("0m", None),
         ("5", None),
-        ("5 m", None),
+        ("5 m", Budget(300, False)),
+        ("5d", Budget(432000, False)),
         ("-5m", None),
-        ("5d", None),
+        ("5 w", None),
     ],
 )
 def test_what_a_budget_may_be(text: str, budget: Budget | None) -> None:
@@ -84,7 +85,7 @@ def test_what_a_budget_may_be(text: str, budget: Budget | None) -> None:
 
 def test_a_wrong_budget_is_one_line_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
-    for given in ("5 d", "90"):
+    for given in ("5 w", "90"):
         file.write_text(f"name: a\ndata: {{source: demo}}\ntrial: {{backbone: a}}\nsearch:\n  budget: {given}\n")
         with pytest.raises(SweepError, match=r"sweep.yaml:5: search.budget: given .*; allowed: a time by the clock"):
             load_sweep(file)
