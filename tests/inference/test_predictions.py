@@ -18,8 +18,8 @@ from rfray.inference import predictions as corrupting
 from rfray.inference.missing import without_predictions
 from rfray.inference.predictions import predict_test, predict_under_corruption
 from rfray.stats.predictions import read_predictions
-from rfray.store.files import write_whole
 from rfray.store.run_dir import Part, RunDir
+from rfray.store.sealed import write_array
 from tests.tuning.test_run_sweep import run_here, sweep_of
 
 
@@ -47,15 +47,15 @@ def p_fake(run: RunDir, corruption: str | None) -> np.ndarray:
     return np.stack([read_predictions(trial.predictions_file("test", corruption)).p_fake for trial in run.trials()])
 
 
-def counted(most: float) -> tuple[Callable[[Path, bytes], None], list[Path]]:
-    """`write_whole` that is stopped by Ctrl-C after so many files, and the files."""
+def counted(most: float) -> tuple[Callable[[Path, np.ndarray], None], list[Path]]:
+    """`write_array` that is stopped by Ctrl-C after so many files, and the files."""
     written: list[Path] = []
 
-    def write(path: Path, data: bytes) -> None:
+    def write(path: Path, data: np.ndarray) -> None:
         if len(written) >= most:
             raise KeyboardInterrupt
         written.append(path)
-        write_whole(path, data)
+        write_array(path, data)
 
     return write, written
 
@@ -81,12 +81,12 @@ def test_stopped_by_ctrl_c_it_goes_on_with_what_is_missing(run: RunDir, monkeypa
     for file in run.trials_folder.glob("*/predictions-test-*"):
         file.unlink()
     write, first = counted(most=10)
-    monkeypatch.setattr(corrupting, "write_whole", write)
+    monkeypatch.setattr(corrupting, "write_array", write)
     with pytest.raises(KeyboardInterrupt):
         predict(run)
     assert list(run.trials_folder.glob("*/predictions-test-*")) == []
     write, then = counted(most=np.inf)
-    monkeypatch.setattr(corrupting, "write_whole", write)
+    monkeypatch.setattr(corrupting, "write_array", write)
     predict(run)
     assert (len(first), len(then), len({*first, *then})) == (10, 22, 32)  # a piece for each of the 32 images
     assert all(np.array_equal(p_fake(run, corruption), values) for corruption, values in before.items())
@@ -105,7 +105,7 @@ def test_trials_that_are_too_large_to_share_give_the_same(run: RunDir, monkeypat
     before = p_fake(run, "jpeg_50")
     for file in run.trials_folder.glob("*/predictions-test-*"):
         file.unlink()
-    monkeypatch.setattr(corrupting, "WEIGHTS", 1)
+    monkeypatch.setattr(corrupting, "WEIGHTS_BYTES", 1)
     predict(run)
     np.testing.assert_allclose(p_fake(run, "jpeg_50"), before, atol=1e-6)
 
