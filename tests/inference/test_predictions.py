@@ -105,7 +105,7 @@ def test_trials_that_are_too_large_to_share_give_the_same(run: RunDir, monkeypat
     before = p_fake(run, "jpeg_50")
     for file in run.trials_folder.glob("*/predictions-test-*"):
         file.unlink()
-    monkeypatch.setattr(corrupting, "WEIGHTS", 1)
+    monkeypatch.setattr(corrupting, "WEIGHTS_BYTES", 1)
     predict(run)
     np.testing.assert_allclose(p_fake(run, "jpeg_50"), before, atol=1e-6)
 
