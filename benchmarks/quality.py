@@ -25,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.figures import Figure
 from benchmarks.record import README, RESULTS, table, write_result, write_table
@@ -46,6 +47,9 @@ from rfray.stats.predictions import (
 from rfray.store.bundle_record import vote_name
 from rfray.store.files import file_digest
 from rfray.store.run_dir import RunDir, TrialDir
+
+PREDICTED = {"id": object, "label": np.int8, "p_fake": np.float64}
+"""Columns of a peer's predictions -> their types."""
 
 # torch and timm are imported inside the functions: a list of the benchmarks needs neither.
 
@@ -298,15 +302,21 @@ def quality_table(folder: Path, of: str = "quality") -> str:
     return "\n".join(lines)
 
 
+def _read(file: Path) -> Predictions:
+    """What a peer has written, who seals nothing: id, label, p_fake."""
+    table = pd.read_parquet(file)
+    return Predictions(*(table[name].to_numpy(dtype) for name, dtype in PREDICTED.items()))
+
+
 def read_arm(out: Path) -> Arm:
     """What a way has left in its folder: arm.json, step-<n>.parquet, vote.parquet."""
     record = json.loads((out / "arm.json").read_text())
     start = json.loads((out / "task.json").read_text())["start"]
     steps = [
-        Step(step["ended"] - start, step["val_auc"], read_predictions(out / f"step-{number}.parquet"))
+        Step(step["ended"] - start, step["val_auc"], _read(out / f"step-{number}.parquet"))
         for number, step in enumerate(record["steps"])
     ]
-    return Arm(record["ended"] - start, record["trials"], steps, read_predictions(out / "vote.parquet"))
+    return Arm(record["ended"] - start, record["trials"], steps, _read(out / "vote.parquet"))
 
 
 def _quality_row(rounds: Sequence[Mapping[str, Any]]) -> str:
@@ -356,7 +366,7 @@ def _run(name: str, task: Task, budget: int, seed: int, out: Path) -> None:
 SWEEP = """
 name: quality
 seed: {seed}
-data: {{train: {train}, test: {valid}, val: {val}}}
+data: {{train: {train}, test: {test}, val: {val}}}
 trial:
   backbone: [{backbones}]
   pretrained: {pretrained}

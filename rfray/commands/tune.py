@@ -38,7 +38,8 @@ def tune(
     file.check_names()
     from rfray.data.folders import check_folders
 
-    check_folders(file.sweep.data)
+    if address in (None, "auto"):  # else this machine may have no part in the cluster, which is said first
+        check_folders(file.sweep.data)
     if not dry_run:
         check_free(run)
     # torch and timm take seconds to import, and Ray to start, most of which it waits
