@@ -17,6 +17,9 @@ SOCKET_BYTES = 107
 INSIDE = len("/rfray-12345678/ray/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store")
 """What the longest of Ray's sockets adds to the folder for temporary files; process ids have up to seven digits."""
 
+MARK = ".session-of-rfray"
+"""A file in each such folder: only what has it is ever cleared."""
+
 
 @contextmanager
 def session_folder() -> Iterator[Path]:
@@ -31,6 +34,7 @@ def session_folder() -> Iterator[Path]:
             _clear(old)
     try:
         new = Path(tempfile.mkdtemp(prefix=".rfray-", dir=above))
+        (new / MARK).touch()
         folder, lock = above / new.name[1:], os.open(new, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)  # ends with this process; other processes do not inherit it
         new.rename(folder)  # no other command sees it unlocked
@@ -62,7 +66,7 @@ def _is_short(folder: str) -> bool:
 
 def _clear(folder: Path) -> None:
     """Removes the folder of a command that was killed, and ends what is left of its Ray."""
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid() or not (folder / MARK).is_file():
         return
     lock = os.open(folder, os.O_RDONLY)
     try:

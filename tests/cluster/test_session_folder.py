@@ -71,6 +71,15 @@ def test_a_link_or_somebody_elses_folder_is_not_cleared(short: Path, tmp_path: P
     assert (short / "rfray-other").exists() == (os.getuid() == 0)
 
 
+def test_a_folder_of_this_user_that_only_has_such_a_name_is_not_cleared(short: Path) -> None:
+    for name in ("rfray-data", "rfray-12345678"):
+        (short / name).mkdir(mode=0o700)
+        (short / name / "mine").touch()
+    with session_folder():
+        pass
+    assert sorted(file.parent.name for file in short.glob("*/mine")) == ["rfray-12345678", "rfray-data"]
+
+
 def test_a_long_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("x" * 60)
     long.mkdir()
