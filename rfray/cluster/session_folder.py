@@ -1,4 +1,4 @@
-"""nothing -> a folder for a Ray that is started here: nobody else can read it, and it goes with the command."""
+"""nothing -> a folder for a command's Ray, or its copies: nobody else can read it, and it goes with the command."""
 
 import fcntl
 import os
@@ -23,12 +23,21 @@ MARK = ".session-of-rfray"
 
 @contextmanager
 def session_folder() -> Iterator[Path]:
-    """A folder (mode 700) for RAY_TMPDIR for the length of a block; also clears what killed commands have left.
+    """The `own_folder` of a Ray, for RAY_TMPDIR.
 
     It is in RAY_TMPDIR, in the folder for temporary files, or in /tmp where the latter's path is too long.
     Raises ClusterError where RAY_TMPDIR is too long, and where there can be no folder.
     """
-    above = _folder_above()
+    with own_folder(_folder_above(), "Ray", "RAY_TMPDIR") as folder:
+        yield folder
+
+
+@contextmanager
+def own_folder(above: Path, purpose: str, variable: str) -> Iterator[Path]:
+    """A new folder (mode 700) in `above` for the length of a block; clears there what killed commands have left.
+
+    Raises ClusterError where there can be none; it says what it is for, and which variable names another place.
+    """
     for old in above.glob("rfray-*"):
         with suppress(OSError):
             _clear(old)
@@ -39,8 +48,8 @@ def session_folder() -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)  # ends with this process; other processes do not inherit it
         new.rename(folder)  # no other command sees it unlocked
     except OSError as error:
-        todo = "Set RAY_TMPDIR to a folder on a disk of this machine in which you may write"
-        raise ClusterError(f"{above}: no folder for Ray can be made there: {error.strerror}. {todo}") from None
+        todo = f"Set {variable} to a folder on a disk of this machine in which you may write"
+        raise ClusterError(f"{above}: no folder for {purpose} can be made there: {error.strerror}. {todo}") from None
     try:
         yield folder
     finally:
@@ -65,7 +74,7 @@ def _is_short(folder: str) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Removes the folder of a command that was killed, and ends what is left of its Ray."""
+    """Removes the folder of a command that was killed, and ends what is left of its processes."""
     if folder.is_symlink() or folder.stat().st_uid != os.getuid() or not (folder / MARK).is_file():
         return
     lock = os.open(folder, os.O_RDONLY)

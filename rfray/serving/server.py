@@ -18,7 +18,6 @@ from typing import Any
 
 import grpc
 import numpy as np
-import psutil
 import uvicorn
 from fastapi import HTTPException
 from ray import serve
@@ -27,6 +26,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from rfray.cluster.connect import connected
+from rfray.cluster.session_folder import own_folder
 from rfray.cluster.slots import nodes, slot_count, worker_slot
 from rfray.data.geometry import geometry_of
 from rfray.errors import ClusterError, InputError, RfrayError
@@ -107,23 +107,18 @@ def kept(where: str) -> Iterator[Path]:
     folder, _, bundle = read_bundle(where)
     copies = user_cache() / "serving"
     copies.mkdir(parents=True, exist_ok=True)
-    for left in copies.iterdir():  # by a server that was killed
-        if not (left.name.isdecimal() and psutil.pid_exists(int(left.name))):
-            shutil.rmtree(left, ignore_errors=True)
-    copy = copies / str(os.getpid())
-    try:
-        for name in (ENSEMBLE_FILE, *bundle.files):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            with suppress(OSError):  # another disk, or somebody else's file
-                if name.endswith(".safetensors"):  # an editor may write into the others
-                    os.link(folder / name, copy / name)
-            if not (copy / name).exists():
-                shutil.copyfile(folder / name, copy / name)
-        yield copy
-    except RfrayError as error:
-        raise type(error)(str(error).replace(str(copy), str(folder))) from error
-    finally:
-        shutil.rmtree(copy, ignore_errors=True)
+    with own_folder(copies, "a copy of the bundle", "RFRAY_CACHE") as copy:
+        try:
+            for name in (ENSEMBLE_FILE, *bundle.files):
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                with suppress(OSError):  # another disk, or somebody else's file
+                    if name.endswith(".safetensors"):  # an editor may write into the others
+                        os.link(folder / name, copy / name)
+                if not (copy / name).exists():
+                    shutil.copyfile(folder / name, copy / name)
+            yield copy
+        except RfrayError as error:
+            raise type(error)(str(error).replace(str(copy), str(folder))) from error
 
 
 class Replica:

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from rfray.cluster.session_folder import MARK
 from rfray.errors import ClusterError, InputError, RunError
 from rfray.models.bundle import detect, load_bundle
 from rfray.store.bundle_record import Ensemble
@@ -202,8 +203,10 @@ def test_a_process_that_starts_anew_loads_what_the_server_started_with(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "cache"))
-    left = tmp_path / "cache" / "serving" / "999999999"  # no process has so high a number
-    left.mkdir(parents=True)
+    left, mine = (tmp_path / "cache" / "serving" / name for name in ("rfray-12345678", "mine"))
+    for there in (left, mine):
+        there.mkdir(parents=True)
+    (left / MARK).touch()  # of a server that was killed
     folder = Path(shutil.copytree(run.bundle_folder, tmp_path / "bundle"))
     before = read_bundle(folder)[1]
     with kept(str(folder)) as copy:
@@ -212,7 +215,7 @@ def test_a_process_that_starts_anew_loads_what_the_server_started_with(
         shutil.rmtree(folder / "members")
         assert read_bundle(copy)[1] == before
         assert len(load_bundle(copy).detectors) == 2
-    assert list(copy.parent.iterdir()) == []
+    assert list(copy.parent.iterdir()) == [mine]
 
 
 def test_weights_that_are_written_into_are_refused_by_the_bundles_own_name(
