@@ -166,6 +166,8 @@ def settings_for_few(facts: Facts) -> Iterator[Finding]:
     """`data.group_pattern` and `data.split_by: group` where they keep hardly any images together."""
     data, training = facts.data, facts.images[facts.images["folder"] != "test"]
     asked: dict[str, pd.Series] = {}
+    if training.empty:
+        return
     if data is not None and data.group_pattern is not None:
         asked[f"data.group_pattern: {data.group_pattern}"] = identities(training["path"], data.group_pattern)
     if data is not None and data.split_by == "group":

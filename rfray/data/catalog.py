@@ -120,10 +120,11 @@ def part_digest(catalog: pd.DataFrame, part: str) -> str:
 
 
 def identities(paths: pd.Series, pattern: str) -> pd.Series:
-    """What `data.group_pattern` finds in each path: a list of all its matches (of its first group, if any), but ""."""
+    """What `data.group_pattern` finds in each path: its matches (of its first group, if any), each once, but ""."""
     compiled = re.compile(pattern)
     group = min(compiled.groups, 1)
-    return paths.map(lambda path: [match[group] for match in compiled.finditer(path) if match[group]])
+    found = paths.map(lambda path: dict.fromkeys(match[group] for match in compiled.finditer(path)))
+    return found.map(lambda texts: [text for text in texts if text])
 
 
 def keeps_subfolders(images: pd.DataFrame, settings: DataSettings) -> bool:
@@ -219,9 +220,10 @@ def _cut(labels: np.ndarray, together: np.ndarray, share: float, seed: int, sett
     taken, missing = _taken(adds, order, share)
     if missing is None:
         return np.flatnonzero(taken[group])
-    # the share that the smallest group of each class is, to a thousandth more
-    least = max((adds[adds[:, label] > 0] / counts).max(axis=1).min() for label in range(len(CLASSES)))
-    least = np.ceil(least * 1000) / 1000
+    least = 1.0
+    if counts.all():  # the share that the smallest group of each class is, to a thousandth more
+        least = max((adds[adds[:, label] > 0] / counts).max(axis=1).min() for label in range(len(CLASSES)))
+        least = np.ceil(least * 1000) / 1000
     works = share < least < 0.9 and _taken(adds, order, least)[1] is None
     raise DataError(
         f"{setting} {share}: class {CLASSES[missing]} has {counts[missing]} images in "

@@ -164,7 +164,7 @@ def _check_python_loops(data: bytes) -> None:
     if data.startswith(b"BM") and len(data) > MAX_RLE_BYTES and int.from_bytes(data[30:34], "little") in (1, 2):
         raise UnreadableImageError(f"a run-length coded BMP of more than {MAX_RLE_BYTES / 1e6:.0f} MB")
     position, chunks = 8, 0
-    while data.startswith(b"\x89PNG") and position < len(data):
+    while data.startswith(b"\x89PNG") and position < len(data) and data[position + 4 : position + 8] != b"IEND":
         position, chunks = position + 12 + int.from_bytes(data[position : position + 4]), chunks + 1
         if chunks > MAX_CHUNKS + len(data) // CHUNK_BYTES:
             raise UnreadableImageError(f"a PNG of more than {chunks - 1:,} chunks")

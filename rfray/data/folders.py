@@ -16,6 +16,7 @@ import pandas as pd
 
 from rfray.data.decoding import MAX_BYTES, SUFFIXES, UnreadableImageError, decode, read_image
 from rfray.data.demo import make_demo
+from rfray.data.fingerprints import fingerprint
 from rfray.data.listing import PassedOver, images_below, note_unused, refuse
 from rfray.data.node_cache import RemoteFolder, cache_folder
 from rfray.errors import DataError, InputError, StorageError, printable
@@ -69,7 +70,7 @@ def list_images(settings: DataSettings, folder: str, passed: PassedOver | None =
             raise DataError(
                 f"{where}: class {name} has no image in {printable(', '.join(classes[name]))} {ENDINGS}{what}"
             )
-    passed.folders += empty
+    passed.folders |= dict.fromkeys(empty)
     return table.replace({"subfolder": {".": ""}}).sort_values("path", ignore_index=True)
 
 
@@ -157,10 +158,10 @@ def changes(settings: DataSettings, folder: str, known: pd.DataFrame, most: int 
 def _still_is(file: Path, digest: object, reason: object) -> bool:
     """Whether a file has this digest, or (with a reason) still can't be read."""
     try:
-        data = read_file(str(file))
+        data = read_image(file)
         if isinstance(digest, str):
             return hashlib.sha256(data).hexdigest() == digest
-        decode(data)
+        fingerprint(data, decode(data))  # as the scan does
     except UnreadableImageError:
         return isinstance(reason, str)
     return False
@@ -183,7 +184,7 @@ def image_files(words: Sequence[str], lines: Iterable[str] = (), passed: PassedO
         if is_address(word):
             found, what = _named_at_address(word, passed), f"image file there {ENDINGS}"
         elif os.path.isdir(word):
-            found, what = images_below(word, passed, passed.folders.append, {}), f"image file in it {ENDINGS}"
+            found, what = images_below(word, passed, passed.folders.setdefault, {}), f"image file in it {ENDINGS}"
         elif glob.has_magic(word) and not os.path.lexists(word):
             found = (path for path in sorted(glob.iglob(word, recursive=True)) if not os.path.isdir(path))
             what = "file of such a name"

@@ -27,9 +27,10 @@ class PassedOver:
 
     endings: Counter[str] = field(default_factory=Counter)
     """What kind of files -> how many: an ending, or a word for those without one."""
-    folders: list[str] = field(default_factory=list)
+    folders: dict[str, None] = field(default_factory=dict)
+    """Names of folders, or what was wrong with them, each once in the order in which they were met."""
     links: list[str] = field(default_factory=list)
-    """Those to nowhere."""
+    """Links that lead nowhere."""
 
     def file(self, name: str) -> None:
         """Notes a file that is not taken for an image."""
@@ -43,8 +44,7 @@ class PassedOver:
         *parents, name = PurePosixPath(path).parts
         for depth, folder in enumerate(parents, start=1):
             if not is_data_folder(folder):
-                above = "/".join(parents[:depth])
-                self.folders += [above] if above not in self.folders else []
+                self.folders["/".join(parents[:depth])] = None
                 return False
         if not is_image_name(name):
             self.file(name)
@@ -87,7 +87,8 @@ def images_below(
             trouble(f"{parent}{label} and {read[real]} are the same folder; its images would be read twice")
             continue
         read[real] = parent + label
-        passed.folders += [os.path.join(parent, name) for name in sorted(subfolders) if not is_data_folder(name)]
+        left_out = (os.path.join(parent, name) for name in sorted(subfolders) if not is_data_folder(name))
+        passed.folders |= dict.fromkeys(left_out)
         subfolders[:] = sorted(filter(is_data_folder, subfolders))
         for name in sorted(files):
             path = os.path.join(parent, name)
@@ -119,7 +120,7 @@ def note_unused(top: str, used: Iterable[str], others: Iterable[str], passed: Pa
             elif entry.path not in classes | on_the_way:
                 real = os.path.realpath(entry.path)
                 if not any(f"{other}{os.sep}".startswith(f"{real}{os.sep}") for other in others):
-                    passed.folders.append(entry.path)
+                    passed.folders[entry.path] = None
 
 
 def refuse(text: str) -> None:
@@ -131,6 +132,7 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _named(paths: list[str], noun: str) -> str:
+def _named(given: Iterable[str], noun: str) -> str:
+    paths = list(given)
     more = f", … and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
     return f"{_counted(len(paths), noun)} ({', '.join(paths[:NAMED])}{more})" if paths else ""

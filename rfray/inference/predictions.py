@@ -28,7 +28,7 @@ from rfray.data.catalog import load_images, picture_files
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.data.images import PictureSource
-from rfray.errors import RfrayError, TrialError, printable
+from rfray.errors import RfrayError, RunError, TrialError, printable
 from rfray.inference.missing import prediction_origins
 from rfray.models.inference import Predictor, load_predictor, predict_corrupted, predict_from_file
 from rfray.spec.trial import Trial
@@ -106,7 +106,9 @@ def predict_under_corruption(
         write_array(piece.file, found)
     ids, labels = images["path"].to_numpy(dtype=np.str_), images["label"].to_numpy()
     for group in groups:
-        scores = [array for piece in pieces if piece.trials == group and (array := find_array(piece.file)) is not None]
+        scores = [find_array(piece.file) for piece in pieces if piece.trials == group]
+        if any(score is None for score in scores):
+            raise RunError(f"{folder} is damaged; delete it, and the same command makes it anew")
         for trial_id, of_trial in zip(group, np.concatenate(scores, axis=2), strict=True):
             for corruption, p_fake in zip(CORRUPTIONS, of_trial, strict=True):
                 file = run.trial(trial_id).predictions_file(part, corruption)

@@ -206,14 +206,16 @@ def _noting_names() -> Iterator[tuple[set[str], set[str]]]:
 
     timm builds and loads in one call, its filters rename what is in a file, and it only logs what did not match.
     """
-    missing, left_over, hooks = set[str](), set[str](), []
+    missing, left_over, hooks, watched = set[str](), set[str](), [], set[nn.Module]()
 
     def note(module: nn.Module, names: Any) -> None:
         missing.update(names.missing_keys)
         left_over.update(names.unexpected_keys)
 
     def watch(module: nn.Module, name: str, child: nn.Module | None) -> None:
-        hooks.append(module.register_load_state_dict_post_hook(note))
+        if module not in watched:  # it is told of each of its parts
+            watched.add(module)
+            hooks.append(module.register_load_state_dict_post_hook(note))
 
     hooks.append(register_module_module_registration_hook(watch))
     try:
@@ -224,7 +226,7 @@ def _noting_names() -> Iterator[tuple[set[str], set[str]]]:
 
 
 def _misfit(trial: Trial, model: nn.Module, missing: set[str], left_over: set[str]) -> str | None:
-    """Why the weights that were loaded are not this backbone's, all but its classifier; None where they are.
+    """Why the loaded weights are not this backbone's, all but its classifier, or not finite; None where they are.
 
     What timm itself has chosen (`pretrained: true`) is only looked at for what is not finite.
     """

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from glob import escape
@@ -21,6 +22,9 @@ Write = Callable[[pd.DataFrame], None]
 """Appends a table; all have the same columns."""
 BY_ENDING = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 """What a file's name ends in -> its format."""
+LEFT_OVER = 60.0
+"""Seconds since a half-written file was last touched, before it can be that of a command that was killed (our choice):
+one that lives has the file unlocked for moments, before it begins and before the file gets its name."""
 VERDICT_FORMATS = tuple(dict.fromkeys(BY_ENDING.values()))
 
 
@@ -51,7 +55,8 @@ def verdict_rows(out: Path | None, form: str) -> Iterator[Write]:
         if out is not None:
             try:
                 for left in filter(is_idle, out.parent.glob(f".{escape(out.stem)}.????????.part{escape(out.suffix)}")):
-                    left.unlink(missing_ok=True)  # of a command that was killed
+                    if time.time() - left.stat().st_mtime > LEFT_OVER:
+                        left.unlink(missing_ok=True)  # of a command that was killed
                 path = stack.enter_context(replacing(out))
                 file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
                 with suppress(OSError):  # a disk without locks: then nobody takes it for left over, either

@@ -35,23 +35,20 @@ class Budget(NamedTuple):
     """Whether they are seconds of GPUs (trial seconds x the GPUs of its slot), else of the command, by the clock."""
 
 
-_UNITS = {"s(ec(ond)?s?)?": 1, "m(in(ute)?s?)?": 60, "h((ou)?rs?)?": 3600, "d(ays?)?": 86_400}
-"""How a unit of time is written -> its seconds."""
-_TIMES = re.compile(rf"(\d+(?:\.\d+)?)\s*(gpu[- ]?)?((?:{'|'.join(_UNITS)}))(?![a-z])[\s,]*(?:and\s+)?", re.IGNORECASE)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+"""First letter of a unit of time -> its seconds."""
+_UNIT = r"s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?"
+_TIMES = re.compile(rf"(\d+(?:\.\d+)?)\s*(gpu[- ]?)?({_UNIT})(?![a-z])[\s,]*(?:and\s+)?", re.IGNORECASE)
 
 
 def read_budget(text: str) -> Budget | None:
     """What a text such as 12m, 1h 30min, 2 minutes or 8gpu-h means; None where it is no budget."""
     found = list(_TIMES.finditer(text.strip()))
     of_gpus = {part[2] is not None for part in found}
-    seconds = sum(float(part[1]) * _seconds_of(part[3]) for part in found)
+    seconds = sum(float(part[1]) * _SECONDS[part[3][0].lower()] for part in found)
     if "".join(part[0] for part in found) != text.strip() or len(of_gpus) != 1 or not seconds:
         return None
     return Budget(seconds, of_gpus.pop())
-
-
-def _seconds_of(unit: str) -> int:
-    return next(seconds for written, seconds in _UNITS.items() if re.fullmatch(written, unit, re.IGNORECASE))
 
 
 def _with_defaults(raw: Any) -> Any:

@@ -183,12 +183,11 @@ class _TrialAxes(Strict):
     @refusing
     def _weights_are_for_its_backbones(self) -> Problems:
         backbones = self.choices("backbone")
-        if not all(is_known("backbone", name) for name in backbones):
-            return  # then that name is at fault
-        for key, weights in self.written("pretrained"):
-            for name in weights if isinstance(weights, dict) else ():
-                if name not in backbones:
-                    yield (*key, name), name, nearest_first(name, backbones)
+        named = [(key, weights) for key, weights in self.written("pretrained") if isinstance(weights, dict)]
+        others = [((*key, name), name) for key, weights in named for name in weights if name not in backbones]
+        if others and all(is_known("backbone", name) for name in backbones):  # else that name is at fault
+            for key, name in others:
+                yield key, name, nearest_first(name, backbones)
 
     def axes(self) -> dict[str, list[Any] | Range]:
         """The keys that have more than one possible value: name -> choices or range."""

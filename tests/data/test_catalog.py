@@ -9,7 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfray.data.catalog import CATALOG, decode_images, divide, fold_of, group_ids, load_images, part_digest, scan_folder
+from rfray.data.catalog import (
+    CATALOG,
+    _cut,
+    decode_images,
+    divide,
+    fold_of,
+    group_ids,
+    identities,
+    load_images,
+    part_digest,
+    scan_folder,
+)
 from rfray.errors import DataError
 from rfray.spec.sweep import DataSettings
 from tests.data.small_folders import (
@@ -524,6 +535,16 @@ def test_identities_stay_on_one_side_also_across_the_classes(tmp_path: Path, pat
     assert (known.groupby(identity)["part"].nunique() == 1).all()
     assert known.groupby(identity)["group_id"].nunique().max() == 1
     assert catalog["group_id"].nunique() == 15 + 60  # who matches nothing stands alone
+
+
+def test_an_identity_that_stands_twice_in_a_path_is_one() -> None:
+    found = identities(pd.Series(["real/id3/id3_x.png", "fake/id10_id3.png"]), r"id\d+")
+    assert found.tolist() == [["id3"], ["id10", "id3"]]
+
+
+def test_a_class_without_images_is_told_before_anything_is_cut() -> None:
+    with pytest.raises(DataError, match="class real has 0 images in 0 groups"):
+        _cut(np.ones(20, int), np.arange(20), 0.15, 0, "data.val", "")
 
 
 def test_an_image_of_two_identities_links_all_images_of_both() -> None:

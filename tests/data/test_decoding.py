@@ -240,6 +240,11 @@ def test_broken_metadata_is_not_complained_of_without_a_file_name() -> None:
     assert b"UserWarning" not in ended.stderr
 
 
+def test_much_padding_behind_a_png_does_no_harm() -> None:
+    data = encode(noise(), "PNG")
+    assert np.array_equal(decode(data + bytes(20_000)), decode(data))
+
+
 def test_bytes_behind_the_image_do_no_harm() -> None:
     data = encode(COLOURED, "JPEG")
     assert np.array_equal(decode(data + b"behind" * 30), decode(data))

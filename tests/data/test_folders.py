@@ -229,7 +229,7 @@ def test_predict_lists_what_tune_lists_and_both_say_what_they_pass_over(tmp_path
     assert predicted.endings == {".heic": 1, ".gif": 1, "without ending": 1}
     assert tuned.endings == {**predicted.endings, "beside the class folders": 1}
     assert [os.path.basename(one) for one in predicted.folders] == ["@eaDir", "#Recycle"]
-    assert tuned.folders == [*predicted.folders, f"{train}/other"]
+    assert list(tuned.folders) == [*predicted.folders, f"{train}/other"]
     assert tuned.links == predicted.links == [f"{train}/fake/later"]
     assert str(tuned).startswith("4 files (1 ")
     assert ", 3 folders (" in str(tuned)

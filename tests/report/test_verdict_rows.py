@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -89,9 +90,12 @@ def test_what_a_killed_command_has_left_is_removed_and_nothing_else(tmp_path: Pa
     left = tmp_path / ".rows.0123abcd.part.csv"
     for path in (left, tmp_path / ".rows.0123abcd.part.jsonl", tmp_path / ".other.0123abcd.part.csv"):
         path.touch()
+        os.utime(path, (0, 0))
+    (live := tmp_path / ".rows.4567cdef.part.csv").touch()  # of a command that has not locked it yet
     with verdict_rows(tmp_path / "rows.csv", "csv"):
         assert not left.exists()
         with verdict_rows(tmp_path / "rows.csv", "csv"):  # another command, which leaves this one's
-            assert len(list(tmp_path.glob(".rows.*.part.csv"))) == 2
+            assert len(list(tmp_path.glob(".rows.*.part.csv"))) == 3
+    live.unlink()
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [".other.0123abcd.part.csv", ".rows.0123abcd.part.jsonl", "rows.csv"]
