@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 
 SECRET = re.compile(
-    r"(?<=://)([^/@\s]{0,400}|[^/@:\s]{1,200}:(?!\d+/)[^@\s]{0,200})@"  # KEY:SECRET@, perhaps with a slash; TOKEN@
+    # KEY:SECRET@, perhaps with a slash, or TOKEN@; but anonymous@ is Arrow's way to read what is public
+    r"(?<=://)(?!anonymous@)([^/@\s]{0,400}|[^/@:\s]{1,200}:(?!\d+/)[^@\s]{0,200})@"
     r"|(?<=[?&])[^=&\s]{0,40}(key|secret|token|passw|signature|credential)[^=&\s]{0,40}=[^&\s]{0,400}",
     re.IGNORECASE,
 )
@@ -89,6 +90,8 @@ WAYS_OUT = {
     errno.ELOOP: "Its links lead in a circle; name the folder itself",
     errno.ENODEV: "Is the disk there, and mounted?",
     errno.EIO: "The disk fails; look at it, or name a place on another one",
+    errno.ENOSPC: "The disk is full: make room, or name a place on another one",
+    errno.EDQUOT: "Your share of the disk is full: make room, or name a place on another one",
     errno.EMFILE: "Allow more open files (ulimit -n 65536)",
     errno.ENOMEM: "Free some memory, or set fewer trials at once (search.concurrent)",
 }

@@ -8,7 +8,14 @@ from rich.console import Console
 from rfray.cli import main
 from rfray.commands import say
 from rfray.data.listing import PassedOver
-from rfray.errors import InputError, RfrayError, check_no_secret, nearest_first, printable, without_secrets
+from rfray.errors import (
+    InputError,
+    RfrayError,
+    check_no_secret,
+    nearest_first,
+    printable,
+    without_secrets,
+)
 
 
 def all_classes(base: type[RfrayError]) -> list[type[RfrayError]]:
@@ -86,3 +93,7 @@ def test_a_name_does_not_steer_the_terminal(
     error = capsys.readouterr().err
     assert f"no{STEERING[name]}run" in error
     assert error.count("\n") == 1
+
+
+def test_an_address_that_is_public_has_no_secret() -> None:
+    check_no_secret("gs://anonymous@bucket/faces")

@@ -53,7 +53,7 @@ def loopback_only() -> Iterator[None]:
 
 
 def keep_environment() -> None:
-    """Has Ray Tune set no environment variables for the processes of trials.
+    """Has Ray Tune set neither AWS's keys nor a variable of its own in the processes of trials.
 
     Reason: Tune takes over AWS's keys, and Ray writes what it is to set into a log, in clear; a local Ray's processes
     have this one's environment anyhow, and a cluster's nodes have their own. And Ray keeps processes ready only for
@@ -63,7 +63,8 @@ def keep_environment() -> None:
     loss = "trials don't use the processes that are ready, and so begin some seconds later"
     (find("ray.tune.execution.class_cache", "DEFAULT_ENV_VARS", loss) or {}).clear()
     loss = "AWS's keys of the environment may stand in Ray's logs, which nobody else can read on this machine"
-    (find("ray.tune.execution.class_cache", "ENV_VARS_TO_PROPAGATE", loss) or set()).clear()
+    names = find("ray.tune.execution.class_cache", "ENV_VARS_TO_PROPAGATE", loss) or set()
+    names.difference_update([name for name in names if name.startswith("AWS_")])
 
 
 def free_groups(which: Literal["trials", "workers", "orphans"]) -> None:

@@ -43,8 +43,8 @@ def own_folder(above: Path, purpose: str, variable: str) -> Iterator[Path]:
             _clear(old)
     try:
         new = Path(tempfile.mkdtemp(prefix=".rfray-", dir=above))
-        (new / MARK).touch()
-        folder, lock = above / new.name[1:], os.open(new, os.O_RDONLY)
+        # a file, as network disks lock no folder for other machines to see
+        folder, lock = above / new.name[1:], os.open(new / MARK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)  # ends with this process; other processes do not inherit it
         new.rename(folder)  # no other command sees it unlocked
     except OSError as error:
@@ -53,7 +53,7 @@ def own_folder(above: Path, purpose: str, variable: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         os.close(lock)
 
 
@@ -77,15 +77,25 @@ def _clear(folder: Path) -> None:
     """Removes the folder of a command that was killed, and ends what is left of its processes."""
     if folder.is_symlink() or folder.stat().st_uid != os.getuid() or not (folder / MARK).is_file():
         return
-    lock = os.open(folder, os.O_RDONLY)
+    lock = os.open(folder / MARK, os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError: its command lives
         for process in psutil.process_iter():
             with suppress(psutil.Error):
+                # Ray's agents outlive a killed command by minutes, with their logs open; who only reads those goes on,
+                # and so does whoever looks, as this process does, whether the folder is left over
                 if process.uids().real == os.getuid() and any(
-                    Path(file.path).is_relative_to(folder) for file in process.open_files()
+                    file.mode != "r" and Path(file.path).is_relative_to(folder) and Path(file.path).name != MARK
+                    for file in process.open_files()
                 ):
-                    process.kill()  # Ray's agents outlive a killed command by minutes, with their logs open
-        shutil.rmtree(folder, ignore_errors=True)
+                    process.kill()
+        _remove(folder)
     finally:
         os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder; what a process on its way out still writes there is left to the next command."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        (folder / MARK).touch()

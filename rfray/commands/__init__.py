@@ -6,5 +6,5 @@ from rfray.errors import printable
 
 
 def say(console: Console, text: str) -> None:
-    """Prints a text as it is, but what would steer the terminal (see `printable`); the terminal wraps its lines."""
+    """Prints a text; what would steer the terminal is escaped (see `printable`), and the terminal wraps its lines."""
     console.print(printable(text, keep="\n"), soft_wrap=True, markup=False)

@@ -106,8 +106,9 @@ def predict_under_corruption(
         write_array(piece.file, found)
     ids, labels = images["path"].to_numpy(dtype=np.str_), images["label"].to_numpy()
     for group in groups:
-        scores = [find_array(piece.file) for piece in pieces if piece.trials == group]
-        if any(score is None for score in scores):
+        files = [piece.file for piece in pieces if piece.trials == group]
+        scores = [array for file in files if (array := find_array(file)) is not None]
+        if len(scores) < len(files):
             raise RunError(f"{folder} is damaged; delete it, and the same command makes it anew")
         for trial_id, of_trial in zip(group, np.concatenate(scores, axis=2), strict=True):
             for corruption, p_fake in zip(CORRUPTIONS, of_trial, strict=True):

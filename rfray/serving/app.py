@@ -282,12 +282,12 @@ def metered(app: FastAPI, metrics: Metrics, hosts: Sequence[str]) -> ASGIApp:
             await app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in paths else "other"
-        began, status = time.perf_counter(), 500
+        began, status, started = time.perf_counter(), 500, False
 
         async def send_counted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
                 headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
@@ -299,6 +299,8 @@ def metered(app: FastAPI, metrics: Metrics, hosts: Sequence[str]) -> ASGIApp:
             else:
                 await JSONResponse({"detail": ELSEWHERE}, 421)(scope, receive, send_counted)
         except asyncio.CancelledError:  # uvicorn's, to what is not answered in time when the server is stopped
+            if started:
+                raise
             stopped = JSONResponse(
                 {"detail": "the server is being stopped"}, 503, {"Retry-After": str(STOPPED_SECONDS)}
             )

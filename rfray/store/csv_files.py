@@ -40,5 +40,6 @@ def _changed(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
     table = table.copy()
     for name in _texts(table):
         cells = [change(cell) if isinstance(cell, str) else cell for cell in table[name]]
-        table[name] = pd.Series(cells, index=table.index, dtype=table[name].dtype)
+        dtype = object if isinstance(table[name].dtype, pd.CategoricalDtype) else table[name].dtype
+        table[name] = pd.Series(cells, index=table.index, dtype=dtype)
     return table

@@ -65,8 +65,10 @@ def lock_run(run: RunDir, without: tuple[str, ...] = ()) -> Iterator[None]:
     changed is sent there afterwards. Where nothing was left out, what was removed here is removed there.
     """
     with _locked(run) as user, ExitStack() as stack:
-        for unfinished in run.path.rglob(".*.????????.part*"):  # of a command that was killed
-            unfinished.unlink(missing_ok=True)
+        # of a command that was killed; what is no run may have those of runs that go on below it
+        for unfinished in run.path.rglob(f".*.{'[0-9a-f]' * 8}.part*") if run.sweep_file.exists() else ():
+            if unfinished.is_file():
+                unfinished.unlink(missing_ok=True)
         if run.mirror.storage:
             stack.enter_context(lease(run.mirror.storage, user, run.path.with_name(f".{run.name}.lease")))
         run.mirror.pull(without=without, removing="*")
@@ -109,15 +111,20 @@ def _locked(run: RunDir) -> Iterator[str]:
 def lease(storage: Storage, user: str, note: Path) -> Iterator[None]:
     """Holds an address, which has no locks, for `user`, a text. Raises RunError where somebody else holds it.
 
-    Only the store's clock is read. Who finds another's id in the file has lost the address, and changes nothing there
-    any more (see `storage.FENCES`); who gave no sign for long looks before its next change. `note` is a file of this
-    machine with the id that was used from here last: as a lock on a disk says, that command is dead.
+    Only the store's clock is read. A process that finds another's id in the file has lost the address, and changes
+    nothing there any more (see `storage.FENCES`); one that gave no sign for long looks before its next change. `note`
+    is a file of this machine with the id last used from here. The caller holds the lock on the disk, so that command
+    is dead.
     """
     own, earlier = uuid.uuid4().hex, note.read_text() if note.exists() else ""
-    content, lost, over, one_at_a_time = json.dumps({"id": own, "user": user}).encode(), [""], Event(), Lock()
+    lost, over, one_at_a_time = [""], Event(), Lock()
+
+    def sign() -> None:
+        storage.write(LEASE_FILE, json.dumps({"id": own, "user": user, "beat": _clock()}).encode(), fenced=False)
+
     _check_free(storage, own, earlier)
     write_whole(note, own)
-    storage.write(LEASE_FILE, content, fenced=False)
+    sign()
     renewed = [_clock()]
 
     def renew() -> None:
@@ -128,7 +135,7 @@ def lease(storage: Storage, user: str, note: Path) -> Iterator[None]:
                     f"{storage.address} is in use by {by or 'another command'} now; this one has stopped writing there"
                 )
                 return
-            storage.write(LEASE_FILE, content, fenced=False)
+            sign()
             renewed[0] = began
 
     def check() -> None:
@@ -150,13 +157,15 @@ def lease(storage: Storage, user: str, note: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
-        thread.join()
-        with suppress(StorageError):  # it ends by itself, too
-            renew()
-            if not lost[0]:
-                storage.remove([LEASE_FILE])
-        del FENCES[storage.address]
+        try:
+            over.set()
+            thread.join()
+            with suppress(StorageError):  # it ends by itself, too
+                renew()
+                if not lost[0]:
+                    storage.remove([LEASE_FILE])
+        finally:
+            FENCES.pop(storage.address, None)
 
 
 def _check_free(storage: Storage, own: str, earlier: str) -> None:
@@ -169,10 +178,16 @@ def _check_free(storage: Storage, own: str, earlier: str) -> None:
         return
     probe = f"{LEASE_FILE}-{own}"  # its time is what the store's clock says now
     storage.write(probe, b"", fenced=False)
-    now = storage.entry(probe)
-    storage.remove([probe])
+    try:
+        now = storage.entry(probe)
+    finally:
+        storage.remove([probe])
     age = (now.modified - entry.modified) / 1e9 if now else LEASE_ENDS
-    if entry.modified and age < LEASE_ENDS:
+    if not entry.modified:  # a store that gives no times: whoever lives has signed anew by then
+        before = storage.read(LEASE_FILE)
+        time.sleep(2 * LEASE_RENEWED)
+        age = 0.0 if storage.read(LEASE_FILE) != before else LEASE_ENDS
+    if age < LEASE_ENDS:
         raise RunError(
             f"{storage.address} is in use by {user or 'another command'}, whose last sign is {age:.0f} s old; wait for "
             f"it. If it is dead, the same command works in {LEASE_ENDS - age:.0f} s"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rfray.cluster.session_folder import session_folder
+from rfray.cluster.session_folder import MARK, session_folder
 from rfray.errors import ClusterError
 
 HOLD = "import sys\nfrom rfray.cluster.session_folder import session_folder\nwith session_folder() as folder:\n"
@@ -57,6 +57,24 @@ def test_what_a_killed_command_has_left_is_cleared(short: Path) -> None:
     assert agent.wait(10) == -9
     for process in (command, agent):
         process.communicate()
+
+
+def test_who_only_reads_what_a_killed_command_has_left_goes_on(short: Path) -> None:
+    left = short / "rfray-12345678"
+    left.mkdir(mode=0o700)
+    (left / MARK).touch()
+    (left / "ray.log").touch()
+    code = LOG.replace("'w'", "'r'")
+    reader = subprocess.Popen(
+        [sys.executable, "-c", code, str(left / "ray.log")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == b"open\n"
+    with session_folder():
+        assert not left.exists()
+    assert reader.poll() is None
+    reader.communicate()
+    assert reader.returncode == 0
 
 
 def test_a_link_or_somebody_elses_folder_is_not_cleared(short: Path, tmp_path: Path) -> None:

@@ -40,6 +40,11 @@ def test_a_cell_is_text_to_spreadsheets_and_comes_back(tmp_path: Path, cell: str
     pd.testing.assert_frame_equal(read_csv(file, keep_default_na=False, na_values={"auc": [""]}), table)
 
 
+def test_a_formula_among_categories_is_marked() -> None:
+    table = pd.DataFrame({"name": pd.Categorical(["=x", "y"])})
+    assert csv_text(table) == "name\n'=x\ny\n"
+
+
 def test_an_undefined_cell_of_text_stays_one(tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text(csv_text(pd.DataFrame({"name": ["=1", None], "n": [1, 2]})), encoding="utf-8", newline="")

@@ -143,6 +143,14 @@ def test_a_link_that_is_moved_aside_stays_locked(tmp_path: Path) -> None:
             pass
 
 
+def test_half_written_files_in_a_folder_that_is_no_run_are_somebody_elses(tmp_path: Path) -> None:
+    theirs = tmp_path / "runs" / "other" / ".leaderboard.0123abcd.part.csv"
+    theirs.parent.mkdir(parents=True)
+    theirs.touch()
+    with lock_run(RunDir(tmp_path / "runs")):
+        assert theirs.exists()
+
+
 def test_half_written_files_of_a_killed_command_are_removed(tmp_path: Path) -> None:
     run = new_run(tmp_path / "s")
     (run.path / "plots").mkdir()
