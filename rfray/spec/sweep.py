@@ -1,82 +1,20 @@
-"""What a sweep file says -> `Sweep` (strict, typed), with what its seed and its budget decide unless it says otherwise.
+"""What a sweep file says -> `Sweep` (strict, typed).
 
 Names of what rooms further up register (backbones, metrics, …) are plain text here; `tuning.preflight` checks them.
 """
 
-import math
 import re
 from itertools import product
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from rfray.spec.budget_defaults import Budget, images_to_choose_by, images_to_use, read_budget, with_defaults
 from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, Problems, Strict, refusing, rule
 from rfray.spec.trial import PROBED, SEEDS, Trial, TrialAxes
 
 CLASSES = ("real", "fake")
 """Class names; the position is the label: 0 real, 1 fake (the positive class)."""
-WITH_A_BUDGET = {"lr": {"log": [1e-4, 3e-3]}, "tta": "auto"}
-"""What the trials of a sweep with a budget are unless it says otherwise."""
-CUT_ANYWHERE = {"schedule": "constant", "ema": 0.99}
-"""The same where any begins with pretrained weights: what is measured to be good wherever such a trial is cut. One with
-random weights is better when it is trained to its end, so it has neither these nor asha."""
-IMAGES_PER_SECOND, LEAST_IMAGES = 12, 5_000
-"""Images of the training folder that are used for each second of a budget, and core, and however short it is: a core
-reads, decodes and audits about 200 in a second, but trains on a few tens to a hundred, and so comes to no more."""
-ENOUGH_TO_CHOOSE, LEAST_TO_CHOOSE = 5_000, 1_000
-"""Images of val: of 5,000 the 95 % interval of an AUC of 0.9 is 0.009 to each side, and of 1,000 it is 0.02."""
-
-
-class Budget(NamedTuple):
-    """`search.budget`: what a sweep may use, over all its starts."""
-
-    seconds: float
-    of_gpus: bool
-    """Whether they are seconds of GPUs (trial seconds x the GPUs of its slot), else of the command, by the clock."""
-
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-"""First letter of a unit of time -> its seconds."""
-_UNIT = r"s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?"
-_TIMES = re.compile(rf"(\d+(?:\.\d+)?)\s*(gpu[- ]?)?({_UNIT})(?![a-z])[\s,]*(?:and\s+)?", re.IGNORECASE)
-
-
-def read_budget(text: str) -> Budget | None:
-    """What a text such as 12m, 1h 30min, 2 minutes or 8gpu-h means; None where it is no budget."""
-    found = list(_TIMES.finditer(text.strip()))
-    of_gpus = {part[2] is not None for part in found}
-    seconds = sum(float(part[1]) * _SECONDS[part[3][0].lower()] for part in found)
-    if "".join(part[0] for part in found) != text.strip() or len(of_gpus) != 1 or not seconds:
-        return None
-    return Budget(seconds, of_gpus.pop())
-
-
-def _with_defaults(raw: Any) -> Any:
-    """What a sweep file says, with what its seed and its budget decide in the place of what it leaves out."""
-    if not isinstance(raw, dict) or not isinstance(raw.get("trial"), dict):
-        return raw
-    trial, search, ensemble = raw["trial"], raw.get("search"), raw.get("ensemble", {})
-    if type(raw.get("seed")) is int and raw["seed"] in SEEDS:  # a wrong one is one problem
-        trial = {"seed": raw["seed"], **trial}
-    if not isinstance(search, dict) or search.get("budget") is None:
-        return {**raw, "trial": trial}
-    pretrained = _any_pretrained(trial.get("pretrained", True))
-    with_probes = pretrained and search.get("probe") is not False and not isinstance(trial.get("image_size"), dict)
-    begun = {**(CUT_ANYWHERE if pretrained else {}), **({"head": "probe"} if with_probes else {})}
-    return {
-        **raw,
-        "search": {"algorithm": "optuna", "scheduler": "asha" if pretrained else "none", **search},
-        "trial": {**WITH_A_BUDGET, **begun, **trial},
-        "ensemble": {"leave_out_worse": True, **ensemble} if isinstance(ensemble, dict) else ensemble,
-    }
-
-
-def _any_pretrained(given: Any) -> bool:
-    """Whether what is written as trial.pretrained is anything but false throughout."""
-    if isinstance(given, list | dict):
-        return any(map(_any_pretrained, given.values() if isinstance(given, dict) else given))
-    return given is not False
-
 
 Share = Annotated[float, Field(gt=0, lt=0.9)]
 ClassFolders = Annotated[
@@ -346,7 +284,7 @@ class Sweep(Strict):
     report: ReportSettings = ReportSettings()
     """What is reported beside the leaderboard."""
 
-    _defaults = model_validator(mode="before")(_with_defaults)
+    _defaults = model_validator(mode="before")(with_defaults)
 
     @refusing
     def _agree(self) -> Problems:
@@ -380,15 +318,12 @@ class Sweep(Strict):
 
     def train_images(self, cores: int) -> int | None:
         """How many images of the training folder are used at the most, with so many cores; None for all."""
-        if self.data.train_images or self.budget is None or self.budget.of_gpus:
-            return self.data.train_images
-        return max(LEAST_IMAGES, int(IMAGES_PER_SECOND * cores * self.budget.seconds))
+        return self.data.train_images or images_to_use(self.budget, cores)
 
     @property
     def val_images(self) -> int:
         """How many images of val are used at the most."""
-        seconds = self.budget.seconds if self.budget else math.inf
-        return self.data.val_images or int(min(ENOUGH_TO_CHOOSE, max(LEAST_TO_CHOOSE, 2 * seconds)))
+        return self.data.val_images or images_to_choose_by(self.budget)
 
     def probe(self, trial: Trial) -> Trial:
         """The probe that a trial belongs to: the same backbone, weights and images, and no training."""

@@ -18,7 +18,8 @@ from rfray.cluster.ray_internals import free_groups
 from rfray.cluster.slots import Packing, TrialSlots
 from rfray.errors import SweepError
 from rfray.progress.metric_keys import EPOCH
-from rfray.spec.sweep import Budget, Sweep
+from rfray.spec.budget_defaults import Budget
+from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile
 from rfray.spec.trial import Range, Trial, epochs_of_a_pass
 from rfray.store.files import write_whole

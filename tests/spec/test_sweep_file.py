@@ -9,8 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from rfray.errors import RunError, SweepError
+from rfray.spec.budget_defaults import read_budget
 from rfray.spec.schema_base import Strict
-from rfray.spec.sweep import DataSettings, EnsembleSettings, Resources, SearchSettings, Sweep, read_budget
+from rfray.spec.sweep import DataSettings, EnsembleSettings, Resources, SearchSettings, Sweep
 from rfray.spec.sweep_file import (
     SUCCESSORS,
     SYNONYMS,

@@ -13,7 +13,8 @@ from rich.console import Console
 from rfray.cluster.slots import Packing, Slot, slot_for
 from rfray.commands.prepare_data import prepare_training
 from rfray.errors import RunError, SweepError, SweepFailed
-from rfray.spec.sweep import Budget, Sweep, read_budget
+from rfray.spec.budget_defaults import Budget, read_budget
+from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import load_sweep
 from rfray.spec.trial import Trial
 from rfray.store.ownership import claim_run
