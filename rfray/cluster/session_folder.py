@@ -42,6 +42,7 @@ def own_folder(above: Path, purpose: str, variable: str) -> Iterator[Path]:
         with suppress(OSError):
             _clear(old)
     try:
+        above.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=".rfray-", dir=above))
         # a file, as network disks lock no folder for other machines to see
         folder, lock = above / new.name[1:], os.open(new / MARK, os.O_RDWR | os.O_CREAT, 0o600)

@@ -105,9 +105,7 @@ def kept(where: str) -> Iterator[Path]:
     RunError where there is no bundle; errors in the block name the bundle, not its copy.
     """
     folder, _, bundle = read_bundle(where)
-    copies = user_cache() / "serving"
-    copies.mkdir(parents=True, exist_ok=True)
-    with own_folder(copies, "a copy of the bundle", "RFRAY_CACHE") as copy:
+    with own_folder(user_cache() / "serving", "a copy of the bundle", "RFRAY_CACHE") as copy:
         try:
             for name in (ENSEMBLE_FILE, *bundle.files):
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)

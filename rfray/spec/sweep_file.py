@@ -3,25 +3,23 @@
 import hashlib
 import io
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from rfray.errors import InputError, RunError, SweepError, check_no_secret, nearest_first
+from rfray.spec.key_errors import explain, problem, shown
 from rfray.spec.names import REGISTERED, REMOVED, is_known, known, successor
-from rfray.spec.schema_base import KeyPath, Strict, allowed
+from rfray.spec.schema_base import KeyPath
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import TrialAxes
 
@@ -38,50 +36,6 @@ FREE: dict[str, Any] = {
     "data": {"cache", "folds"},
 }
 """Keys that may change between two starts of one run, as no trial and no split depends on them."""
-SUCCESSORS = {
-    "data.valid": "data.test",
-    "data.valid_fraction": "data.test, which may be a share of the training images",
-    "data.select_fraction": "data.val",
-    "data.select_images": "data.val_images",
-    "data.report_duplicates": "data.test_duplicates",
-    "trial.soup": "trial.swa",
-    "report.stress": "report.corruptions",
-}
-"""Key of rfray 0.1 -> what it is called now."""
-SYNONYMS = {
-    "seed": "random_seed random_state",
-    "data.train": "train_dir train_folder train_path train_data training dataset",
-    "data.val": "validation valid val_dir val_folder val_path val_data val_split val_size valid_size valid_split dev "
-    "validation_split validation_data validation_dir validation_size",
-    "data.test": "test_dir test_folder test_path test_data test_split test_size testing holdout",
-    "trial.backbone": "model models model_name arch architecture backbones encoder network net",
-    "trial.pretrained": "weights checkpoint ckpt pretrain",
-    "trial.augmentation": "aug augs augment augmentation_policy transform transforms policy",
-    "trial.image_size": "img_size imgsz imgsize im_size imagesize input_size resolution size image_sizes crop_size",
-    "trial.lr": "learning_rate learningrate learning_rates lr0 base_lr max_lr eta lrs",
-    "trial.weight_decay": "wd decay l2",
-    "trial.batch_size": "batch batchsize bs batches train_batch_size mini_batch_size minibatch",
-    "trial.epochs": "epoch num_epochs n_epochs max_epochs nb_epochs passes",
-    "trial.optimizer": "optim opt optimiser",
-    "trial.schedule": "lr_scheduler lr_schedule sched",
-    "trial.warmup": "warmup_epochs warmup_steps warmup_ratio",
-    "trial.drop_rate": "dropout dropout_rate",
-    "trial.drop_path": "stochastic_depth drop_path_rate",
-    "trial.label_smoothing": "smoothing",
-    "trial.clip_grad": "grad_clip gradient_clipping max_grad_norm gradient_clip_val",
-    "trial.precision": "amp fp16 bf16 mixed_precision half",
-    "trial.patience": "early_stopping early_stop",
-    "search.trials": "n_trials num_trials max_trials num_samples n_iter samples",
-    "search.budget": "time time_budget timeout time_limit max_time time_budget_s hours minutes",
-    "search.algorithm": "searcher search_alg sampler strategy",
-    "search.metric": "monitor objective metrics score",
-    "search.concurrent": "parallel n_jobs max_concurrent max_concurrent_trials",
-    "resources.cpu or resources.workers": "num_workers workers nproc loader_workers",
-    "resources.cpu": "cpus num_cpus cores threads",
-    "resources.gpu": "gpus num_gpus n_gpus devices device",
-    "ensemble.top_k": "topk k n_models members",
-}
-"""Key -> what other programs call it: texts with blanks between."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +50,11 @@ class SweepFile:
 
     def problem(self, key: KeyPath, text: str) -> str:
         """The text with file, line and key before it."""
-        return _problem(self.places, key, text)
+        return problem(self.places, key, text)
 
     def not_allowed(self, key: KeyPath, given: object, allowed: str) -> str:
         """File, line and key, what was given and what is allowed."""
-        return self.problem(key, f"given {_shown(given)}; allowed: {allowed}")
+        return self.problem(key, f"given {shown(given)}; allowed: {allowed}")
 
     def name_problems(
         self, is_known: Callable[[str, str], bool], known: Callable[[str], Sequence[str]]
@@ -164,13 +118,13 @@ def parse_sweep(text: str, name: str, overrides: tuple[str, ...] = ()) -> SweepF
             raise SweepError(f"{place}: {error}") from None
     raw, places = _parse(text, name)
     if not isinstance(raw, dict):
-        raise SweepError(f"{name}:1: given {_shown(raw)}; allowed: a sweep: the keys {', '.join(Sweep.model_fields)}")
+        raise SweepError(f"{name}:1: given {shown(raw)}; allowed: a sweep: the keys {', '.join(Sweep.model_fields)}")
     for override in overrides:
         _apply(override, raw, places)
     try:
         return SweepFile(Sweep.model_validate(raw), places, raw)
     except ValidationError as error:
-        raise SweepError("\n".join(_explain(error, places))) from None
+        raise SweepError("\n".join(explain(error, places))) from None
 
 
 def read_resolved_sweep(path: Path) -> Sweep:
@@ -200,7 +154,7 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
     if old.search.trials is not None and old.search.trials <= (new.search.trials or 0):
         before["search.trials"] = new.search.trials
     return [
-        f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
+        f"{key}: {shown(before.get(key))} -> {shown(after.get(key))}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
@@ -287,7 +241,7 @@ def _places(node: Node | None, place: str, key: KeyPath) -> Iterator[tuple[KeyPa
         here = _at(place, written.start_mark.line)
         if isinstance(node, MappingNode) and not str(written.tag).endswith((":str", ":merge")):  # merge is the key <<
             text = part if isinstance(part, str) else "a list or mapping"
-            raise SweepError(_problem({(): here}, key, f"given {text} as a key; allowed: text (perhaps in quotes)"))
+            raise SweepError(problem({(): here}, key, f"given {text} as a key; allowed: text (perhaps in quotes)"))
         yield (*key, part), here
         yield from _places(value, place, (*key, part))
 
@@ -308,88 +262,3 @@ def _apply(override: str, raw: dict[str, Any], places: dict[KeyPath, str]) -> No
     for hidden in [one for one in places if one[: len(key)] == key]:
         del places[hidden]
     places.update(written)
-
-
-def _explain(error: ValidationError, places: Mapping[KeyPath, str]) -> list[str]:
-    """One line a problem, in the order of the file."""
-    found: dict[KeyPath, list[ErrorDetails]] = {}
-    for detail in error.errors():
-        key: KeyPath = ()
-        for part in detail["loc"]:  # pydantic's names for the members of a union are no keys
-            if (*key, part) in places or part in _fields(key):
-                key = (*key, part)
-        found.setdefault(key, []).append(detail)
-    return [
-        _problem(places, key, _explained(key, found[key]))
-        for key in sorted(found, key=lambda key: [*places].index(_written(key, places)))
-        # where a value may have one of several types, the problem further inside is about the type that was meant
-        if not any(other[: len(key)] == key for other in found if other != key)
-    ]
-
-
-def _fields(key: KeyPath, of: Any = Sweep) -> dict[str, FieldInfo]:
-    """The fields that the record at a key may have, from the type `of` on."""
-    if not (isinstance(of, type) and issubclass(of, Strict)):
-        return next(filter(None, (_fields(key, inner) for inner in get_args(of))), {})
-    if key:
-        return _fields(key[1:], of.model_fields[str(key[0])].annotation) if key[0] in of.model_fields else {}
-    return of.model_fields
-
-
-def _explained(key: KeyPath, details: list[ErrorDetails]) -> str:
-    detail, fields = details[0], _fields(key[:-1])
-    if successor := SUCCESSORS.get(_dotted(key)):
-        return f"no such key any more; use {successor}"
-    if detail["type"] == "extra_forbidden":
-        section, meant = _dotted(key[:-1]), _meant(str(key[-1]), _dotted(key[:-1]))
-        inside = meant.rpartition(".")[0] == section and " or " not in meant
-        if meant and not inside:
-            return f"no such key; use {meant}"
-        return f"no such key; allowed: {nearest_first(meant.rpartition('.')[2] or str(key[-1]), fields, 30)}"
-    if detail["loc"][-1] == "[key]":
-        return f"no such key; allowed: {allowed(detail)}"
-    if detail["type"] == "missing":
-        return f"is missing ({fields[str(key[-1])].description})"
-    right_type = [one for one in details if not one["type"].endswith(("_type", "literal_error"))]
-    return f"given {_shown(detail['input'])}; allowed: {' or '.join(map(allowed, right_type or details))}"
-
-
-def _meant(given: str, section: str) -> str:
-    """What a key that a section lacks stands for: what other programs, or other sections, call so; "" if nothing."""
-    name = given.lower().replace("-", "_")
-    if name in _fields(tuple(section.split(".")) if section else ()):
-        return f"{section}.{name}".lstrip(".")
-    called = [key for key, others in SYNONYMS.items() if name in others.split()]
-    there = [key for key in _keys() if key.rpartition(".")[2] == name]
-    return next((key for key in called if key.rpartition(".")[0] == section), None) or " or ".join(called or there)
-
-
-def _keys(key: KeyPath = ()) -> Iterator[str]:
-    """Every key of a sweep file, but for what is below those of `trial`."""
-    for name in _fields(key):
-        yield _dotted((*key, name))
-        if key != ("trial",):
-            yield from _keys((*key, name))
-
-
-def _problem(places: Mapping[KeyPath, str], key: KeyPath, text: str) -> str:
-    return ": ".join(part for part in (places[_written(key, places)], _dotted(key), text) if part)
-
-
-def _dotted(key: KeyPath) -> str:
-    """As people write it: search.warm_start[0]."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
-
-
-def _written(key: KeyPath, places: Mapping[KeyPath, str]) -> KeyPath:
-    """The key itself, or the nearest one around it that is written down."""
-    return next(key[:length] for length in range(len(key), -1, -1) if key[:length] in places)
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    text = json.dumps(value, default=str, skipkeys=True, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."

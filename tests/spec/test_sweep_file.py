@@ -10,11 +10,10 @@ from ruamel.yaml import YAML
 
 from rfray.errors import RunError, SweepError
 from rfray.spec.budget_defaults import read_budget
+from rfray.spec.key_errors import SUCCESSORS, SYNONYMS
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import DataSettings, EnsembleSettings, Resources, SearchSettings, Sweep
 from rfray.spec.sweep_file import (
-    SUCCESSORS,
-    SYNONYMS,
     differences,
     load_sweep,
     parse_sweep,
