@@ -3,7 +3,10 @@
 import io
 import os
 import re
+import signal
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -96,11 +99,32 @@ def test_every_pair_runs_to_its_end(
     assert not run.ray_folder.exists()
 
 
+def stop_first_until_second_began(run: RunDir) -> None:
+    """Stops the first trial's process until another process has begun a trial, for a minute at most."""
+    give_up = time.monotonic() + 60
+    begun: set[int] = set()
+    while not begun and time.monotonic() < give_up:
+        time.sleep(0.002)
+        begun = {int(start.process) for trial in run.trials() for start in trial.starts()}
+    for process in begun:
+        os.kill(process, signal.SIGSTOP)
+    others = begun
+    while others == begun and time.monotonic() < give_up:
+        time.sleep(0.05)
+        others = {int(start.process) for trial in run.trials() for start in trial.starts()}
+    for process in begun:
+        os.kill(process, signal.SIGCONT)
+
+
 def test_trials_run_side_by_side_and_only_the_best_weights_stay(pictures: Path, tmp_path: Path, ray_here: None) -> None:
     sweep = sweep_of(pictures, tmp_path, "search.keep=2", "trial.epochs=3", "search.concurrent=2")
-    run, done = run_here(sweep, tmp_path)
-    if (os.cpu_count() or 1) > 1:  # also the first two, though either would end before another process is ready
-        assert len({trial.starts()[0].process for trial in run.trials()}) == 2
+    has_two_slots = (os.cpu_count() or 1) > 1
+    with ThreadPoolExecutor() as pool:  # also the first two, though one may end before the other's process is ready
+        watch = pool.submit(stop_first_until_second_began, RunDir(tmp_path / "run")) if has_two_slots else None
+        run, done = run_here(sweep, tmp_path)
+        if watch:
+            watch.result()
+            assert len({start.process for trial in run.trials() for start in trial.starts()}) == 2
     kept = {trial.id for trial in run.trials() if trial.weights_file.exists()}
     ranked = sorted(done, key=lambda result: (-(result.score or 0), result.id))
     assert kept == {result.id for result in ranked[:2]}
