@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Mapping
 from itertools import product
 
 import numpy as np
@@ -39,13 +40,8 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     """
     remove_unfinished(cache_folder(sweep.data.cache))
     if run.catalog_file.exists():
+        check_training(run, sweep)
         catalog = run.catalog()
-        if changed := training_changes(run, sweep, catalog):
-            raise RunError(
-                f"{len(changed)} images have changed since this sweep began:\n  "
-                + "\n  ".join(changed[:10])
-                + "\nPut them back, or start anew with --fresh (the old run folder is moved aside)."
-            )
     else:
         images, pairs = scan_all(run, sweep, console)
         catalog = _divided(images, sweep, pairs)
@@ -62,6 +58,22 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     shown = [f"{part} {counts.get((part, 0), 0)} real + {counts.get((part, 1), 0)} fake" for part in parts]
     say(console, f"Images: {', '.join(shown)}")
     return catalog
+
+
+def check_training(run: RunDir, sweep: Sweep) -> None:
+    """Raises RunError where the images of train and val are not those that the run's catalog was made of.
+
+    Files that only have another time, as they were copied or touched, are the same; the new times are noted.
+    """
+    times: dict[tuple[str, str], int] = {}
+    changed = training_changes(run, sweep, run.catalog(), times)
+    _note_times(run, times)
+    if changed:
+        raise RunError(
+            f"{len(changed)} images have changed since this sweep began:\n  "
+            + "\n  ".join(changed[:10])
+            + "\nPut them back, or start anew with --fresh (the old run folder is moved aside)."
+        )
 
 
 def check_audit(run: RunDir, accepted: bool, console: Console) -> None:
@@ -91,9 +103,10 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
         return  # cut out of the training folder when the sweep began
     catalog, images, unreadable = run.catalog(), run.audited_images(), run.unreadable()
     others, known = catalog[catalog["part"] != "test"], catalog[catalog["part"] == "test"]
-    audited = images[images["folder"] == "test"]
+    audited, times = images[images["folder"] == "test"], dict[tuple[str, str], int]()
+    noted = pd.concat([audited, unreadable[unreadable["folder"] == "test"]])
     try:
-        changed = changes(sweep.data, "test", pd.concat([audited, unreadable[unreadable["folder"] == "test"]]))
+        changed = changes(sweep.data, "test", noted, times=times)
     except (DataError, StorageError) as error:
         if known.empty:
             raise
@@ -106,13 +119,30 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
         images = pd.concat([images[images["folder"] != "test"], found], ignore_index=True)
         images = write_audit(run, sweep, images, _similar_pairs(images, sweep, console), others)
         audited = images[images["folder"] == "test"]
-    elif len(known):
-        return
+    else:
+        _note_times(run, times)
+        if len(known):
+            return
     _, first, of = np.unique(audited["alike"].to_numpy(), return_index=True, return_inverse=True)
     links = np.column_stack([np.arange(len(audited)), first[of]])  # each image and the first of its near duplicates
     numbers = 1 + others["group_id"].max() + group_ids(audited, sweep.data, links)
     test = audited.assign(group_id=numbers, part="test")[CATALOG]
     run.write_catalog(pd.concat([others, test], ignore_index=True))
+
+
+def _note_times(run: RunDir, times: Mapping[tuple[str, str], int]) -> None:
+    """Writes new times of files, (folder, path) -> time, into the tables of a run that they are compared with."""
+    if not times:
+        return
+
+    def renewed(table: pd.DataFrame) -> pd.DataFrame:
+        rows = zip(table["folder"], table["path"], table["modified"], strict=True)
+        return table.assign(modified=[times.get((folder, path), before) for folder, path, before in rows])
+
+    if any(folder == "test" for folder, _ in times):  # of train and val, the catalog is compared
+        write_table(run.images_file, pa.Table.from_pandas(renewed(run.audited_images()), preserve_index=False))
+    write_whole(run.unreadable_file, csv_text(renewed(run.unreadable())))
+    run.write_catalog(renewed(run.catalog()))
 
 
 def scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -13,11 +13,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
+from rich.progress import track
 
 from rfray.data.decoding import MAX_BYTES, SUFFIXES, UnreadableImageError, decode, read_image
 from rfray.data.demo import make_demo
 from rfray.data.fingerprints import fingerprint
-from rfray.data.listing import PassedOver, images_below, note_unused, refuse
+from rfray.data.listing import PassedOver, counted, images_below, note_unused, refuse
 from rfray.data.node_cache import RemoteFolder, cache_folder
 from rfray.errors import DataError, InputError, StorageError, printable
 from rfray.spec.sweep import CLASSES, DataSettings, Sweep
@@ -117,7 +119,9 @@ def drawn(listed: pd.DataFrame, most: int | None) -> pd.DataFrame:
     return listed[ranks <= listed["label"].map({0: most - fake, 1: fake})].reset_index(drop=True)
 
 
-def training_changes(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> list[str]:
+def training_changes(
+    run: RunDir, sweep: Sweep, catalog: pd.DataFrame, times: dict[tuple[str, str], int] | None = None
+) -> list[str]:
     """What differs between the sweep's folders of train and val and those that a run's catalog was made of.
 
     See `changes`; empty if nothing. Raises DataError where a folder can't be used.
@@ -128,31 +132,50 @@ def training_changes(run: RunDir, sweep: Sweep, catalog: pd.DataFrame) -> list[s
         most = most_images(sweep, folder)
         if most is not None and sweep.budget is not None:
             most = len(known)  # it depends on the budget and the machine, and was settled when the catalog was made
-        found = changes(sweep.data, folder, known, most)
+        found = changes(sweep.data, folder, known, most, times)
         lines += found if folder == "train" else [f"data.{folder}: {line}" for line in found]
     return lines
 
 
-def changes(settings: DataSettings, folder: str, known: pd.DataFrame, most: int | None = None) -> list[str]:
+def changes(
+    settings: DataSettings,
+    folder: str,
+    known: pd.DataFrame,
+    most: int | None = None,
+    times: dict[tuple[str, str], int] | None = None,
+) -> list[str]:
     """What differs between a data folder now and the `path`, `size`, `modified` noted before; empty if nothing.
 
     Files of another time (as after a copy, or at another path) have changed if their `digest` has, where it was noted;
     those with a `reason` why they were unreadable if they can be read now. Where `most` were drawn, of those that would
-    be now.
+    be now. `times` gets (folder, path) -> time of those of another time that are the same: who notes them need not
+    compare them again.
     """
     tables = (table[["path", "size", "modified"]] for table in (known, drawn(list_images(settings, folder), most)))
     old, new = ({path: rest for path, *rest in table.itertuples(index=False)} for table in tables)
     doubted = [path for path in old.keys() & new if old[path] != new[path] and old[path][0] == new[path][0]]
-    noted = known.reindex(columns=["path", "digest", "reason"]).set_index("path").loc[doubted]
-    where = image_folder(settings, folder)
-    with ThreadPoolExecutor() as pool:
-        same = pool.map(lambda path: _still_is(where / path, *noted.loc[path]), doubted)
-        new |= {path: old[path] for path, is_same in zip(doubted, same, strict=True) if is_same}
+    for path in _same(settings, folder, known.set_index("path").loc[doubted]) if doubted else ():
+        if times is not None:
+            times[folder, path] = new[path][1]
+        new[path] = old[path]
     return (
         [f"{path} is new" for path in sorted(new.keys() - old)]
         + [f"{path} is gone" for path in sorted(old.keys() - new)]
         + [f"{path} has changed" for path in sorted(old.keys() & new) if old[path] != new[path]]
     )
+
+
+def _same(settings: DataSettings, folder: str, noted: pd.DataFrame) -> list[str]:
+    """Which files of a data folder still are what was noted of them (by path: digest, reason); says what it does."""
+    where, console = image_folder(settings, folder), Console(stderr=True, highlight=False)
+    said = printable(f"Times are new: comparing the content of {counted(len(noted), 'file')} of {where}")
+    console.print(said, soft_wrap=True, markup=False)
+    files = [where / path for path in noted.index]  # of an address, they are fetched here
+    facts = noted.reindex(columns=["digest", "reason"]).itertuples(index=False)
+    with ThreadPoolExecutor() as pool:
+        same = pool.map(lambda file, fact: _still_is(file, *fact), files, facts)
+        shown = track(same, "Comparing files", len(files), console=console, transient=True)
+        return [path for path, is_same in zip(noted.index, shown, strict=True) if is_same]
 
 
 def _still_is(file: Path, digest: object, reason: object) -> bool:

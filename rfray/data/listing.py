@@ -52,7 +52,7 @@ class PassedOver:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.endings.most_common())
-        files = f"{_counted(self.endings.total(), 'file')} ({kinds})" if kinds else ""
+        files = f"{counted(self.endings.total(), 'file')} ({kinds})" if kinds else ""
         said = filter(None, (files, _named(self.folders, "folder"), _named(self.links, "dangling link")))
         return printable(", ".join(said))
 
@@ -128,11 +128,12 @@ def refuse(text: str) -> None:
     raise DataError(text)
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """1 file, 2 files."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _named(given: Iterable[str], noun: str) -> str:
     paths = list(given)
     more = f", … and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
-    return f"{_counted(len(paths), noun)} ({', '.join(paths[:NAMED])}{more})" if paths else ""
+    return f"{counted(len(paths), noun)} ({', '.join(paths[:NAMED])}{more})" if paths else ""

@@ -180,6 +180,42 @@ def test_a_repaired_file_counts_as_a_change(tmp_path: Path) -> None:
         made.tune()
 
 
+def test_new_times_of_the_same_files_are_compared_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = Made(tmp_path, max_unreadable=0.5, val=str(tmp_path / "val"))
+    for folder, first in ((made.train, 0), (tmp_path / "val", 100), (made.test, 1000)):
+        write_folder(folder, 20, first)
+    (made.train / "fake/0503.png").write_text("text")
+    before = made.tune()
+    made.ensemble()
+    capfd.readouterr()
+    touched = ("real/0003.png", "fake/0503.png", "fake/0505.png")  # the second one is not readable
+    for name in touched:
+        os.utime(made.train / name, ns=(0, 5))
+    os.utime(tmp_path / "val/real/0104.png", ns=(0, 6))
+    for name in ("real/1003.png", "fake/1505.png"):
+        os.utime(made.test / name, ns=(0, 7))
+    again = made.tune()
+    said = capfd.readouterr().err
+    assert f"Times are new: comparing the content of 3 files of {made.train}" in said
+    assert f"comparing the content of 1 file of {tmp_path / 'val'}" in said
+    test = made.ensemble()
+    assert f"comparing the content of 2 files of {made.test}" in capfd.readouterr().err
+    training = again[again["part"] != "test"].reset_index(drop=True)
+    assert training.drop(columns="modified").equals(before.drop(columns="modified"))
+    assert test.set_index("path").loc["real/1003.png", "modified"] == 7
+    # known now: nothing is compared, and nothing written
+    written = made.run.catalog_file.stat().st_mtime_ns
+    made.tune()
+    made.ensemble()
+    assert capfd.readouterr().err == ""
+    assert made.run.catalog_file.stat().st_mtime_ns == written
+    # the bytes are what counts still
+    picture = (made.train / "real/0004.png").read_bytes()
+    (made.train / "real/0003.png").write_bytes(picture[: (made.train / "real/0003.png").stat().st_size])
+    with pytest.raises(RunError, match=r"real/0003\.png has changed"):
+        made.tune()
+
+
 # test
 
 
