@@ -35,6 +35,7 @@ from rfray.data.catalog import load_images
 from rfray.data.demo import make_demo
 from rfray.data.geometry import geometry_of
 from rfray.evaluation.leaderboard import read_leaderboard
+from rfray.evaluation.significance import SINGLE
 from rfray.stats.metrics import metric
 from rfray.stats.paired_tests import placements
 from rfray.stats.predictions import (
@@ -406,7 +407,7 @@ def _by_rfray(task: Task, budget: int, seed: int, start: float, out: Path, chang
     command = [sys.executable, "-m", "rfray.cli", "ensemble", str(run.path)]
     run_command(command, out / "cache", out / "ensemble-log.txt")
     board = read_leaderboard(run)
-    singles = board[(board["kind"] != "ensemble") & board["status"].isin(["ok", "not kept"])]  # models, and probes
+    singles = board[board["kind"].isin(SINGLE) & board["status"].isin(["ok", "not kept"])]
     best = singles.loc[singles["val_auc"].idxmax()]
     steps = [{"ended": at, "val_auc": auc} for at, auc, _, _ in candidates]
     reports = _predicted(run, candidates, out / "cache")

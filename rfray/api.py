@@ -21,7 +21,7 @@ from rfray.store.run_dir import RunDir
 
 
 class Leaderboard(pd.DataFrame):
-    """One row a trial and one an ensemble, best first: leaderboard.csv with its dtypes."""
+    """One row a trial and one an ensemble, best first, then a baseline: leaderboard.csv with its dtypes."""
 
     @property
     def _constructor(self) -> type["Leaderboard"]:  # how pandas keeps the type in slices; documented there

@@ -13,10 +13,9 @@ def show_leaderboard(run: RunDir, sort: str | None, console: Console) -> None:
     """Prints the leaderboard, in its own order or best first by the column `sort`, and what it says in sentences."""
     run.mirror.pull(without=("*.safetensors", "*.pt", "plots/*"))
     frame = read_leaderboard(run)
-    warning, baseline = guessing(run, frame)
-    if warning:
+    if warning := guessing(run, frame):
         console.print(warning, style="bold red", soft_wrap=True, markup=False)
     console.print(leaderboard_table(frame, sort, console.width))
-    for sentence in (baseline, verdict(run, frame), false_positives(run, frame), waiting(frame)):
+    for sentence in (verdict(run, frame), false_positives(run, frame), waiting(frame)):
         if sentence:
             say(console, sentence)

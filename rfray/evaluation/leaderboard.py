@@ -1,4 +1,4 @@
-"""A run's records and test predictions -> leaderboard.csv and leaderboard.md, one row a trial or vote."""
+"""A run's records and test predictions -> leaderboard.csv and leaderboard.md: a row a trial or vote, and a baseline."""
 
 import re
 from collections.abc import Collection, Hashable, Iterable, Mapping
@@ -16,11 +16,11 @@ from rfray.evaluation.significance import INTERVALS, SINGLE, TESTS, Evaluated, s
 from rfray.spec.sweep import MaxFpr, Sweep
 from rfray.spec.trial import PROBED, Trial
 from rfray.stats import operating_point
-from rfray.stats.guessing import constant_answer, no_better
+from rfray.stats.guessing import constant_answer, constant_figures, no_better
 from rfray.stats.metrics import METRICS, confusion, measured
 from rfray.stats.operating_point import OperatingPoint, choose_point, point_on_test
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
-from rfray.store.bundle_record import Vote
+from rfray.store.bundle_record import Ensemble, Vote
 from rfray.store.csv_files import csv_text, read_csv
 from rfray.store.files import file_digest, write_whole
 from rfray.store.records import TrialResult
@@ -41,6 +41,8 @@ LOWER_IS_BETTER = frozenset(
     | {f"spread_{column}" for column in ("accuracy", "auc", *(f"val_{name}" for name in METRICS))}
 )
 """The columns in which the lowest value is the best, where a leaderboard has them."""
+BASELINE = "baseline"
+"""The kind of the row of who always calls the larger class."""
 USUAL = ("backbone", "augmentation", "lr", "pretrained", "image_size", "batch_size")
 """Settings of a trial that have a column in every leaderboard, as every axis has."""
 RESULT_COLUMNS = {"best_epoch": COUNT, "epochs": COUNT, "seconds": NUMBER, "wait_share": NUMBER}
@@ -97,15 +99,15 @@ def ranked_by(sweep: Sweep, columns: Collection[Hashable]) -> str:
 
 
 def ranked(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The rows best first by this column, ties as they were; last, without a rank, undefined ones, then failed ones."""
-    failed = frame["status"].str.startswith("failed")
-    order = frame.assign(failed=failed).sort_values([column, "failed"], ascending=[False, True], kind="stable").index
+    """The rows best first by this column, ties as they were; last, without a rank, undefined, failed, baseline."""
+    last = frame["status"].str.startswith("failed") + 2 * (frame["kind"] == BASELINE).astype(int)
+    order = frame.assign(last=last).sort_values([column, "last"], ascending=[False, True], kind="stable").index
     frame = frame.loc[order].reset_index(drop=True)
     return frame.assign(rank=pd.Series(range(1, len(frame) + 1), dtype=COUNT).where(frame[column].notna()))
 
 
 def build_leaderboard(run: RunDir) -> pd.DataFrame:
-    """One row for every finished trial and one for every vote, ranked by `ranked_by`, ties by name.
+    """One row for every finished trial and one for every vote, ranked by `ranked_by`, ties by name; a baseline last.
 
     Its columns are those of `column_types` and of `robustness`; every metric without `val_` is on test, at the row's
     own threshold, which its own val predictions give.
@@ -128,7 +130,8 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
         frame["cost"] = frame["seconds"] / 3600 * sweep.resources.price_per_hour
     if sweep.search.seeds > 1:
         _add_spread(frame, _repeated(sweep))
-    return _typed(frame, types)
+    main = [name for name in _detectors(frame, ensemble) if name in tests]
+    return _typed(_with_baseline(frame, tests[main[0]]) if main else frame, types)
 
 
 def write_leaderboard(run: RunDir) -> pd.DataFrame:
@@ -171,21 +174,13 @@ def test_figures(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
     return {column: None if pd.isna(row[column]) else float(row[column]) for column in chosen}
 
 
-def guessing(run: RunDir, frame: pd.DataFrame) -> tuple[str | None, str | None]:
-    """The first line where the ensemble (or the best single model) is no better than guessing, and a baseline.
+def guessing(run: RunDir, frame: pd.DataFrame) -> str | None:
+    """The first line where the ensemble (or the best single model) is no better than guessing.
 
-    The baseline is no row: it has no val score to be ranked by, and would count in the tests' corrections.
     Raises RunError where ensemble.json is damaged.
     """
-    ensemble = run.ensemble()
-    there = frame["name"] == ensemble.name if ensemble is not None else frame["kind"].isin(SINGLE)
-    names = frame.loc[there & frame["n"].notna(), "name"]
-    if names.empty:
-        return None, None
-    figures = test_figures(frame, names.iloc[0])
-    constant = constant_answer(figures)
-    baseline = constant and f"Baseline: always saying {constant[0]} has accuracy {constant[1]:.4f} and AUC 0.5."
-    return no_better(figures), baseline
+    names = _detectors(frame, run.ensemble())
+    return no_better(test_figures(frame, names[0])) if names else None
 
 
 def waiting(frame: pd.DataFrame) -> str | None:
@@ -293,6 +288,27 @@ def _on_test(val: Predictions, test: Predictions, point: OperatingPoint) -> Row:
     return {"test": test, **measured(test, point.threshold), **counts, **point_on_test(val, test, point)}
 
 
+def _detectors(frame: pd.DataFrame, ensemble: Ensemble | None) -> list[str]:
+    """Names of the rows that have predicted test: the main vote, or where there is none the single models by val."""
+    there = frame["name"] == ensemble.name if ensemble is not None else frame["kind"].isin(SINGLE)
+    return frame.loc[there & frame["n"].notna(), "name"].tolist()
+
+
+def _with_baseline(frame: pd.DataFrame, test: Predictions) -> pd.DataFrame:
+    """The frame with a last row of what needs no model: always calling the larger class, where test has both.
+
+    It has no val score, so no rank, and no part in the tests between rows.
+    """
+    figures, last = constant_figures(test), len(frame)
+    if (constant := constant_answer(figures)) is None:
+        return frame
+    frame = frame.reindex(range(last + 1))
+    row = {"name": f"always-{constant[0]}", "kind": BASELINE, "status": "ok", **figures}
+    for column, value in row.items():
+        frame.loc[last, column] = value
+    return frame
+
+
 def _add_spread(frame: pd.DataFrame, columns: Iterable[str]) -> None:
     """Adds how many trainings a finalist had, their mean and standard deviation (n - 1); of two values or more."""
     val, *_ = columns
@@ -322,7 +338,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
             f"the smallest {sweep.search.metric} on val as it is and under each of {len(CORRUPTION_NAMES)} "
             "corruptions, which only trials whose weights were kept have"
         )
-    warning, baseline = guessing(run, frame)
+    warning = guessing(run, frame)
     paragraphs = [
         f"# Leaderboard of {escaped(run.name)}",
         f"**{escaped(warning)}**" if warning else "",
@@ -333,6 +349,5 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         *(escaped(said or "") for said in (verdict(run, frame), false_positives(run, frame), waiting(frame))),
         f"**Audit: {escaped(audit.stamp)}**" if audit is not None and audit.stamp else "",
         markdown_table(frame[shown]),
-        baseline,
     ]
     return "\n\n".join(filter(None, paragraphs)) + "\n"

@@ -69,10 +69,8 @@ def compare_runs(runs: Sequence[RunDir]) -> Comparison:
     groups = min((test["group_id"] for test in tests), key=lambda ids: ids.nunique())
     column, main, table = _joined(runs, names)
     pairs = _tests(panel, groups)
-    warnings = [
-        (name, guessing(run, leaderboard.read_leaderboard(run))[0]) for name, run in zip(names, runs, strict=True)
-    ]
-    sentences = [f"{name}: {warning}" for name, warning in warnings if warning]
+    found = [guessing(run, leaderboard.read_leaderboard(run)) for run in runs]
+    sentences = [f"{name}: {warning}" for name, warning in zip(names, found, strict=True) if warning]
     sentences += [_sentence(pair, len(pairs)) for pair in pairs.to_dict("records")]
     val = [_contents(run.images("val")).sort_index() for run in runs]
     others = ", ".join(name for name, images in zip(names, val, strict=True) if not images.equals(val[0]))

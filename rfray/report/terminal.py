@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rfray.errors import InputError, nearest_first, printable
 from rfray.evaluation.ensemble import WORST
-from rfray.evaluation.leaderboard import LOWER_IS_BETTER, as_text
+from rfray.evaluation.leaderboard import BASELINE, LOWER_IS_BETTER, as_text
 from rfray.evaluation.run_comparison import Comparison
 from rfray.report.words import baseline_sentence, count_rows, duplicate_rows, size_rows
 from rfray.store.records import Audit
@@ -19,12 +19,14 @@ WIDE = (("name", "status", "backbone", "augmentation", "lr"), ("accuracy", "prec
 NARROW = (("name", "backbone"), ("accuracy", "auc", "n"))
 """What fits on a line of WIDE_FROM characters, or on a shorter one, before the val columns and after them."""
 WIDE_FROM = 120
+STYLES = {"ensemble": "bold", BASELINE: "dim"}
+"""Kinds of rows that are no single model -> how they are printed."""
 GRADE_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 """Finding's grade -> how it is printed; the word stands there too, for those who see no colours."""
 
 
 def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Table:
-    """The leaderboard for `width` characters, in its own order or by one column, best value first (text: a to z).
+    """The leaderboard for `width` characters, as it is or by one column, best first (text: a to z), no value last.
 
     Raises InputError where there is no such column.
     """
@@ -33,15 +35,18 @@ def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Tabl
         return _leaderboard(frame, ["rank"], [val], width, f"Leaderboard, ranked by {val}")
     if sort not in frame.columns:
         raise InputError(f"--sort {sort}: no such column; allowed: {nearest_first(sort, frame.columns, 40)}")
-    rising = sort in LOWER_IS_BETTER or not pd.api.types.is_numeric_dtype(frame[sort])
-    frame = frame.sort_values(sort, ascending=rising, na_position="last", kind="stable")
+    values = frame[sort]
+    if is_text := not pd.api.types.is_numeric_dtype(values):
+        values = values.mask(values == "")
+    rising = is_text or sort in LOWER_IS_BETTER
+    frame = frame.loc[values.sort_values(ascending=rising, na_position="last", kind="stable").index]
     return _leaderboard(frame, ["rank"], [val], width, f"Leaderboard, sorted by {sort}", sort)
 
 
 def comparison_table(comparison: Comparison, top: int, width: int) -> Table:
-    """The joined leaderboard for `width` characters: of each run its ensembles and its best `top` models."""
+    """The joined leaderboard for `width` characters: of each run its ensembles, its best `top` models, its baseline."""
     frame = comparison.table
-    models = frame["kind"] != "ensemble"
+    models = ~frame["kind"].isin(STYLES)
     shown = frame[~models | (models.groupby(frame["run"]).cumsum() <= top)]
     ranked_by = comparison.ranked_by
     scores = [column for column in map(str, frame) if (column == ranked_by if ranked_by else column.startswith("val_"))]
@@ -53,14 +58,14 @@ def comparison_table(comparison: Comparison, top: int, width: int) -> Table:
 def _leaderboard(
     frame: pd.DataFrame, first: Sequence[str], scores: Sequence[str], width: int, title: str, *further: str
 ) -> Table:
-    """Ensembles are bold; `further` columns stand at the end unless they are among the others."""
+    """Ensembles are bold, baselines dim; `further` columns stand at the end unless they are among the others."""
     settings, metrics = WIDE if width >= WIDE_FROM else NARROW
     columns = list(dict.fromkeys((*first, *settings, *scores, *metrics, *further)))
     table = Table(title=printable(title))
     for column in columns:
         table.add_column(printable(column), justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left")
     for kind, row in zip(frame["kind"], as_text(frame)[columns].itertuples(index=False), strict=True):
-        table.add_row(*map(_plain, row), style="bold" if kind == "ensemble" else None)
+        table.add_row(*map(_plain, row), style=STYLES.get(kind))
     return table
 
 

@@ -1,8 +1,14 @@
 """What a row came to on test -> whether it is better than guessing: the one rule, for all that shows a detector."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
 
 from rfray.spec.sweep import CLASSES
+from rfray.stats.intervals import wilson
+from rfray.stats.metrics import THRESHOLD, confusion, measured
+from rfray.stats.predictions import Predictions
 
 MORE = (
     "What may help: more training (a larger search.budget, more trials or epochs), pretrained weights, more images; "
@@ -22,6 +28,28 @@ def constant_answer(figures: Figures) -> tuple[str, float] | None:
     """The class that is best called always, and in which share of the images that is right; None for fewer than two."""
     real, fake = _counts(figures)
     return (CLASSES[int(fake > real)], max(real, fake) / (real + fake)) if real and fake else None
+
+
+def constant_figures(test: Predictions) -> dict[str, float | None]:
+    """Columns of the leaderboard: what calling every image of test the larger class comes to; {} for fewer than two.
+
+    Intervals are Wilson's; the AUC has none, as it is 0.5 whatever the images are.
+    """
+    fakes, n = int(test.labels.sum()), len(test)
+    if not 0 < fakes < n:
+        return {}
+    constant = Predictions(test.ids, test.labels, np.full(n, float(2 * fakes > n)))
+    at = confusion(constant)
+    shares = {
+        "accuracy": (at.tn + at.tp, n),
+        "precision": (at.tp, at.tp + at.fp),
+        "recall": (at.tp, fakes),
+        "fpr": (at.fp, n - fakes),
+    }
+    ends: dict[str, float] = {}
+    for name, (hits, of) in shares.items():
+        ends[f"{name}_low"], ends[f"{name}_high"] = wilson(hits, of).tolist()
+    return {**measured(constant, THRESHOLD), **asdict(at), "n": n, "fpr": at.fp / (n - fakes), **ends}
 
 
 def no_better(figures: Figures) -> str | None:

@@ -18,7 +18,7 @@ from rfray.evaluation.leaderboard import (
     waiting,
     write_leaderboard,
 )
-from rfray.evaluation.significance import Evaluated, significance
+from rfray.evaluation.significance import TESTS, Evaluated, significance
 from rfray.spec.sweep import MaxFpr
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.intervals import wilson
@@ -83,6 +83,7 @@ def test_rows_ranks_and_statuses(run):
         ("3", "001", "model", "ok"),
         ("4", "002", "model", "ok"),
         ("", "004", "model", "failed: RuntimeError: shape | mismatch <script>alert(1)</script>"),
+        ("", "always-real", "baseline", "ok"),
     ]
     assert cells(run)["ensemble"]["members"] == "001 002"
 
@@ -100,10 +101,12 @@ def test_how_sure_the_numbers_are(run):
     frame = write_leaderboard(run).set_index("name")
     assert frame.loc["001", "accuracy_low"] == wilson(4, 6)[0]
     assert frame.loc["ensemble", "recall_boot_high"] == 1
-    assert frame["auc_p_best"].tolist() == pytest.approx([0.74218, *[np.nan] * 2, 0.74218, np.nan], 1e-4, nan_ok=True)
-    assert frame["tied"].tolist() == ["yes", "", "yes", "yes", ""]
+    assert frame["auc_p_best"].tolist() == pytest.approx(
+        [0.74218, *[np.nan] * 2, 0.74218, *[np.nan] * 2], 1e-4, nan_ok=True
+    )
+    assert frame["tied"].tolist() == ["yes", "", "yes", "yes", "", ""]
     # val minus report: 1 - 1 of the ensemble, (8.5 - 7) / 9 of 001, 14 / 18 - 17 / 18 of 002
-    expected = [0.0, np.nan, 1.5 / 9, -3 / 18, np.nan]
+    expected = [0.0, np.nan, 1.5 / 9, -3 / 18, np.nan, np.nan]
     assert frame["optimism"].tolist() == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
@@ -168,8 +171,9 @@ def test_ties_go_by_name_also_between_ensemble_and_model(tmp_path):
     for trial_id in ("z", "a"):
         finish_trial(run, trial_id, 1.0, predictions([0, 0, 0, 1, 1, 1]), predictions(SECOND))
     write_ensemble(run, choose_members(run, 2))
-    assert build_leaderboard(run)["name"].tolist() == ["a", "ensemble", "z"]
-    assert build_leaderboard(run)["rank"].tolist() == [1, 2, 3]
+    frame = build_leaderboard(run)
+    assert frame["name"].tolist() == ["a", "ensemble", "z", "always-real"]
+    assert frame["rank"].tolist() == [1, 2, 3, pd.NA]
 
 
 def asking(run, **settings):
@@ -309,18 +313,21 @@ def test_a_missing_or_foreign_table_is_an_error(run):
 def test_markdown_twin(run):
     write_leaderboard(run)
     lines = run.leaderboard_md.read_text().splitlines()
-    heading, _, warning, _, note, _, said, _, header, _, *rows, _, baseline = lines
+    heading, _, warning, _, note, _, said, _, header, _, *rows = lines
     assert heading == "# Leaderboard of run"
     assert warning.startswith("**No better than guessing on 6 test images: AUC 1.000 (95 % interval 0.292 to 1.000)")
-    assert baseline == "Baseline: always saying real has accuracy 0.5000 and AUC 0.5."
     assert "`val_auc`" in note
     assert "n: 6 images" in note
     assert said.startswith("On 6 test images the ensemble is tied with the best single model, 001: AUC 1.0000")
     assert header == "| " + CONTRACT.replace(",", " | ") + " |"
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert all(row.replace("\\|", "").count("|") == 21 for row in rows)
     assert "| 0.7778 | 2 | 1 | 1 | 2 | 6 | 0.5 |" in rows[2]
     assert r"shape \| mismatch \<script\>" in rows[4]
+    assert rows[5] == (
+        "|  | always-real | baseline | ok |  |  |  |  |  | 0.5000 |  | 0.0000 | 0.0000 | 0.5000 "
+        "| 3 | 0 | 3 | 0 | 6 |  |"
+    )
 
 
 def test_an_escaped_backslash_opens_no_cell(tmp_path):
@@ -363,6 +370,54 @@ def test_errors_of_the_audit_stand_above_the_table(run):
     assert "Audit" not in run.leaderboard_md.read_text()
 
 
+def test_the_baseline_calls_every_image_the_larger_class(tmp_path):
+    run, labels = new_run(tmp_path / "run"), [0, 1, 1, 1, 1]
+    finish_trial(run, "a", None, predictions(FIRST), predictions([0.1, 0.2, 0.6, 0.7, 0.8], labels))
+    fail_trial(run, "b", "boom")
+    write_leaderboard(run)
+    assert list(cells(run)) == ["a", "b", "always-fake"]  # after a row without rank, and one that failed
+    row = cells(run)["always-fake"]
+    named = ("rank", "kind", "status", "val_auc", "threshold", "ece", "tied", "auc_p_best", "auc_low", "seconds")
+    assert [row[name] for name in named] == ["", "baseline", "ok", *[""] * 7]
+    assert [row[name] for name in ("tn", "fp", "fn", "tp", "n")] == ["0", "1", "0", "4", "5"]
+    assert [float(row[name]) for name in ("accuracy", "precision", "recall", "auc", "fpr")] == [0.8, 0.8, 1, 0.5, 1]
+    assert (float(row["average_precision"]), float(row["balanced_accuracy"])) == (0.8, 0.5)
+    assert float(row["f1"]) == pytest.approx(2 * 4 / (2 * 4 + 1))
+    assert [float(row["accuracy_low"]), float(row["accuracy_high"])] == wilson(4, 5).tolist()
+    pd.testing.assert_frame_equal(read_leaderboard(run), build_leaderboard(run))
+
+
+@pytest.mark.parametrize("labels", [[0, 0], [1, 1]])
+def test_of_test_images_of_one_class_there_is_no_baseline(tmp_path, labels):
+    run = new_run(tmp_path / "run")
+    finish_trial(run, "a", 0.7, predictions(FIRST), predictions([0.1, 0.9], labels))
+    assert build_leaderboard(run)["name"].tolist() == ["a"]
+
+
+def test_the_baseline_is_of_the_images_that_the_ensemble_has_predicted(run):
+    """Not of those that a better model has predicted before the test folder changed."""
+    finish_trial(run, "000", 0.99, predictions(FIRST), predictions([0.1, 0.9, 0.9], [0, 1, 1]))
+    frame = build_leaderboard(run)
+    assert frame["name"].tolist()[-1] == "always-real"
+    assert frame["n"].tolist()[-1] == 6
+
+
+def test_the_baseline_has_no_part_in_the_tests_between_rows(run):
+    """Neither in Holm's corrections, nor among those that are tied with the best."""
+    rows = [("ensemble", "ensemble"), ("001", "model"), ("002", "model")]
+    files = [
+        run.ensemble_predictions_file("ensemble", "test"),
+        *(run.trial(one).predictions_file("test") for one, _ in rows[1:]),
+    ]
+    given = [
+        Evaluated(name, kind, val, 0.5, read_predictions(file))
+        for (name, kind), val, file in zip(rows, (1.0, 8.5 / 9, 7 / 9), files, strict=True)
+    ]
+    expected = significance(given, "ensemble", None)
+    frame = build_leaderboard(run).set_index("name")
+    np.testing.assert_array_equal(frame.loc[list(expected.index), TESTS].to_numpy(), expected[TESTS].to_numpy())
+
+
 def test_mean_and_spread_over_the_seeds_of_a_finalist(tmp_path):
     run = new_run(tmp_path / "run")
     sweep = run.sweep()
@@ -383,7 +438,7 @@ def test_mean_and_spread_over_the_seeds_of_a_finalist(tmp_path):
         assert row["spread_auc"] == pytest.approx(1.5 / 9 / 2**0.5, abs=1e-15)
         assert row["mean_accuracy"] == pytest.approx(4.5 / 6, abs=1e-15)
     assert frame.loc["2-b", ["seeds", "mean_auc", "spread_auc"]].isna().all()
-    assert read_leaderboard(run).shape == (4, frame.shape[1] + 1)
+    assert read_leaderboard(run).shape == (5, frame.shape[1] + 1)
 
 
 def test_a_model_of_a_fold_is_not_the_best_single_model(tmp_path):

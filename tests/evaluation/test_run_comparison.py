@@ -149,6 +149,8 @@ def test_the_leaderboards_are_joined_best_first(tmp_path: Path) -> None:
         ("b", "001", 6),
         ("b", "002", 7),
         ("a", "009", None),
+        ("a", "always-real", None),
+        ("b", "always-real", None),
     ]
     assert table["auc"].round(4).tolist()[:4] == [0.7778, 0.9444, 0.7778, 0.9444]
     assert len(told(found)) == 1
@@ -157,11 +159,11 @@ def test_the_leaderboards_are_joined_best_first(tmp_path: Path) -> None:
 def test_runs_ranked_by_different_metrics_keep_their_own_rankings(tmp_path: Path) -> None:
     found = compare_runs([run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND, metric="f1")])
     assert found.ranked_by is None
-    assert found.table["run"].tolist() == ["a", "a", "b", "b"]
-    assert found.table["rank"].tolist() == [1, 2, 1, 2]
+    assert found.table["run"].tolist() == ["a", "a", "a", "b", "b", "b"]
+    assert found.table["rank"].tolist() == [1, 2, pd.NA, 1, 2, pd.NA]
     place = list(found.table.columns).index("val_auc")
     assert list(found.table.columns[place - 1 : place + 3]) == ["lr", "val_auc", "val_f1", "accuracy"]
-    assert found.table["val_f1"].isna().tolist() == [True, True, False, False]
+    assert found.table["val_f1"].isna().tolist() == [True, True, True, False, False, True]
     assert told(found)[1:] == ["The runs were ranked by different columns, so each keeps its own ranking."]
 
 
@@ -243,7 +245,7 @@ def test_all_rows_and_the_tests_are_written(tmp_path: Path) -> None:
     written = write_comparison(found, tmp_path / "out" / "both.csv")
     assert [path.name for path in written] == ["both.csv", "both-tests.csv"]
     table, tests = (pd.read_csv(path) for path in written)
-    assert table["run"].tolist() == ["a", "a", "a", "b", "b"]
+    assert table["run"].tolist() == ["a", "a", "a", "a", "b", "b", "b"]
     assert np.allclose(table["auc"], found.table["auc"])
     assert tests["outcome"].tolist() == ["is tied with"]
     assert list(tests.columns) == list(found.tests.columns)

@@ -13,6 +13,9 @@ from tests.audits import ALL_READABLE, NO_PAIRS, image_table, leaking_audit
 from tests.evaluation.test_run_comparison import run_of
 from tests.synthetic import FIRST, SECOND
 
+ALWAYS = ["always-real"] * 2
+"""The baselines of two runs."""
+
 
 def printed(audit):
     console = Console(width=80, file=io.StringIO())
@@ -47,6 +50,11 @@ def test_nothing_found():
             for column in ("cost", "seconds", "optimism", "auc_p_best", "spread_auc")
         ),
         ("status", ["ok", "failed: x", "ok"], ["b", "a", "c"]),
+        ("backbone", ["", "x", "b"], ["c", "b", "a"]),  # an ensemble has none
+        ("tied", ["", "", "yes"], ["c", "a", "b"]),
+        ("fn", pd.array([2, None, 1], "Int64"), ["c", "a", "b"]),
+        ("rank", pd.array([None, 2, 1], "Int64"), ["c", "b", "a"]),
+        ("auc", [0.7, 0.7, 0.7], ["a", "b", "c"]),
     ],
 )
 def test_sorted_by_a_column_the_best_comes_first(column, values, order):
@@ -61,9 +69,9 @@ def test_sorted_by_a_column_the_best_comes_first(column, values, order):
 @pytest.mark.parametrize(
     ("top", "names", "more"),
     [
-        (0, ["ensemble", "ensemble"], "; 5 more not shown (--top)"),
-        (1, ["ensemble", "ensemble", "000", "000"], "; 3 more not shown (--top)"),
-        (5, ["ensemble", "ensemble", "000", "000", "001", "001", "002"], ""),
+        (0, ["ensemble", "ensemble", *ALWAYS], "; 5 more not shown (--top)"),
+        (1, ["ensemble", "ensemble", "000", "000", *ALWAYS], "; 3 more not shown (--top)"),
+        (5, ["ensemble", "ensemble", "000", "000", "001", "001", "002", *ALWAYS], ""),
     ],
 )
 def test_of_each_run_the_ensembles_and_its_best_models_are_compared(top, names, more, tmp_path):
