@@ -151,10 +151,28 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(one if one.isprintable() or one in keep else ascii(one)[1:-1] for one in text)
 
 
+def plain(name: str) -> str:
+    """A name in small letters, without what stands between its parts, but _ between digits: ResNet-50 is resnet50."""
+    return re.sub(r"(?<!\d)_|_(?!\d)", "", re.sub(r"[\W_]+", "_", name.lower()))
+
+
 def nearest_first(given: object, allowed: Iterable[str], limit: int = 12) -> str:
     """Text that lists `allowed`, the names most like `given` first, at most `limit` of them."""
-    names = list(allowed)
-    close = difflib.get_close_matches(str(given), names, n=3, cutoff=0.6)
-    ordered = close + [name for name in names if name not in close]
+    names, wanted = list(allowed), plain(str(given))
+    forms = {name: plain(name) for name in names}
+    same = [name for name, form in forms.items() if form == wanted]
+    begun = [
+        one
+        for one, form in forms.items()
+        if min(len(form), len(wanted)) > 2 and (form.startswith(wanted) or wanted.startswith(form))
+    ]
+    begun.sort(key=lambda one: abs(len(forms[one]) - len(wanted)))
+    close = difflib.get_close_matches(wanted, dict.fromkeys(forms.values()), n=3, cutoff=0.6)
+    alike = [name for form in close for name in names if forms[name] == form]
+    part = [
+        one for one, form in forms.items() if min(len(form), len(wanted)) > 1 and (form in wanted or wanted in form)
+    ]
+    nearest = [*dict.fromkeys([*same, *begun[:3], *alike, *part])][:3]
+    ordered = nearest + [name for name in names if name not in nearest]
     listed = ", ".join(ordered[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
-    return f"{listed}; nearest: {close[0]}" if close else listed
+    return f"{listed}; nearest: {nearest[0]}" if nearest else listed

@@ -37,6 +37,13 @@ def test_without_a_near_name_the_order_is_kept() -> None:
     assert nearest_first("xyz", ["none", "asha"]) == "none, asha"
 
 
+def test_case_and_what_stands_between_the_parts_of_a_name_make_no_difference() -> None:
+    assert nearest_first("AUC", ["f1", "auc"]) == "auc, f1; nearest: auc"
+    assert nearest_first("top-K", ["k", "top_k"]) == "top_k, k; nearest: top_k"
+    assert nearest_first("val_auc", ["f1", "auc"]) == "auc, f1; nearest: auc"
+    assert nearest_first("convnext", ["a", "test_convnext", "convnext_tiny"]).endswith("nearest: convnext_tiny")
+
+
 def test_a_long_list_is_cut_but_never_the_nearest() -> None:
     names = [*"abcd", "resnet50"]
     assert nearest_first("resnet5", names, limit=3) == "resnet50, a, b, … (5 in all); nearest: resnet50"

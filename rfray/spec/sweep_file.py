@@ -12,13 +12,14 @@ from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.events import CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from rfray.errors import InputError, RunError, SweepError, check_no_secret, nearest_first
 from rfray.spec.key_errors import explain, problem, shown
-from rfray.spec.names import REGISTERED, REMOVED, is_known, known, successor
+from rfray.spec.names import REGISTERED, instead, is_known, known
 from rfray.spec.schema_base import KeyPath
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import TrialAxes
@@ -65,8 +66,8 @@ class SweepFile:
             search: list[tuple[KeyPath, Any]] = [((key,), getattr(self.sweep.search, key, None))]
             for place, value in self.sweep.trial.written(key) if section == "trial" else search:
                 if not is_known(key, value):
-                    now = successor(value) if key == "backbone" else REMOVED.get(value) if key == "scheduler" else None
-                    yield self.not_allowed((section, *place), value, now or nearest_first(value, known(key)))
+                    allowed = instead(key, value) or nearest_first(value, known(key), 8)
+                    yield self.not_allowed((section, *place), value, allowed)
 
     def check_names(self) -> None:
         """Raises SweepError for names that are registered nowhere and files of weights that are not there, at once."""
@@ -122,9 +123,14 @@ def parse_sweep(text: str, name: str, overrides: tuple[str, ...] = ()) -> SweepF
     for override in overrides:
         _apply(override, raw, places)
     try:
-        return SweepFile(Sweep.model_validate(raw), places, raw)
+        sweep = Sweep.model_validate(raw)
     except ValidationError as error:
         raise SweepError("\n".join(explain(error, places))) from None
+    if (length := len(resolved_text(sweep))) > MOST_CHARACTERS:  # a run keeps that, and could not be read again
+        raise SweepError(
+            f"{name}: with its defaults and absolute paths it has {length} characters; allowed: {MOST_CHARACTERS}"
+        )
+    return SweepFile(sweep, places, raw)
 
 
 def read_resolved_sweep(path: Path) -> Sweep:
@@ -186,21 +192,40 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
+class _TooDeepError(Exception):
+    """Its argument is the line, from 0."""
+
+
+class _Shallow(Composer):
+    """Ruamel's maker of nodes, which calls itself for each level, as far as DEEPEST levels."""
+
+    levels = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The node that begins here."""
+        deeper = self.parser.check_event(CollectionStartEvent)
+        self.levels += deeper
+        if self.levels > DEEPEST:
+            raise _TooDeepError(self.parser.peek_event().start_mark.line)
+        node = super().compose_node(parent, index)
+        self.levels -= deeper
+        return node
+
+
 def _parse(text: str, place: str, key: KeyPath = ()) -> tuple[Any, dict[KeyPath, str]]:
     """The value that a YAML text is, and where each key in it is written: with its line, unless it is an override."""
     if len(text) > MOST_CHARACTERS:
         raise SweepError(f"{place}: more than {MOST_CHARACTERS} characters, as no sweep has; allowed: fewer")
     yaml = YAML(typ="safe", pure=True)  # YAML 1.2: 1e-4 is a number, `on` is text, a key given twice is an error
+    yaml.Composer = _Shallow
     try:
-        depth = 0
-        for event in yaml.parse(io.StringIO(text)):
-            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-            if depth > DEEPEST:
-                raise SweepError(f"{_at(place, event.start_mark.line)}: nested too deeply; allowed: {DEEPEST} levels")
         tree = yaml.compose(io.StringIO(text))
         if _size(tree, {}) > MOST_CHARACTERS:
             raise SweepError(f"{place}: its aliases (*name) stand for too much; allowed: {MOST_CHARACTERS} values")
-        return yaml.load(io.StringIO(text)), {key: _at(place, 0), **dict(_places(tree, place, key))}
+        value = None if tree is None else yaml.constructor.construct_document(tree)
+        return value, {key: _at(place, 0), **dict(_places(tree, place, key))}
+    except _TooDeepError as error:
+        raise SweepError(f"{_at(place, error.args[0])}: nested too deeply; allowed: {DEEPEST} levels") from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
         raise SweepError(f"{_at(place, line)}: not valid YAML: {error.problem}") from None

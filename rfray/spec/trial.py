@@ -16,6 +16,15 @@ from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, KeyPath, Problems, S
 
 SEEDS = range(2**32)
 """What numpy and torch take as a seed."""
+WITHOUT = ("no", "none", "off", "false", "null", "n", "scratch", "random")
+WITH = ("yes", "on", "true", "y", "imagenet", "imagenet1k_v1", "imagenet1k_v2", "default", "timm")
+"""Words (any case) that mean false or true as weights, but are text in a sweep file; a file of the name is ./no."""
+
+
+def _no_word(weights: Any) -> Any:
+    if isinstance(weights, str) and weights.lower() in (*WITHOUT, *WITH):
+        raise ValueError("false" if weights.lower() in WITHOUT else "true")
+    return weights
 
 
 class Trial(Strict):
@@ -23,7 +32,7 @@ class Trial(Strict):
 
     backbone: str
     """Name of a timm model, e.g. `resnet50` or `convnext_tiny.fb_in22k`."""
-    pretrained: bool | AbsolutePath = True
+    pretrained: bool | Annotated[AbsolutePath, BeforeValidator(_no_word)] = True
     """true: timm's weights from the hub. false: random weights. Text: a .safetensors or checkpoint file."""
     head: Literal["random", "probe"] = "random"
     """What the classifier starts from. random: random weights, on the last features. probe: the head of the backbone's

@@ -941,11 +941,51 @@ def test_a_pass_is_divided_into_epochs_of_about_so_many_images(count: int, asked
         ("trial.workers", "use resources.cpu or resources.workers"),
         ("search.group_pattern", "use data.group_pattern or report.group_pattern"),
         ("trial.qwertz", "allowed: backbone, "),
+        ("numWorkers", "use resources.cpu or resources.workers"),
+        ("search.batch-size", "use trial.batch_size"),
+        ("trial.Backbone", "allowed: backbone, "),
+        ("data.cv", "allowed: folds, "),
+        ("trial.scheduler", "allowed: schedule, "),
+        ("data.scheduler", "use trial.schedule or search.scheduler"),
     ],
 )
 def test_keys_of_other_programs_and_sections_are_known(tmp_path: Path, written: str, said: str) -> None:
     with pytest.raises(SweepError, match=re.escape(f"{written}: no such key; {said}")):
         load(SWEEP, tmp_path, f"{written}=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trial.pretrained=no", 'trial.pretrained: given "no"; allowed: false'),
+        ("trial.pretrained=[true, None]", 'trial.pretrained[1]: given "None"; allowed: false'),
+        ("trial.pretrained={test_vit: Off}", 'trial.pretrained.test_vit: given "Off"; allowed: false'),
+        ("trial.pretrained=yes", 'trial.pretrained: given "yes"; allowed: true'),
+        ("trial.pretrained=IMAGENET1K_V1", 'trial.pretrained: given "IMAGENET1K_V1"; allowed: true'),
+        ("trial.augmentation=false", "trial.augmentation: given false; allowed: none, light, strong, compression"),
+        (
+            "trial.lr={min: 1}",
+            "trial.lr.min: no such key; use a range such as {log: [1e-5, 1e-3]}; allowed: log, uniform, int",
+        ),
+        ("trial.lr={loguniform: [1, 2]}", "trial.lr.loguniform: no such key; allowed: log, uniform, int; nearest: log"),
+        ("trial.schedule=[cosine, 3]", "trial.schedule[1]: given 3; allowed: cosine, poly, tanh, step, constant"),
+    ],
+)
+def test_words_in_the_place_of_others_are_told_the_right_one(override: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(SweepError) as refused:
+        load(SWEEP, tmp_path, override)
+    assert str(refused.value).partition(": ")[2] == said
+    assert load(SWEEP, tmp_path, "trial.pretrained=./no").trial.pretrained == f"{Path.cwd()}/no"
+
+
+def test_a_sweep_that_grows_over_what_can_be_read_again_is_refused(tmp_path: Path) -> None:
+    runs = [f"r{number}" for number in range(20_000)]
+    text = SWEEP + "  warm_start: [" + ", ".join(runs) + "]\n"
+    assert len(text) < 250_000
+    with pytest.raises(
+        SweepError, match=r"with its defaults and absolute paths it has \d+ characters; allowed: 250000"
+    ):
+        load(text, tmp_path)
 
 
 def test_every_synonym_is_of_a_key_and_none_is_a_key_of_its_section() -> None:

@@ -10,7 +10,7 @@ import timm
 from safetensors.torch import save_file
 
 from rfray.errors import SweepError
-from rfray.spec.names import REGISTERED, is_known, successor
+from rfray.spec.names import ELSEWHERE, PATCHES, REGISTERED, SIZES, instead, is_known, successor
 from rfray.spec.sweep_file import SweepFile, load_sweep
 from rfray.spec.trial import Trial
 from rfray.tuning.preflight import check_models, check_sweep, registered_names, unused_settings
@@ -308,6 +308,7 @@ def test_the_names_that_are_known_early_are_those_that_are_registered() -> None:
     assert not is_known("backbone", "resnet5")
     assert not is_known("backbone", "resnet18.a2_in3k_of_mine")
     assert not is_known("optimizer", "adamm")
+    assert not is_known("optimizer", "AdamW")
 
 
 def test_every_older_name_of_timm_leads_to_the_one_now() -> None:
@@ -318,6 +319,51 @@ def test_every_older_name_of_timm_leads_to_the_one_now() -> None:
     for written in ("timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k", "hf-hub:timm/resnet18.a1_in1k"):
         assert successor(written) == "resnet18.a1_in1k"
     assert successor("resnet18") is successor("hf_hub:somebody/model") is None
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("ResNet50", "resnet50"),
+        ("resnet-50", "resnet50"),
+        ("microsoft/resnet-50", "resnet50"),
+        ("Xception", "legacy_xception"),
+        ("EfficientNetB0", "efficientnet_b0"),
+        ("efficientnet_v2_s", "efficientnetv2_s"),
+        ("vit-b/16", "vit_base_patch16_224"),
+        ("ViT_L_14", "vit_large_patch14_224"),
+        ("swin_v2_t", "swinv2_tiny_window8_256"),
+        ("mobilenet_v3_large", "mobilenetv3_large_100"),
+        ("regnet_y_1_6gf", "regnety_016"),
+        ("regnet_y_16gf", "regnety_160"),
+        ("ResNet101V2", "resnetv2_101"),
+        ("resnet50.A1_in1k", "resnet50.a1_in1k"),
+    ],
+)
+def test_names_of_papers_torchvision_keras_and_hubs_lead_to_timms(written: str, meant: str) -> None:
+    assert successor(written) == meant
+    assert timm.is_model(meant)
+
+
+def test_every_name_of_another_program_is_of_a_model_or_of_none() -> None:
+    assert {now for now in ELSEWHERE.values() if not timm.is_model(now)} < {
+        f"vit_{size}_patch{patch}_224" for size in SIZES for patch in PATCHES
+    } | {"swin_huge_patch4_window7_224", *(f"swinv2_{size}_window8_256" for size in SIZES)}
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "allowed"),
+    [
+        ("backbone", "hf-hub:somebody/model", "a model of timm, by its name alone; weights from elsewhere are a file"),
+        ("backbone", "resnet50.a1", "resnet50.a1_in1k, "),
+        ("algorithm", "TPE", "optuna"),
+        ("metric", "AUROC", "auc"),
+        ("schedule", "cosine_annealing", "cosine"),
+        ("scheduler", "hyperband", "asha with search.brackets"),
+    ],
+)
+def test_what_is_allowed_in_the_place_of_a_name(key: str, name: str, allowed: str) -> None:
+    assert (instead(key, name) or "").startswith(allowed)
 
 
 @pytest.mark.parametrize("check", [check_sweep, SweepFile.check_names])
