@@ -46,7 +46,8 @@ build/newest/installed: pyproject.toml
 	build/newest/bin/pip install --quiet --upgrade --editable '.[test]'
 	touch $@
 
-test-all: test test-slow  ## both
+test-all: .venv/installed  ## all, in one process: they share what is slow to start
+	$(BIN)/pytest -rs --durations=30
 
 chaos: .venv/installed  ## kill drivers, trials and nodes of real sweeps; SEEDS=5 orders of it
 	$(BIN)/python -m tests.chaos --seeds $(or $(SEEDS),5)
