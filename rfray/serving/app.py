@@ -28,7 +28,7 @@ from rfray.data.decoding import MAX_PIXELS, UnreadableImageError, decode
 from rfray.data.geometry import Geometry
 from rfray.report.words import TEMPLATES, figure_rows
 from rfray.serving.batching import Batches, Squares, different
-from rfray.serving.hosts import is_for
+from rfray.serving.hosts import refusal
 from rfray.serving.uploads import Limits, Room, come_again, read_uploads
 from rfray.spec.schema_base import Strict
 from rfray.stats.guessing import no_better
@@ -47,7 +47,6 @@ REASONS = 5
 """At most so many files' reasons stand in one sentence."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-ELSEWHERE = "this server is not known by the Host of the request; rfray serve --allow-host NAME makes it so"
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 """Of every answer: browsers take it for nothing but what it is."""
 
@@ -211,7 +210,7 @@ class Endpoints:
             raise self._room.full() from None
 
     def app(self, hosts: Sequence[str] = ("*",)) -> ASGIApp:
-        """The application, which answers to these names; see `hosts.is_for`."""
+        """The application, which answers to these names; see `hosts.refusal`."""
         html, policy = page(self._vote, self._limits)
         app = FastAPI(
             title="rfray",
@@ -294,10 +293,10 @@ def metered(app: FastAPI, metrics: Metrics, hosts: Sequence[str]) -> ASGIApp:
             await send(message)
 
         try:
-            if is_for(Headers(scope=scope), scope["http_version"], hosts):
-                await app(scope, receive, send_counted)
+            if refused := refusal(Headers(scope=scope), scope["http_version"], hosts):
+                await JSONResponse({"detail": refused[1]}, refused[0])(scope, receive, send_counted)
             else:
-                await JSONResponse({"detail": ELSEWHERE}, 421)(scope, receive, send_counted)
+                await app(scope, receive, send_counted)
         except asyncio.CancelledError:  # uvicorn's, to what is not answered in time when the server is stopped
             if started:
                 raise

@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import sys
+from contextlib import suppress
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -31,23 +35,31 @@ class Connection(HttpToolsProtocol):
         self._status = 400
         self._fields = 0  # bytes of the URL and all fields of the current request, its trailer included
         self._unknown, self._understood = 0, False  # bytes since anything was understood: a line without an end
+        self._unread = 0  # bytes of answers that the client has not taken when its time to read began
         self.idle_since = 0.0
+        self.began, self.size = 0.0, 0  # of the current request's body: the loop's time, bytes by now
 
     @property
     def idle(self) -> bool:
         """Whether no request of it is being answered or taken in: nothing, or a part of a header has arrived."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def turn_to_go(self) -> tuple[int, float]:
+        """Where places are short, the lowest gives way: who is idle, for longest, before uploads, the slowest."""
+        return (0, self.idle_since) if self.idle else (1, self.limits.upload_ends(self.began, self.size))
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Where there is no place, the connection that has been idle for longest gives way."""
+        """Where there is no place, another connection gives way; see `turn_to_go`."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self.idle_since = self.loop.time()
         self._wait_for("header")
         if len(self.connections) >= self.limits.connections:
-            others = (one for one in self.connections if isinstance(one, Connection) and one is not self and one.idle)
-            if oldest := min(others, key=lambda one: one.idle_since, default=None):
-                self.connections.discard(oldest)
-                oldest.transport.abort()
+            others = [one for one in self.connections if isinstance(one, Connection) and one is not self]
+            waiting = (one for one in others if one.idle or one.cycle.more_body)
+            if least := min(waiting, key=lambda one: one.turn_to_go, default=None):
+                self.connections.discard(least)
+                least.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
@@ -85,6 +97,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The request is taken in; `uploads` limits the time for its body."""
         self._understood = True
+        self.began, self.size = self.loop.time(), 0
         self._wait_no_more("header")
         super().on_headers_complete()
         if len(self.pipeline) > PIPELINED:
@@ -93,6 +106,7 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._understood = True
+        self.size += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -119,8 +133,9 @@ class Connection(HttpToolsProtocol):
             self._wait_no_more("reader")
 
     def timeout_keep_alive_handler(self) -> None:
-        """Nothing was asked for in time; what was not read by now is given up."""
-        self.transport.abort()
+        """Nothing was asked for in time; whoever still reads an answer reads it to its end."""
+        self.transport.close()
+        self._wait_for("reader")
 
     def send_400_response(self, msg: str) -> None:
         """Says what is wrong with what was sent, in the words of REFUSALS, and closes."""
@@ -144,9 +159,10 @@ class Connection(HttpToolsProtocol):
     def _wait_for(self, what: str) -> None:
         """Until the deadline of a header, or of a client that is to read; one that runs already stays as it is."""
         if what not in self._deadlines:
+            self._unread = self._left_to_read() if what == "reader" else self._unread
             seconds, call = {
                 "header": (self.limits.header_seconds, self._no_header),
-                "reader": (self.limits.read_seconds, self.transport.abort),
+                "reader": (self.limits.read_seconds, self._no_reader),
             }[what]
             self._deadlines[what] = self.loop.call_later(seconds, call)
 
@@ -161,3 +177,20 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("")
         else:
             self.transport.abort()
+
+    def _no_reader(self) -> None:
+        """Who reads slowly but reads on has as much time again."""
+        self._wait_no_more("reader")
+        read = self._unread - self._left_to_read()
+        if read < self.limits.upload_rate * self.limits.read_seconds:
+            self.transport.abort()
+        else:
+            self._wait_for("reader")
+
+    def _left_to_read(self) -> int:
+        """Bytes of answers that wait here and, on Linux, in the system, which has room for some MB."""
+        waiting = self.transport.get_write_buffer_size()
+        with suppress(OSError):  # a connection that has ended, or another system
+            queued = ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
+            waiting += int.from_bytes(queued, sys.byteorder)
+        return waiting

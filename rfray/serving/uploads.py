@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -32,6 +32,11 @@ class Limits:
     request_bytes: int = 100_000_000
     upload_seconds: float = 60
     """A request that has not arrived then is refused."""
+    grace_seconds: float = 10
+    """So long an upload may be as slow as it likes, and ..."""
+    upload_rate: float = 2000
+    """... for every so many bytes it may go on for another second: half of what the slowest mobile network (GPRS) has.
+    As in Apache's mod_reqtimeout, whose default is 500. It holds for the reading of answers, too."""
     answer_seconds: float = 120
     """One that has arrived and is not answered then is given up."""
     images: int = 2000
@@ -45,10 +50,14 @@ class Limits:
     header_seconds: float = 10
     """A header that has not wholly arrived then, from the connection or its first byte on, never will."""
     read_seconds: float = 60
-    """A client that reads nothing of its answer for so long is cut off."""
+    """A client that in so long reads less of its answer than the rate of uploads allows is cut off."""
     connections: int = 4000
-    """With one more, the one that has been idle for longest is closed. Each is an open file, of which Ray lets this
-    process have as many as the system allows: 4,096 or more."""
+    """With one more, the one that has been idle for longest is closed, or, where none is, the slowest upload. Each is
+    an open file, of which Ray lets this process have as many as the system allows: 4,096 or more."""
+
+    def upload_ends(self, began: float, size: int) -> float:
+        """When an upload that has begun then and has so many bytes by now is given up, if no more come."""
+        return began + min(self.upload_seconds, self.grace_seconds + size / self.upload_rate)
 
 
 @dataclass
@@ -95,9 +104,9 @@ async def read_uploads(request: Request, limits: Limits, take: Take) -> list[tup
     slow), 413 (too large), 415 (something else), 503 (no room).
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = _Body(request.receive, limits.request_bytes, take)
+    body = _Body(request.receive, limits, take)
     try:
-        async with asyncio.timeout(limits.upload_seconds):
+        async with body.in_time():
             if kind != "multipart/form-data":
                 raise HTTPException(415, f"the content type is {kind or 'not given'}; {HOW}")
             _check_charset(request.headers["content-type"])
@@ -111,11 +120,11 @@ async def read_uploads(request: Request, limits: Limits, take: Take) -> list[tup
                     _check_size(name, file.size or 0, limits.file_bytes)
                 return [(name, await file.read()) for name, file in named]
     except TimeoutError:
-        raise HTTPException(408, f"the upload took longer than {limits.upload_seconds:g} s") from None
+        raise HTTPException(408, body.slow()) from None
     except ClientDisconnect:
         raise HTTPException(400, "the upload broke off") from None
     except HTTPException:
-        await body.discard(limits.upload_seconds)
+        await body.discard()
         raise
 
 
@@ -124,28 +133,48 @@ class _Body:
     """A request's body on its way in; ASGI's `receive`."""
 
     receive: Callable[[], Awaitable[Message]]
-    limit: int
-    """Bytes."""
+    limits: Limits
     take: Take
+    began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     size: int = 0
     more: bool = True
 
     async def __call__(self) -> Message:
+        message, arrived = await self._next()
+        if self.size > self.limits.request_bytes:
+            raise HTTPException(413, f"the request is over {_megabytes(self.limits.request_bytes)}")
+        self.take("held_bytes", arrived)
+        return message
+
+    async def _next(self) -> tuple[Message, int]:
         message = await self.receive()
         self.more = message.get("more_body", False)
         arrived = len(message.get("body", b""))
         self.size += arrived
-        if self.size > self.limit:
-            raise HTTPException(413, f"the request is over {_megabytes(self.limit)}")
-        self.take("held_bytes", arrived)
-        return message
+        self._deadline.reschedule(self._ends())
+        return message, arrived
 
-    async def discard(self, seconds: float) -> None:
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Raises TimeoutError where what is read in the block does not come in time."""
+        async with asyncio.timeout_at(self._ends()) as self._deadline:
+            yield
+
+    def slow(self) -> str:
+        """How it did not come in time."""
+        if self._ends() == self.began + self.limits.upload_seconds:
+            return f"the upload took longer than {self.limits.upload_seconds:g} s"
+        return f"the upload came slower than {self.limits.upload_rate:g} bytes a second"
+
+    async def discard(self) -> None:
         """Reads the rest: a client that sends everything before it reads would never see why it was refused."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with self.in_time():
                 while self.more:
-                    self.more = (await self.receive()).get("more_body", False)
+                    await self._next()
+
+    def _ends(self) -> float:
+        return self.limits.upload_ends(self.began, self.size)
 
 
 def _check_charset(content_type: str) -> None:

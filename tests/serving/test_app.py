@@ -27,6 +27,7 @@ from rfray.serving.app import Endpoints, page
 from rfray.serving.hosts import check_hosts
 from rfray.serving.models import LoadedModels
 from rfray.serving.uploads import Limits
+from tests.serving.clock import run_in_no_time
 
 USUAL = Limits()
 KIND = "multipart/form-data; boundary=y"
@@ -218,6 +219,48 @@ def test_an_upload_that_does_not_go_on_is_given_up(bundle: LoadedBundle, models:
     assert b"took longer than 0.2 s" in said[1]["body"]
 
 
+@pytest.mark.parametrize(
+    ("sent", "pause", "status", "said"),
+    [
+        (50, 5, 408, b"slower than 100 bytes a second"),  # 10 bytes a second
+        (5000, 5, 422, b"not an image"),  # 1000
+        (20_000, 9, 408, b"took longer than 60 s"),
+    ],
+)
+@pytest.mark.parametrize("kind", [KIND, "image/jpeg"])
+def test_an_upload_that_hardly_goes_on_is_given_up(
+    bundle: LoadedBundle, models: LoadedModels, kind: str, sent: int, pause: float, status: int, said: bytes
+) -> None:
+    limits, clock = Limits(upload_rate=100), 0.0
+
+    async def go() -> None:
+        nonlocal clock
+        body = [part(bytes(sent)), *[bytes(sent)] * 6, b"\r\n--y--\r\n"]
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(pause)
+            return {"type": "http.request", "body": body.pop(0), "more_body": bool(body)}
+
+        answer = []
+
+        async def send(message: dict[str, Any]) -> None:
+            answer.append(message)
+
+        scope = {
+            "type": "http", "method": "POST", "path": "/predict", "query_string": b"", "http_version": "1.1",
+            "headers": [(b"content-type", kind.encode())],
+        }  # fmt: skip
+        await app(bundle, models, limits)(scope, receive, send)
+        clock = asyncio.get_running_loop().time()
+        refused = kind != KIND  # hears so after the rest, for which there is no more time than for an upload
+        assert answer[0]["status"] == (415 if refused else status)
+        assert refused or said in answer[1]["body"]
+
+    run_in_no_time(go())
+    head = len(part(b"")) / 100  # what is worth 10 s and the head of the part and twice 50 bytes
+    assert clock == pytest.approx({408: 11 + head if sent == 50 else 60, 422: 40}[status], abs=0.01)
+
+
 def retry_after(answer: Any, reason: str) -> int:
     assert answer.status_code == 503
     assert reason in answer.json()["detail"]
@@ -359,6 +402,54 @@ def test_only_who_means_this_server_is_answered(bundle: LoadedBundle, host: str)
         assert answer.headers["x-content-type-options"] == "nosniff"
     if not HOSTS[host]:
         assert "--allow-host" in answer.json()["detail"]
+
+
+ORIGINS = {
+    "http://localhost": True, "https://localhost:3000": True, "http://127.0.0.1:8000": True, "http://[::1]:8000": True,
+    "http://gpubox:8000": True, "https://A.example.org": True, "http://192.168.1.7:8000": True,
+    "http://192.168.1.8:8000": False, "http://evil.example": False, "http://gpubox.evil.example": False,
+    "null": False, "": False, "file://": False, "http://": False, "chrome-extension://gpubox": False,
+    "http://localhost@evil.example": False, "http://evil.example/gpubox": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_no_page_from_elsewhere_is_answered(bundle: LoadedBundle, origin: str) -> None:
+    asked = TestClient(
+        Endpoints(bundle.ensemble, bundle.geometries, Stuck(), 1, USUAL).app(["gpubox", "*.example.org"])
+    )
+    for ask in (asked.get, asked.post):
+        answer = ask("/predict", headers={"Host": "192.168.1.7:8000", "Origin": origin})
+        assert (answer.status_code != 403) == ORIGINS[origin]
+    if not ORIGINS[origin]:
+        assert "a page of another site" in answer.json()["detail"]
+        several = [("Host", "localhost"), ("Origin", "http://localhost"), ("Origin", origin)]
+        assert asked.post("/predict", headers=several).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("status", "fetched"),
+    [
+        (200, {"site": "none", "mode": "navigate", "dest": "document"}),
+        (200, {"site": "same-origin", "mode": "cors", "dest": "empty"}),
+        (200, {"site": "cross-site", "mode": "navigate", "dest": "document"}),  # somebody follows a link
+        (403, {"site": "cross-site", "mode": "navigate", "dest": "iframe"}),
+        (403, {"site": "cross-site", "mode": "no-cors", "dest": "image"}),
+    ],
+)
+def test_no_page_from_elsewhere_takes_anything_in(bundle: LoadedBundle, status: int, fetched: dict[str, str]) -> None:
+    asked = TestClient(Endpoints(bundle.ensemble, bundle.geometries, Stuck(), 1, USUAL).app([]))
+    headers = {"Host": "localhost", **{f"Sec-Fetch-{name}": value for name, value in fetched.items()}}
+    assert asked.get("/metrics", headers=headers).status_code == status
+    own = {**headers, "Origin": "http://localhost"}  # what it says is what counts
+    assert asked.get("/metrics", headers=own).status_code == 200
+
+
+def test_two_hosts_or_none_are_no_request(bundle: LoadedBundle, models: LoadedModels) -> None:
+    asked = Endpoints(bundle.ensemble, bundle.geometries, models, 1, USUAL).app([])
+    two = [("Host", "localhost"), ("Host", "evil.example")]
+    assert TestClient(asked).get("/metrics", headers=two).status_code == 400
+    assert spoken(asked, [b""])[0]["status"] == 400
 
 
 @pytest.mark.parametrize("name", ["http://gpubox", "gpubox:8000", "a*", "*.*.org", ""])

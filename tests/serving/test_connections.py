@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from rfray.serving.app import Metrics, metered
 from rfray.serving.connections import Connection
 from rfray.serving.uploads import Limits
+from tests.serving.clock import run_in_no_time
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Streams]]
@@ -26,7 +28,13 @@ GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def served(limits: Limits, client: Callable[[Connect], Awaitable[None]], answer: bytes = b"ok") -> None:
+def served(
+    limits: Limits,
+    client: Callable[[Connect], Awaitable[None]],
+    answer: bytes = b"ok",
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
+    keep_alive: float = KEEP_ALIVE,
+) -> None:
     """Runs the client against a server whose application reads every body and answers the same."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -38,17 +46,17 @@ def served(limits: Limits, client: Callable[[Connect], Awaitable[None]], answer:
 
     async def go() -> None:
         config = uvicorn.Config(app, lifespan="off", log_level="critical", limit_concurrency=limits.connections)
-        config.timeout_keep_alive = KEEP_ALIVE  # type: ignore[assignment]
+        config.timeout_keep_alive = keep_alive  # type: ignore[assignment]
         config.load()
         state = uvicorn.Server(config).server_state
         protocol = type("Limited", (Connection,), {"limits": limits})
         loop = asyncio.get_running_loop()
         listening = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
         host, port = listening.sockets[0].getsockname()
-        await asyncio.wait_for(client(lambda: asyncio.open_connection(host, port)), 20)
+        await asyncio.wait_for(client(lambda: asyncio.open_connection(host, port)), 20 if run is asyncio.run else 2000)
         listening.close()
 
-    asyncio.run(go())
+    run(go())
 
 
 async def rest(reader: asyncio.StreamReader) -> bytes:
@@ -145,6 +153,50 @@ def test_who_does_not_read_is_cut_off() -> None:
         assert len(await rest(reader)) < 30_000_000
 
     served(QUICK, client, answer=bytes(30_000_000))
+
+
+CLOSE = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+@pytest.mark.parametrize("asks", [GET, CLOSE])
+@pytest.mark.parametrize(("rate", "until", "whole"), [(10_000, 8_000_000, True), (500, 100_000, False)])
+def test_who_reads_slowly_has_the_time_for_it_and_who_hardly_reads_has_not(
+    asks: bytes, rate: int, until: int, whole: bool
+) -> None:
+    async def client(connect: Connect) -> None:
+        _, other = await connect()
+        loop, got = asyncio.get_running_loop(), 0
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 50_000)  # else the system reads some MB for it
+            slow.setblocking(False)
+            await loop.sock_connect(slow, other.get_extra_info("peername"))
+            await loop.sock_sendall(slow, asks)
+            with suppress(ConnectionError):
+                while new := await loop.sock_recv(slow, 50_000):
+                    got += len(new)
+                    await asyncio.sleep(len(new) / rate if got < until else 0)
+        assert (got > 8_000_000) is whole
+
+    served(Limits(), client, bytes(8_000_000), run_in_no_time, keep_alive=30)
+
+
+def test_where_uploads_take_all_places_the_slowest_gives_way() -> None:
+    async def client(connect: Connect) -> None:
+        fast, slow, slower = [await connect() for _ in range(3)]
+        for (_, writer), sent in ((slow, 20_000), (fast, 80_000), (slower, 1)):
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 80001\r\n\r\n" + b"a" * sent)
+            await writer.drain()
+        for gone in (slower, slow):
+            reader, writer = await connect()
+            assert await rest(gone[0]) == b""
+            writer.write(CLOSE)
+            assert (await rest(reader))[:15] == b"HTTP/1.1 200 OK"
+            held = await connect()
+            held[1].write(CHUNKED + b"9c40\r\n" + b"a" * 40_000)
+        fast[1].write(b"a")
+        assert (await fast[0].readuntil(b"ok"))[:15] == b"HTTP/1.1 200 OK"
+
+    served(Limits(connections=4), client)
 
 
 @pytest.mark.parametrize("ends", [True, False])

@@ -49,7 +49,7 @@ def models(run: RunDir) -> Models:
 def address(run: RunDir, models: Models) -> Iterator[str]:
     """The application behind a real HTTP server, in a thread."""
     bundle = load_bundle(run.path)
-    app = Endpoints(bundle.ensemble, bundle.geometries, models, 1, Limits(file_bytes=100_000)).app()
+    app = Endpoints(bundle.ensemble, bundle.geometries, models, 1, Limits(file_bytes=100_000)).app([])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical"))
         thread = threading.Thread(target=server.run, args=([listener],))
