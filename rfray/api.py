@@ -54,6 +54,7 @@ class Run:
         top_k: int | None = None,
         methods: Sequence[str] | None = None,
         corruptions: bool | None = None,
+        overrides: Sequence[str] = (),
         formats: Iterable[str] = REPORT_FORMATS,
         address: str | None = None,
         verbose: bool = True,
@@ -64,6 +65,7 @@ class Run:
             top_k: Number of members; by default the sweep's `ensemble.top_k`.
             methods: soft, weighted or calibrated; the first one is the detector's; by default the sweep's.
             corruptions: Whether the test images are predicted corrupted, too; by default as the sweep says.
+            overrides: `key=value` texts for what no trial depends on, as `data.test=FOLDER`; they stay in sweep.yaml.
             formats: csv, markdown, html; the CSV is always written.
             address: A running Ray cluster (auto or host:port); by default this machine.
             verbose: Whether progress is printed.
@@ -73,7 +75,9 @@ class Run:
             InputError: An option or the test images can't be used.
         """
         given = {"top_k": top_k, "methods": None if methods is None else list(methods)}
-        make_ensemble(self._files, given, corruptions, list(formats), address, Console(quiet=not verbose))
+        console = Console(quiet=not verbose)
+        make_ensemble(self._files, given, corruptions, list(formats), address, console, overrides)
+        self.sweep = self._files.sweep()
         return self.leaderboard()
 
     def leaderboard(self) -> Leaderboard:

@@ -139,6 +139,12 @@ def ensemble(
         bool | None, Option("--corruptions/--no-corruptions", help="JPEG, scaling, blur, noise; default: the sweep's.")
     ] = None,
     formats: Annotated[list[str] | None, Option("--format", help="csv (always), markdown, html. Repeatable.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        Option(
+            "--set", help="A key that no trial depends on: --set data.test=FOLDER where the run came from elsewhere."
+        ),
+    ] = None,
     address: Address = None,
     on_interrupt: WhenInterrupted = "ask",
 ) -> None:
@@ -149,7 +155,7 @@ def ensemble(
 
         options = {"--top-k": top_k, "--diverse": diverse, "--method": method, "--choose-by": choose_by}
         options |= {"--leave-out-worse/--keep-worse": leave_out_worse, "--corruptions/--no-corruptions": corruptions}
-        command = ensemble_command(run, {**options, "--format": formats})
+        command = ensemble_command(run, {**options, "--format": formats, "--set": overrides})
         raise Exit(run_remotely(address, command, on_interrupt, _console()))
 
     from rfray.commands.ensemble import REPORT_FORMATS, ensemble
@@ -158,7 +164,7 @@ def ensemble(
     folder, console = _run(run), _console()
     given = {"top_k": top_k, "diverse": diverse, "methods": method, "choose_by": choose_by}
     given |= {"leave_out_worse": leave_out_worse}
-    ensemble(folder, given, corruptions, formats or REPORT_FORMATS, address, console)
+    ensemble(folder, given, corruptions, formats or REPORT_FORMATS, address, console, overrides or ())
     show_leaderboard(folder, None, console)
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
         if path.exists():

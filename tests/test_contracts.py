@@ -80,6 +80,7 @@ def test_the_options_of_each_verb() -> None:
             "--choose-by",
             "--corruptions",
             "--format",
+            "--set",
             "--address",
             "--on-interrupt",
         ],

@@ -12,10 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from rfray.commands import say
-from rfray.commands.prepare_data import prepare_test
+from rfray.commands.prepare_data import check_training, prepare_test
 from rfray.data.catalog import part_digest
 from rfray.data.corruptions import CORRUPTION_NAMES
-from rfray.errors import InputError, RunError, SweepFailed, nearest_first
+from rfray.data.folders import list_images
+from rfray.errors import DataError, InputError, RunError, StorageError, SweepFailed, nearest_first
 from rfray.evaluation.ensemble import (
     Folds,
     choose_members,
@@ -32,11 +33,12 @@ from rfray.evaluation.mistakes import undrawn_mistakes
 from rfray.inference.missing import without_predictions
 from rfray.report.model_card import write_model_card
 from rfray.spec.sweep import EnsembleSettings, Sweep
+from rfray.spec.sweep_file import set_later
 from rfray.stats.predictions import predictions_metadata
 from rfray.stats.voting import methods_to_use
 from rfray.store.bundle_record import Bundle, Ensemble, Member, file_problems, member_files, versions
 from rfray.store.files import file_digest
-from rfray.store.ownership import lock_run
+from rfray.store.ownership import claim_run, lock_run
 from rfray.store.records import write_record
 from rfray.store.run_dir import Part, RunDir, TrialDir
 
@@ -53,19 +55,22 @@ def ensemble(
     formats: Collection[str],
     address: str | None,
     console: Console,
+    overrides: Sequence[str] = (),
 ) -> None:
     """Makes the ensemble of a run and everything that shows it.
 
     `given` are settings (key of EnsembleSettings -> value, None: not given) that win over the sweep's. `corruptions`:
     whether the test images are predicted corrupted, too; None: as the sweep says. Of the leaderboard's `formats` the
     CSV is always written, since the others are made from it; those not asked for are removed, as they would be out of
-    date. `address` is that of a Ray cluster, by default this machine.
-    Raises InputError for an unknown method or format, SweepFailed where no trial can vote, and what the steps raise.
+    date. `address` is that of a Ray cluster, by default this machine. `overrides` (`key=value`) set keys on which
+    no trial depends, and stay in the run's sweep.yaml.
+    Raises InputError for an unknown method or format, or a key that can't be set any more, SweepFailed where no trial
+    can vote, and what the steps raise.
     """
     for unknown in set(formats) - set(REPORT_FORMATS):
         raise InputError(f"--format {unknown}: no such format; allowed: {nearest_first(unknown, REPORT_FORMATS)}")
     with lock_run(run), ExitStack() as session:
-        sweep = run.sweep()
+        sweep = _set(run, overrides) if overrides else run.sweep()
         settings = sweep.ensemble.model_copy(update={key: one for key, one in given.items() if one is not None})
         methods = methods_to_use(settings.methods)
         corrupted = sweep.report.corruptions if corruptions is None else corruptions
@@ -100,6 +105,18 @@ def ensemble(
             say(console, few)
         _write_bundle(run, sweep, made, earlier.bundle if earlier else None)
         _write_formats(run, sweep, formats, console)
+
+
+def _set(run: RunDir, overrides: Sequence[str]) -> Sweep:
+    """Writes what was set into the run's sweep.yaml. Raises InputError where it can't be: folders are looked at."""
+    sweep = set_later(run.sweep_file, tuple(overrides))
+    parts = {name[1] for one in overrides if (name := one.partition("=")[0].split("."))[0] == "data"}
+    if parts & {"train", "val"}:
+        check_training(run, sweep)
+    if "test" in parts:
+        list_images(sweep.data, "test")
+    claim_run(run, sweep)
+    return sweep
 
 
 def _candidates(
@@ -201,7 +218,10 @@ def _write_formats(run: RunDir, sweep: Sweep, formats: Collection[str], console:
     from rfray.report.plots import write_plots
     from rfray.report.search_plots import write_search_plots
 
-    draw_audit(run, sweep)
+    try:
+        draw_audit(run, sweep)
+    except (DataError, StorageError) as error:  # of a run that came from elsewhere, without the training images
+        say(console, f"The pictures of the audit stay as they are: {error}")
     findings = search_findings(run)
     write_plots(run)
     write_search_plots(run, findings)

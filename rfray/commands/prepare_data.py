@@ -16,7 +16,7 @@ from rfray.audit.audit import audit_images
 from rfray.commands import say
 from rfray.data.catalog import CATALOG, divide, fold_of, group_ids, identities, scan_folder
 from rfray.data.decoding import UnreadableImageError, decode, read_image
-from rfray.data.folders import changes, image_folder, most_images, training_changes
+from rfray.data.folders import changes, image_folder, is_there, most_images, training_changes
 from rfray.data.geometry import geometries
 from rfray.data.images import no_room_in_cache
 from rfray.data.near_duplicates import find_pairs, linked_groups
@@ -31,6 +31,8 @@ from rfray.store.sealed import write_table
 
 LEFT_OUT = "left out"
 """The part of images of train or val that are also in test."""
+ELSEWHERE = "Where it is elsewhere now: --set data.{}=FOLDER"
+"""What `rfray ensemble` says of a folder that is not there, as of a run that came from another machine."""
 
 
 def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFrame:
@@ -108,6 +110,8 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     try:
         changed = changes(sweep.data, "test", noted, times=times)
     except (DataError, StorageError) as error:
+        if known.empty and not is_there(sweep.data, "test"):
+            raise DataError(f"{error}. {ELSEWHERE.format('test')}") from None
         if known.empty:
             raise
         say(console, f"Going on with test as it was read before: {error}")
@@ -183,7 +187,18 @@ def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.D
     folders = {folder: image_folder(sweep.data, folder) for folder in images["folder"].unique()}
     paths = [below(folders[folder], path) for folder, path in zip(images["folder"], images["path"], strict=True)]
 
-    def picture(number: int) -> np.ndarray:
+    gone = [folder for folder in folders if folder != "test" and not is_there(sweep.data, folder)]
+    if gone:  # of a run that came from elsewhere
+        say(
+            console,
+            f"{folders[gone[0]]} is not there, so of its images in test only exact copies are found, none that are "
+            f"alike. {ELSEWHERE.format(gone[0])}",
+        )
+    unseen = images["folder"].isin(gone).to_numpy()
+
+    def picture(number: int) -> np.ndarray | None:
+        if unseen[number]:
+            return None
         try:
             return decode(read_image(paths[number]))
         except UnreadableImageError as error:

@@ -40,6 +40,18 @@ def image_folder(settings: DataSettings, folder: str) -> Path | RemoteFolder:
     return RemoteFolder(given, settings) if is_address(given) else Path(given)
 
 
+def is_there(settings: DataSettings, folder: str) -> bool:
+    """Whether a data folder can be read from here."""
+    where = image_folder(settings, folder)
+    if isinstance(where, Path):
+        return where.is_dir()
+    try:
+        names = [name for names in settings.class_folders().values() for name in names]
+        return any(next(where.entries(name), None) for name in names)
+    except StorageError:
+        return False
+
+
 def list_images(settings: DataSettings, folder: str, passed: PassedOver | None = None) -> pd.DataFrame:
     """Every image file of a data folder, ordered by path: path, label, subfolder, size (bytes), modified (ns).
 

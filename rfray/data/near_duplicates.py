@@ -60,22 +60,30 @@ AGREEMENT = 0.75
 
 
 def find_pairs(
-    digests: Sequence[str], table: pd.DataFrame, read: Callable[[int], np.ndarray], workers: int = 1
+    digests: Sequence[str], table: pd.DataFrame, read: Callable[[int], np.ndarray | None], workers: int = 1
 ) -> pd.DataFrame:
     """The pairs of near duplicates: first, second (numbers of the images, first < second, in order), kind.
 
     `digests` and the rows of `table` (fields of Fingerprint: keypoints, phash, phash_mirrored) are in the order of the
     images. Of files with the same digest, each is paired with the first of them, and only that one with others. `read`
-    returns the (height, width, 3) uint8 RGB pixels of the image with a number; it is called for candidates only, by
-    several threads at once.
+    returns the (height, width, 3) uint8 RGB pixels of the image with a number, or None where they can't be had, so that
+    it is like no other; it is called for candidates only, by several threads at once.
     """
     first_of: dict[str, int] = {}
     firsts = [first_of.setdefault(digest, number) for number, digest in enumerate(digests)]
     different = np.unique(np.array(firsts, np.int64))
     pairs = different[candidates(table.iloc[different])].tolist()
-    features = lru_cache(PICTURES_KEPT)(lambda number: picture_features(read(number)))
+
+    @lru_cache(PICTURES_KEPT)
+    def features(number: int) -> PictureFeatures | None:
+        return None if (pixels := read(number)) is None else picture_features(pixels)
+
+    def kind_of(pair: tuple[int, int]) -> PairKind | None:
+        one, other = map(features, pair)
+        return None if one is None or other is None else verify(one, other)
+
     with ThreadPoolExecutor(workers) as pool:
-        kinds = list(pool.map(lambda pair: verify(*map(features, pair)), pairs))
+        kinds = list(pool.map(kind_of, pairs))
     rows = [(first, number, "exact") for number, first in enumerate(firsts) if first != number]
     rows += [(first, second, kind) for (first, second), kind in zip(pairs, kinds, strict=True) if kind is not None]
     return pd.DataFrame(sorted(rows), columns=["first", "second", "kind"])

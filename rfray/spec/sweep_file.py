@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,9 +35,11 @@ FREE: dict[str, Any] = {
     "ensemble": True,
     "report": True,
     "search": {"budget", "concurrent", "finalists", "keep", "max_failed", "seeds"},
-    "data": {"cache", "folds"},
+    "data": {"cache", "folds", "max_unreadable"},
 }
 """Keys that may change between two starts of one run, as no trial and no split depends on them."""
+SET_LATER = ("data.train", "data.val", "data.test", "data.cache", "ensemble", "report", "resources")
+"""What `rfray ensemble` may set: what it reads, but for what trials depend on."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,27 @@ def read_resolved_sweep(path: Path) -> Sweep:
     return load_sweep(path).sweep
 
 
+def set_later(path: Path, overrides: tuple[str, ...]) -> Sweep:
+    """The sweep.yaml of a run folder with overrides, as `rfray ensemble` takes them.
+
+    Raises SweepError, which says what is allowed, for a key or a value that trials depend on, or that is not read then;
+    RunError as `read_resolved_sweep`.
+    """
+    before, allowed = read_resolved_sweep(path), "allowed for `rfray ensemble`:"
+    for override in overrides:
+        name = override.partition("=")[0]
+        if not any(f"{name}.".startswith(f"{key}.") for key in SET_LATER):
+            raise SweepError(f"--set {name}: the trials are trained; {allowed} {nearest_first(name, SET_LATER)}")
+    sweep = load_sweep(path, overrides).sweep
+    if changed := differences(before, sweep):
+        listed = "\n  ".join(changed)
+        raise SweepError(
+            f"--set changes what the trials depend on:\n  {listed}\n{allowed} {', '.join(SET_LATER)}; of data, "
+            "folders where the sweep had folders"
+        )
+    return sweep
+
+
 def resolved_text(sweep: Sweep) -> str:
     """The sweep as YAML: every default filled in, every path absolute, a digest of it in the first line."""
     stream, yaml = io.StringIO(), YAML(typ="safe", pure=True)
@@ -157,7 +181,9 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
     That is `FREE`, more `search.trials`, and where the data folders are: what is in them is compared by its digests.
     """
     before, after = (dict(_leaves(_compared(sweep))) for sweep in (old, new))
-    if old.search.trials is not None and old.search.trials <= (new.search.trials or 0):
+    if old.search.trials is not None and old.search.trials <= (
+        new.search.trials or math.inf
+    ):  # None: as many as may be
         before["search.trials"] = new.search.trials
     return [
         f"{key}: {shown(before.get(key))} -> {shown(after.get(key))}"
@@ -170,8 +196,7 @@ def _compared(sweep: Sweep) -> dict[str, Any]:
     written = sweep.model_dump(mode="json", exclude=FREE)
     for part in ("train", "val", "test"):
         if sweep.data.folder(part) is not None:
-            given = written["data"][part]
-            written["data"][part] = dict.fromkeys(given, "a folder") if isinstance(given, dict) else "a folder"
+            written["data"][part] = "a folder"
     return written
 
 

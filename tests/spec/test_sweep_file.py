@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from rfray.errors import RunError, SweepError
 from rfray.spec.budget_defaults import read_budget
-from rfray.spec.key_errors import SUCCESSORS, SYNONYMS
+from rfray.spec.key_errors import SUCCESSORS, SYNONYMS, _keys
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import DataSettings, EnsembleSettings, Resources, SearchSettings, Sweep
 from rfray.spec.sweep_file import (
@@ -19,6 +19,7 @@ from rfray.spec.sweep_file import (
     parse_sweep,
     read_resolved_sweep,
     resolved_text,
+    set_later,
     sweep_of_folder,
     sweep_schema,
 )
@@ -342,10 +343,83 @@ def test_folders_may_move_and_more_trials_may_be_asked_for(tmp_path: Path) -> No
 
     assert differences(given(), given("data.train=/mnt/elsewhere", "search.trials=50")) == []
     assert differences(given(), given("search.trials=39")) == ["search.trials: 40 -> 39"]
+    assert differences(given(), given("search.trials=null")) == []  # as many as the budget, or the grid, has
     assert differences(given("data.test=/a"), given("data.test=s3://b/c")) == []
     assert differences(given("data.test={one: /a}"), given("data.test={one: /b}")) == []
-    assert differences(given("data.test={one: /a}"), given("data.test={two: /a}")) != []
+    assert differences(given("data.test={one: /a}"), given("data.test={two: /b}")) == []  # no trial knows its name
+    assert differences(given("data.test={one: /a}"), given("data.test=/b")) == []
+    assert differences(given("data.test=/a"), given("data.test=0.2")) == ['data.test: "a folder" -> 0.2']
     assert differences(given("data.val=/a"), given()) == ['data.val: "a folder" -> 0.15']
+
+
+def test_ensemble_may_set_what_no_trial_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, before = tmp_path / "sweep.yaml", load(RICH, tmp_path, "data.test=/a")
+    file.write_text(resolved_text(before))
+    monkeypatch.chdir(tmp_path)
+    after = set_later(file, ("data.test={other: there/test}", "data.train=s3://b/train", "ensemble.top_k=2"))
+    assert after.data.folder("test") == str(tmp_path / "there/test")
+    assert (after.data.train, after.ensemble.top_k) == ("s3://b/train", 2)
+    assert after.trial == before.trial
+    wrong = {
+        "trial.epochs=3": "--set trial.epochs: the trials are trained; allowed for `rfray ensemble`: ",
+        "search.concurrent=3": "--set search.concurrent: the trials are trained; allowed",
+        "data=1": "--set data: the trials",
+        "data.tets=/x": "nearest: data.test",
+        "ensemble.topk=3": "ensemble.topk: no such key; allowed: top_k",
+        "data.val=0.3": "what the trials depend on:\n  data.val: 0.15 -> 0.3\nallowed for `rfray ensemble`: data.t",
+        "data.test=0.2": '  data.test: "a folder" -> 0.2\n',
+    }
+    for override, said in wrong.items():
+        with pytest.raises(SweepError) as refused:
+            set_later(file, (override,))
+        assert said in str(refused.value)
+    assert file.read_text() == resolved_text(before)
+
+
+MAY_CHANGE = {
+    "data.train": "/other", "data.test": "/other", "data.val": "/other", "data.folds": 3, "data.max_unreadable": 0.5,
+    "data.cache.dir": "/cache", "data.cache.max_gb": 7, "search.budget": "2h", "search.trials": 9,
+    "search.concurrent": 1, "search.keep": 12, "search.finalists": 3, "search.seeds": 5, "search.max_failed": 3,
+    "resources.cpu": 2, "resources.gpu": 0, "resources.workers": 3, "resources.auto": True,
+    "resources.price_per_hour": 2.5, "ensemble.top_k": 2, "ensemble.leave_out_worse": False, "ensemble.diverse": 1,
+    "ensemble.methods": ["weighted"], "ensemble.choose_by": "worst", "ensemble.threshold": "youden",
+    "ensemble.threshold.max_fpr": 0.01, "ensemble.unsure_error": 0.1, "report.group_pattern": "x",
+    "report.corruptions": True,
+}  # fmt: skip
+"""Key -> another value than in the test. Trials and the split are what they are whatever these say."""
+MUST_STAY = {
+    "name": "other", "seed": 8, "data.source": "demo", "data.classes": {"real": "a", "fake": "b"},
+    "data.train_images": 99, "data.val_images": 99, "data.split_by": "image", "data.group_pattern": "x",
+    "data.test_duplicates": "keep", "data.reencode.quality": 50, "data.reencode.size": 64,
+    "trial.backbone": "test_vit", "trial.pretrained": "/w.safetensors", "trial.head": "probe",
+    "trial.augmentation": "mine", "trial.image_size": 32, "trial.resize": "crop", "trial.lr": 0.5,
+    "trial.weight_decay": 0.5, "trial.batch_size": 3, "trial.epochs": 5, "trial.epoch_images": 50,
+    "trial.optimizer": "sgd", "trial.schedule": "step", "trial.warmup": 0.3, "trial.layer_decay": 0.5,
+    "trial.drop_rate": 0.1, "trial.drop_path": 0.1, "trial.label_smoothing": 0.1, "trial.mixup": 0.1,
+    "trial.cutmix": 0.1, "trial.ema": 0.5, "trial.swa": "auto", "trial.class_balance": "weights",
+    "trial.clip_grad": 0.5, "trial.precision": "fp32", "trial.tta": "flip", "trial.patience": 1, "trial.seed": 9,
+    "augmentations": {"mine": [{"ToGray": {"p": 0.5}}]}, "search.algorithm": "random", "search.scheduler": "asha",
+    "search.metric": "accuracy", "search.grace_epochs": 2, "search.reduction_factor": 4, "search.brackets": 2,
+    "search.probe": True, "search.probe_keep": 2, "search.warm_start": ["/runs/x"],
+}  # fmt: skip
+"""Key -> another value than in the test. A trial, which trials there are, or the split would be another one."""
+
+
+def test_every_key_may_change_between_two_starts_or_must_stay(tmp_path: Path) -> None:
+    def given(*overrides: str) -> Sweep:
+        fixed = ["data={train: /t, test: /e, val: /v}", "search.algorithm=optuna", "search.budget=5m"]
+        own = "augmentations={mine: [{ToGray: {p: 1}}]}"
+        return load(SWEEP, tmp_path, *fixed, "trial.augmentation=[mine]", own, "search.seeds=2",
+                    "search.finalists=1", "trial.warmup=0.1", *overrides)  # fmt: skip
+
+    sections = [key for key in _keys() if any(other.startswith(f"{key}.") for other in _keys())]
+    assert sorted([*MAY_CHANGE, *MUST_STAY]) == sorted({*_keys()} - {*sections} | {"ensemble.threshold"})
+    with_it = {"data.source": ["data.train=null", "data.val=0.2", "data.test=null"]}
+    for key, value in {**MAY_CHANGE, **MUST_STAY}.items():
+        share = ["data.val=0.2"] if key == "data.folds" else []
+        before, after = given(*share), given(*share, *with_it.get(key, ()), f"{key}={json.dumps(value)}")
+        assert after != before, key
+        assert (differences(before, after) == []) is (key in MAY_CHANGE), key
 
 
 def test_differences_name_what_changed(tmp_path: Path) -> None:
