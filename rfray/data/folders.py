@@ -19,9 +19,9 @@ from rich.progress import track
 from rfray.data.decoding import MAX_BYTES, SUFFIXES, UnreadableImageError, decode, read_image
 from rfray.data.demo import make_demo
 from rfray.data.fingerprints import fingerprint
-from rfray.data.listing import PassedOver, counted, images_below, note_unused, refuse
+from rfray.data.listing import PassedOver, beside, counted, images_below, note_unused, refuse
 from rfray.data.node_cache import RemoteFolder, cache_folder
-from rfray.errors import DataError, InputError, StorageError, printable
+from rfray.errors import DataError, InputError, StorageError, nearest_first, printable
 from rfray.spec.sweep import CLASSES, DataSettings, Sweep
 from rfray.store.run_dir import RunDir
 from rfray.store.storage import SCHEMES, Storage, is_address
@@ -64,6 +64,7 @@ def list_images(settings: DataSettings, folder: str, passed: PassedOver | None =
     rows: list[tuple[str, int, str, int, int]] = []
     for label, name in enumerate(CLASSES):
         for class_folder in classes[name]:
+            _check_class_folder(where, name, class_folder)
             if isinstance(where, Path):
                 found = _on_disk(where, name, class_folder, read, passed)
             else:
@@ -74,9 +75,9 @@ def list_images(settings: DataSettings, folder: str, passed: PassedOver | None =
                 rows.append((path, label, subfolder, size, modified))
             if len(rows) == before:
                 empty.append(f"{where}/{class_folder} without an image")
-    if isinstance(where, Path):
-        others = [os.path.realpath(one) for part in ("train", "val", "test") if (one := settings.folder(part))]
-        note_unused(str(where), [one for names in classes.values() for one in names], others, passed)
+    others = [one for part in ("train", "val", "test") if (one := settings.folder(part))]
+    others = [one if is_address(one) else os.path.realpath(one) for one in others]
+    note_unused(str(where), [one for names in classes.values() for one in names], others, passed)
     table = pd.DataFrame(rows, columns=["path", "label", "subfolder", "size", "modified"]).astype({"label": "int8"})
     for label, name in enumerate(CLASSES):
         if not (table["label"] == label).any():
@@ -89,11 +90,16 @@ def list_images(settings: DataSettings, folder: str, passed: PassedOver | None =
 
 
 def check_folders(settings: DataSettings) -> None:
-    """Raises DataError where train or val can't be used, as far as a moment tells: of each class one image is there."""
+    """Raises DataError where train or val can't be used, as far as a moment tells.
+
+    Their class folders are there, and on a disk an image of each class.
+    """
     check_distinct(settings)
     for part in settings.training_folders if settings.source == "folder" else ():
         where = image_folder(settings, part)
         for name, class_folders in settings.class_folders().items():
+            for one in class_folders:
+                _check_class_folder(where, name, one)
             if isinstance(where, Path):
                 first = [next(_on_disk(where, name, one, {}, PassedOver()), None) for one in class_folders]
                 if not any(first):
@@ -247,18 +253,28 @@ def read_file(name: str) -> bytes:
     return data
 
 
+def _check_class_folder(where: Path | RemoteFolder, name: str, class_folder: str) -> None:
+    """Raises DataError where a folder is not there, or has no such class folder."""
+    parent, _, last = class_folder.rpartition("/")
+    if isinstance(where, Path):
+        if not where.is_dir():
+            raise DataError(f"{where}: no such folder")
+        is_there = (where / class_folder).is_dir()
+    else:
+        is_there = (last, True) in Storage(where.address).names(parent)
+    if not is_there:
+        there = [repr(one) if one != one.strip() else one for one, is_folder in beside(str(where)) if is_folder]
+        raise DataError(
+            f"{where}: no folder {class_folder!r} for class {name}; "
+            f"there: {printable(nearest_first(class_folder, there)) or 'no folder'}. "
+            "data.classes says which folder is which class"
+        )
+
+
 def _on_disk(
     folder: Path, name: str, class_folder: str, read: dict[str, str], passed: PassedOver
 ) -> Iterator[tuple[str, int, int]]:
     """Path, size and time of each image of a class folder; for `read`, see `images_below`."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    if not (folder / class_folder).is_dir():
-        there = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-        raise DataError(
-            f"{folder}: no folder {class_folder!r} for class {name}; there: {', '.join(there) or 'no folder'}. "
-            "data.classes says which folder is which class"
-        )
     for path in images_below(str(folder / class_folder), passed, refuse, read, f" (class {name})"):
         try:
             path.encode()
@@ -276,5 +292,5 @@ def _named_at_address(address: str, passed: PassedOver) -> Iterator[str]:
         yield address
         return
     storage = Storage(address)
-    for name in sorted(entry.path for entry in storage.entries() if passed.is_image(entry.path)):
+    for name in sorted(entry.path for entry in storage.entries() if passed.is_image(storage.address, entry.path)):
         yield f"{storage.address}/{name}"

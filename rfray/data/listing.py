@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from rfray.data.decoding import SUFFIXES
 from rfray.errors import DataError, printable
+from rfray.store.storage import Storage, is_address
 
 SYSTEM_FOLDERS = frozenset(
     ("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "lost+found", "__macosx")
@@ -39,12 +40,12 @@ class PassedOver:
             kind = "hidden" if name.startswith(".") else suffix or "without ending"
             self.endings["beside the class folders" if suffix in SUFFIXES and kind != "hidden" else kind] += 1
 
-    def is_image(self, path: str) -> bool:
-        """Whether a file at an address is taken for an image; if not, notes it, or the folder that is passed over."""
+    def is_image(self, address: str, path: str) -> bool:
+        """Whether a file below an address is taken for an image; if not, notes it, or the folder passed over."""
         *parents, name = PurePosixPath(path).parts
         for depth, folder in enumerate(parents, start=1):
             if not is_data_folder(folder):
-                self.folders["/".join(parents[:depth])] = None
+                self.folders["/".join([address, *parents[:depth]])] = None
                 return False
         if not is_image_name(name):
             self.file(name)
@@ -100,27 +101,37 @@ def images_below(
                 passed.links.append(path)
 
 
+def beside(folder: str) -> Iterator[tuple[str, bool | None]]:
+    """The names in a folder, or at an address, sorted; whether each is a folder, None for links that lead nowhere."""
+    if is_address(folder):
+        yield from Storage(folder).names()
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        try:
+            yield entry.name, stat.S_ISDIR(entry.stat().st_mode)
+        except OSError:
+            yield entry.name, None
+
+
 def note_unused(top: str, used: Iterable[str], others: Iterable[str], passed: PassedOver) -> None:
     """Notes what is in a data folder beside its class folders (`used`, paths below it) and the folders on the way.
 
-    `others` (real paths) and what is around them are other data folders, and not worth a word.
+    `others` (real paths, or addresses) and what is around them are other data folders, and not worth a word.
     """
     parts = [PurePosixPath(name).parts for name in used]
     classes = {os.path.join(top, *names) for names in parts}
     on_the_way = {top} | {os.path.join(top, way) for names in parts for way in accumulate(names[:-1], os.path.join)}
     for parent in sorted(on_the_way - classes):
-        for entry in sorted(os.scandir(parent), key=lambda entry: entry.name):
-            try:
-                is_folder = stat.S_ISDIR(entry.stat().st_mode)
-            except OSError:
-                passed.links.append(entry.path)
-                continue
-            if not is_folder:
-                passed.file(entry.name)
-            elif entry.path not in classes | on_the_way:
-                real = os.path.realpath(entry.path)
+        for name, is_folder in beside(parent):
+            path = os.path.join(parent, name)
+            if is_folder is None:
+                passed.links.append(path)
+            elif not is_folder:
+                passed.file(name)
+            elif path not in classes | on_the_way:
+                real = path if is_address(path) else os.path.realpath(path)
                 if not any(f"{other}{os.sep}".startswith(f"{real}{os.sep}") for other in others):
-                    passed.folders[entry.path] = None
+                    passed.folders[path] = None
 
 
 def refuse(text: str) -> None:

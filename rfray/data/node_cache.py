@@ -87,7 +87,8 @@ class RemoteFolder:
     def entries(self, class_folder: str, passed: PassedOver | None = None) -> Iterator[Entry]:
         """The image files of a class folder, as `folders.list_images` finds them on a disk."""
         passed = PassedOver() if passed is None else passed
-        return (entry for entry in Storage(self.address).entries(class_folder) if passed.is_image(entry.path))
+        storage = Storage(self.address)
+        return (one for one in storage.entries(class_folder) if passed.is_image(storage.address, one.path))
 
     @cached_property
     def _fetched(self) -> tuple[Path, BinaryIO]:

@@ -78,14 +78,24 @@ class Storage:
 
     def entries(self, below: str = "") -> Iterator[Entry]:
         """Every file below a folder of it, at any depth; nothing where there is none."""
+        yield from (self._entry(one) for one in self._listed(below, recursive=True) if one.type == fs.FileType.File)
+
+    def names(self, below: str = "") -> list[tuple[str, bool]]:
+        """What is in a folder of it, sorted: each name, and whether it is a folder."""
+        found = self._listed(below, recursive=False)
+        return sorted((one.base_name, one.type == fs.FileType.Directory) for one in found)
+
+    def _listed(self, below: str, recursive: bool) -> list[fs.FileInfo]:
         with self._at(below) as there:
-            found = self._files.get_file_info(fs.FileSelector(there, recursive=True, allow_not_found=True))
+            found: list[fs.FileInfo] = self._files.get_file_info(
+                fs.FileSelector(there, recursive=recursive, allow_not_found=True)
+            )
             if not found and not self.address.startswith("hf:"):
                 # an empty folder is none at most stores; but a bucket is there or not
                 bucket = self._files.get_file_info(self._base.split("/")[0])
                 if bucket.type == fs.FileType.NotFound:
                     raise StorageError(f"{self.address}: there is no bucket {bucket.path}")
-        yield from (self._entry(one) for one in found if one.type == fs.FileType.File)
+        return found
 
     def entry(self, path: str) -> Entry | None:
         """One file, or None where it is not there."""

@@ -1,7 +1,7 @@
 """Images at an address: fetched once, resumed, kept under the cache's limit, the same as from a disk."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from rfray.data.catalog import decode_images, divide, load_images, scan_folder
-from rfray.data.folders import changes, list_images
+from rfray.data.folders import changes, check_folders, image_files, list_images
 from rfray.data.geometry import Geometry
+from rfray.data.listing import PassedOver
 from rfray.data.node_cache import RemoteFolder, make_room
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings, DataSettings
@@ -115,7 +116,35 @@ def test_a_folder_that_nobody_uses_makes_room(address: str, tmp_path: Path) -> N
     assert not path.exists()
 
 
-def test_a_class_without_an_image_is_named(address: str, tmp_path: Path) -> None:
-    settings = at(address, tmp_path).model_copy(update={"classes": {"real": "real", "fake": "forged"}})
-    with pytest.raises(DataError, match=r"s3://.*/train: class fake has no image in forged"):
-        list_images(settings, "train")
+@pytest.mark.parametrize("check", [check_folders, lambda settings: list_images(settings, "train")])
+def test_a_class_folder_that_is_not_there_is_named_with_those_that_are(
+    address: str, tmp_path: Path, check: Callable[[DataSettings], object]
+) -> None:
+    settings = at(address, tmp_path).model_copy(update={"classes": {"real": "real", "fake": "Fake"}})
+    with pytest.raises(DataError, match=r"/train: no folder 'Fake' for class fake; there: fake, real; nearest: fake\."):
+        check(settings)
+
+
+def test_what_is_passed_over_is_the_same_at_an_address_and_on_a_disk(address: str, tmp_path: Path) -> None:
+    names = ("real/a.jpg", "real/b.GIF", "real/@eaDir/c.jpg", "fake/d.JPG", "fake/Thumbs.db", "fake/far/e")
+    beside = ("deepfake/f.jpg", "gan/v1/g.jpg", "__MACOSX/real/._a.jpg", "loose.jpg", "notes.txt", "test/real/h.jpg")
+    for name in (*names, *beside):
+        (tmp_path / "top" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "top" / name).write_bytes(b"x")
+    there = f"{address}/top"
+    upload(tmp_path / "top", there)
+    said, taken = [], []
+    for top in (str(tmp_path / "top"), there):
+        tuned, predicted = PassedOver(), PassedOver()
+        settings = DataSettings(train=top, test=f"{top}/test", classes={"real": "real", "fake": ["fake", "gan/v1"]})
+        taken.append([*list_images(settings, "train", tuned)["path"]])
+        list(image_files([top], (), predicted))
+        said.append([str(one).replace(top, "TOP") for one in (tuned, predicted)])
+    assert taken[0] == taken[1] == ["fake/d.JPG", "gan/v1/g.jpg", "real/a.jpg"]
+    assert said[0][0] == said[1][0]
+    assert said[0][0] == (
+        "4 files (1 .gif, 1 without ending, 1 beside the class folders, 1 .txt), "
+        "3 folders (TOP/real/@eaDir, TOP/__MACOSX, TOP/deepfake)"
+    )
+    predicted_folders = "2 folders (TOP/__MACOSX, TOP/real/@eaDir)"
+    assert [one[1].endswith(predicted_folders) for one in said] == [True, True]
