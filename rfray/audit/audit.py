@@ -10,8 +10,9 @@ columns of `fingerprints.Fingerprint` but for hashes and keypoints.
 import numpy as np
 import pandas as pd
 
+from rfray.audit.facts import Facts, used
 from rfray.audit.metadata_baseline import metadata_baseline
-from rfray.audit.rules import RULES, Facts, used
+from rfray.audit.rules import RULES
 from rfray.data.catalog import load_folder
 from rfray.data.decoding import square
 from rfray.data.geometry import geometries

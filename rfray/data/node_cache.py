@@ -22,7 +22,7 @@ from rich.progress import track
 from rfray.data.listing import PassedOver
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings, DataSettings
-from rfray.store.files import below, user_cache, write_whole
+from rfray.store.files import below, is_idle, user_cache, write_whole
 from rfray.store.storage import THREADS, Entry, Storage
 
 FREE_SHARE = 0.02
@@ -58,16 +58,6 @@ def remove_unfinished(folder: Path) -> None:
     """Deletes files of pixels whose process was killed before they were whole."""
     for path in filter(is_idle, folder.glob(".writing-*.u8")):
         path.unlink(missing_ok=True)
-
-
-def is_idle(path: Path) -> bool:
-    """Whether no process has locked the file."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 @dataclass

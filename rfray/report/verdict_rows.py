@@ -13,10 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rfray.data.node_cache import is_idle
 from rfray.errors import InputError, nearest_first, printable
 from rfray.store.csv_files import csv_text
-from rfray.store.files import replacing
+from rfray.store.files import is_idle, replacing
 
 Write = Callable[[pd.DataFrame], None]
 """Appends a table; all have the same columns."""

@@ -1,6 +1,7 @@
 """bytes -> files that are either whole or not there: written aside, flushed to disk, then moved into place."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -102,6 +103,16 @@ def user_cache() -> Path:
     if folder.startswith("~"):  # as it stays where a user has no home
         raise InputError("this user has no home folder for the cache; set RFRAY_CACHE to a folder (or HOME)")
     return Path(folder)
+
+
+def is_idle(path: Path) -> bool:
+    """Whether no process has locked the file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def is_disk_full(error: BaseException) -> bool:

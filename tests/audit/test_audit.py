@@ -235,7 +235,6 @@ def divided_by(images, **data):
         ({"split_by": "group"}, "error", "finds nothing in the 240 training images"),
         ({"group_pattern": r"real/id(\d+)"}, "warning", "in only 0 of 120 fake training images"),
         ({"group_pattern": r"_(\d+)\.jpg"}, "warning", "finds another text in each training image"),
-        ({"group_pattern": r"(id\d+)_(\d+)"}, "warning", "has several groups in brackets"),
     ],
 )
 def test_a_setting_that_keeps_hardly_any_images_together_is_said(data, grade, said):
@@ -245,6 +244,34 @@ def test_a_setting_that_keeps_hardly_any_images_together_is_said(data, grade, sa
     assert finding.grade == grade
     assert said in finding.sentence
     assert "setting-for-few" not in found(divided_by(images, group_pattern=r"id(\d+)_"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_said"), [(r"(id\d+)_(\d+)", True), (r"(ID)(\d)", True), (r"(?:id)(\d)_", False)]
+)
+def test_a_pattern_with_several_groups_is_said_whatever_it_finds(pattern, is_said):
+    images = image_table()
+    images["path"] = [f"{'fake' if n % 2 else 'real'}/id{n // 12}_{n:04d}.jpg" for n in range(240)]
+    findings = found(divided_by(images, group_pattern=pattern))
+    assert ("several-groups" in findings) is is_said
+    if is_said:
+        assert "has several groups in brackets, of which only the first counts" in findings["several-groups"].sentence
+    assert ("setting-for-few" in findings) is ("ID" in pattern)
+
+
+def test_the_order_of_columns_does_not_matter():
+    """All are found by their names."""
+    given = image_table(quality=np.where(np.arange(240) % 3, 75.0, 90.0))
+    plain, turned = (
+        audit_images(images, pairs[pairs.columns[::step]], ALL_READABLE)
+        for images, pairs, step in (
+            (given, pair_table((0, 2, "exact"), (0, 239, "crop")), 1),
+            (given[given.columns[::-1]], pair_table((0, 2, "exact"), (0, 239, "crop")), -1),
+        )
+    )
+    assert turned == plain
+    groups = np.arange(240)
+    assert metadata_baseline(given[given.columns[::-1]], groups) == metadata_baseline(given, groups)
 
 
 def test_identities_of_test_among_the_training_images_are_said():

@@ -1,0 +1,65 @@
+"""What the rules of the audit go by, and words that they share."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rfray.spec.sweep import CLASSES, DataSettings
+from rfray.store.records import MetadataBaseline
+
+NAMED = 3
+"""Examples in a sentence: more would not be read."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The input of the rules."""
+
+    images: pd.DataFrame
+    """See `rfray.audit.audit`; `part` is never empty, and every class has images."""
+    pairs: pd.DataFrame
+    """first, second (rows of `images`), kind, first_part, second_part (in alphabetical order), across_labels, named."""
+    unreadable: int
+    """Files that could not be read."""
+    baseline: MetadataBaseline | None
+    reencoded: bool
+    """Whether `data.reencode` brings all images through one size and codec before a model sees them."""
+    data: DataSettings | None = None
+    """By which they are divided."""
+
+    @property
+    def used(self) -> pd.DataFrame:
+        """The images that a model learns from or is measured on: none that was left out."""
+        return used(self.images)
+
+    def of_class(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """The values of a column for real images in use, and for fake ones."""
+        images = self.used
+        real, fake = (images.loc[images["label"] == label, column].to_numpy() for label in (0, 1))
+        return real, fake
+
+    def counts(self, part: str) -> np.ndarray:
+        """(2,) int: real and fake images of a part, which has some of both or none."""
+        return np.bincount(self.images.loc[self.images["part"] == part, "label"], minlength=len(CLASSES))
+
+
+def used(images: pd.DataFrame) -> pd.DataFrame:
+    """Those that were not left out; all where a class would have none."""
+    kept = images[images["part"] != "left out"]
+    return kept if kept["label"].nunique() == images["label"].nunique() else images
+
+
+def out_of(count: int, whole: int, noun: str) -> str:
+    """3 of 20 files are, 1 of 1 file is."""
+    return f"{count:,} of {counted(whole, noun)} {are(count)}"
+
+
+def counted(count: int, noun: str) -> str:
+    """1 file, 2 files."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def are(count: int) -> str:
+    """Is one, are others."""
+    return "is" if count == 1 else "are"
