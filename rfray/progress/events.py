@@ -85,6 +85,8 @@ class TrialEnded(Happening):
     best_epoch: int | None
     epochs: int
     """Epochs that were trained."""
+    by_budget: bool = False
+    """Whether there was no time for another one."""
 
 
 class Warned(Happening):

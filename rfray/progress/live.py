@@ -75,8 +75,8 @@ class View:
             case TrialEnded():
                 self._scores.append(event.score)
                 if (ended := self._rows.pop(event.id, None)) is not None:
-                    early = ended.epoch < ended.epochs
-                    ended.state = "failed" if event.reason else "stopped early" if early else "done"
+                    early = "budget ended" if event.by_budget else "stopped early"
+                    ended.state = "failed" if event.reason else early if ended.epoch < ended.epochs else "done"
                     self._best = sorted([*self._best, ended], key=lambda row: -(row.best or 0))[:SHOWN_ENDED]
                 if event.reason:
                     self.say(f"trial {event.id} failed: {event.reason}")

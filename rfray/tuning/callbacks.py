@@ -21,7 +21,7 @@ from rfray.progress import events
 from rfray.progress.live import View
 from rfray.progress.metric_keys import EPOCH, SCORE, WARNINGS
 from rfray.spec.sweep import Sweep
-from rfray.spec.trial import epochs_of
+from rfray.spec.trial import Trial, epochs_of
 from rfray.store.files import is_disk_full, no_room
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir
@@ -77,8 +77,16 @@ class DiskMonitor(SweepCallback):
 class Display(SweepCallback):
     """Shows how the sweep goes in this terminal, or as lines where the command runs as a job."""
 
-    def __init__(self, began: events.SweepBegan, axes: list[str], training_images: int, console: Console) -> None:
-        self._began, self._axes, self._training_images = began, axes, training_images
+    def __init__(
+        self,
+        began: events.SweepBegan,
+        axes: list[str],
+        training_images: int,
+        has_time: Callable[[Trial], bool],
+        console: Console,
+    ) -> None:
+        """`has_time`: whether a budget, if there is one, leaves a running trial time to go on."""
+        self._began, self._axes, self._training_images, self._has_time = began, axes, training_images, has_time
         self._warned: set[str] = set()
         self._view = View(console, "Ctrl-C stops, the same command goes on")
         self._emit: Callable[[events.Event], None] = events.print_event if events.inside_job() else self._view.show
@@ -115,7 +123,7 @@ class Display(SweepCallback):
     def ended(self, result: TrialResult) -> None:
         """A trial's result is on disk."""
         fields = result.model_dump(include={"id", "reason", "score", "best_epoch", "epochs"})
-        self._emit(events.TrialEnded(**fields))
+        self._emit(events.TrialEnded(by_budget=not self._has_time(result.trial), **fields))
 
 
 class TensorBoard(SweepCallback):

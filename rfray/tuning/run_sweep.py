@@ -18,6 +18,7 @@ from rfray.cluster.slots import TrialSlots, slot_count
 from rfray.errors import RfrayError, SweepFailed, printable
 from rfray.progress.events import SweepBegan
 from rfray.spec.sweep import Sweep
+from rfray.spec.trial import Trial
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import file_digest, is_disk_full, no_room
 from rfray.store.records import TrialResult
@@ -56,6 +57,10 @@ class SweepContext:
     def deadline(self) -> float | None:
         """When a budget by the clock ends, in seconds since 1970."""
         return self.meter.account.deadline if self.meter else None
+
+    def has_time(self, trial: Trial) -> bool:
+        """Whether a trial that runs can go on, by what is left of the budget."""
+        return self.meter is None or self.meter.can_go_on(trial, runs=True)
 
     @property
     def has_workers(self) -> bool:
@@ -162,7 +167,7 @@ def _fit(
     run, sweep = context.run, context.sweep
     metric, scores = sweep.search.metric, [result.score for result in earlier]
     began = SweepBegan(name=sweep.name, metric=metric, planned=planned, until=context.deadline, earlier=scores)
-    display = Display(began, list(sweep.trial.axes()), run.training_images(), context.console)
+    display = Display(began, list(sweep.trial.axes()), run.training_images(), context.has_time, context.console)
     recorder.on_result.append(display.ended)
     searcher.scheduler.on_pause += [display.paused, *([context.meter.account.release] if context.meter else [])]
     callbacks = [recorder, DiskMonitor(context.session_folder), TensorBoard(run, metric), display]

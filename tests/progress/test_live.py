@@ -126,3 +126,19 @@ def test_where_a_budget_decides_the_time_left_is_its_own_and_paused_trials_are_c
     assert "1 are paused; best so far" in table
     assert "│ a " not in table
     assert "│ b " in table
+
+
+def test_a_trial_that_the_budget_ended_was_not_stopped_early() -> None:
+    begun: list[Event] = [TrialBegan(id=name, setting="", epochs=2) for name in "abc"]
+    ended = [
+        TrialEnded(id="a", reason=None, score=0.5, best_epoch=1, epochs=1, by_budget=True),
+        TrialEnded(id="b", reason=None, score=0.5, best_epoch=1, epochs=1),
+        TrialEnded(id="c", reason=None, score=0.5, best_epoch=1, epochs=2, by_budget=True),
+    ]
+    done = [
+        EpochDone(id=name, epoch=epoch, score=0.5, best=0.5, images_per_second=1.0)
+        for name, epoch in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    table = table_of(*begun, *done, *ended)
+    states = {row.split("│")[1].strip(): row.split("│")[-2].strip() for row in table.splitlines() if row[:1] == "│"}
+    assert states == {"a": "budget ended", "b": "stopped early", "c": "done"}
