@@ -68,7 +68,7 @@ def _run(
     from rfray.cluster.slots import autoscaler_notice, slot_count, slot_for
     from rfray.commands.prepare_data import check_audit, prepare_training
     from rfray.report.audit_plots import draw_audit
-    from rfray.tuning.budget import budget_meter, check_budget, with_short_epochs
+    from rfray.tuning.budget import budget_meter, check_budget, check_epoch, with_short_epochs
     from rfray.tuning.measuring import keep_packing, shares_for
     from rfray.tuning.plan import disk_needs, plan_lines
     from rfray.tuning.preflight import check_models, check_sweep, unused_settings
@@ -81,9 +81,10 @@ def _run(
     for line in unused_settings(file):
         say(console, f"Note: {line}")
     check_warm_start(file, run, fresh)
-    parameters = check_models(file)
+    parameters, seconds = check_models(file, slot.threads)
     shares = shares_for(sweep, run, slot, fresh, console)
-    check_budget(file, shares, began if fresh or not run.trials() else None)
+    is_first = fresh or not run.trials()
+    check_budget(file, shares, began if is_first else None)
     needed = disk_needs(sweep, parameters, slot_count(shares))
     if dry_run:
         say(console, "\n".join(plan_lines(sweep, run, shares, needed)))
@@ -101,6 +102,8 @@ def _run(
             if coming := autoscaler_notice(shares):
                 say(console, coming)
             prepare_nodes(run, shares, console)
+            if meter and is_first:
+                check_epoch(file, run, meter, seconds)
             probe_backbones(run, sweep, meter.account.deadline if meter else None, console)
             search = with_short_epochs(run, rank_backbones(run, sweep, console), shares)
             done = run_sweep(run, search, shares, session, console, meter=meter)

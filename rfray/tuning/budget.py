@@ -38,6 +38,8 @@ RECENT = 5
 """So many of the last epochs of a backbone are averaged, as the machine may have become busier (our choice)."""
 SMALLEST_PART = 0.25
 """The smallest part of an epoch that a trial goes on for, where the clock would cut the epoch short (our choice)."""
+FORWARD = 1 / 3
+"""To predict an image takes so much of the time to learn from it: the backward pass takes twice the forward one."""
 MIN_IMAGES_ON_CPU, MIN_IMAGES_ON_GPU = 1_000, 5_000
 """Fewest images of an epoch (our choice): to begin, judge and write an epoch takes seconds, however short it is."""
 ROOM = 3
@@ -283,6 +285,36 @@ def check_budget(file: SweepFile, shares: TrialSlots, began: float | None = None
             f"more, {least} say: starting took {begun:.0f} s, ending takes {SHUTDOWN_SECONDS:.0f} s, so no epoch fits"
         )
         raise SweepError(file.not_allowed(("search", "budget"), search.budget, allowed))
+
+
+def check_epoch(file: SweepFile, run: RunDir, meter: Meter, seconds: float) -> None:
+    """Raises SweepError where what is left of a budget is less than the sweep's shortest epoch takes, even cut short.
+
+    Asked before the first trial. `seconds`: what the fastest backbone takes to learn from an image on the CPUs of a
+    trial. With `resources: auto` the cluster was measured, which counts; else nothing is known of GPUs.
+    """
+    slots, account = meter.shares.kinds, meter.account
+    measured = meter.shares.measured if isinstance(meter.shares, Packing) else []
+    if any(slot.gpu for slot in slots) and not measured:
+        return
+    of_gpus, spent = account.deadline is None, account.spent()
+    seconds = min((1 / one.images_per_second for one in measured), default=seconds) / max(one.workers for one in slots)
+    count = run.catalog()["part"].value_counts()
+    train, val = int(count["train"]), int(count["val"])
+    sizes = with_short_epochs(run, file.sweep, meter.shares).trial.ends("epoch_images")
+    images = train // max(epochs_of_a_pass(train + val, size) for size in sizes)
+    needed = seconds * ((1 if of_gpus else SMALLEST_PART) * images + FORWARD * val)
+    gpus = min(slot.gpu * slot.workers for slot in slots)
+    if needed <= (left := account.left(more_gpus=gpus)):
+        return
+    least = ROOM * (spent.gpus + needed * gpus if of_gpus else spent.clock + SHUTDOWN_SECONDS + needed)
+    shortest = "an epoch" if of_gpus else f"even {SMALLEST_PART} of an epoch"
+    allowed = (
+        f"more, {as_budget(least, of_gpus)} say: {shortest} of {images:,} images, judged by {val:,}, takes "
+        f"{needed:.0f} s at {1 / seconds:.3g} images a second, measured with the fastest backbone; "
+        f"{max(left, 0):.0f} s are left"
+    )
+    raise SweepError(file.not_allowed(("search", "budget"), file.sweep.search.budget, allowed))
 
 
 def as_budget(seconds: float, of_gpus: bool = False) -> str:

@@ -1,5 +1,8 @@
 """a sweep -> the size of its models, or one error that says what can't work: names, combinations, a training step."""
 
+import math
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +16,9 @@ from rfray.spec.trial import Range, Trial
 from rfray.stats.metrics import METRICS
 from rfray.training.learner import SCHEDULES, make_optimizer, optimizer_names
 from rfray.tuning.strategies import SCHEDULERS, SEARCHERS, combinations
+
+PAIR = 2
+"""Images of a step: the fewest with which batch normalisation works."""
 
 
 def registered_names() -> dict[str, list[str]]:
@@ -56,25 +62,29 @@ def unused_settings(file: SweepFile) -> Iterator[str]:
             yield file.problem(key, f"has no effect, as {reason}")
 
 
-def check_models(file: SweepFile) -> dict[str, int]:
-    """Builds each backbone and trains it on two images at each size; backbone -> its number of parameters.
+def check_models(file: SweepFile, threads: int = 1) -> tuple[dict[str, int], float]:
+    """Builds each backbone and trains it on two images at each size.
 
-    Raises SweepError, a line per problem, with file, line and key.
+    Returns backbone -> its number of parameters, and the seconds that the fastest takes to learn from an image on so
+    many `threads` (or as many as this machine has) of a CPU. Raises SweepError, a line per problem, with file, line and
+    key.
     """
     axes = file.sweep.trial
     first = {name: axes.ends(name)[0] for name in axes.axes()}
     parameters: dict[str, int] = {}
-    problems: list[str] = []
+    problems, fastest = list[str](), math.inf
+    torch.set_num_threads(min(threads, os.cpu_count() or 1))
     for place, backbone in axes.written("backbone"):
         for size in axes.ends("image_size"):
             trial = axes.trial({**first, "backbone": backbone, "image_size": size})
             try:
-                parameters[backbone] = _one_step(trial)
+                parameters[backbone], seconds = _two_steps(trial)
+                fastest = min(fastest, seconds / PAIR)
             except TrialError as error:
                 problems.append(file.problem(("trial", *place), str(error)))
     if problems:
         raise SweepError("\n".join(problems))
-    return parameters
+    return parameters, fastest
 
 
 def _names(file: SweepFile) -> Iterator[str]:
@@ -167,15 +177,22 @@ def _given(value: Any) -> Any:
     return value.model_dump(exclude_none=True) if isinstance(value, Range) else value
 
 
-def _one_step(trial: Trial) -> int:
-    """Trains a trial's model on two images that are black; its number of parameters."""
+def _two_steps(trial: Trial) -> tuple[int, float]:
+    """Trains a trial's model on two images that are black, twice; its number of parameters, seconds of the faster step.
+
+    The first step may take longer, as torch prepares for these shapes.
+    """
     model, normalise = build_model(trial, load_pretrained=trial.pretrained is True)
     try:
         optimizer = make_optimizer(trial, model)
-        images = normalise(torch.zeros(2, 3, trial.image_size, trial.image_size, dtype=torch.uint8))
-        torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1])).backward()
-        optimizer.step()
+        images = normalise(torch.zeros(PAIR, 3, trial.image_size, trial.image_size, dtype=torch.uint8))
+        took = []
+        for _ in range(2):
+            began = time.perf_counter()
+            torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1])).backward()
+            optimizer.step()
+            took.append(time.perf_counter() - began)
     except Exception as error:  # a model, or an optimizer, may raise anything at a size that it can't take
         reason = str(error).splitlines()[0]
         raise TrialError(f"{trial.backbone} can't take a step at {trial.image_size} px: {reason}") from error
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters()), min(took)

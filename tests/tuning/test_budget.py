@@ -1,7 +1,9 @@
 """search.budget: what it counts, for what there is time, and where a sweep ends."""
 
 import io
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from rfray.commands.prepare_data import prepare_training
 from rfray.errors import RunError, SweepError, SweepFailed
 from rfray.spec.budget_defaults import Budget, read_budget
 from rfray.spec.sweep import Sweep
-from rfray.spec.sweep_file import load_sweep
+from rfray.spec.sweep_file import SweepFile, load_sweep
 from rfray.spec.trial import Trial
 from rfray.store.ownership import claim_run
 from rfray.store.records import Measured, Spent, TrialResult, TrialStart, read_record, write_record
@@ -28,6 +30,7 @@ from rfray.tuning.budget import (
     Meter,
     budget_meter,
     check_budget,
+    check_epoch,
     with_short_epochs,
 )
 from rfray.tuning.run_sweep import check_outcome, run_sweep
@@ -150,13 +153,73 @@ def test_a_budget_in_which_no_epoch_fits_is_refused_with_one_that_would_do(tmp_p
     check_budget(asked, Slot(1, 0), now)
     with pytest.raises(SweepError, match=r'sweep.yaml:5: .*given "45s"; allowed: more, 3m say: starting took 40 s'):
         check_budget(asked, Slot(1, 0), now - 40)
-    slow = Measured(
-        setting="", backbone="a", image_size=32, device="cpu", device_memory=0, memory=0, host_memory=0,
-        micro_batch=64, images_per_second=1.6,
-    )  # fmt: skip
     with pytest.raises(SweepError, match="allowed: more, 3m say"):  # a batch takes 40 s
-        check_budget(asked, Packing({("a", 32): Slot(1, 0)}, [slow]), now)
+        check_budget(asked, Packing({("a", 32): Slot(1, 0)}, [measured(1.6)]), now)
     check_budget(asked, Slot(1, 0))  # of a run that goes on, which says that its budget is used up
+
+
+def in_a_run(folder: Path, search: str, train: int, val: int, **trial: Any) -> tuple[SweepFile, RunDir]:
+    """A sweep file, and a run whose catalog has so many images."""
+    file, run = folder / "sweep.yaml", RunDir(folder / "run")
+    setting = json.dumps({"backbone": ["quick", "slow"], **trial})
+    file.write_text(f"name: a\ndata: {{source: demo}}\ntrial: {setting}\nsearch:\n  budget: {search}\n")
+    run.write_catalog(pd.DataFrame({"part": ["train"] * train + ["val"] * val}))
+    return load_sweep(file), run
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds", "trial", "said"),
+    [
+        # 40 s are used; a quarter of 800 images and a third of 150 are 250 of 0.2 s: 50 s, of 60 - 40 - 6
+        (
+            "60s",
+            0.2,
+            {},
+            "allowed: more, 5m say: even 0.25 of an epoch of 800 images, judged by 150, takes 50 s",
+        ),
+        ("90s", 0.2, {}, "44 s are left"),
+        ("97s", 0.2, {}, None),  # 51 s are left
+        ("60s", 0.05, {}, None),
+        ("60s", 0.2, {"epoch_images": 50}, None),  # 19 epochs of 42: 10 and 50 images are 12 s
+        ("60s", 0.3, {"epoch_images": [0, 50]}, "of 42 images, judged by 150, takes 18 s at 3.33 images a second"),
+    ],
+)
+def test_a_budget_that_is_less_than_an_epoch_takes_as_measured_is_refused(
+    budget: str, seconds: float, trial: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    file, run = in_a_run(tmp_path, budget, 800, 150, **trial)
+    mine = meter(tmp_path, budget, used=40)
+    if said is None:
+        check_epoch(file, run, mine, seconds)
+        return
+    with pytest.raises(SweepError, match="measured with the fastest") as refused:
+        check_epoch(file, run, mine, seconds)
+    assert said in str(refused.value)
+
+
+def test_what_was_measured_on_the_cluster_counts_and_of_other_gpus_nothing_is_known(tmp_path: Path) -> None:
+    gpu = Slot(1, 0.5)
+    for budget, used, rate, refused in (
+        ("60s", 40, 5.0, True),
+        ("60s", 40, 50.0, False),
+        ("2gpu-m", 0, 5.0, False),  # 850 images at 5 a second, of half a GPU: 85 s
+        ("1gpu-m", 0, 5.0, True),
+    ):
+        file, run = in_a_run(tmp_path, budget, 800, 150)
+        known = Packing({("quick", 224): gpu}, [measured(rate)])
+        check_epoch(file, run, meter(tmp_path, budget, used, gpu), 9.0)  # of a CPU
+        if not refused:
+            check_epoch(file, run, replace(meter(tmp_path, budget, used), shares=known), 9.0)
+            continue
+        with pytest.raises(SweepError, match="measured with the fastest backbone"):
+            check_epoch(file, run, replace(meter(tmp_path, budget, used), shares=known), 0.0)
+
+
+def measured(images_per_second: float) -> Measured:
+    return Measured(
+        setting="", backbone="a", image_size=32, device="cpu", device_memory=0, memory=0, host_memory=0,
+        micro_batch=64, images_per_second=images_per_second,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
