@@ -81,7 +81,7 @@ def _run(
     for line in unused_settings(file):
         say(console, f"Note: {line}")
     check_warm_start(file, run, fresh)
-    parameters, seconds = check_models(file, slot.threads)
+    parameters, seconds = check_models(file)
     shares = shares_for(sweep, run, slot, fresh, console)
     is_first = fresh or not run.trials()
     check_budget(file, shares, began if is_first else None)

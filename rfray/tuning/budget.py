@@ -290,15 +290,17 @@ def check_budget(file: SweepFile, shares: TrialSlots, began: float | None = None
 def check_epoch(file: SweepFile, run: RunDir, meter: Meter, seconds: float) -> None:
     """Raises SweepError where what is left of a budget is less than the sweep's shortest epoch takes, even cut short.
 
-    Asked before the first trial. `seconds`: what the fastest backbone takes to learn from an image on the CPUs of a
-    trial. With `resources: auto` the cluster was measured, which counts; else nothing is known of GPUs.
+    Asked before the first trial. `seconds`: what the fastest backbone takes to learn from an image with one thread; so
+    many as a trial has are at most so many times as fast. With `resources: auto` the cluster was measured, and that
+    counts; else nothing is known of GPUs.
     """
     slots, account = meter.shares.kinds, meter.account
     measured = meter.shares.measured if isinstance(meter.shares, Packing) else []
     if any(slot.gpu for slot in slots) and not measured:
         return
     of_gpus, spent = account.deadline is None, account.spent()
-    seconds = min((1 / one.images_per_second for one in measured), default=seconds) / max(one.workers for one in slots)
+    fastest = min((1 / one.images_per_second for one in measured), default=seconds / max(one.threads for one in slots))
+    seconds = fastest / max(one.workers for one in slots)
     count = run.catalog()["part"].value_counts()
     train, val = int(count["train"]), int(count["val"])
     sizes = with_short_epochs(run, file.sweep, meter.shares).trial.ends("epoch_images")
@@ -311,7 +313,7 @@ def check_epoch(file: SweepFile, run: RunDir, meter: Meter, seconds: float) -> N
     shortest = "an epoch" if of_gpus else f"even {SMALLEST_PART} of an epoch"
     allowed = (
         f"more, {as_budget(least, of_gpus)} say: {shortest} of {images:,} images, judged by {val:,}, takes "
-        f"{needed:.0f} s at {1 / seconds:.3g} images a second, measured with the fastest backbone; "
+        f"at least {needed:.0f} s at {1 / seconds:.3g} images a second, measured with the fastest backbone; "
         f"{max(left, 0):.0f} s are left"
     )
     raise SweepError(file.not_allowed(("search", "budget"), file.sweep.search.budget, allowed))

@@ -1,7 +1,6 @@
 """a sweep -> the size of its models, or one error that says what can't work: names, combinations, a training step."""
 
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -62,18 +61,18 @@ def unused_settings(file: SweepFile) -> Iterator[str]:
             yield file.problem(key, f"has no effect, as {reason}")
 
 
-def check_models(file: SweepFile, threads: int = 1) -> tuple[dict[str, int], float]:
+def check_models(file: SweepFile) -> tuple[dict[str, int], float]:
     """Builds each backbone and trains it on two images at each size.
 
-    Returns backbone -> its number of parameters, and the seconds that the fastest takes to learn from an image on so
-    many `threads` (or as many as this machine has) of a CPU. Raises SweepError, a line per problem, with file, line and
-    key.
+    Returns backbone -> its number of parameters, and the seconds that the fastest takes to learn from an image with one
+    thread of this machine's CPU. Raises SweepError, a line per problem, with file, line and key.
     """
     axes = file.sweep.trial
     first = {name: axes.ends(name)[0] for name in axes.axes()}
     parameters: dict[str, int] = {}
     problems, fastest = list[str](), math.inf
-    torch.set_num_threads(min(threads, os.cpu_count() or 1))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a few images keep no more of them busy
     for place, backbone in axes.written("backbone"):
         for size in axes.ends("image_size"):
             trial = axes.trial({**first, "backbone": backbone, "image_size": size})
@@ -82,6 +81,7 @@ def check_models(file: SweepFile, threads: int = 1) -> tuple[dict[str, int], flo
                 fastest = min(fastest, seconds / PAIR)
             except TrialError as error:
                 problems.append(file.problem(("trial", *place), str(error)))
+    torch.set_num_threads(threads)
     if problems:
         raise SweepError("\n".join(problems))
     return parameters, fastest
@@ -178,9 +178,10 @@ def _given(value: Any) -> Any:
 
 
 def _two_steps(trial: Trial) -> tuple[int, float]:
-    """Trains a trial's model on two images that are black, twice; its number of parameters, seconds of the faster step.
+    """Trains a trial's model on two images that are black, twice; its number of parameters, and the seconds of both.
 
-    The first step may take longer, as torch prepares for these shapes.
+    Of the faster step, as torch prepares for these shapes in the first, and without the optimizer: that takes as long
+    for a whole batch.
     """
     model, normalise = build_model(trial, load_pretrained=trial.pretrained is True)
     try:
@@ -190,8 +191,8 @@ def _two_steps(trial: Trial) -> tuple[int, float]:
         for _ in range(2):
             began = time.perf_counter()
             torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1])).backward()
-            optimizer.step()
             took.append(time.perf_counter() - began)
+            optimizer.step()
     except Exception as error:  # a model, or an optimizer, may raise anything at a size that it can't take
         reason = str(error).splitlines()[0]
         raise TrialError(f"{trial.backbone} can't take a step at {trial.image_size} px: {reason}") from error

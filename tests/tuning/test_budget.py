@@ -175,13 +175,18 @@ def in_a_run(folder: Path, search: str, train: int, val: int, **trial: Any) -> t
             "60s",
             0.2,
             {},
-            "allowed: more, 5m say: even 0.25 of an epoch of 800 images, judged by 150, takes 50 s",
+            "allowed: more, 5m say: even 0.25 of an epoch of 800 images, judged by 150, takes at least 50 s",
         ),
         ("90s", 0.2, {}, "44 s are left"),
         ("97s", 0.2, {}, None),  # 51 s are left
         ("60s", 0.05, {}, None),
         ("60s", 0.2, {"epoch_images": 50}, None),  # 19 epochs of 42: 10 and 50 images are 12 s
-        ("60s", 0.3, {"epoch_images": [0, 50]}, "of 42 images, judged by 150, takes 18 s at 3.33 images a second"),
+        (
+            "60s",
+            0.3,
+            {"epoch_images": [0, 50]},
+            "of 42 images, judged by 150, takes at least 18 s at 3.33 images a second",
+        ),
     ],
 )
 def test_a_budget_that_is_less_than_an_epoch_takes_as_measured_is_refused(
@@ -192,9 +197,17 @@ def test_a_budget_that_is_less_than_an_epoch_takes_as_measured_is_refused(
     if said is None:
         check_epoch(file, run, mine, seconds)
         return
-    with pytest.raises(SweepError, match="measured with the fastest") as refused:
+    with pytest.raises(SweepError, match=r"sweep\.yaml:5: search\.budget: ") as refused:
         check_epoch(file, run, mine, seconds)
     assert said in str(refused.value)
+
+
+def test_threads_and_workers_are_at_most_so_many_times_as_fast(tmp_path: Path) -> None:
+    file, run = in_a_run(tmp_path, "60s", 800, 150)
+    for slot in (Slot(4, 0), Slot(1, 0, workers=4), Slot(2, 0, workers=2)):
+        check_epoch(file, run, meter(tmp_path, "60s", 40, slot), 0.2)  # 50 s / 4 of 14
+    with pytest.raises(SweepError, match="takes at least 25 s at 10 images a second"):
+        check_epoch(file, run, meter(tmp_path, "60s", 40, Slot(2, 0)), 0.2)
 
 
 def test_what_was_measured_on_the_cluster_counts_and_of_other_gpus_nothing_is_known(tmp_path: Path) -> None:
