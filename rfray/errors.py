@@ -58,6 +58,10 @@ class TrialError(RfrayError):
     """One trial can't go on; the message becomes its reason on the leaderboard."""
 
 
+class LeaseLostError(RunError):
+    """Another command holds the address of the run by now, so that this one must not write there any more."""
+
+
 class GroupStoppedError(RfrayError):
     """The first of the processes that train a trial together has stopped, for a reason that it gives itself."""
 

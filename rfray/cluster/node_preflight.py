@@ -18,6 +18,7 @@ from rfray.data.images import ImageFiles
 from rfray.data.node_cache import cache_folder
 from rfray.errors import ClusterError, DataError, StorageError
 from rfray.store.files import no_room
+from rfray.store.ownership import holder_of, work_for
 from rfray.store.run_dir import RunDir
 
 
@@ -26,9 +27,12 @@ def check_storage(run: RunDir, needed: int) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     probe, others = f".probe-{uuid.uuid4().hex[:8]}", {node.id: node for node in nodes()}
     here = others.pop(ray.get_runtime_context().get_node_id())
-    tasks = {on_node(node.id, _write_probe).remote(run.where, f"{probe}-{node.id}"): node for node in others.values()}
+    tasks = {
+        on_node(node.id, _write_probe).remote(run.where, holder_of(run), f"{probe}-{node.id}"): node
+        for node in others.values()
+    }
     try:
-        for node, problem in [(here, _write_probe(run.where, f"{probe}-{here.id}")), *finished(tasks)]:
+        for node, problem in [(here, _write_probe(run.where, holder_of(run), f"{probe}-{here.id}")), *finished(tasks)]:
             if isinstance(problem, RayError):
                 problem = reason_of(problem)
             elif not problem and not run.mirror.find(f"{probe}-{node.id}"):
@@ -43,10 +47,11 @@ def check_storage(run: RunDir, needed: int) -> None:
         raise no_room(run.path, needed)
 
 
-def _write_probe(where: Path | str, name: str) -> str | None:
+def _write_probe(where: Path | str, holder: str, name: str) -> str | None:
     """Writes a file into the run folder; why not, where it can't."""
     try:
         run = RunDir(where)
+        work_for(run, holder)
         if isinstance(where, str):
             run.path.mkdir(parents=True, exist_ok=True)
         (run.path / name).write_text("")

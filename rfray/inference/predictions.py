@@ -33,6 +33,7 @@ from rfray.inference.missing import prediction_origins
 from rfray.models.inference import Predictor, load_predictor, predict_corrupted, predict_from_file
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions, write_predictions
+from rfray.store.ownership import holder_of, work_for
 from rfray.store.run_dir import WEIGHTS_FILE, Part, RunDir, TrialDir
 from rfray.store.sealed import find_array, is_sealed, write_array
 
@@ -136,12 +137,13 @@ def _outcomes(run: RunDir, predict: Callable[..., Any], keys: Sequence[Any], con
     if notice := autoscaler_notice(slot):
         console.print(printable(notice, keep="\n"), soft_wrap=True)
     task = ray.remote(predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
-    return finished({task.remote(run.where, key, slot.threads): key for key in keys})
+    return finished({task.remote(run.where, holder_of(run), key, slot.threads): key for key in keys})
 
 
-def _predict_test(where: Path | str, trial_id: str, threads: int) -> None:
+def _predict_test(where: Path | str, holder: str, trial_id: str, threads: int) -> None:
     torch.set_num_threads(threads)
     run = RunDir(where)
+    work_for(run, holder)
     run.mirror.pull("sweep.yaml", "catalog.parquet")
     out, trial = _ended(run, trial_id)
     sweep, catalog = run.sweep(), run.catalog()
@@ -151,8 +153,9 @@ def _predict_test(where: Path | str, trial_id: str, threads: int) -> None:
     out.mirror.send(out.predictions_file("test"))
 
 
-def _predict_piece(where: Path | str, piece: Piece, threads: int) -> np.ndarray:
+def _predict_piece(where: Path | str, holder: str, piece: Piece, threads: int) -> np.ndarray:
     torch.set_num_threads(threads)
+    work_for(RunDir(where), holder)
     predictors, geometries, pictures = _prepared(where, piece.part, piece.trials)
     p_fake = predict_corrupted(predictors, geometries, pictures, np.arange(piece.first, piece.last), threads)
     for trial_id, found in zip(piece.trials, p_fake, strict=True):

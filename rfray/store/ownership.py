@@ -3,6 +3,7 @@
 A lock on a disk ends with its process. Object stores have none: there, a small file says who uses the address, and is
 written anew every few seconds. Of two commands that start at once, the first finds the other's name there within
 seconds, and stops; trials are safe all the same, since only the process that a starts.csv names last writes there.
+Processes that work for a command, on other machines maybe, look at that file before they change anything (`work_for`).
 """
 
 import errno
@@ -19,7 +20,7 @@ from threading import Event, Lock, Thread
 
 from filelock import FileLock, Timeout
 
-from rfray.errors import RunError, StorageError
+from rfray.errors import LeaseLostError, RunError, StorageError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import differences, resolved_text
 from rfray.store.files import write_whole
@@ -30,6 +31,10 @@ LEASE_FILE = ".lock"
 """At an address: who uses it."""
 LEASE_RENEWED, LEASE_ENDS = 15.0, 60.0
 """Seconds after which it is written anew, and after which a command that did not is taken for dead."""
+LOOK_AGAIN = 1.0
+"""Seconds for which a process that works for a command relies on what it has read there: files come in bunches."""
+HOLDERS: dict[str, str] = {}
+"""Address that a command of this process holds -> its id."""
 
 
 def claim_run(run: RunDir, sweep: Sweep) -> None:
@@ -117,7 +122,7 @@ def lease(storage: Storage, user: str, note: Path) -> Iterator[None]:
     is dead.
     """
     own, earlier = uuid.uuid4().hex, note.read_text() if note.exists() else ""
-    lost, over, one_at_a_time = [""], Event(), Lock()
+    lost, over, one_at_a_time = "", Event(), Lock()
 
     def sign() -> None:
         storage.write(LEASE_FILE, json.dumps({"id": own, "user": user, "beat": _clock()}).encode(), fenced=False)
@@ -128,21 +133,22 @@ def lease(storage: Storage, user: str, note: Path) -> Iterator[None]:
     renewed = [_clock()]
 
     def renew() -> None:
+        nonlocal lost
         with one_at_a_time:
-            began, (holder, by) = _clock(), _holder(storage)
-            if holder != own:
-                lost[0] = (
-                    f"{storage.address} is in use by {by or 'another command'} now; this one has stopped writing there"
-                )
+            began = _clock()
+            try:
+                _check_holder(storage, own)
+            except LeaseLostError as error:
+                lost = str(error)
                 return
             sign()
             renewed[0] = began
 
     def check() -> None:
-        if not lost[0] and _clock() - renewed[0] > LEASE_ENDS - LEASE_RENEWED:
+        if not lost and _clock() - renewed[0] > LEASE_ENDS - LEASE_RENEWED:
             renew()
-        if lost[0]:
-            raise RunError(lost[0])
+        if lost:
+            raise LeaseLostError(lost)
 
     def keep() -> None:
         while not over.wait(LEASE_RENEWED):
@@ -151,7 +157,7 @@ def lease(storage: Storage, user: str, note: Path) -> Iterator[None]:
 
     renew()  # the last of two that have begun at once holds it
     check()
-    FENCES[storage.address] = check
+    FENCES[storage.address], HOLDERS[storage.address] = check, own
     thread = Thread(target=keep, daemon=True)
     thread.start()
     try:
@@ -162,10 +168,39 @@ def lease(storage: Storage, user: str, note: Path) -> Iterator[None]:
             thread.join()
             with suppress(StorageError):  # it ends by itself, too
                 renew()
-                if not lost[0]:
+                if not lost:
                     storage.remove([LEASE_FILE])
         finally:
             FENCES.pop(storage.address, None)
+            HOLDERS.pop(storage.address, None)
+
+
+def holder_of(run: RunDir) -> str:
+    """The id under which this process's command holds the address of a run, for `work_for`; "" where it has none."""
+    return HOLDERS.get(run.mirror.storage.address, "") if run.mirror.storage else ""
+
+
+def work_for(run: RunDir, holder: str) -> None:
+    """Has this process change nothing at the address of a run any more once not this holder, but another has it."""
+    storage, looked = run.mirror.storage, -LOOK_AGAIN
+    if storage is None or storage.address in HOLDERS:  # which is the command's own process
+        return
+
+    def check() -> None:
+        nonlocal looked
+        if (now := _clock()) - looked >= LOOK_AGAIN:
+            _check_holder(storage, holder)
+            looked = now
+
+    FENCES[storage.address] = check
+
+
+def _check_holder(storage: Storage, holder: str) -> None:
+    """Raises LeaseLostError where the address is held by another one than the command with that id."""
+    found, user = _holder(storage)
+    if found != holder:
+        by = user or "another command"
+        raise LeaseLostError(f"{storage.address} is in use by {by} now; this one has stopped writing there")
 
 
 def _check_free(storage: Storage, own: str, earlier: str) -> None:

@@ -32,7 +32,7 @@ STATES = "state-*.pt"
 
 
 FENCES: dict[str, Callable[[], None]] = {}
-"""Address that a command of this process holds -> raises where it does so no longer; called before every change."""
+"""Address that this process's command holds -> raises where it does so no longer; called before every change."""
 
 
 def is_address(where: object) -> bool:
@@ -135,14 +135,14 @@ class Storage:
     def write(self, path: str, data: bytes | BinaryIO, *, fenced: bool = True) -> None:
         """Makes it the whole content of a file. Raises what a fence raises, unless it is not `fenced`."""
         if fenced:
-            self._check_fences()
+            self.check_held()
         source = io.BytesIO(data) if isinstance(data, bytes) else data
         with self._at(path) as there, self._files.open_output_stream(there) as target:
             shutil.copyfileobj(source, target, CHUNK)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Removes files; those that are not there are not missed."""
-        self._check_fences()
+        self.check_held()
 
         def remove_one(path: str) -> None:
             with self._at(path) as there, suppress(FileNotFoundError):
@@ -152,20 +152,21 @@ class Storage:
 
     def remove_folder(self, path: str) -> None:
         """Removes a folder with all that is in it; one that is not there is not missed."""
-        self._check_fences()
+        self.check_held()
         with self._at(path) as there, suppress(FileNotFoundError):
             self._files.delete_dir(there)
 
     def move(self, address: str) -> None:
         """Moves every file to another address of the same store, but no hidden ones."""
-        self._check_fences()
+        self.check_held()
         paths = [entry.path for entry in self.entries() if not entry.path.startswith(".")]
         target = address.split("://", 1)[1].rstrip("/")
         with self._at("") as here:
             _in_threads(lambda path: self._files.copy_file(f"{here}/{path}", f"{target}/{path}"), paths)
         self.remove(paths)
 
-    def _check_fences(self) -> None:
+    def check_held(self) -> None:
+        """Raises LeaseLostError where this process works for a command that holds the address no longer."""
         for address, check in tuple(FENCES.items()):
             if f"{self.address}/".startswith(f"{address}/"):
                 check()

@@ -19,6 +19,8 @@ from ray.util.queue import Empty, Queue
 
 from rfray.cluster.ray_internals import free_groups, without_group_cleaner
 from rfray.errors import GroupMemoryError, GroupStoppedError
+from rfray.store.ownership import work_for
+from rfray.store.run_dir import RunDir
 from rfray.store.storage import STATES
 from rfray.tuning.trainable import TrialJob, WorkerLostError, train_trial
 
@@ -101,6 +103,7 @@ def _work(job: TrialJob, events: Queue, replies: Queue) -> None:
             raise GroupStoppedError("the trial was ended")
 
     try:
+        work_for(RunDir(job.sweep.run), job.sweep.holder)
         if this_group().rank == 0:
             job.out.mirror.pull(removing=STATES)  # another node may have had the trial before
         else:

@@ -26,6 +26,7 @@ from rfray.stats.metrics import metric
 from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import file_digest
+from rfray.store.ownership import holder_of, work_for
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, probe_id
 from rfray.store.sealed import find_array, is_sealed, write_array
@@ -227,7 +228,9 @@ def _learned(
     yield from problems.items()
     task = ray.remote(learn_probe).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     heads = {
-        task.remote(run.where, probe, fold, slot.threads, *(features[probe][images] for images in found[probe])): probe
+        task.remote(
+            run.where, holder_of(run), probe, fold, slot.threads, *(features[probe][images] for images in found[probe])
+        ): probe
         for probe, fold in wanted
         if found.get(probe)
     }
@@ -243,7 +246,9 @@ def extract_features(where: Path | str, probe: Trial, images: range, threads: in
     return frozen_features(probe, chosen, threads)
 
 
-def learn_probe(where: Path | str, probe: Trial, fold: Fold | None, threads: int, *features: np.ndarray) -> float:
+def learn_probe(
+    where: Path | str, holder: str, probe: Trial, fold: Fold | None, threads: int, *features: np.ndarray
+) -> float:
     """Ray task: learns a probe's head and writes the probe's files, but for its record; returns the seconds it took.
 
     With a `fold`, writes weights only, whose head has learned from the images of the other folds.
@@ -258,6 +263,7 @@ def learn_probe(where: Path | str, probe: Trial, fold: Fold | None, threads: int
     torch.set_num_threads(threads)
     sweep, data, _ = sweep_images(where, probe.resize, probe.image_size)
     run, seen = RunDir(where), np.concatenate(features)
+    work_for(run, holder)
     train = data.train.at(probe_images(len(data.train), sweep)[: len(seen)])
     if fold is not None:
         _, others, _ = sweep_images(where, probe.resize, probe.image_size, fold)

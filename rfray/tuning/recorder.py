@@ -47,6 +47,12 @@ class Recorder(SweepCallback):
             with self.ending_the_sweep():
                 raise DiskFullError(lines[-1][lines[-1].index(NO_ROOM) :])
 
+    def on_step_end(self, **info: Any) -> None:
+        """Raises what was kept, and LeaseLostError where another command holds the run's address by now."""
+        super().on_step_end(**info)
+        if (storage := self._run.mirror.storage) is not None:
+            storage.check_held()
+
     def record(self, out: TrialDir) -> None:
         """Writes result.json of a trial that has ended, and removes its states and the weights that are not kept now.
 

@@ -21,6 +21,7 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import file_digest, is_disk_full, no_room
+from rfray.store.ownership import holder_of
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import HEAVY, RunDir
 from rfray.store.storage import STATES
@@ -198,7 +199,7 @@ def _tuner(context: SweepContext, searcher: Listed, missing: int, callbacks: lis
     """`missing`: how many trials the searcher proposes, -1 where that is not known."""
     run, shares, budget = context.run, context.shares, BudgetCallback(context.meter) if context.meter else None
     deadline = inf if budget and context.deadline is None else context.deadline
-    job = SweepJob(run.where, uuid.uuid4().hex[:8], shares, deadline)
+    job = SweepJob(run.where, uuid.uuid4().hex[:8], holder_of(run), shares, deadline)
 
     def asked(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         slot = shares.of(trial_of(config))

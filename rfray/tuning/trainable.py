@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from rfray.cluster.slots import Slot, TrialSlots
-from rfray.errors import DiskFullError, TrialError
+from rfray.errors import DiskFullError, LeaseLostError, TrialError
 from rfray.progress.metric_keys import EPOCH, SCORE, WARNINGS
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.store.files import is_disk_full, no_room, write_whole
+from rfray.store.ownership import work_for
 from rfray.store.records import Fold, Start, TrialStart, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, probe_id
 from rfray.store.sealed import is_sealed
@@ -47,6 +48,8 @@ class SweepJob:
     """Path or address of the run folder."""
     session: str
     """Changes with every start of the sweep."""
+    holder: str
+    """Of a run at an address: what the command holds it by."""
     shares: TrialSlots
     """What each trial gets."""
     deadline: float | None = None
@@ -79,6 +82,10 @@ class WorkerLostError(Exception):
     """The process of one of a trial's workers has died; with others the trial continues from its last epoch."""
 
 
+ENDS_HERE = (DiskFullError, LeaseLostError, SupersededError, WorkerLostError)
+"""Errors after which this process does not try again."""
+
+
 def trial_of(config: dict[str, Any]) -> Trial:
     """The setting in what Ray Tune calls a trial's config."""
     return Trial(**{name: value for name, value in config.items() if name != "id"})
@@ -89,9 +96,11 @@ def run_trial(config: dict[str, Any], job: SweepJob) -> None:
 
     A trial that fails twice leaves error.txt (first line: the reason) in its folder and returns as if it had ended:
     for Ray, only a process that dies is a failure, and Ray starts that one again.
-    Raises DiskFullError, and WorkerLostError where the process of one of its workers died.
+    Raises DiskFullError, LeaseLostError, and WorkerLostError where the process of one of its workers died.
     """
-    out = RunDir(job.run).trial(tune.get_context().get_trial_name())
+    run = RunDir(job.run)
+    work_for(run, job.holder)
+    out = run.trial(tune.get_context().get_trial_name())
     trial, token = trial_of(config), uuid.uuid4().hex[:12]
     try:
         out.mirror.pull(removing=STATES)  # another node may have had the trial before
@@ -107,8 +116,9 @@ def run_trial(config: dict[str, Any], job: SweepJob) -> None:
                 _train(TrialJob(job, out.id, trial, job.shares.of(trial), token))
                 return
             except Exception as error:
-                ends_here = isinstance(error, DiskFullError | SupersededError | WorkerLostError) or is_disk_full(error)
-                if ends_here or out.starts()[-1].token != token:  # another process has the trial now
+                if (
+                    isinstance(error, ENDS_HERE) or is_disk_full(error) or out.starts()[-1].token != token
+                ):  # another process has the trial now
                     raise
                 if attempt == ATTEMPTS:
                     reason = (str(error).splitlines() or [""])[0]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,16 @@ from pyarrow import fs
 
 from rfray.errors import RunError
 from rfray.spec.sweep import Sweep
-from rfray.store.ownership import LEASE_ENDS, LEASE_FILE, claim_run, lease, lock_run, move_run_aside
+from rfray.store.ownership import (
+    LEASE_ENDS,
+    LEASE_FILE,
+    LOOK_AGAIN,
+    claim_run,
+    holder_of,
+    lease,
+    lock_run,
+    move_run_aside,
+)
 from rfray.store.run_dir import RunDir
 from rfray.store.storage import Storage
 from tests.object_store import bucket_here
@@ -234,6 +244,63 @@ def test_who_has_lost_the_lease_changes_nothing(
     assert store.read(LEASE_FILE) == taken  # nor the other's lease
     assert [store.read(name) for name in ("result.json", "trials/file")] == [b"whole", b"whole"]
     store.write("result.json", b"free")
+
+
+WORKER = """
+import sys
+from rfray.errors import LeaseLostError
+from rfray.store.ownership import work_for
+from rfray.store.run_dir import RunDir
+run = RunDir(sys.argv[1])
+work_for(run, sys.argv[2])
+out = run.trial("00000-abcdef")
+for number, word in enumerate(sys.stdin):
+    try:
+        if word == "send\\n":
+            out.path.mkdir(parents=True, exist_ok=True)
+            out.history_file.write_text(f"{number}")
+            out.mirror.push(removing="*.pt")
+        else:
+            out.mirror.remove([out.weights_file])
+        print("done", flush=True)
+    except LeaseLostError as error:
+        print(error, flush=True)
+"""
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_process_that_works_for_a_command_writes_nothing_once_another_has_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    with bucket_here() as bucket:
+        run = RunDir(f"{bucket}/fenced-{taken}")  # each has a server of its own
+        storage = run.mirror.storage
+        monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "another machine"))
+        with ExitStack() as stack:
+            stack.enter_context(lease(storage, "process 1", tmp_path / "here"))
+            command = [sys.executable, "-c", WORKER, run.where, holder_of(run)]
+            worker = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+
+            def told(word: str) -> str:
+                worker.stdin.write(f"{word}\n")
+                worker.stdin.flush()
+                return worker.stdout.readline()
+
+            assert told("send") == told("remove") == "done\n"
+            storage.write("trials/00000-abcdef/best.safetensors", b"another's")
+            if taken:
+                storage.write(LEASE_FILE, b'{"id": "taker", "user": "process 9 elsewhere"}', fenced=False)
+            else:
+                storage.remove([LEASE_FILE])  # as at the end of the command
+            time.sleep(LOOK_AGAIN)
+            by = "process 9 elsewhere" if taken else "another command"
+            for word in ("send", "remove"):
+                assert told(word) == f"{run.where} is in use by {by} now; this one has stopped writing there\n"
+            assert storage.read("trials/00000-abcdef/history.csv") == b"0"
+            assert storage.read("trials/00000-abcdef/best.safetensors") == b"another's"
+            worker.stdin.close()
 
 
 def test_a_lease_on_a_real_store(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rfray.cli import app
+from rfray.store.ownership import LEASE_FILE, LOOK_AGAIN
 from rfray.store.run_dir import RunDir
 from rfray.store.storage import Mirror, Storage
 from rfray.tuning.warm_start import warm_start
@@ -129,6 +132,31 @@ def test_a_budget_on_s3_is_used_up_on_any_machine(bucket: str, tmp_path: Path) -
     done = rfray("tune", str(sweep), "--run", run, "--set", "search.budget=90s", machine=tmp_path / "three")
     assert done.returncode == 0, done.stderr
     assert json.loads(Storage(run).read("budget.json"))["clock"] > used
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_address_another_command_has_taken_ends_and_writes_no_more(bucket: str, tmp_path: Path) -> None:
+    run = f"{bucket}/runs/taken"
+    sweep, storage = tmp_path / "sweep.yaml", Storage(run)
+    text = SWEEP.format(bucket=bucket).replace("epochs: 2", "epochs: 100000").replace("head: probe", "head: random")
+    sweep.write_text(text.replace("name: small", "name: taken"))
+
+    def times() -> dict[str, int]:
+        return {entry.path: entry.modified for entry in storage.entries() if not entry.path.startswith(".ray/")}
+
+    with ThreadPoolExecutor(1) as pool:
+        words = ("tune", str(sweep), "--run", run, "--accept-audit")
+        tuning = pool.submit(rfray, *words, machine=tmp_path / "one")
+        while not any(name.endswith("history.csv") for name in names(run)):
+            assert not tuning.done()
+            time.sleep(0.2)
+        storage.write(LEASE_FILE, b'{"id": "taker", "user": "process 9 elsewhere"}')
+        time.sleep(LOOK_AGAIN + 2)  # what is on its way arrives
+        before = times()
+        done = tuning.result()
+    assert done.returncode == 2, done.stdout
+    assert f"{run} is in use by process 9 elsewhere now; this one has stopped writing there" in done.stderr
+    assert times() == before
 
 
 def test_a_bucket_that_is_not_there_is_one_line(bucket: str, tmp_path: Path) -> None:
