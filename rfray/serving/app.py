@@ -280,6 +280,8 @@ def metered(app: FastAPI, metrics: Metrics, hosts: Sequence[str]) -> ASGIApp:
         if scope["type"] != "http":  # there are no WebSockets here, which FastAPI says
             await app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # uvicorn leaves the body of the answer away
+            scope = {**scope, "method": "GET"}
         path = scope["path"] if scope["path"] in paths else "other"
         began, status, started = time.perf_counter(), 500, False
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from contextlib import suppress
 from fcntl import ioctl
@@ -14,6 +15,8 @@ from rfray.serving.uploads import Limits
 
 PIPELINED = 16
 """Requests that may wait behind the one that is being answered; browsers and curl send none so."""
+UPGRADE = re.compile(rb"(?<=\n)Upgrade(?=:)", re.IGNORECASE)
+"""A header's field that asks for another protocol (WebSocket, HTTP/2). Java's client sends it with every upload."""
 FIELD_BYTES = 32
 """Counted for every field of a header besides its text, as HTTP/2 does (RFC 9113, 6.5.2): each is an object here."""
 REFUSALS = {
@@ -21,6 +24,7 @@ REFUSALS = {
     408: "the header took longer than {0.header_seconds:g} s",
     429: "too many requests were sent before their answers were read",
     431: "the header is over {0.header_bytes} bytes",
+    501: "no protocol but HTTP/1.1 is spoken here; send no field Upgrade",
 }
 
 
@@ -72,6 +76,10 @@ class Connection(HttpToolsProtocol):
             return
         if self.idle:
             self._wait_for("header")
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = (
+                UPGRADE.sub(b"Ignored", head) + end + rest
+            )  # as RFC 9110 has it; the parser would leave the body away
         self._understood = False
         super().data_received(data)
         self._unknown = 0 if self._understood else self._unknown + len(data)
@@ -99,6 +107,8 @@ class Connection(HttpToolsProtocol):
         self._understood = True
         self.began, self.size = self.loop.time(), 0
         self._wait_no_more("header")
+        if self.parser.should_upgrade():  # the field came in two pieces, or CONNECT asks for it
+            self._stop(501)
         super().on_headers_complete()
         if len(self.pipeline) > PIPELINED:
             self._stop(429)
@@ -113,6 +123,13 @@ class Connection(HttpToolsProtocol):
         """The request has wholly arrived."""
         self._understood = True
         super().on_message_complete()
+
+    def eof_received(self) -> bool:
+        """Who sends no more may still read the answer to what it has sent; whether there is one to come."""
+        waits = not self.idle and not self.cycle.more_body
+        if waits:
+            self.cycle.keep_alive = False
+        return waits
 
     def on_response_complete(self) -> None:
         """Whoever wants no other request has so long to read the answer."""
@@ -134,8 +151,9 @@ class Connection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """Nothing was asked for in time; whoever still reads an answer reads it to its end."""
-        self.transport.close()
-        self._wait_for("reader")
+        if not self.transport.is_closing():
+            self.transport.close()
+            self._wait_for("reader")
 
     def send_400_response(self, msg: str) -> None:
         """Says what is wrong with what was sent, in the words of REFUSALS, and closes."""
@@ -190,7 +208,7 @@ class Connection(HttpToolsProtocol):
     def _left_to_read(self) -> int:
         """Bytes of answers that wait here and, on Linux, in the system, which has room for some MB."""
         waiting = self.transport.get_write_buffer_size()
-        with suppress(OSError):  # a connection that has ended, or another system
+        with suppress(OSError, ValueError):  # a connection that has ended, or another system
             queued = ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
             waiting += int.from_bytes(queued, sys.byteorder)
         return waiting

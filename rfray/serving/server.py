@@ -69,6 +69,7 @@ def serve_bundle(
     not to be had, RfrayError where the models don't start.
     """
     check_hosts(hosts)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a warning for every upload that is none
     where = where if is_address(where) else str(Path(where).absolute())
     with _bound(host, port) as listener, kept(where) as copy, connected(None, Resources(cpu=1), FULL_PRIORITY):
         _, ensemble, bundle = read_bundle(copy)
@@ -78,8 +79,9 @@ def serve_bundle(
             # while one batch is computed, the next one is on its way
             Endpoints(ensemble, geometries, models, 2 * models.count, LIMITS).app([host, *hosts]),
             http=Connection,
+            ws="none",
             lifespan="off",
-            log_level="warning",
+            log_level="error",  # a warning for every request that is none
             access_log=False,
             server_header=False,
             limit_concurrency=LIMITS.connections,

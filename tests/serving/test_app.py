@@ -360,6 +360,11 @@ def test_it_says_that_it_is_well(client: TestClient) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
+@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/healthz", 200), ("/predict", 405), ("/nowhere", 404)])
+def test_a_head_is_asked_for_alone(client: TestClient, path: str, status: int) -> None:
+    assert client.head(path).status_code == status
+
+
 def test_what_is_counted(bundle: LoadedBundle, models: LoadedModels, images: list[Path]) -> None:
     with TestClient(app(bundle, models)) as client:
         client.post("/predict", files=uploads(*named(images[:2]), ("x", b"x")))

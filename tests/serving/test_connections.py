@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -31,18 +32,23 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 def served(
     limits: Limits,
     client: Callable[[Connect], Awaitable[None]],
-    answer: bytes = b"ok",
+    answer: bytes | None = b"ok",
     run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
     keep_alive: float = KEEP_ALIVE,
+    work: float = 0,
 ) -> None:
-    """Runs the client against a server whose application reads every body and answers the same."""
+    """Runs the client against a server whose application reads every body and answers the same, or with the body."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        while (await receive()).get("more_body"):
-            pass
-        length = (b"content-length", str(len(answer)).encode())
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body")
+        await asyncio.sleep(work)
+        said = body if answer is None else answer
+        length = (b"content-length", str(len(said)).encode())
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
-        await send({"type": "http.response.body", "body": answer})
+        await send({"type": "http.response.body", "body": said})
 
     async def go() -> None:
         config = uvicorn.Config(app, lifespan="off", log_level="critical", limit_concurrency=limits.connections)
@@ -133,6 +139,40 @@ def test_who_never_ends_a_header_is_closed_however_slowly_it_goes_on(begin: byte
     served(QUICK, client)
 
 
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.0"])
+def test_who_asks_for_another_protocol_is_answered_in_this_one(protocol: bytes) -> None:
+    async def client(connect: Connect) -> None:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nupgrade: " + protocol
+        body = b"\r\nContent-Length: 14\r\n\r\nabc\r\nupgrade: "
+        reader, writer = await connect()
+        for _ in range(2):  # and may ask again
+            writer.write(head + body)
+            assert await reader.readuntil(b"\r\n\r\nabc\r\nupgrade: ")
+        reader, writer = await connect()
+        name = head.index(b"grade: ")
+        writer.write(head[:name])
+        await asyncio.sleep(0.1)  # in two pieces
+        writer.write(head[name:] + body)
+        assert (await rest(reader))[:13] == b"HTTP/1.1 501 "
+
+    served(Limits(), client, answer=None)
+
+
+def test_who_sends_no_more_is_answered_and_then_closed() -> None:
+    async def client(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(GET)
+        writer.write_eof()
+        assert (await rest(reader))[-2:] == b"ok"
+        for part in (b"", GET[:10], CHUNKED + b"1\r\n"):
+            reader, writer = await connect()
+            writer.write(part)
+            writer.write_eof()
+            assert await rest(reader) == b""
+
+    served(Limits(), client, work=0.2)
+
+
 def test_the_silent_make_room_for_who_asks() -> None:
     async def client(connect: Connect) -> None:
         silent = [await connect() for _ in range(10)]
@@ -178,6 +218,19 @@ def test_who_reads_slowly_has_the_time_for_it_and_who_hardly_reads_has_not(
         assert (got > 8_000_000) is whole
 
     served(Limits(), client, bytes(8_000_000), run_in_no_time, keep_alive=30)
+
+
+def test_who_breaks_off_between_requests_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    async def client(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(GET)
+        await reader.readuntil(b"ok")
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()  # with a reset
+        await asyncio.sleep(1000)
+
+    served(Limits(), client, run=run_in_no_time, keep_alive=30)
+    assert caplog.text == ""
 
 
 def test_where_uploads_take_all_places_the_slowest_gives_way() -> None:
