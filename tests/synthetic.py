@@ -16,7 +16,7 @@ from rfray.spec.sweep import DataSettings, Sweep
 from rfray.spec.sweep_file import resolved_text
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
-from rfray.store.files import write_whole
+from rfray.store.files import file_digest, write_whole
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import Part, RunDir, TrialDir
 from tests.audits import leaking_audit
@@ -158,6 +158,10 @@ def as_predicted(run: RunDir) -> RunDir:
         save_weights(trial.weights_file, build_model(trial.start().trial, load_pretrained=False)[0], {})
     for trial, origin in zip(kept, prediction_origins(kept, catalog, "test").values(), strict=True):
         write_predictions(files[trial], found[trial], origin)
+        vouched = (trial.weights_file, trial.history_file, trial.predictions_file("val"))
+        digests = {file.name: file_digest(file) for file in vouched}
+        write_record(trial.result_file, trial.result().model_copy(update={"files": digests}))
+    run.vouch({file: file_digest(file) for file in run.test_predictions()})
     write_record(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
     (run.audit_folder / "drawn.png").parent.mkdir(exist_ok=True)
     (run.audit_folder / "drawn.png").write_bytes(b"")

@@ -13,6 +13,7 @@ def show_leaderboard(run: RunDir, sort: str | None, console: Console) -> None:
     """Prints the leaderboard, in its own order or best first by the column `sort`, and what it says in sentences."""
     run.mirror.pull(without=("*.safetensors", "*.pt", "plots/*"))
     frame = read_leaderboard(run)
+    run.check(*run.votes_predictions(), *run.test_predictions())
     if warning := guessing(run, frame):
         console.print(warning, style="bold red", soft_wrap=True, markup=False)
     console.print(leaderboard_table(frame, sort, console.width))

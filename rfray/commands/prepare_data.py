@@ -9,7 +9,6 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from rich.console import Console
 
 from rfray.audit.audit import audit_images
@@ -24,10 +23,9 @@ from rfray.data.node_cache import cache_folder, remove_unfinished
 from rfray.errors import AuditError, DataError, RunError, StorageError, printable
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.csv_files import csv_text
-from rfray.store.files import below, write_whole
+from rfray.store.files import below
 from rfray.store.records import write_record
 from rfray.store.run_dir import UNREADABLE, RunDir
-from rfray.store.sealed import write_table
 
 LEFT_OUT = "left out"
 """The part of images of train or val that are also in test."""
@@ -67,6 +65,7 @@ def check_training(run: RunDir, sweep: Sweep) -> None:
 
     Files that only have another time, as they were copied or touched, are the same; the new times are noted.
     """
+    run.check_images()
     times: dict[tuple[str, str], int] = {}
     changed = training_changes(run, sweep, run.catalog(), times)
     _note_times(run, times)
@@ -144,8 +143,8 @@ def _note_times(run: RunDir, times: Mapping[tuple[str, str], int]) -> None:
         return table.assign(modified=[times.get((folder, path), before) for folder, path, before in rows])
 
     if any(folder == "test" for folder, _ in times):  # of train and val, the catalog is compared
-        write_table(run.images_file, pa.Table.from_pandas(renewed(run.audited_images()), preserve_index=False))
-    write_whole(run.unreadable_file, csv_text(renewed(run.unreadable())))
+        run.write_table(run.images_file, renewed(run.audited_images()))
+    run.write_vouched(run.unreadable_file, csv_text(renewed(run.unreadable())).encode())
     run.write_catalog(renewed(run.catalog()))
 
 
@@ -174,7 +173,8 @@ def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFr
         say(console, f"Warning: {no_room_in_cache(sweep.data.cache)}")
     noted, found = run.unreadable(), scanned.unreadable
     others = noted[noted["folder"] != folder]
-    write_whole(run.unreadable_file, csv_text((pd.concat([others, found]) if len(others) else found)[UNREADABLE]))
+    both = (pd.concat([others, found]) if len(others) else found)[UNREADABLE]
+    run.write_vouched(run.unreadable_file, csv_text(both).encode())
     if len(found):
         say(console, f"Warning: {len(found)} files can't be read and are left out (see {run.unreadable_file}):")
         for row in found.head(10).itertuples():
@@ -246,7 +246,7 @@ def write_audit(
         where = ["folder", "path"]
         parts = images[where].merge(catalog[[*where, "part"]], how="left", on=where)["part"].fillna("test")
     images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
-    write_table(run.images_file, pa.Table.from_pandas(images, preserve_index=False))
+    run.write_table(run.images_file, images)
     reencoded = sweep.data.reencode is not None
     write_record(run.audit_file, audit_images(images, pairs, run.unreadable(), reencoded, sweep.seed, sweep.data))
     return images

@@ -18,6 +18,7 @@ from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions, write_predictions
 from rfray.stats.voting import METHODS, Candidates, aligned, methods_to_use, vote_predictions
 from rfray.store.bundle_record import Ensemble, Vote, vote_name
+from rfray.store.files import file_digest
 from rfray.store.records import write_record
 from rfray.store.run_dir import Part, RunDir, TrialDir
 
@@ -122,9 +123,10 @@ def write_ensemble(
     run.ensemble_file.unlink(missing_ok=True)  # an old record must not stand beside new predictions
     for method, part in product(METHODS, PARTS):
         run.ensemble_predictions_file(vote_name(method), part).unlink(missing_ok=True)
-    for vote, part in product(votes, PARTS):
-        file = run.ensemble_predictions_file(vote.name, part)
+    files = {run.ensemble_predictions_file(vote.name, part): (vote, part) for vote, part in product(votes, PARTS)}
+    for file, (vote, part) in files.items():
         write_predictions(file, said[vote.name, part], {"members": " ".join(vote.members)})
+    run.vouch({file: file_digest(file) for file in files})
     write_record(run.ensemble_file, ensemble)
     return ensemble
 
@@ -190,6 +192,7 @@ def write_corrupted_votes(run: RunDir, ensemble: Ensemble, val: bool, test: bool
         members = _predictions(run, [run.trial(member) for member in vote.members], part, corruption)
         joint, origin = vote_predictions(vote, list(members.values())), {"members": " ".join(vote.members)}
         write_predictions(run.ensemble_predictions_file(vote.name, part, corruption), joint, origin)
+    run.vouch({file: file_digest(file) for file in run.corrupted_votes()})
 
 
 def robustness(run: RunDir) -> dict[str, dict[str, float | None]]:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import asdict
-from hashlib import sha256
 from statistics import mean, stdev
 from typing import Any
 
@@ -22,7 +21,7 @@ from rfray.stats.operating_point import OperatingPoint, choose_point, point_on_t
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
 from rfray.store.bundle_record import Ensemble, Vote
 from rfray.store.csv_files import csv_text, read_csv
-from rfray.store.files import file_digest, write_whole
+from rfray.store.files import write_whole
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, TrialDir
 
@@ -135,11 +134,9 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
 
 
 def write_leaderboard(run: RunDir) -> pd.DataFrame:
-    """Writes leaderboard.csv (full precision), its digest, leaderboard.md; returns, raises as `build_leaderboard`."""
+    """Writes leaderboard.csv (full precision), leaderboard.md; returns, raises as `build_leaderboard`."""
     frame = build_leaderboard(run)
-    table = csv_text(frame)
-    write_whole(run.leaderboard_digest, f"{sha256(table.encode()).hexdigest()}  {run.leaderboard_csv.name}\n")
-    write_whole(run.leaderboard_csv, table)
+    run.write_vouched(run.leaderboard_csv, csv_text(frame).encode())
     write_whole(run.leaderboard_md, _markdown(run, frame))
     return frame
 
@@ -158,12 +155,7 @@ def read_leaderboard(run: RunDir) -> pd.DataFrame:
         raise RunError(f"{run.leaderboard_csv} is damaged ({error}); `rfray ensemble` writes it anew") from None
     if list(frame) not in [[*always, *more] for more in ((), (WORST,), TEST_COLUMNS, (WORST, *TEST_COLUMNS))]:
         raise RunError(f"{run.leaderboard_csv} has other columns than this sweep; `rfray ensemble` writes it anew")
-    known = run.leaderboard_digest.read_text() if run.leaderboard_digest.exists() else ""
-    if known and known.split()[:1] != [file_digest(run.leaderboard_csv)]:
-        raise RunError(
-            f"{run.leaderboard_csv} is not what was written (its digest is in {run.leaderboard_digest.name}); "
-            "`rfray ensemble` writes it anew"
-        )
+    run.check(run.leaderboard_csv)
     return _typed(frame, types)
 
 

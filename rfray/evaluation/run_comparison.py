@@ -20,7 +20,7 @@ from rfray.store.csv_files import csv_text
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
-READ = ("sweep.yaml", "catalog.parquet", "leaderboard.csv", "ensemble/*")
+READ = ("sweep.yaml", "digests.json", "catalog.parquet", "leaderboard.csv", "ensemble/*")
 """Patterns of the files of a run that are read."""
 COMPARED = {"auc": ("AUC", DELONG), "accuracy": ("accuracy", "McNemar's exact test")}
 """What is tested -> its name and its test's."""
@@ -62,7 +62,10 @@ def compare_runs(runs: Sequence[RunDir]) -> Comparison:
     Raises InputError for fewer than two different runs, RunError where one has no ensemble or leaderboard, or their
     test images differ in path, label or content.
     """
-    names, tests = run_names(runs), [run.images("test") for run in runs]
+    names = run_names(runs)
+    for run in runs:
+        run.check_images()
+    tests = [run.images("test") for run in runs]
     _check_same(names, tests)
     (panel,) = on_same_images([_evaluated(*given) for given in zip(runs, names, tests, strict=True)])
     # what any run takes for alike is no independent evidence: the groups of the run that has the fewest
@@ -151,7 +154,8 @@ def _evaluated(run: RunDir, name: str, test: pd.DataFrame) -> Evaluated:
     ensemble, where = run.ensemble(), run.shown(run.path)
     if ensemble is None:
         raise RunError(f"{where} has no ensemble to compare; `rfray ensemble {where}` makes one")
-    predictions = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
+    run.check(file := run.ensemble_predictions_file(ensemble.name, "test"))
+    predictions = read_predictions(file)
     if len(predictions) != len(test) or not pd.Index(predictions.ids).isin(test.index).all():
         raise RunError(f"{where}: its ensemble was made of other test images; `rfray ensemble {where}` makes it anew")
     return Evaluated(name, "ensemble", np.nan, ensemble.threshold, predictions)

@@ -1,7 +1,8 @@
 """a bundle + millions of image files -> a folder of Parquet shards, written by a pool of Ray actors.
 
 files.parquet lists the files, a shard a row group; part-<number>.parquet are the verdicts on a shard: it is whole, or
-not there. No process holds more than a shard; the same command goes on with the shards that are missing.
+not there, and its digest a line of shards.csv. No process holds more than a shard; the same command goes on with the
+shards that are missing.
 """
 
 import os
@@ -30,13 +31,14 @@ from rfray.models.bundle import detect, load_bundle
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import Resources
 from rfray.store.bundle_record import ENSEMBLE_FILE
-from rfray.store.files import file_digest, replacing
+from rfray.store.files import file_digest, replacing, write_whole
 from rfray.store.records import Digest, find_record, write_record
 from rfray.store.run_dir import find_bundle
-from rfray.store.sealed import is_sealed, write_table
+from rfray.store.sealed import table_bytes
 from rfray.store.storage import is_address
 
 FILES_TABLE = "files.parquet"
+DIGESTS = "shards.csv"
 SHARD = 2_000
 """Files; a process that dies loses at most so many predictions."""
 RETRIES = 2
@@ -93,7 +95,8 @@ def predict_shards(
     Raises RfrayError where a shard can't be predicted, ClusterError.
     """
     shards = range(pq.read_metadata(out / FILES_TABLE).num_row_groups)
-    missing = [shard for shard in shards if not is_sealed(_part(out, shard))]
+    known = _digests(out)
+    missing = [shard for shard in shards if not _is_whole(_part(out, shard), known.get(shard))]
     done = (pq.read_table(_part(out, shard), columns=["verdict"]) for shard in shards if shard not in missing)
     yield from (Counter(table["verdict"].to_pylist()) for table in done)
     if not missing:
@@ -108,7 +111,9 @@ def predict_shards(
         count = min(slot_count(slot), len(missing))
         pool = ActorPool([actor.remote(out, bundle, batch_size, slot.threads) for _ in range(count)])
         try:
-            yield from pool.map_unordered(lambda predictor, shard: predictor.predict.remote(shard), missing)
+            for shard, counts in pool.map_unordered(lambda actor, shard: actor.predict.remote(shard), missing):
+                vouch(out, shard)
+                yield counts
         except RayError as error:
             kept = "What was predicted is there, and the same command goes on"
             raise RfrayError(f"{out}: {reason_of(error)}. {kept}") from error
@@ -122,12 +127,32 @@ class ShardPredictor:
         self._out, self._batch_size, self._threads = out, batch_size, threads
         self._bundle = load_bundle(bundle)
 
-    def predict(self, shard: int) -> Counter[str]:
-        """Writes the verdicts on a shard, and counts them."""
+    def predict(self, shard: int) -> tuple[int, Counter[str]]:
+        """Writes the verdicts on a shard; the shard, and how many there are of each."""
         paths = [*map(os.fsdecode, pq.ParquetFile(self._out / FILES_TABLE).read_row_group(shard)["path"].to_pylist())]
         table = pd.concat(table for table, _ in detect(self._bundle, paths, self._batch_size, self._threads))
-        write_table(_part(self._out, shard), pa.Table.from_pandas(table, preserve_index=False))
-        return Counter(table["verdict"])
+        write_whole(_part(self._out, shard), table_bytes(pa.Table.from_pandas(table, preserve_index=False)))
+        return shard, Counter(table["verdict"])
+
+
+def vouch(out: Path, shard: int) -> None:
+    """Keeps the digest of the verdicts on a shard, by which damage is noticed: for the command alone."""
+    with (out / DIGESTS).open("a") as lines:
+        lines.write(f"{shard},{file_digest(_part(out, shard))}\n")
+
+
+def _digests(out: Path) -> dict[int, str]:
+    """Shard -> SHA-256 of its verdicts, as the last line on it has it."""
+    file = out / DIGESTS
+    text = file.read_text(encoding="ascii", errors="replace") if file.exists() else ""
+    if text and not text.endswith("\n"):  # a line that was cut short, which the next one must not continue
+        write_whole(file, f"{text}\n")
+    lines = [line.split(",") for line in text.splitlines()]
+    return {int(line[0]): line[1] for line in lines if len(line) == 2 and line[0].isdecimal()}
+
+
+def _is_whole(part: Path, digest: str | None) -> bool:
+    return part.is_file() and file_digest(part) == digest
 
 
 def _part(out: Path, shard: int) -> Path:

@@ -33,9 +33,10 @@ from rfray.inference.missing import prediction_origins
 from rfray.models.inference import Predictor, load_predictor, predict_corrupted, predict_from_file
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions, write_predictions
+from rfray.store.files import file_digest
 from rfray.store.ownership import holder_of, work_for
 from rfray.store.run_dir import WEIGHTS_FILE, Part, RunDir, TrialDir
-from rfray.store.sealed import find_array, is_sealed, write_array
+from rfray.store.sealed import find_array, write_array
 
 PIECE, PIECES = 64, 32
 """A piece has at most so many images; a small part is cut into so many pieces, to keep all slots busy to the end."""
@@ -69,7 +70,8 @@ def predict_test(run: RunDir, trials: list[TrialDir], connect: Callable[[], obje
             failed.append(f"{trial_id}: {reason_of(error)}")
         else:
             trial = run.trial(trial_id)
-            trial.mirror.fetch(trial.predictions_file("test"))
+            trial.mirror.fetch(file := trial.predictions_file("test"))
+            run.vouch({file: file_digest(file)})
     if failed:
         raise RfrayError("the test images could not be predicted:\n  " + "\n  ".join(failed))
 
@@ -98,14 +100,17 @@ def predict_under_corruption(
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
         pieces.append(Piece(group, part, first, min(first + size, len(images)), folder / f"{name}.safetensors"))
     connect()
-    to_do = [piece for piece in pieces if not is_sealed(piece.file)]
+    changed = {*run.not_vouched(*(piece.file for piece in pieces))}
+    to_do = [piece for piece in pieces if piece.file in changed or not piece.file.exists()]
     outcomes, stderr = _outcomes(run, _predict_piece, to_do, console), Console(stderr=True)
     for piece, found in track(outcomes, f"Corrupting the {part} images", len(to_do), console=stderr, transient=True):
         if isinstance(found, RayError):
             failed = f"the {part} images could not be predicted under corruption by {', '.join(piece.trials)}"
             raise RfrayError(f"{failed}: {reason_of(found)}")
         write_array(piece.file, found)
+        run.vouch({piece.file: file_digest(piece.file)})
     ids, labels = images["path"].to_numpy(dtype=np.str_), images["label"].to_numpy()
+    made: dict[Path, str | None] = {piece.file: None for piece in pieces}
     for group in groups:
         files = [piece.file for piece in pieces if piece.trials == group]
         scores = [array for file in files if (array := find_array(file)) is not None]
@@ -115,6 +120,8 @@ def predict_under_corruption(
             for corruption, p_fake in zip(CORRUPTIONS, of_trial, strict=True):
                 file = run.trial(trial_id).predictions_file(part, corruption)
                 write_predictions(file, Predictions(ids, labels, p_fake), origins[trial_id])
+                made[file] = file_digest(file)
+    run.vouch(made)
     shutil.rmtree(folder)
 
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,13 @@ def read_resolved_sweep(path: Path) -> Sweep:
     first, _, rest = _text(path, "replace").partition("\n")
     if first != RESOLVED + hashlib.sha256(rest.encode()).hexdigest():
         raise RunError(f"{path} is damaged, or was changed by hand; delete it, and `rfray tune SWEEP` writes it anew")
-    return load_sweep(path).sweep
+    return _resolved(f"{first}\n{rest}", str(path))
+
+
+@lru_cache(maxsize=16)
+def _resolved(text: str, name: str) -> Sweep:
+    # kept, as a command asks a dozen times, and to parse YAML takes longer than all else that `rfray ensemble` does
+    return parse_sweep(text, name).sweep
 
 
 def set_later(path: Path, overrides: tuple[str, ...]) -> Sweep:

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rfray.errors import RunError
+from rfray.store.files import write_whole
 from rfray.store.run_dir import Part, TrialDir
-from rfray.store.sealed import SEAL, read_sealed, write_table
+from rfray.store.sealed import SEAL, read_sealed, table_bytes
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def write_predictions(path: Path, predictions: Predictions, metadata: Mapping[st
         "label": pa.array(predictions.labels, pa.int8()),
         "p_fake": pa.array(predictions.p_fake, pa.float64()),
     }
-    write_table(path, pa.table(columns), metadata)
+    write_whole(path, table_bytes(pa.table(columns), metadata))
 
 
 def read_predictions(path: Path) -> Predictions:

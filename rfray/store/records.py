@@ -81,6 +81,13 @@ class TrialResult(Strict):
     """Folder of the trial of an earlier run (`search.warm_start`) that this one was taken over from, not trained."""
 
 
+class Digests(Strict):
+    """digests.json: what files were when rfray wrote them, of which no other record says so."""
+
+    files: dict[str, list[Digest]]
+    """Path below the run -> SHA-256; two where a command was ended between this record and the file."""
+
+
 class EarlierTrial(Strict):
     """A trial of an earlier run, and what it is to a sweep that starts warm."""
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -17,8 +18,18 @@ from rfray.spec.trial import Trial
 from rfray.store.bundle_record import ENSEMBLE_FILE, Bundle, Ensemble, file_problems
 from rfray.store.csv_files import read_csv
 from rfray.store.files import RECORD_BYTES, below, file_digest, read_plain, user_cache, write_whole
-from rfray.store.records import Audit, Fold, Start, TrialResult, TrialStart, find_record, read_record
-from rfray.store.sealed import read_sealed, write_table
+from rfray.store.records import (
+    Audit,
+    Digests,
+    Fold,
+    Start,
+    TrialResult,
+    TrialStart,
+    find_record,
+    read_record,
+    write_record,
+)
+from rfray.store.sealed import read_sealed, table_bytes
 from rfray.store.storage import Mirror, Storage, is_address
 
 Part = Literal["val", "test"]
@@ -90,7 +101,10 @@ class TrialDir:
 
     def result(self) -> TrialResult | None:
         """result.json, or None while the trial is not finished. Raises RunError where it is damaged."""
-        return find_record(self.result_file, TrialResult)
+        result = find_record(self.result_file, TrialResult)
+        if result is not None and result.id != self.id:
+            raise RunError(f"{self.result_file} is not of this trial but of {result.id}: put the folders back")
+        return result
 
     def damaged_files(self, result: TrialResult) -> list[Path]:
         """The files of the ended trial that are not what they were; weights that were not kept are not missed."""
@@ -136,6 +150,7 @@ class RunDir:
         else:
             self.path, self.mirror = self.where, Mirror(self.where, None)
         self.sweep_file = self.path / "sweep.yaml"
+        self.digests_file = self.path / "digests.json"
         self.catalog_file = self.path / "catalog.parquet"
         self.unreadable_file = self.path / "unreadable.csv"
         self.measured_file = self.path / "measured.json"
@@ -150,7 +165,6 @@ class RunDir:
         self.mistakes_file = self.bundle_folder / "mistakes.json"
         self.groups_csv = self.path / "groups.csv"
         self.leaderboard_csv = self.path / "leaderboard.csv"
-        self.leaderboard_digest = self.path / "leaderboard.csv.sha256"
         self.leaderboard_md = self.path / "leaderboard.md"
         self.report_html = self.path / "report.html"
         self.plots_folder = self.path / "plots"
@@ -172,6 +186,15 @@ class RunDir:
     def corrupted_votes(self) -> list[Path]:
         """The predictions of votes under corruption that are there."""
         return sorted(self.bundle_folder.glob("*-predictions-*-*.parquet"))
+
+    def votes_predictions(self) -> list[Path]:
+        """The predictions of votes that are there."""
+        return sorted(self.bundle_folder.glob("*-predictions-*.parquet"))
+
+    def test_predictions(self) -> list[Path]:
+        """The predictions of models that `rfray ensemble` has made and that are there: of test, or under corruption."""
+        patterns = ("*/*/predictions-test*.parquet", "*/*/predictions-val-*.parquet")
+        return sorted(file for pattern in patterns for file in self.path.glob(pattern))
 
     def corruption_folder(self, part: Part) -> Path:
         """What was predicted of a part under corruption so far, until all of it is."""
@@ -199,8 +222,52 @@ class RunDir:
     def write_catalog(self, catalog: pd.DataFrame) -> None:
         """Writes catalog.parquet, after everything else that is known of the images is at the run's address."""
         self.mirror.push()
-        write_table(self.catalog_file, pa.Table.from_pandas(catalog, preserve_index=False))
+        self.write_table(self.catalog_file, catalog)
         self.mirror.send(self.catalog_file)
+
+    def write_vouched(self, file: Path, content: bytes) -> None:
+        """Writes a file of the run whose digest is kept in digests.json: before, as the command may be ended there."""
+        self.vouch({file: hashlib.sha256(content).hexdigest()})
+        write_whole(file, content)
+
+    def write_table(self, file: Path, table: pd.DataFrame) -> None:
+        """The same of a table, as `catalog` and `audited_images` read it."""
+        self.write_vouched(file, table_bytes(pa.Table.from_pandas(table, preserve_index=False)))
+
+    def vouch(self, digests: Mapping[Path, str | None]) -> None:
+        """Keeps the digests of files that are there, or about to be; None: the file goes. For the command alone."""
+        known = self._digests()
+        for file, digest in digests.items():
+            name = file.relative_to(self.path).as_posix()
+            earlier = known.pop(name, [])
+            if digest is not None:
+                now = file_digest(file) if file.is_file() else None
+                known[name] = [digest, *([now] if now != digest and now in earlier else [])]
+        write_record(self.digests_file, Digests(files=known), self.mirror)
+
+    def not_vouched(self, *files: Path) -> list[Path]:
+        """Those of the files that are there, and not what rfray wrote."""
+        known = self._digests() if files else {}
+        names = {file: file.relative_to(self.path).as_posix() for file in files if file.exists()}
+        return [
+            file for file, name in names.items() if not file.is_file() or file_digest(file) not in known.get(name, [])
+        ]
+
+    def check(self, *files: Path, remedy: str = "`rfray ensemble` writes it anew") -> None:
+        """Raises RunError, naming every file that is not what rfray wrote."""
+        reason = f"is not what was written: its digest is not in {self.digests_file.name}; {remedy}"
+        if changed := self.not_vouched(*files):
+            raise RunError("\n".join(f"{file} {reason}" for file in changed))
+
+    def check_images(self) -> None:
+        """Raises RunError where what is known of the images is not what rfray wrote."""
+        remedy = f"delete {self.catalog_file}, and `rfray tune` makes it again"
+        self.check(self.catalog_file, self.images_file, self.unreadable_file, remedy=remedy)
+
+    def _digests(self) -> dict[str, list[str]]:
+        remedy = "delete it, and what it speaks of is made anew"
+        found = find_record(self.digests_file, Digests, self.mirror, remedy=remedy)
+        return found.files if found is not None else {}
 
     def training_images(self) -> int:
         """How many images train and val have; 0 where there is no catalog. Raises RunError where it is damaged."""

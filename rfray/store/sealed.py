@@ -46,12 +46,12 @@ def is_sealed(path: Path) -> bool:
         return False
 
 
-def write_table(path: Path, table: pa.Table, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a table as sealed Parquet, with `metadata` beside its own."""
+def table_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
+    """A table as sealed Parquet, with `metadata` beside its own."""
     buffer = pa.BufferOutputStream()
     known = table.schema.metadata or {}
     pq.write_table(table.replace_schema_metadata({**known, **(metadata or {}), **SEAL}), buffer)
-    write_whole(path, seal(buffer.getvalue().to_pybytes()))
+    return seal(buffer.getvalue().to_pybytes())
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -29,7 +29,7 @@ from rfray.store.files import file_digest
 from rfray.store.ownership import holder_of, work_for
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, probe_id
-from rfray.store.sealed import find_array, is_sealed, write_array
+from rfray.store.sealed import find_array, write_array
 from rfray.tuning.strategies import params_of
 from rfray.tuning.trainable import sweep_images
 
@@ -103,9 +103,14 @@ def learn_fold_heads(run: RunDir, sweep: Sweep, starts: Iterable[TrialStart], de
     Raises DiskFullError.
     """
     wanted = {(sweep.probe(start.trial), start.fold) for start in starts if start.fold and start.trial.head == "probe"}
-    missing = [one for one in wanted if not is_sealed(run.trial(probe_id(one[0])).fold_weights_file(one[1]))]
-    if missing:
+    files = {one: run.trial(probe_id(one[0])).fold_weights_file(one[1]) for one in wanted}
+    changed = {*run.not_vouched(*files.values())}
+    run.mirror.remove(changed)
+    if missing := [one for one, file in files.items() if file in changed or not file.exists()]:
         list(_learned(run, sweep, missing, deadline, deadline))
+        for file in map(files.__getitem__, missing):
+            run.mirror.fetch(file)
+        run.vouch({files[one]: file_digest(files[one]) for one in missing if files[one].exists()})
 
 
 def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
@@ -208,7 +213,7 @@ def _learned(
     pending = {}
     for images, probe in product(spans, probes):  # first some of each, so that all get some in a short time
         file = run.trial(probe_id(probe)).features_file(images.start)
-        kept = find_array(file)
+        kept = None if run.not_vouched(file) else find_array(file)
         if kept is not None and len(kept) == len(images):
             features[probe][images] = ray.put(kept)
         else:
@@ -219,6 +224,7 @@ def _learned(
             problems[probe] = result
         else:
             write_array(file, result)
+            run.vouch({file: file_digest(file)})
             features[probe][images] = ray.put(result)
     # a probe learns from its images up to the first ones whose features are missing
     found = {probe: list(takewhile(features[probe].__contains__, spans)) for probe in probes if probe not in problems}

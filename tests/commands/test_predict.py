@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +19,7 @@ from rfray.errors import RunError
 from rfray.inference import bulk
 from rfray.models.bundle import detect, load_bundle
 from rfray.spec.sweep import Resources
+from rfray.store.sealed import table_bytes
 from tests.object_store import bucket_here, upload
 from tests.test_cli import rfray
 from tests.two_models import concluded, two_models
@@ -111,7 +113,8 @@ def test_shards_are_made_once_and_say_what_one_file_says(here: Path, monkeypatch
         assert bulk.claim(out, run, ["images/test", "broken.jpg"]) == 33
     assert pq.read_metadata(out / "files.parquet").num_row_groups == 3
     predictor = bulk.ShardPredictor(out, run, batch_size=5, threads=1)
-    assert [predictor.predict(shard).total() for shard in range(3)] == [12, 12, 9]
+    made = [predictor.predict(shard) for shard in range(3)]
+    assert [(shard, counts.total()) for shard, counts in made] == [(0, 12), (1, 12), (2, 9)]
     rows = pd.concat(pd.read_parquet(file) for file in sorted(out.glob("part-*.parquet")))
     assert rows["path"].tolist()[-1] == str(here / "broken.jpg")
     assert rows["reason"].tolist()[-1] == "not an image of a known format"
@@ -120,13 +123,25 @@ def test_shards_are_made_once_and_say_what_one_file_says(here: Path, monkeypatch
     with pytest.raises(RunError, match="holds predictions of another bundle, or of other files"):
         bulk.claim(out, run, ["images/test"])
     counts = lambda: [one.total() for one in bulk.predict_shards(out, run, 5, Resources(cpu=1), None)]  # noqa: E731
+    for shard in range(3):
+        bulk.vouch(out, shard)
     assert counts() == [12, 12, 9]  # all are there, so no Ray is asked
-    part = out / "part-000001.parquet"
-    damaged = bytearray(part.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    part.write_bytes(damaged)
-    asked: list[object] = []
-    monkeypatch.setattr(bulk, "connected", lambda *given: asked.append(given) or 1 / 0)
+    monkeypatch.setattr(bulk, "connected", lambda *_: 1 / 0)
+    first, second = out / "part-000000.parquet", out / "part-000001.parquet"
+    sound = first.read_bytes(), second.read_bytes()
+    flipped = bytearray(sound[1])
+    flipped[len(flipped) // 2] ^= 1
+    edited = table_bytes(pa.Table.from_pandas(pd.read_parquet(second).assign(p_fake=0.5), preserve_index=False))
+    # a bit, a table of rfray's own writer, and shards that have changed places
+    for contents in ((sound[0], bytes(flipped)), (sound[0], edited), sound[::-1]):
+        first.write_bytes(contents[0])
+        second.write_bytes(contents[1])
+        with pytest.raises(ZeroDivisionError):
+            counts()
+    first.write_bytes(sound[0])
+    second.write_bytes(sound[1])
+    with (out / "shards.csv").open("a") as lines:
+        lines.write("2,cut sho")  # the last word on it, so it is made anew
     with pytest.raises(ZeroDivisionError):
         counts()
     for name, said in (("files.parquet", "is damaged or gone"), ("plan.json", "is damaged: .*choose another folder")):
@@ -149,6 +164,7 @@ def test_only_what_is_missing_is_predicted_on_ray(here: Path, ray_here: None, mo
     predictor = bulk.ShardPredictor(out, run, batch_size=5, threads=1)
     for shard in (0, 2):
         predictor.predict(shard)
+        bulk.vouch(out, shard)
     kept = (out / "part-000000.parquet").stat().st_mtime_ns
     monkeypatch.setattr(bulk, "connected", lambda *_: nullcontext())  # it is
     counts = bulk.predict_shards(out, run, 5, Resources(cpu=1), None)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,13 +19,14 @@ from rfray.inference.missing import without_predictions
 from rfray.models.inference import save_weights
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import predictions_metadata, read_predictions, write_predictions
-from rfray.store.records import TrialStart
-from rfray.store.run_dir import RunDir, TrialDir, probe_id
-from rfray.store.sealed import find_array, is_sealed, write_array, write_table
+from rfray.store.files import file_digest
+from rfray.store.records import Fold, TrialStart
+from rfray.store.run_dir import RunDir, TrialDir, probe_id, read_bundle
+from rfray.store.sealed import find_array, is_sealed, table_bytes, write_array
 from rfray.tuning.probing import learn_fold_heads
 from tests.synthetic import FIRST, as_predicted, new_run, predictions, small_run
 
-WHAT_IS_SHOWN = {"leaderboard.md", "README.md", "groups.csv", "drawn.png", "leaderboard.csv.sha256"}
+WHAT_IS_SHOWN = {"leaderboard.md", "README.md", "groups.csv", "drawn.png"}
 """Files of a run that no number is made of."""
 
 
@@ -41,45 +41,158 @@ def some_bits(file: Path, count: int = 5) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    made = as_predicted(small_run(tmp_path_factory.mktemp("run") / "run"))
-    ensemble(made, {"methods": ["soft", "weighted"]}, False, ("csv", "markdown"), None, Console(file=io.StringIO()))
-    return made
+def made(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    run = as_predicted(small_run(tmp_path_factory.mktemp("run") / "run"))
+    make(run)
+    return run
 
 
-def test_a_flipped_bit_anywhere_in_a_run_changes_no_number_silently(
-    run: RunDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sound: dict[Path, bytes] = {}
+@pytest.fixture
+def run(made: RunDir) -> Iterator[RunDir]:
+    """A finished run, in which every file is put back afterwards."""
+    sound = {file: file.read_bytes() for file in made.path.rglob("*") if file.is_file()}
+    yield made
+    for file in made.path.rglob("*"):
+        if file.is_file() and file not in sound:
+            file.unlink()
+    for file, data in sound.items():
+        if not file.is_file() or file.read_bytes() != data:
+            file.write_bytes(data)
 
-    def predicted_anew(_: RunDir, trials: list[TrialDir], *__: object) -> None:
-        for out in trials:
-            file = out.predictions_file("test")
+
+@pytest.fixture(autouse=True)
+def _predicted_anew(made: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no images: the test predictions that `rfray ensemble` makes anew are the ones that were there."""
+    sound = {file: file.read_bytes() for file in made.test_predictions()}
+
+    def predict_test(_: RunDir, trials: list[TrialDir], *__: object) -> None:
+        files = [made.trial(out.id).predictions_file("test") for out in trials]
+        for file in files:
             file.write_bytes(sound[file])
+        made.vouch({file: file_digest(file) for file in files})
 
-    def shown() -> str:
-        said = io.StringIO()
-        ensemble(run, {"methods": ["soft", "weighted"]}, False, ("csv", "markdown"), None, Console(file=io.StringIO()))
-        show_leaderboard(run, None, Console(file=said, width=300))
-        return said.getvalue() + run.leaderboard_csv.read_text()
+    monkeypatch.setattr("rfray.inference.predictions.predict_test", predict_test)
 
-    monkeypatch.setattr("rfray.inference.predictions.predict_test", predicted_anew)
+
+def make(run: RunDir) -> str:
+    said = io.StringIO()
+    ensemble(run, {"methods": ["soft"]}, False, ("csv", "markdown"), None, Console(file=said, width=300))
+    return said.getvalue()
+
+
+def shown(run: RunDir) -> str:
+    said = io.StringIO()
+    show_leaderboard(run, None, Console(file=said, width=300))
+    return said.getvalue() + run.leaderboard_csv.read_text()
+
+
+def remade(run: RunDir) -> str:
+    make(run)
+    return shown(run)
+
+
+def all_files(run: RunDir) -> list[Path]:
     files = [file for file in run.path.rglob("*") if file.is_file() and file.name not in WHAT_IS_SHOWN]
-    files = [file for file in files if "members" not in file.parts]  # see test_bundle
-    sound.update({file: file.read_bytes() for file in files})
-    expected, kinds = shown(), {file.name for file in files}
-    assert {"predictions-test.parquet", "catalog.parquet", "ensemble-predictions-test.parquet"} <= kinds
+    return [file for file in files if file.parent.name not in ("003", "004", "005")]  # no number is made of these
+
+
+def test_a_flipped_bit_anywhere_in_a_run_changes_no_number_silently(run: RunDir) -> None:
+    expected, files = remade(run), all_files(run)
+    kinds = {"predictions-test.parquet", "catalog.parquet", "ensemble-predictions-test.parquet", "digests.json"}
+    assert kinds | {"model.safetensors", "config.json", "best.safetensors"} <= {file.name for file in files}
     for file in files:
-        if file.parent.name in ("003", "004", "005"):
-            continue  # have no predictions to make a number of
-        for bit in some_bits(file, 3):
+        data = file.read_bytes()
+        (bit,) = some_bits(file, 1)
+        for reader in (shown, remade):
             flipped(file, bit)
             try:
-                assert shown() == expected, f"{file}, bit {bit}"
+                assert reader(run) == expected, f"{file}, bit {bit}"
             except RfrayError as error:
                 assert file.name in str(error), (file, error)  # noqa: PT017
-            for other, data in sound.items():
-                other.write_bytes(data)
+            file.write_bytes(data)
+
+
+def test_a_flipped_bit_in_a_bundle_is_refused(run: RunDir) -> None:
+    for file in (file for file in all_files(run) if "members" in file.parts or file == run.ensemble_file):
+        data = file.read_bytes()
+        for bit in some_bits(file, 3):
+            flipped(file, bit)
+            with pytest.raises(RunError, match=file.name):
+                read_bundle(run.path)
+        file.write_bytes(data)
+
+
+def edited(file: Path, column: str) -> None:
+    """What rfray's own writer makes of the file with 1 - x in a column: its seal is right."""
+    table = pq.read_table(file)
+    other = pa.array(1 - table[column].to_numpy(), table.schema.field(column).type)
+    file.write_bytes(table_bytes(table.set_column(table.schema.get_field_index(column), column, other)))
+
+
+@pytest.mark.parametrize("column", ["p_fake", "label"])
+def test_predictions_of_the_own_writer_are_made_anew(column: str, run: RunDir) -> None:
+    expected, file = remade(run), run.trial("001").predictions_file("test")
+    edited(file, column)
+    assert is_sealed(file)
+    assert without_predictions(run, [run.trial("001")], "test") == []
+    with pytest.raises(RunError, match=r"001/predictions-test\.parquet is not what was written"):
+        shown(run)
+    assert "Not what was written, and so made anew where there are weights: " in make(run)
+    assert shown(run) == expected
+
+
+def test_predictions_that_changed_places_are_made_anew(run: RunDir) -> None:
+    expected, files = remade(run), [run.trial(name).predictions_file("test") for name in ("001", "002")]
+    for file, data in zip(files, [file.read_bytes() for file in files][::-1], strict=True):
+        file.write_bytes(data)
+    assert remade(run) == expected
+
+
+@pytest.mark.parametrize("name", ["ensemble-predictions-test.parquet", "ensemble-predictions-val.parquet"])
+def test_a_vote_of_the_own_writer_is_refused(name: str, run: RunDir) -> None:
+    expected, file = remade(run), run.bundle_folder / name
+    edited(file, "p_fake")
+    with pytest.raises(RunError, match=f"{name} is not what was written: its digest is not in digests.json"):
+        shown(run)
+    assert remade(run) == expected
+
+
+def test_a_catalog_of_the_own_writer_is_refused(run: RunDir) -> None:
+    edited(run.catalog_file, "label")
+    with pytest.raises(
+        RunError, match=r"catalog\.parquet is not what was written.*; delete .*, and `rfray tune` makes"
+    ):
+        run.check_images()
+    with pytest.raises(RunError, match=r"catalog\.parquet is not what was written"):
+        make(run)
+
+
+@pytest.mark.parametrize("name", ["history.csv", "best.safetensors", "predictions-val.parquet"])
+def test_files_of_another_trial_are_refused(name: str, run: RunDir) -> None:
+    (run.trial("001").path / name).write_bytes((run.trial("002").path / name).read_bytes() + b"\n" * (name[0] == "h"))
+    with pytest.raises(RunError, match=f"001/{name} is damaged"):
+        make(run)
+
+
+def test_folders_of_trials_that_changed_places_are_refused(run: RunDir) -> None:
+    one, other = run.trial("001").path, run.trial("002").path
+    aside = one.rename(one.with_name("aside"))
+    other.rename(one)
+    with pytest.raises(RunError, match=r"001/result\.json is not of this trial but of 002: put the folders back"):
+        make(run)
+    one.rename(other)
+    aside.rename(one)
+
+
+def test_a_command_that_was_ended_between_a_digest_and_its_file_goes_on(run: RunDir) -> None:
+    before = file_digest(run.catalog_file)
+    for coming in ("1" * 64, "2" * 64):  # killed twice
+        run.vouch({run.catalog_file: coming})
+        run.check(run.catalog_file)
+    run.write_catalog(run.catalog()[::-1])
+    run.check(run.catalog_file)
+    run.vouch({run.catalog_file: file_digest(run.catalog_file)})
+    assert before not in run.digests_file.read_text()
 
 
 @pytest.mark.parametrize("edit", ["p_fake", "label"])
@@ -98,27 +211,17 @@ def test_edited_predictions_are_made_anew_or_refused(edit: str, run: RunDir) -> 
     file.write_bytes(before)
 
 
-def test_a_catalog_with_other_labels_is_refused(run: RunDir) -> None:
-    before = run.catalog_file.read_bytes()
-    table = run.catalog()
-    table.assign(label=1 - table["label"]).to_parquet(run.catalog_file, index=False, write_page_checksum=True)
-    with pytest.raises(RunError, match=r"catalog\.parquet is damaged: its content does not match its digest"):
-        run.catalog()
-    run.catalog_file.write_bytes(before)
-    pd.testing.assert_frame_equal(run.catalog(), table)
-
-
 def test_every_bit_of_a_sealed_file_counts(tmp_path: Path) -> None:
     array, table, said = tmp_path / "a.safetensors", tmp_path / "t.parquet", tmp_path / "p.parquet"
     write_array(array, np.arange(6, dtype=np.float32).reshape(2, 3))
-    write_table(table, pa.table({"x": [1, 2]}))
+    table.write_bytes(table_bytes(pa.table({"x": [1, 2]})))
     write_predictions(said, predictions(FIRST), {"weights": "w"})
     assert find_array(array).tolist() == [[0, 1, 2], [3, 4, 5]]
     assert pq.read_table(table)["x"].to_pylist() == [1, 2]
     assert predictions_metadata(said) == {"weights": "w"}
     for file in (array, table, said):
         before = file.read_bytes()
-        for bit in range(8 * len(before)) if file == array else some_bits(file, 300):
+        for bit in range(8 * len(before)) if file == array else some_bits(file, 100):
             flipped(file, bit)
             assert not is_sealed(file), bit
             file.write_bytes(before)
@@ -151,18 +254,45 @@ def test_what_is_no_plain_file_of_its_size_is_damaged_and_not_read(name: str, ki
     assert not is_sealed(file)
 
 
-def test_a_damaged_fold_head_is_learned_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fold_heads_that_are_not_what_was_written_are_learned_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = new_run(tmp_path / "run", head="probe", pretrained=False)
     sweep = run.sweep()
     trial, known = Trial(backbone="test_resnet", head="probe"), {"number": 0, "results_known": 0}
     starts = [TrialStart(id=f"r{fold}", trial=trial, fold=(fold, 2), **known) for fold in (1, 2)]
     probe = sweep.probe(starts[0].trial)
-    files = [run.trial(probe_id(probe)).fold_weights_file((fold, 2)) for fold in (1, 2)]
+    files = {(probe, (fold, 2)): run.trial(probe_id(probe)).fold_weights_file((fold, 2)) for fold in (1, 2)}
     asked: list[object] = []
-    monkeypatch.setattr("rfray.tuning.probing._learned", lambda run, sweep, missing, *_: asked.append(missing) or [])
-    for file in files:
-        save_weights(file, torch.nn.Linear(2, 2), {"strength": "1"})
-    learn_fold_heads(run, sweep, starts, None)
-    flipped(files[1], 8 * files[1].stat().st_size - 3)
-    learn_fold_heads(run, sweep, starts, None)
-    assert asked == [[(probe, (2, 2))]]
+
+    def learned(_: RunDir, __: object, missing: list[tuple[Trial, Fold]], *___: object) -> list[object]:
+        asked.append(sorted(fold for _, (fold, _) in missing))
+        for one in missing:
+            save_weights(files[one], torch.nn.Linear(2, 2), {"strength": "1"})
+        return []
+
+    monkeypatch.setattr("rfray.tuning.probing._learned", learned)
+    first, second = files.values()
+    first.parent.mkdir(parents=True)
+    for damage in (
+        lambda: None,
+        lambda: None,
+        lambda: flipped(second, 8 * second.stat().st_size - 3),
+        lambda: second.write_bytes(first.read_bytes()),  # with its seal
+        lambda: save_weights(first, torch.nn.Linear(2, 2), {"strength": "1"}),
+        lambda: first.unlink(),
+    ):
+        damage()
+        learn_fold_heads(run, sweep, starts, None)
+    assert asked == [[1, 2], [2], [2], [1], [1]]
+
+
+def test_features_that_are_not_what_was_written_are_extracted_anew(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    file = run.trial("probe-1").features_file(0)
+    write_array(file, np.ones((2, 3), np.float32))
+    run.vouch({file: file_digest(file)})
+    assert run.not_vouched(file, run.trial("probe-2").features_file(0)) == []
+    write_array(file, np.zeros((2, 3), np.float32))
+    assert is_sealed(file)
+    assert run.not_vouched(file) == [file]
