@@ -14,6 +14,7 @@ from rfray.evaluation.leaderboard import (
     build_leaderboard,
     column_types,
     false_positives,
+    guessing,
     read_leaderboard,
     waiting,
     write_leaderboard,
@@ -385,6 +386,21 @@ def test_the_baseline_calls_every_image_the_larger_class(tmp_path):
     assert float(row["f1"]) == pytest.approx(2 * 4 / (2 * 4 + 1))
     assert [float(row["accuracy_low"]), float(row["accuracy_high"])] == wilson(4, 5).tolist()
     pd.testing.assert_frame_equal(read_leaderboard(run), build_leaderboard(run))
+
+
+def test_the_first_line_is_about_the_detector_on_test(tmp_path):
+    """Whatever it came to on val, and whatever other models and votes come to."""
+    run, labels = new_run(tmp_path / "run"), [0] * 20 + [1] * 20
+    val, right = predictions(FIRST), predictions([0.1] * 20 + [0.9] * 20, labels)
+    tossed = predictions([0.1, 0.9] * 20, labels)
+    finish_trial(run, "guesses", 0.99, val, tossed)
+    finish_trial(run, "knows", 0.9, val, right)
+    assert guessing(run, write_leaderboard(run)).startswith("No better than guessing on 40 test images: AUC 0.500")
+    write_ensemble(run, [run.trial("knows")], ["soft", "weighted", "calibrated"])
+    assert guessing(run, write_leaderboard(run)) is None
+    write_ensemble(run, [run.trial("guesses")], ["calibrated"])
+    said = guessing(run, write_leaderboard(run))
+    assert said.startswith("No better than guessing on 40 test images: AUC 0.500 (95 % interval 0.3")
 
 
 @pytest.mark.parametrize("labels", [[0, 0], [1, 1]])
