@@ -34,7 +34,7 @@ assert type(again) is type(board) is rfray.Leaderboard
 assert board["name"].tolist() == again["name"].tolist()
 assert board.best["name"] == board["name"][0] and "ensemble" in board["name"].tolist()
 detector = rfray.load(run.path)
-assert detector.members == [name for name in board["name"] if name != "ensemble"]
+assert detector.members == board.loc[board["kind"] == "model", "name"].tolist()
 files = sorted(Path(run.sweep.data.cache.dir).glob("demo-*/test/real/*/*.jpg"))[:3]
 table = detector.predict(files)
 assert table["path"].tolist() == [str(file) for file in files]

@@ -101,7 +101,7 @@ def test_a_run_on_s3_goes_from_machine_to_machine(bucket: str, tmp_path: Path) -
     assert {"leaderboard.csv", "leaderboard.md", "report.html", "ensemble/ensemble.json"} <= names(run)
     Mirror(tmp_path / "here", Storage(run)).pull("leaderboard.csv")
     rows = pd.read_csv(tmp_path / "here" / "leaderboard.csv")
-    assert sorted(rows["kind"]) == ["ensemble", "model", "model", "probe", "probe"]
+    assert sorted(rows["kind"]) == ["baseline", "ensemble", "model", "model", "probe", "probe"]
     assert rows["auc"].notna().all()
 
     done = rfray("leaderboard", run, machine=tmp_path / "four")
