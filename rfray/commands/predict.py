@@ -24,6 +24,7 @@ from rfray.spec.sweep import Resources
 from rfray.stats.guessing import no_better
 from rfray.stats.voting import VERDICTS
 from rfray.store.bundle_record import Ensemble
+from rfray.store.files import clear_left_over
 from rfray.store.run_dir import read_bundle
 from rfray.store.storage import is_address
 
@@ -87,6 +88,7 @@ def _warn(ensemble: Ensemble) -> None:
 def _make_folder(option: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        clear_left_over(folder)
     except OSError as error:
         raise InputError(f"{option} {folder}: {error.strerror}") from None
 

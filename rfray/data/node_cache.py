@@ -22,7 +22,7 @@ from rich.progress import track
 from rfray.data.listing import PassedOver
 from rfray.errors import DataError
 from rfray.spec.sweep import CacheSettings, DataSettings
-from rfray.store.files import below, is_idle, user_cache, write_whole
+from rfray.store.files import below, clear_left_over, is_idle, user_cache, write_whole
 from rfray.store.storage import THREADS, Entry, Storage
 
 FREE_SHARE = 0.02
@@ -104,6 +104,7 @@ class RemoteFolder:
                         f"{room / 1e9:.3g} GB (data.cache.max_gb: {max_gb:g}). Allow more, or name a larger "
                         "disk (data.cache.dir)"
                     )
+            clear_left_over(size_file)
             write_whole(size_file, str(need))
             lock = size_file.open("rb")
             fcntl.flock(lock, fcntl.LOCK_SH)

@@ -17,7 +17,7 @@ from rfray.stats.intervals import bootstrap, percentile_intervals
 from rfray.stats.paired_tests import holm, mcnemar
 from rfray.stats.predictions import read_predictions
 from rfray.store.csv_files import csv_text
-from rfray.store.files import write_whole
+from rfray.store.files import clear_left_over, write_whole
 from rfray.store.run_dir import RunDir
 
 READ = ("sweep.yaml", "digests.json", "catalog.parquet", "leaderboard.csv", "ensemble/*")
@@ -104,6 +104,8 @@ def run_names(runs: Sequence[RunDir]) -> list[str]:
 
 def write_comparison(comparison: Comparison, file: Path) -> list[Path]:
     """Writes a .csv of all rows, and the tests to <name>-tests.csv beside it, or a .md of both; returns the files."""
+    tests = file.with_name(f"{file.stem}-tests.csv")
+    clear_left_over(file, tests)
     if file.suffix == ".md":
         paragraphs = [
             f"# {escaped(comparison.title)}",
@@ -115,7 +117,6 @@ def write_comparison(comparison: Comparison, file: Path) -> list[Path]:
         ]
         write_whole(file, "\n\n".join(paragraphs) + "\n")
         return [file]
-    tests = file.with_name(f"{file.stem}-tests.csv")
     write_whole(file, csv_text(comparison.table))
     write_whole(tests, csv_text(comparison.tests))
     return [file, tests]

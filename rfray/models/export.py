@@ -24,7 +24,7 @@ from rfray.errors import InputError, RfrayError, nearest_first
 from rfray.models.bundle import LoadedBundle
 from rfray.models.inference import scores_of
 from rfray.stats.voting import joined
-from rfray.store.files import replacing
+from rfray.store.files import clear_left_over, replacing
 
 TOLERANCE = 1e-4
 """Greatest difference allowed between a probability of the file and the bundle's; float32 alone makes about 1e-6."""
@@ -85,6 +85,7 @@ def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
     inputs, batch, differences = inputs_of(bundle), torch.export.Dim("batch", min=1), []
     squares = tuple(torch.zeros((2, 3, one.side, one.side), dtype=torch.uint8) for one in inputs)
     shapes = (tuple({0: batch} for _ in squares),)
+    clear_left_over(out)
     with replacing(out) as temporary, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)  # torch's exporters describe their own steps

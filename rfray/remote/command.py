@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from rfray.errors import ClusterError
 from rfray.progress.events import INSIDE, JobBegan, print_event, rfray_version
 from rfray.spec.sweep_file import SweepFile
-from rfray.store.files import file_digest, replacing
+from rfray.store.files import clear_left_over, file_digest, replacing
 
 WEIGHTS_FOLDER = "weights"
 """The folder of weights that come with a job: among its files, and below the folder that jobs work in."""
@@ -139,5 +139,6 @@ def begin_job(client: str) -> None:
     for file in (package / WEIGHTS_FOLDER).glob("*"):
         target = Path(WEIGHTS_FOLDER, file.name)  # its name begins with its digest
         if not target.exists() or not file.name.startswith(file_digest(target)[:16]):
+            clear_left_over(target)
             with replacing(target, file.stat().st_size) as temporary:
                 shutil.copyfile(file, temporary)

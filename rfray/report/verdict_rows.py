@@ -1,12 +1,9 @@
 """tables of verdicts, one after the other -> one CSV, JSON lines or Parquet file, or the standard output."""
 
-import fcntl
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from glob import escape
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -15,15 +12,12 @@ import pyarrow.parquet as pq
 
 from rfray.errors import InputError, nearest_first, printable
 from rfray.store.csv_files import csv_text
-from rfray.store.files import is_idle, replacing
+from rfray.store.files import clear_left_over, replacing
 
 Write = Callable[[pd.DataFrame], None]
 """Appends a table; all have the same columns."""
 BY_ENDING = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 """What a file's name ends in -> its format."""
-LEFT_OVER = 60.0
-"""Seconds since a half-written file was last touched, before it can be that of a command that was killed (our choice):
-one that lives has the file unlocked for moments, before it begins and before the file gets its name."""
 VERDICT_FORMATS = tuple(dict.fromkeys(BY_ENDING.values()))
 
 
@@ -53,13 +47,9 @@ def verdict_rows(out: Path | None, form: str) -> Iterator[Write]:
         path, file, parquet = None, sys.stdout, None
         if out is not None:
             try:
-                for left in filter(is_idle, out.parent.glob(f".{escape(out.stem)}.????????.part{escape(out.suffix)}")):
-                    if time.time() - left.stat().st_mtime > LEFT_OVER:
-                        left.unlink(missing_ok=True)  # of a command that was killed
+                clear_left_over(out)
                 path = stack.enter_context(replacing(out))
                 file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
-                with suppress(OSError):  # a disk without locks: then nobody takes it for left over, either
-                    fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:
                 raise InputError(f"--out {out}: {error.strerror}") from None
         first = True

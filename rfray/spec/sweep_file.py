@@ -188,7 +188,9 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
     That is `FREE`, more `search.trials`, and where the data folders are: what is in them is compared by its digests.
     """
     before, after = (dict(_leaves(_compared(sweep))) for sweep in (old, new))
-    if old.search.trials is not None and old.search.trials <= (
+    if old.search.algorithm == "grid":  # it has all its settings, whatever the number
+        before["search.trials"] = after["search.trials"] = None
+    elif old.search.trials is not None and old.search.trials <= (
         new.search.trials or math.inf
     ):  # None: as many as may be
         before["search.trials"] = new.search.trials

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,21 +20,33 @@ from rfray.errors import DiskFullError, InputError
 
 NO_ROOM = "no room on the disk for"
 """How the message of every DiskFullError begins."""
+LEFT_OVER = 60.0
+"""Seconds after which an empty file that nobody has locked is that of a command that was killed (our choice)."""
 RECORD_BYTES = 32_000_000
 """A record is not read where it is larger (our choice): ten thousand trials of a warm start take 10 MB."""
 
 
 @contextmanager
 def replacing(path: Path, need: int | None = None) -> Iterator[Path]:
-    """A path to write to (`need` bytes), moved to `path` when the block ends well. Raises DiskFullError."""
+    """A path to write to (`need` bytes), moved to `path` when the block ends well. Raises DiskFullError.
+
+    The file there is locked as long as this process lives: `clear_left_over` removes it after that.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the temporary name keeps the suffix, since numpy and matplotlib choose the format by it
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        with temporary.open("xb") as held:
+            with suppress(OSError):  # a disk without locks: then nobody takes it for left over, either
+                fcntl.flock(held, fcntl.LOCK_EX)
+            with suppress(OSError):
+                os.utime(temporary, ns=(0, 0))  # says: locked by now, and nothing in it yet
+            yield temporary
+            if temporary.stat().st_mtime_ns == 0:
+                raise FileNotFoundError(errno.ENOENT, "nothing was written", str(temporary))
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
     except OSError as error:
         if not is_disk_full(error):
             raise
@@ -41,6 +55,28 @@ def replacing(path: Path, need: int | None = None) -> Iterator[Path]:
         raise no_room(path, wanted) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear_left_over(*paths: Path) -> None:
+    """Removes what commands that were killed have half-written in place of these files; of a folder, of any in it."""
+    for path in paths:
+        folder, stem, suffix = (path, "*", "") if path.is_dir() else (path.parent, escape(path.stem), path.suffix)
+        for left in folder.glob(f".{stem}.{'[0-9a-f]' * 8}.part{escape(suffix) or '*'}"):
+            with suppress(OSError):  # it is gone, or another's
+                status = left.stat()
+                # a file that was made a moment ago may not be locked yet; there is nothing in it then
+                if is_idle(left) and (status.st_size or time.time() - status.st_mtime > LEFT_OVER):
+                    left.unlink()
+
+
+def is_idle(path: Path) -> bool:
+    """Whether no process has locked the file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -103,16 +139,6 @@ def user_cache() -> Path:
     if folder.startswith("~"):  # as it stays where a user has no home
         raise InputError("this user has no home folder for the cache; set RFRAY_CACHE to a folder (or HOME)")
     return Path(folder)
-
-
-def is_idle(path: Path) -> bool:
-    """Whether no process has locked the file."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ Processes that work for a command, on other machines maybe, look at that file be
 """
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 from rfray.errors import LeaseLostError, RunError, StorageError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import differences, resolved_text
-from rfray.store.files import write_whole
+from rfray.store.files import clear_left_over, write_whole
 from rfray.store.run_dir import RunDir
 from rfray.store.storage import FENCES, Storage
 
@@ -108,8 +109,27 @@ def _locked(run: RunDir) -> Iterator[str]:
                 raise RunError(
                     f"{run.path} is in use by {by}; wait for it, or choose another folder with --run"
                 ) from None
+            clear_left_over(note)
             write_whole(note, user)
+        stack.enter_context(_itself_locked(run.path))
         yield user
+
+
+@contextmanager
+def _itself_locked(folder: Path) -> Iterator[None]:
+    """Holds the folder itself, if it is there: where it is mounted in two places, it has two real paths."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # it is not there yet, or its disk locks no folders
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, opened)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                by = "another process, which knows it by another path"
+                raise RunError(
+                    f"{folder} is in use by {by}; wait for it, or choose another folder with --run"
+                ) from None
+        yield
 
 
 @contextmanager

@@ -343,6 +343,8 @@ def test_folders_may_move_and_more_trials_may_be_asked_for(tmp_path: Path) -> No
 
     assert differences(given(), given("data.train=/mnt/elsewhere", "search.trials=50")) == []
     assert differences(given(), given("search.trials=39")) == ["search.trials: 40 -> 39"]
+    grid = "search.algorithm=grid"
+    assert differences(given(grid, "search.trials=null"), given(grid)) == []
     assert differences(given(), given("search.trials=null")) == []  # as many as the budget, or the grid, has
     assert differences(given("data.test=/a"), given("data.test=s3://b/c")) == []
     assert differences(given("data.test={one: /a}"), given("data.test={one: /b}")) == []

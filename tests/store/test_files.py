@@ -1,12 +1,14 @@
 """replacing(): a file is the old one or the new one, and nothing else stays behind."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rfray.errors import InputError
-from rfray.store.files import below, read_json, replacing, write_whole
+from rfray.store.files import below, clear_left_over, read_json, replacing, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -102,3 +104,37 @@ def test_what_is_no_small_json_file_is_refused_before_it_is_parsed(tmp_path: Pat
     file.symlink_to("/dev/zero")
     with pytest.raises(ValueError, match="no plain file"):
         read_json(file)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from rfray.store.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    if len(sys.argv) > 2:
+        temporary.write_text(sys.argv[2])
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("written", [[], ["half"]])
+def test_what_a_killed_writer_has_left_is_cleared_but_not_what_a_living_one_writes(
+    tmp_path: Path, written: list[str]
+) -> None:
+    path = tmp_path / "table [1].csv"
+    command = [sys.executable, "-c", WRITER, str(path), *written]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "begun\n"
+        clear_left_over(path, tmp_path)
+        assert len(names(tmp_path)) == 1
+        writer.kill()
+        writer.wait()
+        others = [".other.0123abcd.part.csv", ".table [1].0123abcd.part.md", "table [1].md", ".table [1].csv"]
+        for name in others:
+            (tmp_path / name).write_text("theirs")
+        clear_left_over(path)
+        assert names(tmp_path) == sorted(others)
+        clear_left_over(tmp_path)
+        assert names(tmp_path) == sorted(others[2:])

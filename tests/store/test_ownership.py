@@ -142,6 +142,38 @@ def test_whatever_links_lead_to_it_a_folder_has_one_user(held: str, asked: str, 
         pass
 
 
+@pytest.mark.parametrize("mounted", ["run", "."])
+def test_a_folder_that_is_mounted_twice_has_one_user(tmp_path: Path, mounted: str) -> None:
+    new_run(tmp_path / "one" / "run")
+    (tmp_path / "two" / "run").mkdir(parents=True)
+    mount = 'mount --bind "$1/one/$2" "$1/two/$2" && exec "$3" -c "$4" "$1/two/run"'
+    words = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "-", str(tmp_path), mounted]
+    with subprocess.Popen(
+        [*words, sys.executable, HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != "held\n":
+            pytest.skip("this user may not mount")
+        with pytest.raises(RunError, match="run is in use by "), lock_run(RunDir(tmp_path / "one" / "run")):
+            pass
+        holder.kill()
+    with lock_run(RunDir(tmp_path / "one" / "run")):
+        pass
+
+
+@pytest.mark.parametrize(("held", "asked"), [("x", "x/"), ("x//", "x")])
+def test_an_address_with_a_slash_at_its_end_is_the_same(
+    held: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bucket_here() as bucket:
+        address = f"{bucket}/slash-{len(held)}-"
+        monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "one"))
+        with lock_run(RunDir(address + held)):
+            monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "two"))  # another machine
+            with pytest.raises(RunError, match="is in use by process"), lock_run(RunDir(address + asked)):
+                pass
+
+
 def test_a_link_that_is_moved_aside_stays_locked(tmp_path: Path) -> None:
     new_run(tmp_path / "s")
     (tmp_path / "link").symlink_to("s")
