@@ -124,7 +124,7 @@ class Connection(HttpToolsProtocol):
         self._understood = True
         super().on_message_complete()
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]  # which asyncio allows
         """Who sends no more may still read the answer to what it has sent; whether there is one to come."""
         waits = not self.idle and not self.cycle.more_body
         if waits:

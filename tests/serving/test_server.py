@@ -1,5 +1,6 @@
 """`rfray serve` as a command, on a Ray Serve of its own: the same verdicts, nothing open but its port, a clean end."""
 
+import json
 import os
 import re
 import shutil
@@ -7,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -49,6 +52,10 @@ class Server:
         me = psutil.Process(self.process.pid)
         return [me, *me.children(recursive=True)]
 
+    def models(self) -> list[psutil.Process]:
+        """Those of them that have the models."""
+        return [process for process in self.family() if "ServeReplica" in " ".join(process.cmdline())]
+
     def interrupt(self) -> tuple[int, str, str]:
         """What Ctrl-C in its terminal does: all its processes hear it. Exit code, output, errors."""
         os.killpg(self.process.pid, signal.SIGINT)
@@ -57,10 +64,16 @@ class Server:
 
 
 @contextmanager
-def served(where: Path, *options: str) -> Iterator[Server]:
+def served(where: Path, *options: str, **variables: str) -> Iterator[Server]:
     words = [sys.executable, "-m", "rfray.cli", "serve", str(where), "--port", "0", *options]
     process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        words,
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         assert process.stdout is not None
@@ -145,7 +158,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing(server: Server, images: list[Path]) -
 @pytest.mark.slow
 def test_a_process_that_dies_is_started_again(run: RunDir, images: list[Path]) -> None:
     with served(run.path, "--gpu", "0") as server:
-        models = [process for process in server.family() if "ServeReplica" in " ".join(process.cmdline())]
+        models = server.models()
         assert len(models) == min(4, os.cpu_count() or 1)
         for process in models:
             process.kill()
@@ -158,6 +171,72 @@ def test_a_process_that_dies_is_started_again(run: RunDir, images: list[Path]) -
         assert set(statuses) <= {200, 503}
         code, _, _ = server.interrupt()
         assert code == 0
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A server of a bundle of its own, and what it leaves in its folders."""
+
+    server: Server
+    bundle: Path
+    above: Path
+
+    def left(self) -> list[str]:
+        return sorted(str(path) for folder in ("tmp/rfray-*", "cache/serving/*") for path in self.above.glob(folder))
+
+
+@pytest.fixture(scope="module")
+def placed(run: RunDir) -> Iterator[Placed]:
+    above = Path(tempfile.mkdtemp(dir="/tmp"))  # short enough for Ray's sockets
+    bundle = Path(shutil.copytree(run.bundle_folder, above / "bundle"))
+    (above / "tmp").mkdir()
+    variables = {"RAY_TMPDIR": str(above / "tmp"), "RFRAY_CACHE": str(above / "cache")}
+    with served(bundle, "--replicas", "1", **variables) as server:
+        yield Placed(server, bundle, above)
+    shutil.rmtree(above)
+
+
+def test_models_that_die_come_again_as_the_server_began(placed: Placed, images: list[Path]) -> None:
+    before = placed.server.predict(*images).json()
+    (killed,) = placed.server.models()
+    shutil.rmtree(placed.bundle / "members")
+    (placed.bundle / "ensemble.json").write_text("{}")  # of another `rfray ensemble`, which has just begun
+    killed.kill()
+    answer = placed.server.predict(*images)
+    for _ in range(300):
+        if answer.status_code == 200:
+            break
+        assert answer.status_code == 503
+        time.sleep(0.2)
+        answer = placed.server.predict(*images)
+    assert placed.server.models() != [killed]
+    for one, earlier in zip(answer.json()["images"], before["images"], strict=True):
+        assert one["members"] == pytest.approx(earlier["members"], abs=1e-6)  # of another batch
+
+
+def test_sigterm_answers_what_has_begun_and_leaves_nothing(placed: Placed, images: list[Path]) -> None:
+    server, family = placed.server, placed.server.family()
+    assert len(placed.left()) == 2  # Ray's folder and the copy of the bundle
+    where = ("127.0.0.1", int(server.address.rpartition(":")[2]))
+    body = b'--y\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + images[0].read_bytes()
+    body += b"\r\n--y--\r\n"
+    head = f"POST /predict HTTP/1.1\r\nHost: x.localhost\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection(where, timeout=60) as client:
+        client.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=y\r\n\r\n")
+        assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"  # it is being read
+        server.process.send_signal(signal.SIGTERM)
+        with suppress(ConnectionError):
+            while True:  # until nobody is let in
+                socket.create_connection(where, timeout=60).close()
+        client.sendall(body)
+        said = b"".join(iter(lambda: client.recv(10_000), b""))
+    assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["images"][0]["verdict"] in ("real", "fake")
+    out, err = server.process.communicate(timeout=60)  # Ray has told there of the process that was killed
+    assert (out.splitlines()[-1], err, server.process.returncode) == ("Stopped", "", 0)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []
+    assert placed.left() == []
 
 
 def test_a_busy_port_is_refused_before_anything_starts(run: RunDir) -> None:
