@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
@@ -21,6 +22,7 @@ from rfray.errors import (
     check_no_secret,
     of_system,
     printable,
+    raised_by_task,
     readable,
     without_secrets,
 )
@@ -281,7 +283,8 @@ def main() -> None:
             stream.reconfigure(errors=errors)
     try:
         _run_command()
-    except RfrayError as error:
+    except RfrayError as raised:
+        error = raised_by_task(raised)
         again = shlex.join(["rfray", *(word for word in sys.argv[1:] if word != "--fresh")])
         text = f"\nrfray: {error} with: {again}" if isinstance(error, Interrupted) else f"rfray: {error}"
         text = without_secrets(text)
@@ -295,7 +298,13 @@ def _run_command() -> None:
     try:
         for word in sys.argv[1:]:
             check_no_secret(word)
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:  # it is where the caller has closed it
+                sys.stdout.flush()  # now, while what is refused can be said
+    except BrokenPipeError:  # whoever read has read enough
+        sys.exit(1)
     except OSError as error:
         raise of_system(error) from error
     except UnicodeEncodeError as error:
@@ -307,8 +316,9 @@ def process() -> None:
     exit_code = 1  # of an error that nobody has caught
 
     def end() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, or full: which has been said
+                stream.flush()
         os._exit(exit_code)
 
     atexit.register(end)  # first registered, last called: all others have ended

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable
+from typing import TypeVar
 
 SECRET = re.compile(
     # KEY:SECRET@, perhaps with a slash, or TOKEN@; but anonymous@ is Arrow's way to read what is public
@@ -28,6 +29,9 @@ class InputError(RfrayError):
     """What the user gave can't be used; raised before any work starts."""
 
     exit_code = 2
+
+
+Refused = TypeVar("Refused", bound=OSError | RfrayError)
 
 
 class SweepError(InputError):
@@ -107,12 +111,19 @@ OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENO
 """Errors that another word on the command line would not have helped against."""
 
 
+def raised_by_task(error: Refused) -> Refused:
+    """What a task on Ray has raised itself, where `error` is what Ray makes of it: with the whole traceback as text."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, OSError | RfrayError) else error  # type: ignore[return-value]
+
+
 def of_system(error: OSError) -> RfrayError:
     """What the operating system refused, as an error of one line: with the path, the reason and the way out."""
+    error = raised_by_task(error)
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     given = (error.filename, error.filename2)
     places = [os.fsdecode(one) for one in given if isinstance(one, str | bytes | os.PathLike)]
-    text = f"{' -> '.join(map(readable, places))}: {reason}" if places else reason
+    text = f"{' -> '.join(printable(readable(place)) for place in places)}: {reason}" if places else reason
     if not places and isinstance(error, FileNotFoundError):
         text = f"the working folder: {reason}"  # all other calls name a file
     kind = RfrayError if error.errno is None or error.errno in OF_THE_MACHINE else InputError

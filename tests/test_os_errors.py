@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayTaskError
 
 import rfray.commands
 from rfray.errors import InputError, RfrayError, of_system, readable
@@ -134,6 +136,49 @@ def test_an_error_of_the_system(number: int, kind: type[RfrayError], said: str) 
 def test_an_error_without_a_file() -> None:
     assert str(of_system(OSError("first\nsecond"))).startswith("first second. ")
     assert str(of_system(FileNotFoundError(2, "No such file or directory"))).startswith("the working folder: No such")
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y\nz"), r"rfray: /x/y\nz: No space left on device. The"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "rfray: /x: Permission denied. This user"),
+        (InputError("a word is wrong"), "rfray: a word is wrong\n"),
+    ],
+)
+def test_what_a_task_on_ray_has_raised_is_said_without_its_traceback(
+    cause: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    of_ray = RayTaskError("task", "Traceback (most recent call last):\n  File x", cause).as_instanceof_cause()
+
+    def app() -> None:
+        raise of_ray
+
+    monkeypatch.setattr("rfray.cli.app", app)
+    with pytest.raises(SystemExit) as end:
+        check_quietly()
+    shown = "".join(capfd.readouterr())
+    assert shown.startswith(said)
+    assert shown.count("\n") == 1
+    assert end.value.code == (1 if "space" in said else 2)
+
+
+@pytest.mark.parametrize(
+    ("out", "code", "said"),
+    [
+        (
+            "> /dev/full",
+            1,
+            "rfray: No space left on device. The disk is full: make room, or name a place on another one\n",
+        ),
+        (">&-", 0, ""),
+    ],
+)
+def test_a_standard_output_that_takes_nothing(out: str, code: int, said: str) -> None:
+    ended = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m rfray.cli --help {out}"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (code, said)
 
 
 def test_a_working_folder_that_is_gone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
