@@ -166,6 +166,8 @@ def build_model(
         raise TrialError(f"{trial.backbone} does not take one of its options: {error}") from error
     except Exception as error:  # of many kinds: the file may be of any origin
         raise TrialError(_why_not(trial, error)) from error
+    if not hasattr(model, "get_classifier"):
+        raise TrialError(f"{trial.backbone} is an encoder without a classifier; take a model of another name")
     if source and (problem := _misfit(trial, model, missing, left_over)):
         raise TrialError(problem)
     data = resolve_model_data_config(model)
@@ -180,7 +182,10 @@ def build_model(
         nn.init.normal_(classifier.weight, std=0.01)
         if classifier.bias is not None:
             nn.init.zeros_(classifier.bias)
-    return model.to(memory_format=torch.channels_last), Normalisation(data["mean"], data["std"])
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:  # Module.to refuses lambda_resnet, whose convolutions over three dimensions have five
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return model, Normalisation(data["mean"], data["std"])
 
 
 def check_weights(backbone: str, source: bool | str) -> None:
@@ -239,7 +244,14 @@ def _misfit(trial: Trial, model: nn.Module, missing: set[str], left_over: set[st
         exempt_left_over = (*exempt, "AuxLogits.") if trial.head == "random" else ("",)
         tensors = [name for name in model.state_dict() if not name.endswith(COUNTER)]
         lacking = [name for name in tensors if name in missing and not name.startswith(exempt)]
-        surplus = [n for n in sorted(left_over) if not n.startswith(exempt_left_over) and not n.endswith(COUNTER)]
+        known = {name for name, _ in model.named_buffers()}  # which models made are in older files
+        surplus = [
+            n for n in sorted(left_over - known) if not n.startswith(exempt_left_over) and not n.endswith(COUNTER)
+        ]
+        if lacking:  # a file without a classifier lacks what goes with it, as levit's head.bn
+            with torch.device("meta"):
+                backbone = timm.create_model(trial.backbone, num_classes=0).state_dict().keys()
+            lacking = [name for name in lacking if name in backbone]
         if lacking:
             problems.append(f"{len(lacking)} of its {len(tensors)} tensors are not in the file ({_few(lacking)})")
         if surplus:

@@ -142,6 +142,46 @@ def test_only_the_classifier_and_counters_of_batches_may_be_missing(tmp_path: Pa
             build_model(Trial(backbone="test_efficientnet", pretrained=str(path), head=head))
 
 
+SMALL_OF_FAMILIES = [
+    "levit_128s",  # a norm, and a second classifier, go with the classifier
+    "efficientvit_m0",
+    "repvit_m0_9",
+    "shvit_s1",
+    "deit_tiny_distilled_patch16_224",  # two classifiers
+    "test_convnext",  # a norm in the head that stays
+    "test_vit4",
+    "mobilevit_xxs",
+    "ghostnet_050",
+    "lambda_resnet26t",  # convolutions over three dimensions
+]
+
+
+@pytest.mark.parametrize("backbone", SMALL_OF_FAMILIES)
+def test_a_file_of_each_family_fits_with_any_classifier_or_none(backbone: str, tmp_path: Path) -> None:
+    cfg = timm.models.get_pretrained_cfg(backbone)
+    for classes in (1000, 0):
+        path = weights_of(backbone, tmp_path, classes)
+        model, _ = build_model(Trial(backbone=backbone, pretrained=str(path), image_size=cfg.input_size[-1]))
+        original, loaded = load_file(path), model.state_dict()
+        kept = timm.create_model(backbone, num_classes=0).state_dict().keys()
+        assert [name for name in kept if not torch.equal(loaded[name], original[name])] == []
+
+
+def test_what_a_model_makes_itself_may_be_in_a_file(tmp_path: Path) -> None:
+    """Older files of timm have the masks and indices of windows, which are no weights."""
+    model = timm.create_model("maxvit_pico_rw_256", num_classes=3)
+    tensors = model.state_dict()
+    made = {name: one.contiguous() for name, one in model.named_buffers() if name not in tensors}
+    assert made
+    save_file({**tensors, **made}, path := tmp_path / "w.safetensors")
+    build_model(Trial(backbone="maxvit_pico_rw_256", pretrained=str(path), image_size=256))
+
+
+def test_an_encoder_without_a_classifier_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(TrialError, match="mobilenetv5_300m_enc is an encoder without a class"):
+        build_model(Trial(backbone="mobilenetv5_300m_enc", pretrained=False))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrialError, match=r"gone\.safetensors: no such file"):
         check_weights("test_resnet", str(tmp_path / "gone.safetensors"))
