@@ -1,5 +1,8 @@
 """The arguments of a command -> what it does, step by step, and what it prints."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 
 from rfray.errors import printable
@@ -8,3 +11,14 @@ from rfray.errors import printable
 def say(console: Console, text: str) -> None:
     """Prints a text; what would steer the terminal is escaped (see `printable`), and the terminal wraps its lines."""
     console.print(printable(text, keep="\n"), soft_wrap=True, markup=False)
+
+
+@contextmanager
+def doing(console: Console, text: str) -> Iterator[None]:
+    """Says what goes on while a block runs, which may take seconds: beside a spinner, or in a line of a log."""
+    if not console.is_terminal:
+        say(console, text)
+        yield
+        return
+    with console.status(text):
+        yield

@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from rfray.audit.audit import audit_images
-from rfray.commands import say
+from rfray.commands import doing, say
 from rfray.data.catalog import CATALOG, divide, fold_of, group_ids, identities, scan_folder
 from rfray.data.decoding import UnreadableImageError, decode, read_image
 from rfray.data.folders import changes, image_folder, is_there, most_images, training_changes
@@ -49,7 +49,8 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
             found = identities(images["path"], sweep.data.group_pattern)
             matched, different = found.map(bool).sum(), found.explode().nunique()
             say(console, f"data.group_pattern: {matched} of {len(images)} images match, {different} identities")
-        write_audit(run, sweep, images, pairs, catalog)
+        with doing(console, "Auditing the images"):
+            write_audit(run, sweep, images, pairs, catalog)
         run.write_catalog(catalog)
     if sweep.data.folds is not None:
         fold_of(catalog, (1, sweep.data.folds), sweep.seed)  # raises now, not after the whole sweep was trained
@@ -120,7 +121,9 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
             say(console, f"Test has changed ({len(changed)} files, e.g. {printable(changed[0])}); reading it again")
         found = _scan(run, sweep, "test", console)
         images = pd.concat([images[images["folder"] != "test"], found], ignore_index=True)
-        images = write_audit(run, sweep, images, _similar_pairs(images, sweep, console), others)
+        pairs = _similar_pairs(images, sweep, console)
+        with doing(console, "Auditing the images"):
+            images = write_audit(run, sweep, images, pairs, others)
         audited = images[images["folder"] == "test"]
     else:
         _note_times(run, times)
@@ -204,7 +207,7 @@ def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.D
         except UnreadableImageError as error:
             raise DataError(f"{paths[number]} could be read a moment ago: {error}") from None
 
-    with console.status("Looking for images that are alike"):
+    with doing(console, "Looking for images that are alike"):
         return find_pairs(images["digest"].tolist(), images, picture, os.cpu_count() or 1)
 
 

@@ -1,18 +1,21 @@
 """A sweep file -> a run folder with trained trials: the steps of `rfray tune`, from top to bottom."""
 
 import time
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 
 from rich.console import Console
 
-from rfray.commands import say
+from rfray.commands import doing, say
 from rfray.progress.events import inside_job
 from rfray.spec.sweep_file import SweepFile
 from rfray.store.ownership import check_free, claim_run, lock_run, move_run_aside
 from rfray.store.run_dir import HEAVY, RunDir
 
+HEAVY_MODULES = ("rfray.tuning.preflight", "rfray.commands.prepare_data", "rfray.report.audit_plots")
+"""They import nearly all that a sweep needs."""
 # torch, timm and Ray are imported inside the functions: a wrong sweep file is answered without them
 
 
@@ -43,13 +46,15 @@ def tune(
     if not dry_run:
         check_free(run)
     # torch and timm take seconds to import, and Ray to start, most of which it waits
-    importing = Thread(target=import_module, args=["rfray.tuning.preflight"])
+    importing = Thread(target=lambda: [*map(import_module, HEAVY_MODULES)])
     importing.start()
 
     from rfray.cluster.connect import connected
 
-    with connected(address, file.sweep.resources) as session:
-        importing.join()
+    with ExitStack() as stack:
+        with doing(console, f"Starting Ray {'here' if address is None else f'({address})'}, loading PyTorch and timm"):
+            session = stack.enter_context(connected(address, file.sweep.resources))
+            importing.join()
         _run(file, run, session, console, fresh, dry_run, accept_audit, began)
 
 
@@ -77,11 +82,12 @@ def _run(
     from rfray.tuning.warm_start import check_warm_start
 
     sweep, slot = file.sweep, slot_for(file.sweep.resources)
-    check_sweep(file)
-    for line in unused_settings(file):
-        say(console, f"Note: {line}")
-    check_warm_start(file, run, fresh)
-    parameters, seconds = check_models(file)
+    with doing(console, "Checking the sweep: weights, policies, and a training step of each backbone"):
+        check_sweep(file)
+        for line in unused_settings(file):
+            say(console, f"Note: {line}")
+        check_warm_start(file, run, fresh)
+        parameters, seconds = check_models(file)
     shares = shares_for(sweep, run, slot, fresh, console)
     is_first = fresh or not run.trials()
     check_budget(file, shares, began if is_first else None)
@@ -96,7 +102,8 @@ def _run(
         with budget_meter(run, sweep, shares, began) as meter:
             keep_packing(run, shares, console)
             prepare_training(run, sweep, console)
-            draw_audit(run, sweep)
+            with doing(console, "Drawing the audit's pictures"):
+                draw_audit(run, sweep)
             check_audit(run, accept_audit, console)
             check_storage(run, needed)
             if coming := autoscaler_notice(shares):
@@ -106,6 +113,7 @@ def _run(
                 check_epoch(file, run, meter, seconds)
             probe_backbones(run, sweep, meter.account.deadline if meter else None, console)
             search = with_short_epochs(run, rank_backbones(run, sweep, console), shares)
+            say(console, "Starting the trials")
             done = run_sweep(run, search, shares, session, console, meter=meter)
     check_outcome(run, sweep, done)
     following = "" if inside_job() or not done else f". Next: rfray ensemble {run.shown(run.path)}"

@@ -10,11 +10,12 @@ import torch
 from rfray.data.augment import POLICIES, PolicySpec, check_policy
 from rfray.errors import SweepError, TrialError
 from rfray.models.build import backbone_names, build_model, check_weights
+from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile
 from rfray.spec.trial import Range, Trial
 from rfray.stats.metrics import METRICS
 from rfray.training.learner import SCHEDULES, make_optimizer, optimizer_names
-from rfray.tuning.strategies import SCHEDULERS, SEARCHERS, combinations
+from rfray.tuning.strategies import SCHEDULERS, SEARCHERS, combinations, planned_trials
 
 PAIR = 2
 """Images of a step: the fewest with which batch normalisation works."""
@@ -51,14 +52,40 @@ def unused_settings(file: SweepFile) -> Iterator[str]:
             yield file.problem(
                 ("augmentations", name), f"no trial uses this policy (trial.augmentation: {', '.join(used)})"
             )
-    without = {
-        ("search", "grace_epochs"): search.scheduler == "none" and "search.scheduler is none",
-        ("search", "reduction_factor"): search.scheduler != "asha" and f"search.scheduler is {search.scheduler}",
-        ("search", "probe_keep"): not sweep.probes() and "there are no probes",
-    }
-    for key, reason in without.items():
+    planned, asked = planned_trials(sweep), search.trials
+    if planned is not None and asked is not None and planned < asked:
+        yield file.problem(("search", "trials"), f"given {asked}, but there are only {planned} settings to try")
+    for key, reason in _without_effect(sweep).items():
         if reason and key in file.places:
             yield file.problem(key, f"has no effect, as {reason}")
+
+
+def _without_effect(sweep: Sweep) -> dict[tuple[str, str], str | bool | None]:
+    """Keys that come to nothing in some sweeps -> why so in this one; false where they have an effect."""
+    search, trial, vote, data = sweep.search, sweep.trial, sweep.ensemble, sweep.data
+    planned, backbones = planned_trials(sweep), len(trial.choices("backbone"))
+    there = None if planned is None else planned + len(sweep.probes())
+    few = f"there are only {planned} trials" + (f" and {len(sweep.probes())} probes" if sweep.probes() else "")
+    longest, patience = max(trial.ends("epochs")), min(filter(None, trial.ends("patience")), default=0)
+    undivided = data.share("val") is None and data.share("test") is None and data.source == "folder"
+    return {
+        ("search", "grace_epochs"): search.scheduler == "none" and "search.scheduler is none",
+        ("search", "reduction_factor"): search.scheduler != "asha" and f"search.scheduler is {search.scheduler}",
+        ("search", "probe_keep"): (not sweep.probes() and "there are no probes")
+        or (search.probe_keep >= backbones and f"the sweep has {backbones} backbone{'s' * (backbones > 1)}"),
+        ("search", "finalists"): planned is not None and search.finalists > planned and few,
+        ("ensemble", "top_k"): there is not None and vote.top_k > there and few,
+        ("ensemble", "diverse"): (vote.diverse or 0) >= vote.top_k and f"ensemble.top_k is {vote.top_k}",
+        ("ensemble", "leave_out_worse"): vote.leave_out_worse
+        and (
+            (vote.top_k == 1 and "ensemble.top_k is 1") or (vote.methods == ["weighted"] and "weighted chooses itself")
+        ),
+        ("trial", "patience"): trial.ends("epoch_images") == [0]
+        and patience >= max(1, longest - 1)
+        and f"no trial has more than {longest:g} epochs (trial.epochs)",
+        ("data", "split_by"): undivided and "val and test are folders of their own",
+        ("data", "test_duplicates"): data.share("test") is not None and "test is a share of the training images",
+    }
 
 
 def check_models(file: SweepFile) -> tuple[dict[str, int], float]:

@@ -102,7 +102,8 @@ def test_the_catalog_is_written_and_the_images_counted(made: Made) -> None:
         ("val", 0): 3,
         ("val", 1): 3,
     }
-    not_yet, counted = made.printed().splitlines()
+    not_yet, *steps, counted = made.printed().splitlines()
+    assert steps == ["Looking for images that are alike", "Auditing the images"]
     assert not_yet.startswith("Test can't be compared with the training images yet: ")
     assert counted == "Images: train 17 real + 17 fake, val 3 real + 3 fake"
     assert catalog.columns.tolist() == CATALOG
@@ -128,7 +129,7 @@ def test_unreadable_files_are_listed_and_named(tmp_path: Path) -> None:
     assert lines[0] == f"Warning: 12 files can't be read and are left out (see {made.run.unreadable_file}):"
     assert lines[1] == "  fake/0503.png: not an image of a known format"
     assert lines[2] == "  real/[bold]00.png: not an image of a known format"
-    assert len(lines) == 1 + 10 + 2  # the first ten by name
+    assert len(lines) == 1 + 10 + 4  # the first ten by name, what is not compared, two steps and the counts
 
 
 def test_too_many_unreadable_files_leave_no_catalog(made: Made) -> None:

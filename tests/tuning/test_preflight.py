@@ -293,6 +293,35 @@ def test_what_comes_to_nothing_is_said(tmp_path: Path) -> None:
     assert list(unused_settings(load_with(tmp_path, SWEEP.replace("random", "random\n  scheduler: asha")))) == []
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trial.patience=2", "as no trial has more than 2 epochs (trial.epochs)"),
+        ("trial.patience=[0, 1]", "as no trial has more than 2 epochs (trial.epochs)"),
+        ("ensemble.top_k=4", "as there are only 2 trials"),
+        ("ensemble.diverse=5", "as ensemble.top_k is 5"),
+        ("ensemble={top_k: 1, leave_out_worse: true}", "as ensemble.top_k is 1"),
+        ("ensemble={methods: [weighted], leave_out_worse: true}", "as weighted chooses itself"),
+        ("search={trials: 2, finalists: 3, seeds: 2}", "as there are only 2 trials"),
+        ("search={trials: 2, probe: true, probe_keep: 2}", "as the sweep has 2 backbones"),
+        ("data={train: /a, val: /b, test: /c, split_by: group}", "as val and test are folders of their own"),
+        ("data={train: /a, test: 0.2, test_duplicates: keep}", "as test is a share of the training images"),
+        ("search.trials=9", "given 9, but there are only 4 settings to try"),
+    ],
+)
+def test_each_key_that_comes_to_nothing_is_said(override: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    (line,) = unused_settings(load_sweep(tmp_path / "sweep.yaml", (override,)))
+    assert line.endswith(said)
+
+
+def test_what_has_an_effect_is_not_said(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    given = ("trial.epochs=4", "trial.patience=2", "ensemble={top_k: 2, diverse: 1, leave_out_worse: true}")
+    given += ("search={trials: 3, finalists: 2, seeds: 2, probe: true, probe_keep: 1}",)
+    assert list(unused_settings(load_sweep(tmp_path / "sweep.yaml", given))) == []
+
+
 def load_with(folder: Path, text: str) -> SweepFile:
     (folder / "sweep.yaml").write_text(text)
     return load_sweep(folder / "sweep.yaml")
