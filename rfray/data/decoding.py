@@ -39,6 +39,8 @@ MAX_CHUNKS, CHUNK_BYTES = 1_000, 1_024
 """Chunks of a PNG: so many, and one more for each of these bytes of the file. Writers make chunks of 8 kB and more."""
 MAX_RLE_BYTES = 4_000_000
 """Bytes of a run-length coded BMP: Pillow decodes each in Python, at some 2 MB a second."""
+ROWS = 256
+"""Rows of a picture that are made RGB at once (our choice)."""
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS comes first, with a message of our own
 cv2.setNumThreads(1)  # images are decoded in parallel, not the pixels of one
@@ -87,7 +89,7 @@ def decode(data: bytes) -> np.ndarray:
         _check_python_loops(data)
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             _check_size(*image.size)
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(image)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
@@ -111,7 +113,7 @@ def _decoded_jpeg(data: bytes) -> np.ndarray:
     if not common:
         with JpegImageFile(io.BytesIO(data)) as image:
             _check_same(image.size, width, height)
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(image)
     # twice as fast as Pillow; turns by EXIF itself; None where the file is cut short
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if pixels is None:
@@ -217,6 +219,15 @@ def square(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
+    ImageOps.exif_transpose(image, in_place=True)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, ROWS):  # all rows at once would be four times in memory
+        bottom = min(top + ROWS, image.height)
+        pixels[top:bottom] = _rows_to_rgb(image.crop((0, top, image.width, bottom)))
+    return pixels
+
+
+def _rows_to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # 16-bit grey: 65535 is white
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode == "F":  # floating-point TIFF: 1.0 is white

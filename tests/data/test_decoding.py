@@ -169,6 +169,22 @@ def test_images_are_turned_as_exif_says(file_format: str, mode: str, orientation
     assert np.abs(picture - expected).max() <= 3  # two decoders may round differently
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("file_format", "options"), [("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {})]
+)
+def test_a_picture_of_more_rows_than_are_made_at_once(
+    file_format: str, options: dict[str, object], orientation: int
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2 * decoding.ROWS + 1, 300, 4), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    alpha = pixels[..., 3:] / 255
+    expected = alpha * pixels[..., :3] + (1 - alpha) * 255
+    found = decode(encode(pixels, file_format, exif=exif, **options))
+    assert np.abs(found - (expected if orientation == 1 else np.rot90(expected, -1))).max() <= 1
+
+
 def test_a_quarter_turn_by_hand() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright: turn it clockwise to see it
