@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-hosts test-lowest test-newest test-all chaos bench check format lock clean
+.PHONY: demo test test-slow test-hosts test-lowest test-newest test-all chaos fuzz bench check format lock clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("rfray needs Python 3.11 or newer; make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
@@ -51,6 +51,9 @@ test-all: .venv/installed  ## all, in one process: they share what is slow to st
 
 chaos: .venv/installed  ## kill drivers, trials and nodes of real sweeps; SEEDS=5 orders of it
 	$(BIN)/python -m tests.chaos --seeds $(or $(SEEDS),5)
+
+fuzz: .venv/installed  ## damaged images, records, sweep files and requests; for MINUTES=5, each time from another seed
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),5)
 
 bench: .venv/installed  ## speed against plain Ray Tune and bare decoding; into benchmarks/README.md
 	$(BIN)/python -m benchmarks

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -149,7 +148,7 @@ def build_model(
     where it does not take a size or option, and as soon as its parameters take more than `most_bytes`.
     """
     source, known = trial.pretrained if load_pretrained else False, get_pretrained_cfg(trial.backbone)
-    if isinstance(source, str) and not Path(source).is_file():
+    if isinstance(source, str) and not os.path.isfile(source):
         raise TrialError(f"{source}: no such file")
     try:
         with _noting_names() as (missing, left_over), _at_most(most_bytes):

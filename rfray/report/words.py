@@ -105,7 +105,7 @@ def figure_rows(figures: Mapping[str, float | None]) -> list[tuple[str, str, str
     """Name, value and 95 % interval of each of METRIC_WORDS in a bundle's figures."""
     rows = []
     for column, name in METRIC_WORDS.items():
-        value, low, high = (figures[key] for key in (column, f"{column}_low", f"{column}_high"))
+        value, low, high = (figures.get(key) for key in (column, f"{column}_low", f"{column}_high"))
         interval = "" if None in (value, low, high) else f"{low:.3f} to {high:.3f}"
         rows.append((name, "undefined" if value is None else f"{value:.4f}", interval))
     return rows

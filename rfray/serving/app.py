@@ -246,7 +246,7 @@ def page(ensemble: Ensemble, limits: Limits) -> tuple[str, str]:
         warning=no_better(bundle.figures),
         stamp=bundle.audit_stamp,
         figures=figure_rows(bundle.figures),
-        n=int(bundle.figures["n"] or 0),
+        n=int(bundle.figures.get("n") or 0),
         megabytes=f"{limits.file_bytes / 1e6:g}",
         megapixels=MAX_PIXELS // 1_000_000,
         about={

@@ -148,7 +148,7 @@ def problem(places: Mapping[KeyPath, str], key: KeyPath, text: str) -> str:
 
 def _dotted(key: KeyPath) -> str:
     """As people write it: search.warm_start[0]."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{short(part)}" for part in key).lstrip(".")
 
 
 def _written(key: KeyPath, places: Mapping[KeyPath, str]) -> KeyPath:
@@ -163,4 +163,9 @@ def shown(value: object) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     text = json.dumps(value, default=str, skipkeys=True, ensure_ascii=False)
+    return short(text)
+
+
+def short(text: str) -> str:
+    """At most 80 characters of it."""
     return text if len(text) <= 80 else text[:77] + "..."

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from rfray.errors import InputError, RunError, SweepError, check_no_secret, nearest_first
-from rfray.spec.key_errors import explain, problem, shown
+from rfray.spec.key_errors import explain, problem, short, shown
 from rfray.spec.names import REGISTERED, instead, is_known, known
 from rfray.spec.schema_base import KeyPath
 from rfray.spec.sweep import Sweep
@@ -86,7 +87,7 @@ class SweepFile:
                 {(*place, name): one for name, one in source.items()} if isinstance(source, dict) else {place: source}
             )
             for key, one in files.items():
-                if isinstance(one, str) and "://" not in one and not Path(one).is_file():
+                if isinstance(one, str) and "://" not in one and not os.path.isfile(one):
                     problems.append(self.problem(("trial", *key), f"{one}: no such file"))
         if problems:
             raise SweepError("\n".join(dict.fromkeys(problems)))
@@ -265,8 +266,11 @@ def _parse(text: str, place: str, key: KeyPath = ()) -> tuple[Any, dict[KeyPath,
         raise SweepError(f"{_at(place, line)}: not valid YAML: {error.problem}") from None
     except RecursionError:
         raise SweepError(f"{place}: nested too deeply, or an alias inside what it stands for") from None
-    except (YAMLError, ValueError) as error:
-        raise SweepError(f"{place}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except SweepError:
+        raise
+    except Exception as error:  # ruamel's, and what its readers of tagged values (!!int "") stumble over
+        reason = (str(error).splitlines() or [""])[0]
+        raise SweepError(f"{place}: not valid YAML: {reason or type(error).__name__}") from None
 
 
 def _text(path: Path, errors: str = "strict") -> str:
@@ -308,7 +312,7 @@ def _places(node: Node | None, place: str, key: KeyPath) -> Iterator[tuple[KeyPa
 def _apply(override: str, raw: dict[str, Any], places: dict[KeyPath, str]) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name:
-        raise SweepError(f"--set {override}: expected key=value, for example --set trial.epochs=3")
+        raise SweepError(f"--set {short(override)}: expected key=value, for example --set trial.epochs=3")
     key = tuple(name.split("."))
     value, written = _parse(text, f"--set {name}", key)
     target = raw
@@ -316,7 +320,8 @@ def _apply(override: str, raw: dict[str, Any], places: dict[KeyPath, str]) -> No
         places.setdefault(key[:length], f"--set {name}")
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
-            raise SweepError(f"--set {override}: {parent} is not a mapping, so it has no key {key[-1]}")
+            told = f"--set {short(override)}: {short(parent)} is not a mapping, so it has no key {short(key[-1])}"
+            raise SweepError(told)
     target[key[-1]] = value
     for hidden in [one for one in places if one[: len(key)] == key]:
         del places[hidden]

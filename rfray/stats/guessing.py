@@ -61,7 +61,7 @@ def no_better(figures: Figures) -> str | None:
     constant, (real, fake) = constant_answer(figures), _counts(figures)
     if constant is None:
         return None
-    right = (figures["tn"] or 0) + (figures["tp"] or 0)
+    right = (figures.get("tn") or 0) + (figures.get("tp") or 0)
     auc, low, high = (figures.get(column) for column in ("auc", "auc_low", "auc_high"))
     by_chance = low is not None and low <= 0.5
     if not by_chance and right > max(real, fake):

@@ -14,6 +14,9 @@ from rfray.store.files import write_whole
 from rfray.store.run_dir import Part, TrialDir
 from rfray.store.sealed import SEAL, read_sealed, table_bytes
 
+SCHEMA = pa.schema({"id": pa.string(), "label": pa.int8(), "p_fake": pa.float64()})
+"""Columns of a predictions file."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -27,11 +30,13 @@ class Predictions:
     """(n,) float64 in [0, 1]: probability of fake."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the arrays differ in length or a probability is not within [0, 1]."""
+        """Raises ValueError where the lengths differ, or a probability or a label is none."""
         if not len(self.ids) == len(self.labels) == len(self.p_fake):
             raise ValueError(f"{len(self.ids)} ids, {len(self.labels)} labels and {len(self.p_fake)} probabilities")
         if not np.all((self.p_fake >= 0) & (self.p_fake <= 1)):  # nan fails both
             raise ValueError("probabilities must be numbers in [0, 1]")
+        if not np.all((self.labels == 0) | (self.labels == 1)):
+            raise ValueError("labels must be 0 or 1")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,12 +48,8 @@ class Predictions:
 
 def write_predictions(path: Path, predictions: Predictions, metadata: Mapping[str, str]) -> None:
     """Writes the three columns; `metadata` says which weights and images they come from."""
-    columns = {
-        "id": pa.array(predictions.ids.tolist(), pa.string()),
-        "label": pa.array(predictions.labels, pa.int8()),
-        "p_fake": pa.array(predictions.p_fake, pa.float64()),
-    }
-    write_whole(path, table_bytes(pa.table(columns), metadata))
+    columns = {"id": predictions.ids.tolist(), "label": predictions.labels, "p_fake": predictions.p_fake}
+    write_whole(path, table_bytes(pa.table(columns, schema=SCHEMA), metadata))
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -56,11 +57,13 @@ def read_predictions(path: Path) -> Predictions:
     try:
         # in half the time of `read_table`, which is made for whole data sets
         with pq.ParquetFile(pa.BufferReader(read_sealed(path))) as file:
-            table = file.read(["id", "label", "p_fake"], use_threads=False)
+            table = file.read(SCHEMA.names, use_threads=False)
+        if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
+            raise ValueError("its columns are not those of predictions")
         return Predictions(
             ids=_ids(table["id"]),
-            labels=table["label"].to_numpy().astype(np.int8),
-            p_fake=table["p_fake"].to_numpy().astype(np.float64),
+            labels=table["label"].to_numpy(),
+            p_fake=table["p_fake"].to_numpy(),
         )
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RunError(f"{path}: not a readable predictions file: {str(error).splitlines()[0]}") from error

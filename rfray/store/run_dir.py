@@ -217,7 +217,11 @@ class RunDir:
     def images(self, part: str) -> pd.DataFrame:
         """The rows of the catalog of one part, by path. Raises RunError as `catalog`."""
         catalog = self.catalog()
-        return catalog[catalog["part"] == part].set_index("path")
+        try:
+            return catalog[catalog["part"] == part].set_index("path", verify_integrity=True)
+        except (KeyError, ValueError) as error:
+            reason = f"is damaged: {str(error).splitlines()[0]}"
+            raise RunError(f"{self.catalog_file} {reason}; delete it, and `rfray tune` makes it again") from None
 
     def write_catalog(self, catalog: pd.DataFrame) -> None:
         """Writes catalog.parquet, after everything else that is known of the images is at the run's address."""
@@ -337,10 +341,12 @@ class RunDir:
     def _table(self, file: Path) -> pd.DataFrame:
         try:
             table = pd.read_parquet(io.BytesIO(read_sealed(file)))
+            if "path" in table and table["path"].isna().any():
+                raise ValueError("an image without a path")
             for path in table.loc[table["path"].str.contains(SUSPECT), "path"] if "path" in table else ():
                 below(Path("the images"), path)
             return table
-        except (OSError, ValueError, pa.ArrowException, InputError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, pa.ArrowException, InputError) as error:
             reason = "is missing" if not file.exists() else f"is damaged: {str(error).splitlines()[0]}"
             raise RunError(f"{file} {reason}; delete {self.catalog_file}, and `rfray tune` makes it again") from None
 

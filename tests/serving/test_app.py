@@ -482,6 +482,16 @@ def test_the_page_of_a_coin_toss_says_so_first(bundle: LoadedBundle) -> None:
         assert ("No better than guessing on 20 test images: AUC 0.800" in html.split("<main>")[0]) is said
 
 
+@pytest.mark.parametrize("figures", [{}, {"tp": 3.0, "fp": 4.0}, {"auc": 0.9}])
+def test_the_page_of_a_bundle_that_lacks_figures_is_made(
+    bundle: LoadedBundle, figures: dict[str, float | None]
+) -> None:
+    vote = bundle.ensemble
+    assert vote.bundle is not None
+    given = vote.model_copy(update={"bundle": vote.bundle.model_copy(update={"figures": figures})})
+    assert "<main>" in page(given, USUAL)[0]
+
+
 def test_the_interface_is_described(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {"/predict", "/explain", "/healthz", "/metrics"}

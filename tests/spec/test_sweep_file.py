@@ -249,6 +249,11 @@ def test_the_later_override_wins(tmp_path: Path) -> None:
         ("trial.lr={? [a] : 1}", "--set trial.lr: trial.lr: given a list or mapping as a key; allowed: text"),
         ("trial.lr={1: 2}", "--set trial.lr: trial.lr: given 1 as a key; allowed: text (perhaps in quotes)"),
         ("name=!!python/object/apply:os.getcwd []", "--set name: not valid YAML: "),
+        ("trial.lr=!!float ''", "--set trial.lr: not valid YAML: "),
+        ("trial.epochs=!!int ''", "--set trial.epochs: not valid YAML: "),
+        ("search.probe=!!bool maybe", "--set search.probe: not valid YAML: "),
+        (f"name.first={'x' * 900}", f"--set name.first={'x' * 66}...: name is not a mapping, so it has no key first"),
+        ("x" * 900, f"--set {'x' * 77}...: expected key=value, for example"),
     ],
 )
 def test_a_wrong_override_is_named(override: str, expected: str, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """rfray.stats.predictions: what is written is what is read; what can't be is refused."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from rfray.errors import RunError
 from rfray.stats.predictions import Predictions, predictions_metadata, read_predictions, write_predictions
+from rfray.store.sealed import table_bytes
 from tests.synthetic import FIRST, LABELS, predictions
 
 
@@ -42,3 +44,20 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         read_predictions(damaged)
     assert predictions_metadata(damaged) == {}
     assert predictions_metadata(tmp_path / "nothing.parquet") == {}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"id": ["a", None], "label": pa.array([0, 1], pa.int8()), "p_fake": [0.1, 0.9]},
+        {"id": ["a", "b"], "label": pa.array([0, None], pa.int8()), "p_fake": [0.1, 0.9]},
+        {"id": ["a", "b"], "label": ["real", "fake"], "p_fake": [0.1, 0.9]},
+        {"id": ["a", "b"], "label": pa.array([0, 7], pa.int8()), "p_fake": [0.1, 0.9]},
+        {"id": [b"a", b"b"], "label": pa.array([0, 1], pa.int8()), "p_fake": [0.1, 0.9]},
+        {"id": ["a", "b"], "label": pa.array([0, 1], pa.int8()), "p_fake": [None, 0.9]},
+    ],
+)
+def test_a_table_whose_digest_fits_must_also_hold_predictions(columns, tmp_path):
+    (tmp_path / "other.parquet").write_bytes(table_bytes(pa.table(columns)))
+    with pytest.raises(RunError, match=r"other\.parquet: not a readable predictions file: "):
+        read_predictions(tmp_path / "other.parquet")

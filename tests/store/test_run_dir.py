@@ -136,3 +136,20 @@ def test_a_catalog_with_a_path_that_leads_elsewhere_is_refused(tmp_path: Path) -
         run.write_catalog(pd.DataFrame({"path": ["real/0.jpg", path], "part": "test"}))
         with pytest.raises(RunError, match=rf"catalog\.parquet is damaged: '{path}' is no name of a file below"):
             run.catalog()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"path": ["a", "a"], "part": "test"},
+        {"path": ["a", "b"]},
+        {"path": [1, 2], "part": "test"},
+        {"path": ["a", None], "part": "test"},
+        {"part": ["test", "test"]},
+    ],
+)
+def test_a_catalog_that_can_be_none_is_called_damaged(columns: dict[str, Any], tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    run.write_catalog(pd.DataFrame(columns))
+    with pytest.raises(RunError, match=r"catalog.parquet is damaged: "):
+        run.images("test")

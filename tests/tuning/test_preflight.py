@@ -246,6 +246,13 @@ def test_a_missing_file_is_named_once(tmp_path: Path) -> None:
     assert line == "sweep.yaml:6: trial.pretrained: gone.safetensors: no such file"
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "n/" * 3000, "a\\0b"])
+def test_a_name_that_no_file_can_have_is_named_with_its_key(name: str, tmp_path: Path) -> None:
+    (line,) = refusal(with_weights(f'"{name}"'), tmp_path)
+    assert line.startswith("sweep.yaml:6: trial.pretrained: ")
+    assert line.endswith(": no such file")
+
+
 @pytest.mark.parametrize("name", ["junk.safetensors", "junk.bin", "junk.npz"])
 def test_a_file_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"junk")
