@@ -1,6 +1,7 @@
 """a multipart request -> its files, within limits; HTTPException with the reason where that can't be."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -13,10 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
+from rfray.errors import of_system
+
 HOW = "send multipart/form-data, e.g. curl -F files=@photo.jpg"
 
 CONTENT_TYPE_LENGTH = 500
 """A boundary has at most 70 characters (RFC 2046); parsing takes quadratic time."""
+NO_ROOM_SECONDS = 30
+"""After so long it is worth to look whether somebody has made room on the disk (our choice)."""
 
 Take = Callable[[str, int], None]
 """Takes an amount of one of the server's limits for a request; raises HTTPException (503) where there is no room."""
@@ -101,7 +106,7 @@ async def read_uploads(request: Request, limits: Limits, take: Take) -> list[tup
     """Name and content of the files of a request, whatever their fields are called.
 
     Raises HTTPException: 400 (no multipart request, or not a whole one; no file; too many; an empty one), 408 (too
-    slow), 413 (too large), 415 (something else), 503 (no room).
+    slow), 413 (too large), 415 (something else), 503 (no room, in memory or, for files over 1 MB, on the disk).
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = _Body(request.receive, limits, take)
@@ -123,6 +128,10 @@ async def read_uploads(request: Request, limits: Limits, take: Take) -> list[tup
         raise HTTPException(408, body.slow()) from None
     except ClientDisconnect:
         raise HTTPException(400, "the upload broke off") from None
+    except OSError as error:  # Starlette writes what is over 1 MB into the folder for temporary files
+        logging.getLogger(__name__).error("an upload was not taken in: %s", of_system(error))
+        await body.discard()
+        raise come_again("the server has no room for files over 1 MB", NO_ROOM_SECONDS) from None
     except HTTPException:
         await body.discard()
         raise

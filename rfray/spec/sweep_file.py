@@ -186,11 +186,15 @@ def resolved_text(sweep: Sweep) -> str:
 def differences(old: Sweep, new: Sweep) -> list[str]:
     """What changed, one `key: old -> new` each; without what no trial and no split depends on.
 
-    That is `FREE`, more `search.trials`, and where the data folders are: what is in them is compared by its digests.
+    That is `FREE`, more `search.trials`, more values of a grid, and where the data folders are: what is in them is
+    compared by its digests.
     """
     before, after = (dict(_leaves(_compared(sweep))) for sweep in (old, new))
     if old.search.algorithm == "grid":  # it has all its settings, whatever the number
         before["search.trials"] = after["search.trials"] = None
+        for name in type(old.trial).model_fields:
+            if all(one in new.trial.choices(name) for one in old.trial.choices(name)):
+                before[f"trial.{name}"] = after.get(f"trial.{name}")
     elif old.search.trials is not None and old.search.trials <= (
         new.search.trials or math.inf
     ):  # None: as many as may be

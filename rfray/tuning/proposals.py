@@ -155,7 +155,7 @@ class Proposals(Listed):
                 damaged = error
             if start is not None:
                 learn_until(start.results_known, start.epochs_known)
-            trial = self._propose(number)
+            trial = self._propose(number, start and start.trial)
             if start is not None:
                 self._starts.append(start)
             elif trial is None or (out is not None and trial_id(number, trial) != out.id):
@@ -164,11 +164,11 @@ class Proposals(Listed):
                 self._write_start(trial, results_used, epochs_used)
         learn_until(len(self._results), len(epochs))
 
-    def _propose(self, number: int) -> Trial | None:
-        """The trial with this number: taken over, or what the searcher proposes next."""
+    def _propose(self, number: int, again: Trial | None = None) -> Trial | None:
+        """The trial with this number: taken over, or what the searcher proposes next, or proposed before (`again`)."""
         if number < len(self._taken_over):
             return self._taken_over[number]
-        values = self._searcher.ask()
+        values = self._searcher.ask(again)
         return None if values is None else self._sweep.trial.trial(values)
 
     def _write_start(self, trial: Trial, results_known: int, epochs_known: int) -> TrialStart:

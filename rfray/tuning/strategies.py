@@ -120,15 +120,18 @@ class Searcher:
         # the same seed draws all that a random search has drawn before
         self._patience = REPEATS_BEFORE_LISTING + len(self._known) if sampler else 0
 
-    def ask(self) -> dict[str, Any] | None:
-        """Values for the axes; None where there is nothing left to propose."""
+    def ask(self, again: Trial | None = None) -> dict[str, Any] | None:
+        """Values for the axes; None where there is nothing left to propose.
+
+        `again` is what was proposed here in an earlier start: a grid may have had fewer values then.
+        """
         if self._changed:
             # optuna takes the end of a trial once: a new study has the others as they were, and those as they are now
             trials = [self._changed.get(one.number, one) for one in self._study.get_trials(deepcopy=False)]
             self._study = optuna.create_study(direction="maximize", sampler=self._study.sampler)
             self._study.add_trials(trials)
             self._running, self._changed = {}, {}
-        for drawn in self._draws():
+        for drawn in self._draws(again):
             values = settings(drawn.params, self._axes)
             key = self._sweep.trial.trial(values).digest
             self._running[drawn.number] = drawn
@@ -154,7 +157,11 @@ class Searcher:
             self._known[key] = score, None if score is None else epoch
             self._finish(place, *self._known[key])
 
-    def _draws(self) -> Iterator[optuna.Trial]:
+    def _draws(self, again: Trial | None) -> Iterator[optuna.Trial]:
+        params = params_of(again, self._axes) if again is not None and not self._patience else None
+        if params is not None:
+            self._study.enqueue_trial(params)
+            yield self._study.ask(self._distributions)
         for _ in range(self._patience):
             yield self._study.ask(self._distributions)
         for params in self._listed:

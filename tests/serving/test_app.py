@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import resource
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,6 +207,24 @@ def test_a_content_type_that_takes_long_to_parse_is_refused(
 ) -> None:
     said = spoken(app(bundle, models, SMALL), [part(b"x")], **{"content-type": KIND + more})
     assert said[0]["status"] == 415
+
+
+@pytest.mark.parametrize("path", ["/predict", "/explain"])
+@pytest.mark.parametrize("refused", ["folder", "size"])
+def test_where_the_disk_takes_no_large_file_small_ones_go_on(
+    client: TestClient, path: str, refused: str, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone") if refused == "folder" else str(tmp_path))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0 if refused == "size" else before[0], before[1]))
+        large = client.post(path, files=uploads(("large.png", bytes(2_000_000))))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert large.status_code == 503
+    retry_after(large, "the server has no room for files over 1 MB")
+    assert client.post(path, files=uploads(*named(images[:1]))).status_code == 200
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_body_without_a_length_is_read_no_further_than_the_limit(bundle: LoadedBundle, models: LoadedModels) -> None:

@@ -350,6 +350,11 @@ def test_folders_may_move_and_more_trials_may_be_asked_for(tmp_path: Path) -> No
     assert differences(given(), given("search.trials=39")) == ["search.trials: 40 -> 39"]
     grid = "search.algorithm=grid"
     assert differences(given(grid, "search.trials=null"), given(grid)) == []
+    two, three, one = ("trial.lr=[1e-4, 1e-3]", "trial.lr=[1e-4, 5e-4, 1e-3]", "trial.lr=1e-4")
+    assert differences(given(grid, two), given(grid, three)) == []  # the trials of before are among those of now
+    assert differences(given(grid, one), given(grid, two, "trial.image_size=[224, 256]")) == []
+    assert differences(given(grid, three), given(grid, two)) == ["trial.lr: [0.0001, 0.0005, 0.001] -> [0.0001, 0.001]"]
+    assert differences(given(two), given(three)) == ["trial.lr: [0.0001, 0.001] -> [0.0001, 0.0005, 0.001]"]
     assert differences(given(), given("search.trials=null")) == []  # as many as the budget, or the grid, has
     assert differences(given("data.test=/a"), given("data.test=s3://b/c")) == []
     assert differences(given("data.test={one: /a}"), given("data.test={one: /b}")) == []

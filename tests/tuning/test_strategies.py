@@ -88,6 +88,19 @@ def test_a_grid_is_walked_in_the_order_of_the_trial_keys() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "fewer", [{"lr": [0.1, 0.3]}, {"lr": [0.1, 0.2]}, {"lr": 0.2, "backbone": "b"}, {"augmentation": "light"}]
+)
+def test_a_grid_that_has_more_values_now_proposes_those_that_are_new(fewer: dict[str, Any]) -> None:
+    small, large = sweep({**TWELVE, **fewer}, algorithm="grid"), sweep(TWELVE, algorithm="grid")
+    before = [small.trial.trial(values) for values in ask_all(SEARCHERS["grid"](small), 99)]
+    searcher = SEARCHERS["grid"](large)
+    again = [large.trial.trial(searcher.ask(trial)) for trial in before]
+    new = [large.trial.trial(values) for values in ask_all(searcher, 99)]
+    assert again == before
+    assert len(new) == len({one.digest for one in new} - {one.digest for one in before}) == 12 - len(before)
+
+
 @pytest.mark.parametrize("name", SEARCHERS)
 @pytest.mark.parametrize("told", [0.5, None])
 def test_a_finite_space_is_proposed_whole_and_nothing_twice(name: str, told: float | None) -> None:
