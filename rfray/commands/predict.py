@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rfray.commands import say
+from rfray.data.decoder_process import start_decoders
 from rfray.data.folders import image_files
 from rfray.data.listing import PassedOver
 from rfray.errors import DataError, InputError, RfrayError
@@ -68,6 +69,7 @@ def predict(
         raise DataError("no image to predict: no path was given")
     if explain is not None:
         _make_folder("--explain", explain)
+    start_decoders(min(os.cpu_count() or 1, -(-len(files) // batch_size)))  # while the bundle is loaded
     loaded, done = load_bundle(bundle), 0
     with _counting(len(files), file, passed) as count, verdict_rows(file, chosen) as write:
         _warn(loaded.ensemble)

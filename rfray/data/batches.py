@@ -16,7 +16,8 @@ import torch
 
 from rfray.data.augment import Policy
 from rfray.data.corruptions import CORRUPTIONS
-from rfray.data.decoding import UnreadableImageError, decode
+from rfray.data.decoder_process import decode_apart
+from rfray.data.decoding import UnreadableImageError
 from rfray.data.folders import read_file
 from rfray.data.geometry import Geometry
 from rfray.data.images import Images, PictureSource, Result, ahead
@@ -168,7 +169,7 @@ def decoded_batches(
     pin: bool,
     keep_pictures: bool,
 ) -> Iterator[DecodedFiles]:
-    """Batches of files, in their order, each read and decoded once for all geometries."""
+    """Batches of files, in their order, each read and decoded once for all geometries, by `decode_apart`."""
 
     def make(number: int) -> DecodedFiles:
         some = names[number * batch_size : (number + 1) * batch_size]
@@ -176,19 +177,29 @@ def decoded_batches(
             geometry: np.empty((len(some), geometry.side, geometry.side, 3), np.uint8) for geometry in geometries
         }
         reasons = [""] * len(some)
+        opened: list[int] = []
         read: list[int] = []
         pictures: list[np.ndarray | None] = [None] * len(some)
-        for position, name in enumerate(some):
-            try:
-                picture = decode(read_file(name))
-            except UnreadableImageError as error:
-                reasons[position] = str(error)
-                continue
-            for geometry, pixels in squares.items():
-                pixels[len(read)] = geometry.square(picture)
-            read.append(position)
-            if keep_pictures:
-                pictures[position] = picture
+
+        def contents() -> Iterator[bytes]:
+            for position, name in enumerate(some):
+                try:
+                    data = read_file(name)
+                except UnreadableImageError as error:
+                    reasons[position] = str(error)
+                    continue
+                opened.append(position)
+                yield data
+
+        for count, (arrays, reason) in enumerate(decode_apart(contents(), list(squares), keep_pictures)):
+            position = opened[count]
+            reasons[position] = reason
+            if not reason:
+                for pixels, square in zip(squares.values(), arrays, strict=False):
+                    pixels[len(read)] = square
+                read.append(position)
+                if keep_pictures:
+                    pictures[position] = arrays[-1]
         tensors = {geometry: _pixels(pixels[: len(read)], pin) for geometry, pixels in squares.items()}
         return DecodedFiles(some, reasons, np.array(read, dtype=np.int64), tensors, pictures)
 

@@ -8,13 +8,13 @@ import os
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import starmap
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request
@@ -24,7 +24,8 @@ from pydantic import Field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rfray.data.decoding import MAX_PIXELS, UnreadableImageError, decode
+from rfray.data.decoder_process import decode_apart
+from rfray.data.decoding import MAX_PIXELS, UnreadableImageError
 from rfray.data.geometry import Geometry
 from rfray.report.words import TEMPLATES, figure_rows
 from rfray.serving.batching import Batches, Squares, different
@@ -34,8 +35,6 @@ from rfray.spec.schema_base import Strict
 from rfray.stats.guessing import no_better
 from rfray.stats.voting import NOT_FINITE, joined, verdicts
 from rfray.store.bundle_record import Ensemble
-
-Found = TypeVar("Found")
 
 ALIVE_SECONDS = 5
 """Models that don't answer for so long count as dead."""
@@ -164,7 +163,7 @@ class Endpoints:
             name, data = uploads[0]
             try:
                 async with self._in_time(), self._drawing:
-                    picture = await self._decoded(data, lambda picture: picture)
+                    (picture,) = await self._decoded(data, [], keep_picture=True)
                     return Response(await self._models.evidence(picture), media_type="image/jpeg")
             except UnreadableImageError as error:
                 raise HTTPException(422, f"{name}: {error}") from None
@@ -185,7 +184,7 @@ class Endpoints:
     async def _judgement(self, name: str, data: bytes) -> Judgement:
         """What is said of one file, decoded once for all members; why not, where it can't be read."""
         try:
-            squares = await self._decoded(data, lambda picture: [one.square(picture) for one in self._geometries])
+            squares = await self._decoded(data, self._geometries)
         except UnreadableImageError as error:
             return Judgement(name=name, reason=str(error))
         scores = await self._batches.scores(squares)
@@ -195,11 +194,16 @@ class Endpoints:
         members = dict(zip(self._vote.members, scores.tolist(), strict=True))
         return Judgement(name=name, p_fake=p_fake[0], verdict=verdicts(self._vote, p_fake)[0], members=members)
 
-    async def _decoded(self, data: bytes, made: Callable[[np.ndarray], Found]) -> Found:
-        """What is made, in a thread, of the (height, width, 3) uint8 of a file. Raises UnreadableImageError."""
+    async def _decoded(self, data: bytes, geometries: Sequence[Geometry], keep_picture: bool = False) -> Squares:
+        """The arrays that `decode_apart` makes of one file. Raises UnreadableImageError."""
         if not data:
             raise UnreadableImageError("the file is empty")
-        return await asyncio.get_running_loop().run_in_executor(self._decoding, lambda: made(decode(data)))
+        arrays, reason = await asyncio.get_running_loop().run_in_executor(
+            self._decoding, lambda: next(decode_apart([data], geometries, keep_picture))
+        )
+        if reason:
+            raise UnreadableImageError(reason)
+        return arrays
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:

@@ -28,6 +28,7 @@ from ray.serve.handle import DeploymentHandle
 from rfray.cluster.connect import connected
 from rfray.cluster.session_folder import own_folder
 from rfray.cluster.slots import nodes, slot_count, worker_slot
+from rfray.data.decoder_process import start_decoders
 from rfray.data.geometry import geometry_of
 from rfray.errors import ClusterError, InputError, RfrayError
 from rfray.serving.app import Endpoints
@@ -71,6 +72,7 @@ def serve_bundle(
     check_hosts(hosts)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a warning for every upload that is none
     where = where if is_address(where) else str(Path(where).absolute())
+    start_decoders(1)
     with _bound(host, port) as listener, kept(where) as copy, connected(None, Resources(cpu=1), FULL_PRIORITY):
         _, ensemble, bundle = read_bundle(copy)
         geometries = [geometry_of(member.trial, bundle.reencode) for member in bundle.members]

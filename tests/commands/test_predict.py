@@ -13,8 +13,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from rfray.cli import main
+from rfray.data import decoder_process
 from rfray.errors import RunError
 from rfray.inference import bulk
 from rfray.models.bundle import detect, load_bundle
@@ -76,6 +78,18 @@ def test_a_wrong_word_is_one_line_and_exit_code_2(command: Command) -> None:
         done = command("predict", *words)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert reason in done.stderr
+
+
+def test_a_picture_that_takes_too_long_costs_no_other_row(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (7000, 7000)).save(here / "black.png")  # half a second of a core
+    monkeypatch.setattr(decoder_process, "SECONDS", 0.1)
+    words = ["images/test/real/000.bmp", "black.png", "broken.jpg", "images/test/real/001.bmp"]
+    done = command("predict", "run", *words, "--out", "long.jsonl")
+    assert (done.returncode, "2 of 4 files could not be read" in done.stderr) == (1, True)
+    reasons = pd.read_json(here / "long.jsonl", lines=True)["reason"].tolist()
+    assert reasons == ["", "took over 0.1 s to decode", "not an image of a known format", ""]
 
 
 @pytest.mark.parametrize("out", ["odd.csv", "odd.jsonl", "odd.parquet", None])

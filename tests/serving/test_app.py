@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rfray.data import decoder_process
 from rfray.data.decoding import decode
 from rfray.models.bundle import LoadedBundle, detect, load_bundle
 from rfray.models.grad_cam import heatmap_jpeg
@@ -90,14 +91,14 @@ def test_a_field_of_any_name_will_do(client: TestClient, images: list[Path]) -> 
     assert client.post("/predict", files={"picture": images[0].read_bytes()}).status_code == 200
 
 
-def png(width: int, height: int) -> bytes:
+def png(width: int, height: int, rows: bytes = b"") -> bytes:
     """A PNG of so many black pixels, in a few kB."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def jpeg() -> bytes:
@@ -114,6 +115,18 @@ UNREADABLE = {
     "bomb": (png(20_000, 20_000), "20000x20000 is over 50 megapixels"),
     "nothing in it": (png(8, 8), "truncated"),
 }
+
+
+def test_a_picture_that_takes_too_long_has_its_reason(
+    client: TestClient, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_process, "SECONDS", 0.1)
+    data = png(7000, 7000, zlib.compress(bytes(7000 * 876)))  # half a second of a core
+    answer = client.post("/predict", files=uploads(("large", data), *named(images[:2])))
+    assert [one["reason"] for one in answer.json()["images"]] == ["took over 0.1 s to decode", "", ""]
+    assert client.post("/explain", files=uploads(("large", data))).json() == {
+        "detail": "large: took over 0.1 s to decode"
+    }
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
