@@ -218,7 +218,10 @@ class RunDir:
         """The rows of the catalog of one part, by path. Raises RunError as `catalog`."""
         catalog = self.catalog()
         try:
-            return catalog[catalog["part"] == part].set_index("path", verify_integrity=True)
+            images = catalog[catalog["part"] == part].set_index("path")
+            if images.index.has_duplicates:
+                raise ValueError("an image is in it twice")
+            return images
         except (KeyError, ValueError) as error:
             reason = f"is damaged: {str(error).splitlines()[0]}"
             raise RunError(f"{self.catalog_file} {reason}; delete it, and `rfray tune` makes it again") from None

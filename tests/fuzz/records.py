@@ -45,8 +45,8 @@ from tests.pictures import write_folder
 from tests.synthetic import as_predicted, small_run
 from tests.two_models import concluded, two_models
 
-LONGEST = 20_000
-"""Characters of what a command that fails says (our choice)."""
+LONGEST = 100_000
+"""Characters of what a command that fails says (our choice): the longest text put into a file is said once."""
 BUDGET = read_budget("8m")
 WORDS = tuple(text for text in TEXTS if len(text) < 1000)
 

@@ -85,7 +85,10 @@ def findings(module: str, seed: int, numbers: Iterable[int]) -> Iterator[Finding
         with _process(module) as (process, pipe):
             while number is not None and process.is_alive():
                 pipe.send((seed, number))
-                given = pipe.recv()
+                try:
+                    given = pipe.recv()
+                except EOFError:  # it ended before there was an input; how, is said below
+                    given = Input("nothing", b"")
                 if said := _outcome(process, pipe):
                     yield Finding(module.rpartition(".")[2], seed, number, given, said)
                 number = next(waiting, None)
