@@ -285,12 +285,9 @@ def main() -> None:
         _run_command()
     except RfrayError as raised:
         error = raised_by_task(raised)
-        again = shlex.join(["rfray", *(word for word in sys.argv[1:] if word != "--fresh")])
+        again = printable(shlex.join(["rfray", *(word for word in sys.argv[1:] if word != "--fresh")]))
         text = f"\nrfray: {error} with: {again}" if isinstance(error, Interrupted) else f"rfray: {error}"
-        text = without_secrets(text)
-        for word in sys.argv[1:]:  # the user's own names, as they would be shown within a line
-            text = text.replace(word, printable(word)) if word.strip() else text
-        print(printable(text, keep="\n"), file=sys.stderr)
+        print(without_secrets(text), file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -20,9 +20,18 @@ SECRET = re.compile(
 
 
 class RfrayError(Exception):
-    """Base of all errors of rfray; `exit_code` is what the command ends with."""
+    """Base of all errors of rfray; `exit_code` is what the command ends with.
+
+    Each of `lines` is one line of the message, whatever names are in it: see `printable`.
+    """
 
     exit_code = 1
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, self.args))
 
 
 class InputError(RfrayError):
@@ -122,8 +131,8 @@ def of_system(error: OSError) -> RfrayError:
     error = raised_by_task(error)
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     given = (error.filename, error.filename2)
-    places = [os.fsdecode(one) for one in given if isinstance(one, str | bytes | os.PathLike)]
-    text = f"{' -> '.join(printable(readable(place)) for place in places)}: {reason}" if places else reason
+    places = [readable(os.fsdecode(one)) for one in given if isinstance(one, str | bytes | os.PathLike)]
+    text = f"{' -> '.join(places)}: {reason}" if places else reason
     if not places and isinstance(error, FileNotFoundError):
         text = f"the working folder: {reason}"  # all other calls name a file
     kind = RfrayError if error.errno is None or error.errno in OF_THE_MACHINE else InputError
@@ -155,15 +164,12 @@ def check_no_secret(text: str) -> None:
         )
 
 
-def printable(text: str, keep: str = "") -> str:
-    r"""Text that a terminal, or a log, shows as it is.
+def printable(text: str) -> str:
+    r"""Text that a terminal, a log or a page shows as it is, on one line.
 
-    What could steer it (escapes, ends of lines, directions of writing) becomes \x1b, \n, \u202e, but for what `keep`
-    has: the newlines of a text of several lines, in which names have been made printable before.
+    What could steer it (escapes, ends of lines, directions of writing) becomes \x1b, \n, \u202e.
     """
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() or one in keep else ascii(one)[1:-1] for one in text)
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def plain(name: str) -> str:

@@ -1,6 +1,7 @@
 """The error classes and the text that lists allowed names."""
 
 import io
+import pickle
 
 import pytest
 from rich.console import Console
@@ -9,8 +10,10 @@ from rfray.cli import main
 from rfray.commands import say
 from rfray.data.listing import PassedOver
 from rfray.errors import (
+    DataError,
     InputError,
     RfrayError,
+    RunError,
     check_no_secret,
     nearest_first,
     printable,
@@ -24,7 +27,7 @@ def all_classes(base: type[RfrayError]) -> list[type[RfrayError]]:
 
 def test_the_input_is_exit_code_2_an_interruption_130_and_all_else_1() -> None:
     here = [found for found in all_classes(RfrayError) if found.__module__ == "rfray.errors"]
-    assert len(here) == 14
+    assert len(here) == 15
     for found in here:
         assert found.exit_code == (130 if found.__name__ == "Interrupted" else 1 + issubclass(found, InputError))
 
@@ -89,17 +92,19 @@ def test_a_name_does_not_steer_the_terminal(
 ) -> None:
     assert printable(name) == STEERING[name]
     console = Console(file=io.StringIO(), width=200, force_terminal=True, highlight=False)
-    said = printable(name, keep="\n")
-    say(console, name)
-    assert console.file.getvalue() == f"{said}\n"  # type: ignore[attr-defined]
+    say(console, name, "next")
+    assert console.file.getvalue() == f"{STEERING[name]}\nnext\n"  # type: ignore[attr-defined]
+    error = RunError(f"{name}: damaged", f"  {name}")
+    assert str(error) == str(pickle.loads(pickle.dumps(error))) == f"{STEERING[name]}: damaged\n  {STEERING[name]}"
+    assert str(DataError(f"test: {RunError(name)}")) == f"test: {STEERING[name]}"
     passed = PassedOver(folders=[f"x{name}"])
     assert STEERING[name] in str(passed)
     monkeypatch.setattr("sys.argv", ["rfray", "leaderboard", f"no{name}run"])
     with pytest.raises(SystemExit):
         main()
-    error = capsys.readouterr().err
-    assert f"no{STEERING[name]}run" in error
-    assert error.count("\n") == 1
+    said = capsys.readouterr().err
+    assert f"no{STEERING[name]}run" in said
+    assert said.count("\n") == 1
 
 
 def test_an_address_that_is_public_has_no_secret() -> None:

@@ -81,7 +81,7 @@ def prepare_nodes(run: RunDir, slots: TrialSlots, console: Console) -> None:
         elif problem:
             problems.append(f"node {node.address} {problem}")
     if problems:
-        raise ClusterError("\n".join(sorted(problems)))
+        raise ClusterError(*sorted(problems))
 
 
 def _prepare(where: Path | str) -> str | None:

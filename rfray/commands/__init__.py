@@ -8,9 +8,10 @@ from rich.console import Console
 from rfray.errors import printable
 
 
-def say(console: Console, text: str) -> None:
-    """Prints a text; what would steer the terminal is escaped (see `printable`), and the terminal wraps its lines."""
-    console.print(printable(text, keep="\n"), soft_wrap=True, markup=False)
+def say(console: Console, *lines: str) -> None:
+    """Prints lines; what would steer the terminal is escaped (see `printable`), and the terminal wraps them."""
+    for line in lines:
+        console.print(printable(line), soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rfray.commands.prepare_data import check_training, prepare_test
 from rfray.data.catalog import part_digest
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.folders import list_images
-from rfray.errors import DataError, InputError, RunError, StorageError, SweepFailed, nearest_first, printable
+from rfray.errors import DataError, InputError, RunError, StorageError, SweepFailed, nearest_first
 from rfray.evaluation.ensemble import (
     Folds,
     choose_members,
@@ -125,7 +125,7 @@ def _remove_changed(run: RunDir, console: Console) -> None:
     """Removes predictions that are not what was written: they are made anew."""
     if changed := run.not_vouched(*run.test_predictions()):
         run.mirror.remove(changed)
-        listed = ", ".join(printable(run.shown(file)) for file in changed)
+        listed = ", ".join(run.shown(file) for file in changed)
         say(console, f"Not what was written, and so made anew where there are weights: {listed}")
 
 

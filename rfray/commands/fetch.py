@@ -32,9 +32,9 @@ def fetch(address: str, to: Path | None, weights: bool, console: Console) -> Non
         sweep = remote.sweep()
         if run.sweep_file.exists() and (changed := differences(run.sweep(), sweep)):
             raise RunError(
-                f"{run.path} holds another sweep than the one that is to be fetched:\n  "
-                + "\n  ".join(changed)
-                + "\nFetch into another folder with --to"
+                f"{run.path} holds another sweep than the one that is to be fetched:",
+                *(f"  {line}" for line in changed),
+                "Fetch into another folder with --to",
             )
         left_out = [".*", "*/.*", f"*{STATES}", *([] if weights else [f"*{WEIGHTS_FILE}"])]
         Mirror(run.path, remote.mirror.storage).pull(without=left_out)

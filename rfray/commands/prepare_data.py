@@ -20,7 +20,7 @@ from rfray.data.geometry import geometries
 from rfray.data.images import no_room_in_cache
 from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.data.node_cache import cache_folder, remove_unfinished
-from rfray.errors import AuditError, DataError, RunError, StorageError, printable
+from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.csv_files import csv_text
 from rfray.store.files import below
@@ -72,9 +72,9 @@ def check_training(run: RunDir, sweep: Sweep) -> None:
     _note_times(run, times)
     if changed:
         raise RunError(
-            f"{len(changed)} images have changed since this sweep began:\n  "
-            + "\n  ".join(changed[:10])
-            + "\nPut them back, or start anew with --fresh (the old run folder is moved aside)."
+            f"{len(changed)} images have changed since this sweep began:",
+            *(f"  {line}" for line in changed[:10]),
+            "Put them back, or start anew with --fresh (the old run folder is moved aside).",
         )
 
 
@@ -88,10 +88,10 @@ def check_audit(run: RunDir, accepted: bool, console: Console) -> None:
     for said in [*errors, *warnings] if accepted else warnings:
         say(console, f"Audit: {said}")
     if errors and not accepted:
-        listed = "\n  ".join(errors)
         raise AuditError(
-            f"the audit of the images has found what would make the results mislead:\n  {listed}\n"
-            f"Mend that, or go on all the same with --accept-audit; all findings are in {run.audit_file}"
+            "the audit of the images has found what would make the results mislead:",
+            *(f"  {line}" for line in errors),
+            f"Mend that, or go on all the same with --accept-audit; all findings are in {run.audit_file}",
         )
 
 
@@ -118,7 +118,7 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
         return
     if changed:
         if len(audited):
-            say(console, f"Test has changed ({len(changed)} files, e.g. {printable(changed[0])}); reading it again")
+            say(console, f"Test has changed ({len(changed)} files, e.g. {changed[0]}); reading it again")
         found = _scan(run, sweep, "test", console)
         images = pd.concat([images[images["folder"] != "test"], found], ignore_index=True)
         pairs = _similar_pairs(images, sweep, console)
@@ -158,7 +158,7 @@ def scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame,
         try:
             found.append(_scan(run, sweep, "test", console))
         except (DataError, StorageError) as error:
-            say(console, f"Test can't be compared with the training images yet: {error}")
+            say(console, *f"Test can't be compared with the training images yet: {error}".splitlines())
     images = pd.concat(found, ignore_index=True)
     return images, _similar_pairs(images, sweep, console)
 
@@ -181,7 +181,7 @@ def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFr
     if len(found):
         say(console, f"Warning: {len(found)} files can't be read and are left out (see {run.unreadable_file}):")
         for row in found.head(10).itertuples():
-            say(console, printable(f"  {row.path}: {row.reason}"))
+            say(console, f"  {row.path}: {row.reason}")
     return scanned.images
 
 

@@ -93,7 +93,7 @@ def _run(
     check_budget(file, shares, began if is_first else None)
     needed = disk_needs(sweep, parameters, slot_count(shares))
     if dry_run:
-        say(console, "\n".join(plan_lines(sweep, run, shares, needed)))
+        say(console, *plan_lines(sweep, run, shares, needed))
         return
     with lock_run(run, without=HEAVY):
         if fresh and (aside := move_run_aside(run)):

@@ -69,8 +69,8 @@ def scan_folder(
     if bad.mean() > settings.max_unreadable:
         raise DataError(
             f"{where}: {bad.sum()} of {len(listed)} files can't be read, more than data.max_unreadable "
-            f"({100 * settings.max_unreadable:g} %) allows:\n  "
-            + "\n  ".join(f"{row.path}: {row.reason}" for row in unreadable.head(10).itertuples())
+            f"({100 * settings.max_unreadable:g} %) allows:",
+            *(f"  {row.path}: {row.reason}" for row in unreadable.head(10).itertuples()),
         )
     stored = pd.DataFrame(prints, columns=Fingerprint._fields)
     images = read[~bad].drop(columns="reason").reset_index(drop=True).join(stored)

@@ -82,9 +82,7 @@ def list_images(settings: DataSettings, folder: str, passed: PassedOver | None =
     for label, name in enumerate(CLASSES):
         if not (table["label"] == label).any():
             what = f"; passed over: {passed}" if str(passed) else ""
-            raise DataError(
-                f"{where}: class {name} has no image in {printable(', '.join(classes[name]))} {ENDINGS}{what}"
-            )
+            raise DataError(f"{where}: class {name} has no image in {', '.join(classes[name])} {ENDINGS}{what}")
     passed.folders |= dict.fromkeys(empty)
     return table.replace({"subfolder": {".": ""}}).sort_values("path", ignore_index=True)
 
@@ -266,7 +264,7 @@ def _check_class_folder(where: Path | RemoteFolder, name: str, class_folder: str
         there = [repr(one) if one != one.strip() else one for one, is_folder in beside(str(where)) if is_folder]
         raise DataError(
             f"{where}: no folder {class_folder!r} for class {name}; "
-            f"there: {printable(nearest_first(class_folder, there)) or 'no folder'}. "
+            f"there: {nearest_first(class_folder, there) or 'no folder'}. "
             "data.classes says which folder is which class"
         )
 

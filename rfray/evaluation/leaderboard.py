@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from rfray.data.corruptions import CORRUPTION_NAMES
-from rfray.errors import RunError
+from rfray.errors import RunError, printable
 from rfray.evaluation.ensemble import PARTS, TEST_COLUMNS, WORST, robustness
 from rfray.evaluation.significance import INTERVALS, SINGLE, TESTS, Evaluated, significance, verdict
 from rfray.spec.sweep import MaxFpr, Sweep
@@ -231,12 +231,12 @@ def markdown_table(frame: pd.DataFrame) -> str:
     """A table as `as_text` has it, numbers to the right."""
     sides = ["---:" if pd.api.types.is_numeric_dtype(frame[column]) else "---" for column in frame]
     rows = [[escaped(cell) for cell in row] for row in as_text(frame).itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [[*map(str, frame)], sides, *rows])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [[*map(escaped, frame)], sides, *rows])
 
 
 def escaped(cell: str) -> str:
     """Text that Markdown shows as it is: on one line, no new cells, no markup, no HTML."""
-    return re.sub(r"([\\|<>&`*\[\]])", r"\\\1", " ".join(cell.split()))
+    return re.sub(r"([\\|<>&`*\[\]])", r"\\\1", printable(cell))
 
 
 def _settings(sweep: Sweep) -> dict[str, str]:

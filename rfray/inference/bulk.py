@@ -104,7 +104,7 @@ def predict_shards(
     with connected(address, resources):
         slot = worker_slot(resources)
         if notice := autoscaler_notice(slot):
-            Console(stderr=True).print(printable(notice, keep="\n"), soft_wrap=True)
+            Console(stderr=True).print(printable(notice), soft_wrap=True)
         actor = ray.remote(ShardPredictor).options(
             num_cpus=slot.cpu, num_gpus=slot.gpu, max_restarts=RETRIES, max_task_retries=RETRIES
         )

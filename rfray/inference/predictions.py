@@ -73,7 +73,7 @@ def predict_test(run: RunDir, trials: list[TrialDir], connect: Callable[[], obje
             trial.mirror.fetch(file := trial.predictions_file("test"))
             run.vouch({file: file_digest(file)})
     if failed:
-        raise RfrayError("the test images could not be predicted:\n  " + "\n  ".join(failed))
+        raise RfrayError("the test images could not be predicted:", *(f"  {line}" for line in failed))
 
 
 def predict_under_corruption(
@@ -142,7 +142,7 @@ def _outcomes(run: RunDir, predict: Callable[..., Any], keys: Sequence[Any], con
     """(key, what `predict` has made of it, or a RayError) of each, in the order in which the tasks on Ray end."""
     slot = worker_slot(run.sweep().resources)
     if notice := autoscaler_notice(slot):
-        console.print(printable(notice, keep="\n"), soft_wrap=True)
+        console.print(printable(notice), soft_wrap=True)
     task = ray.remote(predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     return finished({task.remote(run.where, holder_of(run), key, slot.threads): key for key in keys})
 

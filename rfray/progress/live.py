@@ -90,7 +90,7 @@ class View:
 
     def say(self, text: str) -> None:
         """Prints a line (above the table)."""
-        self._console.print(Text(printable(text, keep="\n")), soft_wrap=True)
+        self._console.print(Text(printable(text)), soft_wrap=True)
 
     def close(self) -> None:
         """Leaves the table as it is and gives the terminal back."""

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_eval_context, select_autoescape
+from jinja2.nodes import EvalContext
+from markupsafe import Markup
 
 from rfray.data.corruptions import FAMILIES
+from rfray.errors import printable
 from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.groups import Groups
 from rfray.evaluation.leaderboard import escaped
@@ -36,9 +39,18 @@ GROUPS_SHOWN = 30
 Table = tuple[list[str], list[list[str]]]
 """Columns and rows; the first column is text."""
 
+
+@pass_eval_context
+def _shown(context: EvalContext, value: Any) -> Any:
+    """A value as a page shows it; of names, what could steer how the page is read is escaped, too."""
+    is_markup = isinstance(value, Markup) or not context.autoescape
+    return printable(value) if isinstance(value, str) and not is_markup else value
+
+
 TEMPLATES = Environment(
     loader=PackageLoader("rfray", "."),
     autoescape=select_autoescape(["html.j2"]),  # names and reasons come from files and exceptions
+    finalize=_shown,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

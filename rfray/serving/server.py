@@ -120,7 +120,7 @@ def kept(where: str) -> Iterator[Path]:
                     shutil.copyfile(folder / name, copy / name)
             yield copy
         except RfrayError as error:
-            raise type(error)(str(error).replace(str(copy), str(folder))) from error
+            raise type(error)(*(line.replace(str(copy), str(folder)) for line in error.args)) from error
 
 
 class Replica:

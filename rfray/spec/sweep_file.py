@@ -90,7 +90,7 @@ class SweepFile:
                 if isinstance(one, str) and "://" not in one and not os.path.isfile(one):
                     problems.append(self.problem(("trial", *key), f"{one}: no such file"))
         if problems:
-            raise SweepError("\n".join(dict.fromkeys(problems)))
+            raise SweepError(*dict.fromkeys(problems))
 
 
 def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
@@ -130,7 +130,7 @@ def parse_sweep(text: str, name: str, overrides: tuple[str, ...] = ()) -> SweepF
     try:
         sweep = Sweep.model_validate(raw)
     except ValidationError as error:
-        raise SweepError("\n".join(explain(error, places))) from None
+        raise SweepError(*explain(error, places)) from None
     if (length := len(resolved_text(sweep))) > MOST_CHARACTERS:  # a run keeps that, and could not be read again
         raise SweepError(
             f"{name}: with its defaults and absolute paths it has {length} characters; allowed: {MOST_CHARACTERS}"
@@ -165,10 +165,10 @@ def set_later(path: Path, overrides: tuple[str, ...]) -> Sweep:
             raise SweepError(f"--set {name}: the trials are trained; {allowed} {nearest_first(name, SET_LATER)}")
     sweep = load_sweep(path, overrides).sweep
     if changed := differences(before, sweep):
-        listed = "\n  ".join(changed)
         raise SweepError(
-            f"--set changes what the trials depend on:\n  {listed}\n{allowed} {', '.join(SET_LATER)}; of data, "
-            "folders where the sweep had folders"
+            "--set changes what the trials depend on:",
+            *(f"  {line}" for line in changed),
+            f"{allowed} {', '.join(SET_LATER)}; of data, folders where the sweep had folders",
         )
     return sweep
 

@@ -42,9 +42,10 @@ def claim_run(run: RunDir, sweep: Sweep) -> None:
     """Makes the folder this sweep's own. Raises RunError, naming what changed, where it is another sweep's."""
     if run.sweep_file.exists() and (changed := differences(run.sweep(), sweep)):
         raise RunError(
-            "\n  ".join([f"{run.where} holds a sweep of this name with other settings:", *changed])
-            + "\nChange `name`, choose another folder with --run, or start anew with --fresh (the old one is kept). "
-            f"With search.warm_start: [{run.where}] a new run takes over the trials that are also trials of its own."
+            f"{run.where} holds a sweep of this name with other settings:",
+            *(f"  {line}" for line in changed),
+            "Change `name`, choose another folder with --run, or start anew with --fresh (the old one is kept). "
+            f"With search.warm_start: [{run.where}] a new run takes over the trials that are also trials of its own.",
         )
     write_whole(run.sweep_file, resolved_text(sweep))
     run.mirror.send(run.sweep_file)

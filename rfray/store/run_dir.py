@@ -264,7 +264,7 @@ class RunDir:
         """Raises RunError, naming every file that is not what rfray wrote."""
         reason = f"is not what was written: its digest is not in {self.digests_file.name}; {remedy}"
         if changed := self.not_vouched(*files):
-            raise RunError("\n".join(f"{file} {reason}" for file in changed))
+            raise RunError(*(f"{file} {reason}" for file in changed))
 
     def check_images(self) -> None:
         """Raises RunError where what is known of the images is not what rfray wrote."""
@@ -336,7 +336,7 @@ class RunDir:
             for file in out.damaged_files(result)
         ]
         if damaged:
-            raise RunError("\n".join([*damaged, "The `rfray tune` that made the run trains such trials again"]))
+            raise RunError(*damaged, "The `rfray tune` that made the run trains such trials again")
 
     def _with(self, files: str) -> list[TrialDir]:
         return [self.trial(found.parent.name) for found in sorted(self.path.glob(files))]
@@ -371,8 +371,8 @@ def read_bundle(where: Path | str) -> tuple[Path, Ensemble, Bundle]:
     if bundle is None or [member.id for member in bundle.members] != ensemble.members:
         raise RunError(f"{file} does not say what its members are; `rfray ensemble RUN` writes it anew")
     if problems := file_problems(folder, bundle.files, bundle.members):
-        listed = "\n  ".join(problems)
-        raise RunError(f"{folder} can't be used:\n  {listed}\nCopy it anew; `rfray ensemble RUN` makes it")
+        lines = (f"  {problem}" for problem in problems)
+        raise RunError(f"{folder} can't be used:", *lines, "Copy it anew; `rfray ensemble RUN` makes it")
     return folder, ensemble, bundle
 
 

@@ -65,7 +65,7 @@ def keep_packing(run: RunDir, shares: TrialSlots, console: Console) -> None:
     if isinstance(shares, Packing):
         write_record(run.measured_file, Measurements(measured=shares.measured), run.mirror)
         for line in packing_lines(shares):
-            console.print(printable(line, keep="\n"), soft_wrap=True, markup=False)
+            console.print(printable(line), soft_wrap=True, markup=False)
 
 
 def known_measurements(run: RunDir) -> list[Measured]:
@@ -124,11 +124,11 @@ def _measure(trials: Sequence[Trial], there: Sequence[Node], known: list[Measure
         else:
             found[trial.digest, node.device] = outcome
     hopeless = [
-        f"\n  {trial.backbone} at {trial.image_size} px: {problems[trial.digest]}"
+        f"  {trial.backbone} at {trial.image_size} px: {problems[trial.digest]}"
         for trial in trials
         if not any((trial.digest, device) in found for device in kinds)
     ]
     if hopeless:
-        raise ClusterError(f"resources: auto can't train on this cluster:{''.join(hopeless)}")
+        raise ClusterError("resources: auto can't train on this cluster:", *hopeless)
     keys = product([trial.digest for trial in trials], sorted(kinds))
     return [found[key] for key in keys if key in found]

@@ -40,7 +40,7 @@ def check_sweep(file: SweepFile) -> None:
     for checks in ((_names,), (_policies, _search, _trials), (_weights,)):
         problems = dict.fromkeys(problem for check in checks for problem in check(file))
         if problems:
-            raise SweepError("\n".join(problems))
+            raise SweepError(*problems)
 
 
 def unused_settings(file: SweepFile) -> Iterator[str]:
@@ -110,7 +110,7 @@ def check_models(file: SweepFile) -> tuple[dict[str, int], float]:
                 problems.append(file.problem(("trial", *place), str(error)))
     torch.set_num_threads(threads)
     if problems:
-        raise SweepError("\n".join(problems))
+        raise SweepError(*problems)
     return parameters, fastest
 
 

@@ -74,7 +74,7 @@ class Recorder(SweepCallback):
         for call in self.on_result:
             call(result)
         if why := reason_to_end(self._ended_now):
-            raise SweepFailed(f"the sweep was stopped: {why}\nMend that; the same command goes on with the others")
+            raise SweepFailed(f"the sweep was stopped: {why}", "Mend that; the same command goes on with the others")
 
 
 def _result(out: TrialDir, position: int, metric: str, origin: dict[str, str]) -> TrialResult:

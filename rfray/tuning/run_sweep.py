@@ -80,7 +80,7 @@ def run_sweep(
     context = SweepContext(run, sweep, shares, session_folder, console, meter)
     planned, warm = planned_trials(sweep), warm_start(run, sweep, console)
     for problem in repair(run):
-        console.print(printable(f"Warning: {problem}", keep="\n"), soft_wrap=True, markup=False)
+        console.print(printable(f"Warning: {problem}"), soft_wrap=True, markup=False)
     earlier = results(run)
     remove_leftovers(run, sweep, earlier)
     recorder = Recorder(run, sweep, meter)
@@ -148,9 +148,9 @@ def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
     failed = [result for result in ended if result.status == "failed"]
     if len(failed) > sweep.search.max_failed:
         raise SweepFailed(
-            f"{len(failed)} of {len(ended)} trials failed (search.max_failed: {sweep.search.max_failed}):\n"
-            + "\n".join(f"  {result.id}: {result.reason}" for result in failed)
-            + f"\nThe whole of each trial's error is in error.txt in its folder, {run.trials_folder}/<id>"
+            f"{len(failed)} of {len(ended)} trials failed (search.max_failed: {sweep.search.max_failed}):",
+            *(f"  {result.id}: {result.reason}" for result in failed),
+            f"The whole of each trial's error is in error.txt in its folder, {run.trials_folder}/<id>",
         )
     if len(failed) == len(ended):
         why = f"all {len(failed)} failed, the first one with: {failed[0].reason}" if failed else "none ended an epoch"

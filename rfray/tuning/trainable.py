@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from rfray.cluster.slots import Slot, TrialSlots
-from rfray.errors import DiskFullError, LeaseLostError, TrialError
+from rfray.errors import DiskFullError, LeaseLostError, TrialError, printable
 from rfray.progress.metric_keys import EPOCH, SCORE, WARNINGS
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
@@ -153,7 +153,7 @@ def _report(epoch: dict[str, Any], warnings: list[str]) -> None:
     """Reports an epoch (the fields of an Epoch), and what the user should know, to Ray Tune."""
     names = ("best_score", "best_epoch", "train_loss", "lr", "images_per_second", "seconds")
     score = epoch["score"] if epoch["score"] is not None else 0.0  # for the scheduler, undefined is worst
-    fixed = {EPOCH: epoch["epoch"], SCORE: score, WARNINGS: "\n".join(warnings)}
+    fixed = {EPOCH: epoch["epoch"], SCORE: score, WARNINGS: "\n".join(map(printable, warnings))}
     tune.report(fixed | {name: epoch[name] for name in names})
 
 

@@ -75,7 +75,7 @@ def check_warm_start(file: SweepFile, run: RunDir, fresh: bool) -> None:
         except (RunError, StorageError) as error:
             problems.append(file.problem(("search", "warm_start", number), str(error)))
     if problems:
-        raise SweepError("\n".join(problems))
+        raise SweepError(*problems)
 
 
 def warm_start(run: RunDir, sweep: Sweep, console: Console) -> WarmStart:
