@@ -280,7 +280,7 @@ def main() -> None:
     # a terminal that is not UTF-8 shows \xe9; names come in as the disk has them
     for stream, errors in ((sys.stdout, "backslashreplace"), (sys.stdin, "surrogateescape")):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
+            stream.reconfigure(errors=errors, newline="\n" if stream is sys.stdin else None)  # a name may hold \r
     try:
         _run_command()
     except RfrayError as raised:
@@ -295,6 +295,7 @@ def _run_command() -> None:
     try:
         for word in sys.argv[1:]:
             check_no_secret(word)
+        os.getcwd()  # where it is gone, torch ends the process with words of its own
         try:
             app()
         finally:

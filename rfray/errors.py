@@ -109,6 +109,7 @@ WAYS_OUT = {
     errno.EIO: "The disk fails; look at it, or name a place on another one",
     errno.ENOSPC: "The disk is full: make room, or name a place on another one",
     errno.EDQUOT: "Your share of the disk is full: make room, or name a place on another one",
+    errno.EFBIG: "Allow larger files (ulimit -f unlimited), or name a place on a disk that takes them",
     errno.EMFILE: "Allow more open files (ulimit -n 65536)",
     errno.ENOMEM: "Free some memory, or set fewer trials at once (search.concurrent)",
 }
@@ -116,7 +117,10 @@ WAYS_OUT = {
 WAYS_OUT |= {errno.EPERM: WAYS_OUT[errno.EACCES], errno.EROFS: WAYS_OUT[errno.EACCES]}
 WAYS_OUT |= {errno.ENXIO: WAYS_OUT[errno.ENODEV], errno.ENFILE: WAYS_OUT[errno.EMFILE]}
 WAYS_OUT |= {errno.ESTALE: WAYS_OUT[errno.ENODEV], errno.ENOTCONN: WAYS_OUT[errno.ENODEV]}
-OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.ESTALE)
+OF_THE_MACHINE = (
+    *(errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ESTALE),
+)
 """Errors that another word on the command line would not have helped against."""
 
 
@@ -134,6 +138,8 @@ def of_system(error: OSError) -> RfrayError:
     places = [readable(os.fsdecode(one)) for one in given if isinstance(one, str | bytes | os.PathLike)]
     text = f"{' -> '.join(places)}: {reason}" if places else reason
     if not places and isinstance(error, FileNotFoundError):
+        if "temporary directory" in reason:  # tempfile's own words, with all that it has tried
+            return InputError(f"{reason}. Set TMPDIR to a folder in which you may write")
         text = f"the working folder: {reason}"  # all other calls name a file
     kind = RfrayError if error.errno is None or error.errno in OF_THE_MACHINE else InputError
     return kind(f"{text}. {WAYS_OUT.get(error.errno or 0, 'Mend that; the same command goes on')}")

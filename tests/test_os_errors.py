@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from ray.exceptions import RayTaskError
 
 import rfray.commands
 from rfray.errors import InputError, RfrayError, of_system, readable
+from rfray.report.verdict_rows import verdict_rows
 from rfray.store.files import user_cache
 from tests.synthetic import small_run
 from tests.test_cli import SWEEP, VERBS, run_here
@@ -122,6 +124,7 @@ def test_places_that_can_not_be(verb: str, place: str, tmp_path: Path, capfd: py
         (errno.EROFS, InputError, r"^/x: Read-only file system\. .*--run"),
         (errno.ENAMETOOLONG, InputError, r"^/x: File name too long\. .*255 bytes"),
         (errno.EMFILE, RfrayError, r"^/x: Too many open files\. .*ulimit"),
+        (errno.EFBIG, RfrayError, r"^/x: File too large\. .*ulimit -f"),
         (errno.EIO, RfrayError, r"^/x: Input/output error\. The disk fails"),
         (errno.EXDEV, InputError, r"^/x: Invalid cross-device link\. "),
     ],
@@ -136,6 +139,8 @@ def test_an_error_of_the_system(number: int, kind: type[RfrayError], said: str) 
 def test_an_error_without_a_file() -> None:
     assert str(of_system(OSError("first\nsecond"))).startswith("first second. ")
     assert str(of_system(FileNotFoundError(2, "No such file or directory"))).startswith("the working folder: No such")
+    none = FileNotFoundError(2, "No usable temporary directory found in ['/gone']")
+    assert str(of_system(none)) == f"{none.strerror}. Set TMPDIR to a folder in which you may write"
 
 
 @pytest.mark.parametrize(
@@ -181,14 +186,28 @@ def test_a_standard_output_that_takes_nothing(out: str, code: int, said: str) ->
     assert (ended.returncode, ended.stderr) == (code, said)
 
 
-def test_a_working_folder_that_is_gone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_rows_have_nowhere_to_go_where_the_standard_output_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(InputError, match=r"standard output is closed; .*--out"), verdict_rows(None, "csv"):
+        pass
+    with verdict_rows(tmp_path / "rows.csv", "csv") as write:
+        write(pd.DataFrame({"path": ["a"]}))
+    assert (tmp_path / "rows.csv").read_text() == "path\na\n"
+
+
+@pytest.mark.parametrize("verb", ["leaderboard", "tune", "predict", "serve"])
+def test_a_working_folder_that_is_gone(verb: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = Path.cwd()
     gone = tmp_path / "gone"
     gone.mkdir()
     os.chdir(gone)
     gone.rmdir()
     try:
-        assert "the working folder: " in check_in_place(["leaderboard", "x"], capfd)
+        assert "the working folder: " in check_in_place(
+            [verb, *(str(tmp_path / word) for word in WORDS[verb][:2])], capfd
+        )
     finally:
         os.chdir(before)
 

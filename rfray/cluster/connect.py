@@ -19,11 +19,10 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # nothing of Ray's ne
 
 import psutil
 import ray
-from ray.exceptions import RayError
 
 from rfray.cluster.ray_internals import keep_environment, loopback_only
 from rfray.cluster.session_folder import session_folder
-from rfray.errors import ClusterError, check_no_secret, of_system
+from rfray.errors import ClusterError, RfrayError, check_no_secret, of_system
 from rfray.spec.sweep import Resources
 
 TRIAL_MODULES = ["rfray.training.loop", "rfray.tuning.trainable"]
@@ -67,7 +66,9 @@ def connected(address: str | None, resources: Resources, settings: Mapping[str, 
                 check_reachable(address)
                 stack.callback(ray.shutdown)
                 context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError, RuntimeError, RayError) as error:
+        except RfrayError:
+            raise
+        except Exception as error:  # Ray's are of many kinds: an Exception itself where its processes don't start
             if isinstance(error, OSError) and error.filename and address is None:
                 todo = "Ray keeps a token in the home folder, and sockets in RAY_TMPDIR: set HOME and that to folders"
                 raise ClusterError(f"no Ray can be started here: {of_system(error)}. {todo}") from error

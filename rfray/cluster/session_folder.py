@@ -10,13 +10,15 @@ from pathlib import Path
 
 import psutil
 
-from rfray.errors import ClusterError
+from rfray.errors import ClusterError, DiskFullError
 
 SOCKET_BYTES = 107
 """Longest path of a Unix socket on Linux (sun_path in unix(7), without its end)."""
 INSIDE = len("/rfray-12345678/ray/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store")
 """What the longest of Ray's sockets adds to the folder for temporary files; process ids have up to seven digits."""
 
+LEAST_FREE = 10_000_000
+"""Bytes (our choice): a start of Ray writes a tenth of that, and on a full disk it hangs for half a minute."""
 MARK = ".session-of-rfray"
 """A file in each such folder: only what has it is ever cleared."""
 
@@ -26,9 +28,14 @@ def session_folder() -> Iterator[Path]:
     """The `own_folder` of a Ray, for RAY_TMPDIR.
 
     It is in RAY_TMPDIR, in the folder for temporary files, or in /tmp where the latter's path is too long.
-    Raises ClusterError where RAY_TMPDIR is too long, and where there can be no folder.
+    Raises ClusterError where RAY_TMPDIR is too long, and where there can be no folder; DiskFullError.
     """
     with own_folder(_folder_above(), "Ray", "RAY_TMPDIR") as folder:
+        if (free := shutil.disk_usage(folder).free) < LEAST_FREE:
+            raise DiskFullError(
+                f"{folder.parent}: {free / 1e6:.1f} MB are free, and Ray's logs need {LEAST_FREE / 1e6:.0f} MB. "
+                "Make room, or set RAY_TMPDIR to a folder on another disk of this machine"
+            )
         yield folder
 
 

@@ -17,7 +17,7 @@ from rfray.commands import say
 from rfray.data.decoder_process import start_decoders
 from rfray.data.folders import image_files
 from rfray.data.listing import PassedOver
-from rfray.errors import DataError, InputError, RfrayError
+from rfray.errors import DataError, DiskFullError, InputError, RfrayError
 from rfray.models.bundle import detect, load_bundle
 from rfray.models.grad_cam import write_heatmaps
 from rfray.report.verdict_rows import format_of, verdict_rows
@@ -64,22 +64,28 @@ def predict(
                 count(verdicts)
         return
     file, passed = Path(out) if out is not None else None, PassedOver()
-    chosen, files = format_of(file, form), list(image_files(paths, sys.stdin, passed))
+    chosen, files = format_of(file, form), list(image_files(paths, sys.stdin or (), passed))
     if not files:
         raise DataError("no image to predict: no path was given")
     if explain is not None:
         _make_folder("--explain", explain)
     start_decoders(min(os.cpu_count() or 1, -(-len(files) // batch_size)))  # while the bundle is loaded
     loaded, done = load_bundle(bundle), 0
+    undrawn: OSError | RfrayError | None = None
     with _counting(len(files), file, passed) as count, verdict_rows(file, chosen) as write:
         _warn(loaded.ensemble)
         for seen in detect(loaded, files, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
             table, _ = seen
             if explain is not None:
-                table["evidence"] = write_heatmaps(loaded, seen, explain, done)
+                try:
+                    table["evidence"] = write_heatmaps(loaded, seen, explain, done) if undrawn is None else ""
+                except (OSError, DiskFullError) as error:  # no reason to lose the rows
+                    table["evidence"], undrawn = "", error
             write(table)
             done += len(table)
             count(table["verdict"])
+    if undrawn is not None:
+        raise undrawn
 
 
 def _warn(ensemble: Ensemble) -> None:

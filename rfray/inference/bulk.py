@@ -74,7 +74,7 @@ def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | Non
     if out.is_dir() and any(file != files for file in out.iterdir()):
         raise RunError(f"{out} is not empty, and not of `rfray predict`; choose another folder")
     here = [word if word == "-" or is_address(word) else os.path.abspath(word) for word in words]
-    names = (name if is_address(name) else os.path.abspath(name) for name in image_files(here, sys.stdin, passed))
+    names = (name if is_address(name) else os.path.abspath(name) for name in image_files(here, sys.stdin or (), passed))
     schema, count = pa.schema({"path": pa.binary()}), 0  # not every name is UTF-8
     with replacing(files) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for shard in iter(lambda: list(islice(names, SHARD)), []):

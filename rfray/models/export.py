@@ -7,6 +7,7 @@ scaling stay outside; the file's metadata describe them, and hold classes, thres
 
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,10 +25,12 @@ from rfray.errors import InputError, RfrayError, nearest_first
 from rfray.models.bundle import LoadedBundle
 from rfray.models.inference import scores_of
 from rfray.stats.voting import joined
-from rfray.store.files import clear_left_over, replacing
+from rfray.store.files import clear_left_over, no_room, replacing
 
 TOLERANCE = 1e-4
 """Greatest difference allowed between a probability of the file and the bundle's; float32 alone makes about 1e-6."""
+FULL = 1_000_000
+"""With fewer free bytes a disk is taken for full (our choice)."""
 TRIED = (1, 5)
 """Sizes of the batches that a new file is compared on: one image, and more than the export has seen."""
 EXPORT_METADATA = "rfray.json"
@@ -98,7 +101,12 @@ def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
                 p_fake, scores = run(temporary, [one.numpy() for one in noise])
                 wanted = scores_of(bundle.detectors, bundle.geometries, dict(zip(inputs, noise, strict=True)))
                 differences += [abs(scores.T - wanted).max(), abs(p_fake - joined(bundle.ensemble, wanted)).max()]
+        except OSError:  # the disk's
+            raise
         except Exception as error:  # of many kinds: it depends on the backbone, the exporter and the runtime
+            if shutil.disk_usage(temporary.parent).free < FULL:  # torch only says that a position is not the expected
+                weights = (weight for one in bundle.detectors for weight in one.model.parameters())
+                raise no_room(out, sum(weight.nbytes for weight in weights)) from error
             members = ", ".join(bundle.ensemble.members)
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             raise RfrayError(f"{members} can't be exported to {form}: {cause}") from error

@@ -248,7 +248,7 @@ def _follow(client: Any, job: str, output: Output) -> Any:
 
 def _stops(on_interrupt: OnInterrupt, console: Console) -> bool:
     """Whether Ctrl-C stops the job, or only detaches from it; asks where there is a terminal to answer at."""
-    if on_interrupt == "ask" and console.is_terminal and sys.stdin.isatty():
+    if on_interrupt == "ask" and console.is_terminal and sys.stdin and sys.stdin.isatty():
         with suppress(KeyboardInterrupt, EOFError):
             return console.input("\nDetach (the job goes on), or stop it? \\[D/s] ").strip().lower().startswith("s")
     return on_interrupt == "stop"

@@ -41,8 +41,10 @@ def format_of(out: Path | None, asked: str | None) -> str:
 def verdict_rows(out: Path | None, form: str) -> Iterator[Write]:
     """What appends to `out`, which is whole when the block ends well and else as it was; None: the standard output.
 
-    Raises InputError where it can't be written.
+    Raises InputError where it can't be written, or the standard output is closed.
     """
+    if out is None and sys.stdout is None:
+        raise InputError("the standard output is closed; name a file for the rows with --out FILE")
     with ExitStack() as stack:
         path, file, parquet = None, sys.stdout, None
         if out is not None:

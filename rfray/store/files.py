@@ -49,6 +49,8 @@ def replacing(path: Path, need: int | None = None) -> Iterator[Path]:
             os.replace(temporary, path)
     except OSError as error:
         if not is_disk_full(error):
+            if error.errno and not error.filename:  # as what fails in the middle of a file
+                error.filename = str(path)
             raise
         wanted = need or (temporary.stat().st_size if temporary.exists() else 0)
         temporary.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from rfray.errors import StorageError, check_no_secret
-from rfray.store.files import below, is_disk_full, replacing
+from rfray.store.files import below, clear_left_over, is_disk_full, replacing
 
 SCHEMES = ("s3", "gs", "hf")
 """What an address may begin with."""
@@ -106,6 +106,7 @@ class Storage:
     def fetch(self, entry: Entry, folder: Path) -> None:
         """Writes the file to <folder>/<its path>, whole and with its time. Raises DiskFullError, InputError."""
         file = entry.file(folder)
+        clear_left_over(file)
         with replacing(file, entry.size) as temporary:
             with (
                 temporary.open("wb") as to,

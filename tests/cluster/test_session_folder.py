@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rfray.cluster.session_folder import MARK, session_folder
-from rfray.errors import ClusterError
+from rfray.errors import ClusterError, DiskFullError
 
 HOLD = "import sys\nfrom rfray.cluster.session_folder import session_folder\nwith session_folder() as folder:\n"
 LOG = "import sys; log = open(sys.argv[1], 'w'); print('open', flush=True); sys.stdin.read()"
@@ -117,3 +117,10 @@ def test_a_folder_that_can_not_be_written(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("RAY_TMPDIR", "/proc")
     with pytest.raises(ClusterError, match=r"^/proc: no folder for Ray.*Set RAY_TMPDIR"), session_folder():
         pass
+
+
+def test_a_full_disk_is_said_before_ray_starts_on_it(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rfray.cluster.session_folder.LEAST_FREE", 10**18)
+    with pytest.raises(DiskFullError, match=r"MB are free, and Ray's logs need .*RAY_TMPDIR"), session_folder():
+        pass
+    assert list(short.iterdir()) == []

@@ -1,5 +1,7 @@
 """`rfray predict` and `rfray export` as a user meets them."""
 
+import io
+import json
 import shutil
 import signal
 import subprocess
@@ -51,6 +53,39 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("out", ["rows.csv", "none/"])
+def test_a_standard_input_that_is_closed_names_no_file(
+    out: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    done = command("predict", "run", "-", "--out", out)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "rfray: no image to predict: no path was given"
+    assert done.stderr.count("rfray: ") == 1
+
+
+def test_a_carriage_return_in_a_name_from_the_standard_input_stays(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"gone\rx.jpg\ngone.jpg\n")))
+    done = command("predict", "run", "-", "--format", "jsonl")
+    assert done.returncode == 1
+    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == ["gone\rx.jpg", "gone.jpg"]
+
+
+def test_evidence_that_can_not_be_written_costs_no_rows(here: Path, command: Command) -> None:
+    (here / "seen" / "000003-003.jpg").mkdir(parents=True)  # in the place of a picture
+    words = ("predict", "run", "images/test/real", "--batch-size", "2", "--explain", "seen", "--out", "seen.csv")
+    done = command(*words)
+    assert done.returncode == 2
+    assert "000003-003.jpg: Is a directory. A folder is where a file must be" in done.stderr
+    rows = pd.read_csv(here / "seen.csv", keep_default_na=False)
+    assert len(rows) == 16
+    assert list(rows["evidence"][:2]) == ["000000-000.jpg", "000001-001.jpg"]
+    assert set(rows["evidence"][2:]) == {""}
+    assert (rows["verdict"] != "").all()
 
 
 def test_rows_on_the_standard_output_and_an_exit_code_that_tells(here: Path, command: Command) -> None:

@@ -1,6 +1,7 @@
 """replacing(): a file is the old one or the new one, and nothing else stays behind."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,21 @@ def test_after_an_exception_the_old_content_is_kept_and_nothing_else_is_left(tmp
         write_half(path)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["table.csv"]
+
+
+def test_what_fails_in_the_middle_of_a_file_names_it_and_keeps_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        for content in (bytes(100), "x" * 11):
+            with pytest.raises(OSError, match="File too large") as refused:
+                write_whole(path, content)
+            assert refused.value.filename == str(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("rows.csv", "old")]
 
 
 def test_a_block_that_wrote_nothing_is_an_error_and_keeps_the_old_content(tmp_path: Path) -> None:

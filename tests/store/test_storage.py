@@ -109,6 +109,17 @@ def test_hidden_files_stay_where_they_are(storage: Storage, tmp_path: Path) -> N
     assert names(storage) == []
 
 
+def test_what_a_killed_fetch_has_left_goes_with_the_next_one(storage: Storage, tmp_path: Path) -> None:
+    for name in ("sweep.yaml", "trials/1/best.safetensors"):
+        storage.write(name, b"whole")
+        half = tmp_path / name
+        half.parent.mkdir(parents=True, exist_ok=True)
+        half.with_name(f".{half.stem}.0123abcd.part{half.suffix}").write_bytes(b"wh")
+    Mirror(tmp_path, storage).pull()
+    found = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file())
+    assert found == ["sweep.yaml", "trials/1/best.safetensors"]
+
+
 def test_files_are_found_here_or_there(storage: Storage, tmp_path: Path) -> None:
     storage.write("trials/1/best.safetensors", b"x")
     (tmp_path / "trials" / "2").mkdir(parents=True)
