@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfray.data.catalog import CATALOG
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.inference.missing import prediction_origins
 from rfray.models.build import build_model
@@ -18,7 +17,7 @@ from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import file_digest, write_whole
 from rfray.store.records import Fold, TrialResult, TrialStart, write_record
-from rfray.store.run_dir import Part, RunDir, TrialDir
+from rfray.store.run_dir import CATALOG, Part, RunDir, TrialDir
 from tests.audits import leaking_audit
 
 LABELS = [0, 0, 0, 1, 1, 1]
@@ -137,6 +136,11 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
         trial.mirror,
     )
     return trial
+
+
+def catalog_of(**columns: Any) -> pd.DataFrame:
+    """A catalog with these columns, and 0 in the others."""
+    return pd.DataFrame({**dict.fromkeys(CATALOG, 0), **columns})
 
 
 def as_predicted(run: RunDir) -> RunDir:

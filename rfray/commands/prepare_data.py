@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rfray.audit.audit import audit_images
 from rfray.commands import doing, say
-from rfray.data.catalog import CATALOG, divide, fold_of, group_ids, identities, scan_folder
+from rfray.data.catalog import divide, fold_of, group_ids, identities, scan_folder
 from rfray.data.decoding import UnreadableImageError, decode, read_image
 from rfray.data.folders import changes, image_folder, is_there, most_images, training_changes
 from rfray.data.geometry import geometries
@@ -25,7 +25,7 @@ from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.csv_files import csv_text
 from rfray.store.files import below
 from rfray.store.records import write_record
-from rfray.store.run_dir import UNREADABLE, RunDir
+from rfray.store.run_dir import CATALOG, UNREADABLE, RunDir
 
 LEFT_OUT = "left out"
 """The part of images of train or val that are also in test."""

@@ -29,7 +29,6 @@ from rfray.errors import DataError
 from rfray.spec.sweep import CLASSES, DataSettings
 from rfray.store.run_dir import UNREADABLE
 
-CATALOG = ["path", "folder", "label", "subfolder", "part", "group_id", "digest", "width", "height", "size", "modified"]
 GROUPS_NEEDED = 10
 """`split_by: auto` keeps subfolders together where every class has so many: the usual 0.15 for val is one or more."""
 BY_IMAGE = "or set data.split_by: image, as subfolders stay together"

@@ -68,7 +68,7 @@ def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | Non
     if (known := find_record(plan, Plan, remedy="choose another folder")) is not None:
         if (known.bundle, known.paths) != (digest, asked):
             raise RunError(f"{out} holds predictions of another bundle, or of other files; choose another folder")
-        if not files.exists() or file_digest(files) != known.files:
+        if not files.exists() or file_digest(files) != known.files or _columns(files) != ["path"]:
             raise RunError(f"{files} is damaged or gone, and says what the shards are of; choose another folder")
         return int(pq.read_metadata(files).num_rows)
     if out.is_dir() and any(file != files for file in out.iterdir()):
@@ -152,7 +152,15 @@ def _digests(out: Path) -> dict[int, str]:
 
 
 def _is_whole(part: Path, digest: str | None) -> bool:
-    return part.is_file() and file_digest(part) == digest
+    return part.is_file() and file_digest(part) == digest and "verdict" in _columns(part)
+
+
+def _columns(file: Path) -> list[str]:
+    """The names of a table's columns; none where it is no table."""
+    try:
+        return list(pq.read_schema(file).names)
+    except (OSError, pa.ArrowException):
+        return []
 
 
 def _part(out: Path, shard: int) -> Path:

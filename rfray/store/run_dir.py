@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -35,6 +35,8 @@ from rfray.store.storage import Mirror, Storage, is_address
 Part = Literal["val", "test"]
 """A part of the data that is predicted."""
 
+CATALOG = ["path", "folder", "label", "subfolder", "part", "group_id", "digest", "width", "height", "size", "modified"]
+"""Columns of catalog.parquet."""
 UNREADABLE = ["path", "reason", "folder", "size", "modified"]
 """Columns of unreadable.csv."""
 SUSPECT = r"(?:^|/)\.{0,2}(?:/|$)|\x00"
@@ -212,7 +214,7 @@ class RunDir:
 
     def catalog(self) -> pd.DataFrame:
         """catalog.parquet: one row an image. Raises RunError where it is missing or damaged."""
-        return self._table(self.catalog_file)
+        return self._table(self.catalog_file, CATALOG)
 
     def images(self, part: str) -> pd.DataFrame:
         """The rows of the catalog of one part, by path. Raises RunError as `catalog`."""
@@ -341,9 +343,11 @@ class RunDir:
     def _with(self, files: str) -> list[TrialDir]:
         return [self.trial(found.parent.name) for found in sorted(self.path.glob(files))]
 
-    def _table(self, file: Path) -> pd.DataFrame:
+    def _table(self, file: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         try:
             table = pd.read_parquet(io.BytesIO(read_sealed(file)))
+            if missing := [name for name in columns if name not in table]:
+                raise ValueError(f"it has no column {missing[0]!r}")
             if "path" in table and table["path"].isna().any():
                 raise ValueError("an image without a path")
             for path in table.loc[table["path"].str.contains(SUSPECT), "path"] if "path" in table else ():

@@ -188,7 +188,13 @@ def test_shards_are_made_once_and_say_what_one_file_says(here: Path, monkeypatch
         with pytest.raises(ZeroDivisionError):
             counts()
     first.write_bytes(sound[0])
+    for odd in (table_bytes(pa.table({"path": ["a"]})), b"no table"):  # though their digests fit
+        second.write_bytes(odd)
+        bulk.vouch(out, 1)
+        with pytest.raises(ZeroDivisionError):
+            counts()
     second.write_bytes(sound[1])
+    bulk.vouch(out, 1)
     with (out / "shards.csv").open("a") as lines:
         lines.write("2,cut sho")  # the last word on it, so it is made anew
     with pytest.raises(ZeroDivisionError):

@@ -10,7 +10,6 @@ from PIL import Image
 from rich.console import Console
 
 from rfray.commands.prepare_data import LEFT_OUT, check_audit, prepare_test, prepare_training
-from rfray.data.catalog import CATALOG
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.geometry import geometries
 from rfray.errors import AuditError, DataError, RunError
@@ -18,7 +17,7 @@ from rfray.inference.missing import prediction_origins, without_predictions
 from rfray.report.words import count_rows
 from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import Predictions, write_predictions
-from rfray.store.run_dir import RunDir
+from rfray.store.run_dir import CATALOG, RunDir
 
 
 def write_images(folder: Path, count: int, first: int = 0) -> None:

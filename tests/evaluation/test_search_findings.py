@@ -7,7 +7,7 @@ import pytest
 from rfray.evaluation.search_findings import search_findings
 from rfray.spec.sweep_file import resolved_text
 from rfray.store.records import write_record
-from tests.synthetic import fail_trial, finish_trial, new_run, start_trial
+from tests.synthetic import catalog_of, fail_trial, finish_trial, new_run, start_trial
 
 
 def set_resources(run, **resources):
@@ -66,7 +66,7 @@ def test_a_share_of_a_gpu_is_that_share_of_its_seconds(run):
 
 def test_savings_where_a_pass_is_several_epochs(tmp_path):
     run = new_run(tmp_path / "run")
-    run.write_catalog(pd.DataFrame({"part": ["train"] * 70 + ["val"] * 20 + ["test"] * 50}))
+    run.write_catalog(catalog_of(part=["train"] * 70 + ["val"] * 20 + ["test"] * 50, path="x"))
     out = finish_trial(run, "a", 0.7, epochs=2, epoch_images=30)  # two passes of three epochs each
     write_epochs(out, [10, 20], [10.0, 10.0], [0.6, 0.7])
     assert "saved about 40 slot-seconds" in search_findings(run).sentences[2]

@@ -5,7 +5,6 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -25,7 +24,7 @@ from rfray.spec.sweep import MaxFpr
 from rfray.spec.sweep_file import resolved_text
 from rfray.store.records import write_record
 from tests.audits import image_table, leaking_audit
-from tests.synthetic import FIRST, fail_trial, finish_trial, new_run, predictions, small_run
+from tests.synthetic import FIRST, catalog_of, fail_trial, finish_trial, new_run, predictions, small_run
 
 
 class Page(HTMLParser):
@@ -217,7 +216,7 @@ def test_mistakes_and_groups_are_sections(tmp_path):
     picture.parent.mkdir()
     picture.write_bytes(b"a picture")
     names = ["<i>hard</i>" if path in ids else "" for path in predictions(FIRST).ids]
-    run.write_catalog(pd.DataFrame({"path": predictions(FIRST).ids, "subfolder": names, "part": "test"}))
+    run.write_catalog(catalog_of(path=predictions(FIRST).ids, subfolder=names, part="test"))
     write_page(run)
     page = Page(run.report_html.read_text(encoding="utf-8"))
     text = " ".join(page.text.split())
@@ -240,7 +239,7 @@ def test_of_many_groups_the_others_are_in_the_file(tmp_path):
     finish_trial(run, "one", 0.9, given, given)
     names = [f"{number // 2:02d}" if number > 1 else "" for number in range(2 * count)]
     report(run, 1)
-    run.write_catalog(pd.DataFrame({"path": given.ids, "subfolder": names, "part": "test"}))
+    run.write_catalog(catalog_of(path=given.ids, subfolder=names, part="test"))
     write_page(run)
     text = Page(run.report_html.read_text()).text
     assert "The 30 worst of 35 groups; all are in groups.csv." in text

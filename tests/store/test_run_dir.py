@@ -9,9 +9,9 @@ import pytest
 
 from rfray.errors import InputError, RunError
 from rfray.store.records import write_record
-from rfray.store.run_dir import RunDir, newest_run
+from rfray.store.run_dir import CATALOG, RunDir, newest_run
 from rfray.tuning.recorder import repair
-from tests.synthetic import finish_trial, new_run, start_trial
+from tests.synthetic import catalog_of, finish_trial, new_run, start_trial
 
 
 def test_a_folder_without_a_sweep_is_no_run(tmp_path: Path) -> None:
@@ -133,23 +133,25 @@ def test_a_record_with_a_name_that_leads_elsewhere_is_refused_although_its_diges
 def test_a_catalog_with_a_path_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     for path in ("../x.jpg", "/etc/passwd", "real/../../x"):
-        run.write_catalog(pd.DataFrame({"path": ["real/0.jpg", path], "part": "test"}))
+        run.write_catalog(catalog_of(path=["real/0.jpg", path], part="test"))
         with pytest.raises(RunError, match=rf"catalog\.parquet is damaged: '{path}' is no name of a file below"):
             run.catalog()
 
 
 @pytest.mark.parametrize(
-    "columns",
+    ("table", "reason"),
     [
-        {"path": ["a", "a"], "part": "test"},
-        {"path": ["a", "b"]},
-        {"path": [1, 2], "part": "test"},
-        {"path": ["a", None], "part": "test"},
-        {"part": ["test", "test"]},
+        (catalog_of(path=["a", "a"], part="test"), "an image is in it twice"),
+        (catalog_of(path=[1, 2], part="test"), ""),
+        (catalog_of(path=["a", None], part="test"), "an image without a path"),
+        *(
+            (catalog_of(path=["a", "b"], part="test").drop(columns=name), f"it has no column '{name}'")
+            for name in CATALOG
+        ),
     ],
 )
-def test_a_catalog_that_can_be_none_is_called_damaged(columns: dict[str, Any], tmp_path: Path) -> None:
+def test_a_catalog_that_can_be_none_is_called_damaged(table: pd.DataFrame, reason: str, tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
-    run.write_catalog(pd.DataFrame(columns))
-    with pytest.raises(RunError, match=r"catalog.parquet is damaged: "):
+    run.write_catalog(table)
+    with pytest.raises(RunError, match=rf"catalog.parquet is damaged: {reason}"):
         run.images("test")

@@ -34,6 +34,7 @@ from rfray.tuning.budget import (
     with_short_epochs,
 )
 from rfray.tuning.run_sweep import check_outcome, run_sweep
+from tests.synthetic import catalog_of
 from tests.tuning.test_run_sweep import sweep_of, tmp_session
 
 QUICK = Trial(backbone="quick", image_size=32)
@@ -137,7 +138,7 @@ def test_what_is_not_said_is_what_suits_a_budget(said: dict[str, Any], expected:
 )
 def test_a_pass_over_many_images_is_divided(train: int, val: int, gpus: float, size: int, tmp_path: Path) -> None:
     run, slot = RunDir(tmp_path), Slot(1, gpus)
-    run.write_catalog(pd.DataFrame({"part": ["train"] * train + ["val"] * val}))
+    run.write_catalog(catalog_of(part=["train"] * train + ["val"] * val, path="x"))
     asked = sweep_asking("12m")
     assert with_short_epochs(run, asked, slot).trial.epoch_images == size
     given = asked.model_copy(update={"trial": asked.trial.model_copy(update={"epoch_images": 700})})
@@ -163,7 +164,7 @@ def in_a_run(folder: Path, search: str, train: int, val: int, **trial: Any) -> t
     file, run = folder / "sweep.yaml", RunDir(folder / "run")
     setting = json.dumps({"backbone": ["quick", "slow"], **trial})
     file.write_text(f"name: a\ndata: {{source: demo}}\ntrial: {setting}\nsearch:\n  budget: {search}\n")
-    run.write_catalog(pd.DataFrame({"part": ["train"] * train + ["val"] * val}))
+    run.write_catalog(catalog_of(part=["train"] * train + ["val"] * val, path="x"))
     return load_sweep(file), run
 
 

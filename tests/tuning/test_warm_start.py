@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from rich.console import Console
 
 from rfray.cluster.slots import slot_for
-from rfray.data.catalog import CATALOG
 from rfray.errors import RunError, SweepError
 from rfray.evaluation.leaderboard import build_leaderboard
 from rfray.spec.sweep import Sweep
@@ -26,7 +24,7 @@ from rfray.tuning.proposals import Proposals
 from rfray.tuning.recorder import remove_leftovers, results
 from rfray.tuning.strategies import SEARCHERS
 from rfray.tuning.warm_start import check_warm_start, preview_warm_start, read_warm_start, warm_start
-from tests.synthetic import FIRST, fail_trial, finish_trial, predictions
+from tests.synthetic import FIRST, catalog_of, fail_trial, finish_trial, predictions
 from tests.tuning.test_run_sweep import run_here, sweep_of
 
 SWEEP: dict[str, Any] = {
@@ -48,7 +46,7 @@ def begun(folder: Path | str, asked: Sweep, images: str = "digest") -> RunDir:
     run = RunDir(folder)
     claim_run(run, asked)
     rows = {"path": ["real/1.jpg", "fake/1.jpg", "fake/2.jpg"], "part": ["train", "train", "val"], "digest": images}
-    run.write_catalog(pd.DataFrame({**dict.fromkeys(CATALOG, 0), **rows}))
+    run.write_catalog(catalog_of(**rows))
     return run
 
 
