@@ -231,7 +231,7 @@ def markdown_table(frame: pd.DataFrame) -> str:
     """A table as `as_text` has it, numbers to the right."""
     sides = ["---:" if pd.api.types.is_numeric_dtype(frame[column]) else "---" for column in frame]
     rows = [[escaped(cell) for cell in row] for row in as_text(frame).itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [[*map(escaped, frame)], sides, *rows])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [[escaped(str(name)) for name in frame], sides, *rows])
 
 
 def escaped(cell: str) -> str:

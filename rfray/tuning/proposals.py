@@ -155,7 +155,7 @@ class Proposals(Listed):
                 damaged = error
             if start is not None:
                 learn_until(start.results_known, start.epochs_known)
-            trial = self._propose(number, start and start.trial)
+            trial = self._propose(number, start.trial if start is not None else None)
             if start is not None:
                 self._starts.append(start)
             elif trial is None or (out is not None and trial_id(number, trial) != out.id):
