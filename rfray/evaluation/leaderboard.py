@@ -236,7 +236,7 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 def escaped(cell: str) -> str:
     """Text that Markdown shows as it is: on one line, no new cells, no markup, no HTML."""
-    return re.sub(r"([\\|<>&`*\[\]])", r"\\\1", printable(cell))
+    return re.sub(r"([\\|<>&`*\[\]])", r"\\\1", printable(" ".join(cell.split())))
 
 
 def _settings(sweep: Sweep) -> dict[str, str]:

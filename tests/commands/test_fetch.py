@@ -41,9 +41,8 @@ def test_a_run_comes_from_its_address(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="not a run folder"):
             fetch_run(f"{bucket}/runs/none", to=tmp_path / "none")
         # another run of that name is left alone
-        search = here.sweep().search.model_copy(update={"trials": 77})
-        write_whole(here.sweep_file, resolved_text(here.sweep().model_copy(update={"search": search})))
+        write_whole(here.sweep_file, resolved_text(here.sweep().model_copy(update={"seed": 77})))
         changed = content(here.path)
-        with pytest.raises(RunError, match=r"search\.trials: 77 -> (.|\n)*--to"):
+        with pytest.raises(RunError, match=r"seed: 77 -> (.|\n)*--to"):
             fetch_run(f"{bucket}/runs/x")
         assert content(here.path) == changed

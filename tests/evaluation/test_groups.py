@@ -12,7 +12,7 @@ from rfray.stats.intervals import wilson
 from rfray.stats.paired_tests import placements
 from rfray.stats.predictions import Predictions
 from rfray.store.files import write_whole
-from tests.synthetic import finish_trial, new_run
+from tests.synthetic import catalog_of, finish_trial, new_run
 
 P_FAKE = [0.1, 0.3, 0.6, 0.4, 0.7, 0.2, 0.5, 0.9]
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1]
@@ -97,7 +97,7 @@ def run_of(folder, pattern=None):
 
 
 def test_subfolders_are_the_groups_and_a_pattern_comes_first(tmp_path):
-    catalog = pd.DataFrame({"path": IDS, "subfolder": [path.split("/")[1] for path in IDS], "part": "test"})
+    catalog = catalog_of(path=IDS, subfolder=[path.split("/")[1] for path in IDS], part="test")
     others = catalog.assign(subfolder="training", part="train")  # of another folder, with the same names
     run = run_of(tmp_path / "run")
     assert groups_of(run) is None

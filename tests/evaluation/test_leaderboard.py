@@ -26,7 +26,17 @@ from rfray.stats.intervals import wilson
 from rfray.stats.predictions import read_predictions
 from rfray.store.records import write_record
 from tests.audits import leaking_audit
-from tests.synthetic import FIRST, SECOND, fail_trial, finish_trial, new_run, predictions, small_run, start_trial
+from tests.synthetic import (
+    FIRST,
+    SECOND,
+    catalog_of,
+    fail_trial,
+    finish_trial,
+    new_run,
+    predictions,
+    small_run,
+    start_trial,
+)
 
 CONTRACT = (
     "rank,name,kind,status,members,backbone,augmentation,lr,val_auc,accuracy,precision,recall,f1,auc,"
@@ -113,8 +123,8 @@ def test_how_sure_the_numbers_are(run):
 
 def test_images_that_belong_together_are_drawn_together(run):
     independent = build_leaderboard(run)
-    report = pd.DataFrame({"path": predictions(FIRST).ids, "part": "test", "group_id": [7, 7, 8, 9, 9, 5]})
-    elsewhere = pd.DataFrame({"path": ["real/0.jpg", "real/9.jpg"], "part": "train", "group_id": [0, 1]})
+    report = catalog_of(path=predictions(FIRST).ids, part="test", group_id=[7, 7, 8, 9, 9, 5])
+    elsewhere = catalog_of(path=["real/0.jpg", "real/9.jpg"], part="train", group_id=[0, 1])
     run.write_catalog(pd.concat([elsewhere, report]))
     together = build_leaderboard(run)
     clustered = [column for column in together if "_boot_" in column]
