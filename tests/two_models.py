@@ -20,7 +20,7 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import resolved_text
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import write_predictions
-from rfray.store.files import write_whole
+from rfray.store.files import file_digest, write_whole
 from rfray.store.run_dir import RunDir
 from tests.synthetic import finish_trial
 
@@ -65,6 +65,7 @@ def two_models(
             predictions = predict_from_file(out.weights_file, chosen, images)
             origin = {**prediction_origins([out], catalog, part)[out.id], "tta": chosen.tta}
             write_predictions(out.predictions_file(part), predictions, origin)
+        run.vouch({out.predictions_file("test"): file_digest(out.predictions_file("test"))})
     return run
 
 
