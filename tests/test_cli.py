@@ -17,6 +17,7 @@ from rfray.cli import app, is_job_server, main
 from rfray.errors import InputError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
+from rfray.store.files import file_digest
 from tests.synthetic import FIRST, SECOND, as_predicted, finish_trial, new_run, predictions, small_run
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +122,7 @@ def test_the_leaderboard_is_followed_by_the_verdict(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run")
     write_ensemble(run, choose_members(run, 2))
     write_leaderboard(run)
+    run.vouch({file: file_digest(file) for file in run.test_predictions()})
     shown = CliRunner().invoke(app, ["leaderboard", str(run.path)])
     assert shown.exit_code == 0
     assert shown.stdout.startswith("No better than guessing on 6 test images: AUC 1.000 (95 % interval 0.292 to 1.000)")
