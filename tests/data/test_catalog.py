@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from rfray.data.catalog import (
-    CATALOG,
     _cut,
     decode_images,
     divide,
@@ -23,6 +22,7 @@ from rfray.data.catalog import (
 )
 from rfray.errors import DataError
 from rfray.spec.sweep import DataSettings
+from rfray.store.run_dir import CATALOG
 from tests.data.small_folders import (
     LARGER,
     NO_PAIRS,
