@@ -52,7 +52,8 @@ def tune(
     from rfray.cluster.connect import connected
 
     with ExitStack() as stack:
-        with doing(console, f"Starting Ray {'here' if address is None else f'({address})'}, loading PyTorch and timm"):
+        ray = "Starting Ray here" if address is None else f"Connecting to Ray at {address}"
+        with doing(console, f"{ray}, loading PyTorch and timm"):
             session = stack.enter_context(connected(address, file.sweep.resources))
             importing.join()
         _run(file, run, session, console, fresh, dry_run, accept_audit, began)
