@@ -165,9 +165,8 @@ def test_a_machine_without_a_node_is_told_what_to_do(cluster: Cluster) -> None:
             cluster.there, "rfray", "tune", f"{HOME}/sweep.yaml", "--address", f"{head}:6379", **environment
         )  # fmt: skip
         assert done.returncode == 2, done.stderr
-        doing, said = done.stderr.splitlines()
-        assert doing == f"Connecting to Ray at {head}:6379, loading PyTorch and timm"
-        assert f"the cluster at {head}:6379 has no node on this machine: run the command on one" in said
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert f"the cluster at {head}:6379 has no node on this machine: run the command on one" in done.stderr
 
 
 def test_a_sweep_outlives_a_host(cluster: Cluster) -> None:

@@ -54,8 +54,10 @@ def tune(
     with ExitStack() as stack:
         ray = "Starting Ray here" if address is None else f"Connecting to Ray at {address}"
         with doing(console, f"{ray}, loading PyTorch and timm"):
-            session = stack.enter_context(connected(address, file.sweep.resources))
-            importing.join()
+            try:
+                session = stack.enter_context(connected(address, file.sweep.resources))
+            finally:  # an import that goes on while Python ends fails with a traceback
+                importing.join()
         _run(file, run, session, console, fresh, dry_run, accept_audit, began)
 
 
