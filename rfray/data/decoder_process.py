@@ -1,7 +1,7 @@
 """bytes of untrusted image files -> their pictures, decoded in processes that end where a picture takes too much.
 
 A decoder is a process that this one starts and talks to over pipes; the pixels lie in a file in memory that both have
-open. Its limits are the kernel's, so that they hold within a decoder that never comes back, too. What it answers is
+open. Its limits are the kernel's, so that they hold within a decoder that never comes back, too. Both speak
 JSON: a process that a picture has got hold of can't make this one do anything. A thread takes a decoder, or starts one
 where none is free, and leaves it to the next; they end with this process.
 """
@@ -9,7 +9,6 @@ where none is free, and leaves it to the next; they end with this process.
 import atexit
 import json
 import os
-import pickle
 import resource
 import signal
 import subprocess
@@ -25,6 +24,7 @@ import numpy as np
 from rfray.data.decoding import decode
 from rfray.data.geometry import Geometry
 from rfray.errors import RfrayError
+from rfray.spec.sweep import Reencode
 
 SECONDS = 10
 """Of a core, that a picture may take: usual ones of 49 megapixels took up to 4 s."""
@@ -102,8 +102,9 @@ class _Decoder:
         for data in files:
             at += os.pwrite(file, data, at)
         with suppress(BrokenPipeError):
-            limits = SECONDS, WAIT_SECONDS
-            pickle.dump((limits, [*map(len, files)], list(geometries), keep_picture), self._requests)
+            asked = [(one.resize, one.side, one.reencode and one.reencode.model_dump()) for one in geometries]
+            request = (SECONDS, WAIT_SECONDS), [*map(len, files)], asked, keep_picture
+            self._requests.write(json.dumps(request).encode() + b"\n")
             self._requests.flush()
         ended = self._answers.readline() != b"done\n"
         done = list[Decoded]()
@@ -169,11 +170,9 @@ def _main(pixels: int, memory: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF, signal.SIGALRM))
     _limit_memory(memory)
     os.write(answers, b"ready\n")
-    while True:
-        try:
-            limits, sizes, geometries, keep_picture = pickle.load(sys.stdin.buffer)  # noqa: S301  from the process above
-        except EOFError:
-            return
+    for request in sys.stdin.buffer:
+        limits, sizes, asked, keep_picture = json.loads(request)
+        geometries = [Geometry(resize, side, again and Reencode(**again)) for resize, side, again in asked]
         start, end, answer = ANSWERS, ANSWERS + sum(sizes), 0
         for size in sizes:
             _set_timers(*limits)
