@@ -130,14 +130,19 @@ def raised_by_task(error: Refused) -> Refused:
     return cause if isinstance(cause, OSError | RfrayError) else error  # type: ignore[return-value]
 
 
-def of_system(error: OSError) -> RfrayError:
-    """What the operating system refused, as an error of one line: with the path, the reason and the way out."""
+def of_system(error: OSError, option: str = "") -> RfrayError:
+    """What the operating system refused, as an error of one line: with the path, the reason and the way out.
+
+    The path is `option`, as it was given on the command line, where there is one.
+    """
     error = raised_by_task(error)
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     given = (error.filename, error.filename2)
     places = [readable(os.fsdecode(one)) for one in given if isinstance(one, str | bytes | os.PathLike)]
     text = f"{' -> '.join(places)}: {reason}" if places else reason
-    if not places and isinstance(error, FileNotFoundError):
+    if option:
+        text = f"{option}: {reason}"
+    elif not places and isinstance(error, FileNotFoundError):
         if "temporary directory" in reason:  # tempfile's own words, with all that it has tried
             return InputError(f"{reason}. Set TMPDIR to a folder in which you may write")
         text = f"the working folder: {reason}"  # all other calls name a file
@@ -194,7 +199,7 @@ def nearest_first(given: object, allowed: Iterable[str], limit: int = 12) -> str
         if min(len(form), len(wanted)) > 2 and (form.startswith(wanted) or wanted.startswith(form))
     ]
     begun.sort(key=lambda one: abs(len(forms[one]) - len(wanted)))
-    close = difflib.get_close_matches(wanted, dict.fromkeys(forms.values()), n=3, cutoff=0.6)
+    close = difflib.get_close_matches(wanted, dict.fromkeys(forms.values()), n=3, cutoff=0.65)
     alike = [name for form in close for name in names if forms[name] == form]
     part = [
         one for one, form in forms.items() if min(len(form), len(wanted)) > 1 and (form in wanted or wanted in form)

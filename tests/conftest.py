@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rfray.progress import phases
 from tests.pictures import write_folder
 
 
@@ -15,6 +16,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("RFRAY_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def say_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long is said once, however slow the machine is: tests count lines."""
+    monkeypatch.setattr(phases, "OFTEN", 3600.0)
 
 
 @pytest.fixture(scope="session")

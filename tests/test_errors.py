@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from rfray.cli import main
-from rfray.commands import say
 from rfray.data.listing import PassedOver
 from rfray.errors import (
     DataError,
@@ -19,6 +18,7 @@ from rfray.errors import (
     printable,
     without_secrets,
 )
+from rfray.progress.phases import say
 
 
 def all_classes(base: type[RfrayError]) -> list[type[RfrayError]]:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from rfray.audit.facts import NAMED, Facts, are, counted, out_of
+from rfray.audit.facts import NAMED, Facts, are, out_of
+from rfray.data.listing import counted
 from rfray.store.records import Finding
 
 KINDS = {"exact": "the same file", "re-encoded": "re-encoded", "mirrored": "mirrored", "crop": "cropped"}

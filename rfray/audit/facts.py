@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from rfray.data.listing import counted
 from rfray.spec.sweep import CLASSES, DataSettings
 from rfray.store.records import MetadataBaseline
 
@@ -53,11 +54,6 @@ def used(images: pd.DataFrame) -> pd.DataFrame:
 def out_of(count: int, whole: int, noun: str) -> str:
     """3 of 20 files are, 1 of 1 file is."""
     return f"{count:,} of {counted(whole, noun)} {are(count)}"
-
-
-def counted(count: int, noun: str) -> str:
-    """1 file, 2 files."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def are(count: int) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from rfray.audit.facts import NAMED, Facts, are, counted
+from rfray.audit.facts import NAMED, Facts, are
 from rfray.data.catalog import identities
+from rfray.data.listing import counted
 from rfray.spec.sweep import CLASSES
 from rfray.store.records import Finding
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
-from rich.progress import track
 
 from rfray.cluster.slots import TrialSlots, nodes
 from rfray.cluster.tasks import finished, on_node, reason_of
@@ -17,6 +16,7 @@ from rfray.data.geometry import geometries
 from rfray.data.images import ImageFiles
 from rfray.data.node_cache import cache_folder
 from rfray.errors import ClusterError, DataError, StorageError
+from rfray.progress.phases import counting
 from rfray.store.files import no_room
 from rfray.store.ownership import holder_of, work_for
 from rfray.store.run_dir import RunDir
@@ -72,8 +72,8 @@ def prepare_nodes(run: RunDir, slots: TrialSlots, console: Console) -> None:
     if all(node.id == here for node in able):
         return
     tasks = {on_node(node.id, _prepare).remote(run.where): node for node in able}
-    title, bar, problems = f"Preparing the images on {len(tasks)} nodes", Console(stderr=True), []
-    for node, problem in track(finished(tasks), title, len(tasks), console=bar, transient=True):
+    title, problems = f"Preparing the images on {len(tasks)} nodes", []
+    for node, problem in counting(finished(tasks), title, len(tasks)):
         if isinstance(problem, RayTaskError):
             problems.append(f"node {node.address}: {reason_of(problem)}")
         elif isinstance(problem, RayError):  # trials will be elsewhere, or here once it is back

@@ -7,8 +7,10 @@ from rich.console import Console
 
 from rfray.commands.prepare_data import prepare_training, scan_all, write_audit
 from rfray.errors import AuditError, printable
+from rfray.progress.phases import say
 from rfray.report.audit_plots import draw_audit
 from rfray.report.terminal import audit_summary
+from rfray.spec.checks import unused_settings
 from rfray.spec.sweep_file import load_sweep, sweep_of_folder
 from rfray.store.ownership import claim_run, lock_run
 from rfray.store.run_dir import HEAVY, RunDir
@@ -21,8 +23,11 @@ def audit(source: Path, run: str | None, overrides: Sequence[str], console: Cons
     audits/<folder>). Raises AuditError where it has found errors.
     """
     of_folder = source.is_dir()
-    sweep = sweep_of_folder(source, tuple(overrides)) if of_folder else load_sweep(source, tuple(overrides)).sweep
+    file = (sweep_of_folder if of_folder else load_sweep)(source, tuple(overrides))
+    sweep = file.sweep
     folder = RunDir(run or Path("audits" if of_folder else "runs", sweep.name))
+    for line in unused_settings(file):
+        say(console, f"Note: {line}")
     with lock_run(folder, without=HEAVY):
         if of_folder:
             write_audit(folder, sweep, *scan_all(folder, sweep, console))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rfray.commands import say
 from rfray.errors import printable
 from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, write_comparison
+from rfray.progress.phases import say
 from rfray.report.terminal import comparison_table
 from rfray.store.run_dir import RunDir
 

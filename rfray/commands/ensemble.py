@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 
-from rfray.commands import say
 from rfray.commands.prepare_data import check_training, prepare_test
 from rfray.data.catalog import part_digest
 from rfray.data.corruptions import CORRUPTION_NAMES
@@ -31,7 +30,9 @@ from rfray.evaluation.groups import write_groups
 from rfray.evaluation.leaderboard import read_leaderboard, test_figures, write_leaderboard
 from rfray.evaluation.mistakes import undrawn_mistakes
 from rfray.inference.missing import without_predictions
+from rfray.progress.phases import say
 from rfray.report.model_card import write_model_card
+from rfray.spec.checks import unused_settings
 from rfray.spec.sweep import EnsembleSettings, Sweep
 from rfray.spec.sweep_file import set_later
 from rfray.stats.predictions import predictions_metadata
@@ -70,7 +71,7 @@ def ensemble(
     for unknown in set(formats) - set(REPORT_FORMATS):
         raise InputError(f"--format {unknown}: no such format; allowed: {nearest_first(unknown, REPORT_FORMATS)}")
     with lock_run(run), ExitStack() as session:
-        sweep = _set(run, overrides) if overrides else run.sweep()
+        sweep = _set(run, overrides, console) if overrides else run.sweep()
         settings = sweep.ensemble.model_copy(update={key: one for key, one in given.items() if one is not None})
         methods = methods_to_use(settings.methods)
         corrupted = sweep.report.corruptions if corruptions is None else corruptions
@@ -109,9 +110,13 @@ def ensemble(
         _write_formats(run, sweep, formats, console)
 
 
-def _set(run: RunDir, overrides: Sequence[str]) -> Sweep:
+def _set(run: RunDir, overrides: Sequence[str], console: Console) -> Sweep:
     """Writes what was set into the run's sweep.yaml. Raises InputError where it can't be: folders are looked at."""
-    sweep = set_later(run.sweep_file, tuple(overrides))
+    file = set_later(run.sweep_file, tuple(overrides))
+    sweep = file.sweep
+    for line in unused_settings(file):
+        if line.startswith("--set "):
+            say(console, f"Note: {line}")
     parts = {name[1] for one in overrides if (name := one.partition("=")[0].split("."))[0] == "data"}
     if parts & {"train", "val"}:
         check_training(run, sweep)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rfray.commands import say
 from rfray.errors import InputError, RunError
+from rfray.progress.phases import say
 from rfray.spec.sweep_file import differences
 from rfray.store.ownership import lock_run
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir

@@ -2,9 +2,9 @@
 
 from rich.console import Console
 
-from rfray.commands import say
 from rfray.evaluation.leaderboard import false_positives, guessing, read_leaderboard, waiting
 from rfray.evaluation.significance import verdict
+from rfray.progress.phases import say
 from rfray.report.terminal import leaderboard_table
 from rfray.store.run_dir import RunDir
 

@@ -13,13 +13,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from rich.console import Console
 from rich.progress import Progress
 
-from rfray.commands import say
 from rfray.data.decoder_process import start_decoders
 from rfray.data.folders import image_files
-from rfray.data.listing import PassedOver
-from rfray.errors import DataError, DiskFullError, InputError, RfrayError
+from rfray.data.listing import PassedOver, counted
+from rfray.errors import DataError, DiskFullError, InputError, RfrayError, of_system
 from rfray.models.bundle import detect, load_bundle
 from rfray.models.grad_cam import write_heatmaps
+from rfray.progress.phases import say
 from rfray.report.verdict_rows import format_of, verdict_rows
 from rfray.spec.sweep import Resources
 from rfray.stats.guessing import no_better
@@ -98,7 +98,7 @@ def _make_folder(option: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         clear_left_over(folder)
     except OSError as error:
-        raise InputError(f"{option} {folder}: {error.strerror}") from None
+        raise of_system(error, f"{option} {folder}") from None
 
 
 @contextmanager
@@ -125,5 +125,4 @@ def _counting(total: int, out: Path | None, passed: PassedOver) -> Iterator[Call
             f"{found['']:,} of {found.total():,} files could not be read: their rows have the reason. "
             f"The others: {said}.{rows}"
         )
-    images = "1 image" if found.total() == 1 else f"{found.total():,} images"
-    say(console, f"{images}: {said}.{rows}")
+    say(console, f"{counted(found.total(), 'image')}: {said}.{rows}")

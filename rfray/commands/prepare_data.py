@@ -12,7 +12,6 @@ import pandas as pd
 from rich.console import Console
 
 from rfray.audit.audit import audit_images
-from rfray.commands import doing, say
 from rfray.data.catalog import divide, fold_of, group_ids, identities, scan_folder
 from rfray.data.decoding import UnreadableImageError, decode, read_image
 from rfray.data.folders import changes, image_folder, is_there, most_images, training_changes
@@ -21,6 +20,7 @@ from rfray.data.images import no_room_in_cache
 from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.data.node_cache import cache_folder, remove_unfinished
 from rfray.errors import AuditError, DataError, RunError, StorageError
+from rfray.progress.phases import doing, say
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.csv_files import csv_text
 from rfray.store.files import below
@@ -52,6 +52,8 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
         with doing(console, "Auditing the images"):
             write_audit(run, sweep, images, pairs, catalog)
         run.write_catalog(catalog)
+        if (wanted := sweep.data.val_images) is not None and (val := (catalog["part"] == "val").sum()) < wanted:
+            say(console, f"Note: data.val_images: {wanted} has no effect, as val has {val} images")
     if sweep.data.folds is not None:
         fold_of(catalog, (1, sweep.data.folds), sweep.seed)  # raises now, not after the whole sweep was trained
     counts = catalog.groupby(["part", "label"]).size()
@@ -167,9 +169,11 @@ def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFr
     """The usable images of a data folder; writes unreadable.csv, and prints what a user should know."""
     most = most_images(sweep, folder)
     scanned = scan_folder(sweep.data, folder, geometries(sweep), most)
+    key = f"{folder}_images"
     if most is not None and scanned.there > most:
-        name = f"data.{folder}_images"
-        say(console, f"Using {most} of {scanned.there} images of the {folder} folder, drawn at random ({name})")
+        say(console, f"Using {most} of {scanned.there} images of the {folder} folder, drawn at random (data.{key})")
+    elif folder == "train" and sweep.data.train_images is not None:
+        say(console, f"Note: data.{key}: {most} has no effect, as the folder has {scanned.there} images")
     if passed := str(scanned.passed):
         say(console, f"Passed over in the {folder} folder: {passed}")
     if not scanned.cached:

@@ -8,8 +8,9 @@ from threading import Thread
 
 from rich.console import Console
 
-from rfray.commands import doing, say
 from rfray.progress.events import inside_job
+from rfray.progress.phases import doing, say
+from rfray.spec.checks import check_file, unused_settings
 from rfray.spec.sweep_file import SweepFile
 from rfray.store.ownership import check_free, claim_run, lock_run, move_run_aside
 from rfray.store.run_dir import HEAVY, RunDir
@@ -38,7 +39,7 @@ def tune(
     Raises InputError where anything that was given can't be used, SweepFailed where too many trials have failed.
     """
     began = time.time() if began is None else began
-    file.check_names()
+    check_file(file)
     from rfray.data.folders import check_folders
 
     if address in (None, "auto"):  # else this machine may have no part in the cluster, which is said first
@@ -79,7 +80,7 @@ def _run(
     from rfray.tuning.budget import budget_meter, check_budget, check_epoch, with_short_epochs
     from rfray.tuning.measuring import keep_packing, shares_for
     from rfray.tuning.plan import disk_needs, plan_lines
-    from rfray.tuning.preflight import check_models, check_sweep, unused_settings
+    from rfray.tuning.preflight import check_models, check_sweep
     from rfray.tuning.probing import probe_backbones, rank_backbones
     from rfray.tuning.run_sweep import check_outcome, run_sweep
     from rfray.tuning.warm_start import check_warm_start

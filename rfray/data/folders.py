@@ -14,14 +14,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import track
 
 from rfray.data.decoding import MAX_BYTES, SUFFIXES, UnreadableImageError, decode, read_image
 from rfray.data.demo import make_demo
 from rfray.data.fingerprints import fingerprint
-from rfray.data.listing import PassedOver, beside, counted, images_below, note_unused, refuse
+from rfray.data.listing import PassedOver, beside, counted, files_matching, images_below, note_unused, refuse
 from rfray.data.node_cache import RemoteFolder, cache_folder
-from rfray.errors import DataError, InputError, StorageError, nearest_first, printable
+from rfray.errors import DataError, InputError, StorageError, nearest_first
+from rfray.progress.phases import counting, say
 from rfray.spec.sweep import CLASSES, DataSettings, Sweep
 from rfray.store.run_dir import RunDir
 from rfray.store.storage import SCHEMES, Storage, is_address
@@ -184,13 +184,12 @@ def changes(
 def _same(settings: DataSettings, folder: str, noted: pd.DataFrame) -> list[str]:
     """Which files of a data folder still are what was noted of them (by path: digest, reason); says what it does."""
     where, console = image_folder(settings, folder), Console(stderr=True, highlight=False)
-    said = printable(f"Times are new: comparing the content of {counted(len(noted), 'file')} of {where}")
-    console.print(said, soft_wrap=True, markup=False)
+    say(console, f"Times are new: comparing the content of {counted(len(noted), 'file')} of {where}")
     files = [where / path for path in noted.index]  # of an address, they are fetched here
     facts = noted.reindex(columns=["digest", "reason"]).itertuples(index=False)
     with ThreadPoolExecutor() as pool:
         same = pool.map(lambda file, fact: _still_is(file, *fact), files, facts)
-        shown = track(same, "Comparing files", len(files), console=console, transient=True)
+        shown = counting(same, "Comparing files", len(files))
         return [path for path, is_same in zip(noted.index, shown, strict=True) if is_same]
 
 
@@ -225,8 +224,7 @@ def image_files(words: Sequence[str], lines: Iterable[str] = (), passed: PassedO
         elif os.path.isdir(word):
             found, what = images_below(word, passed, passed.folders.setdefault, {}), f"image file in it {ENDINGS}"
         elif glob.has_magic(word) and not os.path.lexists(word):
-            found = (path for path in sorted(glob.iglob(word, recursive=True)) if not os.path.isdir(path))
-            what = "file of such a name"
+            found, what = files_matching(word, passed), "file of such a name"
         first = next(found, None)
         if first is None:
             raise DataError(f"{word}: no {what}" + (f"; passed over: {passed}" if str(passed) else ""))

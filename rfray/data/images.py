@@ -23,13 +23,12 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import track
 
 from rfray.data.decoding import UnreadableImageError, decode, read_image
 from rfray.data.geometry import Geometry
 from rfray.data.node_cache import RemoteFolder, cache_folder, make_room
 from rfray.errors import DataError
+from rfray.progress.phases import counting
 from rfray.spec.sweep import CacheSettings
 from rfray.store.files import below, is_disk_full
 
@@ -250,8 +249,8 @@ def scan(
         for geometry in geometries:
             need = 3 * math.prod(geometry.stored_size(0, 0)) * len(paths)  # 0 where it depends on the pictures
             writers.append(stack.enter_context(closing(PixelWriter(geometry, cache, need))))
-        results, console = in_threads(read, paths), Console(stderr=True)
-        for row, examined, kept in track(results, "Reading images", len(paths), console=console, transient=True):
+        results = in_threads(read, paths)
+        for row, examined, kept in counting(results, "Reading images", len(paths)):
             rows.append(row)
             found.extend(examined)
             for writer, picture in zip(writers, kept, strict=False):

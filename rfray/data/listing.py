@@ -1,5 +1,6 @@
 """a folder -> the image files below it, and what was passed over: the one listing of all commands."""
 
+import glob
 import os
 import stat
 from collections import Counter
@@ -18,6 +19,7 @@ SYSTEM_FOLDERS = frozenset(
 """Folders (any case) of thumbnails, deleted files and leftovers, made by Synology, QNAP, Windows, Linux and macOS."""
 SYSTEM_FILES = frozenset((".ds_store", "thumbs.db", "desktop.ini"))
 """Files (any case) that file managers leave in every folder: not worth a word."""
+TWICE = "{} and {} are the same folder; its images would be read twice"
 NAMED = 5
 """Folders and links that a line names: more would not be read."""
 
@@ -79,13 +81,13 @@ def images_below(
     """
 
     def failed(error: OSError) -> None:
-        trouble(f"{error.filename}: {error.strerror}")
+        trouble(f"{error.filename}: {error.strerror}; make it readable, or take it out of the folder")
 
     for parent, subfolders, files in os.walk(top, onerror=failed, followlinks=True):
         real = os.path.realpath(parent)
         if real in read:
             subfolders.clear()
-            trouble(f"{parent}{label} and {read[real]} are the same folder; its images would be read twice")
+            trouble(TWICE.format(parent + label, read[real]))
             continue
         read[real] = parent + label
         left_out = (os.path.join(parent, name) for name in sorted(subfolders) if not is_data_folder(name))
@@ -99,6 +101,31 @@ def images_below(
                 passed.file(name)
             else:
                 passed.links.append(path)
+
+
+def files_matching(pattern: str, passed: PassedOver) -> Iterator[str]:
+    """The files that a pattern (`photos/**/*.png`) means, sorted; linked folders are followed, each folder read once.
+
+    What is in a system's folder counts only where the pattern has its name.
+    """
+    named, read, out = {".", "..", *pattern.split(os.sep)}, dict[str, str](), list[str]()
+    files = sorted(path for path in glob.iglob(pattern, recursive=True) if not os.path.isdir(path))
+    folders = {os.path.dirname(path) for path in files}
+    for folder in sorted(folders, key=lambda folder: (folder.count(os.sep), folder)):
+        parts, real = folder.split(os.sep), os.path.realpath(folder)
+        unnamed = (n for n, part in enumerate(parts, 1) if part not in named and not is_data_folder(part))
+        if any(f"{folder}{os.sep}".startswith(f"{one}{os.sep}") for one in out):
+            continue
+        if depth := next(unnamed, 0):
+            out.append(os.sep.join(parts[:depth]))
+            passed.folders[out[-1]] = None
+        elif real in read:
+            out.append(folder)
+            passed.folders[TWICE.format(folder, read[real])] = None
+        else:
+            read[real] = folder
+    used = {*read.values()}
+    yield from (path for path in files if os.path.dirname(path) in used)
 
 
 def beside(folder: str) -> Iterator[tuple[str, bool | None]]:

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import track
 
 from rfray.data.listing import PassedOver
 from rfray.errors import DataError
+from rfray.progress.phases import counting
 from rfray.spec.sweep import CacheSettings, DataSettings
 from rfray.store.files import below, clear_left_over, is_idle, user_cache, write_whole
 from rfray.store.storage import THREADS, Entry, Storage
@@ -111,7 +110,7 @@ class RemoteFolder:
             with ThreadPoolExecutor(THREADS) as pool:
                 try:
                     fetched = pool.map(partial(Storage(self.address).fetch, folder=folder), missing)
-                    list(track(fetched, "Fetching images", len(missing), console=Console(stderr=True), transient=True))
+                    list(counting(fetched, "Fetching images", len(missing)))
                 finally:
                     pool.shutdown(cancel_futures=True)
             for file in folder.rglob("*"):

@@ -20,7 +20,6 @@ import ray
 import torch
 from ray.exceptions import RayError
 from rich.console import Console
-from rich.progress import track
 
 from rfray.cluster.slots import autoscaler_notice, worker_slot
 from rfray.cluster.tasks import finished, reason_of
@@ -31,6 +30,7 @@ from rfray.data.images import PictureSource
 from rfray.errors import RfrayError, RunError, TrialError, printable
 from rfray.inference.missing import prediction_origins
 from rfray.models.inference import Predictor, load_predictor, predict_corrupted, predict_from_file
+from rfray.progress.phases import counting
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions, write_predictions
 from rfray.store.files import file_digest
@@ -102,8 +102,8 @@ def predict_under_corruption(
     connect()
     changed = {*run.not_vouched(*(piece.file for piece in pieces))}
     to_do = [piece for piece in pieces if piece.file in changed or not piece.file.exists()]
-    outcomes, stderr = _outcomes(run, _predict_piece, to_do, console), Console(stderr=True)
-    for piece, found in track(outcomes, f"Corrupting the {part} images", len(to_do), console=stderr, transient=True):
+    outcomes = _outcomes(run, _predict_piece, to_do, console)
+    for piece, found in counting(outcomes, f"Corrupting the {part} images", len(to_do)):
         if isinstance(found, RayError):
             failed = f"the {part} images could not be predicted under corruption by {', '.join(piece.trials)}"
             raise RfrayError(f"{failed}: {reason_of(found)}")

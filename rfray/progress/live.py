@@ -1,5 +1,6 @@
 """A sweep's events -> a live table on a terminal, or plain lines (one an epoch) in a log."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from rfray.errors import printable
 from rfray.progress.events import EpochDone, Event, SweepBegan, TrialBegan, TrialEnded, TrialPaused, Warned
+from rfray.progress.phases import repeating
 
 SHOWN_ENDED, AROUND = 8, 8
 """Lines of the live table: ended trials that stay in it, which are the best ones; and those that are no trials."""
@@ -36,6 +38,7 @@ class View:
         self._console, self._hint = console, hint
         self._sweep = SweepBegan(name="", metric="", planned=None, earlier=[])  # until one has begun
         self._live: Live | None = None
+        self._waiting = ExitStack()  # in a log, until a line of a trial
         self._rows: dict[str, TrialRow] = {}  # of trials that run, or are paused
         self._best: list[TrialRow] = []  # of those that have ended since the start, the best ones
         self._scores: list[float | None] = []
@@ -51,6 +54,9 @@ class View:
                 if self._console.is_terminal:
                     self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2)
                     self._live.start()
+                else:
+                    waiting = repeating(self._console, lambda seconds: f"Waiting for the first epoch: {seconds:.0f} s")
+                    self._waiting.enter_context(waiting)
             case TrialBegan():
                 if event.id not in self._rows:
                     self._rows[event.id] = TrialRow(event.id, event.setting, event.epochs)
@@ -90,10 +96,12 @@ class View:
 
     def say(self, text: str) -> None:
         """Prints a line (above the table)."""
+        self._waiting.close()
         self._console.print(Text(printable(text)), soft_wrap=True)
 
     def close(self) -> None:
         """Leaves the table as it is and gives the terminal back."""
+        self._waiting.close()
         if self._live is not None:
             self._live.stop()
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rfray.errors import InputError, nearest_first, printable
+from rfray.errors import InputError, nearest_first, of_system, printable
 from rfray.store.csv_files import csv_text
 from rfray.store.files import clear_left_over, replacing
 
@@ -53,7 +53,7 @@ def verdict_rows(out: Path | None, form: str) -> Iterator[Write]:
                 path = stack.enter_context(replacing(out))
                 file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
             except OSError as error:
-                raise InputError(f"--out {out}: {error.strerror}") from None
+                raise of_system(error, f"--out {out}") from None
         first = True
 
         def write(rows: pd.DataFrame) -> None:

@@ -26,9 +26,9 @@ class Budget(NamedTuple):
     """Whether they are seconds of GPUs (trial seconds x the GPUs of its slot), else of the command, by the clock."""
 
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 """First letter of a unit of time -> its seconds."""
-_UNIT = r"s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?"
+_UNIT = r"s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?|w(?:(?:ee)?ks?)?"
 _TIMES = re.compile(rf"(\d+(?:\.\d+)?)\s*(gpu[- ]?)?({_UNIT})(?![a-z])[\s,]*(?:and\s+)?", re.IGNORECASE)
 
 
@@ -40,6 +40,25 @@ def read_budget(text: str) -> Budget | None:
     if "".join(part[0] for part in found) != text.strip() or len(of_gpus) != 1 or not seconds:
         return None
     return Budget(seconds, of_gpus.pop())
+
+
+A_TIME = "a time by the clock such as 90s, 12m or 1.5h, or of GPUs such as 30gpu-m or 8gpu-h"
+_ISO_8601 = re.compile(
+    r"P(?:(?P<w>\d+)W)?(?:(?P<d>\d+)D)?(?:T(?:(?P<h>\d+)H)?(?:(?P<m>\d+)M)?(?:(?P<s>\d+)S)?)?", re.IGNORECASE
+)
+_BY_COLONS = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)")
+
+
+def checked_budget(given: Any) -> Any:
+    """The text itself. Raises ValueError, which says what may be meant, where it is no budget."""
+    if isinstance(given, str) and read_budget(given):
+        return given
+    text = str(given).strip()
+    written = next(filter(None, (pattern.fullmatch(text) for pattern in (_ISO_8601, _BY_COLONS))), None)
+    parts = {unit: int(count) for unit, count in written.groupdict().items() if count} if written else {}
+    near = [" ".join(f"{count}{unit}" for unit, count in parts.items() if count), *(text + unit for unit in "smh")]
+    meant = [one for one in near if read_budget(one)] if type(given) in (str, int, float) else []
+    raise ValueError(A_TIME + (f"; nearest: {', '.join(meant)}" if meant else ""))
 
 
 def with_defaults(raw: Any) -> Any:

@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from fractions import Fraction
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -13,7 +16,7 @@ from rfray.errors import nearest_first, plain
 from rfray.spec.names import REGISTERED
 from rfray.spec.schema_base import KeyPath, Strict, allowed
 from rfray.spec.sweep import Sweep
-from rfray.spec.trial import Range
+from rfray.spec.trial import WITH, WITHOUT, Range
 
 SUCCESSORS = {
     "data.valid": "data.test",
@@ -28,15 +31,17 @@ SUCCESSORS = {
 SYNONYMS = {
     "name": "run_name experiment experiment_name exp_name project title output out out_dir output_dir save_dir",
     "seed": "random_seed random_state manual_seed rng_seed",
-    "data.train": "train_dir train_folder train_path train_data training dataset data_dir data_path root "
+    "data.train": "path dir train_dir train_folder train_path train_data training dataset data_dir data_path root "
     "root_dir image_dir images_dir dataset_dir folder",
     "data.val": "validation valid val_dir val_folder val_path val_data val_split val_size valid_size valid_split dev "
     "validation_split validation_data validation_dir validation_size val_fraction val_ratio",
     "data.test": "test_dir test_folder test_path test_data test_split test_size test_fraction testing holdout",
+    "data.classes": "class_names labels num_classes n_classes",
+    "data.train_images": "max_images limit subset max_samples",
     "data.folds": "cv n_folds num_folds k_folds kfold n_splits",
     "data.group_pattern": "group groups group_by group_regex group_key",
     "trial.backbone": "model models model_name arch architecture backbones encoder network net base_model",
-    "trial.pretrained": "weights checkpoint ckpt pretrain pretrained_weights init init_weights finetune",
+    "trial.pretrained": "weights checkpoint ckpt ckpt_path pretrain pretrained_weights init init_weights finetune",
     "trial.augmentation": "aug augs augment augmentation_policy transform transforms policy "
     "policies augmentation_policies flip hflip horizontal_flip",
     "trial.image_size": "img_size imgsz imgsize im_size imagesize input_size resolution size crop_size side",
@@ -59,21 +64,22 @@ SYNONYMS = {
     "trial.patience": "early_stopping early_stop early_stopping_patience",
     "search.trials": "n_trials num_trials max_trials num_samples n_iter samples",
     "search.budget": "time time_budget timeout time_limit max_time time_budget_s hours minutes",
+    "search.scheduler": "pruner pruning",
+    "search.grace_epochs": "grace_period grace min_resource",
     "search.algorithm": "searcher search_alg sampler strategy",
     "search.metric": "monitor objective metrics score",
     "search.concurrent": "parallel jobs n_jobs max_concurrent max_concurrent_trials",
     "resources.cpu or resources.workers": "num_workers workers n_workers nproc loader_workers",
     "resources.cpu": "cpus num_cpus cores threads",
     "resources.gpu": "gpus num_gpus n_gpus devices device cuda",
-    "ensemble.top_k": "topk k n_models members n_members ensemble_size",
+    "ensemble.top_k": "topk k n_models members n_members ensemble_size size",
+    "ensemble.methods": "voting vote weights weighting strategy",
 }
 """Key -> what other programs call it: texts with blanks between."""
-ENDS = ("min", "max", "low", "high", "start", "end", "from", "to")
-"""What other programs call the ends of a range."""
 
 
-def explain(error: ValidationError, places: Mapping[KeyPath, str]) -> list[str]:
-    """One line a problem, in the order of the file."""
+def explain(error: ValidationError, places: Mapping[KeyPath, str], raw: Mapping[str, Any]) -> list[str]:
+    """One line a problem, in the order of the file; `raw` is what was refused."""
     found: dict[KeyPath, list[ErrorDetails]] = {}
     for detail in error.errors():
         key: KeyPath = ()
@@ -82,7 +88,7 @@ def explain(error: ValidationError, places: Mapping[KeyPath, str]) -> list[str]:
                 key = (*key, part)
         found.setdefault(key, []).append(detail)
     return [
-        problem(places, key, _explained(key, found[key]))
+        problem(places, key, _explained(key, found[key], raw))
         for key in sorted(found, key=lambda key: [*places].index(_written(key, places)))
         # where a value may have one of several types, the problem further inside is about the type that was meant
         if not any(other[: len(key)] == key for other in found if other != key)
@@ -98,28 +104,89 @@ def _fields(key: KeyPath, of: Any = Sweep) -> dict[str, FieldInfo]:
     return of.model_fields
 
 
-def _explained(key: KeyPath, details: list[ErrorDetails]) -> str:
+def _explained(key: KeyPath, details: list[ErrorDetails], raw: Mapping[str, Any]) -> str:
     detail, fields = details[0], _fields(key[:-1])
     if successor := SUCCESSORS.get(_dotted(key)):
         return f"no such key any more; use {successor}"
     if detail["type"] == "extra_forbidden":
-        section, meant = _dotted(key[:-1]), _meant(str(key[-1]), _dotted(key[:-1]))
-        inside = meant.rpartition(".")[0] == section and " or " not in meant
-        if meant and not inside:
-            return f"no such key; use {meant}"
-        if fields is Range.model_fields and key[-1] in ENDS:
-            return f"no such key; use a range such as {{log: [1e-5, 1e-3]}}; allowed: {', '.join(fields)}"
-        return f"no such key; allowed: {nearest_first(meant.rpartition('.')[2] or str(key[-1]), fields, 30)}"
+        return f"no such key; {_instead_of_key(key, detail['input'], fields)}"
     if detail["loc"][-1] == "[key]":
         return f"no such key; allowed: {allowed(detail)}"
     if detail["type"] == "missing":
         return f"is missing ({fields[str(key[-1])].description})"
-    if detail["type"] == "string_type" and (
-        names := REGISTERED.get(str(key[-1] if isinstance(key[-1], str) else key[-2]))
-    ):
-        return f"given {shown(detail['input'])}; allowed: {nearest_first(detail['input'], names)}"
+    given, names = detail["input"], REGISTERED.get(str(key[-1] if isinstance(key[-1], str) else key[-2]))
+    if detail["type"] == "string_type" and names:
+        return f"given {shown(given)}; allowed: {nearest_first(given, names)}"
     right_type = [one for one in details if not one["type"].endswith(("_type", "literal_error"))]
-    return f"given {shown(detail['input'])}; allowed: {' or '.join(map(allowed, right_type or details))}"
+    text = " or ".join(map(allowed, right_type or details))
+    return f"given {shown(given)}; allowed: {text}{'' if 'nearest' in text else _nearest(key, details, raw, text)}"
+
+
+def _instead_of_key(key: KeyPath, given: Any, fields: Mapping[str, FieldInfo]) -> str:
+    """What may be written instead of a key that its section lacks."""
+    name, section = str(key[-1]), _dotted(key[:-1])
+    meant = [found] if (found := _meant(name, section)) else []
+    listed = f"allowed: {nearest_first(found.rpartition('.')[2] or name, fields, 30)}"
+    if not section and isinstance(given, dict) and "; nearest" not in listed:  # a section of another program
+        inside = {short(str(one)): _meant(str(one), "") for one in given}
+        meant += [f"{at} for {one}" for one, at in inside.items() if "." in at]
+    if meant and (meant != [found] or found.rpartition(".")[0] != section or " or " in found):
+        return f"use {', '.join(meant)}"
+    if fields is Range.model_fields and not any(one in name or sorted(one) == sorted(name) for one in fields):
+        return f"use a range such as {{log: [1e-5, 1e-3]}}; allowed: {', '.join(fields)}"
+    return listed
+
+
+def _nearest(key: KeyPath, details: list[ErrorDetails], raw: Mapping[str, Any], text: str) -> str:
+    """What a wrong value may have been meant for, as the end of a line; "" where `text` has said it already."""
+    given = details[0]["input"]
+    names = [one for detail in details for one in re.findall("'(.*?)'", str(detail.get("ctx", {}).get("expected", "")))]
+    if nearest := nearest_first(given, names).partition("; nearest: ")[2]:
+        return f"; nearest: {nearest}"
+    for meant in (*_readings(given), *({name: given} for name in _fields(key))):
+        if type(given) is not type(meant) or given != meant:
+            try:
+                Sweep.model_validate(_with(raw, key, meant))
+            except ValidationError as error:
+                if any(tuple(one for one in other["loc"] if one in key)[: len(key)] == key for other in error.errors()):
+                    continue
+            return "" if shown(meant) in text else f"; nearest: {shown(meant)}"
+    return ""
+
+
+def _readings(given: Any) -> Iterator[Any]:
+    """What a value of the wrong type or form may have been meant for, the likeliest first."""
+    if isinstance(given, str):
+        with suppress(ValueError, ZeroDivisionError, OverflowError):
+            number = Fraction(given.strip(" %").replace(",", ".")) / (100 if "%" in given else 1)
+            yield int(number) if number.denominator == 1 else float(number)
+        if given.lower() in (*WITH, *WITHOUT):
+            yield given.lower() in WITH
+        yield given.lower()
+        yield from ([one.strip() for one in given.split(",")], {given: None})
+    elif isinstance(given, bool):
+        yield from (("auto",) if given else ("none", 0))
+    elif isinstance(given, int | float) and math.isfinite(given):
+        if given == int(given):
+            yield from (int(given), given / 100 if given > 1 else given)
+        yield [given]
+    elif isinstance(given, list):
+        yield from given if len(given) == 1 else ()
+    elif isinstance(given, dict) and len(given) == 1:
+        ((name, inner),) = given.items()
+        if name not in Range.model_fields:
+            yield inner
+        elif isinstance(inner, list) and {*map(type, inner)} <= {int, float}:  # the kind of range, or its ends' order
+            yield from ({kind: sorted(inner)} for kind in dict.fromkeys((name, "int" if name == "uniform" else name)))
+
+
+def _with(raw: Any, key: KeyPath, value: Any) -> Any:
+    """`raw` with another value at a key, whatever is there."""
+    if not key:
+        return value
+    inside = dict(raw) if isinstance(raw, Mapping) else dict(enumerate(raw)) if isinstance(raw, list) else {}
+    inside[key[0]] = _with(inside.get(key[0]), key[1:], value)
+    return [*inside.values()] if isinstance(raw, list) else inside
 
 
 def _meant(given: str, section: str) -> str:

@@ -6,6 +6,7 @@ What is found wrong here is wrong; what is not is looked at again by `tuning.pre
 import ast
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -15,8 +16,11 @@ from rfray.errors import nearest_first, plain
 
 HUBS = re.compile(r"^(hf[-_]hub:)?(timm/)?")
 """What a model's name begins with on the hub."""
-FOREIGN = "a model of timm, by its name alone; weights from elsewhere are a file for it (trial.pretrained)"
-"""Instead of a name with the mark of a hub or folder that timm has no model for."""
+FOREIGN = (
+    "a model of timm, by its name alone; weights from elsewhere are a file for it (trial.pretrained); for example "
+    "resnet50, convnext_tiny or efficientnet_b0"
+)
+"""Instead of a name like none of timm, or with the mark of a hub or folder that it has no model for."""
 SIZES, PATCHES = ("tiny", "small", "base", "large", "huge"), (8, 14, 16, 32)
 FLOPS = {"400mf": "004", "800mf": "008", "1_6gf": "016", "3_2gf": "032", "8gf": "080", "16gf": "160", "32gf": "320"}
 ELSEWHERE = {
@@ -97,6 +101,19 @@ def _timm() -> _Timm:
     return _Timm(frozenset(found), frozenset(optimizers), frozenset(words), older) if len(found) >= LEAST else _Timm()
 
 
+@cache
+def transforms() -> list[str]:
+    """The names that albumentations' files make public, its transforms among them; empty where they can't be read."""
+    found = set[str]()
+    with suppress(OSError, ValueError):
+        for file in Path(str(getattr(find_spec("albumentations"), "origin", ""))).parent.rglob("*.py"):
+            for listed in re.findall(
+                r"^__all__ = \[(.*?)\]", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+            ):
+                found.update(re.findall(r"[\"'](\w+)[\"']", listed))
+    return sorted(found)
+
+
 def successor(name: str) -> str | None:
     """What timm calls a model that has an older name, or one of the hub or of other programs; None where unknown."""
     timm = _timm()
@@ -126,7 +143,9 @@ def instead(key: str, name: str) -> str | None:
         tagged = sorted(word for word in _timm().words if word.startswith(f"{base}.") and base in _timm().models)
         if now := successor(name):
             return now
-        return nearest_first(name, tagged, 8) if tagged else FOREIGN if re.search("[:/]", name) else None
+        if tagged:
+            return nearest_first(name, tagged, 8)
+        return None if "nearest" in nearest_first(name, _timm().models) and not re.search("[:/]", name) else FOREIGN
     word = WORDS.get(plain(name))
     return REMOVED.get(name) if key == "scheduler" else word if word in REGISTERED.get(key, ()) else None
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from rfray.errors import check_no_secret
@@ -22,15 +22,15 @@ class Strict(BaseModel):
     )
 
 
-def rule(allowed: str, holds: Callable[[Any], object], *, before: bool = False) -> AfterValidator | BeforeValidator:
-    """What a type is annotated with to refuse some values (`before`: and types); `allowed` says what may be written."""
+def rule(allowed: str, holds: Callable[[Any], object]) -> AfterValidator:
+    """What a type is annotated with to refuse some values; `allowed` says what may be written."""
 
     def checked(value: Any) -> Any:
         if not holds(value):
             raise ValueError(allowed)
         return value
 
-    return BeforeValidator(checked) if before else AfterValidator(checked)
+    return AfterValidator(checked)
 
 
 def _without_key(address: str) -> str:
@@ -85,5 +85,9 @@ def allowed(detail: ErrorDetails) -> str:
         return f'text, in quotes: "{given}"' if type(given) in (int, float) else "text"
     if detail["type"] == "literal_error":
         return str(detail["ctx"]["expected"]).replace("'", "")
+    if detail["type"] == "model_type":
+        records = {record.__name__: list(record.model_fields) for record in Strict.__subclasses__()}
+        if len(keys := records.get(detail["ctx"]["class_name"], [])) in (1, 2, 3):
+            return f"keys with values ({', '.join(f'{key}: …' for key in keys)})"
     own_words = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return _ALLOWED.get(detail["type"], own_words)

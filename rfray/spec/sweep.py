@@ -9,14 +9,30 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from rfray.spec.budget_defaults import Budget, images_to_choose_by, images_to_use, read_budget, with_defaults
+from rfray.spec.budget_defaults import (
+    Budget,
+    checked_budget,
+    images_to_choose_by,
+    images_to_use,
+    read_budget,
+    with_defaults,
+)
 from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, Problems, Strict, refusing, rule
 from rfray.spec.trial import PROBED, SEEDS, Trial, TrialAxes
 
 CLASSES = ("real", "fake")
 """Class names; the position is the label: 0 real, 1 fake (the positive class)."""
 
+
+def _no_share(given: Any) -> Any:
+    if isinstance(given, str) and re.fullmatch(r"\s*[\d.,/]*\d\s*(%|percent)?\s*", given):
+        raise ValueError(f"a share such as 0.2, without % and quotes; a folder of this name is ./{given}")
+    return given
+
+
 Share = Annotated[float, Field(gt=0, lt=0.9)]
+Folder = Annotated[AbsolutePath, BeforeValidator(_no_share)]
+"""Where a share may stand, too."""
 ClassFolders = Annotated[
     dict[Literal["real", "fake"], str | Annotated[list[str], Field(min_length=1)]],
     rule("both real and fake", lambda classes: set(classes) == set(CLASSES)),
@@ -39,7 +55,6 @@ def _checked_pattern(pattern: str) -> str:
 
 
 RegularExpression = Annotated[str, AfterValidator(_checked_pattern)]
-A_TIME = "a time by the clock such as 90s, 12m or 1.5h, or of GPUs such as 30gpu-m or 8gpu-h"
 
 
 class CacheSettings(Strict):
@@ -67,9 +82,9 @@ class DataSettings(Strict):
     """folder: the folders below. demo: the built-in data set."""
     train: AbsolutePath | None = None
     """Folder (or address, s3://…) to train on, with one folder per class inside."""
-    val: Share | AbsolutePath = 0.15
+    val: Share | Folder = 0.15
     """The images on which everything is chosen: a share of the training images, or a folder (or address) of its own."""
-    test: Share | AbsolutePath | Annotated[dict[str, AbsolutePath], Field(min_length=1, max_length=1)] | None = None
+    test: Share | Folder | Annotated[dict[str, AbsolutePath], Field(min_length=1, max_length=1)] | None = None
     """The images that the leaderboard is about: a folder (or address), `{name: folder}`, or a share of the training
     images. `rfray ensemble` predicts them; `rfray tune` only looks for copies of them in train and val."""
     classes: ClassFolders = Field(default={"real": "real", "fake": "fake"})
@@ -136,7 +151,7 @@ class DataSettings(Strict):
 class SearchSettings(Strict):
     """How trials are chosen, stopped and kept."""
 
-    budget: Annotated[str, rule(A_TIME, lambda given: read_budget(str(given)), before=True)] | None = None
+    budget: Annotated[str, BeforeValidator(checked_budget)] | None = None
     """What all starts of the sweep together may use: time by the clock (90s, 12m, 1.5h) or of GPUs (30gpu-m, 8gpu-h).
     `trials` may then be left out, and the defaults are optuna, a range of learning rates and `tta: auto`; with
     pretrained weights also asha, `head: probe`, a constant learning rate and `ema`."""

@@ -4,9 +4,8 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -22,10 +21,8 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from rfray.errors import InputError, RunError, SweepError, check_no_secret, nearest_first
 from rfray.spec.key_errors import explain, problem, short, shown
-from rfray.spec.names import REGISTERED, instead, is_known, known
 from rfray.spec.schema_base import KeyPath
 from rfray.spec.sweep import Sweep
-from rfray.spec.trial import TrialAxes
 
 RESOLVED = "# every value as it was used; sha256 of what follows: "
 """How the first line of a resolved sweep begins."""
@@ -62,36 +59,6 @@ class SweepFile:
         """File, line and key, what was given and what is allowed."""
         return self.problem(key, f"given {shown(given)}; allowed: {allowed}")
 
-    def name_problems(
-        self, is_known: Callable[[str, str], bool], known: Callable[[str], Sequence[str]]
-    ) -> Iterator[str]:
-        """Names that are not registered, a line each; `known` lists those of a key (backbone, …, metric)."""
-        for key in ("backbone", "optimizer", *REGISTERED):
-            section = "trial" if key in TrialAxes.model_fields else "search"
-            search: list[tuple[KeyPath, Any]] = [((key,), getattr(self.sweep.search, key, None))]
-            for place, value in self.sweep.trial.written(key) if section == "trial" else search:
-                if not is_known(key, value):
-                    allowed = instead(key, value) or nearest_first(value, known(key), 8)
-                    yield self.not_allowed((section, *place), value, allowed)
-
-    def check_names(self) -> None:
-        """Raises SweepError for names that are registered nowhere and files of weights that are not there, at once."""
-        own, trial = self.sweep.augmentations, self.sweep.trial
-
-        def may_be(key: str, name: str) -> bool:
-            return is_known(key, name) or (key == "augmentation" and name in own)
-
-        problems = [*self.name_problems(may_be, lambda key: [*(own if key == "augmentation" else ()), *known(key)])]
-        for place, source in trial.written("pretrained"):
-            files = (
-                {(*place, name): one for name, one in source.items()} if isinstance(source, dict) else {place: source}
-            )
-            for key, one in files.items():
-                if isinstance(one, str) and "://" not in one and not os.path.isfile(one):
-                    problems.append(self.problem(("trial", *key), f"{one}: no such file"))
-        if problems:
-            raise SweepError(*dict.fromkeys(problems))
-
 
 def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
     """Reads a sweep file; `overrides` (`key.path=value`, as in YAML) win. Raises SweepError, one line a problem."""
@@ -103,7 +70,7 @@ def load_sweep(path: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
         raise SweepError(f"{path}: can't be read as text: {error}") from None
 
 
-def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> Sweep:
+def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> SweepFile:
     """A sweep of a folder's images: of its train, val and test if it has a train. Raises SweepError as `load_sweep`."""
     data: dict[str, Any] = {"train": str(folder), "test": 0.5}
     if (folder / "train").is_dir():
@@ -111,7 +78,7 @@ def sweep_of_folder(folder: Path, overrides: tuple[str, ...] = ()) -> Sweep:
         data = {part: str(folder / part) for part in parts}
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-") or "images"
     raw = {"name": name, "data": data, "trial": {"backbone": "resnet18", "image_size": 128}}
-    return parse_sweep(json.dumps(raw), str(folder), overrides).sweep
+    return parse_sweep(json.dumps(raw), str(folder), overrides)
 
 
 def parse_sweep(text: str, name: str, overrides: tuple[str, ...] = ()) -> SweepFile:
@@ -130,7 +97,7 @@ def parse_sweep(text: str, name: str, overrides: tuple[str, ...] = ()) -> SweepF
     try:
         sweep = Sweep.model_validate(raw)
     except ValidationError as error:
-        raise SweepError(*explain(error, places)) from None
+        raise SweepError(*explain(error, places, raw)) from None
     if (length := len(resolved_text(sweep))) > MOST_CHARACTERS:  # a run keeps that, and could not be read again
         raise SweepError(
             f"{name}: with its defaults and absolute paths it has {length} characters; allowed: {MOST_CHARACTERS}"
@@ -152,7 +119,7 @@ def _resolved(text: str, name: str) -> Sweep:
     return parse_sweep(text, name).sweep
 
 
-def set_later(path: Path, overrides: tuple[str, ...]) -> Sweep:
+def set_later(path: Path, overrides: tuple[str, ...]) -> SweepFile:
     """The sweep.yaml of a run folder with overrides, as `rfray ensemble` takes them.
 
     Raises SweepError, which says what is allowed, for a key or a value that trials depend on, or that is not read then;
@@ -163,14 +130,14 @@ def set_later(path: Path, overrides: tuple[str, ...]) -> Sweep:
         name = override.partition("=")[0]
         if not any(f"{name}.".startswith(f"{key}.") for key in SET_LATER):
             raise SweepError(f"--set {name}: the trials are trained; {allowed} {nearest_first(name, SET_LATER)}")
-    sweep = load_sweep(path, overrides).sweep
-    if changed := differences(before, sweep):
+    after = load_sweep(path, overrides)
+    if changed := differences(before, after.sweep):
         raise SweepError(
             "--set changes what the trials depend on:",
             *(f"  {line}" for line in changed),
             f"{allowed} {', '.join(SET_LATER)}; of data, folders where the sweep had folders",
         )
-    return sweep
+    return after
 
 
 def resolved_text(sweep: Sweep) -> str:
@@ -267,7 +234,8 @@ def _parse(text: str, place: str, key: KeyPath = ()) -> tuple[Any, dict[KeyPath,
         raise SweepError(f"{_at(place, error.args[0])}: nested too deeply; allowed: {DEEPEST} levels") from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
-        raise SweepError(f"{_at(place, line)}: not valid YAML: {error.problem}") from None
+        quotes = "; such text stands in quotes" if re.search(r"alphabetic|'[^\\]' that", error.problem or "") else ""
+        raise SweepError(f"{_at(place, line)}: not valid YAML: {error.problem}{quotes}") from None
     except RecursionError:
         raise SweepError(f"{place}: nested too deeply, or an alias inside what it stands for") from None
     except SweepError:
@@ -308,7 +276,9 @@ def _places(node: Node | None, place: str, key: KeyPath) -> Iterator[tuple[KeyPa
         here = _at(place, written.start_mark.line)
         if isinstance(node, MappingNode) and not str(written.tag).endswith((":str", ":merge")):  # merge is the key <<
             text = part if isinstance(part, str) else "a list or mapping"
-            raise SweepError(problem({(): here}, key, f"given {text} as a key; allowed: text (perhaps in quotes)"))
+            several = "; several values stand in brackets: [a, b]" if value.value in ("", None) else ""
+            told = f"given {text} as a key; allowed: text (perhaps in quotes){several}"
+            raise SweepError(problem({(): here}, key, told))
         yield (*key, part), here
         yield from _places(value, place, (*key, part))
 

@@ -34,7 +34,9 @@ def replacing(path: Path, need: int | None = None) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the temporary name keeps the suffix, since numpy and matplotlib choose the format by it
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    temporary = path.with_name(f".{_stem(path)}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    with suppress(FileNotFoundError):
+        path.lstat()  # of a name that is too long, before anything is made
     try:
         with temporary.open("xb") as held:
             with suppress(OSError):  # a disk without locks: then nobody takes it for left over, either
@@ -49,20 +51,26 @@ def replacing(path: Path, need: int | None = None) -> Iterator[Path]:
             os.replace(temporary, path)
     except OSError as error:
         if not is_disk_full(error):
-            if error.errno and not error.filename:  # as what fails in the middle of a file
-                error.filename = str(path)
+            if error.errno and error.filename in (None, str(temporary), temporary):  # the user knows of that one alone
+                error.filename, error.filename2 = str(path), None
             raise
         wanted = need or (temporary.stat().st_size if temporary.exists() else 0)
         temporary.unlink(missing_ok=True)
         raise no_room(path, wanted) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone, or was never there: a read-only disk says another thing than that
+            temporary.unlink()
+
+
+def _stem(path: Path) -> str:
+    """The stem of a name, cut so that the temporary name with its .12345678.part has no more than 255 bytes."""
+    return os.fsdecode(os.fsencode(path.stem)[: 240 - len(os.fsencode(path.suffix))])
 
 
 def clear_left_over(*paths: Path) -> None:
     """Removes what commands that were killed have half-written in place of these files; of a folder, of any in it."""
     for path in paths:
-        folder, stem, suffix = (path, "*", "") if path.is_dir() else (path.parent, escape(path.stem), path.suffix)
+        folder, stem, suffix = (path, "*", "") if path.is_dir() else (path.parent, escape(_stem(path)), path.suffix)
         for left in folder.glob(f".{stem}.{'[0-9a-f]' * 8}.part{escape(suffix) or '*'}"):
             with suppress(OSError):  # it is gone, or another's
                 status = left.stat()
@@ -151,7 +159,7 @@ def is_disk_full(error: BaseException) -> bool:
 def no_room(path: Path, need: int) -> DiskFullError:
     """The error that names the path, what it needs (bytes) and what is free there."""
     free = shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
-    return DiskFullError(
-        f"{NO_ROOM} {path}: it needs {max(need, 1) / 1e6:.1f} MB and {free / 1e6:.1f} MB are free. "
+    return DiskFullError(  # a smaller need would read as 0.0 MB
+        f"{NO_ROOM} {path}: it needs {max(need, 100_000) / 1e6:.1f} MB and {free / 1e6:.1f} MB are free. "
         "Make room; nothing is lost, and the same command goes on"
     )

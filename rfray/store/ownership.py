@@ -101,15 +101,18 @@ def _locked(run: RunDir) -> Iterator[str]:
     with ExitStack() as stack:
         for folder in map(Path, sorted(set(real))):
             lock_file = folder.with_name(f".{folder.name}.lock")  # beside it: in force also when that is moved aside
-            lock_file.parent.mkdir(parents=True, exist_ok=True)
             note = lock_file.with_suffix(".holder")
             try:
+                lock_file.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(FileLock(lock_file, timeout=0))
             except Timeout:
                 by = note.read_text() if note.exists() else "another process"
                 raise RunError(
                     f"{run.path} is in use by {by}; wait for it, or choose another folder with --run"
                 ) from None
+            except OSError as error:
+                error.filename = str(run.path)  # the user knows nothing of the lock
+                raise
             clear_left_over(note)
             write_whole(note, user)
         stack.enter_context(_itself_locked(run.path))

@@ -26,7 +26,6 @@ from rfray.store.files import write_whole
 from rfray.store.records import Spent, find_record, write_record
 from rfray.store.run_dir import RunDir
 from rfray.tuning.callbacks import SweepCallback
-from rfray.tuning.strategies import planned_trials
 from rfray.tuning.trainable import trial_of
 
 SHUTDOWN_SECONDS = 6.0
@@ -269,9 +268,6 @@ def check_budget(file: SweepFile, shares: TrialSlots, began: float | None = None
     where there is no trial yet) time has passed, and with `resources: auto` the speed was measured.
     """
     search, budget = file.sweep.search, file.sweep.budget
-    if budget is not None and search.finalists and planned_trials(file.sweep) is None:
-        allowed = "0; or together with search.trials, as there would be new trials until the budget is used up"
-        raise SweepError(file.not_allowed(("search", "finalists"), search.finalists, allowed))
     if budget is not None and budget.of_gpus and not all(slot.gpu for slot in shares.kinds):
         allowed = "a time by the clock (90s, 12m, 1.5h), as trials get no GPU here"
         raise SweepError(file.not_allowed(("search", "budget"), search.budget, allowed))

@@ -13,11 +13,11 @@ import torch
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
 from rich.console import Console
-from rich.progress import track
 
 from rfray.cluster.slots import MARGIN, Node, Packing, Slot, TrialSlots, nodes, pack
 from rfray.cluster.tasks import finished, on_node, reason_of
 from rfray.errors import ClusterError, RunError, printable
+from rfray.progress.phases import counting
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.store.records import Measured, Measurements, find_record, write_record
@@ -113,7 +113,7 @@ def _measure(trials: Sequence[Trial], there: Sequence[Node], known: list[Measure
         if (trial.digest, device) not in found:  # the nodes of a kind take turns
             start(trial, kinds[device][number % len(kinds[device])], trial.batch_size)
     ended, count = finished(pending), len(pending)
-    for (trial, node, size), outcome in track(ended, "Measuring backbones", count, console=console, transient=True):
+    for (trial, node, size), outcome in counting(ended, "Measuring backbones", count):
         too_large = isinstance(outcome, WorkerCrashedError | OutOfMemoryError)
         if isinstance(outcome, Measured):
             too_large = outcome.host_memory * MARGIN > node.memory

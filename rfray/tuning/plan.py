@@ -3,11 +3,11 @@
 from rfray.cluster.slots import Packing, TrialSlots, slot_count
 from rfray.data.folders import drawn, list_images, most_images
 from rfray.data.geometry import geometries
+from rfray.spec.checks import planned_trials
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range
 from rfray.store.records import Spent, find_record
 from rfray.store.run_dir import RunDir
-from rfray.tuning.strategies import planned_trials
 from rfray.tuning.warm_start import LINE_START, preview_warm_start
 
 

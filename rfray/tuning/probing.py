@@ -16,10 +16,10 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 from rich.console import Console
-from rich.progress import track
 
 from rfray.cluster.slots import worker_slot
 from rfray.cluster.tasks import finished, reason_of
+from rfray.progress.phases import counting
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import PROBED, Trial
 from rfray.stats.metrics import metric
@@ -218,8 +218,8 @@ def _learned(
             features[probe][images] = ray.put(kept)
         else:
             pending[task.remote(run.where, probe, images, slot.threads)] = probe, images, file
-    ended, console = finished(pending, features_end), Console(stderr=True)
-    for (probe, images, file), result in track(ended, "Probing", len(pending), console=console, transient=True):
+    ended = finished(pending, features_end)
+    for (probe, images, file), result in counting(ended, "Probing", len(pending)):
         if isinstance(result, RayError):
             problems[probe] = result
         else:

@@ -13,6 +13,7 @@ from ray.tune.search import Searcher as RaySearcher
 
 from rfray.errors import RunError
 from rfray.progress.metric_keys import EPOCH, SCORE
+from rfray.spec.checks import planned_trials
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import SEEDS, Trial
 from rfray.store.records import Fold, TrialResult, TrialStart, WarmStart, write_record
@@ -21,7 +22,7 @@ from rfray.tuning.asha import Asha, JudgedEpoch
 from rfray.tuning.budget import Meter
 from rfray.tuning.probing import points_to_evaluate
 from rfray.tuning.recorder import ranking, results, was_cut
-from rfray.tuning.strategies import LEARNING, SCHEDULERS, SEARCHERS, planned_trials
+from rfray.tuning.strategies import LEARNING, SCHEDULERS, SEARCHERS
 
 
 class Listed(RaySearcher):

@@ -17,6 +17,7 @@ from rfray.cluster.ray_internals import free_groups
 from rfray.cluster.slots import TrialSlots, slot_count
 from rfray.errors import RfrayError, SweepFailed, printable
 from rfray.progress.events import SweepBegan
+from rfray.spec.checks import planned_trials
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import predictions_metadata
@@ -30,7 +31,7 @@ from rfray.tuning.callbacks import DiskMonitor, Display, Silence, SweepCallback,
 from rfray.tuning.probing import learn_fold_heads
 from rfray.tuning.proposals import Listed, Proposals, repeated_starts, written_starts
 from rfray.tuning.recorder import Recorder, remove_leftovers, repair, results
-from rfray.tuning.strategies import SCHEDULERS, planned_trials
+from rfray.tuning.strategies import SCHEDULERS
 from rfray.tuning.trainable import SweepJob, run_trial, trial_of
 from rfray.tuning.warm_start import warm_start
 

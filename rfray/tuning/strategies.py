@@ -1,6 +1,5 @@
 """A checked sweep -> its searcher (how settings are proposed) and its scheduler (how weak trials are stopped early)."""
 
-import itertools
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import MedianStoppingRule, TrialScheduler
 
 from rfray.progress.metric_keys import EPOCH, SCORE
+from rfray.spec.checks import Axes, combinations, planned_trials, settings
 from rfray.spec.names import REMOVED as REMOVED
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, Trial
@@ -24,8 +24,6 @@ REPEATS_BEFORE_LISTING = 100
 """After this many proposals that are known already, what is left of a finite space is listed instead: a guess, as a
 hundred draws cost milliseconds."""
 
-Axes = Mapping[str, list[Any] | Range]
-
 
 def distribution(axis: list[Any] | Range) -> BaseDistribution:
     """What optuna draws an axis from; a choice is drawn by its position in the list, so that it may be of any type."""
@@ -35,11 +33,6 @@ def distribution(axis: list[Any] | Range) -> BaseDistribution:
     if axis.kind == "int":
         return IntDistribution(int(low), int(high))
     return FloatDistribution(low, high, log=axis.kind == "log")
-
-
-def settings(params: Mapping[str, Any], axes: Axes) -> dict[str, Any]:
-    """The setting of optuna's `params`: each position in a list of choices is replaced by the choice."""
-    return {name: axis[params[name]] if isinstance(axis, list) else params[name] for name, axis in axes.items()}
 
 
 def params_of(trial: Trial, axes: Axes) -> dict[str, Any] | None:
@@ -57,29 +50,6 @@ def params_of(trial: Trial, axes: Axes) -> dict[str, Any] | None:
         else:
             return None
     return params
-
-
-def combinations(sweep: Sweep) -> Iterator[dict[str, int]]:
-    """Optuna's params for every trial of a sweep without ranges, the last axis fastest; none where there are ranges.
-
-    Of settings that come to the same trial (weights for a backbone that has none, say) the first one.
-    """
-    axes = sweep.trial.axes()
-    if any(isinstance(axis, Range) for axis in axes.values()):
-        return
-    seen: set[str] = set()
-    for positions in itertools.product(*(range(len(axis)) for axis in axes.values() if isinstance(axis, list))):
-        params = dict(zip(axes, positions, strict=True))
-        key = sweep.trial.trial(settings(params, axes)).digest
-        if key not in seen:
-            seen.add(key)
-            yield params
-
-
-def planned_trials(sweep: Sweep) -> int | None:
-    """How many trials a sweep asks for: `search.trials`, or all settings if fewer; None if a budget alone ends it."""
-    asked = sweep.search.trials
-    return sum(1 for _ in itertools.islice(combinations(sweep), asked)) or asked
 
 
 class Searcher:

@@ -18,6 +18,7 @@ from rich.text import Text
 from rfray.data.catalog import part_digest
 from rfray.data.folders import training_changes
 from rfray.errors import RunError, StorageError, SweepError, printable
+from rfray.spec.checks import planned_trials, settings
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile, differences
 from rfray.spec.trial import Trial
@@ -25,7 +26,7 @@ from rfray.store.files import replacing
 from rfray.store.records import EarlierTrial, TrialResult, WarmStart, find_record, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, trial_id
 from rfray.tuning.recorder import was_cut
-from rfray.tuning.strategies import LEARNING, params_of, planned_trials, settings
+from rfray.tuning.strategies import LEARNING, params_of
 
 TRIED_FIRST = 3
 """So many of the best settings of a run whose scores can't be compared are tried first (our choice)."""

@@ -236,6 +236,18 @@ def test_predict_lists_what_tune_lists_and_both_say_what_they_pass_over(tmp_path
     assert str(tuned).endswith(f", 1 dangling link ({train}/fake/later)")
 
 
+def test_a_pattern_goes_by_the_same_rule_as_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/x.png", "a/@eaDir/y.png", "elsewhere/z.png"):
+        write_image(tmp_path / name, 0)
+    (tmp_path / "a/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "a/again").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    passed = PassedOver()
+    assert list(image_files(["a/**/*.png"], (), passed)) == ["a/link/z.png", "a/x.png"]
+    assert str(passed).startswith("2 folders (a/@eaDir, a/again and a are the same folder; its images would be read")
+    assert list(image_files(["a/@eaDir/*.png"], ())) == ["a/@eaDir/y.png"]  # it is named
+
+
 def test_a_folder_that_links_to_itself_is_read_once_by_predict(tmp_path: Path) -> None:
     write_image(tmp_path / "a/x.png", 0)
     (tmp_path / "a/again").symlink_to(tmp_path / "a")

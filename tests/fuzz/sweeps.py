@@ -10,9 +10,9 @@ from ruamel.yaml import YAML
 
 from rfray.data.folders import check_folders
 from rfray.errors import InputError, SweepError
+from rfray.spec.checks import check_file, planned_trials, unused_settings
 from rfray.spec.sweep_file import differences, load_sweep, read_resolved_sweep, resolved_text
-from rfray.tuning.preflight import check_sweep, unused_settings
-from rfray.tuning.strategies import planned_trials
+from rfray.tuning.preflight import check_sweep
 from tests.fuzz.mutate import ODD, of_text, of_value, several
 from tests.fuzz.runner import Check, Input, Make
 from tests.pictures import write_folder
@@ -141,7 +141,7 @@ def _said(text: str, overrides: list[str]) -> str:
     assert read_resolved_sweep(resolved) == file.sweep
     assert differences(file.sweep, file.sweep) == []
     try:
-        file.check_names()
+        check_file(file)
         check_sweep(file)
         list(islice(unused_settings(file), 10))
         planned_trials(file.sweep)

@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from rfray.errors import RunError, SweepError
-from rfray.spec.budget_defaults import read_budget
+from rfray.spec.budget_defaults import A_TIME, read_budget
 from rfray.spec.key_errors import SUCCESSORS, SYNONYMS, _keys
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import DataSettings, EnsembleSettings, Resources, SearchSettings, Sweep
@@ -288,11 +288,11 @@ def test_a_successor_is_a_key(new: str) -> None:
 def test_a_folder_with_parts_is_a_sweep_of_them(tmp_path: Path) -> None:
     for part in ("train", "test"):
         (tmp_path / part).mkdir()
-    data = sweep_of_folder(tmp_path).data
+    data = sweep_of_folder(tmp_path).sweep.data
     assert (data.train, data.val, data.test) == (f"{tmp_path}/train", 0.15, f"{tmp_path}/test")
     (tmp_path / "val").mkdir()
-    assert sweep_of_folder(tmp_path).data.val == f"{tmp_path}/val"
-    data = sweep_of_folder(tmp_path / "val").data
+    assert sweep_of_folder(tmp_path).sweep.data.val == f"{tmp_path}/val"
+    data = sweep_of_folder(tmp_path / "val").sweep.data
     assert (data.train, data.test) == (f"{tmp_path}/val", 0.5)
 
 
@@ -368,7 +368,7 @@ def test_ensemble_may_set_what_no_trial_depends_on(tmp_path: Path, monkeypatch: 
     file, before = tmp_path / "sweep.yaml", load(RICH, tmp_path, "data.test=/a")
     file.write_text(resolved_text(before))
     monkeypatch.chdir(tmp_path)
-    after = set_later(file, ("data.test={other: there/test}", "data.train=s3://b/train", "ensemble.top_k=2"))
+    after = set_later(file, ("data.test={other: there/test}", "data.train=s3://b/train", "ensemble.top_k=2")).sweep
     assert after.data.folder("test") == str(tmp_path / "there/test")
     assert (after.data.train, after.ensemble.top_k) == ("s3://b/train", 2)
     assert after.trial == before.trial
@@ -608,13 +608,15 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     "trial a word": (
         "trial:\n",
         "trial: test_vit\nother:\n",
-        f'5: trial: given "test_vit"; allowed: keys with values (key: value)\n6: other: no such key; allowed: {KEYS}',
+        '5: trial: given "test_vit"; allowed: keys with values (key: value); '
+        'nearest: {"backbone": "test_vit"}\n6: other: no such key; use trial.backbone for backbone, '
+        "trial.pretrained for pretrained, trial.lr for lr, trial.epochs for epochs",
     ),
     "data left empty": ("  source: demo\n", "", "3: data: given nothing; allowed: keys with values (key: value)"),
     "a class balance": (
         "lr: 1e-3",
         "class_balance: [none, wieghts]",
-        '8: trial.class_balance[1]: given "wieghts"; allowed: none, weights or sampling',
+        '8: trial.class_balance[1]: given "wieghts"; allowed: none, weights or sampling; nearest: weights',
     ),
     "a bad seed is one problem": ("seed: 7", "seed: -1", "2: seed: given -1; allowed: greater than or equal to 0"),
     "a true seed": ("seed: 7", "seed: true", "2: seed: given true; allowed: a whole number, without a decimal point"),
@@ -635,7 +637,7 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
         "[test_vit, test_vit]",
         '6: trial.backbone: given ["test_vit", "test_vit"]; allowed: every value once',
     ),
-    "a list in a list": ("1e-3", "\n    - 1\n    - [2]", "10: trial.lr[1]: given [2]; allowed: a number"),
+    "a list in a list": ("1e-3", "\n    - 1\n    - [2]", "10: trial.lr[1]: given [2]; allowed: a number; nearest: 2"),
     # ranges
     "a range of text": (
         "[test_resnet, test_vit]",
@@ -645,7 +647,7 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     "a range that falls": (
         "1e-3",
         "{log: [0.1, 0.01]}",
-        '8: trial.lr: given {"log": [0.1, 0.01]}; allowed: a range [a, b] with a < b',
+        '8: trial.lr: given {"log": [0.1, 0.01]}; allowed: a range [a, b] with a < b; nearest: {"log": [0.01, 0.1]}',
     ),
     "a range of one value": (
         "1e-3",
@@ -680,7 +682,8 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     "a float range of epochs": (
         "epochs: 2",
         "epochs: {uniform: [1, 3]}",
-        '9: trial.epochs: given {"uniform": [1, 3]}; allowed: a range of whole numbers, {int: [a, b]}',
+        '9: trial.epochs: given {"uniform": [1, 3]}; allowed: a range of whole numbers, {int: [a, b]}; '
+        'nearest: {"int": [1, 3]}',
     ),
     "a range from no epochs": (
         "epochs: 2",
@@ -874,7 +877,8 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     "a transform without a colon": (
         "search:",
         "augmentations:\n  mine:\n    - ToGray: {p: 1}\n    - HorizontalFlip\nsearch:",
-        '13: augmentations.mine[1]: given "HorizontalFlip"; allowed: keys with values (key: value)',
+        '13: augmentations.mine[1]: given "HorizontalFlip"; allowed: keys with values (key: value); '
+        'nearest: {"HorizontalFlip": null}',
     ),
     "a transform with a number": (
         "search:",
@@ -886,7 +890,7 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
         "  lr: 1e-3\n  epochs: 2\n",
         "  mixup: [0, 0]\n  epochs: {int: [5, 1]}\n  batch_size: 0\n  lrr: 3\n",
         "8: trial.mixup: given [0, 0]; allowed: every value once\n"
-        '9: trial.epochs: given {"int": [5, 1]}; allowed: a range [a, b] with a < b\n'
+        '9: trial.epochs: given {"int": [5, 1]}; allowed: a range [a, b] with a < b; nearest: {"int": [1, 5]}\n'
         "10: trial.batch_size: given 0; allowed: greater than or equal to 1\n"
         "11: trial.lrr: no such key; allowed: lr, […]; nearest: lr",
     ),
@@ -1054,6 +1058,54 @@ def test_keys_of_other_programs_and_sections_are_known(tmp_path: Path, written: 
             "trial.lr.min: no such key; use a range such as {log: [1e-5, 1e-3]}; allowed: log, uniform, int",
         ),
         ("trial.lr={loguniform: [1, 2]}", "trial.lr.loguniform: no such key; allowed: log, uniform, int; nearest: log"),
+        (
+            "trial.epochs=16.0",
+            "trial.epochs: given 16.0; allowed: a whole number, without a decimal point; nearest: 16",
+        ),
+        ("trial.lr='1e-3'", 'trial.lr: given "1e-3"; allowed: a number; nearest: 0.001'),
+        ("trial.swa=false", 'trial.swa: given false; allowed: none, epochs or auto; nearest: "none"'),
+        ("trial.tta=hflip", 'trial.tta: given "hflip"; allowed: none, flip or auto; nearest: flip'),
+        ("ensemble.methods=soft", 'ensemble.methods: given "soft"; allowed: a list; nearest: ["soft"]'),
+        (
+            "search=random",
+            'search: given "random"; allowed: keys with values (key: value); nearest: {"algorithm": "random"}',
+        ),
+        (
+            "ensemble.threshold=50%",
+            'ensemble.threshold: given "50%"; allowed: max_f1 or youden or keys with values (max_fpr: …) or a number; '
+            "nearest: 0.5",
+        ),
+        (
+            "ensemble.threshold={max_fpr: 5}",
+            "ensemble.threshold.max_fpr: given 5; allowed: less than 1; nearest: 0.05",
+        ),
+        (
+            "data.reencode=90",
+            'data.reencode: given 90; allowed: keys with values (quality: …, size: …); nearest: {"quality": 90}',
+        ),
+        (
+            "data={train: /a, val: 30%, test: /b}",
+            'data.val: given "30%"; allowed: a share such as 0.2, without % and quotes; a folder of this name is '
+            "./30%; nearest: 0.3",
+        ),
+        (
+            "data={train: /a, test: '0,3'}",
+            'data.test: given "0,3"; allowed: a share such as 0.2, without % and quotes; a folder of this name is '
+            "./0,3; nearest: 0.3",
+        ),
+        (
+            "trainer={max_epochs: 3, gpus: 2}",
+            "trainer: no such key; use trial.epochs for max_epochs, resources.gpu for gpus",
+        ),
+        (
+            "trial.lr={log: 1e-5, 1e-3}",
+            "trial.lr: given 1e-3 as a key; allowed: text (perhaps in quotes); several values stand in brackets: "
+            "[a, b]",
+        ),
+        ("search.budget=PT2H", f'search.budget: given "PT2H"; allowed: {A_TIME}; nearest: 2h'),
+        ("search.budget=01:30:00", f'search.budget: given "01:30:00"; allowed: {A_TIME}; nearest: 1h 30m'),
+        ("search.budget=90", f"search.budget: given 90; allowed: {A_TIME}; nearest: 90s, 90m, 90h"),
+        ("search.budget=soon", f'search.budget: given "soon"; allowed: {A_TIME}'),
         ("trial.schedule=[cosine, 3]", "trial.schedule[1]: given 3; allowed: cosine, poly, tanh, step, constant"),
     ],
 )
@@ -1101,6 +1153,8 @@ def sweep_keys() -> list[str]:
         ("1h30m", 5400, False),
         ("1 Hour and 5 mins", 3900, False),
         ("2 days", 172_800, False),
+        ("1w", 604_800, False),
+        ("2 weeks 1 day", 1_296_000, False),
         ("90s", 90, False),
         ("8gpu-h", 28_800, True),
         ("8 GPU hours", 28_800, True),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rfray.errors import InputError
-from rfray.store.files import below, clear_left_over, read_json, replacing, write_whole
+from rfray.store.files import below, clear_left_over, no_room, read_json, replacing, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -61,6 +61,33 @@ def test_what_fails_in_the_middle_of_a_file_names_it_and_keeps_the_old_content(t
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("rows.csv", "old")]
+
+
+@pytest.mark.parametrize("place", ["run/table.csv", "file/table.csv", "n" * 256, "run"])
+def test_what_the_system_refuses_names_the_path_that_was_given(place: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o555)
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "run/inside").write_text("") if place == "run" else None
+    before = os.geteuid()
+    os.seteuid(65534 if before == 0 and place == "run/table.csv" else before)
+    try:
+        with pytest.raises(OSError, match=r"\[Errno") as refused:
+            write_whole(tmp_path / place, "new")
+    finally:
+        os.seteuid(before)
+    assert refused.value.filename in (str(tmp_path / place), tmp_path / place, str((tmp_path / place).parent))
+    assert ".part" not in str(refused.value)
+    assert refused.value.filename2 is None
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "n" * 251 + ".csv", "é" * 125 + ".json"])
+def test_a_name_may_be_as_long_as_disks_take(name: str, tmp_path: Path) -> None:
+    write_whole(tmp_path / name, "new")
+    assert names(tmp_path) == [name]
+
+
+def test_what_is_missing_is_never_nothing(tmp_path: Path) -> None:
+    assert "it needs 0.1 MB and " in str(no_room(tmp_path / "table.csv", 12))
 
 
 def test_a_block_that_wrote_nothing_is_an_error_and_keeps_the_old_content(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
+from rfray.data.augment import TRANSFORMS
 from rfray.errors import SweepError
-from rfray.spec.names import ELSEWHERE, PATCHES, REGISTERED, SIZES, instead, is_known, successor
+from rfray.spec.checks import check_file, unused_settings
+from rfray.spec.names import ELSEWHERE, PATCHES, REGISTERED, SIZES, instead, is_known, successor, transforms
 from rfray.spec.sweep_file import SweepFile, load_sweep
 from rfray.spec.trial import Trial
-from rfray.tuning.preflight import check_models, check_sweep, registered_names, unused_settings
+from rfray.tuning.preflight import check_models, check_sweep, registered_names
 from rfray.tuning.strategies import SCHEDULERS, SEARCHERS
 
 SWEEP = """\
@@ -314,6 +316,8 @@ def test_what_comes_to_nothing_is_said(tmp_path: Path) -> None:
         ("data={train: /a, val: /b, test: /c, split_by: group}", "as val and test are folders of their own"),
         ("data={train: /a, test: 0.2, test_duplicates: keep}", "as test is a share of the training images"),
         ("search.trials=9", "given 9, but there are only 4 settings to try"),
+        ("search={trials: 2, scheduler: median, grace_epochs: 2}", "as no trial has more than 2 epochs (trial.epochs)"),
+        ("trial={backbone: test_vit, lr: [1e-3, 1e-4], epochs: 1, swa: auto}", "and so a mean of its weights"),
     ],
 )
 def test_each_key_that_comes_to_nothing_is_said(override: str, said: str, tmp_path: Path) -> None:
@@ -403,7 +407,29 @@ def test_what_is_allowed_in_the_place_of_a_name(key: str, name: str, allowed: st
     assert (instead(key, name) or "").startswith(allowed)
 
 
-@pytest.mark.parametrize("check", [check_sweep, SweepFile.check_names])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("search.trials=null", "search.trials: given nothing; allowed: how many (or search.budget)"),
+        ("search={algorithm: grid, trials: 1}", "search.trials: given 1; allowed: at least 4"),
+        ("trial.batch_size=1", "trial.batch_size: given 1; allowed: at least 2: 2 workers share every batch"),
+        ("augmentations.mine=[{HorizontalFlop: null}]", "augmentations.mine[0]: albumentations has no transform"),
+        ("augmentations.mine=[{OneOf: {transforms: [{Blurr: {}}]}}]", "nearest: Blur"),
+        ("trial.backbone='resnet18, resnet50'", 'given "resnet18, resnet50"; allowed: [resnet18, resnet50]'),
+        ("trial.backbone=yolov8n", "(trial.pretrained); for example resnet50, convnext_tiny"),
+    ],
+)
+def test_what_can_not_work_is_said_before_torch_and_ray_are_there(given: str, said: str, tmp_path: Path) -> None:
+    load_with(tmp_path, SWEEP)
+    with pytest.raises(SweepError, match=re.escape(said)):
+        check_file(load_sweep(tmp_path / "sweep.yaml", (given, "resources.workers=2")))
+
+
+def test_every_transform_that_a_policy_may_have_is_known_early() -> None:
+    assert set(TRANSFORMS) <= set(transforms())
+
+
+@pytest.mark.parametrize("check", [check_sweep, check_file])
 def test_the_name_at_fault_is_blamed_early_and_late(tmp_path: Path, check: Callable[[SweepFile], None]) -> None:
     text = SWEEP.replace("[test_resnet, test_vit]", "xception").replace("false", "{test_vit: false}")
     with pytest.raises(
@@ -418,4 +444,4 @@ def test_the_name_at_fault_is_blamed_early_and_late(tmp_path: Path, check: Calla
 def test_weights_that_are_not_there_are_said_early(tmp_path: Path) -> None:
     file = load_with(tmp_path, SWEEP.replace("false", "[false, {test_vit: /no/such.pth}]"))
     with pytest.raises(SweepError, match=r"trial.pretrained\[1\].test_vit: /no/such.pth: no such file"):
-        file.check_names()
+        check_file(file)

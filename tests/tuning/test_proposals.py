@@ -12,6 +12,7 @@ from rich.console import Console
 from rfray.cluster.slots import slot_for
 from rfray.errors import SweepError
 from rfray.evaluation.ensemble import fold_models, out_of_fold
+from rfray.spec.checks import check_file
 from rfray.spec.sweep_file import load_sweep
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import read_predictions
@@ -19,7 +20,6 @@ from rfray.store.files import file_digest
 from rfray.store.ownership import claim_run
 from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, probe_id
-from rfray.tuning.budget import check_budget
 from rfray.tuning.probing import probe_backbones
 from rfray.tuning.proposals import repeated_starts
 from rfray.tuning.run_sweep import run_sweep
@@ -162,6 +162,6 @@ def test_a_budget_without_a_number_of_trials_leaves_no_time_for_finalists(pictur
     budget = ("search.budget=9m", "search.algorithm=optuna", "trial.lr={log: [1e-4, 1e-3]}")
     loaded = load_sweep(file, budget)
     with pytest.raises(SweepError, match=r"search\.finalists: given 1.*together with search\.trials"):
-        check_budget(loaded, slot_for(loaded.sweep.resources))
+        check_file(loaded)
     loaded = load_sweep(file, (*budget, "search.trials=3"))
-    check_budget(loaded, slot_for(loaded.sweep.resources))
+    check_file(loaded)

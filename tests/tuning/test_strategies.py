@@ -9,6 +9,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from rfray.progress.metric_keys import EPOCH, SCORE
+from rfray.spec.checks import combinations, planned_trials, settings
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, Trial
 from rfray.tuning.asha import JudgedEpoch
@@ -17,11 +18,8 @@ from rfray.tuning.strategies import (
     SCHEDULERS,
     SEARCHERS,
     Median,
-    combinations,
     distribution,
     params_of,
-    planned_trials,
-    settings,
 )
 
 TWELVE = {"backbone": ["a", "b"], "augmentation": ["none", "light"], "lr": [0.1, 0.2, 0.3]}
