@@ -1,12 +1,14 @@
 """bytes of untrusted image files -> their pictures, decoded in processes that end where a picture takes too much.
 
 A decoder is a process that this one starts and talks to over pipes; the pixels lie in a file in memory that both have
-open. Its limits are the kernel's, so that they hold within a decoder that never comes back, too. Both speak
-JSON: a process that a picture has got hold of can't make this one do anything. A thread takes a decoder, or starts one
-where none is free, and leaves it to the next; they end with this process.
+open. It loads what it needs, and then lets a child decode: where a picture ends that, the next child is there at once.
+The limits are the kernel's, so that they hold within a child that never comes back, too. All speak JSON: a process that
+a picture has got hold of can't make this one do anything. A thread takes a decoder, or starts one where none is free,
+and leaves it to the next; they end with this process.
 """
 
 import atexit
+import ctypes
 import json
 import os
 import resource
@@ -37,20 +39,25 @@ FILES, BYTES = 16, 8_000_000
 ANSWERS, REASON = 65_536, 500
 """Bytes of the file in memory in which the answers are written, and characters that a reason may have: each is waited
 for no sooner than the last one, as waking a process takes as long as decoding a small picture."""
+NUMBER = 8
+"""Of these bytes, the last ones: the number of the request."""
 KEPT_BYTES = 64_000_000
 """Of the file in memory, that are kept for the next pictures (our choice): new memory takes longer to write to."""
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): a child ends with its parent."""
 
 Decoded = tuple[list[np.ndarray], str]
 """Arrays, and ""; or none, and the reason why the file can't be used."""
 
 
 def decode_apart(
-    files: Iterable[bytes], geometries: Sequence[Geometry], keep_picture: bool = False
+    files: Iterable[bytes], geometries: Sequence[Geometry], keep_picture: bool = False, seconds: float | None = None
 ) -> Iterator[Decoded]:
     """What is in each file, in order: its square in each geometry, then the whole picture where that is asked for.
 
-    Arrays are (height, width, 3) uint8 RGB. Threads may call it side by side. Raises RfrayError where no decoder can be
-    started.
+    Arrays are (height, width, 3) uint8 RGB. A picture may take so many `seconds` of a core, by default SECONDS.
+    Threads may call it side by side. Raises RfrayError where no decoder can be started.
     """
     rest, some, most = iter(files), list[bytes](), 1 if keep_picture else FILES
     while True:
@@ -59,7 +66,7 @@ def decode_apart(
         if not some:
             return
         decoder = _free_decoder()
-        done = decoder.decode(some, geometries, keep_picture)
+        done = decoder.decode(some, geometries, keep_picture, seconds)
         if decoder.is_alive():
             _free.append(decoder)
         yield from done
@@ -88,37 +95,53 @@ class _Decoder:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._answers, self._ready = self._process.stdin, self._process.stdout, False
+        self._number = 0  # of the last request
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def decode(self, files: Sequence[bytes], geometries: Sequence[Geometry], keep_picture: bool) -> list[Decoded]:
-        """See `decode_apart`; where the decoder ends, only the files up to the one that ended it."""
+    def decode(
+        self,
+        files: Sequence[bytes],
+        geometries: Sequence[Geometry],
+        keep_picture: bool,
+        seconds: float | None = None,
+    ) -> list[Decoded]:
+        """See `decode_apart`; where a picture ends the child, or anything the decoder, only the files up to that."""
+        seconds = seconds or SECONDS
         if not self._ready and self._answers.readline() != b"ready\n":
             raise RfrayError(f"a process that decodes images did not start (exit code {self._process.wait()})")
-        self._ready = True
+        self._ready, self._number = True, self._number + 1
         file, at = self._pixels.fileno(), ANSWERS
-        os.pwrite(file, bytes(ANSWERS), 0)
+        os.pwrite(file, bytes(ANSWERS - NUMBER) + self._number.to_bytes(NUMBER), 0)
         for data in files:
             at += os.pwrite(file, data, at)
         with suppress(BrokenPipeError):
             asked = [(one.resize, one.side, one.reencode and one.reencode.model_dump()) for one in geometries]
-            request = (SECONDS, WAIT_SECONDS), [*map(len, files)], asked, keep_picture
+            request = self._number, (seconds, WAIT_SECONDS), [*map(len, files)], asked, keep_picture
             self._requests.write(json.dumps(request).encode() + b"\n")
             self._requests.flush()
-        ended = self._answers.readline() != b"done\n"
+        code = self._code()
         done = list[Decoded]()
-        for line in os.pread(file, ANSWERS, 0).rstrip(b"\0").splitlines():
+        for line in os.pread(file, ANSWERS - NUMBER, 0).rstrip(b"\0").splitlines():
             shapes, reason = json.loads(line)
             arrays = [np.empty((*shape, 3), np.uint8) for shape in shapes]
             for array in arrays:
                 at += os.preadv(file, [array.data], at)
             done.append((arrays, reason))
-        if ended:
-            done.append(([], _why_ended(self._process.wait())))
+        if code:
+            done.append(([], _why_ended(code, seconds)))
         if at > KEPT_BYTES:
             self._pixels.truncate(0)
         return done
+
+    def _code(self) -> int:
+        """0 where the request was done; the exit code of the child, or of the decoder, that it ended."""
+        while line := self._answers.readline():
+            number, code = map(int, line.split())
+            if number == self._number:  # a child may also end while it waits, where memory is short
+                return code
+        return self._process.wait()
 
     def close(self) -> None:
         with suppress(BrokenPipeError):
@@ -151,9 +174,14 @@ def _memory_file() -> IO[bytes]:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def _why_ended(code: int) -> str:
+def took_too_long(seconds: float) -> str:
+    """The reason why a file has no picture that took more than so many seconds of a core."""
+    return f"took over {seconds:g} s to decode"
+
+
+def _why_ended(code: int, seconds: float) -> str:
     if code == -signal.SIGPROF:
-        return f"took over {SECONDS} s to decode"
+        return took_too_long(seconds)
     if code == -signal.SIGALRM:
         return f"took over {WAIT_SECONDS} s to decode, most of it waiting"
     return f"ended its decoder ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
@@ -168,10 +196,22 @@ def _main(pixels: int, memory: int) -> None:
     for timer in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(timer, signal.SIG_DFL)  # to end the process wherever it is, and not where Python is next
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF, signal.SIGALRM))
-    _limit_memory(memory)
     os.write(answers, b"ready\n")
+    while child := os.fork():
+        if not (code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])):
+            return
+        number = int.from_bytes(os.pread(pixels, NUMBER, ANSWERS - NUMBER))
+        os.write(answers, b"%d %d\n" % (number, code))
+    _decode_requests(pixels, answers, memory)
+
+
+def _decode_requests(pixels: int, answers: int, memory: int) -> None:
+    """Its child, from inside."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _limit_memory(memory)
     for request in sys.stdin.buffer:
-        limits, sizes, asked, keep_picture = json.loads(request)
+        number, limits, sizes, asked, keep_picture = json.loads(request)
         geometries = [Geometry(resize, side, again and Reencode(**again)) for resize, side, again in asked]
         start, end, answer = ANSWERS, ANSWERS + sum(sizes), 0
         for size in sizes:
@@ -187,7 +227,7 @@ def _main(pixels: int, memory: int) -> None:
             start += size
             said = json.dumps([[array.shape[:2] for array in arrays], reason[:REASON]]).encode() + b"\n"
             answer += os.pwrite(pixels, said, answer)
-        os.write(answers, b"done\n")
+        os.write(answers, b"%d 0\n" % number)
 
 
 def _limit_memory(most: int) -> None:

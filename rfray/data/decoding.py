@@ -47,6 +47,8 @@ cv2.setNumThreads(1)  # images are decoded in parallel, not the pixels of one
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata, without saying in which file
 
 
+_WEBP = "a WebP that is damaged, or takes more memory than there is"
+_WORDS = {"could not create decoder object": _WEBP, "failed to read next frame": _WEBP}  # Pillow's -> for people
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # but those without a segment: TEM and RST
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15; the others are tables
 _SCAN, _END = 0xDA, 0xD9
@@ -95,7 +97,8 @@ def decode(data: bytes) -> np.ndarray:
     except UnidentifiedImageError:
         raise UnreadableImageError("not an image of a known format") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # Pillow's, in words for people
-        raise UnreadableImageError((str(error).splitlines() or [type(error).__name__])[0]) from None
+        words = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnreadableImageError(_WORDS.get(words, words)) from None
     except Exception as error:  # a decoder or a reader of EXIF that has met what it did not expect; a lack of memory
         reason = (str(error).splitlines() or [""])[0]
         raise UnreadableImageError(f"can't be decoded ({type(error).__name__}: {reason})") from None

@@ -4,16 +4,13 @@ Every file is judged or gets its reason; a request that can't be answered gets 4
 """
 
 import asyncio
-import os
 import re
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from importlib.metadata import version
-from itertools import starmap
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -24,13 +21,13 @@ from pydantic import Field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rfray.data.decoder_process import decode_apart
 from rfray.data.decoding import MAX_PIXELS, UnreadableImageError
 from rfray.data.geometry import Geometry
 from rfray.report.words import TEMPLATES, figure_rows
 from rfray.serving.batching import Batches, Squares, different
+from rfray.serving.decoding import Lanes, RequestDecoder
 from rfray.serving.hosts import refusal
-from rfray.serving.uploads import Limits, Room, come_again, read_uploads
+from rfray.serving.uploads import Body, Limits, Room, come_again, read_uploads
 from rfray.spec.schema_base import Strict
 from rfray.stats.guessing import no_better
 from rfray.stats.voting import NOT_FINITE, joined, verdicts
@@ -86,8 +83,10 @@ class UnreadablePicture(Refusal):
 REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 408, 413, 415, 503)}
 FILES_SCHEMA = {"type": "array", "items": {"type": "string", "format": "binary"}}
 FORM = {"schema": {"type": "object", "required": ["files"], "properties": {"files": FILES_SCHEMA}}}
-BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipart/form-data": FORM}}}
+UPLOAD: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipart/form-data": FORM}}}
 """What FastAPI can't see, as the files are read within limits of our own."""
+BODY = "rfray.body"
+"""In the scope of a request: its `Body`."""
 
 
 class Models(Protocol):
@@ -133,17 +132,18 @@ class Endpoints:
         self._metrics = Metrics()
         self._vote, self._geometries, self._models, self._limits = ensemble, different(geometries), models, limits
         self._batches = Batches(models.scores, at_once, self._metrics.batches.observe)
-        self._decoding = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoding")
+        self._lanes = Lanes()
         self._room, self._drawing = Room(limits, self._batches.delay), asyncio.Semaphore(DRAWN_AT_ONCE)
         self._metrics.waiting.set_function(lambda: self._room.taken["images"])
 
     async def predict(self, request: Request) -> Judgements | JSONResponse:
         """Judges images, one or more. A file that can't be read has its reason; where none can, the status is 422."""
-        with self._room.request() as take:
-            uploads = await read_uploads(request, self._limits, take)
+        decoder = RequestDecoder(self._lanes)
+        with self._room.request(request.scope[BODY]) as take:
+            uploads = await read_uploads(request, request.scope[BODY], take)
             take("images", len(uploads))
             async with self._in_time():
-                images = await asyncio.gather(*starmap(self._judgement, uploads))
+                images = await asyncio.gather(*(self._judgement(decoder, *upload) for upload in uploads))
         self._metrics.images.inc(len(images))
         for image in images:
             self._metrics.verdicts.labels(image.verdict or "none").inc()
@@ -155,15 +155,15 @@ class Endpoints:
 
     async def explain(self, request: Request) -> Response:
         """Draws where the members saw evidence for their call of one image (Grad-CAM): a JPEG."""
-        with self._room.request() as take:
-            uploads = await read_uploads(request, self._limits, take)
+        with self._room.request(request.scope[BODY]) as take:
+            uploads = await read_uploads(request, request.scope[BODY], take)
             if len(uploads) > 1:
                 raise HTTPException(400, f"{len(uploads)} files in the request; one at a time is explained")
             take("explanations", 1)
             name, data = uploads[0]
             try:
                 async with self._in_time(), self._drawing:
-                    (picture,) = await self._decoded(data, [], keep_picture=True)
+                    (picture,) = await RequestDecoder(self._lanes)(data, [], keep_picture=True)
                     return Response(await self._models.evidence(picture), media_type="image/jpeg")
             except UnreadableImageError as error:
                 raise HTTPException(422, f"{name}: {error}") from None
@@ -181,10 +181,10 @@ class Endpoints:
         """What was counted, for Prometheus."""
         return Response(generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _judgement(self, name: str, data: bytes) -> Judgement:
+    async def _judgement(self, decoder: RequestDecoder, name: str, data: bytes) -> Judgement:
         """What is said of one file, decoded once for all members; why not, where it can't be read."""
         try:
-            squares = await self._decoded(data, self._geometries)
+            squares = await decoder(data, self._geometries)
         except UnreadableImageError as error:
             return Judgement(name=name, reason=str(error))
         scores = await self._batches.scores(squares)
@@ -193,17 +193,6 @@ class Endpoints:
         p_fake = joined(self._vote, scores[:, None])
         members = dict(zip(self._vote.members, scores.tolist(), strict=True))
         return Judgement(name=name, p_fake=p_fake[0], verdict=verdicts(self._vote, p_fake)[0], members=members)
-
-    async def _decoded(self, data: bytes, geometries: Sequence[Geometry], keep_picture: bool = False) -> Squares:
-        """The arrays that `decode_apart` makes of one file. Raises UnreadableImageError."""
-        if not data:
-            raise UnreadableImageError("the file is empty")
-        arrays, reason = await asyncio.get_running_loop().run_in_executor(
-            self._decoding, lambda: next(decode_apart([data], geometries, keep_picture))
-        )
-        if reason:
-            raise UnreadableImageError(reason)
-        return arrays
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -224,9 +213,9 @@ class Endpoints:
             redoc_url=None,
         )
         unreadable = {**REFUSALS, 422: {"model": UnreadablePicture}}
-        app.post("/predict", response_model=Judgements, responses=unreadable, openapi_extra=BODY)(self.predict)
+        app.post("/predict", response_model=Judgements, responses=unreadable, openapi_extra=UPLOAD)(self.predict)
         drawn = {**REFUSALS, 200: {"content": {"image/jpeg": {}}}, 422: {"model": Refusal}}
-        app.post("/explain", response_class=Response, responses=drawn, openapi_extra=BODY)(self.explain)
+        app.post("/explain", response_class=Response, responses=drawn, openapi_extra=UPLOAD)(self.explain)
         app.get("/healthz", responses={503: {"model": Refusal}})(self.healthz)
         text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
         app.get("/metrics", response_class=Response, responses=text)(self.counts)
@@ -239,7 +228,7 @@ class Endpoints:
         async def failed(_: Request, __: Exception) -> JSONResponse:
             return JSONResponse({"detail": "the server failed; its output says why"}, 500)
 
-        return metered(app, self._metrics, hosts)
+        return metered(app, self._metrics, hosts, self._limits)
 
 
 def page(ensemble: Ensemble, limits: Limits) -> tuple[str, str]:
@@ -276,7 +265,7 @@ def page(ensemble: Ensemble, limits: Limits) -> tuple[str, str]:
     )
 
 
-def metered(app: FastAPI, metrics: Metrics, hosts: Sequence[str]) -> ASGIApp:
+def metered(app: FastAPI, metrics: Metrics, hosts: Sequence[str], limits: Limits) -> ASGIApp:
     """The application for requests to `hosts`; its requests are counted, and its answers have HEADERS."""
     paths = {getattr(route, "path", "") for route in app.routes}
 
@@ -284,8 +273,10 @@ def metered(app: FastAPI, metrics: Metrics, hosts: Sequence[str]) -> ASGIApp:
         if scope["type"] != "http":  # there are no WebSockets here, which FastAPI says
             await app(scope, receive, send)
             return
-        if scope["method"] == "HEAD":  # uvicorn leaves the body of the answer away
-            scope = {**scope, "method": "GET"}
+        headers, body = Headers(scope=scope), Body(receive, limits)
+        body.more = scope["method"] not in ("GET", "HEAD")
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]  # uvicorn leaves the body of the answer away
+        scope = {**scope, "method": method, BODY: body}
         path = scope["path"] if scope["path"] in paths else "other"
         began, status, started = time.perf_counter(), 500, False
 
@@ -293,23 +284,30 @@ def metered(app: FastAPI, metrics: Metrics, hosts: Sequence[str]) -> ASGIApp:
             nonlocal status, started
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
-                headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+                said = MutableHeaders(scope=message)
+                said.update(HEADERS)
+                said.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+                if body.more:
+                    said["Connection"] = "close"
+            elif body.more and not message.get("more_body"):  # answered before the client has sent everything
+                await send({**message, "more_body": True})
+                with suppress(asyncio.CancelledError):  # see below
+                    await body.discard()
+                message = {"type": "http.response.body"}
             await send(message)
 
         try:
-            if refused := refusal(Headers(scope=scope), scope["http_version"], hosts):
-                await JSONResponse({"detail": refused[1]}, refused[0])(scope, receive, send_counted)
+            if refused := refusal(headers, scope["http_version"], hosts):
+                await JSONResponse({"detail": refused[1]}, refused[0])(scope, body, send_counted)
             else:
-                await app(scope, receive, send_counted)
+                await app(scope, body, send_counted)
         except asyncio.CancelledError:  # uvicorn's, to what is not answered in time when the server is stopped
             if started:
                 raise
             stopped = JSONResponse(
                 {"detail": "the server is being stopped"}, 503, {"Retry-After": str(STOPPED_SECONDS)}
             )
-            await stopped(scope, receive, send_counted)
+            await stopped(scope, body, send_counted)
         finally:
             metrics.requests.labels(path, status).inc()
             metrics.seconds.labels(path).observe(time.perf_counter() - began)

@@ -17,6 +17,8 @@ PIPELINED = 16
 """Requests that may wait behind the one that is being answered; browsers and curl send none so."""
 UPGRADE = re.compile(rb"(?<=\n)Upgrade(?=:)", re.IGNORECASE)
 """A header's field that asks for another protocol (WebSocket, HTTP/2). Java's client sends it with every upload."""
+ABSOLUTE = re.compile(rb"[^/?#]*://([^/?#]*)(.*)", re.DOTALL)
+"""A request's URL as proxies get it: http://host/path."""
 FIELD_BYTES = 32
 """Counted for every field of a header besides its text, as HTTP/2 does (RFC 9113, 6.5.2): each is an object here."""
 REFUSALS = {
@@ -109,6 +111,11 @@ class Connection(HttpToolsProtocol):
         self._wait_no_more("header")
         if self.parser.should_upgrade():  # the field came in two pieces, or CONNECT asks for it
             self._stop(501)
+        if found := ABSOLUTE.fullmatch(self.url):  # the host that it names is the one that counts (RFC 9112, 3.2.2)
+            self.url = found[2] if found[2].startswith(b"/") else b"/" + found[2]
+            others = [field for field in self.headers if field[0] != b"host"]
+            if len(self.headers) - len(others) < 2:  # two are refused
+                self.headers[:] = [*others, (b"host", found[1])]
         super().on_headers_complete()
         if len(self.pipeline) > PIPELINED:
             self._stop(429)

@@ -47,7 +47,7 @@ class Limits:
     images: int = 2000
     """In the server at once, of all requests; so many more bring a 503."""
     held_bytes: int = 1_000_000_000
-    """The same for what was uploaded of them."""
+    """The same for what was uploaded of them, but that the uploads that hold the most for longest give way first."""
     explanations: int = 16
     """The same for heat maps: each takes several times as long as a prediction."""
     header_bytes: int = 65_536
@@ -65,6 +65,62 @@ class Limits:
         return began + min(self.upload_seconds, self.grace_seconds + size / self.upload_rate)
 
 
+@dataclass(eq=False)
+class Body:
+    """A request's body on its way in. Called, it is ASGI's `receive`."""
+
+    receive: Callable[[], Awaitable[Message]]
+    limits: Limits
+    began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    size: int = 0
+    more: bool = True
+    gave_way: bool = False
+    _deadline: asyncio.Timeout | None = None
+
+    async def __call__(self) -> Message:
+        """The next message."""
+        message = await self.receive()
+        self.more = message.get("more_body", False)
+        self.size += len(message.get("body", b""))
+        if self._deadline and not self.gave_way:
+            self._deadline.reschedule(self._ends())
+        return message
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Raises HTTPException where what is read in the block does not come in time, or gives way."""
+        try:
+            async with asyncio.timeout_at(self._ends()) as self._deadline:
+                yield
+        except TimeoutError:
+            raise self._slow() from None
+        finally:
+            self._deadline = None
+
+    async def discard(self) -> None:
+        """Reads the rest: a client that sends everything before it reads would never see its answer."""
+        with suppress(HTTPException):
+            async with self.in_time():
+                while self.more:
+                    await self()
+
+    def give_way(self) -> None:
+        """It is not read any further."""
+        self.gave_way = True
+        if self._deadline:
+            self._deadline.reschedule(0)
+
+    def _slow(self) -> HTTPException:
+        if self.gave_way:
+            return come_again("the server is busy and gives up slow uploads", NO_ROOM_SECONDS)
+        if self._ends() == self.began + self.limits.upload_seconds:
+            return HTTPException(408, f"the upload took longer than {self.limits.upload_seconds:g} s")
+        return HTTPException(408, f"the upload came slower than {self.limits.upload_rate:g} bytes a second")
+
+    def _ends(self) -> float:
+        return self.limits.upload_ends(self.began, self.size)
+
+
 @dataclass
 class Room:
     """What is in the server now, and what may be."""
@@ -74,26 +130,40 @@ class Room:
     """In about so many seconds there will be room."""
     taken: Counter[str] = field(default_factory=Counter)
     """Name of a limit (images, held_bytes, explanations) -> how much of it is taken, by all requests."""
+    _requests: dict[Body, Counter[str]] = field(default_factory=dict)
+    """The same of each."""
 
     @contextmanager
-    def request(self) -> Iterator[Take]:
+    def request(self, body: Body) -> Iterator[Take]:
         """What a request takes within the block is free again when the block ends."""
-        mine: Counter[str] = Counter()
+        mine = self._requests[body] = Counter[str]()
 
         def take(what: str, amount: int) -> None:
-            if self.taken[what] + amount > getattr(self.limits, what):
-                raise self.full()
+            while self.taken[what] + amount > getattr(self.limits, what):
+                if what != "held_bytes" or not self._another_gives_way(body):
+                    raise self.full()
             self.taken[what] += amount
             mine[what] += amount
 
         try:
             yield take
         finally:
+            del self._requests[body]
             self.taken.subtract(mine)
 
     def full(self) -> HTTPException:
         """A 503 that says when to come again."""
         return come_again("the server is busy", self.delay())
+
+    def _another_gives_way(self, asking: Body) -> bool:
+        """Frees what an upload holds: of those that have not ended, the one that holds most bytes for longest."""
+        now = asyncio.get_running_loop().time()
+        uploads = [body for body in self._requests if body is asking or (body.more and not body.gave_way)]
+        last = max(uploads, key=lambda body: body.size * (now - body.began))
+        if last is not asking:
+            last.give_way()
+            self.taken["held_bytes"] -= self._requests[last].pop("held_bytes", 0)
+        return last is not asking
 
 
 def come_again(reason: str, seconds: float) -> HTTPException:
@@ -102,88 +172,41 @@ def come_again(reason: str, seconds: float) -> HTTPException:
     return HTTPException(503, f"{reason}; try again in {wait} s", {"Retry-After": str(wait)})
 
 
-async def read_uploads(request: Request, limits: Limits, take: Take) -> list[tuple[str, bytes]]:
+async def read_uploads(request: Request, body: Body, take: Take) -> list[tuple[str, bytes]]:
     """Name and content of the files of a request, whatever their fields are called.
 
     Raises HTTPException: 400 (no multipart request, or not a whole one; no file; too many; an empty one), 408 (too
     slow), 413 (too large), 415 (something else), 503 (no room, in memory or, for files over 1 MB, on the disk).
     """
+    limits = body.limits
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = _Body(request.receive, limits, take)
+    if kind != "multipart/form-data":
+        raise HTTPException(415, f"the content type is {kind or 'not given'}; {HOW}")
+    _check_charset(request.headers["content-type"])
+    _check_size("the request", int(request.headers.get("content-length", 0)), limits.request_bytes)
+
+    async def receive() -> Message:
+        message = await body()
+        if body.size > limits.request_bytes:
+            raise HTTPException(413, f"the request is over {_megabytes(limits.request_bytes)}")
+        take("held_bytes", len(message.get("body", b"")))
+        return message
+
     try:
-        async with body.in_time():
-            if kind != "multipart/form-data":
-                raise HTTPException(415, f"the content type is {kind or 'not given'}; {HOW}")
-            _check_charset(request.headers["content-type"])
-            _check_size("the request", int(request.headers.get("content-length", 0)), limits.request_bytes)
-            async with Request(request.scope, body).form(max_files=limits.files, max_fields=limits.files) as form:
-                files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-                if not files:
-                    raise HTTPException(400, f"no file in the request; {HOW}")
-                named = [(file.filename or f"file {number}", file) for number, file in enumerate(files, start=1)]
-                for name, file in named:
-                    _check_size(name, file.size or 0, limits.file_bytes)
-                return [(name, await file.read()) for name, file in named]
-    except TimeoutError:
-        raise HTTPException(408, body.slow()) from None
+        form = Request(request.scope, receive).form(max_files=limits.files, max_fields=limits.files)
+        async with body.in_time(), form as fields:
+            files = [part for _, part in fields.multi_items() if isinstance(part, UploadFile)]
+            if not files:
+                raise HTTPException(400, f"no file in the request; {HOW}")
+            named = [(file.filename or f"file {number}", file) for number, file in enumerate(files, start=1)]
+            for name, file in named:
+                _check_size(name, file.size or 0, limits.file_bytes)
+            return [(name, await file.read()) for name, file in named]
     except ClientDisconnect:
         raise HTTPException(400, "the upload broke off") from None
     except OSError as error:  # Starlette writes what is over 1 MB into the folder for temporary files
         logging.getLogger(__name__).error("an upload was not taken in: %s", of_system(error))
-        await body.discard()
         raise come_again("the server has no room for files over 1 MB", NO_ROOM_SECONDS) from None
-    except HTTPException:
-        await body.discard()
-        raise
-
-
-@dataclass
-class _Body:
-    """A request's body on its way in; ASGI's `receive`."""
-
-    receive: Callable[[], Awaitable[Message]]
-    limits: Limits
-    take: Take
-    began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
-    size: int = 0
-    more: bool = True
-
-    async def __call__(self) -> Message:
-        message, arrived = await self._next()
-        if self.size > self.limits.request_bytes:
-            raise HTTPException(413, f"the request is over {_megabytes(self.limits.request_bytes)}")
-        self.take("held_bytes", arrived)
-        return message
-
-    async def _next(self) -> tuple[Message, int]:
-        message = await self.receive()
-        self.more = message.get("more_body", False)
-        arrived = len(message.get("body", b""))
-        self.size += arrived
-        self._deadline.reschedule(self._ends())
-        return message, arrived
-
-    @asynccontextmanager
-    async def in_time(self) -> AsyncIterator[None]:
-        """Raises TimeoutError where what is read in the block does not come in time."""
-        async with asyncio.timeout_at(self._ends()) as self._deadline:
-            yield
-
-    def slow(self) -> str:
-        """How it did not come in time."""
-        if self._ends() == self.began + self.limits.upload_seconds:
-            return f"the upload took longer than {self.limits.upload_seconds:g} s"
-        return f"the upload came slower than {self.limits.upload_rate:g} bytes a second"
-
-    async def discard(self) -> None:
-        """Reads the rest: a client that sends everything before it reads would never see why it was refused."""
-        with suppress(TimeoutError):
-            async with self.in_time():
-                while self.more:
-                    await self._next()
-
-    def _ends(self) -> float:
-        return self.limits.upload_ends(self.began, self.size)
 
 
 def _check_charset(content_type: str) -> None:

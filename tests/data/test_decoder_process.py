@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -93,7 +94,7 @@ def test_a_picture_that_takes_too_much_memory_is_the_only_one_without_pixels(mon
     reasons = [reason for _, reason in found]
     assert (reasons[0], reasons[2], reasons[5]) == ("", "", "")
     assert reasons[1] == reasons[3] == "took over 100 MB to decode"
-    assert (found[4][0], reasons[4]) == ([], "could not create decoder object")  # libwebp's own words
+    assert (found[4][0], reasons[4]) == ([], "a WebP that is damaged, or takes more memory than there is")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -118,6 +119,29 @@ def test_decoders_that_were_ended_are_replaced() -> None:
     asked._process.send_signal(signal.SIGCONT)
     asked._process.wait()
     assert [reason for _, reason in decode_apart(SMALL, GEOMETRIES)] == [""] * 40
+
+
+def test_a_child_that_ends_while_it_waits_is_not_the_next_pictures_fault() -> None:
+    start_decoders(1)
+    (decoder,) = decoder_process._free
+    for _ in range(3):
+        assert [reason for _, reason in decode_apart(SMALL[:20], GEOMETRIES)] == [""] * 20
+        (child,) = psutil.Process(decoder._process.pid).children()
+        child.kill()
+        psutil.wait_procs([child])
+    assert [reason for _, reason in decode_apart(SMALL, GEOMETRIES)] == [""] * 40
+    assert decoder_process._free == [decoder]
+
+
+def test_a_picture_that_ends_its_decoder_costs_no_new_start() -> None:
+    start_decoders(1)
+    (decoder,) = decoder_process._free
+    next(decode_apart([SMALL[0]], GEOMETRIES))
+    for _ in range(3):
+        ((_, reason),) = decode_apart([BLACK], GEOMETRIES, seconds=0.1)
+        assert reason == decoder_process.took_too_long(0.1) == "took over 0.1 s to decode"
+        assert [reason for _, reason in decode_apart(SMALL[:20], GEOMETRIES)] == [""] * 20
+    assert decoder_process._free == [decoder]
 
 
 def test_a_decoder_that_crashes_is_the_reason() -> None:

@@ -1,4 +1,7 @@
-"""Pictures in every format that rfray reads, damaged -> a picture within the limits, or UnreadableImageError."""
+"""Pictures in every format that rfray reads, damaged -> a picture within the limits, or UnreadableImageError.
+
+Each is decoded twice: in a process of its own, as predict and serve do, and in this one, as tune and audit do.
+"""
 
 import io
 from pathlib import Path
@@ -8,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from rfray.data.decoder_process import REASON, decode_apart
 from rfray.data.decoding import MAX_PIXELS, UnreadableImageError, decode, read_image
 from rfray.data.fingerprints import fingerprint
 from rfray.data.geometry import Geometry
@@ -39,13 +43,19 @@ def prepare(folder: Path) -> tuple[Make, Check]:
 
 def check(given: Input) -> None:
     """Raises AssertionError, or whatever a reader of pictures should not."""
-    file, reason = Path(given.target), "none"
+    file, reason, apart = Path(given.target), "", "none"
     file.write_bytes(given.data)
     try:
         data = read_image(file)
-        _check_picture(data, decode(data))
+        ((arrays, apart),) = decode_apart([data], [GEOMETRY], keep_picture=True)
+        pixels = decode(data)
     except UnreadableImageError as error:
         reason = str(error)
+    assert apart in ("none", reason[:REASON]), (apart, reason)
+    if not reason:
+        assert np.array_equal(arrays[1], pixels)
+        _check_picture(data, pixels)
+        return
     assert reason.strip()
     assert "\n" not in reason
     assert "MemoryError" not in reason

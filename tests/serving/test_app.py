@@ -312,6 +312,50 @@ def test_a_full_server_says_when_to_come_again_and_is_not_full_for_ever(
         assert "rfray_waiting_images 0.0" in client.get("/metrics").text
 
 
+@pytest.mark.parametrize("dawdlers", [1, 5])
+def test_uploads_that_hold_much_for_long_give_way_to_others(
+    bundle: LoadedBundle, models: LoadedModels, dawdlers: int
+) -> None:
+    said: dict[str, list[dict[str, Any]]] = {}
+
+    async def go() -> None:
+        asked = app(bundle, models, Limits(held_bytes=500_000))
+
+        async def ask(name: str, chunks: list[bytes], ends: bool) -> None:
+            waiting, said[name] = list(chunks), []
+
+            async def receive() -> dict[str, Any]:
+                if not waiting:
+                    await asyncio.Event().wait()
+                return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting) or not ends}
+
+            async def send(message: dict[str, Any]) -> None:
+                said[name].append(message)
+
+            scope = {
+                "type": "http", "method": "POST", "path": "/predict", "query_string": b"", "http_version": "1.1",
+                "headers": [(b"content-type", KIND.encode())],
+            }  # fmt: skip
+            await asked(scope, receive, send)
+
+        tasks = []
+        for number in range(dawdlers):
+            tasks.append(asyncio.create_task(ask(f"dawdler {number}", [part(bytes(480_000 // dawdlers))], ends=False)))
+            await asyncio.sleep(1)
+        for number in range(2):  # there is room for both when one has given way
+            field = b'--y\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + bytes(30_000) + b"\r\n"
+            body = [field[:9000], field[9000:] + part(b""), b"\r\n--y--\r\n"]
+            await ask(f"another {number}", body, ends=True)
+        await asyncio.gather(*tasks)
+
+    run_in_no_time(go())
+    statuses = {name: messages[0]["status"] for name, messages in said.items()}
+    others = {f"dawdler {number}": 408 for number in range(1, dawdlers)}
+    assert statuses == {"dawdler 0": 503, **others, "another 0": 422, "another 1": 422}  # the file is empty
+    assert b"the server is busy and gives up slow uploads" in said["dawdler 0"][1]["body"]
+    assert (b"retry-after", b"30") in said["dawdler 0"][0]["headers"]
+
+
 def test_too_many_heat_maps_at_once(bundle: LoadedBundle, models: LoadedModels, images: list[Path]) -> None:
     with TestClient(app(bundle, models, Limits(explanations=0))) as client:
         retry_after(client.post("/explain", files=uploads(*named(images[:1]))), "the server is busy")

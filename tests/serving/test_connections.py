@@ -1,6 +1,8 @@
 """Clients that never end, never begin or never read, on a real socket: each is cut off, and the others are answered."""
 
 import asyncio
+import json
+import re
 import signal
 import socket
 import struct
@@ -32,12 +34,12 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 def served(
     limits: Limits,
     client: Callable[[Connect], Awaitable[None]],
-    answer: bytes | None = b"ok",
+    answer: Any = b"ok",
     run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
     keep_alive: float = KEEP_ALIVE,
     work: float = 0,
 ) -> None:
-    """Runs the client against a server whose application reads every body and answers the same, or with the body."""
+    """Runs the client against a server whose application is `answer`, or answers so: always, None with the body."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         body, more = b"", True
@@ -51,7 +53,8 @@ def served(
         await send({"type": "http.response.body", "body": said})
 
     async def go() -> None:
-        config = uvicorn.Config(app, lifespan="off", log_level="critical", limit_concurrency=limits.connections)
+        asked = answer if callable(answer) else app
+        config = uvicorn.Config(asked, lifespan="off", log_level="critical", limit_concurrency=limits.connections)
         config.timeout_keep_alive = keep_alive  # type: ignore[assignment]
         config.load()
         state = uvicorn.Server(config).server_state
@@ -252,6 +255,73 @@ def test_where_uploads_take_all_places_the_slowest_gives_way() -> None:
     served(Limits(connections=4), client)
 
 
+def application(limits: Limits) -> Any:
+    """One that refuses all bodies unread."""
+    api = FastAPI()
+
+    @api.get("/")
+    async def root() -> str:
+        return "ok"
+
+    return metered(api, Metrics(), ["gpubox"], limits)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "status"),
+    [
+        ("http://localhost/", "gpubox", 200),
+        ("http://gpubox", "gpubox", 200),
+        ("HTTPS://[::1]:80/", "evil.example", 200),  # what the field says is ignored
+        ("http://evil.example/", "localhost", 421),
+        ("http://evil.example?a=/", "localhost", 421),
+        ("http://localhost@evil.example/", "localhost", 421),
+        ("http://evil.example@localhost/", "localhost", 421),
+        ("http:///", "localhost", 421),
+        ("ftp://evil.example/", "localhost", 421),
+        ("//evil.example/", "localhost", 404),  # a path
+        ("http://localhost/", "localhost\r\nHost: localhost", 400),
+    ],
+)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_the_host_of_a_url_that_names_one_is_the_one_that_counts(
+    url: str, host: str, status: int, version: str
+) -> None:
+    async def client(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(f"GET {url} HTTP/{version}\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        assert int((await rest(reader)).split()[1]) == status
+
+    served(Limits(), client, application(Limits()))
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 30000000", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("host", [b"localhost", b"evil.example"])
+def test_who_is_refused_unread_hears_so_at_once_and_may_send_the_rest(length: bytes, host: bytes) -> None:
+    async def client(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: " + host + b"\r\n" + length + b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.split()[1] == (b"405" if host == b"localhost" else b"421")
+        assert b"\r\nconnection: close\r\n" in head.lower()
+        assert json.loads(await reader.readexactly(int(re.findall(rb"content-length: (\d+)", head)[0])))["detail"]
+        rest_of_it = bytes(30_000_000) if b"Length" in length else b"1c9c380\r\n" + bytes(30_000_000) + b"\r\n0\r\n\r\n"
+        writer.write(rest_of_it)
+        await writer.drain()  # not cut off
+        assert await rest(reader) == b""
+
+    served(Limits(), client, application(Limits()))
+
+
+def test_who_is_refused_and_sends_the_rest_slowly_is_cut_off() -> None:
+    async def client(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30000000\r\n\r\n")
+        assert (await rest(reader))[:12] == b"HTTP/1.1 405"
+        assert asyncio.get_running_loop().time() == pytest.approx(10, abs=1)  # the grace of an upload
+
+    served(Limits(), client, application(Limits()), run=run_in_no_time)
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_server_that_is_told_to_stop_answers_what_it_has(ends: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def go() -> None:
@@ -265,7 +335,10 @@ def test_a_server_that_is_told_to_stop_answers_what_it_has(ends: bool, caplog: p
             return "ok"
 
         config = uvicorn.Config(
-            metered(api, Metrics(), ["*"]), http=Connection, lifespan="off", timeout_graceful_shutdown=20 if ends else 0
+            metered(api, Metrics(), ["*"], Limits()),
+            http=Connection,
+            lifespan="off",
+            timeout_graceful_shutdown=20 if ends else 0,
         )
         server, listener = uvicorn.Server(config), socket.create_server(("127.0.0.1", 0))
         address = listener.getsockname()
