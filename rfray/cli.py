@@ -12,8 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
-from typer import Argument, Exit, Option, Typer
-from typer.core import TyperGroup
+from typer import Argument, BadParameter, Exit, Option, Typer
 
 from rfray.errors import (
     InputError,
@@ -32,24 +31,14 @@ if TYPE_CHECKING:
 
     from rfray.store.run_dir import RunDir
 
+UsageError: Any = BadParameter.__bases__[0]
+"""What typer raises for a command line that it can't take, wherever it has it from."""
 BEGAN = time.time()
 """When this process began, in seconds since 1970: a search.budget counts from here."""
 
 
-class Verbs(TyperGroup):
-    """The commands: Ctrl-C in one is `Interrupted`, before typer ends without a word."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs the one that was asked for."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; go on") from None
-
-
 app = Typer(
     name="rfray",
-    cls=Verbs,
     help="One YAML file becomes a sweep, an ensemble of the best trials that tells real images from fake ones, and a "
     "leaderboard that says how well, and how surely.",
     no_args_is_help=True,
@@ -162,6 +151,7 @@ def ensemble(
 
     from rfray.commands.ensemble import REPORT_FORMATS, ensemble
     from rfray.commands.leaderboard import show_leaderboard
+    from rfray.progress.phases import say
 
     folder, console = _run(run), _console()
     given = {"top_k": top_k, "diverse": diverse, "methods": method, "choose_by": choose_by}
@@ -170,7 +160,7 @@ def ensemble(
     show_leaderboard(folder, None, console)
     for path in (folder.leaderboard_csv, folder.leaderboard_md, folder.report_html):
         if path.exists():
-            print(printable(folder.shown(path)))
+            say(console, folder.shown(path))
 
 
 @app.command()
@@ -239,7 +229,7 @@ def job(client: str, command: Annotated[list[str], Argument()]) -> None:
     from rfray.remote.command import begin_job
 
     begin_job(client)
-    app(command)
+    raise Exit(app(command, standalone_mode=False) or 0)
 
 
 @app.command()
@@ -297,10 +287,17 @@ def _run_command() -> None:
             check_no_secret(word)
         os.getcwd()  # where it is gone, torch ends the process with words of its own
         try:
-            app()
+            if (code := app(standalone_mode=False)) == Interrupted.exit_code:
+                raise Interrupted("stopped; go on")
+            sys.exit(code or 0)
         finally:
             if sys.stdout is not None:  # it is where the caller has closed it
                 sys.stdout.flush()  # now, while what is refused can be said
+    except UsageError as error:  # typer would print it with what steers a terminal
+        if not (reason := error.format_message()):
+            sys.exit(2)  # the help was asked for by no word at all
+        verb = error.ctx.command_path.removesuffix(" COMMAND") if error.ctx else "rfray"
+        raise InputError(f"{reason}{'' if reason[-1] in '.?' else '.'} `{verb} --help` says what is allowed") from None
     except BrokenPipeError:  # whoever read has read enough
         sys.exit(1)
     except OSError as error:

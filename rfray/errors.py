@@ -12,8 +12,8 @@ from typing import TypeVar
 
 SECRET = re.compile(
     # KEY:SECRET@, perhaps with a slash, or TOKEN@; but anonymous@ is Arrow's way to read what is public
-    r"(?<=://)(?!anonymous@)([^/@\s]{0,400}|[^/@:\s]{1,200}:(?!\d+/)[^@\s]{0,200})@"
-    r"|(?<=[?&])[^=&\s]{0,40}(key|secret|token|passw|signature|credential)[^=&\s]{0,40}=[^&\s]{0,400}",
+    r"(?<=://)(?!anonymous@)([^/@\s]{0,4000}|[^/@:\s]{1,200}:(?!\d+/)[^@\s]{0,200})@"
+    r"|(?<=[?&])[^=&\s]{0,40}(key|secret|token|passw|signature|credential)[^=&\s]{0,40}=[^&\s]*",
     re.IGNORECASE,
 )
 """What gives access, in an address."""

@@ -63,6 +63,8 @@ def test_a_long_list_is_cut_but_never_the_nearest() -> None:
         "s3://bucket/x?secret_key=canary&region=eu",
         "https://bucket.s3.amazonaws.com/x?X-Amz-Signature=canary",
         "train: s3://AKIA0:canary@bucket  # ours",
+        f"https://bucket/x?X-Amz-Security-Token={'canary' * 200}&region=eu",
+        f"gs://{'canary' * 300}@bucket",
     ],
 )
 def test_a_key_in_an_address_is_refused_and_not_shown(address: str) -> None:

@@ -60,3 +60,23 @@ def test_a_run_that_is_none(verb: str, tmp_path: Path, capfd: pytest.CaptureFixt
     code, said = say_all(words, tmp_path, capfd)
     assert code == 2
     assert f"/{SHOWN}: no" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [NAME],
+        ["tune"],
+        ["tune", "a", NAME],
+        ["tune", "a", f"--{NAME}"],
+        ["tune", NAME, "--set", NAME],
+        ["ensemble", "x", "--top-k", NAME],
+        ["ensemble", "x", "--choose-by", NAME],
+        ["serve", NAME, "--port", "99999"],
+    ],
+)
+def test_a_command_line_that_is_none_is_one_line(words: list[str], tmp_path: Path, capfd) -> None:
+    code, said = say_all(words, tmp_path, capfd)
+    assert code == 2
+    assert said.startswith("rfray: ")
+    assert said.count("\n") == 1

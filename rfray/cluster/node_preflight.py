@@ -16,7 +16,7 @@ from rfray.data.geometry import geometries
 from rfray.data.images import ImageFiles
 from rfray.data.node_cache import cache_folder
 from rfray.errors import ClusterError, DataError, StorageError
-from rfray.progress.phases import counting
+from rfray.progress.phases import counting, say
 from rfray.store.files import no_room
 from rfray.store.ownership import holder_of, work_for
 from rfray.store.run_dir import RunDir
@@ -77,7 +77,7 @@ def prepare_nodes(run: RunDir, slots: TrialSlots, console: Console) -> None:
         if isinstance(problem, RayTaskError):
             problems.append(f"node {node.address}: {reason_of(problem)}")
         elif isinstance(problem, RayError):  # trials will be elsewhere, or here once it is back
-            console.print(f"Node {node.address} went away while its images were prepared", markup=False)
+            say(console, f"Node {node.address} went away while its images were prepared")
         elif problem:
             problems.append(f"node {node.address} {problem}")
     if problems:

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rfray.commands.prepare_data import prepare_training, scan_all, write_audit
-from rfray.errors import AuditError, printable
+from rfray.errors import AuditError
 from rfray.progress.phases import say
 from rfray.report.audit_plots import draw_audit
 from rfray.report.terminal import audit_summary
@@ -39,6 +39,6 @@ def audit(source: Path, run: str | None, overrides: Sequence[str], console: Cons
     assert found is not None  # it was just written
     console.print(audit_summary(found))
     for path in (folder.audit_file, *folder.audit_pictures()):
-        print(printable(folder.shown(path)))
+        say(console, folder.shown(path))
     if found.stamp:
         raise AuditError(f"the audit has found errors; see {folder.shown(folder.audit_file)}")

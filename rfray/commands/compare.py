@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rfray.errors import printable
 from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, write_comparison
 from rfray.progress.phases import say
 from rfray.report.terminal import comparison_table
@@ -24,7 +23,6 @@ def compare(runs: Sequence[RunDir], top: int, out: Path | None, console: Console
         run.mirror.pull(*READ)
     found = compare_runs(runs)
     console.print(comparison_table(found, top, console.width))
-    for sentence in found.sentences:
-        say(console, sentence)
+    say(console, *found.sentences)
     for path in write_comparison(found, out) if out is not None else []:
-        print(printable(str(path)))
+        say(console, str(path))

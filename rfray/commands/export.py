@@ -5,6 +5,7 @@ from pathlib import Path
 from rfray.errors import printable
 from rfray.models.bundle import load_bundle
 from rfray.models.export import check_format, export_bundle
+from rfray.store.run_dir import RunDir
 
 
 def export(bundle: str, form: str, out: Path | None) -> None:
@@ -14,6 +15,6 @@ def export(bundle: str, form: str, out: Path | None) -> None:
     where there is no bundle.
     """
     check_format(form)
-    file = out or Path(f"{Path(bundle).name}.{form}")
+    file = out or Path(f"{RunDir(bundle).name}.{form}")
     difference = export_bundle(load_bundle(bundle), form, file)
     print(f"{printable(str(file))}: probabilities within {difference:.1g} of the bundle's")

@@ -15,7 +15,7 @@ def show_leaderboard(run: RunDir, sort: str | None, console: Console) -> None:
     frame = read_leaderboard(run)
     run.check(*run.votes_predictions(), *run.test_predictions())
     if warning := guessing(run, frame):
-        console.print(warning, style="bold red", soft_wrap=True, markup=False)
+        say(console, warning, style="bold red")
     console.print(leaderboard_table(frame, sort, console.width))
     for sentence in (verdict(run, frame), false_positives(run, frame), waiting(frame)):
         if sentence:

@@ -90,7 +90,7 @@ def predict(
 
 def _warn(ensemble: Ensemble) -> None:
     if (bundle := ensemble.bundle) is not None and (warning := no_better(bundle.figures)):
-        Console(stderr=True, highlight=False).print(warning, style="bold red", soft_wrap=True, markup=False)
+        say(Console(stderr=True), warning, style="bold red")
 
 
 def _make_folder(option: str, folder: Path) -> None:

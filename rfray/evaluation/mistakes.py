@@ -7,7 +7,7 @@ import pandas as pd
 
 from rfray.spec.schema_base import Strict
 from rfray.stats.predictions import predictions_metadata, read_predictions
-from rfray.store.files import write_whole
+from rfray.store.files import RECORD_BYTES, read_plain, write_whole
 from rfray.store.run_dir import RunDir
 
 AT_MOST = 24
@@ -115,6 +115,6 @@ def write_mistakes(run: RunDir, mistakes: Mistakes) -> None:
 def read_mistakes(run: RunDir) -> Mistakes | None:
     """mistakes.json; None where there is no such record that can be read: it is made anew then."""
     try:
-        return Mistakes.model_validate_json(run.mistakes_file.read_text(encoding="utf-8"))
+        return Mistakes.model_validate_json(read_plain(run.mistakes_file, RECORD_BYTES))
     except (FileNotFoundError, ValueError):
         return None

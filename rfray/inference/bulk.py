@@ -6,6 +6,7 @@ shards that are missing.
 """
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,12 +27,13 @@ from rfray.cluster.slots import autoscaler_notice, slot_count, worker_slot
 from rfray.cluster.tasks import reason_of
 from rfray.data.folders import image_files
 from rfray.data.listing import PassedOver
-from rfray.errors import DataError, RfrayError, RunError, printable, readable
+from rfray.errors import DataError, RfrayError, RunError, readable
 from rfray.models.bundle import detect, load_bundle
+from rfray.progress.phases import say
 from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import Resources
 from rfray.store.bundle_record import ENSEMBLE_FILE
-from rfray.store.files import file_digest, replacing, write_whole
+from rfray.store.files import RECORD_BYTES, file_digest, read_plain, replacing, write_whole
 from rfray.store.records import Digest, find_record, write_record
 from rfray.store.run_dir import find_bundle
 from rfray.store.sealed import table_bytes
@@ -68,6 +70,8 @@ def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | Non
     if (known := find_record(plan, Plan, remedy="choose another folder")) is not None:
         if (known.bundle, known.paths) != (digest, asked):
             raise RunError(f"{out} holds predictions of another bundle, or of other files; choose another folder")
+        for other in (file for file in out.iterdir() if file.is_symlink() or not file.is_file()):
+            raise RunError(f"{other} is no plain file, as all of `rfray predict` are; choose another folder")
         if not files.exists() or file_digest(files) != known.files or _columns(files) != ["path"]:
             raise RunError(f"{files} is damaged or gone, and says what the shards are of; choose another folder")
         return int(pq.read_metadata(files).num_rows)
@@ -104,7 +108,7 @@ def predict_shards(
     with connected(address, resources):
         slot = worker_slot(resources)
         if notice := autoscaler_notice(slot):
-            Console(stderr=True).print(printable(notice), soft_wrap=True)
+            say(Console(stderr=True), notice)
         actor = ray.remote(ShardPredictor).options(
             num_cpus=slot.cpu, num_gpus=slot.gpu, max_restarts=RETRIES, max_task_retries=RETRIES
         )
@@ -144,11 +148,14 @@ def vouch(out: Path, shard: int) -> None:
 def _digests(out: Path) -> dict[int, str]:
     """Shard -> SHA-256 of its verdicts, as the last line on it has it."""
     file = out / DIGESTS
-    text = file.read_text(encoding="ascii", errors="replace") if file.exists() else ""
+    try:
+        text = read_plain(file, RECORD_BYTES).decode("ascii", "replace") if file.exists() else ""
+    except ValueError as error:
+        raise RunError(f"{file} is damaged: {error}; delete it, and what it speaks of is predicted again") from None
     if text and not text.endswith("\n"):  # a line that was cut short, which the next one must not continue
         write_whole(file, f"{text}\n")
     lines = [line.split(",") for line in text.splitlines()]
-    return {int(line[0]): line[1] for line in lines if len(line) == 2 and line[0].isdecimal()}
+    return {int(line[0]): line[1] for line in lines if len(line) == 2 and re.fullmatch(r"\d{1,9}", line[0])}
 
 
 def _is_whole(part: Path, digest: str | None) -> bool:

@@ -7,10 +7,11 @@ from rich.console import Console
 
 from rfray.data.catalog import decode_images
 from rfray.data.geometry import Geometry
-from rfray.errors import DataError, printable
+from rfray.errors import DataError
 from rfray.evaluation.mistakes import Mistakes, write_mistakes
 from rfray.models.bundle import load_bundle
 from rfray.models.grad_cam import encode_jpeg, heatmap_jpeg, shrink
+from rfray.progress.phases import say
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
@@ -28,7 +29,7 @@ def draw_mistakes(run: RunDir, mistakes: Mistakes, console: Console) -> None:
     A report without some pictures is better than none: prints, and writes there, what could not be drawn, and why.
     Raises RunError where the run's bundle is damaged.
     """
-    console.print(f"Explaining {len(mistakes.shown)} wrongly classified images with {len(mistakes.members)} models")
+    say(console, f"Explaining {len(mistakes.shown)} wrongly classified images with {len(mistakes.members)} models")
     bundle, problems = load_bundle(run.path), list[str]()
     ids = [mistake.id for mistake in mistakes.shown]
     files = decode_images(run.catalog(), run.sweep().data, "test", WHOLE, ids)
@@ -46,8 +47,7 @@ def draw_mistakes(run: RunDir, mistakes: Mistakes, console: Console) -> None:
             problems.append(f"{mistake.id} could not be explained: {type(error).__name__}: {cause}")
         else:
             write_whole(run.mistake_picture(mistake.number, evidence=True), evidence)
-    for problem in problems[:PRINTED]:
-        console.print(printable(f"Mistakes: {problem}"), soft_wrap=True, markup=False)
+    say(console, *(f"Mistakes: {problem}" for problem in problems[:PRINTED]))
     if len(problems) > PRINTED:
-        console.print(f"Mistakes: … and {len(problems) - PRINTED} more like these")
+        say(console, f"Mistakes: … and {len(problems) - PRINTED} more like these")
     write_mistakes(run, mistakes.model_copy(update={"problems": problems}))

@@ -27,10 +27,10 @@ from rfray.data.catalog import load_images, picture_files
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.data.images import PictureSource
-from rfray.errors import RfrayError, RunError, TrialError, printable
+from rfray.errors import RfrayError, RunError, TrialError
 from rfray.inference.missing import prediction_origins
 from rfray.models.inference import Predictor, load_predictor, predict_corrupted, predict_from_file
-from rfray.progress.phases import counting
+from rfray.progress.phases import counting, say
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions, write_predictions
 from rfray.store.files import file_digest
@@ -62,7 +62,7 @@ def predict_test(run: RunDir, trials: list[TrialDir], connect: Callable[[], obje
 
     Raises RfrayError, naming the trials that could not.
     """
-    console.print(f"Predicting the test images with {len(trials)} trials")
+    say(console, f"Predicting the test images with {len(trials)} trials")
     connect()
     failed: list[str] = []
     for trial_id, error in _outcomes(run, _predict_test, [trial.id for trial in trials], console):
@@ -89,7 +89,7 @@ def predict_under_corruption(
     `connect` makes sure that Ray is there.
     Raises RfrayError where a task fails (images that are gone or changed, damaged weights).
     """
-    console.print(f"Predicting the {part} images with {len(missing)} trials under {len(CORRUPTIONS)} corruptions")
+    say(console, f"Predicting the {part} images with {len(missing)} trials under {len(CORRUPTIONS)} corruptions")
     catalog, folder = run.catalog(), run.corruption_folder(part)
     images, origins = catalog[catalog["part"] == part], prediction_origins(trials, catalog, part)
     groups = [group for group in _groups(trials) if not {trial.id for trial in missing}.isdisjoint(group)]
@@ -142,7 +142,7 @@ def _outcomes(run: RunDir, predict: Callable[..., Any], keys: Sequence[Any], con
     """(key, what `predict` has made of it, or a RayError) of each, in the order in which the tasks on Ray end."""
     slot = worker_slot(run.sweep().resources)
     if notice := autoscaler_notice(slot):
-        console.print(printable(notice), soft_wrap=True)
+        say(console, notice)
     task = ray.remote(predict).options(num_cpus=slot.cpu, num_gpus=slot.gpu, max_retries=1)
     return finished({task.remote(run.where, holder_of(run), key, slot.threads): key for key in keys})
 

@@ -82,9 +82,11 @@ def load_bundle(where: Path | str) -> LoadedBundle:
             model, _ = build_for(trial, files / WEIGHTS, files / HEAD_FILE)
             known = read_json(files / CONFIG)["pretrained_cfg"]
             (a, b, c), (d, e, f) = ([float(value) for value in known[name]] for name in ("mean", "std"))
+            if not (np.isfinite([a, b, c, d, e, f]).all() and min(d, e, f) > 0):
+                raise ValueError("not finite, or a std that is not above 0")
         except TrialError as error:
             raise RunError(f"{folder}: member {number}: {error}") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise RunError(f"{files / CONFIG} is damaged: no mean and std of three channels ({error})") from None
         if isinstance(model, MultiscaleModel):
             load_weights(files / HEAD_FILE, model.head)

@@ -8,9 +8,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rfray.errors import printable
 from rfray.progress.events import EpochDone, Event, SweepBegan, TrialBegan, TrialEnded, TrialPaused, Warned
-from rfray.progress.phases import repeating
+from rfray.progress.phases import literal, repeating, say
 
 SHOWN_ENDED, AROUND = 8, 8
 """Lines of the live table: ended trials that stay in it, which are the best ones; and those that are no trials."""
@@ -97,7 +96,7 @@ class View:
     def say(self, text: str) -> None:
         """Prints a line (above the table)."""
         self._waiting.close()
-        self._console.print(Text(printable(text)), soft_wrap=True)
+        say(self._console, text)
 
     def close(self) -> None:
         """Leaves the table as it is and gives the terminal back."""
@@ -129,15 +128,15 @@ class View:
         failures = self._scores.count(None)
         failed = f", {failures} failed" if failures else ""
         title = f"{self._sweep.name}: {self._done()}{failed}{self._left()}"
-        table = Table("trial", "setting", title=title, title_justify="left")
+        table = Table("trial", "setting", title=literal(title), title_justify="left")
         for name in ("epoch", f"val {self._sweep.metric}", "best", "images/s", "state"):
-            table.add_column(name, justify="right" if name in ("epoch", "best", "images/s") else "left")
+            table.add_column(literal(name), justify="right" if name in ("epoch", "best", "images/s") else "left")
         running = [row for row in self._rows.values() if row.state != "paused"]
         paused, room = len(self._rows) - len(running), max(1, self._console.height - SHOWN_ENDED - AROUND)
         for row in [*running[:room], *self._best]:
             table.add_row(
-                Text(printable(row.id)),
-                Text(printable(row.setting)),
+                literal(row.id),
+                literal(row.setting),
                 f"{row.epoch}/{row.epochs}",
                 _number(row.score),
                 Text(_number(row.best), style="bold" if best is not None and row.best == best else ""),

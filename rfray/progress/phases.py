@@ -7,7 +7,9 @@ from threading import Event, Thread
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
+from rich.text import Text
 
 from rfray.errors import printable
 
@@ -16,17 +18,22 @@ OFTEN, SELDOM, LONG = 1.5, 10.0, 60.0
 Item = TypeVar("Item")
 
 
-def say(console: Console, *lines: str) -> None:
+def literal(text: str, style: str = "") -> Text:
+    """Text on one line without markup, in which a name can't steer the terminal."""
+    return Text(printable(text), style)
+
+
+def say(console: Console, *lines: str, style: str = "") -> None:
     """Prints lines; what would steer the terminal is escaped (see `printable`), and the terminal wraps them."""
     for line in lines:
-        console.print(printable(line), soft_wrap=True, markup=False)
+        console.print(literal(line, style), soft_wrap=True)
 
 
 @contextmanager
 def doing(console: Console, text: str) -> Iterator[None]:
     """Says what goes on while a block runs, which may take seconds: beside a spinner, or in lines of a log."""
     if console.is_terminal:
-        with console.status(text):
+        with console.status(literal(text)):
             yield
         return
     say(console, text)
@@ -38,7 +45,7 @@ def counting(items: Iterable[Item], text: str, total: int) -> Iterator[Item]:
     """The items, of which there will be `total`; how many there were stands on a bar, or in lines of a log (stderr)."""
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
-        yield from track(items, text, total, console=console, transient=True)
+        yield from track(items, escape(printable(text)), total, console=console, transient=True)
         return
     count = 0
     with repeating(console, lambda _: f"{text}: {count:,} of {total:,}"):

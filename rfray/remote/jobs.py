@@ -47,7 +47,7 @@ def run_remotely(address: str, command: RemoteCommand, on_interrupt: OnInterrupt
         job = None if "--dry-run" in command.once else _find(client, command, view.say)
         if job is None or not job.status.is_terminal():
             name = job.submission_id if job else _submit(client, command, view.say)
-            console.print(f"Job {name} at {address}{' runs already; following it' if job else ''}", highlight=False)
+            view.say(f"Job {name} at {address}{' runs already; following it' if job else ''}")
             output = Output(view.show, view.say, with_files=command.sweep is not None)
             try:
                 job = _follow(client, name, output)
@@ -55,7 +55,7 @@ def run_remotely(address: str, command: RemoteCommand, on_interrupt: OnInterrupt
                 view.close()
                 if not _stops(on_interrupt, console):
                     raise Interrupted(f"detached; job {name} goes on. Follow it again") from None
-                console.print("Stopping …")
+                view.say("Stopping …")
                 client.stop_job(name)
                 while not client.get_job_status(name).is_terminal():
                     time.sleep(0.3)
@@ -67,9 +67,9 @@ def run_remotely(address: str, command: RemoteCommand, on_interrupt: OnInterrupt
     code = _exit_code(job)
     if code == 0 and "--dry-run" not in command.once:
         if command.verb == "tune":
-            print(f"Next: rfray ensemble {command.run} --address {address}")
+            view.say(f"Next: rfray ensemble {command.run} --address {address}")
         elif is_address(command.run):
-            print(f"Next: rfray fetch {command.run}")
+            view.say(f"Next: rfray fetch {command.run}")
     return code
 
 
@@ -193,7 +193,10 @@ class Output:
         self.length += len(text)
         *lines, self._unfinished = (self._unfinished + text).split("\n")
         for line in lines:
-            event = event_in(line)
+            try:
+                event = event_in(line)
+            except ValueError:  # a text that begins as an event does
+                event = None
             if isinstance(event, JobBegan):
                 self._began = event
             elif event is not None:

@@ -8,10 +8,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rfray.errors import InputError, nearest_first, printable
+from rfray.errors import InputError, nearest_first
 from rfray.evaluation.ensemble import WORST
 from rfray.evaluation.leaderboard import BASELINE, LOWER_IS_BETTER, as_text
 from rfray.evaluation.run_comparison import Comparison
+from rfray.progress.phases import literal
 from rfray.report.words import baseline_sentence, count_rows, duplicate_rows, size_rows
 from rfray.store.records import Audit
 
@@ -61,11 +62,11 @@ def _leaderboard(
     """Ensembles are bold, baselines dim; `further` columns stand at the end unless they are among the others."""
     settings, metrics = WIDE if width >= WIDE_FROM else NARROW
     columns = list(dict.fromkeys((*first, *settings, *scores, *metrics, *further)))
-    table = Table(title=printable(title))
+    table = Table(title=literal(title))
     for column in columns:
-        table.add_column(printable(column), justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left")
+        table.add_column(literal(column), justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left")
     for kind, row in zip(frame["kind"], as_text(frame)[columns].itertuples(index=False), strict=True):
-        table.add_row(*map(_plain, row), style=STYLES.get(kind))
+        table.add_row(*map(literal, row), style=STYLES.get(kind))
     return table
 
 
@@ -78,22 +79,19 @@ def audit_summary(audit: Audit) -> Iterator[RenderableType]:
             for number, column in enumerate(columns):
                 table.add_column(column, justify="right" if number else "left")
             for row in rows:
-                table.add_row(*map(_plain, row))
+                table.add_row(*map(literal, row))
             yield table
     if audit.baseline is not None:
-        yield _plain(baseline_sentence(audit) or "What each property of the files alone predicts (AUC; 0.5 is chance):")
+        yield literal(
+            baseline_sentence(audit) or "What each property of the files alone predicts (AUC; 0.5 is chance):"
+        )
         telling = [feature for feature in audit.baseline.features if feature.low > 0.5]
         width = max((len(feature.feature) for feature in telling), default=0)
         for feature in telling:
-            yield Text(f"  {feature.feature:<{width}}  {feature.auc:.2f}  {'█' * round(40 * (feature.auc - 0.5))}")
+            yield literal(f"  {feature.feature:<{width}}  {feature.auc:.2f}  {'█' * round(40 * (feature.auc - 0.5))}")
     yield Text()
     if not audit.findings:
         yield Text("Nothing was found that would mislead.", style="green")
     for finding in audit.findings:
-        yield Text.assemble((f"{finding.grade.capitalize()}: ", GRADE_STYLES[finding.grade]), _plain(finding.sentence))
-        yield Padding(_plain(finding.what_to_do, "dim"), (0, 0, 0, 2))
-
-
-def _plain(text: str, style: str = "") -> Text:
-    """Text on one line without markup, in which a name can't steer the terminal."""
-    return Text(printable(text), style=style)
+        yield Text.assemble((f"{finding.grade.capitalize()}: ", GRADE_STYLES[finding.grade]), literal(finding.sentence))
+        yield Padding(literal(finding.what_to_do, "dim"), (0, 0, 0, 2))

@@ -38,10 +38,15 @@ def _without_key(address: str) -> str:
     return address
 
 
+def leads_out(name: str) -> bool:
+    """Whether a name is none of a file below a folder: absolute, empty, or with an empty part, ., .. or a zero byte."""
+    return any(part in ("", ".", "..") or "\0" in part for part in name.split("/"))
+
+
 EACH_ONCE = rule("every value once", lambda values: len({repr(value) for value in values}) == len(values))
 AbsolutePath = Annotated[
     str,
-    rule("a path", bool),
+    rule("a path", lambda path: path and "\0" not in path),
     AfterValidator(lambda path: _without_key(path) if "://" in path else os.path.abspath(os.path.expanduser(path))),
 ]
 """A path that is made absolute, or an address."""

@@ -5,6 +5,7 @@ Names of what rooms further up register (backbones, metrics, …) are plain text
 
 import re
 from itertools import product
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -17,7 +18,7 @@ from rfray.spec.budget_defaults import (
     read_budget,
     with_defaults,
 )
-from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, Problems, Strict, refusing, rule
+from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, Problems, Strict, leads_out, refusing, rule
 from rfray.spec.trial import PROBED, SEEDS, Trial, TrialAxes
 
 CLASSES = ("real", "fake")
@@ -33,8 +34,13 @@ def _no_share(given: Any) -> Any:
 Share = Annotated[float, Field(gt=0, lt=0.9)]
 Folder = Annotated[AbsolutePath, BeforeValidator(_no_share)]
 """Where a share may stand, too."""
+ClassFolder = Annotated[
+    str,
+    AfterValidator(lambda name: PurePosixPath(name).as_posix()),  # real/ is real
+    rule("a folder in the data folder, by its name or path there", lambda name: not leads_out(name)),
+]
 ClassFolders = Annotated[
-    dict[Literal["real", "fake"], str | Annotated[list[str], Field(min_length=1)]],
+    dict[Literal["real", "fake"], ClassFolder | Annotated[list[ClassFolder], Field(min_length=1)]],
     rule("both real and fake", lambda classes: set(classes) == set(CLASSES)),
 ]
 Gpus = Annotated[

@@ -49,7 +49,7 @@ class Bundle(Strict):
     """What every picture is brought through before a member's own geometry."""
     files: dict[str, Digest]
     """members/<number>/config.json, model.safetensors and maybe head.safetensors, numbers from 1 -> SHA-256."""
-    figures: dict[str, float | None]
+    figures: dict[str, Annotated[float, Field(ge=0)] | None]
     """Metrics, counts and 95 % intervals of the vote on test: the columns of its row on the leaderboard."""
     test_digest: str
     """Of test: every image's path, label and content."""

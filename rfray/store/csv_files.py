@@ -6,12 +6,16 @@ are.
 """
 
 import csv
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+
+from rfray.store.files import read_plain
+from rfray.store.sealed import TABLE_BYTES
 
 FORMULA = r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
 """What a cell begins with that a spreadsheet may take for a formula; the last four: the same signs in full width."""
@@ -29,7 +33,8 @@ def csv_text(table: pd.DataFrame, *, header: bool = True) -> str:
 
 def read_csv(file: Path, **options: Any) -> pd.DataFrame:
     """What `csv_text` has written, as it was; `options` are those of pandas, and so is what it raises."""
-    return _changed(pd.read_csv(file, **options), lambda cell: MARKED.sub("", cell, 1) if MARKED.match(cell) else cell)
+    table = pd.read_csv(io.BytesIO(read_plain(file, TABLE_BYTES)), **options)
+    return _changed(table, lambda cell: MARKED.sub("", cell, 1) if MARKED.match(cell) else cell)
 
 
 def _texts(table: pd.DataFrame) -> list[str]:

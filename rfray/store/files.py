@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from platformdirs import user_cache_path
 
 from rfray.errors import DiskFullError, InputError
+from rfray.spec.schema_base import leads_out
 
 NO_ROOM = "no room on the disk for"
 """How the message of every DiskFullError begins."""
@@ -108,7 +109,7 @@ def below(folder: Folder, name: str) -> Path:
 
     Raises InputError where it is none: absolute, empty, or with an empty part, `.`, `..` or a zero byte in it.
     """
-    if any(part in ("", ".", "..") or "\0" in part for part in name.split("/")):
+    if leads_out(name):
         raise InputError(
             f"{name!a} is no name of a file below {folder}; allowed: names with / between them, none empty, "
             "'.' or '..'. Whoever made the folder or the record that has this name must give another"
@@ -135,7 +136,9 @@ def read_json(path: Path) -> Any:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
+    """SHA-256 of a file's bytes, 64 hex digits. Raises OSError, also where it is no plain file."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "no plain file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

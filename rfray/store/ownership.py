@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -24,8 +25,8 @@ from filelock import FileLock, Timeout
 from rfray.errors import LeaseLostError, RunError, StorageError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import differences, resolved_text
-from rfray.store.files import clear_left_over, write_whole
-from rfray.store.run_dir import RunDir
+from rfray.store.files import RECORD_BYTES, clear_left_over, write_whole
+from rfray.store.run_dir import FOLDERS, RunDir
 from rfray.store.storage import FENCES, Storage
 
 LEASE_FILE = ".lock"
@@ -34,6 +35,8 @@ LEASE_RENEWED, LEASE_ENDS = 15.0, 60.0
 """Seconds after which it is written anew, and after which a command that did not is taken for dead."""
 LOOK_AGAIN = 1.0
 """Seconds for which a process that works for a command relies on what it has read there: files come in bunches."""
+UNFINISHED = re.compile(r"\..*\.[0-9a-f]{8}\.part.*", re.DOTALL)
+"""The name of what `files.replacing` has not finished."""
 HOLDERS: dict[str, str] = {}
 """Address that a command of this process holds -> its id."""
 
@@ -72,10 +75,7 @@ def lock_run(run: RunDir, without: tuple[str, ...] = ()) -> Iterator[None]:
     changed is sent there afterwards. Where nothing was left out, what was removed here is removed there.
     """
     with _locked(run) as user, ExitStack() as stack:
-        # of a command that was killed; what is no run may have those of runs that go on below it
-        for unfinished in run.path.rglob(f".*.{'[0-9a-f]' * 8}.part*") if run.sweep_file.exists() else ():
-            if unfinished.is_file():
-                unfinished.unlink(missing_ok=True)
+        _tidy(run)
         if run.mirror.storage:
             stack.enter_context(lease(run.mirror.storage, user, run.path.with_name(f".{run.name}.lease")))
         run.mirror.pull(without=without, removing="*")
@@ -83,6 +83,26 @@ def lock_run(run: RunDir, without: tuple[str, ...] = ()) -> Iterator[None]:
             yield
         finally:
             run.mirror.push(removing=None if without else "*")
+
+
+def _tidy(run: RunDir) -> None:
+    """Removes the unfinished files of a command that was killed.
+
+    Raises RunError for a folder of the run that is a link: what is written and removed there would be elsewhere.
+    """
+    for parent, folders, files in os.walk(run.path):
+        if parent == str(run.path):
+            is_run = run.sweep_file.exists()  # what is none may have the files of runs that go on below it
+            folders[:] = [name for name in folders if name in FOLDERS or (is_run and name.startswith("."))]
+        for link in (Path(parent, name) for name in folders):
+            if link.is_symlink():
+                raise RunError(
+                    f"{link} is a link: a run writes only below its own folder. Put the files themselves there; the "
+                    "whole run may be anywhere (--run)"
+                )
+        for name in files if is_run else ():
+            if UNFINISHED.fullmatch(name):
+                Path(parent, name).unlink(missing_ok=True)
 
 
 def check_free(run: RunDir) -> None:
@@ -243,9 +263,9 @@ def _check_free(storage: Storage, own: str, earlier: str) -> None:
         storage.remove([probe])
     age = (now.modified - entry.modified) / 1e9 if now else LEASE_ENDS
     if not entry.modified:  # a store that gives no times: whoever lives has signed anew by then
-        before = storage.read(LEASE_FILE)
+        before = storage.read(LEASE_FILE, RECORD_BYTES)
         time.sleep(2 * LEASE_RENEWED)
-        age = 0.0 if storage.read(LEASE_FILE) != before else LEASE_ENDS
+        age = 0.0 if storage.read(LEASE_FILE, RECORD_BYTES) != before else LEASE_ENDS
     if age < LEASE_ENDS:
         raise RunError(
             f"{storage.address} is in use by {user or 'another command'}, whose last sign is {age:.0f} s old; wait for "
@@ -256,7 +276,7 @@ def _check_free(storage: Storage, own: str, earlier: str) -> None:
 def _holder(storage: Storage) -> tuple[str, str]:
     """Id and name of who holds the address; empty where nobody does, or the file is damaged."""
     try:
-        found = json.loads(storage.read(LEASE_FILE)) if storage.entry(LEASE_FILE) else {}
+        found = json.loads(storage.read(LEASE_FILE, RECORD_BYTES)) if storage.entry(LEASE_FILE) else {}
         return str(found.get("id", "")), str(found.get("user", ""))
     except (ValueError, AttributeError, RecursionError):
         return "", ""

@@ -20,7 +20,14 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 """Of a trial, a vote or a file: one part of a path, which can't lead out of its folder."""
 Digest = Annotated[str, rule("a SHA-256, 64 hex digits", re.compile("[0-9a-f]{64}").fullmatch)]
 """SHA-256 of a file's bytes."""
-Fold = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]]
+FromZero = Annotated[int, Field(ge=0, le=2**53)]
+"""A whole number that a float can be, too."""
+FromOne = Annotated[int, Field(ge=1, le=2**53)]
+Score = Annotated[float, Field(ge=0, le=1 + 1e-9)]
+"""Of a metric; a sum of its parts may be rounded to a little more than 1."""
+Label = Annotated[int, Field(ge=0, le=1)]
+"""0 real, 1 fake."""
+Fold = tuple[FromOne, Annotated[int, Field(ge=2)]]
 """Its number, from 1, and how many there are (`data.folds`)."""
 
 Grade = Literal["note", "warning", "error"]
@@ -31,18 +38,18 @@ class TrialStart(Strict):
     """trial.json: what the trial was asked to be."""
 
     id: Name
-    number: int = Field(ge=0)
+    number: FromZero
     """Position in the order in which the search proposed the trials, from 0."""
-    results_known: int
+    results_known: FromZero
     """How many trials had ended when it was proposed: with `TrialResult.position`, the search can be retraced."""
-    epochs_known: int = 0
+    epochs_known: FromZero = 0
     """How many epochs, of all trials, had been judged by then; the search learns from them where trials pause."""
     trial: Trial
     repeats: Name | None = None
     """Id of the finalist that is trained again."""
     fold: Fold | None = None
     """The fold of the training images that this one is judged on; None: on val."""
-    micro_batch: int | None = None
+    micro_batch: FromOne | None = None
     """Images that fit into memory at once, where that was fewer than `trial.batch_size`; gradients are accumulated."""
 
 
@@ -50,7 +57,7 @@ class TrialResult(Strict):
     """result.json: how the trial ended. Written last, by the driver; a trial without it is not finished."""
 
     id: Name
-    position: int
+    position: FromZero
     """Position in the order in which the trials ended, from 0."""
     kind: Literal["model", "probe", "fold"] = "model"
     """model: trained; probe: a frozen backbone under a head that was learned; fold: trained on all folds but one."""
@@ -61,11 +68,11 @@ class TrialResult(Strict):
     """Its setting; of a probe, see `Sweep.probe`."""
     metric: str
     """Name of the val metric."""
-    score: float | None = None
+    score: Score | None = None
     """Best value of the val metric, in [0, 1]."""
-    best_epoch: int | None = None
+    best_epoch: FromOne | None = None
     """Epoch (from 1) that the weights and the val predictions come from."""
-    epochs: int
+    epochs: FromZero
     """Epochs that were trained."""
     seconds: float
     """Time spent in those epochs."""
@@ -96,7 +103,7 @@ class EarlierTrial(Strict):
     id: Name
     """What the trial is called there."""
     trial: Trial
-    score: float
+    score: Score
     """Best value of that run's val metric, in [0, 1]."""
     use: Literal["taken over", "score", "setting"]
     """taken over: it is one of this run's own; score: the search knows its score; setting: the search tries its values
@@ -123,18 +130,18 @@ class Measured(Strict):
     setting: str
     """Digest of the trial that was trained for it."""
     backbone: str
-    image_size: int
+    image_size: FromOne
     device: str
     """Name of the GPU, or cpu."""
-    device_memory: int
+    device_memory: FromZero
     """Bytes that one such GPU has; 0 on CPUs."""
-    memory: int
+    memory: FromZero
     """Bytes of it that the training took at the most, all that its process takes there included; 0 on CPUs."""
-    host_memory: int
+    host_memory: FromOne
     """Bytes of the node's memory that its process took at the most."""
-    micro_batch: int
+    micro_batch: FromOne
     """Images that were computed at once: a batch, or fewer where so many did not fit."""
-    images_per_second: float
+    images_per_second: float = Field(gt=0)
     """Of training, without augmentation."""
 
 
@@ -147,9 +154,9 @@ class Measurements(Strict):
 class Spent(Strict):
     """budget.json: what the starts of a sweep with a `search.budget` have used so far."""
 
-    clock: float = 0
+    clock: float = Field(default=0, ge=0)
     """Seconds of the command."""
-    gpus: float = 0
+    gpus: float = Field(default=0, ge=0)
     """Seconds of trials x the GPUs that they had."""
 
 
@@ -170,10 +177,10 @@ class Count(Strict):
 
     part: str
     """train, val, test or left out; train or test where folders were audited without dividing them."""
-    label: int
+    label: Label
     """0 real, 1 fake."""
-    images: int
-    groups: int
+    images: FromZero
+    groups: FromZero
     """Different subfolders; 0 where there are none."""
 
 
@@ -181,8 +188,8 @@ class GroupCount(Strict):
     """How many images of one class there are in one subfolder."""
 
     group: str
-    label: int
-    images: int
+    label: Label
+    images: FromZero
 
 
 class Spread(Strict):
@@ -196,14 +203,14 @@ class Spread(Strict):
 class Sizes(Strict):
     """How large the files of one class are."""
 
-    label: int
+    label: Label
     width: Spread
     """Pixels."""
     height: Spread
     """Pixels."""
     file_bytes: Spread
     bytes_per_pixel: Spread
-    formats: dict[str, int]
+    formats: dict[str, FromZero]
     """File format -> images, most frequent first."""
 
 
@@ -217,7 +224,7 @@ class Pairs(Strict):
     """Parts of the two images, in alphabetical order."""
     across_labels: bool
     """Whether one is called real and the other fake."""
-    pairs: int
+    pairs: FromZero
     examples: tuple[tuple[str, str], ...]
     """Paths of the first few pairs, below the data folder, the image in `first` first."""
 
@@ -248,9 +255,9 @@ class MetadataBaseline(Strict):
     low: float
     high: float
     """Its 95 % interval."""
-    n: int
+    n: FromZero
     """Images it was measured on."""
-    folds: int
+    folds: FromZero
     features: tuple[FeatureAuc, ...]
     """Each property alone, measured the same way, best first."""
     sentence: str
@@ -260,13 +267,13 @@ class Audit(Strict):
     """audit.json."""
 
     version: Literal[1] = 1
-    images: int
+    images: FromZero
     counts: tuple[Count, ...]
     groups: tuple[GroupCount, ...]
     """The largest subfolders."""
     sizes: tuple[Sizes, ...]
     """Of each class that has images, real first."""
-    unreadable_count: int
+    unreadable_count: FromZero
     unreadable: tuple[Unreadable, ...]
     """The first few."""
     duplicates: tuple[Pairs, ...]

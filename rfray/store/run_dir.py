@@ -41,6 +41,8 @@ UNREADABLE = ["path", "reason", "folder", "size", "modified"]
 """Columns of unreadable.csv."""
 SUSPECT = r"(?:^|/)\.{0,2}(?:/|$)|\x00"
 """What `below` may refuse, searched for in a whole column at once."""
+FOLDERS = ("audit", "ensemble", "plots", "probes", "repeats", "trials")
+"""In which a run has its files, besides hidden ones."""
 WEIGHTS_FILE = "best.safetensors"
 HEAVY = (f"*{WEIGHTS_FILE}", "*/folds/*", "ensemble/members/*", "*predictions-test*", "*predictions-val-*")
 """Patterns of the files that a sweep has no need to read back."""
@@ -128,8 +130,12 @@ class TrialDir:
     def starts(self) -> list[Start]:
         """starts.csv: every time that a process began with this trial, in order."""
         self.mirror.fetch(self.starts_file)
-        text = self.starts_file.read_text(encoding="utf-8", errors="replace") if self.starts_file.exists() else ""
-        lines = [line.split(",") for line in text.splitlines()]
+        try:
+            lines = [line.split(",") for line in read_plain(self.starts_file, RECORD_BYTES).decode().splitlines()]
+        except FileNotFoundError:
+            return []
+        except ValueError as error:
+            raise RunError(f"{self.starts_file} is damaged: {error}; delete the trial's folder") from None
         return [Start(*fields) for fields in lines if len(fields) == len(Start._fields)]
 
     def write_starts(self, starts: list[Start]) -> None:
@@ -208,7 +214,7 @@ class RunDir:
 
     def sweep(self) -> Sweep:
         """The resolved sweep.yaml. Raises RunError where this is no run folder."""
-        if not self.sweep_file.exists():
+        if not self.sweep_file.is_file():
             raise RunError(f"{self.where}: not a run folder (no sweep.yaml); `rfray tune SWEEP` makes one")
         return read_resolved_sweep(self.sweep_file)
 

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from rfray.cluster.slots import MARGIN, Node, Packing, Slot, TrialSlots, nodes, pack
 from rfray.cluster.tasks import finished, on_node, reason_of
-from rfray.errors import ClusterError, RunError, printable
-from rfray.progress.phases import counting
+from rfray.errors import ClusterError, RunError
+from rfray.progress.phases import counting, say
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.store.records import Measured, Measurements, find_record, write_record
@@ -51,7 +51,7 @@ def bring_up(slot: Slot, console: Console) -> None:
     """Has the autoscaler start a node with room for the slot, if there is none, and waits until it is there."""
     if any(node.room(slot) for node in nodes()):
         return
-    console.print("Waiting for the autoscaler to start a node, on which backbones are measured", soft_wrap=True)
+    say(console, "Waiting for the autoscaler to start a node, on which backbones are measured")
     request_resources(bundles=[slot.resources])
     try:
         while not any(node.room(slot) for node in nodes()):
@@ -64,8 +64,7 @@ def keep_packing(run: RunDir, shares: TrialSlots, console: Console) -> None:
     """Writes measured.json and prints what follows from it; nothing where nothing was measured."""
     if isinstance(shares, Packing):
         write_record(run.measured_file, Measurements(measured=shares.measured), run.mirror)
-        for line in packing_lines(shares):
-            console.print(printable(line), soft_wrap=True, markup=False)
+        say(console, *packing_lines(shares))
 
 
 def known_measurements(run: RunDir) -> list[Measured]:

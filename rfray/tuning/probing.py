@@ -19,7 +19,7 @@ from rich.console import Console
 
 from rfray.cluster.slots import worker_slot
 from rfray.cluster.tasks import finished, reason_of
-from rfray.progress.phases import counting
+from rfray.progress.phases import counting, say
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import PROBED, Trial
 from rfray.stats.metrics import metric
@@ -62,7 +62,7 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
     missing = _missing_probes(run, sweep)
     if not missing:
         return
-    began, tell = time.time(), partial(console.print, soft_wrap=True, markup=False)
+    began, tell = time.time(), partial(say, console)
     features_end, heads_end = (
         None if deadline is None else began + part * (deadline - began) for part in (FEATURES_UNTIL, HEADS_UNTIL)
     )
@@ -120,7 +120,7 @@ def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
     for theirs. Where no backbone has the probe that trials begin with, trials begin with random heads. Prints what the
     probes have shown.
     """
-    tell = partial(console.print, soft_wrap=True, markup=False)
+    tell = partial(say, console)
     backbones, best = sweep.trial.choices("backbone"), _best_probes(run, sweep)
     needed = "probe" in sweep.trial.choices("head")
     missing = {probe.backbone for probe in _missing_probes(run, sweep)} if needed else set()

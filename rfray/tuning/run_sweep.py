@@ -15,8 +15,9 @@ from rich.console import Console
 
 from rfray.cluster.ray_internals import free_groups
 from rfray.cluster.slots import TrialSlots, slot_count
-from rfray.errors import RfrayError, SweepFailed, printable
+from rfray.errors import RfrayError, SweepFailed
 from rfray.progress.events import SweepBegan
+from rfray.progress.phases import say
 from rfray.spec.checks import planned_trials
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
@@ -80,8 +81,7 @@ def run_sweep(
     """
     context = SweepContext(run, sweep, shares, session_folder, console, meter)
     planned, warm = planned_trials(sweep), warm_start(run, sweep, console)
-    for problem in repair(run):
-        console.print(printable(f"Warning: {problem}"), soft_wrap=True, markup=False)
+    say(console, *(f"Warning: {problem}" for problem in repair(run)))
     earlier = results(run)
     remove_leftovers(run, sweep, earlier)
     recorder = Recorder(run, sweep, meter)
@@ -109,7 +109,7 @@ def run_sweep(
         still_open = len(run.trials()) - len(done)
         begun = f", {still_open} that had no judged epoch yet go on then" if still_open else ""
         text = f"The budget of {sweep.search.budget} is used up; a larger search.budget goes on{begun}"
-        console.print(text, soft_wrap=True)
+        say(console, text)
     if len(done) == planned:
         _repeat_finalists(context, done)
     remove_leftovers(run, sweep, done)
@@ -125,7 +125,7 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
     if not missing:
         return
     todo = f"Training the best trials again: {len(missing)} of {len(wanted)} trainings are to be done"
-    context.console.print(todo, soft_wrap=True)
+    say(context.console, todo)
     if meter is None or not meter.account.is_over():
         learn_fold_heads(run, sweep, missing, context.deadline)
         no_rungs = SCHEDULERS["none"](sweep, run.training_images())
@@ -136,7 +136,7 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
         raise RfrayError(f"Ray Tune ended with {len(left)} finalists' trainings missing; the same command goes on")
     if left:
         text = f"No time was left for {len(left)} of the finalists' trainings; a larger search.budget goes on"
-        context.console.print(text, soft_wrap=True)
+        say(context.console, text)
 
 
 def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:

@@ -13,11 +13,11 @@ from typing import Literal
 
 import pandas as pd
 from rich.console import Console
-from rich.text import Text
 
 from rfray.data.catalog import part_digest
 from rfray.data.folders import training_changes
-from rfray.errors import RunError, StorageError, SweepError, printable
+from rfray.errors import RunError, StorageError, SweepError
+from rfray.progress.phases import say
 from rfray.spec.checks import planned_trials, settings
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile, differences
@@ -99,8 +99,7 @@ def warm_start(run: RunDir, sweep: Sweep, console: Console) -> WarmStart:
         _take_over(run, sweep, candidates, console)
         known = _known(candidates, sweep)
         write_record(run.warm_start_file, known, run.mirror)
-    for line in known.lines:
-        console.print(Text(printable(line)), soft_wrap=True)
+    say(console, *known.lines)
     return known
 
 
@@ -129,7 +128,7 @@ def _take_over(run: RunDir, sweep: Sweep, candidates: list[Candidate], console: 
             _copy_trial(one, out, number, with_weights=one.key in kept)
             number += 1
         except RunError as error:
-            console.print(Text(printable(f"Warning: {error}; the trial is not taken over")), soft_wrap=True)
+            say(console, f"Warning: {error}; the trial is not taken over")
             shutil.rmtree(out.path, ignore_errors=True)
             one.use, one.reason = "score", "damaged"
 

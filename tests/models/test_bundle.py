@@ -152,6 +152,15 @@ def test_a_pickle_in_place_of_the_weights_is_not_read(bundle: Path) -> None:
     assert not (bundle / "executed").exists()
 
 
+@pytest.mark.parametrize("std", ["[0, 1, 1]", "[-1, 1, 1]", "[NaN, 1, 1]", f"[{'9' * 400}, 1, 1]", "[1, 1]", '"abc"'])
+def test_a_normalisation_that_makes_no_pixels_is_refused(std: str, bundle: Path) -> None:
+    config = bundle / "members" / "1" / "config.json"
+    config.write_text(f'{{"pretrained_cfg": {{"mean": [0.5, 0.5, 0.5], "std": {std}}}}}')
+    files = json.loads((bundle / "ensemble.json").read_text())["bundle"]["files"]
+    resealed(bundle, files={**files, "members/1/config.json": file_digest(config)})
+    assert "members/1/config.json is damaged: no mean and std of three channels" in refused(bundle)
+
+
 def test_a_backbone_that_is_an_address_is_refused(bundle: Path) -> None:
     ensemble = read_record(bundle / "ensemble.json", Ensemble)
     assert ensemble.bundle is not None

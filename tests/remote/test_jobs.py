@@ -57,6 +57,10 @@ def test_events_and_text_come_apart_wherever_the_output_is_cut() -> None:
         assert read(whole[:cut], whole[cut:]) == ([WARNED], ["first line", "", "last"])
 
 
+def test_a_text_that_begins_as_an_event_does_is_a_text() -> None:
+    assert read(f"{BEGAN}\n{MARK}x/leaderboard.csv\n") == ([], [f"{MARK}x/leaderboard.csv"])
+
+
 def test_a_job_that_never_began_is_explained_by_what_the_shell_said() -> None:
     assert read("Running entrypoint\nsh: 1: rfray: not found\n")[1] == ["Running entrypoint", "sh: 1: rfray: not found"]
 

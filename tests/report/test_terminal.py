@@ -62,7 +62,7 @@ def test_sorted_by_a_column_the_best_comes_first(column, values, order):
     shown = ["rank", "backbone", "accuracy", "auc", "n"]
     frame = frame.assign(**dict.fromkeys(shown, 1.0)).assign(**{column: values})
     table = leaderboard_table(frame, column, 80)
-    names = next(shown for shown in table.columns if shown.header == "name")
+    names = next(shown for shown in table.columns if str(shown.header) == "name")
     assert [str(cell) for cell in names.cells] == order
 
 
@@ -77,15 +77,15 @@ def test_sorted_by_a_column_the_best_comes_first(column, values, order):
 def test_of_each_run_the_ensembles_and_its_best_models_are_compared(top, names, more, tmp_path):
     found = compare_runs([run_of(tmp_path / "a", FIRST, SECOND), run_of(tmp_path / "b", SECOND, FIRST, FIRST)])
     table = comparison_table(found, top, 80)
-    shown = {column.header: [str(cell) for cell in column.cells] for column in table.columns}
+    shown = {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
     assert list(shown) == ["rank", "run", "name", "backbone", "val_auc", "accuracy", "auc", "n"]
     assert shown["name"] == names
     assert shown["run"][:2] == ["a", "b"]
-    assert table.title == f"2 runs on 6 test images, ranked by val_auc{more}"
+    assert str(table.title) == f"2 runs on 6 test images, ranked by val_auc{more}"
 
 
 def test_runs_ranked_by_different_metrics_show_both(tmp_path):
     found = compare_runs([run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND, metric="f1")])
     table = comparison_table(found, 5, 160)
-    assert [column.header for column in table.columns][7:10] == ["val_auc", "val_f1", "accuracy"]
-    assert table.title == "2 runs on 6 test images, run by run"
+    assert [str(column.header) for column in table.columns][7:10] == ["val_auc", "val_f1", "accuracy"]
+    assert str(table.title) == "2 runs on 6 test images, run by run"

@@ -753,6 +753,21 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
         "  source: demo\n  classes: {real: a}",
         '5: data.classes: given {"real": "a"}; allowed: both real and fake',
     ),
+    "a class folder elsewhere": (
+        "  source: demo",
+        "  source: demo\n  classes: {real: ok/, fake: [a/b, ../c]}",
+        '5: data.classes.fake[1]: given "../c"; allowed: a folder in the data folder, by its name or path there',
+    ),
+    "a class folder that is a path of its own": (
+        "  source: demo",
+        "  source: demo\n  classes: {real: /etc, fake: b}",
+        '5: data.classes.real: given "/etc"; allowed: a folder in the data folder, by its name or path there',
+    ),
+    "a zero in a path": (
+        "  source: demo",
+        '  train: "a\\0b"\n  test: 0.2',
+        '4: data.train: given "a\\u0000b"; allowed: a path',
+    ),
     "a list of classes": (
         "  source: demo",
         "  source: demo\n  classes: [a, b]",

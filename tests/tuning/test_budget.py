@@ -231,7 +231,7 @@ def test_what_was_measured_on_the_cluster_counts_and_of_other_gpus_nothing_is_kn
 
 def measured(images_per_second: float) -> Measured:
     return Measured(
-        setting="", backbone="a", image_size=32, device="cpu", device_memory=0, memory=0, host_memory=0,
+        setting="", backbone="a", image_size=32, device="cpu", device_memory=0, memory=0, host_memory=1,
         micro_batch=64, images_per_second=images_per_second,
     )  # fmt: skip
 
