@@ -19,8 +19,9 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # nothing of Ray's ne
 
 import psutil
 import ray
+from ray.util import client
 
-from rfray.cluster.ray_internals import keep_environment, loopback_only
+from rfray.cluster.ray_internals import keep_environment, leave_groups, loopback_only
 from rfray.cluster.session_folder import session_folder
 from rfray.errors import ClusterError, RfrayError, check_no_secret, of_system
 from rfray.spec.sweep import Resources
@@ -45,13 +46,18 @@ def connected(address: str | None, resources: Resources, settings: Mapping[str, 
 
     The latter has processes import what trials need while the command goes on; `resources` are those of a trial.
     `settings` (environment variables of Ray's processes) take the place of that.
+    A Ray that this process has already, as a notebook after `ray.init`, is used, and left as it is.
     Gives the folder where Ray keeps its logs and spilled objects on this machine.
-    Raises ClusterError where nothing answers at `address`, or it would not take this process in.
+    Raises ClusterError where nothing answers at `address`, it would not take this process in, or this process is
+    connected to another one.
     """
+    keep_environment()
+    if ray.is_initialized():
+        yield _of_caller(address)
+        return
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with ExitStack() as stack:
         try:
-            keep_environment()
             if settings is None:
                 ready = max(1, min(READY, int((os.cpu_count() or 1) // resources.cpu)))
                 settings = {"RAY_num_workers_soft_limit": str(ready)}
@@ -74,8 +80,30 @@ def connected(address: str | None, resources: Resources, settings: Mapping[str, 
                 raise ClusterError(f"no Ray can be started here: {of_system(error)}. {todo}") from error
             reason = " ".join(str(error.__cause__ or error).split())  # some of Ray's have several lines
             raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {reason}") from error
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits without a message
+        if signal.getsignal(signal.SIGTERM) is not on_sigterm:
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits without a message
         yield Path(context.address_info["session_dir"])
+
+
+def way_to_ray(address: str | None) -> str:
+    """What `connected` does, for people who wait for it."""
+    if ray.is_initialized():
+        return "Using the Ray of this process"
+    return "Starting Ray here" if address is None else f"Connecting to Ray at {address}"
+
+
+def _of_caller(address: str | None) -> Path:
+    """The session's folder of the Ray that this process has. Raises ClusterError where that is not at `address`."""
+    todo = "or call ray.shutdown() first"
+    if client.ray.is_connected():
+        raise ClusterError(f"this process has a client of Ray (ray://…), which runs no trials: use ray.init(), {todo}")
+    known = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", known):
+        todo = f"leave the address {address} out to use that, {todo}"
+        raise ClusterError(f"this process is connected to the Ray at {known} already: {todo}")
+    leave_groups()
+    own = ray.get_runtime_context().get_node_id()
+    return next(Path(node["ObjectStoreSocketName"]).parents[1] for node in ray.nodes() if node["NodeID"] == own)
 
 
 def start_local_ray(settings: Mapping[str, str], num_cpus: int | None = None) -> Any:

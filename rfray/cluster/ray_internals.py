@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 import ray
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 log = logging.getLogger(__name__)
+GROUPS_BEFORE: set[str] = set()
+"""Ids of the placement groups that were there before rfray came, where it uses a Ray that its process had already."""
 
 
 @cache
@@ -67,6 +69,11 @@ def keep_environment() -> None:
     names.difference_update([name for name in names if name.startswith("AWS_")])
 
 
+def leave_groups() -> None:
+    """Has `free_groups` leave alone what is there now: it is of whoever calls rfray."""
+    GROUPS_BEFORE.update(placement_group_table())
+
+
 def free_groups(which: Literal["trials", "workers", "orphans"]) -> None:
     """Gives back placement groups that this command holds on the cluster, which ends the processes that run there.
 
@@ -83,6 +90,8 @@ def free_groups(which: Literal["trials", "workers", "orphans"]) -> None:
         entry = PlacementGroupTableData.FromString(data)
         by_trial = any(byte != 255 for byte in entry.creator_actor_id)  # 255s: no process of a trial has made it
         if entry.creator_job_id.hex() != job or by_trial == (which == "trials"):
+            continue
+        if entry.placement_group_id.hex() in GROUPS_BEFORE:
             continue
         if entry.state != PlacementGroupTableData.REMOVED and (which != "orphans" or entry.creator_actor_dead):
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(entry.placement_group_id)))

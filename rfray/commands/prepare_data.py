@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from rfray.audit.audit import audit_images
-from rfray.data.catalog import divide, fold_of, group_ids, identities, scan_folder
+from rfray.data.catalog import check_unreadable, divide, fold_of, group_ids, identities, scan_folder
 from rfray.data.decoding import UnreadableImageError, decode, read_image
 from rfray.data.folders import changes, image_folder, is_there, most_images, training_changes
 from rfray.data.geometry import geometries
@@ -67,8 +67,14 @@ def check_training(run: RunDir, sweep: Sweep) -> None:
     """Raises RunError where the images of train and val are not those that the run's catalog was made of.
 
     Files that only have another time, as they were copied or touched, are the same; the new times are noted.
+    Raises DataError where more of them are unreadable than are allowed by now.
     """
     run.check_images()
+    unreadable = run.unreadable()
+    for folder in sweep.data.training_folders:
+        if len(bad := unreadable[unreadable["folder"] == folder]):
+            read = (run.audited_images()["folder"] == folder).sum()
+            check_unreadable(sweep.data, folder, bad, len(bad) + int(read))
     times: dict[tuple[str, str], int] = {}
     changed = training_changes(run, sweep, run.catalog(), times)
     _note_times(run, times)

@@ -50,11 +50,10 @@ def tune(
     importing = Thread(target=lambda: [*map(import_module, HEAVY_MODULES)])
     importing.start()
 
-    from rfray.cluster.connect import connected
+    from rfray.cluster.connect import connected, way_to_ray
 
     with ExitStack() as stack:
-        ray = "Starting Ray here" if address is None else f"Connecting to Ray at {address}"
-        with doing(console, f"{ray}, loading PyTorch and timm"):
+        with doing(console, f"{way_to_ray(address)}, loading PyTorch and timm"):
             try:
                 session = stack.enter_context(connected(address, file.sweep.resources))
             finally:  # an import that goes on while Python ends fails with a traceback
@@ -76,6 +75,7 @@ def _run(
     from rfray.cluster.node_preflight import check_storage, prepare_nodes
     from rfray.cluster.slots import autoscaler_notice, slot_count, slot_for
     from rfray.commands.prepare_data import check_audit, prepare_training
+    from rfray.data.listing import counted
     from rfray.report.audit_plots import draw_audit
     from rfray.tuning.budget import budget_meter, check_budget, check_epoch, with_short_epochs
     from rfray.tuning.measuring import keep_packing, shares_for
@@ -93,8 +93,7 @@ def _run(
         check_warm_start(file, run, fresh)
         parameters, seconds = check_models(file)
     shares = shares_for(sweep, run, slot, fresh, console)
-    is_first = fresh or not run.trials()
-    check_budget(file, shares, began if is_first else None)
+    check_budget(file, shares, began if fresh or not run.trials() else None)
     needed = disk_needs(sweep, parameters, slot_count(shares))
     if dry_run:
         say(console, *plan_lines(sweep, run, shares, needed))
@@ -113,12 +112,12 @@ def _run(
             if coming := autoscaler_notice(shares):
                 say(console, coming)
             prepare_nodes(run, shares, console)
-            if meter and is_first:
+            if meter:
                 check_epoch(file, run, meter, seconds)
             probe_backbones(run, sweep, meter.account.deadline if meter else None, console)
             search = with_short_epochs(run, rank_backbones(run, sweep, console), shares)
             say(console, "Starting the trials")
             done = run_sweep(run, search, shares, session, console, meter=meter)
-    check_outcome(run, sweep, done)
-    following = "" if inside_job() or not done else f". Next: rfray ensemble {run.shown(run.path)}"
-    say(console, f"{len(done)} trials done{following}")
+    failed = check_outcome(run, sweep, done)
+    following = "" if inside_job() else f". Next: rfray ensemble {run.shown(run.path)}"
+    say(console, f"{counted(len(done), 'trial')} done{f', {failed} failed' if failed else ''}{following}")

@@ -65,18 +65,23 @@ def scan_folder(
     files, prints, cached = scan(where, listed["path"].tolist(), geometries, settings.cache, fingerprint)
     read, bad = pd.concat([listed, files], axis=1), files["reason"].notna()
     unreadable = read.loc[bad, UNREADABLE].reset_index(drop=True)
-    if bad.mean() > settings.max_unreadable:
-        raise DataError(
-            f"{where}: {bad.sum()} of {len(listed)} files can't be read, more than data.max_unreadable "
-            f"({100 * settings.max_unreadable:g} %) allows:",
-            *(f"  {row.path}: {row.reason}" for row in unreadable.head(10).itertuples()),
-        )
+    check_unreadable(settings, folder, unreadable, len(listed))
     stored = pd.DataFrame(prints, columns=Fingerprint._fields)
     images = read[~bad].drop(columns="reason").reset_index(drop=True).join(stored)
     for label, name in enumerate(CLASSES):
         if not (images["label"] == label).any():
             raise DataError(f"{where}: no readable image of class {name}")
     return Scanned(images, unreadable, cached, len(there), passed)
+
+
+def check_unreadable(settings: DataSettings, folder: str, unreadable: pd.DataFrame, count: int) -> None:
+    """Raises DataError where more of the `count` files of a data folder are unreadable than are allowed."""
+    if len(unreadable) / count > settings.max_unreadable:
+        raise DataError(
+            f"{image_folder(settings, folder)}: {len(unreadable)} of {count} files can't be read, more than "
+            f"data.max_unreadable ({100 * settings.max_unreadable:g} %) allows:",
+            *(f"  {row.path}: {row.reason}" for row in unreadable.head(10).itertuples()),
+        )
 
 
 def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geometry: Geometry) -> Images:

@@ -53,6 +53,8 @@ class Piece:
     first: int
     last: int
     """Positions in the part, the last one not included."""
+    made_of: str
+    """What these come from: a process keeps what it has loaded as long as that is the same."""
     file: Path
     """Its p_fake, (trials, corruptions, images) float64; the name is the digest of what they were made of."""
 
@@ -92,13 +94,15 @@ def predict_under_corruption(
     say(console, f"Predicting the {part} images with {len(missing)} trials under {len(CORRUPTIONS)} corruptions")
     catalog, folder = run.catalog(), run.corruption_folder(part)
     images, origins = catalog[catalog["part"] == part], prediction_origins(trials, catalog, part)
+    sweep_digest = file_digest(run.sweep_file)
     groups = [group for group in _groups(trials) if not {trial.id for trial in missing}.isdisjoint(group)]
     size = min(PIECE, -(-len(images) // PIECES))
     pieces = []
     for group, first in product(groups, range(0, len(images), size)):
         made_of = [[origins[trial_id] for trial_id in group], list(CORRUPTIONS), first, size]
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
-        pieces.append(Piece(group, part, first, min(first + size, len(images)), folder / f"{name}.safetensors"))
+        last, file = min(first + size, len(images)), folder / f"{name}.safetensors"
+        pieces.append(Piece(group, part, first, last, f"{made_of[0]} {sweep_digest}", file))
     connect()
     changed = {*run.not_vouched(*(piece.file for piece in pieces))}
     to_do = [piece for piece in pieces if piece.file in changed or not piece.file.exists()]
@@ -163,7 +167,7 @@ def _predict_test(where: Path | str, holder: str, trial_id: str, threads: int) -
 def _predict_piece(where: Path | str, holder: str, piece: Piece, threads: int) -> np.ndarray:
     torch.set_num_threads(threads)
     work_for(RunDir(where), holder)
-    predictors, geometries, pictures = _prepared(where, piece.part, piece.trials)
+    predictors, geometries, pictures = _prepared(where, piece.part, piece.trials, piece.made_of)
     p_fake = predict_corrupted(predictors, geometries, pictures, np.arange(piece.first, piece.last), threads)
     for trial_id, found in zip(piece.trials, p_fake, strict=True):
         if not np.isfinite(found).all():
@@ -173,7 +177,7 @@ def _predict_piece(where: Path | str, holder: str, piece: Piece, threads: int) -
 
 @lru_cache(maxsize=1)
 def _prepared(
-    where: Path | str, part: Part, trial_ids: tuple[str, ...]
+    where: Path | str, part: Part, trial_ids: tuple[str, ...], made_of: str
 ) -> tuple[list[Predictor], list[Geometry], PictureSource]:
     """What the trials predict with, their geometries and the part's pictures: kept for the next pieces."""
     run = RunDir(where)

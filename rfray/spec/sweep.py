@@ -6,7 +6,7 @@ Names of what rooms further up register (backbones, metrics, …) are plain text
 import re
 from itertools import product
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -321,6 +321,10 @@ class Sweep(Strict):
         if self.keep < self.ensemble.top_k:
             allowed = f"at least ensemble.top_k ({self.ensemble.top_k}), or the ensemble's weights would be gone"
             yield ("search", "keep"), self.keep, allowed
+
+    def with_trial(self, **values: Any) -> Self:
+        """The same sweep with other values or axes of a trial."""
+        return self.model_copy(update={"trial": self.trial.model_copy(update=values)})
 
     @property
     def keep(self) -> int:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -153,10 +153,11 @@ def resolved_text(sweep: Sweep) -> str:
 def differences(old: Sweep, new: Sweep) -> list[str]:
     """What changed, one `key: old -> new` each; without what no trial and no split depends on.
 
-    That is `FREE`, more `search.trials`, more values of a grid, and where the data folders are: what is in them is
-    compared by its digests.
+    That is `FREE`, more `search.trials`, more values of a grid, policies that no trial of `old` has, and where the
+    data folders are: what is in them is compared by its digests.
     """
-    before, after = (dict(_leaves(_compared(sweep))) for sweep in (old, new))
+    policies = old.trial.choices("augmentation")
+    before, after = (dict(_leaves(_compared(sweep, policies))) for sweep in (old, new))
     if old.search.algorithm == "grid":  # it has all its settings, whatever the number
         before["search.trials"] = after["search.trials"] = None
         for name in type(old.trial).model_fields:
@@ -173,8 +174,9 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
     ]
 
 
-def _compared(sweep: Sweep) -> dict[str, Any]:
+def _compared(sweep: Sweep, policies: Sequence[str]) -> dict[str, Any]:
     written = sweep.model_dump(mode="json", exclude=FREE)
+    written["augmentations"] = {name: one for name, one in written["augmentations"].items() if name in policies}
     for part in ("train", "val", "test"):
         if sweep.data.folder(part) is not None:
             written["data"][part] = "a folder"

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -16,7 +16,7 @@ from ray.tune import Stopper
 
 from rfray.cluster.ray_internals import free_groups
 from rfray.cluster.slots import Packing, TrialSlots
-from rfray.errors import SweepError
+from rfray.errors import RunError, SweepError
 from rfray.progress.metric_keys import EPOCH
 from rfray.spec.budget_defaults import Budget
 from rfray.spec.sweep import Sweep
@@ -250,6 +250,7 @@ def with_short_epochs(run: RunDir, sweep: Sweep, shares: TrialSlots) -> Sweep:
     """The sweep, where it has a budget and does not give `epoch_images`, with long passes divided into epochs.
 
     An epoch has as many images as it is judged by: settings can be compared early, and most time is spent on training.
+    Trials that there are, on other resources maybe, go on being compared: new ones have epochs as long as theirs.
     """
     if sweep.budget is None or sweep.trial.choices("epoch_images") != [0]:
         return sweep
@@ -257,8 +258,11 @@ def with_short_epochs(run: RunDir, sweep: Sweep, shares: TrialSlots) -> Sweep:
     smallest = MIN_IMAGES_ON_GPU if any(slot.gpu for slot in shares.kinds) else MIN_IMAGES_ON_CPU
     size = max(int(count["val"]), smallest)
     if epochs_of_a_pass(int(count["train"] + count["val"]), size) == 1:
-        return sweep
-    return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"epoch_images": size})})
+        size = 0
+    for out in reversed(run.trials()):
+        with suppress(RunError):  # it is written anew, as the others are
+            size = out.start().trial.epoch_images
+    return sweep.with_trial(epoch_images=size) if size else sweep
 
 
 def check_budget(file: SweepFile, shares: TrialSlots, began: float | None = None) -> None:
@@ -286,11 +290,13 @@ def check_budget(file: SweepFile, shares: TrialSlots, began: float | None = None
 def check_epoch(file: SweepFile, run: RunDir, meter: Meter, seconds: float) -> None:
     """Raises SweepError where what is left of a budget is less than the sweep's shortest epoch takes, even cut short.
 
-    Asked before the first trial. `seconds`: what the fastest backbone takes to learn from an image with one thread; so
-    many as a trial has are at most so many times as fast. With `resources: auto` the cluster was measured, and that
-    counts; else nothing is known of GPUs.
+    Not once a trial was judged, nor where an earlier start has used all of it up. `seconds`: what the fastest backbone
+    takes to learn from an image with one thread; so many as a trial has are at most so many times as fast. With
+    `resources: auto` the cluster was measured, and that counts; else nothing is known of GPUs.
     """
-    slots, account = meter.shares.kinds, meter.account
+    slots, account, trials = meter.shares.kinds, meter.account, run.trials()
+    if trials and (account.is_over() or any(out.history_file.exists() for out in trials)):
+        return
     measured = meter.shares.measured if isinstance(meter.shares, Packing) else []
     if any(slot.gpu for slot in slots) and not measured:
         return

@@ -126,7 +126,7 @@ def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
     missing = {probe.backbone for probe in _missing_probes(run, sweep)} if needed else set()
     if missing and missing >= set(backbones):
         tell("Without their probes, trials begin with random heads")
-        return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"head": "random"})})
+        return sweep.with_trial(head="random")
     if not best:
         return sweep
     for one in best:
@@ -144,9 +144,7 @@ def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
     if missing:
         tell(f"Left out of the sweep, as not probed: {', '.join(sorted(missing))}")
     kept = [name for name in ranked if name not in worse.keys() | missing]
-    if kept == backbones:
-        return sweep
-    return sweep.model_copy(update={"trial": sweep.trial.model_copy(update={"backbone": kept})})
+    return sweep if kept == backbones else sweep.with_trial(backbone=kept)
 
 
 def points_to_evaluate(run: RunDir, sweep: Sweep) -> list[dict[str, Any]]:

@@ -139,13 +139,14 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
         say(context.console, text)
 
 
-def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
-    """Raises SweepFailed, with each one's reason, where more trials, probes and repeats failed than allowed.
+def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> int:
+    """How many of the trials failed.
 
-    So it does where none has come to a judged epoch, and says with which budget one would.
+    Raises SweepFailed, with each one's reason, where more trials, probes and repeats failed than allowed. So it does
+    where no trial has come to a judged epoch, and says with which budget one would.
     """
-    others = [out.result() for out in (*run.probes(), *run.repeats())]
-    ended = [*filter(None, others), *done]
+    probes = [*filter(None, (out.result() for out in run.probes()))]
+    ended = [*probes, *filter(None, (out.result() for out in run.repeats())), *done]
     failed = [result for result in ended if result.status == "failed"]
     if len(failed) > sweep.search.max_failed:
         raise SweepFailed(
@@ -153,10 +154,13 @@ def check_outcome(run: RunDir, sweep: Sweep, done: list[TrialResult]) -> None:
             *(f"  {result.id}: {result.reason}" for result in failed),
             f"The whole of each trial's error is in error.txt in its folder, {run.trials_folder}/<id>",
         )
-    if len(failed) == len(ended):
-        why = f"all {len(failed)} failed, the first one with: {failed[0].reason}" if failed else "none ended an epoch"
+    if all(result.status == "failed" for result in done):
+        why = f"all {len(done)} failed, the first one with: {done[0].reason}" if done else "none ended an epoch"
+        if any(probe.status == "ok" for probe in probes):
+            why += "; `rfray ensemble` has probes only"
         larger = sweep.budget and f". Next: the same command with --set search.budget={enough(run, sweep.budget)}"
         raise SweepFailed(f"no trial was judged: {why}{larger or ''}")
+    return sum(result.status == "failed" for result in done)
 
 
 def _fit(

@@ -3,6 +3,7 @@
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,6 @@ from ray.tune.schedulers import MedianStoppingRule, TrialScheduler
 
 from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.checks import Axes, combinations, planned_trials, settings
-from rfray.spec.names import REMOVED as REMOVED
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, Trial
 from rfray.store.records import EarlierTrial
@@ -71,11 +71,12 @@ class Searcher:
         self._axes = sweep.trial.axes()
         self._distributions = {name: distribution(axis) for name, axis in self._axes.items()}
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        self._proposed: list[tuple[str, int]] = []  # digest of the trial, number in the study
+        self._proposed: list[tuple[str, int | None]] = []  # digest of the trial, number in the study
         self._known: dict[str, tuple[float | None, int | None]] = {}  # digest -> score and epoch, as `tell` has them
         self._running: dict[int, optuna.Trial] = {}  # number in the study -> a trial that optuna knows no end of
         self._changed: dict[int, FrozenTrial] = {}  # number in the study -> a trial that went on after its end there
-        self._sweep, self._listed = sweep, combinations(sweep)
+        self._sweep: Sweep = sweep
+        self._listed: Iterator[dict[str, int]] = combinations(sweep)
         for one in earlier:
             params = params_of(one.trial, self._axes)  # None where its backbone was left out since
             if one.use == "setting" and params is not None:
@@ -93,7 +94,8 @@ class Searcher:
     def ask(self, again: Trial | None = None) -> dict[str, Any] | None:
         """Values for the axes; None where there is nothing left to propose.
 
-        `again` is what was proposed here in an earlier start: a grid may have had fewer values then.
+        `again` is what was proposed here in an earlier start. It is taken in also where it would not be proposed now:
+        a grid may have had fewer values then, and a budget no time for the probes by which backbones are chosen.
         """
         if self._changed:
             # optuna takes the end of a trial once: a new study has the others as they were, and those as they are now
@@ -101,16 +103,34 @@ class Searcher:
             self._study = optuna.create_study(direction="maximize", sampler=self._study.sampler)
             self._study.add_trials(trials)
             self._running, self._changed = {}, {}
-        for drawn in self._draws(again):
+        for drawn in self._draws() if again is None or self._patience else ():
             values = settings(drawn.params, self._axes)
             key = self._sweep.trial.trial(values).digest
-            self._running[drawn.number] = drawn
-            if key not in self._known:
-                self._proposed.append((key, drawn.number))
-                self._known[key] = None, None
-                return values
-            self._finish(drawn.number, *self._known[key])
-        return None
+            if key in self._known:
+                self._finish(drawn.number, *self._known[key])
+            elif again is None or key == again.digest:
+                return self._take(key, drawn.number, values)
+            else:
+                self._finish(drawn.number, None, None)
+                self._listed = chain([drawn.params], self._listed)
+                break
+        if again is None:
+            return None
+        if (params := params_of(again, self._axes)) is None:
+            return self._take(again.digest, None, {})
+        if not self._patience:
+            return self._take(again.digest, self._ask_for(params).number, settings(params, self._axes))
+        # not by `enqueue_trial`, as others may be enqueued before it
+        running = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=self._distributions)
+        self._study.add_trial(running)
+        place = len(self._study.get_trials(deepcopy=False)) - 1
+        return self._take(again.digest, place, settings(params, self._axes))
+
+    def _take(self, key: str, place: int | None, values: dict[str, Any]) -> dict[str, Any]:
+        """Takes a trial with this digest as the next proposal; optuna knows it by its `place`, if the axes have it."""
+        self._proposed.append((key, place))
+        self._known.setdefault(key, (None, None))
+        return values
 
     def tell(self, number: int, score: float | None, epoch: int | None = None) -> None:
         """Takes in how the `number`-th proposal (from 0) did; again once it has trained further.
@@ -125,19 +145,23 @@ class Searcher:
         before = self._known[key]
         if before[0] is None or (score is not None and before != (score, epoch)):  # who fails later keeps its score
             self._known[key] = score, None if score is None else epoch
-            self._finish(place, *self._known[key])
+            if place is not None:
+                self._finish(place, *self._known[key])
 
-    def _draws(self, again: Trial | None) -> Iterator[optuna.Trial]:
-        params = params_of(again, self._axes) if again is not None and not self._patience else None
-        if params is not None:
-            self._study.enqueue_trial(params)
-            yield self._study.ask(self._distributions)
+    def _draws(self) -> Iterator[optuna.Trial]:
         for _ in range(self._patience):
-            yield self._study.ask(self._distributions)
+            yield self._ask_for({})
         for params in self._listed:
             if self._sweep.trial.trial(settings(params, self._axes)).digest not in self._known:
-                self._study.enqueue_trial(params)
-                yield self._study.ask(self._distributions)
+                yield self._ask_for(params)
+
+    def _ask_for(self, params: Mapping[str, Any]) -> optuna.Trial:
+        """Optuna's next trial, with these params."""
+        if params:
+            self._study.enqueue_trial(dict(params))
+        drawn = self._study.ask(self._distributions)
+        self._running[drawn.number] = drawn
+        return drawn
 
     def _finish(self, place: int, score: float | None, epoch: int | None) -> None:
         """Tells optuna the end of its trial with this number, now or, if it has one already, before the next draw."""

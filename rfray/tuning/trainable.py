@@ -20,7 +20,7 @@ from rfray.errors import DiskFullError, LeaseLostError, TrialError, printable
 from rfray.progress.metric_keys import EPOCH, SCORE, WARNINGS
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
-from rfray.store.files import is_disk_full, no_room, write_whole
+from rfray.store.files import file_digest, is_disk_full, no_room, write_whole
 from rfray.store.ownership import work_for
 from rfray.store.records import Fold, Start, TrialStart, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, probe_id
@@ -116,9 +116,7 @@ def run_trial(config: dict[str, Any], job: SweepJob) -> None:
                 _train(TrialJob(job, out.id, trial, job.shares.of(trial), token))
                 return
             except Exception as error:
-                if (
-                    isinstance(error, ENDS_HERE) or is_disk_full(error) or out.starts()[-1].token != token
-                ):  # another process has the trial now
+                if isinstance(error, ENDS_HERE) or is_disk_full(error) or not _is_mine(out, token):
                     raise
                 if attempt == ATTEMPTS:
                     reason = (str(error).splitlines() or [""])[0]
@@ -128,6 +126,11 @@ def run_trial(config: dict[str, Any], job: SweepJob) -> None:
         if is_disk_full(error):
             raise no_room(out.path, 0) from error
         raise
+
+
+def _is_mine(out: TrialDir, token: str) -> bool:
+    """Whether no other process has the trial now, and its folder is there."""
+    return [start.token for start in out.starts()[-1:]] == [token]
 
 
 def _train(job: TrialJob) -> None:
@@ -190,8 +193,8 @@ def train_trial(
         write_record(out.start_file, out.start().model_copy(update={"micro_batch": size}), out.mirror)
 
     def check_token() -> None:
-        if out.starts()[-1].token != job.token:
-            raise SupersededError(f"{out.id} was started again elsewhere")
+        if not _is_mine(out, job.token):
+            raise SupersededError(f"{out.id} was started again elsewhere, or its folder was removed")
 
     hooks = Hooks(report, save_micro_batch, warn, check_token, _time_left(job.sweep))
     micro_batch = start.micro_batch or job.slot.micro_batch
@@ -235,7 +238,6 @@ def _probe_weights(probe: TrialDir, start: TrialStart) -> Path:
     return weights
 
 
-@lru_cache(maxsize=4)
 def sweep_images(
     run: Path | str, resize: str, side: int, fold: Fold | None = None
 ) -> tuple[Sweep, "TrialData", list[str]]:
@@ -243,13 +245,22 @@ def sweep_images(
 
     Kept for the trials that this process has still to run; the pixels themselves are memory-mapped.
     """
+    folder = RunDir(run)
+    folder.mirror.pull("sweep.yaml", "catalog.parquet")
+    return _loaded(run, resize, side, fold, file_digest(folder.sweep_file), file_digest(folder.catalog_file))
+
+
+@lru_cache(maxsize=4)
+def _loaded(
+    run: Path | str, resize: str, side: int, fold: Fold | None, *made_of: str
+) -> tuple[Sweep, "TrialData", list[str]]:
+    """`made_of`: the digests of the two files; the Ray of a notebook has its processes for more than one sweep."""
     from rfray.data.catalog import fold_of, load_images
     from rfray.data.geometry import Geometry
     from rfray.data.images import ImageFiles, no_room_in_cache
     from rfray.training.learner import TrialData
 
     folder = RunDir(run)
-    folder.mirror.pull("sweep.yaml", "catalog.parquet")
     sweep, catalog = folder.sweep(), folder.catalog()
     if fold is not None:
         catalog = fold_of(catalog, fold, sweep.seed)

@@ -13,9 +13,11 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import ray
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 from rfray.cluster import connect
 from rfray.cluster.connect import TRIAL_MODULES, check_reachable
+from rfray.cluster.ray_internals import free_groups
 from rfray.cluster.slots import Slot, slot_count, slot_for
 from rfray.errors import ClusterError
 from rfray.spec.sweep import Resources
@@ -72,7 +74,8 @@ def test_a_home_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         raise FileNotFoundError(2, "No such file or directory", "/gone")  # as Ray does, when it writes its token
 
     monkeypatch.setattr(connect, "start_local_ray", refuse)
-    monkeypatch.setattr("ray.shutdown", lambda: None)  # the Ray of other tests
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # the Ray of other tests
+    monkeypatch.setattr("ray.shutdown", lambda: None)
     said = r"^no Ray can be started here: /gone: No such file or directory\. .*set HOME"
     with pytest.raises(ClusterError, match=said), connect.connected(None, Resources()):
         pass
@@ -90,6 +93,24 @@ def test_processes_have_imported_what_a_trial_needs_before_there_is_one(ray_here
 def test_a_polite_kill_is_still_what_it_was_before_ray_came(ray_here: None) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     assert not str(getattr(handler, "__module__", "")).startswith("ray")
+
+
+def test_a_ray_that_the_process_has_is_used_or_refused_and_never_ended(ray_here: None) -> None:
+    known = ray.get_runtime_context().gcs_address
+    group = placement_group([{"CPU": 0.01}])  # of whoever called ray.init
+    ray.get(group.ready())
+    for address in (None, "auto", known):
+        assert connect.way_to_ray(address) == "Using the Ray of this process"
+        with connect.connected(address, Resources()) as session:
+            assert (session / "logs").is_dir()
+            free_groups("trials")
+        assert ray.is_initialized()
+    said = f"^this process is connected to the Ray at {known} already: leave the address 10.0.0.1:6379 out to use that"
+    with pytest.raises(ClusterError, match=said), connect.connected("10.0.0.1:6379", Resources()):
+        pass
+    assert ray.get_runtime_context().gcs_address == known
+    assert placement_group_table(group)["state"] == "CREATED"
+    remove_placement_group(group)
 
 
 def test_nothing_listens() -> None:

@@ -148,6 +148,17 @@ def test_a_sweep_goes_on_with_the_catalog_it_began_with(made: Made) -> None:
     again = made.tune()
     assert again.equals(first)
     assert made.run.catalog_file.stat().st_mtime_ns == before.st_mtime_ns
+    for allowed, refused in ((1 / 40, False), (0.02, True)):  # what is allowed may change
+        made.sweep = made.sweep.model_copy(
+            update={"data": made.sweep.data.model_copy(update={"max_unreadable": allowed})}
+        )
+        if not refused:
+            assert made.tune().equals(first)
+            continue
+        with pytest.raises(
+            DataError, match=r"train: 1 of 40 files can't be read, more than .* \(2 %\) allows:\n .*0503"
+        ):
+            made.tune()
 
 
 def test_changed_images_are_refused_by_name(made: Made) -> None:

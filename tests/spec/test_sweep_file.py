@@ -355,6 +355,14 @@ def test_folders_may_move_and_more_trials_may_be_asked_for(tmp_path: Path) -> No
     assert differences(given(grid, one), given(grid, two, "trial.image_size=[224, 256]")) == []
     assert differences(given(grid, three), given(grid, two)) == ["trial.lr: [0.0001, 0.0005, 0.001] -> [0.0001, 0.001]"]
     assert differences(given(two), given(three)) == ["trial.lr: [0.0001, 0.001] -> [0.0001, 0.0005, 0.001]"]
+    own, other = "augmentations={mine: [ToGray: {p: 1}]}", "augmentations={mine: [ToGray: {p: 0.5}]}"
+    uses = "trial.augmentation=[light, mine]"
+    light = "trial.augmentation=[light]"
+    assert differences(given(grid, light), given(grid, own, uses)) == []  # only new trials use it
+    assert differences(given(light, own), given(light, other)) == []
+    (changed,) = differences(given(uses, own), given(uses, other))
+    assert changed.startswith("augmentations.mine: ")
+    assert differences(given(light), given(light, own.replace("mine", "light"))) != []
     assert differences(given(), given("search.trials=null")) == []  # as many as the budget, or the grid, has
     assert differences(given("data.test=/a"), given("data.test=s3://b/c")) == []
     assert differences(given("data.test={one: /a}"), given("data.test={one: /b}")) == []

@@ -145,6 +145,11 @@ def test_a_pass_over_many_images_is_divided(train: int, val: int, gpus: float, s
     assert with_short_epochs(run, given, slot) is given
     without = asked.model_copy(update={"search": asked.search.model_copy(update={"budget": None})})
     assert with_short_epochs(run, without, slot) is without
+    for name in ("00000-aaaaaa", "00001-aaaaaa"):  # of another start, maybe on other resources
+        trial = Trial(backbone="quick", epoch_images=700)
+        write_record(run.trial(name).start_file, TrialStart(id=name, number=0, results_known=0, trial=trial))
+    run.trial("00000-aaaaaa").start_file.write_text("damaged")
+    assert with_short_epochs(run, asked, slot).trial.epoch_images == 700
 
 
 def test_a_budget_in_which_no_epoch_fits_is_refused_with_one_that_would_do(tmp_path: Path) -> None:
@@ -201,6 +206,12 @@ def test_a_budget_that_is_less_than_an_epoch_takes_as_measured_is_refused(
     with pytest.raises(SweepError, match=r"sweep\.yaml:5: search\.budget: ") as refused:
         check_epoch(file, run, mine, seconds)
     assert said in str(refused.value)
+    out = run.trial("00000-aaaaaa")  # of an earlier start, that ended before it was judged
+    write_record(out.start_file, TrialStart(id=out.id, number=0, results_known=0, trial=QUICK))
+    with pytest.raises(SweepError):
+        check_epoch(file, run, mine, seconds)
+    out.history_file.write_text("epoch\n1\n")
+    check_epoch(file, run, mine, seconds)
 
 
 def test_threads_and_workers_are_at_most_so_many_times_as_fast(tmp_path: Path) -> None:
@@ -251,6 +262,14 @@ def test_a_sweep_in_which_no_trial_was_judged_fails_and_says_what_would_do(
     write_record(run.budget_file, spent)
     asked = sweep_asking(budget)
     with pytest.raises(SweepFailed, match=f"no trial was judged: none ended an epoch.*search.budget={said}$"):
+        check_outcome(run, asked, [])
+    probed = TrialResult(
+        id="probe-aaaaaa", position=0, kind="probe", status="ok", trial=QUICK, metric="auc", score=0.9, epochs=0,
+        seconds=1, node="", files={},
+    )  # fmt: skip
+    write_record(run.trial(probed.id).result_file, probed)
+    ended = "none ended an epoch; `rfray ensemble` has probes only. Next: .*"
+    with pytest.raises(SweepFailed, match=f"^no trial was judged: {ended}search.budget={said}$"):
         check_outcome(run, asked, [])
 
 

@@ -10,11 +10,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.checks import combinations, planned_trials, settings
+from rfray.spec.names import REMOVED
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, Trial
 from rfray.tuning.asha import JudgedEpoch
 from rfray.tuning.strategies import (
-    REMOVED,
     SCHEDULERS,
     SEARCHERS,
     Median,
@@ -97,6 +97,26 @@ def test_a_grid_that_has_more_values_now_proposes_those_that_are_new(fewer: dict
     new = [large.trial.trial(values) for values in ask_all(searcher, 99)]
     assert again == before
     assert len(new) == len({one.digest for one in new} - {one.digest for one in before}) == 12 - len(before)
+
+
+@pytest.mark.parametrize("name", ["random", "optuna"])
+def test_what_was_proposed_with_other_axes_is_not_proposed_again_and_keeps_its_score(name: str) -> None:
+    """A larger budget has time for more probes, by which the axes and the points to begin with are others."""
+    few, more = sweep({**TWELVE, "backbone": ["a", "gone"]}), sweep({**TWELVE, "backbone": ["b", "a"]})
+    before = [few.trial.trial(values) for values in ask_all(SEARCHERS[name](few), 8)]
+    searcher = SEARCHERS[name](more, (), [{"backbone": 0}, {"backbone": 1}])
+    for number, trial in enumerate(before):
+        searcher.ask(trial)
+        searcher.tell(number, number / 10)
+    new = [more.trial.trial(values) for values in ask_all(searcher, 99)]
+    kept = [trial for trial in before if trial.backbone == "a"]
+    assert 0 < len(kept) < 8
+    assert {trial.digest for trial in new}.isdisjoint(trial.digest for trial in before)
+    assert len({trial.digest for trial in new}) == len(new) == 12 - len(kept)
+    told = {trial.value: settings(trial.params, more.trial.axes()) for trial in searcher._study.get_trials()}
+    for number, trial in enumerate(before):
+        if trial in kept:
+            assert more.trial.trial(told[number / 10]) == trial
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
