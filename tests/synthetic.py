@@ -92,8 +92,8 @@ def finish_trial(
     ended = 1.7e9 + 1.5 * (trained * start.number + history["epoch"])
     history = history.assign(seconds=1.5, images_per_second=100.0, wait_share=0.1, ended=ended)
     history.to_csv(trial.history_file, index=False)
-    write_record(
-        trial.result_file,
+    run.write_result(
+        trial,
         TrialResult(
             id=trial_id,
             position=start.number,
@@ -109,7 +109,6 @@ def finish_trial(
             node="here",
             files={},
         ),
-        trial.mirror,
     )
     return trial
 
@@ -118,8 +117,8 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
     """A trial that failed."""
     trial = start_trial(run, trial_id, **setting)
     start = trial.start()
-    write_record(
-        trial.result_file,
+    run.write_result(
+        trial,
         TrialResult(
             id=trial_id,
             position=start.number,
@@ -133,7 +132,6 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
             node="here",
             files={},
         ),
-        trial.mirror,
     )
     return trial
 
@@ -162,11 +160,11 @@ def as_predicted(run: RunDir) -> RunDir:
         save_weights(trial.weights_file, build_model(trial.start().trial, load_pretrained=False)[0], {})
     for trial, origin in zip(kept, prediction_origins(kept, catalog, "test").values(), strict=True):
         write_predictions(files[trial], found[trial], origin)
-        vouched = (trial.weights_file, trial.history_file, trial.predictions_file("val"))
+        vouched = (trial.start_file, trial.weights_file, trial.history_file, trial.predictions_file("val"))
         digests = {file.name: file_digest(file) for file in vouched}
-        write_record(trial.result_file, trial.result().model_copy(update={"files": digests}))
+        run.write_result(trial, trial.result().model_copy(update={"files": digests}))
     run.vouch({file: file_digest(file) for file in run.test_predictions()})
-    write_record(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
+    run.write_vouched(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
     (run.audit_folder / "drawn.png").parent.mkdir(exist_ok=True)
     (run.audit_folder / "drawn.png").write_bytes(b"")
     return run

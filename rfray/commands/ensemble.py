@@ -40,7 +40,6 @@ from rfray.stats.voting import methods_to_use
 from rfray.store.bundle_record import Bundle, Ensemble, Member, file_problems, member_files, versions
 from rfray.store.files import file_digest
 from rfray.store.ownership import claim_run, lock_run
-from rfray.store.records import write_record
 from rfray.store.run_dir import Part, RunDir, TrialDir
 
 # torch, Ray and matplotlib are imported where they are needed: when all is predicted, a new ensemble is made in seconds
@@ -167,7 +166,19 @@ def _members(
         say(console, f"{one.id} is {reason}, so it is no member")
     if len(best) < settings.top_k:
         say(console, f"Only {len(best)} {those} are there to choose from, so the ensemble has {len(members)} members")
+    if settings.choose_by == "score" and not folds:
+        for name in _without_weights(run, members[-1]):
+            say(console, f"{name} has no weights any more, so it is no member, as good as it was on val")
     return members
+
+
+def _without_weights(run: RunDir, last: TrialDir) -> list[str]:
+    """Ids of the models that would come before the `last` member if they had their weights."""
+    results = [result for out in run.models() if (result := out.result()) is not None and result.kind != "fold"]
+    places = {one.id: (-one.score, one.id) for one in results if one.score is not None}
+    return [
+        one for one, place in places.items() if place < places[last.id] and not run.trial(one).weights_file.exists()
+    ]
 
 
 def _predict_corrupted(
@@ -212,7 +223,7 @@ def _write_bundle(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle
     )
     whole = ensemble.model_copy(update={"bundle": bundle})
     write_model_card(run, whole)
-    write_record(run.ensemble_file, whole)
+    run.write_vouched(run.ensemble_file, whole)
 
 
 def _write_formats(run: RunDir, sweep: Sweep, formats: Collection[str], console: Console) -> None:

@@ -38,5 +38,5 @@ def fetch(address: str, to: Path | None, weights: bool, console: Console) -> Non
             )
         left_out = [".*", "*/.*", f"*{STATES}", *([] if weights else [f"*{WEIGHTS_FILE}"])]
         Mirror(run.path, remote.mirror.storage).pull(without=left_out)
-        run.check_trials()
+        run.check_trials(all_there=False)
     say(console, f"Fetched into {run.shown(run.path)}")

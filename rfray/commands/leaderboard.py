@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from rfray.evaluation.leaderboard import false_positives, guessing, read_leaderboard, waiting
+from rfray.evaluation.leaderboard import false_positives, guessing, made_of, read_leaderboard, waiting
 from rfray.evaluation.significance import verdict
 from rfray.progress.phases import say
 from rfray.report.terminal import leaderboard_table
@@ -14,6 +14,11 @@ def show_leaderboard(run: RunDir, sort: str | None, console: Console) -> None:
     run.mirror.pull(without=("*.safetensors", "*.pt", "plots/*"))
     frame = read_leaderboard(run)
     run.check(*run.votes_predictions(), *run.test_predictions())
+    for file in made_of(run, frame):
+        if not file.exists():
+            say(
+                console, f"{run.shown(file)} is gone, of which the leaderboard was made; `rfray ensemble` makes it anew"
+            )
     if warning := guessing(run, frame):
         say(console, warning, style="bold red")
     console.print(leaderboard_table(frame, sort, console.width))

@@ -24,7 +24,6 @@ from rfray.progress.phases import doing, say
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.csv_files import csv_text
 from rfray.store.files import below
-from rfray.store.records import write_record
 from rfray.store.run_dir import CATALOG, UNREADABLE, RunDir
 
 LEFT_OUT = "left out"
@@ -261,5 +260,6 @@ def write_audit(
     images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
     run.write_table(run.images_file, images)
     reencoded = sweep.data.reencode is not None
-    write_record(run.audit_file, audit_images(images, pairs, run.unreadable(), reencoded, sweep.seed, sweep.data))
+    found = audit_images(images, pairs, run.unreadable(), reencoded, sweep.seed, sweep.data)
+    run.write_vouched(run.audit_file, found)
     return images

@@ -19,7 +19,6 @@ from rfray.stats.predictions import Predictions, read_predictions, trial_predict
 from rfray.stats.voting import METHODS, Candidates, aligned, methods_to_use, vote_predictions
 from rfray.store.bundle_record import Ensemble, Vote, vote_name
 from rfray.store.files import file_digest
-from rfray.store.records import write_record
 from rfray.store.run_dir import Part, RunDir, TrialDir
 
 CLEARLY = 1.1
@@ -127,7 +126,7 @@ def write_ensemble(
     for file, (vote, part) in files.items():
         write_predictions(file, said[vote.name, part], {"members": " ".join(vote.members)})
     run.vouch({file: file_digest(file) for file in files})
-    write_record(run.ensemble_file, ensemble)
+    run.write_vouched(run.ensemble_file, ensemble)
     return ensemble
 
 

@@ -1,8 +1,9 @@
 """A run's records and test predictions -> leaderboard.csv and leaderboard.md: a row a trial or vote, and a baseline."""
 
 import re
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -157,6 +158,16 @@ def read_leaderboard(run: RunDir) -> pd.DataFrame:
         raise RunError(f"{run.leaderboard_csv} has other columns than this sweep; `rfray ensemble` writes it anew")
     run.check(run.leaderboard_csv)
     return _typed(frame, types)
+
+
+def made_of(run: RunDir, frame: pd.DataFrame) -> Iterator[Path]:
+    """The files whose figures on test a leaderboard has, and the record of the votes in it."""
+    predicted = frame[frame["n"].notna() & (frame["kind"] != BASELINE)]
+    for name, kind in zip(predicted["name"], predicted["kind"], strict=True):
+        is_vote = kind == "ensemble"
+        yield run.ensemble_predictions_file(name, "test") if is_vote else run.trial(name).predictions_file("test")
+    if (predicted["kind"] == "ensemble").any():
+        yield run.ensemble_file
 
 
 def test_figures(frame: pd.DataFrame, name: str) -> dict[str, float | None]:

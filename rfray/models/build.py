@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import timm
@@ -151,7 +151,7 @@ def build_model(
     if isinstance(source, str) and not os.path.isfile(source):
         raise TrialError(f"{source}: no such file")
     try:
-        with _noting_names() as (missing, left_over), _at_most(most_bytes):
+        with _noting() as noted, _at_most(most_bytes):
             model = timm.create_model(  # which leaves out what is None
                 trial.backbone,
                 pretrained=bool(source),
@@ -167,7 +167,7 @@ def build_model(
         raise TrialError(_why_not(trial, error)) from error
     if not hasattr(model, "get_classifier"):
         raise TrialError(f"{trial.backbone} is an encoder without a classifier; take a model of another name")
-    if source and (problem := _misfit(trial, model, missing, left_over)):
+    if source and (problem := _misfit(trial, model, noted)):
         raise TrialError(problem)
     data = resolve_model_data_config(model)
     if trial.head == "probe":
@@ -204,32 +204,52 @@ def check_weights(backbone: str, source: bool | str) -> None:
         build_model(trial)
 
 
+@dataclass(frozen=True)
+class Noted:
+    """Names of tensors, of a model and of the file that it was loaded from."""
+
+    missing: set[str] = field(default_factory=set)
+    """Of the model, and not in the file."""
+    left_over: set[str] = field(default_factory=set)
+    """Of the file, and the model has no place for them."""
+    no_fractions: set[str] = field(default_factory=set)
+    """Of both, and the file has whole numbers where the model has others, as in quantised files: torch takes them."""
+
+
 @contextmanager
-def _noting_names() -> Iterator[tuple[set[str], set[str]]]:
-    """Notes which tensors of a model a file lacks, and which of the file's the model has no place for.
+def _noting() -> Iterator[Noted]:
+    """Notes how a model and its file differ.
 
     timm builds and loads in one call, its filters rename what is in a file, and it only logs what did not match.
     """
-    missing, left_over, hooks, watched = set[str](), set[str](), [], set[nn.Module]()
+    noted, hooks, watched = Noted(), [], set[nn.Module]()
+
+    def look(module: nn.Module, given: dict[str, Any], prefix: str, *_: Any) -> None:
+        own = {} if prefix else module.state_dict()
+        both = ((name, own[name], tensor) for name, tensor in given.items() if name in own)
+        noted.no_fractions.update(
+            name for name, ours, its in both if ours.is_floating_point() and not its.is_floating_point()
+        )
 
     def note(module: nn.Module, names: Any) -> None:
-        missing.update(names.missing_keys)
-        left_over.update(names.unexpected_keys)
+        noted.missing.update(names.missing_keys)
+        noted.left_over.update(names.unexpected_keys)
 
     def watch(module: nn.Module, name: str, child: nn.Module | None) -> None:
         if module not in watched:  # it is told of each of its parts
             watched.add(module)
+            hooks.append(module.register_load_state_dict_pre_hook(look))
             hooks.append(module.register_load_state_dict_post_hook(note))
 
     hooks.append(register_module_module_registration_hook(watch))
     try:
-        yield missing, left_over
+        yield noted
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _misfit(trial: Trial, model: nn.Module, missing: set[str], left_over: set[str]) -> str | None:
+def _misfit(trial: Trial, model: nn.Module, noted: Noted) -> str | None:
     """Why the loaded weights are not this backbone's, all but its classifier, or not finite; None where they are.
 
     What timm itself has chosen (`pretrained: true`) is only looked at for what is not finite.
@@ -242,10 +262,12 @@ def _misfit(trial: Trial, model: nn.Module, missing: set[str], left_over: set[st
         # timm's inception_v3 has these in its files alone; a probe's backbone has lost what stood around its classifier
         exempt_left_over = (*exempt, "AuxLogits.") if trial.head == "random" else ("",)
         tensors = [name for name in model.state_dict() if not name.endswith(COUNTER)]
-        lacking = [name for name in tensors if name in missing and not name.startswith(exempt)]
+        lacking = [name for name in tensors if name in noted.missing and not name.startswith(exempt)]
         known = {name for name, _ in model.named_buffers()}  # which models made are in older files
         surplus = [
-            n for n in sorted(left_over - known) if not n.startswith(exempt_left_over) and not n.endswith(COUNTER)
+            name
+            for name in sorted(noted.left_over - known)
+            if not name.startswith(exempt_left_over) and not name.endswith(COUNTER)
         ]
         if lacking:  # a file without a classifier lacks what goes with it, as levit's head.bn
             with torch.device("meta"):
@@ -255,6 +277,8 @@ def _misfit(trial: Trial, model: nn.Module, missing: set[str], left_over: set[st
             problems.append(f"{len(lacking)} of its {len(tensors)} tensors are not in the file ({_few(lacking)})")
         if surplus:
             problems.append(f"it has no place for {len(surplus)} of the file's ({_few(surplus)})")
+        if odd := sorted(noted.no_fractions):
+            problems.append(f"the file has no floating-point numbers in {len(odd)} ({_few(odd)}), as if quantised")
     if problems:
         return (
             f"{source} does not fit {trial.backbone}: {'; '.join(problems)}. "
@@ -281,5 +305,7 @@ def _why_not(trial: Trial, error: Exception) -> str:
             "Give a file (pretrained: weights.safetensors) or train from scratch (pretrained: false)"
         )
     if trial.pretrained:
+        if isinstance(error, AttributeError | KeyError | EOFError):  # what holds something else than named tensors
+            return f"{trial.pretrained} is no file of weights ({type(error).__name__}: {cause}). Give another"
         return f"{trial.pretrained} does not fit {trial.backbone}: {cause}"
     return f"{trial.backbone} can't be built at {trial.image_size} px: {cause}"

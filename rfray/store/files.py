@@ -21,7 +21,7 @@ from rfray.spec.schema_base import leads_out
 
 NO_ROOM = "no room on the disk for"
 """How the message of every DiskFullError begins."""
-LEFT_OVER = 60.0
+LEFT_OVER = 10.0
 """Seconds after which an empty file that nobody has locked is that of a command that was killed (our choice)."""
 RECORD_BYTES = 32_000_000
 """A record is not read where it is larger (our choice): ten thousand trials of a warm start take 10 MB."""

@@ -89,7 +89,10 @@ class TrialResult(Strict):
 
 
 class Digests(Strict):
-    """digests.json: what files were when rfray wrote them, of which no other record says so."""
+    """digests.json: what files were when rfray wrote them, of which no other record says so: the top of the chain.
+
+    Nothing in a run says what this file itself has to be, but for the digest in it, which anybody can make.
+    """
 
     files: dict[str, list[Digest]]
     """Path below the run -> SHA-256; two where a command was ended between this record and the file."""
@@ -305,10 +308,15 @@ class Start(NamedTuple):
     """Whoever wrote the last one may write into the trial's folder."""
 
 
-def write_record(path: Path, record: BaseModel, mirror: Mirror | None = None) -> None:
-    """Writes a record as JSON together with its digest, and sends it to the address that `mirror` stands for."""
+def record_bytes(record: BaseModel) -> bytes:
+    """A record as JSON together with its digest."""
     fields = record.model_dump(mode="json")
-    write_whole(path, json.dumps({**fields, "sha256": _digest(fields)}, indent=1))
+    return json.dumps({**fields, "sha256": _digest(fields)}, indent=1).encode()
+
+
+def write_record(path: Path, record: BaseModel, mirror: Mirror | None = None) -> None:
+    """Writes a record, and sends it to the address that `mirror` stands for."""
+    write_whole(path, record_bytes(record))
     if mirror is not None:
         mirror.send(path)
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import pandas as pd
 import pyarrow as pa
+from pydantic import BaseModel
 
 from rfray.errors import InputError, RunError
 from rfray.spec.sweep import Sweep
@@ -22,11 +23,13 @@ from rfray.store.records import (
     Audit,
     Digests,
     Fold,
+    Record,
     Start,
     TrialResult,
     TrialStart,
     find_record,
     read_record,
+    record_bytes,
     write_record,
 )
 from rfray.store.sealed import read_sealed, table_bytes
@@ -39,6 +42,7 @@ CATALOG = ["path", "folder", "label", "subfolder", "part", "group_id", "digest",
 """Columns of catalog.parquet."""
 UNREADABLE = ["path", "reason", "folder", "size", "modified"]
 """Columns of unreadable.csv."""
+NOT_KNOWN = "its digest is not in digests.json"
 SUSPECT = r"(?:^|/)\.{0,2}(?:/|$)|\x00"
 """What `below` may refuse, searched for in a whole column at once."""
 FOLDERS = ("audit", "ensemble", "plots", "probes", "repeats", "trials")
@@ -100,15 +104,21 @@ class TrialDir:
         return self.path / f"predictions-{part}{f'-{corruption}' if corruption else ''}.parquet"
 
     def start(self) -> TrialStart:
-        """trial.json. Raises RunError where it is missing or damaged."""
-        return read_record(self.start_file, TrialStart)
+        """trial.json. Raises RunError where it is missing, damaged or another trial's."""
+        start = read_record(self.start_file, TrialStart)
+        self._check_own(self.start_file, start.id)
+        return start
 
     def result(self) -> TrialResult | None:
-        """result.json, or None while the trial is not finished. Raises RunError where it is damaged."""
+        """result.json, or None while the trial is not finished. Raises RunError where it is damaged or another's."""
         result = find_record(self.result_file, TrialResult)
-        if result is not None and result.id != self.id:
-            raise RunError(f"{self.result_file} is not of this trial but of {result.id}: put the folders back")
+        if result is not None:
+            self._check_own(self.result_file, result.id)
         return result
+
+    def _check_own(self, file: Path, trial: str) -> None:
+        if trial != self.id:
+            raise RunError(f"{file} is not of this trial but of {trial}: put the folders back")
 
     def damaged_files(self, result: TrialResult) -> list[Path]:
         """The files of the ended trial that are not what they were; weights that were not kept are not missed."""
@@ -240,10 +250,16 @@ class RunDir:
         self.write_table(self.catalog_file, catalog)
         self.mirror.send(self.catalog_file)
 
-    def write_vouched(self, file: Path, content: bytes) -> None:
-        """Writes a file of the run whose digest is kept in digests.json: before, as the command may be ended there."""
-        self.vouch({file: hashlib.sha256(content).hexdigest()})
-        write_whole(file, content)
+    def write_vouched(self, file: Path, content: bytes | BaseModel) -> None:
+        """Writes a file or a record whose digest is kept in digests.json: before, as the command may be ended there."""
+        data = content if isinstance(content, bytes) else record_bytes(content)
+        self.vouch({file: hashlib.sha256(data).hexdigest()})
+        write_whole(file, data)
+
+    def write_result(self, out: TrialDir, result: TrialResult) -> None:
+        """Writes result.json of a trial that has ended."""
+        self.write_vouched(out.result_file, result)
+        out.mirror.send(out.result_file)
 
     def write_table(self, file: Path, table: pd.DataFrame) -> None:
         """The same of a table, as `catalog` and `audited_images` read it."""
@@ -270,7 +286,7 @@ class RunDir:
 
     def check(self, *files: Path, remedy: str = "`rfray ensemble` writes it anew") -> None:
         """Raises RunError, naming every file that is not what rfray wrote."""
-        reason = f"is not what was written: its digest is not in {self.digests_file.name}; {remedy}"
+        reason = f"is not what was written: {NOT_KNOWN}; {remedy}"
         if changed := self.not_vouched(*files):
             raise RunError(*(f"{file} {reason}" for file in changed))
 
@@ -303,11 +319,16 @@ class RunDir:
 
     def audit(self) -> Audit | None:
         """audit.json; None where there is none. Raises RunError where it is damaged or another version's."""
-        return find_record(self.audit_file, Audit, remedy="`rfray audit` writes it anew")
+        return self._vouched(self.audit_file, Audit, f"delete {self.catalog_file}, and `rfray tune` makes it again")
 
     def ensemble(self) -> Ensemble | None:
         """ensemble.json, or None where no ensemble was made yet. Raises RunError where it is damaged."""
-        return find_record(self.ensemble_file, Ensemble, remedy="`rfray ensemble` writes it anew")
+        return self._vouched(self.ensemble_file, Ensemble, "`rfray ensemble` writes it anew")
+
+    def _vouched(self, file: Path, model: type[Record], remedy: str) -> Record | None:
+        record = find_record(file, model, remedy=remedy)
+        self.check(file, remedy=remedy)
+        return record
 
     def audit_pictures(self) -> list[Path]:
         """The pictures of the audit that are there."""
@@ -335,16 +356,28 @@ class RunDir:
         """All that may get a row of its own: probes, trials and repeats."""
         return [*self.probes(), *self.trials(), *self.repeats()]
 
-    def check_trials(self) -> None:
-        """Raises RunError, naming every damaged file of the trials that have ended."""
-        damaged = [
+    def ended(self) -> list[TrialDir]:
+        """The folders that have a result.json."""
+        return self._with("[!.]*/*/result.json")
+
+    def check_trials(self, *, all_there: bool = True) -> None:
+        """Raises RunError, naming every damaged file of the trials that have ended, and with `all_there` what is gone.
+
+        A run may go on where it is fetched from, so that its digests.json knows more than what came before that.
+        """
+        problems = [
             f"{file} is damaged: its content does not match its digest"
-            for out in self.models()
+            for out in self.ended()
             if (result := out.result()) is not None
             for file in out.damaged_files(result)
         ]
-        if damaged:
-            raise RunError(*damaged, "The `rfray tune` that made the run trains such trials again")
+        files = [out.result_file for out in self.ended()]
+        problems += [f"{file} is not what was written: {NOT_KNOWN}" for file in self.not_vouched(*files)]
+        if all_there:
+            known = {below(self.path, name) for name in self._digests() if name.endswith("/result.json")}
+            problems += [f"{file} is gone" for file in sorted(known - {*files})]
+        if problems:
+            raise RunError(*problems, "The `rfray tune` that made the run trains such trials again")
 
     def _with(self, files: str) -> list[TrialDir]:
         return [self.trial(found.parent.name) for found in sorted(self.path.glob(files))]

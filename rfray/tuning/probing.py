@@ -27,7 +27,7 @@ from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import file_digest
 from rfray.store.ownership import holder_of, work_for
-from rfray.store.records import Fold, TrialResult, TrialStart, write_record
+from rfray.store.records import Fold, TrialResult, TrialStart
 from rfray.store.run_dir import RunDir, probe_id
 from rfray.store.sealed import find_array, write_array
 from rfray.tuning.strategies import params_of
@@ -90,7 +90,7 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
             files={file.name: file_digest(file) for file in files if file.exists()},
             **fields,
         )
-        write_record(out.result_file, result, out.mirror)
+        run.write_result(out, result)
     if too_late := _missing_probes(run, sweep):
         tell(f"There was no time for the probes of {', '.join(probe.backbone for probe in too_late)}")
     tell(f"Probed in {time.time() - began:.0f} s")

@@ -9,8 +9,8 @@ from rfray.spec.sweep import Sweep
 from rfray.spec.trial import epochs_of
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import NO_ROOM, file_digest
-from rfray.store.records import TrialResult, read_record, write_record
-from rfray.store.run_dir import HEAVY, WEIGHTS_FILE, RunDir, TrialDir
+from rfray.store.records import TrialResult, read_record
+from rfray.store.run_dir import HEAVY, NOT_KNOWN, WEIGHTS_FILE, RunDir, TrialDir
 from rfray.store.storage import STATES
 from rfray.training.checkpoint import read_state, write_history
 from rfray.tuning.budget import Meter
@@ -63,7 +63,7 @@ class Recorder(SweepCallback):
         if self._meter is not None and self._meter.account.is_over() and not origin and not out.error_file.exists():
             return  # the end of the budget fell before its first judged epoch: it stays open
         result = _result(out, self._count, self._sweep.search.metric, origin)
-        write_record(out.result_file, result, out.mirror)
+        self._run.write_result(out, result)
         self._count += 1
         self._ended_now.append(result)
         out.mirror.remove(out.mirror.find(STATES))
@@ -87,7 +87,7 @@ def _result(out: TrialDir, position: int, metric: str, origin: dict[str, str]) -
         fields = {"status": "ok", "score": float(origin["score"]), "best_epoch": int(origin["epoch"])}
     if len(history):
         fields["wait_share"] = float(history["wait_share"].mean())
-    vouched = (out.history_file, out.weights_file, out.predictions_file("val"))
+    vouched = (out.start_file, out.history_file, out.weights_file, out.predictions_file("val"))
     # weights that are not here stay at the address where they were written
     files = {out.weights_file.name: origin["weights"]} if "weights" in origin else {}
     return TrialResult(
@@ -155,16 +155,25 @@ def repair(run: RunDir) -> list[str]:
     """Checks the files of every trial against their digests; what was found, one line each.
 
     A finished trial that has lost something is trained again. One that was running has its history written anew from
-    its state, or continues without what is lost.
+    its state, or continues without what is lost. Raises RunError where a trial.json is damaged, or all results are.
     """
     found: list[str] = []
+    ended = [out.result_file for out in run.models() if out.result_file.exists()]
+    changed = run.not_vouched(*ended)
+    if len(ended) == len(changed) > 1:  # not to train all of them again
+        why = "as where it was deleted, or an earlier version of rfray has made the run"
+        raise RunError(f"{run.digests_file} knows no result.json, {why}: put it back, or start anew with --fresh")
     for out in run.models():
         if out.result_file.exists():
             try:
                 damaged = out.damaged_files(read_record(out.result_file, TrialResult))
+                if out.result_file in changed:
+                    raise RunError(f"{out.result_file} is not what was written: {NOT_KNOWN}")
                 problems = [f"{file} is damaged: its content does not match its digest" for file in damaged]
             except RunError as error:
                 damaged, problems = [out.result_file], [str(error)]
+            if out.start_file in damaged:
+                raise RunError(f"{problems[0]}, and the search can't be retraced without it: start anew with --fresh")
             if damaged:
                 out.mirror.remove([out.result_file, out.history_file, *damaged])
             found += [f"{problem}; the trial is run again" for problem in problems]

@@ -24,7 +24,6 @@ from rfray.store.files import file_digest, is_disk_full, no_room, write_whole
 from rfray.store.ownership import work_for
 from rfray.store.records import Fold, Start, TrialStart, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, probe_id
-from rfray.store.sealed import is_sealed
 from rfray.store.storage import STATES
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ def train_trial(
     start = out.start()
     sweep, data, warnings = sweep_images(job.sweep.run, trial.resize, trial.image_size, start.fold)
     if trial.head == "probe":
-        data = replace(data, probe=_probe_weights(RunDir(job.sweep.run).trial(probe_id(sweep.probe(trial))), start))
+        data = replace(data, probe=_probe_weights(RunDir(job.sweep.run), probe_id(sweep.probe(trial)), start))
     for sentence in warnings:
         warn(sentence)
     wait_for_others()
@@ -220,9 +219,9 @@ def _time_left(job: SweepJob) -> Callable[[], float] | None:
     return left
 
 
-def _probe_weights(probe: TrialDir, start: TrialStart) -> Path:
+def _probe_weights(run: RunDir, name: str, start: TrialStart) -> Path:
     """The file of the probe that a trial begins with, judged on a fold or else val. Raises TrialError without it."""
-    trial, fold = start.trial, start.fold
+    probe, trial, fold = run.trial(name), start.trial, start.fold
     probe.mirror.pull("result.json", WEIGHTS_FILE)
     result = probe.result()
     if result is None or result.status == "failed":
@@ -232,7 +231,7 @@ def _probe_weights(probe: TrialDir, start: TrialStart) -> Path:
         return probe.weights_file
     weights = probe.fold_weights_file(fold)
     probe.mirror.fetch(weights)
-    if not is_sealed(weights):
+    if not weights.exists() or run.not_vouched(weights):
         why = "is damaged: start anew, and it is learned again" if weights.exists() else "could not be learned"
         raise TrialError(f"head: probe, but the head of {trial.backbone} without fold {fold[0]} {why}")
     return weights

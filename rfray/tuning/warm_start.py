@@ -22,7 +22,7 @@ from rfray.spec.checks import planned_trials, settings
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import SweepFile, differences
 from rfray.spec.trial import Trial
-from rfray.store.files import replacing
+from rfray.store.files import file_digest, replacing
 from rfray.store.records import EarlierTrial, TrialResult, WarmStart, find_record, write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, trial_id
 from rfray.tuning.recorder import was_cut
@@ -30,6 +30,11 @@ from rfray.tuning.strategies import LEARNING, params_of
 
 TRIED_FIRST = 3
 """So many of the best settings of a run whose scores can't be compared are tried first (our choice)."""
+READ = (
+    *("sweep.yaml", "digests.json", "catalog.parquet", "unreadable.csv", "audit/images.parquet"),
+    *("trials/*/trial.json", "trials/*/result.json"),
+)
+"""Patterns of the files of an earlier run that are read before it is known which of its trials are taken over."""
 LINE_START = "Warm start from "
 USES = {"": "not used", "setting": "tried first", "score": "learned from", "taken over": "taken over"}
 """What a sweep does with an earlier trial -> how it is printed; in the order of how much it is worth."""
@@ -125,7 +130,8 @@ def _take_over(run: RunDir, sweep: Sweep, candidates: list[Candidate], console: 
     for one in taken:
         out = run.trial(trial_id(number, one.result.trial))
         try:
-            _copy_trial(one, out, number, with_weights=one.key in kept)
+            run.write_result(out, _copy_trial(one, out, number, with_weights=one.key in kept))
+            out.mirror.push()
             number += 1
         except RunError as error:
             say(console, f"Warning: {error}; the trial is not taken over")
@@ -133,8 +139,8 @@ def _take_over(run: RunDir, sweep: Sweep, candidates: list[Candidate], console: 
             one.use, one.reason = "score", "damaged"
 
 
-def _copy_trial(one: Candidate, out: TrialDir, number: int, with_weights: bool) -> None:
-    """Makes `out`, trial `number` of this run, from it. Raises RunError, naming the file, where one is damaged."""
+def _copy_trial(one: Candidate, out: TrialDir, number: int, with_weights: bool) -> TrialResult:
+    """Makes `out`, trial `number` of this run, from it; its result. Raises RunError, naming a file that is damaged."""
     source = one.out
     # names come from the other run's result.json: only those that a trial of this run has, too, are made paths
     names = [file.name for file in (out.history_file, out.weights_file, out.predictions_file("val"))]
@@ -152,8 +158,7 @@ def _copy_trial(one: Candidate, out: TrialDir, number: int, with_weights: bool) 
         raise RunError(f"{source.path / damaged[0].name} is damaged: its content does not match its digest")
     start = source.start().model_copy(update={"id": out.id, "number": number, "results_known": number})
     write_record(out.start_file, start, out.mirror)
-    write_record(out.result_file, result, out.mirror)
-    out.mirror.push()
+    return result.model_copy(update={"files": files | {out.start_file.name: file_digest(out.start_file)}})
 
 
 def _candidates(sweep: Sweep, catalog: pd.DataFrame | None) -> list[Candidate]:
@@ -175,8 +180,10 @@ def _candidates(sweep: Sweep, catalog: pd.DataFrame | None) -> list[Candidate]:
 
 def _of_run(run: RunDir, sweep: Sweep, catalog: pd.DataFrame | None) -> Iterator[Candidate]:
     """All ended trials of one earlier run, by id."""
-    run.mirror.pull("sweep.yaml", "catalog.parquet", "unreadable.csv", "trials/*/trial.json", "trials/*/result.json")
+    run.mirror.pull(*READ)
     old = run.sweep()
+    run.check_images()
+    run.check(*(out.result_file for out in run.trials()), remedy="the `rfray tune` that made the run trains it again")
     ended = [(out, result) for out in run.trials() if (result := out.result()) is not None]
     differing = _differing(run, old, sweep, catalog) if any(result.score is not None for _, result in ended) else ""
     with_weights = {file.parent.name for file in run.mirror.find(f"trials/*/{WEIGHTS_FILE}")}

@@ -26,7 +26,6 @@ from rfray.spec.sweep_file import resolved_text
 from rfray.stats.predictions import Predictions, predictions_metadata, read_predictions, write_predictions
 from rfray.stats.voting import METHODS, vote_predictions
 from rfray.store.bundle_record import Vote
-from rfray.store.records import write_record
 from tests.synthetic import (
     FIRST,
     LABELS,
@@ -103,7 +102,7 @@ def test_a_probe_that_is_clearly_worse_than_the_best_trial(tmp_path):
     for trial_id, says in [("a", right), ("like", one_apart), ("worse", reversed_half), ("trial", reversed_half)]:
         trial = finish_trial(run, trial_id, 0.9, val=predictions(says, labels))
         if trial_id in ("like", "worse"):
-            write_record(trial.result_file, trial.result().model_copy(update={"kind": "probe"}), trial.mirror)
+            run.write_result(trial, trial.result().model_copy(update={"kind": "probe"}))
     a, like, trial, worse = choose_members(run)
     assert [one.id for one in (a, like, trial, worse)] == ["a", "like", "trial", "worse"]
     assert left_out(run, [a, like, trial, worse], False).keys() == {"worse"}

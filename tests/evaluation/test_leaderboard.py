@@ -24,7 +24,6 @@ from rfray.spec.sweep import MaxFpr
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.intervals import wilson
 from rfray.stats.predictions import read_predictions
-from rfray.store.records import write_record
 from tests.audits import leaking_audit
 from tests.synthetic import (
     FIRST,
@@ -353,7 +352,7 @@ def test_models_that_waited_for_images_are_spoken_of(tmp_path):
     for name, share in (("a", 0.02), ("b", 0.1), ("c", 0.25), ("d", 0.4)):
         finish_trial(run, name, 0.5)
         trial = run.trial(name)
-        write_record(trial.result_file, trial.result().model_copy(update={"wait_share": share}), trial.mirror)
+        run.write_result(trial, trial.result().model_copy(update={"wait_share": share}))
     slow = waiting(write_leaderboard(run))
     assert slow.startswith("In 2 of 4 trials the model waited for images for more than 10 % of the training time, ")
     assert "at most 40 % (d)" in slow
@@ -371,12 +370,12 @@ def test_errors_of_the_audit_stand_above_the_table(run):
     write_leaderboard(run)
     assert "Audit" not in run.leaderboard_md.read_text()
     audit = leaking_audit()
-    write_record(run.audit_file, audit)
+    run.write_vouched(run.audit_file, audit)
     write_leaderboard(run)
     stamp, above = "**Audit: 2 of 10 test images are also among the training images", run.leaderboard_md.read_text()
     assert stamp in above.partition("| rank")[0]
     assert r"real/\<b\>\|x.jpg" in above
-    write_record(run.audit_file, audit.model_copy(update={"findings": ()}))
+    run.write_vouched(run.audit_file, audit.model_copy(update={"findings": ()}))
     write_leaderboard(run)
     assert "Audit" not in run.leaderboard_md.read_text()
 

@@ -6,7 +6,6 @@ import pytest
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.mistakes import AT_MOST, find_mistakes, read_mistakes, undrawn_mistakes, write_mistakes
 from rfray.stats.predictions import Predictions, write_predictions
-from rfray.store.records import write_record
 from tests.synthetic import finish_trial, new_run, predictions, small_run
 
 FIRST = [0.1, 0.9, 0.6, 0.2, 0.8, 0.4]
@@ -49,7 +48,7 @@ def test_both_kinds_the_most_confident_first(run):
 def test_the_threshold_decides_what_is_wrong(run):
     ensemble = run.ensemble()
     assert ensemble is not None
-    write_record(run.ensemble_file, ensemble.model_copy(update={"threshold": 0.25}))
+    run.write_vouched(run.ensemble_file, ensemble.model_copy(update={"threshold": 0.25}))
     found = find_mistakes(run)
     assert (found.false_negatives, found.false_positives) == (0, 2)
     assert [mistake.id for mistake in found.shown] == ["real/1.jpg", "real/2.jpg"]

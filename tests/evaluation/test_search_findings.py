@@ -6,7 +6,6 @@ import pytest
 
 from rfray.evaluation.search_findings import search_findings
 from rfray.spec.sweep_file import resolved_text
-from rfray.store.records import write_record
 from tests.synthetic import catalog_of, fail_trial, finish_trial, new_run, start_trial
 
 
@@ -16,25 +15,21 @@ def set_resources(run, **resources):
     run.sweep_file.write_text(resolved_text(changed))
 
 
-def write_epochs(trial, ended, seconds, scores):
+def write_epochs(run, trial, ended, seconds, scores):
     history = pd.DataFrame({"epoch": range(1, len(ended) + 1), "seconds": seconds, "val_auc": scores, "ended": ended})
     history.to_csv(trial.history_file, index=False)
     if (result := trial.result()) is not None:
-        write_record(
-            trial.result_file,
-            result.model_copy(update={"epochs": len(ended), "seconds": float(sum(seconds))}),
-            trial.mirror,
-        )
+        run.write_result(trial, result.model_copy(update={"epochs": len(ended), "seconds": float(sum(seconds))}))
 
 
 @pytest.fixture
 def run(tmp_path):
     """Two trials side by side, one of which was stopped; one that failed; one that is not finished."""
     run = new_run(tmp_path / "run")
-    write_epochs(finish_trial(run, "a", 0.7, epochs=4), [10, 30], [10.0, 10.0], [0.6, 0.7])
-    write_epochs(finish_trial(run, "b", 0.8, epochs=2), [20, 40], [20.0, 20.0], [0.65, 0.8])
-    write_epochs(fail_trial(run, "c", "boom"), [25], [5.0], [0.9])
-    write_epochs(start_trial(run, "d"), [45], [15.0], [0.95])
+    write_epochs(run, finish_trial(run, "a", 0.7, epochs=4), [10, 30], [10.0, 10.0], [0.6, 0.7])
+    write_epochs(run, finish_trial(run, "b", 0.8, epochs=2), [20, 40], [20.0, 20.0], [0.65, 0.8])
+    write_epochs(run, fail_trial(run, "c", "boom"), [25], [5.0], [0.9])
+    write_epochs(run, start_trial(run, "d"), [45], [15.0], [0.95])
     return run
 
 
@@ -51,7 +46,7 @@ def test_best_so_far_by_hand(run):
 
 def test_undefined_scores_come_before_the_first_and_never_after(tmp_path):
     run = new_run(tmp_path / "run")
-    write_epochs(finish_trial(run, "a", 0.7), [1, 2, 3], [1.0, 1.0, 1.0], [np.nan, 0.7, np.nan])
+    write_epochs(run, finish_trial(run, "a", 0.7), [1, 2, 3], [1.0, 1.0, 1.0], [np.nan, 0.7, np.nan])
     best = search_findings(run).epochs["best"]
     assert np.isnan(best[0])
     assert best[1:].tolist() == [0.7, 0.7]
@@ -68,7 +63,7 @@ def test_savings_where_a_pass_is_several_epochs(tmp_path):
     run = new_run(tmp_path / "run")
     run.write_catalog(catalog_of(part=["train"] * 70 + ["val"] * 20 + ["test"] * 50, path="x"))
     out = finish_trial(run, "a", 0.7, epochs=2, epoch_images=30)  # two passes of three epochs each
-    write_epochs(out, [10, 20], [10.0, 10.0], [0.6, 0.7])
+    write_epochs(run, out, [10, 20], [10.0, 10.0], [0.6, 0.7])
     assert "saved about 40 slot-seconds" in search_findings(run).sentences[2]
 
 

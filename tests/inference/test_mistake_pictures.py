@@ -18,7 +18,6 @@ from rfray.inference.mistake_pictures import draw_mistakes
 from rfray.models.bundle import load_bundle
 from rfray.models.grad_cam import encode_jpeg, heatmaps, overlay_heatmap
 from rfray.stats.predictions import read_predictions
-from rfray.store.records import write_record
 from rfray.store.run_dir import RunDir
 from tests.two_models import concluded, two_models
 
@@ -42,7 +41,7 @@ def run(prepared: RunDir, tmp_path: Path) -> RunDir:
 def changed(run: RunDir, **fields: object) -> None:
     ensemble = run.ensemble()
     assert ensemble is not None
-    write_record(run.ensemble_file, ensemble.model_copy(update=fields))
+    run.write_vouched(run.ensemble_file, ensemble.model_copy(update=fields))
 
 
 def draw(run: RunDir) -> tuple[Mistakes, str]:

@@ -133,6 +133,30 @@ def test_one_tensor_of_a_file_that_is_missing_or_broken_is_named(
         build_model(Trial(backbone="test_resnet", pretrained=str(path), head=head))
 
 
+@pytest.mark.filterwarnings("ignore:Casting complex values to real")
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
+def test_a_file_without_fractions_is_refused(kind: torch.dtype, tmp_path: Path) -> None:
+    tensors = load_file(weights_of("test_resnet", tmp_path))
+    torch.save({name: tensor.to(kind) for name, tensor in tensors.items()}, path := tmp_path / "quantised.pth")
+    with pytest.raises(TrialError, match=r"no floating-point numbers in 75 \(bn1.bias, .*\), as if quantised"):
+        build_model(Trial(backbone="test_resnet", pretrained=str(path)))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_file_of_another_precision_fits(kind: torch.dtype, tmp_path: Path) -> None:
+    tensors = load_file(weights_of("test_resnet", tmp_path))
+    torch.save({name: tensor.to(kind) for name, tensor in tensors.items()}, path := tmp_path / "other.pth")
+    model, _ = build_model(Trial(backbone="test_resnet", pretrained=str(path)))
+    assert torch.equal(model.state_dict()["bn1.weight"], tensors["bn1.weight"].to(kind).float())
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(3)], torch.zeros(3)])
+def test_a_file_of_something_else_is_no_file_of_weights(content: object, tmp_path: Path) -> None:
+    torch.save(content, path := tmp_path / "else.pth")
+    with pytest.raises(TrialError, match=r"else\.pth is no file of weights \(AttributeError: "):
+        build_model(Trial(backbone="test_resnet", pretrained=str(path)))
+
+
 def test_only_the_classifier_and_counters_of_batches_may_be_missing(tmp_path: Path) -> None:
     tensors = load_file(weights_of("test_efficientnet", tmp_path, classes=7))
     less = {k: v for k, v in tensors.items() if not k.startswith("classifier.") and "num_batches" not in k}

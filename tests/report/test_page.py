@@ -22,7 +22,6 @@ from rfray.report.search_plots import write_search_plots
 from rfray.report.words import GROUPS_SHOWN
 from rfray.spec.sweep import MaxFpr
 from rfray.spec.sweep_file import resolved_text
-from rfray.store.records import write_record
 from tests.audits import image_table, leaking_audit
 from tests.synthetic import FIRST, catalog_of, fail_trial, finish_trial, new_run, predictions, small_run
 
@@ -183,7 +182,7 @@ def test_without_an_audit_the_page_says_nothing_of_it(small):
 def test_an_audit_is_a_section_and_its_errors_a_stamp(tmp_path):
     run = small_run(tmp_path / "run")
     audit, images = leaking_audit(), image_table(5)
-    write_record(run.audit_file, audit)
+    run.write_vouched(run.audit_file, audit)
     write_audit_plots(run.audit_folder, np.zeros((10, 8, 8, 3), np.uint8), images)
     page = Page(report(run))
     text = " ".join(page.text.split())
@@ -200,7 +199,7 @@ def test_an_audit_is_a_section_and_its_errors_a_stamp(tmp_path):
 
 def test_an_audit_without_errors_is_no_stamp(tmp_path):
     run = small_run(tmp_path / "run")
-    write_record(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
+    run.write_vouched(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
     text = Page(report(run)).text
     assert "Data audit" in text
     assert "Audit:" not in text
@@ -258,7 +257,7 @@ def gallery(run, top_k=1, **changes):
     """The page, and the text of its gallery."""
     ensemble = write_ensemble(run, choose_members(run, top_k))
     write_mistakes(run, find_mistakes(run))
-    write_record(run.ensemble_file, ensemble.model_copy(update=changes))
+    run.write_vouched(run.ensemble_file, ensemble.model_copy(update=changes))
     write_leaderboard(run)
     write_page(run)
     page = Page(run.report_html.read_text(encoding="utf-8"))

@@ -9,7 +9,6 @@ from rfray.data.corruptions import FAMILIES
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
 from rfray.report.plots import corruption_curves, write_plots
-from rfray.store.records import write_record
 from tests.synthetic import FIRST, finish_trial, new_run, predictions, small_run
 
 
@@ -85,7 +84,7 @@ def test_twenty_four_members_and_a_band_without_a_verdict_make_small_pictures(tm
         report = predictions(np.clip(random.normal(labels, 1) / 4 + 0.4, 0, 1), labels)
         finish_trial(run, f"{number:05d}-" + "long-" * 9, 0.7, report, report)
     ensemble = vote(run, 24)
-    write_record(run.ensemble_file, ensemble.model_copy(update={"unsure": (0.4, 0.6)}))
+    run.write_vouched(run.ensemble_file, ensemble.model_copy(update={"unsure": (0.4, 0.6)}))
     assert all(file.stat().st_size < 120_000 for file in write_plots(run))
 
 

@@ -1,8 +1,11 @@
 """Every file that a number is made of: a bit that is not what it was is noticed, or what it is in is made anew."""
 
+import hashlib
 import io
+import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,9 @@ from rfray.store.files import file_digest
 from rfray.store.records import Fold, TrialStart
 from rfray.store.run_dir import RunDir, TrialDir, probe_id, read_bundle
 from rfray.store.sealed import find_array, is_sealed, table_bytes, write_array
+from rfray.store.storage import Storage
 from rfray.tuning.probing import learn_fold_heads
+from tests.object_store import bucket_here, upload
 from tests.synthetic import FIRST, as_predicted, new_run, predictions, small_run
 
 WHAT_IS_SHOWN = {"leaderboard.md", "README.md", "groups.csv", "drawn.png"}
@@ -50,13 +55,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 @pytest.fixture
 def run(made: RunDir) -> Iterator[RunDir]:
     """A finished run, in which every file is put back afterwards."""
-    sound = {file: file.read_bytes() for file in made.path.rglob("*") if file.is_file()}
+    sound = content(made)
     yield made
-    for file in made.path.rglob("*"):
-        if file.is_file() and file not in sound:
+    put_back(made, sound)
+
+
+def content(run: RunDir) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+
+
+def put_back(run: RunDir, sound: dict[Path, bytes]) -> None:
+    for file in sorted(run.path.rglob("*"), reverse=True):
+        if file.is_symlink() or (file.is_file() and file not in sound):
             file.unlink()
+        elif file.is_dir() and file in sound:
+            file.rmdir()
     for file, data in sound.items():
         if not file.is_file() or file.read_bytes() != data:
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
 
 
@@ -92,7 +108,7 @@ def remade(run: RunDir) -> str:
 
 
 def all_files(run: RunDir) -> list[Path]:
-    files = [file for file in run.path.rglob("*") if file.is_file() and file.name not in WHAT_IS_SHOWN]
+    files = [file for file in sorted(run.path.rglob("*")) if file.is_file() and file.name not in WHAT_IS_SHOWN]
     return [file for file in files if file.parent.name not in ("003", "004", "005")]  # no number is made of these
 
 
@@ -110,6 +126,72 @@ def test_a_flipped_bit_anywhere_in_a_run_changes_no_number_silently(run: RunDir)
             except RfrayError as error:
                 assert file.name in str(error), (file, error)  # noqa: PT017
             file.write_bytes(data)
+
+
+def linked(file: Path, to: Path) -> None:
+    file.unlink()
+    file.symlink_to(to)
+
+
+def taken_from_another(file: Path) -> None:
+    """Puts the file of the same name of another trial in its place, which was written by rfray and is whole."""
+    others = {"001": "002", "002": "001", "1": "2", "2": "1"}
+    folder = file.parent.name
+    other = file.parent.with_name(others[folder]) / file.name if folder in others else file.with_name("none")
+    if not other.exists():  # of the run, there is no other
+        file.write_bytes(b"another run's")
+    elif file.read_bytes() != other.read_bytes():
+        file.write_bytes(other.read_bytes())
+
+
+def as_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def repeated(file: Path) -> None:
+    """Once more all that is in it: rows twice, where the format allows that."""
+    if file.suffix == ".parquet":
+        table = pq.read_table(file)
+        file.write_bytes(table_bytes(pa.concat_tables([table, table])))
+    else:
+        file.write_bytes(file.read_bytes() * 2)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "emptied": lambda file: file.write_bytes(b"") and None,
+    "cut short": lambda file: file.write_bytes(file.read_bytes()[:-7]) and None,
+    "longer": lambda file: file.write_bytes(file.read_bytes() + b"\n") and None,
+    "repeated": repeated,
+    "gone": Path.unlink,
+    "a folder": as_folder,
+    "a link to nothing": lambda file: linked(file, file.with_name("nothing")),
+    "a link to zeros": lambda file: linked(file, Path("/dev/zero")),
+    "another trial's": taken_from_another,
+}
+
+
+@pytest.mark.parametrize(("number", "damage"), enumerate(DAMAGES))
+def test_no_damage_to_a_file_of_a_run_changes_a_number_silently(number: int, damage: str, run: RunDir) -> None:
+    """Every file meets some of the damages; RFRAY_ALL_DAMAGES=1 has it meet all."""
+    expected, sound = remade(run), content(run)
+    files = all_files(run) if os.environ.get("RFRAY_ALL_DAMAGES") else all_files(run)[number :: len(DAMAGES)]
+    for file in files:
+        for reader in (shown, remade):
+            DAMAGES[damage](file)
+            try:
+                said = reader(run)
+                without = file.name == "best.safetensors" and reader is remade and not file.exists()
+                if without:  # as of trials that were not kept
+                    expected_line = {
+                        "001": "001 has no weights any more",
+                        "002": "Only 1 trials with weights are there",
+                    }
+                    assert expected_line[file.parent.name] in make(run)
+                assert without or said == expected or file.name in said, f"{file}: {damage}"
+            except (RfrayError, OSError) as error:
+                assert file.name in str(error), (file, error)  # noqa: PT017
+            put_back(run, sound)
 
 
 def test_a_flipped_bit_in_a_bundle_is_refused(run: RunDir) -> None:
@@ -139,6 +221,66 @@ def test_predictions_of_the_own_writer_are_made_anew(column: str, run: RunDir) -
         shown(run)
     assert "Not what was written, and so made anew where there are weights: " in make(run)
     assert shown(run) == expected
+
+
+def resealed(file: Path, **changes: object) -> None:
+    """Changes keys of a record, as somebody would who wants it to be taken: with a digest that fits."""
+    fields = json.loads(file.read_text()) | changes
+    del fields["sha256"]
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps({**fields, "sha256": digest}))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("trials/001/result.json", {"score": 0.99}, r"001/result\.json is not what was written"),
+        ("trials/001/result.json", {"files": {}}, r"001/result\.json is not what was written"),
+        ("trials/001/trial.json", {"results_known": 7}, r"001/trial\.json is damaged"),
+        ("trials/001/trial.json", {"id": "002"}, r"001/trial\.json is (damaged|not of this trial but of 002)"),
+        ("audit.json", {"images": 1}, r"audit\.json is not what was written"),
+        ("digests.json", {"files": {"catalog.parquet": ["0" * 64]}}, r"001/result\.json is not what was written"),
+    ],
+)
+def test_an_edited_record_is_refused_although_its_digest_is_right(
+    name: str, changes: dict[str, object], said: str, run: RunDir
+) -> None:
+    resealed(run.path / name, **changes)
+    with pytest.raises(RunError, match=said):
+        make(run)
+
+
+def test_an_edited_ensemble_is_refused_and_made_anew(run: RunDir) -> None:
+    expected = remade(run)
+    resealed(run.ensemble_file, threshold=0.25)
+    with pytest.raises(RunError, match=r"ensemble\.json is not what was written: its digest is not in digests\.json"):
+        shown(run)
+    assert remade(run) == expected
+
+
+@pytest.mark.parametrize("gone", ["trials/001/result.json", "trials/001/trial.json", "trials/001"])
+def test_a_trial_that_is_gone_is_named(gone: str, run: RunDir) -> None:
+    path = run.path / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    named = "trial" if gone.endswith("trial.json") else "result"
+    with pytest.raises(RunError, match=rf"001/{named}\.json is (gone|damaged)"):
+        make(run)
+
+
+def test_a_run_at_an_address_is_held_against_the_digests_there(run: RunDir) -> None:
+    with bucket_here() as bucket:
+        upload(run.path, f"{bucket}/run")
+        there, storage = RunDir(f"{bucket}/run"), Storage(f"{bucket}/run")
+        assert shown(there) == shown(run)
+        for name in ("trials/001/predictions-test.parquet", "ensemble/ensemble-predictions-val.parquet"):
+            edited(run.path / name, "p_fake")
+            storage.send(run.path, name)
+            with pytest.raises(RunError, match=rf"{Path(name).name} is not what was written"):
+                shown(there)
+        resealed(run.trial("002").result_file, score=0.99)
+        storage.send(run.path, "trials/002/result.json")
+        with pytest.raises(RunError, match=r"002/result\.json is not what was written"):
+            make(there)
 
 
 def test_predictions_that_changed_places_are_made_anew(run: RunDir) -> None:

@@ -52,9 +52,7 @@ def ended_with(run: RunDir, setting: Trial, score: float) -> None:
     rows = [{"epoch": epoch, "seconds": 1.0, "ended": float(epoch), "val_auc": score} for epoch in (1, 2)]
     write_history(out, rows)
     fields = {"trial": setting, "metric": "auc", "score": score, "best_epoch": 1, "epochs": 2, "seconds": 2.0}
-    write_record(
-        out.result_file, TrialResult(id=out.id, position=0, status="ok", node="", files={}, **fields), out.mirror
-    )
+    run.write_result(out, TrialResult(id=out.id, position=0, status="ok", node="", files={}, **fields))
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from rfray.evaluation.leaderboard import build_leaderboard
 from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.ownership import claim_run
-from rfray.store.records import TrialResult, write_record
+from rfray.store.records import TrialResult
 from rfray.store.run_dir import RunDir, probe_id
 from rfray.tuning import probing
 from rfray.tuning.probing import points_to_evaluate, probe_backbones, probe_images, rank_backbones
@@ -163,7 +163,7 @@ def finished(run: RunDir, sweep: Sweep, out_of_fold: dict[str, list[float]], lab
         write_predictions(out.out_of_fold_file, Predictions(ids[seen], np.array(labels, np.int8)[seen], p_fake), {})
         fields = {"status": "ok", "metric": "auc", "score": 0.5, "epochs": 0, "seconds": 0.0, "node": "", "files": {}}
         result = TrialResult(id=out.id, position=position, kind="probe", trial=probe, **fields)
-        write_record(out.result_file, result, out.mirror)
+        run.write_result(out, result)
 
 
 LABELS = [0, 1] * 40

@@ -51,9 +51,9 @@ def run(tmp_path: Path) -> RunDir:
         out.history_file.write_text("epoch,seconds\n1,2.0\n")
         out.weights_file.write_bytes(b"weights")
         out.predictions_file("val").write_bytes(b"predictions")
-        vouched = (out.history_file, out.weights_file, out.predictions_file("val"))
+        vouched = (out.start_file, out.history_file, out.weights_file, out.predictions_file("val"))
         files = {file.name: file_digest(file) for file in vouched}
-        write_record(out.result_file, result(number, "ok").model_copy(update={"files": files}), out.mirror)
+        run.write_result(out, result(number, "ok").model_copy(update={"files": files}))
     return run
 
 
@@ -88,6 +88,31 @@ def test_a_damaged_result_is_named_and_its_trial_runs_again(run: RunDir, harm: s
     (found,) = repair(run)
     assert found.startswith(f"{file} is damaged")
     assert [one.position for one in results(run)] == [1]
+
+
+def test_an_edited_result_is_named_and_its_trial_runs_again(run: RunDir) -> None:
+    out = run.trials()[1]
+    first = out.result()
+    assert first is not None
+    write_record(out.result_file, first.model_copy(update={"score": 0.99}))
+    (found,) = repair(run)
+    wrong = "is not what was written: its digest is not in digests.json; the trial is run again"
+    assert found == f"{out.result_file} {wrong}"
+    assert out.result() is None
+
+
+def test_without_the_digests_no_trial_is_thrown_away(run: RunDir) -> None:
+    run.digests_file.unlink()
+    with pytest.raises(RunError, match=r"digests\.json knows no result\.json, .*: put it back, or start anew"):
+        repair(run)
+    assert len(results(run)) == 2
+
+
+def test_an_edited_start_is_refused(run: RunDir) -> None:
+    out = run.trials()[1]
+    write_record(out.start_file, out.start().model_copy(update={"results_known": 0}))
+    with pytest.raises(RunError, match=r"trial\.json is damaged: .*, and the search can't be retraced without it"):
+        repair(run)
 
 
 def test_weights_that_were_not_kept_are_not_missed(run: RunDir) -> None:

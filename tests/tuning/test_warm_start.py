@@ -17,7 +17,7 @@ from rfray.spec.sweep_file import differences, load_sweep
 from rfray.stats.predictions import read_predictions
 from rfray.store.files import file_digest
 from rfray.store.ownership import claim_run
-from rfray.store.records import EarlierTrial, write_record
+from rfray.store.records import EarlierTrial
 from rfray.store.run_dir import RunDir
 from rfray.tuning.plan import plan_lines
 from rfray.tuning.proposals import Proposals
@@ -60,7 +60,7 @@ def ended(
     result = out.result()
     assert result is not None
     files = {f.name: file_digest(f) for f in vouched if f.exists()}
-    write_record(out.result_file, result.model_copy(update={"files": files}), out.mirror)
+    run.write_result(out, result.model_copy(update={"files": files}))
     return out.id
 
 
@@ -182,7 +182,7 @@ def test_what_the_same_scheduler_or_patience_has_stopped_is_taken_over(tmp_path:
     out = first.trial(ended(first, 1, 0.2, 0.6, epochs=3, patience=1, trained=2))  # out of patience: best was epoch 1
     result = out.result()
     assert result is not None
-    write_record(out.result_file, result.model_copy(update={"best_epoch": 1}), out.mirror)
+    first.write_result(out, result.model_copy(update={"best_epoch": 1}))
     for scheduler, taken in [("asha", 2), ("none", 1), ("median", 1)]:
         asked = sweep(search=warm(first, scheduler=scheduler), trial={"epochs": 3, "patience": 1})
         assert len(preview_warm_start(begun(tmp_path / scheduler, asked), asked).taken_over) == taken
@@ -322,7 +322,7 @@ def test_names_in_the_records_of_an_earlier_run_are_never_paths(tmp_path: Path) 
     assert result is not None
     names = {"../../../secret.txt": file_digest(secret), str(secret): file_digest(secret)}
     changed = {"id": "../../..", "files": {**result.files, **names}}
-    write_record(out.result_file, result.model_copy(update=changed), out.mirror)
+    first.write_result(out, result.model_copy(update=changed))
     asked = sweep(search=warm(first))
     run = begun(tmp_path / "later", asked)
     before = {path for path in tmp_path.rglob("*") if run.path not in path.parents}
