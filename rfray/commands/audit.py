@@ -12,7 +12,7 @@ from rfray.report.audit_plots import draw_audit
 from rfray.report.terminal import audit_summary
 from rfray.spec.checks import unused_settings
 from rfray.spec.sweep_file import load_sweep, sweep_of_folder
-from rfray.store.ownership import claim_run, lock_run
+from rfray.store.ownership import lock_run
 from rfray.store.run_dir import HEAVY, RunDir
 
 
@@ -32,7 +32,6 @@ def audit(source: Path, run: str | None, overrides: Sequence[str], console: Cons
         if of_folder:
             write_audit(folder, sweep, *scan_all(folder, sweep, console))
         else:
-            claim_run(folder, sweep)
             prepare_training(folder, sweep, console)
         draw_audit(folder, sweep)
     found = folder.audit()

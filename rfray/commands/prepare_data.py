@@ -24,6 +24,7 @@ from rfray.progress.phases import doing, say
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.csv_files import csv_text
 from rfray.store.files import below
+from rfray.store.ownership import check_own, claim_run
 from rfray.store.run_dir import CATALOG, UNREADABLE, RunDir
 
 LEFT_OUT = "left out"
@@ -35,13 +36,16 @@ ELSEWHERE = "Where it is elsewhere now: --set data.{}=FOLDER"
 def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFrame:
     """The catalog of train and val, read from the run folder or else from the images, which are audited then.
 
-    Raises DataError where the images can't be used, RunError where they have changed since the sweep began.
+    The folder is the sweep's own then. Raises DataError where the images can't be used, RunError where they have
+    changed since the sweep began, or the folder is another sweep's: sweep.yaml stays as it was.
     """
+    check_own(run, sweep)
     remove_unfinished(cache_folder(sweep.data.cache))
     if run.catalog_file.exists():
         check_training(run, sweep)
         catalog = run.catalog()
-    else:
+    claim_run(run, sweep)
+    if not run.catalog_file.exists():
         images, pairs = scan_all(run, sweep, console)
         catalog = _divided(images, sweep, pairs)
         if sweep.data.group_pattern is not None:

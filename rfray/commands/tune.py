@@ -12,7 +12,7 @@ from rfray.progress.events import inside_job
 from rfray.progress.phases import doing, say
 from rfray.spec.checks import check_file, unused_settings
 from rfray.spec.sweep_file import SweepFile
-from rfray.store.ownership import check_free, claim_run, lock_run, move_run_aside
+from rfray.store.ownership import check_free, check_own, lock_run, move_run_aside
 from rfray.store.run_dir import HEAVY, RunDir
 
 HEAVY_MODULES = ("rfray.tuning.preflight", "rfray.commands.prepare_data", "rfray.report.audit_plots")
@@ -101,7 +101,7 @@ def _run(
     with lock_run(run, without=HEAVY):
         if fresh and (aside := move_run_aside(run)):
             say(console, f"The earlier run is now {aside}")
-        claim_run(run, sweep)
+        check_own(run, sweep)
         with budget_meter(run, sweep, shares, began) as meter:
             keep_packing(run, shares, console)
             prepare_training(run, sweep, console)

@@ -176,7 +176,7 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
 
 def _compared(sweep: Sweep, policies: Sequence[str]) -> dict[str, Any]:
     written = sweep.model_dump(mode="json", exclude=FREE)
-    written["augmentations"] = {name: one for name, one in written["augmentations"].items() if name in policies}
+    written["augmentations"] = {name: one for name, one in sweep.augmentations.items() if name in policies} or None
     for part in ("train", "val", "test"):
         if sweep.data.folder(part) is not None:
             written["data"][part] = "a folder"

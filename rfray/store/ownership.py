@@ -41,8 +41,8 @@ HOLDERS: dict[str, str] = {}
 """Address that a command of this process holds -> its id."""
 
 
-def claim_run(run: RunDir, sweep: Sweep) -> None:
-    """Makes the folder this sweep's own. Raises RunError, naming what changed, where it is another sweep's."""
+def check_own(run: RunDir, sweep: Sweep) -> None:
+    """Raises RunError, naming what changed, where the folder is another sweep's."""
     if run.sweep_file.exists() and (changed := differences(run.sweep(), sweep)):
         raise RunError(
             f"{run.where} holds a sweep of this name with other settings:",
@@ -50,6 +50,11 @@ def claim_run(run: RunDir, sweep: Sweep) -> None:
             "Change `name`, choose another folder with --run, or start anew with --fresh (the old one is kept). "
             f"With search.warm_start: [{run.where}] a new run takes over the trials that are also trials of its own.",
         )
+
+
+def claim_run(run: RunDir, sweep: Sweep) -> None:
+    """Makes the folder this sweep's own. Raises RunError as `check_own`."""
+    check_own(run, sweep)
     write_whole(run.sweep_file, resolved_text(sweep))
     run.mirror.send(run.sweep_file)
 

@@ -161,6 +161,26 @@ def test_a_sweep_goes_on_with_the_catalog_it_began_with(made: Made) -> None:
             made.tune()
 
 
+def test_a_start_that_is_refused_leaves_what_the_run_says_of_its_folders(made: Made, tmp_path: Path) -> None:
+    made.tune()
+    before, data = made.run.sweep_file.read_text(), made.sweep.data
+    write_folder(tmp_path / "other", 20, first=7)
+    given = {"train": str(tmp_path / "other"), "test": str(tmp_path / "others")}
+    made.sweep = made.sweep.model_copy(update={"data": data.model_copy(update=given)})
+    with pytest.raises(RunError, match="images have changed"):
+        made.tune()
+    assert made.run.sweep_file.read_text() == before
+    shutil.copytree(made.train, tmp_path / "moved")
+    moved = data.model_copy(update={"train": str(tmp_path / "moved")})
+    made.sweep = made.sweep.model_copy(update={"data": moved})
+    made.tune()
+    assert made.run.sweep().data.train == str(tmp_path / "moved")
+    made.sweep = made.sweep.model_copy(update={"seed": 5, "data": data})
+    with pytest.raises(RunError, match="holds a sweep of this name with other settings:\n  seed: 0 -> 5\n"):
+        made.tune()
+    assert made.run.sweep().data.train == str(tmp_path / "moved")
+
+
 def test_changed_images_are_refused_by_name(made: Made) -> None:
     made.tune()
     changed = made.train / "real/0004.png"

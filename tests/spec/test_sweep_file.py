@@ -362,7 +362,8 @@ def test_folders_may_move_and_more_trials_may_be_asked_for(tmp_path: Path) -> No
     assert differences(given(light, own), given(light, other)) == []
     (changed,) = differences(given(uses, own), given(uses, other))
     assert changed.startswith("augmentations.mine: ")
-    assert differences(given(light), given(light, own.replace("mine", "light"))) != []
+    shadowed = ['augmentations.light: nothing -> [{"ToGray": {"p": 1}}]']
+    assert differences(given(light, "augmentations={}"), given(light, own.replace("mine", "light"))) == shadowed
     assert differences(given(), given("search.trials=null")) == []  # as many as the budget, or the grid, has
     assert differences(given("data.test=/a"), given("data.test=s3://b/c")) == []
     assert differences(given("data.test={one: /a}"), given("data.test={one: /b}")) == []
