@@ -302,6 +302,14 @@ def _run_command() -> None:
         sys.exit(1)
     except OSError as error:
         raise of_system(error) from error
+    except MemoryError as error:
+        more = "Free some, allow more (ulimit -v unlimited), or have fewer trials at once (search.concurrent)"
+        raise RfrayError(f"memory ran out. {more}") from error
+    except ImportError as error:
+        if ".so" not in str(error):  # else it is a system's library
+            raise
+        more = "Install what is missing, or allow more memory (ulimit -v unlimited)"
+        raise RfrayError(f"a library can't be loaded: {error}. {more}") from error
     except UnicodeEncodeError as error:
         raise InputError(f"{readable(error.object)[:200]}: this name is not UTF-8; rename it") from error
 

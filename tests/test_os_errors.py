@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from ray.exceptions import RayTaskError
 import rfray.commands
 from rfray.errors import InputError, RfrayError, of_system, readable
 from rfray.report.verdict_rows import verdict_rows
-from rfray.store.files import user_cache
+from rfray.store.files import read_json, user_cache
 from tests.synthetic import small_run
 from tests.test_cli import SWEEP, VERBS, run_here
 
@@ -222,6 +223,44 @@ def check_in_place(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
             main()
     assert end.value.code == 2
     return "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (MemoryError(), "rfray: memory ran out. Free some, allow more (ulimit -v unlimited)"),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+            "rfray: a library can't be loaded: libtorch_cpu.so: failed to map segment from shared object. Install",
+        ),
+    ],
+)
+def test_memory_that_runs_out(
+    raised: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def app() -> None:
+        raise raised
+
+    monkeypatch.setattr("rfray.cli.app", app)
+    with pytest.raises(SystemExit) as end:
+        check_quietly()
+    assert end.value.code == 1
+    assert capfd.readouterr().err.startswith(said)
+
+
+def test_a_record_is_read_with_no_more_memory_than_it_has(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + 16_000_000, before[1]))
+    try:
+        assert read_json(tmp_path / "x.json") == {}
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def address_space() -> int:
+    """Bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def test_no_home_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,14 +29,9 @@ class Facts:
     data: DataSettings | None = None
     """By which they are divided."""
 
-    @property
-    def used(self) -> pd.DataFrame:
-        """The images that a model learns from or is measured on: none that was left out."""
-        return used(self.images)
-
     def of_class(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         """The values of a column for real images in use, and for fake ones."""
-        images = self.used
+        images = used(self.images)
         real, fake = (images.loc[images["label"] == label, column].to_numpy() for label in (0, 1))
         return real, fake
 
@@ -46,7 +41,7 @@ class Facts:
 
 
 def used(images: pd.DataFrame) -> pd.DataFrame:
-    """Those that were not left out; all where a class would have none."""
+    """The images that a model learns from or is measured on: not left out; all where a class would have none."""
     kept = images[images["part"] != "left out"]
     return kept if kept["label"].nunique() == images["label"].nunique() else images
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from rfray.audit.facts import NAMED, Facts, are
+from rfray.audit.facts import NAMED, Facts, are, used
 from rfray.data.catalog import identities
 from rfray.data.listing import counted
 from rfray.spec.sweep import CLASSES
@@ -20,7 +20,7 @@ MATCHED_SHARE = 0.5
 
 def settings_for_few(facts: Facts) -> Iterator[Finding]:
     """`data.group_pattern` and `data.split_by: group` where they keep hardly any images together."""
-    data, training = facts.data, facts.used[facts.used["folder"] != "test"]
+    data, training = facts.data, used(facts.images)[lambda kept: kept["folder"] != "test"]
     asked: dict[str, pd.Series] = {}
     if training.empty:
         return

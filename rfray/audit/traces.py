@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rfray.audit.facts import Facts
+from rfray.audit.facts import Facts, used
 from rfray.audit.metadata_baseline import CROP, REENCODE
 from rfray.store.records import Finding
 
@@ -41,7 +41,7 @@ def metadata_tells(facts: Facts) -> Iterator[Finding]:
 
 def formats_differ(facts: Facts) -> Iterator[Finding]:
     """Classes in different file formats."""
-    images = facts.used
+    images = used(facts.images)
     shares = pd.crosstab(images["label"], images["format"], normalize="index")
     distance = float(np.abs(np.diff(shares.to_numpy(), axis=0)).sum() / 2)  # total variation, in [0, 1]
     if distance >= FORMAT_SHARE:

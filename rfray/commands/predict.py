@@ -71,21 +71,22 @@ def predict(
         _make_folder("--explain", explain)
     start_decoders(min(os.cpu_count() or 1, -(-len(files) // batch_size)))  # while the bundle is loaded
     loaded, done = load_bundle(bundle), 0
-    undrawn: OSError | RfrayError | None = None
-    with _counting(len(files), file, passed) as count, verdict_rows(file, chosen) as write:
+    undrawn: list[OSError | RfrayError] = []
+    with _counting(len(files), file, passed, undrawn) as count, verdict_rows(file, chosen) as write:
         _warn(loaded.ensemble)
         for seen in detect(loaded, files, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
             table, _ = seen
             if explain is not None:
                 try:
-                    table["evidence"] = write_heatmaps(loaded, seen, explain, done) if undrawn is None else ""
+                    table["evidence"] = "" if undrawn else write_heatmaps(loaded, seen, explain, done)
                 except (OSError, DiskFullError) as error:  # no reason to lose the rows
-                    table["evidence"], undrawn = "", error
+                    table["evidence"] = ""
+                    undrawn.append(error)
             write(table)
             done += len(table)
             count(table["verdict"])
-    if undrawn is not None:
-        raise undrawn
+    if undrawn:
+        raise undrawn[0]
 
 
 def _warn(ensemble: Ensemble) -> None:
@@ -102,10 +103,13 @@ def _make_folder(option: str, folder: Path) -> None:
 
 
 @contextmanager
-def _counting(total: int, out: Path | None, passed: PassedOver) -> Iterator[Callable[[Iterable[str]], None]]:
+def _counting(
+    total: int, out: Path | None, passed: PassedOver, undrawn: Sequence[OSError | RfrayError] = ()
+) -> Iterator[Callable[[Iterable[str]], None]]:
     """What counts verdicts and moves a progress bar, which leaves the standard output and logs alone.
 
-    At the end says how many there were of each kind. Raises RfrayError where some files ("") got none.
+    At the end says how many there were of each kind. Raises RfrayError where some files ("") got none, which also says
+    why evidence could not be drawn.
     """
     console, found = Console(stderr=True, highlight=False), Counter[str]()
     if said := str(passed):
@@ -123,6 +127,7 @@ def _counting(total: int, out: Path | None, passed: PassedOver) -> Iterator[Call
     if found[""]:
         raise RfrayError(
             f"{found['']:,} of {found.total():,} files could not be read: their rows have the reason. "
-            f"The others: {said}.{rows}"
+            f"The others: {said}.{rows}",
+            *(str(of_system(error) if isinstance(error, OSError) else error) for error in undrawn),
         )
     say(console, f"{counted(found.total(), 'image')}: {said}.{rows}")

@@ -48,10 +48,6 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     if not run.catalog_file.exists():
         images, pairs = scan_all(run, sweep, console)
         catalog = _divided(images, sweep, pairs)
-        if sweep.data.group_pattern is not None:
-            found = identities(images["path"], sweep.data.group_pattern)
-            matched, different = found.map(bool).sum(), found.explode().nunique()
-            say(console, f"data.group_pattern: {matched} of {len(images)} images match, {different} identities")
         with doing(console, "Auditing the images"):
             write_audit(run, sweep, images, pairs, catalog)
         run.write_catalog(catalog)
@@ -171,6 +167,10 @@ def scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame,
         except (DataError, StorageError) as error:
             say(console, *f"Test can't be compared with the training images yet: {error}".splitlines())
     images = pd.concat(found, ignore_index=True)
+    if sweep.data.group_pattern is not None:
+        texts = identities(images["path"], sweep.data.group_pattern)
+        matched, different = texts.map(bool).sum(), texts.explode().nunique()
+        say(console, f"data.group_pattern: {matched} of {len(images)} images match, {different} identities")
     return images, _similar_pairs(images, sweep, console)
 
 

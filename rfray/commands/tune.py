@@ -1,7 +1,7 @@
 """A sweep file -> a run folder with trained trials: the steps of `rfray tune`, from top to bottom."""
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -47,7 +47,7 @@ def tune(
     if not dry_run:
         check_free(run)
     # torch and timm take seconds to import, and Ray to start, most of which it waits
-    importing = Thread(target=lambda: [*map(import_module, HEAVY_MODULES)])
+    importing = Thread(target=_import_heavy)
     importing.start()
 
     from rfray.cluster.connect import connected, way_to_ray
@@ -59,6 +59,12 @@ def tune(
             finally:  # an import that goes on while Python ends fails with a traceback
                 importing.join()
         _run(file, run, session, console, fresh, dry_run, accept_audit, began)
+
+
+def _import_heavy() -> None:
+    with suppress(ImportError, MemoryError):  # who needs them raises it again, where it becomes a line
+        for name in HEAVY_MODULES:
+            import_module(name)
 
 
 def _run(

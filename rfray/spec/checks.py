@@ -106,7 +106,7 @@ def _of_search(file: SweepFile) -> Iterator[str]:
         yield refused("trials", allowed)
     for name in ranges if is_grid else ():
         allowed = "a list of values, as a range has no end for search.algorithm grid; or use random or optuna"
-        yield file.not_allowed(("trial", name), _given(axes[name]), allowed)
+        yield file.not_allowed(("trial", name), axes[name], allowed)
     if is_grid and search.trials is not None and search.trials < (settings := len(list(combinations(sweep)))):
         yield refused("trials", f"at least {settings}, the settings of the grid; or leave it out, or use random")
     if sweep.budget is not None and search.finalists and planned_trials(sweep) is None:
@@ -122,19 +122,14 @@ def _of_trials(file: SweepFile) -> Iterator[str]:
             yield file.not_allowed(("trial", *place), head, "random, as search.probe is false")
         if head == "probe" and isinstance(sizes := trial.axes().get("image_size"), Range):
             allowed = "a value or a list of values with trial.head probe, as each size has a probe of its own"
-            yield file.not_allowed(("trial", "image_size"), _given(sizes), allowed)
+            yield file.not_allowed(("trial", "image_size"), sizes, allowed)
     mixed = any(trial.choices(name) != [0.0] for name in ("mixup", "cutmix"))
     least = workers * 2 if mixed and workers > 1 else workers
     pairs = ", two each as mixup and cutmix mix pairs" if mixed else ""
     for place, size in trial.written("batch_size"):
         if (size.bounds[0] if isinstance(size, Range) else size) < least:
             allowed = f"at least {least}: {workers} workers share every batch (resources){pairs}"
-            yield file.not_allowed(("trial", *place), _given(size), allowed)
-
-
-def _given(value: Any) -> Any:
-    """A value of the sweep file as it was written."""
-    return value.model_dump(exclude_none=True) if isinstance(value, Range) else value
+            yield file.not_allowed(("trial", *place), size, allowed)
 
 
 def unused_settings(file: SweepFile) -> Iterator[str]:

@@ -5,7 +5,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from fractions import Fraction
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -78,7 +77,11 @@ SYNONYMS = {
 """Key -> what other programs call it: texts with blanks between."""
 
 
-def explain(error: ValidationError, places: Mapping[KeyPath, str], raw: Mapping[str, Any]) -> list[str]:
+MOST_GUESSED, MOST_SHOWN = 10, 50
+"""Problems of a sweep up to which it is looked for what its values may have been meant for; and that are shown."""
+
+
+def explain(error: ValidationError, places: Mapping[KeyPath, str], raw: Mapping[str, Any] | None) -> list[str]:
     """One line a problem, in the order of the file; `raw` is what was refused."""
     found: dict[KeyPath, list[ErrorDetails]] = {}
     for detail in error.errors():
@@ -87,12 +90,13 @@ def explain(error: ValidationError, places: Mapping[KeyPath, str], raw: Mapping[
             if (*key, part) in places or part in _fields(key):
                 key = (*key, part)
         found.setdefault(key, []).append(detail)
-    return [
-        problem(places, key, _explained(key, found[key], raw))
-        for key in sorted(found, key=lambda key: [*places].index(_written(key, places)))
-        # where a value may have one of several types, the problem further inside is about the type that was meant
-        if not any(other[: len(key)] == key for other in found if other != key)
-    ]
+    order = {key: number for number, key in enumerate(places)}
+    # where a value may have one of several types, the problem further inside is about the type that was meant
+    around = {key[:length] for key in found for length in range(len(key))}
+    raw = raw if len(found) <= MOST_GUESSED else None
+    keys = sorted(found.keys() - around, key=lambda key: order[_written(key, places)])
+    more = [f"… and {len(keys) - MOST_SHOWN:,} more problems"] if len(keys) > MOST_SHOWN else []
+    return [problem(places, key, _explained(key, found[key], raw)) for key in keys[:MOST_SHOWN]] + more
 
 
 def _fields(key: KeyPath, of: Any = Sweep) -> dict[str, FieldInfo]:
@@ -104,7 +108,7 @@ def _fields(key: KeyPath, of: Any = Sweep) -> dict[str, FieldInfo]:
     return of.model_fields
 
 
-def _explained(key: KeyPath, details: list[ErrorDetails], raw: Mapping[str, Any]) -> str:
+def _explained(key: KeyPath, details: list[ErrorDetails], raw: Mapping[str, Any] | None) -> str:
     detail, fields = details[0], _fields(key[:-1])
     if successor := SUCCESSORS.get(_dotted(key)):
         return f"no such key any more; use {successor}"
@@ -137,13 +141,13 @@ def _instead_of_key(key: KeyPath, given: Any, fields: Mapping[str, FieldInfo]) -
     return listed
 
 
-def _nearest(key: KeyPath, details: list[ErrorDetails], raw: Mapping[str, Any], text: str) -> str:
+def _nearest(key: KeyPath, details: list[ErrorDetails], raw: Mapping[str, Any] | None, text: str) -> str:
     """What a wrong value may have been meant for, as the end of a line; "" where `text` has said it already."""
     given = details[0]["input"]
     names = [one for detail in details for one in re.findall("'(.*?)'", str(detail.get("ctx", {}).get("expected", "")))]
     if nearest := nearest_first(given, names).partition("; nearest: ")[2]:
         return f"; nearest: {nearest}"
-    for meant in (*_readings(given), *({name: given} for name in _fields(key))):
+    for meant in (*_readings(given), *({name: given} for name in _fields(key))) if raw is not None else ():
         if type(given) is not type(meant) or given != meant:
             try:
                 Sweep.model_validate(_with(raw, key, meant))
@@ -157,9 +161,9 @@ def _nearest(key: KeyPath, details: list[ErrorDetails], raw: Mapping[str, Any], 
 def _readings(given: Any) -> Iterator[Any]:
     """What a value of the wrong type or form may have been meant for, the likeliest first."""
     if isinstance(given, str):
-        with suppress(ValueError, ZeroDivisionError, OverflowError):
-            number = Fraction(given.strip(" %").replace(",", ".")) / (100 if "%" in given else 1)
-            yield int(number) if number.denominator == 1 else float(number)
+        with suppress(ValueError):
+            number = float(given.strip(" %").replace(",", ".")) / (100 if "%" in given else 1)
+            yield int(number) if number.is_integer() else number
         if given.lower() in (*WITH, *WITHOUT):
             yield given.lower() in WITH
         yield given.lower()
@@ -229,8 +233,9 @@ def shown(value: object) -> str:
         return "nothing"
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    text = json.dumps(value, default=str, skipkeys=True, ensure_ascii=False)
-    return short(text)
+    if isinstance(value, Range):
+        value = value.model_dump(exclude_none=True)
+    return short(json.dumps(value, default=str, skipkeys=True, ensure_ascii=False))
 
 
 def short(text: str) -> str:

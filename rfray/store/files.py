@@ -122,9 +122,9 @@ def read_plain(path: Path, most: int) -> bytes:
     if path.exists() and not path.is_file():
         raise ValueError("no plain file")
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size > most:
+        if (size := os.fstat(file.fileno()).st_size) > most:
             raise ValueError(f"larger than {most / 1e6:.0f} MB, as no such file is")
-        return file.read(most)
+        return file.read(size)  # Python takes memory for as much as is asked for
 
 
 def read_json(path: Path) -> Any:

@@ -22,7 +22,7 @@ from threading import Event, Lock, Thread
 
 from filelock import FileLock, Timeout
 
-from rfray.errors import LeaseLostError, RunError, StorageError
+from rfray.errors import DiskFullError, LeaseLostError, RunError, StorageError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import differences, resolved_text
 from rfray.store.files import RECORD_BYTES, clear_left_over, write_whole
@@ -139,7 +139,8 @@ def _locked(run: RunDir) -> Iterator[str]:
                 error.filename = str(run.path)  # the user knows nothing of the lock
                 raise
             clear_left_over(note)
-            write_whole(note, user)
+            with suppress(DiskFullError):  # what has no room is named when it is written, and this is only told
+                write_whole(note, user)
         stack.enter_context(_itself_locked(run.path))
         yield user
 

@@ -86,6 +86,10 @@ def test_evidence_that_can_not_be_written_costs_no_rows(here: Path, command: Com
     assert list(rows["evidence"][:2]) == ["000000-000.jpg", "000001-001.jpg"]
     assert set(rows["evidence"][2:]) == {""}
     assert (rows["verdict"] != "").all()
+    done = command(*words[:3], "broken.jpg", *words[3:])
+    assert done.returncode == 1
+    assert "1 of 17 files could not be read" in done.stderr
+    assert "000003-003.jpg: Is a directory. A folder is where a file must be" in done.stderr
 
 
 def test_rows_on_the_standard_output_and_an_exit_code_that_tells(here: Path, command: Command) -> None:

@@ -1150,6 +1150,15 @@ def test_a_sweep_that_grows_over_what_can_be_read_again_is_refused(tmp_path: Pat
         load(text, tmp_path)
 
 
+def test_thousands_of_problems_are_refused_in_a_moment_and_a_screen(tmp_path: Path) -> None:
+    with pytest.raises(SweepError) as refused:
+        load(SWEEP, tmp_path, f"trial.lr=[{', '.join(['x'] * 5000)}]")
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 51
+    assert lines[1] == '--set trial.lr: trial.lr[1]: given "x"; allowed: a number'
+    assert lines[-1] == "… and 4,950 more problems"
+
+
 def test_every_synonym_is_of_a_key_and_none_is_a_key_of_its_section() -> None:
     named = [one for key in SYNONYMS for one in key.split(" or ")]
     assert set(named) <= set(sweep_keys())
