@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -30,6 +31,8 @@ TRIAL_MODULES = ["rfray.training.loop", "rfray.tuning.trainable"]
 """They import all that a trial needs."""
 READY = 4
 """At most so many processes import them before there is a trial; each takes 0.4 GB."""
+OPEN_FILES = 1024
+"""That a process may have, for a Ray to be started: with 64, its processes end one after the other."""
 CONNECT_SECONDS = 5
 """Time to open a connection to the head."""
 PROBE_SECONDS = 40
@@ -64,6 +67,7 @@ def connected(address: str | None, resources: Resources, settings: Mapping[str, 
                 if resources.world_size == 1:  # a trial with several workers takes many processes, most for little
                     settings["RAY_preload_python_modules"] = ",".join(TRIAL_MODULES)
             if address is None:
+                _check_open_files()
                 own = str(stack.enter_context(session_folder()))
                 stack.callback(ray.shutdown)
                 context = start_local_ray({**settings, "RAY_TMPDIR": own, "TMPDIR": own})
@@ -83,6 +87,14 @@ def connected(address: str | None, resources: Resources, settings: Mapping[str, 
         if signal.getsignal(signal.SIGTERM) is not on_sigterm:
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits without a message
         yield Path(context.address_info["session_dir"])
+
+
+def _check_open_files() -> None:
+    """Raises ClusterError where there can't be OPEN_FILES; the soft limit is raised to the hard one by Ray."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if allowed != resource.RLIM_INFINITY and allowed < OPEN_FILES:
+        needs = f"Ray needs {OPEN_FILES:,} open files or more, and {allowed} are allowed here"
+        raise ClusterError(f"{needs}. Allow more (ulimit -n 65536)")
 
 
 def way_to_ray(address: str | None) -> str:

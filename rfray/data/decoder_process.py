@@ -209,6 +209,7 @@ def _decode_requests(pixels: int, answers: int, memory: int) -> None:
     """Its child, from inside."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries say there what is in a file, without saying in which
     _limit_memory(memory)
     for request in sys.stdin.buffer:
         number, limits, sizes, asked, keep_picture = json.loads(request)

@@ -48,7 +48,11 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata, withou
 
 
 _WEBP = "a WebP that is damaged, or takes more memory than there is"
-_WORDS = {"could not create decoder object": _WEBP, "failed to read next frame": _WEBP}  # Pillow's -> for people
+_WORDS = {  # Pillow's -> for people
+    "could not create decoder object": _WEBP,
+    "failed to read next frame": _WEBP,
+    "decoder error -2": "damaged: its decoder gave up",
+}
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # but those without a segment: TEM and RST
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15; the others are tables
 _SCAN, _END = 0xDA, 0xD9

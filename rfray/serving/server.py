@@ -7,12 +7,13 @@ a call here carries a batch.
 
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ STOP_SECONDS = 10
 """Time for the requests that are being answered when the server is stopped."""
 RESTART_SECONDS = 10
 """After about so long, a process that has died is there again."""
-LIMITS = Limits()
+OWN_FILES = 300
+"""Open files of the server that are no connections: those of Ray, decoders and large uploads (our choice)."""
 FULL_PRIORITY = {"RAY_worker_niceness": "0"}
 """By default Ray's processes run at nice 15, behind all others; here somebody waits for an answer."""
 MOST_ON_CPUS = 4
@@ -76,17 +78,22 @@ def serve_bundle(
     with _bound(host, port) as listener, kept(where) as copy, connected(None, Resources(cpu=1), FULL_PRIORITY):
         _, ensemble, bundle = read_bundle(copy)
         geometries = [geometry_of(member.trial, bundle.reencode) for member in bundle.members]
+        allowed = limits_here()
+
+        class Limited(Connection):
+            limits = allowed
+
         models = start_replicas(str(copy), replicas, gpu)
         config = uvicorn.Config(
             # while one batch is computed, the next one is on its way
-            Endpoints(ensemble, geometries, models, 2 * models.count, LIMITS).app([host, *hosts]),
-            http=Connection,
+            Endpoints(ensemble, geometries, models, 2 * models.count, allowed).app([host, *hosts]),
+            http=Limited,
             ws="none",
             lifespan="off",
             log_level="error",  # a warning for every request that is none
             access_log=False,
             server_header=False,
-            limit_concurrency=LIMITS.connections,
+            limit_concurrency=allowed.connections,
             timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
@@ -99,6 +106,14 @@ def serve_bundle(
         for polite in (signal.SIGINT, signal.SIGTERM):  # the rest is done in a second
             signal.signal(polite, signal.SIG_IGN)
     print("Stopped")
+
+
+def limits_here() -> Limits:
+    """The limits, with no more connections than the open files of this process allow."""
+    limits, files = Limits(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY:
+        return limits
+    return replace(limits, connections=min(limits.connections, max(1, files - OWN_FILES)))
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Limits:
     """A client that in so long reads less of its answer than the rate of uploads allows is cut off."""
     connections: int = 4000
     """With one more, the one that has been idle for longest is closed, or, where none is, the slowest upload. Each is
-    an open file, of which Ray lets this process have as many as the system allows: 4,096 or more."""
+    an open file: where fewer are allowed, there are fewer (see `server.limits_here`)."""
 
     def upload_ends(self, began: float, size: int) -> float:
         """When an upload that has begun then and has so many bytes by now is given up, if no more come."""

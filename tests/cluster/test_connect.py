@@ -81,6 +81,18 @@ def test_a_home_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
+def test_a_shell_that_allows_hardly_any_open_files() -> None:
+    script = (
+        "from rfray.cluster.connect import connected; from rfray.spec.sweep import Resources;"
+        "connected(None, Resources(cpu=1)).__enter__()"
+    )
+    words = ["bash", "-c", f"ulimit -n 64; exec {sys.executable} -c '{script}'"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert (
+        "ClusterError: Ray needs 1,024 open files or more, and 64 are allowed here. Allow more (ulimit" in done.stderr
+    )
+
+
 def test_processes_have_imported_what_a_trial_needs_before_there_is_one(ray_here: None) -> None:
     class Process:
         def modules(self) -> set[str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -32,7 +33,7 @@ pytest.importorskip("ray.serve", reason="needs pip install 'rfray[serve]'")
 
 import requests
 
-from rfray.serving.server import kept, serve_bundle, start_replicas
+from rfray.serving.server import kept, limits_here, serve_bundle, start_replicas
 from rfray.serving.uploads import Limits
 
 ROOT = Path(__file__).parent.parent.parent
@@ -244,6 +245,15 @@ def test_a_busy_port_is_refused_before_anything_starts(run: RunDir) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=rf"--host 127\.0\.0\.1 --port {port}: Address already in use"):
             serve_bundle(str(run.path), "127.0.0.1", port, None, None)
+
+
+def test_no_more_connections_are_let_in_than_there_are_open_files_for() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
+        assert limits_here() == Limits(connections=724)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_what_is_no_bundle_and_no_address_is_refused(tmp_path: Path, run: RunDir) -> None:
