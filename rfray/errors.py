@@ -150,6 +150,11 @@ def of_system(error: OSError, option: str = "") -> RfrayError:
     return kind(f"{text}. {WAYS_OUT.get(error.errno or 0, 'Mend that; the same command goes on')}")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing, as a MemoryError may."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip()
+
+
 def readable(name: str) -> str:
     r"""A file's name as text that can be written as UTF-8: bytes of it that are no UTF-8 become \xe9."""
     try:

@@ -14,6 +14,7 @@ from rfray.errors import (
     RfrayError,
     RunError,
     check_no_secret,
+    first_line,
     nearest_first,
     printable,
     without_secrets,
@@ -107,6 +108,11 @@ def test_a_name_does_not_steer_the_terminal(
     said = capsys.readouterr().err
     assert f"no{STEERING[name]}run" in said
     assert said.count("\n") == 1
+
+
+def test_an_error_without_words_has_a_first_line() -> None:
+    assert first_line(MemoryError()) == "MemoryError"
+    assert first_line(ValueError("\n first \nsecond")) == "first"
 
 
 def test_an_address_that_is_public_has_no_secret() -> None:

@@ -80,6 +80,10 @@ def test_mistakes_and_digests_are_of_plain_files(tmp_path: Path) -> None:
     assert read_mistakes(run) is None
     with pytest.raises(OSError, match="no plain file"):
         file_digest(run.mistakes_file)
+    with run.groups_csv.open("wb") as sparse:
+        sparse.truncate(10**12)
+    with pytest.raises(OSError, match="larger than 100 GB"):
+        file_digest(run.groups_csv)
 
 
 def test_nothing_is_written_through_a_link_among_shards(tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ def metadata_baseline(images: pd.DataFrame, group_ids: np.ndarray, seed: int = 0
         images, group_ids = images.iloc[drawn], group_ids[drawn]
     labels = images["label"].to_numpy().astype(int)
     smaller = min(int(labels.sum()), int((1 - labels).sum()))
-    if smaller < FEWEST:
+    folds = min(BASELINE_FOLDS, smaller // 2, len(np.unique(group_ids)))
+    if smaller < FEWEST or folds < 2:
         return None
-    folds = min(BASELINE_FOLDS, smaller // 2)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     splits = list(splitter.split(labels, labels, group_ids))
     fold = np.zeros(len(labels), dtype=int)

@@ -8,6 +8,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rfray.errors import first_line
+
 Key = TypeVar("Key")
 
 
@@ -38,5 +40,4 @@ def on_node(node_id: str, function: Callable[..., Any], **options: Any) -> Any:
 
 def reason_of(error: RayError) -> str:
     """Why a task failed, in one line: what it raised itself, or what Ray says of it."""
-    cause = getattr(error, "cause", None) or error
-    return (str(cause).splitlines() or [type(cause).__name__])[0]
+    return first_line(getattr(error, "cause", None) or error)

@@ -18,7 +18,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 import albumentations
 
 from rfray.data.decoding import square
-from rfray.errors import SweepError, nearest_first
+from rfray.errors import SweepError, first_line, nearest_first
 
 TransformSpec = Mapping[str, Mapping[str, Any] | None]
 """{Name: {argument: value}}"""
@@ -162,7 +162,7 @@ def _reason(error: Exception) -> str:
             + detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
             for detail in error.__cause__.errors()
         )
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def _filled_in(value: Any, side: int) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from rfray.errors import DataError
+from rfray.errors import DataError, first_line
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """What Pillow may open: its other readers are not for untrusted files."""
@@ -101,7 +101,7 @@ def decode(data: bytes) -> np.ndarray:
     except UnidentifiedImageError:
         raise UnreadableImageError("not an image of a known format") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # Pillow's, in words for people
-        words = (str(error).splitlines() or [type(error).__name__])[0]
+        words = first_line(error)
         raise UnreadableImageError(_WORDS.get(words, words)) from None
     except Exception as error:  # a decoder or a reader of EXIF that has met what it did not expect; a lack of memory
         reason = (str(error).splitlines() or [""])[0]

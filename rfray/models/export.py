@@ -21,7 +21,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from rfray.data.geometry import Geometry
-from rfray.errors import InputError, RfrayError, nearest_first
+from rfray.errors import InputError, RfrayError, first_line, nearest_first
 from rfray.models.bundle import LoadedBundle
 from rfray.models.inference import scores_of
 from rfray.stats.voting import joined
@@ -108,7 +108,7 @@ def export_bundle(bundle: LoadedBundle, form: str, out: Path) -> float:
                 weights = (weight for one in bundle.detectors for weight in one.model.parameters())
                 raise no_room(out, sum(weight.nbytes for weight in weights)) from error
             members = ", ".join(bundle.ensemble.members)
-            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            cause = first_line(error)
             raise RfrayError(f"{members} can't be exported to {form}: {cause}") from error
         finally:
             logging.disable(logging.NOTSET)

@@ -18,7 +18,7 @@ from rfray.data.batches import corrupted_batches, plain_batches
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.data.geometry import Geometry
 from rfray.data.images import Images, PictureSource
-from rfray.errors import RunError
+from rfray.errors import RunError, first_line
 from rfray.models.build import Normalisation, build_model
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions
@@ -171,7 +171,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
             raise RunError(f"{path}: not the weights of this model: {size / 1e6:.0f} MB for {wanted / 1e6:.0f} MB")
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"{path}: not the weights of this model: {str(error).splitlines()[0]}") from error
+        raise RunError(f"{path}: not the weights of this model: {first_line(error)}") from error
 
 
 def weights_metadata(path: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from rfray.errors import InputError, RunError, SweepError, check_no_secret, nearest_first
+from rfray.errors import InputError, RunError, SweepError, check_no_secret, first_line, nearest_first
 from rfray.spec.key_errors import explain, problem, short, shown
 from rfray.spec.schema_base import KeyPath
 from rfray.spec.sweep import Sweep
@@ -243,8 +243,7 @@ def _parse(text: str, place: str, key: KeyPath = ()) -> tuple[Any, dict[KeyPath,
     except SweepError:
         raise
     except Exception as error:  # ruamel's, and what its readers of tagged values (!!int "") stumble over
-        reason = (str(error).splitlines() or [""])[0]
-        raise SweepError(f"{place}: not valid YAML: {reason or type(error).__name__}") from None
+        raise SweepError(f"{place}: not valid YAML: {first_line(error)}") from None
 
 
 def _text(path: Path, errors: str = "strict") -> str:

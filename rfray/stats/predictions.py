@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rfray.errors import RunError
+from rfray.errors import RunError, first_line
 from rfray.store.files import write_whole
 from rfray.store.run_dir import Part, TrialDir
 from rfray.store.sealed import SEAL, read_sealed, table_bytes
@@ -66,7 +66,7 @@ def read_predictions(path: Path) -> Predictions:
             p_fake=table["p_fake"].to_numpy(),
         )
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise RunError(f"{path}: not a readable predictions file: {str(error).splitlines()[0]}") from error
+        raise RunError(f"{path}: not a readable predictions file: {first_line(error)}") from error
 
 
 def trial_predictions(trial: TrialDir, part: Part, corruption: str | None = None) -> Predictions:

@@ -23,6 +23,8 @@ NO_ROOM = "no room on the disk for"
 """How the message of every DiskFullError begins."""
 LEFT_OVER = 10.0
 """Seconds after which an empty file that nobody has locked is that of a command that was killed (our choice)."""
+DIGEST_BYTES = 100_000_000_000
+"""No larger file is read for its digest (our choice): one with holes may be of any size."""
 RECORD_BYTES = 32_000_000
 """A record is not read where it is larger (our choice): ten thousand trials of a warm start take 10 MB."""
 
@@ -140,6 +142,8 @@ def file_digest(path: Path) -> str:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "no plain file", str(path))
     with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > DIGEST_BYTES:
+            raise OSError(errno.EINVAL, f"larger than {DIGEST_BYTES / 1e9:.0f} GB, as no such file is", str(path))
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

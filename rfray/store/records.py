@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from rfray.errors import RunError
+from rfray.errors import RunError, first_line
 from rfray.spec.schema_base import Strict, allowed, rule
 from rfray.spec.trial import Trial
 from rfray.store.files import read_json, write_whole
@@ -331,7 +331,7 @@ def read_record(path: Path, model: type[Record], remedy: str = "") -> Record:
     except FileNotFoundError:
         raise RunError(f"{path} is missing") from None
     except ValueError as error:
-        reason = _refused(error) if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        reason = _refused(error) if isinstance(error, ValidationError) else first_line(error)
         raise RunError(f"{path} is damaged: {reason}{f'; {remedy}' if remedy else ''}") from None
 
 

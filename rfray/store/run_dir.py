@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel
 
-from rfray.errors import InputError, RunError
+from rfray.errors import InputError, RunError, first_line
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import read_resolved_sweep
 from rfray.spec.trial import Trial
@@ -241,7 +241,7 @@ class RunDir:
                 raise ValueError("an image is in it twice")
             return images
         except (KeyError, ValueError) as error:
-            reason = f"is damaged: {str(error).splitlines()[0]}"
+            reason = f"is damaged: {first_line(error)}"
             raise RunError(f"{self.catalog_file} {reason}; delete it, and `rfray tune` makes it again") from None
 
     def write_catalog(self, catalog: pd.DataFrame) -> None:
@@ -393,7 +393,7 @@ class RunDir:
                 below(Path("the images"), path)
             return table
         except (OSError, ValueError, TypeError, AttributeError, pa.ArrowException, InputError) as error:
-            reason = "is missing" if not file.exists() else f"is damaged: {str(error).splitlines()[0]}"
+            reason = "is missing" if not file.exists() else f"is damaged: {first_line(error)}"
             raise RunError(f"{file} {reason}; delete {self.catalog_file}, and `rfray tune` makes it again") from None
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from pyarrow import fs
 
-from rfray.errors import StorageError, check_no_secret
+from rfray.errors import RfrayError, StorageError, check_no_secret, first_line
 from rfray.store.files import below, clear_left_over, is_disk_full, replacing
 
 SCHEMES = ("s3", "gs", "hf")
@@ -180,11 +180,12 @@ class Storage:
         """What the store calls a path, for a block in which its errors become a StorageError."""
         try:
             yield f"{self._base}/{path}".rstrip("/")
-        except (OSError, pa.ArrowException) as error:
-            if is_disk_full(error):
+        except Exception as error:  # hf's client has errors of several libraries
+            known = isinstance(error, OSError | pa.ArrowException) or self.address.startswith("hf:")
+            if not known or is_disk_full(error) or isinstance(error, RfrayError):
                 raise
             where = f"{self.address}/{path}".rstrip("/")
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise StorageError(f"{where}: {reason}. Check the address, and the credentials here") from error
 
 
@@ -282,5 +283,5 @@ def _opened(address: str) -> tuple[fs.FileSystem, str]:
         # small files in one request instead of three
         files, base = fs.FileSystem.from_uri(f"{address}?allow_delayed_open=true" if scheme == "s3" else address)
     except (OSError, pa.ArrowException, ImportError, ValueError) as error:
-        raise StorageError(f"{address}: {str(error).splitlines()[0]}") from error
+        raise StorageError(f"{address}: {first_line(error)}") from error
     return files, str(base).rstrip("/")

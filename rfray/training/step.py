@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rfray.data.batches import WaitTime, WorkerShare, epoch_order, train_batches
-from rfray.errors import GroupMemoryError, TrialError
+from rfray.errors import GroupMemoryError, TrialError, first_line
 from rfray.models.inference import Predictor, give_back, is_out_of_memory, views_of
 from rfray.stats.paired_tests import improves_auc
 from rfray.stats.predictions import Predictions
@@ -97,7 +97,7 @@ def _step(learner: Learner, pixels: torch.Tensor, labels: torch.Tensor, whole: n
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            cause = str(error).splitlines()[0]
+            cause = first_line(error)
             if learner.micro_batch == 1:
                 raise TrialError(f"out of memory with one image at a time: {cause}") from None
         learner.optimizer.zero_grad()

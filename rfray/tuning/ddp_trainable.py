@@ -18,7 +18,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 
 from rfray.cluster.ray_internals import free_groups, without_group_cleaner
-from rfray.errors import GroupMemoryError, GroupStoppedError
+from rfray.errors import GroupMemoryError, GroupStoppedError, first_line
 from rfray.store.ownership import work_for
 from rfray.store.run_dir import RunDir
 from rfray.store.storage import STATES
@@ -90,7 +90,7 @@ def _cause(failures: list[BaseException]) -> BaseException:
         one for one in own if isinstance(getattr(one, "health_check_failure", one), RayActorError) or is_lost_peer(one)
     ]
     reasons = [one for one in own if one not in lost]
-    return reasons[0] if reasons else WorkerLostError(str(lost[0]).splitlines()[0])
+    return reasons[0] if reasons else WorkerLostError(first_line(lost[0]))
 
 
 def _work(job: TrialJob, events: Queue, replies: Queue) -> None:

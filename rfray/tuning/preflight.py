@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from rfray.data.augment import POLICIES, PolicySpec, check_policy
-from rfray.errors import SweepError, TrialError
+from rfray.errors import SweepError, TrialError, first_line
 from rfray.models.build import backbone_names, build_model, check_weights
 from rfray.spec.checks import disagreements, name_problems
 from rfray.spec.sweep_file import SweepFile
@@ -124,6 +124,6 @@ def _two_steps(trial: Trial) -> tuple[int, float]:
             took.append(time.perf_counter() - began)
             optimizer.step()
     except Exception as error:  # a model, or an optimizer, may raise anything at a size that it can't take
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise TrialError(f"{trial.backbone} can't take a step at {trial.image_size} px: {reason}") from error
     return sum(parameter.numel() for parameter in model.parameters()), min(took)

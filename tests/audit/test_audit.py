@@ -197,6 +197,13 @@ def test_constant_properties_are_exactly_chance(per_class):
     assert "No single one" in baseline.sentence
 
 
+@pytest.mark.parametrize(("groups", "folds"), [(1, None), (2, 2), (3, 3), (40, 5)])
+def test_there_are_no_more_folds_than_groups(groups, folds):
+    images = image_table(20, seed=0)
+    baseline = metadata_baseline(images, np.arange(len(images)) // 2 % groups)
+    assert (baseline and baseline.folds) == folds
+
+
 def test_copies_stay_in_one_fold():
     # every picture eight times with a file size of its own: known by heart only where copies are on both sides
     random = np.random.default_rng(0)

@@ -151,6 +151,13 @@ def test_an_address_that_does_not_answer_is_named(bucket: str, address: str, sai
         list(Storage(address).entries())
 
 
+def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client has errors of its own for a network that is not there."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match=r"hf://datasets/nobody/none/a: .+\. Check the address, and the credentials"):
+        Storage("hf://datasets/nobody/none").read("a")
+
+
 def test_half_a_file_is_no_file(storage: Storage, tmp_path: Path) -> None:
     storage.write("a", b"12345")
     (entry,) = storage.entries()
