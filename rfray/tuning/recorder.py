@@ -56,9 +56,11 @@ class Recorder(SweepCallback):
     def record(self, out: TrialDir) -> None:
         """Writes result.json of a trial that has ended, and removes its states and the weights that are not kept now.
 
-        Raises SweepFailed where going on would be a waste.
+        Raises SweepFailed where going on would be a waste, RunError where somebody has removed the trial's folder.
         """
         out.mirror.pull(without=(*HEAVY, f"*{STATES}"))
+        if not out.start_file.exists():
+            raise RunError(f"{out.path} was removed while its trial ran; the same command trains it again")
         origin = predictions_metadata(out.predictions_file("val"))
         if self._meter is not None and self._meter.account.is_over() and not origin and not out.error_file.exists():
             return  # the end of the budget fell before its first judged epoch: it stays open

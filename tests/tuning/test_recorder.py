@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from rfray.errors import RunError
+from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Trial
 from rfray.store.files import file_digest
-from rfray.store.records import TrialResult, TrialStart, write_record
+from rfray.store.records import Start, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, TrialDir
 from rfray.training.checkpoint import write_history, write_state
-from rfray.tuning.recorder import reason_to_end, repair, results
+from rfray.tuning.recorder import Recorder, reason_to_end, repair, results
 
 
 def result(number: int, status: str, reason: str | None = None, node: str = "a") -> TrialResult:
@@ -55,6 +56,15 @@ def run(tmp_path: Path) -> RunDir:
         files = {file.name: file_digest(file) for file in vouched}
         run.write_result(out, result(number, "ok").model_copy(update={"files": files}))
     return run
+
+
+def test_a_folder_that_was_removed_while_its_trial_ran_is_said_with_what_to_do(run: RunDir) -> None:
+    sweep = Sweep.model_validate({"name": "s", "data": {"source": "demo"}, "trial": {"backbone": "resnet18"}})
+    out = run.trial("00002-abcdef")
+    out.write_starts([Start("session", "0", "host", "1", "token")])  # as the next process has, too late
+    with pytest.raises(RunError, match="00002-abcdef was removed while its trial ran; the same command trains it"):
+        Recorder(run, sweep).record(out)
+    assert not out.result_file.exists()
 
 
 def test_whole_files_stay(run: RunDir) -> None:
