@@ -14,7 +14,7 @@ from rich.console import Console
 from rfray.commands.ensemble import REPORT_FORMATS
 from rfray.commands.ensemble import ensemble as make_ensemble
 from rfray.commands.tune import tune as run_sweep
-from rfray.evaluation.leaderboard import read_leaderboard
+from rfray.evaluation.leaderboard import guessing, read_leaderboard
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import load_sweep, parse_sweep
 from rfray.store.run_dir import RunDir
@@ -81,8 +81,14 @@ class Run:
         return self.leaderboard()
 
     def leaderboard(self) -> Leaderboard:
-        """What the last `ensemble` wrote. Raises RunError where there is none."""
-        return Leaderboard(read_leaderboard(self._files))
+        """What the last `ensemble` wrote. Raises RunError where there is none.
+
+        Warns where the ensemble is no better than guessing.
+        """
+        self._files.mirror.pull("leaderboard.csv", "digests.json", "ensemble/ensemble.json")
+        frame = read_leaderboard(self._files)
+        _warn(guessing(self._files, frame))
+        return Leaderboard(frame)
 
     def detector(self) -> "Detector":
         """The run's ensemble, ready to predict. Raises RunError where there is none."""
@@ -93,11 +99,16 @@ class Detector:
     """A bundle, ready to predict: the ensemble that `rfray ensemble` leaves."""
 
     def __init__(self, bundle: Path | str) -> None:
-        """`bundle` is a folder with ensemble.json, a run that has one, or an address. Raises RunError otherwise."""
+        """`bundle` is a folder with ensemble.json, a run that has one, or an address. Raises RunError otherwise.
+
+        Warns where it is no better than guessing.
+        """
         from rfray.models.bundle import load_bundle
+        from rfray.stats.guessing import bundle_warning
 
         self._bundle = load_bundle(bundle)
         vote = self._bundle.ensemble
+        _warn(bundle_warning(vote))
         self.threshold: float = vote.threshold
         """An image is called fake where p_fake >= threshold."""
         self.members: list[str] = list(vote.members)
@@ -172,3 +183,9 @@ def open(run: Path | str) -> Run:  # noqa: A001  as in `rfray.open("runs/x")`
 def load(bundle: Path | str) -> Detector:
     """A detector: a folder with ensemble.json, a run that has one, or an address. Raises RunError otherwise."""
     return Detector(bundle)
+
+
+def _warn(warning: str | None) -> None:
+    """Warns whoever called what calls this."""
+    if warning:
+        warnings.warn(warning, stacklevel=3)

@@ -252,6 +252,8 @@ def test_runs_are_compared_and_written_down(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["compare", "first", "second", "--top", "1", "--out", "both.csv"])
     assert done.exit_code == 0, done.output
+    for number, name in enumerate(("first", "second")):  # before anything else
+        assert done.stdout.splitlines()[number].startswith(f"{name}: No better than guessing on 6 test images: AUC ")
     assert "2 runs on 6 test images, ranked by val_auc" in done.stdout
     assert "On 6 test images the ensemble of first is tied with that of second: AUC 0.7778 against" in done.stdout
     assert done.stdout.splitlines()[-2:] == ["both.csv", "both-tests.csv"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rfray.evaluation.run_comparison import READ, check_ending, compare_runs, write_comparison
-from rfray.progress.phases import say
+from rfray.progress.phases import say, warn
 from rfray.report.terminal import comparison_table
 from rfray.store.run_dir import RunDir
 
@@ -22,6 +22,8 @@ def compare(runs: Sequence[RunDir], top: int, out: Path | None, console: Console
     for run in runs:
         run.mirror.pull(*READ)
     found = compare_runs(runs)
+    for warning in found.warnings:
+        warn(console, warning)
     console.print(comparison_table(found, top, console.width))
     say(console, *found.sentences)
     for path in write_comparison(found, out) if out is not None else []:

@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+from rich.console import Console
+
 from rfray.errors import printable
 from rfray.models.bundle import load_bundle
 from rfray.models.export import check_format, export_bundle
+from rfray.progress.phases import warn
+from rfray.stats.guessing import bundle_warning
 from rfray.store.run_dir import RunDir
 
 
@@ -16,5 +20,7 @@ def export(bundle: str, form: str, out: Path | None) -> None:
     """
     check_format(form)
     file = out or Path(f"{RunDir(bundle).name}.{form}")
-    difference = export_bundle(load_bundle(bundle), form, file)
+    loaded = load_bundle(bundle)
+    difference = export_bundle(loaded, form, file)
     print(f"{printable(str(file))}: probabilities within {difference:.1g} of the bundle's")
+    warn(Console(highlight=False), bundle_warning(loaded.ensemble))

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from rfray.evaluation.leaderboard import false_positives, guessing, made_of, read_leaderboard, waiting
 from rfray.evaluation.significance import verdict
-from rfray.progress.phases import say
+from rfray.progress.phases import say, warn
 from rfray.report.terminal import leaderboard_table
 from rfray.store.run_dir import RunDir
 
@@ -14,13 +14,11 @@ def show_leaderboard(run: RunDir, sort: str | None, console: Console) -> None:
     run.mirror.pull(without=("*.safetensors", "*.pt", "plots/*"))
     frame = read_leaderboard(run)
     run.check(*run.votes_predictions(), *run.test_predictions())
+    warn(console, guessing(run, frame))
     for file in made_of(run, frame):
         if not file.exists():
-            say(
-                console, f"{run.shown(file)} is gone, of which the leaderboard was made; `rfray ensemble` makes it anew"
-            )
-    if warning := guessing(run, frame):
-        say(console, warning, style="bold red")
+            gone = f"{run.shown(file)} is gone, of which the leaderboard was made"
+            say(console, f"{gone}; `rfray ensemble` makes it anew")
     console.print(leaderboard_table(frame, sort, console.width))
     for sentence in (verdict(run, frame), false_positives(run, frame), waiting(frame)):
         if sentence:

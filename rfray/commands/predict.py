@@ -19,12 +19,11 @@ from rfray.data.listing import PassedOver, counted
 from rfray.errors import DataError, DiskFullError, InputError, RfrayError, of_system
 from rfray.models.bundle import detect, load_bundle
 from rfray.models.grad_cam import write_heatmaps
-from rfray.progress.phases import say
+from rfray.progress.phases import say, warn
 from rfray.report.verdict_rows import format_of, verdict_rows
 from rfray.spec.sweep import Resources
-from rfray.stats.guessing import no_better
+from rfray.stats.guessing import bundle_warning
 from rfray.stats.voting import VERDICTS
-from rfray.store.bundle_record import Ensemble
 from rfray.store.files import clear_left_over
 from rfray.store.run_dir import read_bundle
 from rfray.store.storage import is_address
@@ -48,6 +47,7 @@ def predict(
     Raises InputError for options that don't go together, and where there is nothing to read or no bundle, RunError
     where the folder holds something else, and RfrayError when all is written but some files could not be read.
     """
+    console = Console(stderr=True, highlight=False)
     if out is not None and (out.endswith("/") or Path(out).is_dir()):
         if form not in (None, "parquet") or explain is not None:
             raise InputError(f"--out {out}: into a folder, rows are written as Parquet, and nothing is explained")
@@ -57,9 +57,11 @@ def predict(
         folder = Path(out).absolute()
         _make_folder("--out", folder)
         bundle = bundle if is_address(bundle) else str(Path(bundle).absolute())
-        _warn(read_bundle(bundle)[1])  # a damaged one is refused before anything starts
+        warn(console, bundle_warning(read_bundle(bundle)[1]))  # a damaged one is refused before anything starts
         passed = PassedOver()
-        with _counting(claim(folder, bundle, paths, passed), folder, passed) as count:
+        total = claim(folder, bundle, paths, passed)
+        with _counting(console, total, folder) as count:
+            _say_passed(console, passed)
             for verdicts in predict_shards(folder, bundle, batch_size, resources, address):
                 count(verdicts)
         return
@@ -72,8 +74,9 @@ def predict(
     start_decoders(min(os.cpu_count() or 1, -(-len(files) // batch_size)))  # while the bundle is loaded
     loaded, done = load_bundle(bundle), 0
     undrawn: list[OSError | RfrayError] = []
-    with _counting(len(files), file, passed, undrawn) as count, verdict_rows(file, chosen) as write:
-        _warn(loaded.ensemble)
+    with _counting(console, len(files), file, undrawn) as count, verdict_rows(file, chosen) as write:
+        warn(console, bundle_warning(loaded.ensemble))
+        _say_passed(console, passed)
         for seen in detect(loaded, files, batch_size, os.cpu_count() or 1, keep_pictures=explain is not None):
             table, _ = seen
             if explain is not None:
@@ -89,11 +92,6 @@ def predict(
         raise undrawn[0]
 
 
-def _warn(ensemble: Ensemble) -> None:
-    if (bundle := ensemble.bundle) is not None and (warning := no_better(bundle.figures)):
-        say(Console(stderr=True), warning, style="bold red")
-
-
 def _make_folder(option: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,18 +100,21 @@ def _make_folder(option: str, folder: Path) -> None:
         raise of_system(error, f"{option} {folder}") from None
 
 
+def _say_passed(console: Console, passed: PassedOver) -> None:
+    if said := str(passed):
+        say(console, f"Passed over: {said}")
+
+
 @contextmanager
 def _counting(
-    total: int, out: Path | None, passed: PassedOver, undrawn: Sequence[OSError | RfrayError] = ()
+    console: Console, total: int, out: Path | None, undrawn: Sequence[OSError | RfrayError] = ()
 ) -> Iterator[Callable[[Iterable[str]], None]]:
     """What counts verdicts and moves a progress bar, which leaves the standard output and logs alone.
 
     At the end says how many there were of each kind. Raises RfrayError where some files ("") got none, which also says
     why evidence could not be drawn.
     """
-    console, found = Console(stderr=True, highlight=False), Counter[str]()
-    if said := str(passed):
-        say(console, f"Passed over: {said}")
+    found = Counter[str]()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Predicting", total=total)
 

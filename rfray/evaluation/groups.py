@@ -15,6 +15,8 @@ from rfray.store.csv_files import csv_text
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
+SHOWN = 3
+"""Decimals of a group's figures as people read them: groups that differ by less are alike."""
 RATES = ("accuracy", "recall", "false_positive_rate")
 GROUP_COLUMNS = {
     "group": "string",
@@ -84,8 +86,7 @@ def by_group(predictions: Predictions, names: np.ndarray, threshold: float) -> G
         return None
     rows = [_row(str(name), predictions, np.asarray(inside), threshold) for name, inside in members.items()]
     table = pd.DataFrame(rows, columns=list(GROUP_COLUMNS)).astype(GROUP_COLUMNS)
-    aucs = table["auc"].dropna().round(9)  # the means of equal placements may differ in the last digit
-    measure = "auc" if aucs.nunique() > 1 or len(aucs) == 1 else "accuracy"
+    measure = "auc" if table["auc"].round(SHOWN).nunique() > 1 else "accuracy"
     table = table.sort_values([measure, "accuracy", "group"], ignore_index=True)
     return Groups(table, _row("", predictions, np.arange(len(predictions)), threshold), measure)
 

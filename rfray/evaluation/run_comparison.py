@@ -46,6 +46,8 @@ class Comparison:
     `accuracy_…` (McNemar's exact one, at each one's own threshold): `first`, `second`, `difference` with its 95 %
     interval `low` to `high` (of accuracy by bootstrap), `p`, and `p_corrected` by Holm's method for all pairs.
     `outcome` is that of the AUC: the first beats, is tied with or falls behind the second. nan where undefined."""
+    warnings: list[str]
+    """One on each run whose ensemble is no better than guessing."""
     sentences: list[str]
     """One on each pair of ensembles: which is better, by how much, and how sure that is; then on how runs differ."""
 
@@ -73,15 +75,15 @@ def compare_runs(runs: Sequence[RunDir]) -> Comparison:
     column, main, table = _joined(runs, names)
     pairs = _tests(panel, groups)
     found = [guessing(run, leaderboard.read_leaderboard(run)) for run in runs]
-    sentences = [f"{name}: {warning}" for name, warning in zip(names, found, strict=True) if warning]
-    sentences += [_sentence(pair, len(pairs)) for pair in pairs.to_dict("records")]
+    warnings = [f"{name}: {warning}" for name, warning in zip(names, found, strict=True) if warning]
+    sentences = [_sentence(pair, len(pairs)) for pair in pairs.to_dict("records")]
     val = [_contents(run.images("val")).sort_index() for run in runs]
     others = ", ".join(name for name, images in zip(names, val, strict=True) if not images.equals(val[0]))
     if column is None:
         sentences.append("The runs were ranked by different columns, so each keeps its own ranking.")
     elif others:
         sentences.append(f"{column} of {names[0]} and of {others} was measured on different images.")
-    return Comparison(len(panel.ids), column, table, main, pairs, sentences)
+    return Comparison(len(panel.ids), column, table, main, pairs, warnings, sentences)
 
 
 def run_names(runs: Sequence[RunDir]) -> list[str]:
@@ -109,6 +111,7 @@ def write_comparison(comparison: Comparison, file: Path) -> list[Path]:
     if file.suffix == ".md":
         paragraphs = [
             f"# {escaped(comparison.title)}",
+            *(f"**{escaped(warning)}**" for warning in comparison.warnings),
             *map(escaped, comparison.sentences),
             "Without `val_` on test; the positive class is fake. An empty cell: undefined, or not measured.",
             markdown_table(comparison.table[comparison.main]),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from rfray.data.listing import counted
 from rfray.evaluation.leaderboard import val_column
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, epochs_of
@@ -71,40 +72,35 @@ def search_findings(run: RunDir) -> SearchFindings:
         for result in good
         if result.epochs
     ]
-    taken_over = sum(result.taken_from is not None for result in results)
-    price = sweep.resources.price_per_hour
-    counts = (
-        ""
-        if len(good) == len(trials)
-        else f" ({len(good)} succeeded, {len(results) - len(good)} failed, {len(trials) - len(results)} not finished)"
-    )
-    told = _sentences(found, why_none, len(trials), counts, taken_over, saved, sweep.budget is not None, price)
-    return replace(found, sentences=[*told])
+    return replace(found, sentences=[*_sentences(found, why_none, sweep, len(trials), results, saved)])
 
 
 def _sentences(
     found: SearchFindings,
     why_none: str,
+    sweep: Sweep,
     trials: int,
-    counts: str,
-    taken_over: int,
+    results: Sequence[TrialResult],
     saved: Sequence[float],
-    budget: bool,
-    price: float | None,
 ) -> Iterator[str]:
     """`saved`: what the epochs that each trial was spared would have taken, each as long as its mean epoch.
 
-    Nothing is saved where a `budget` may have ended them: it was used up.
+    Nothing is saved where a budget may have ended them: it was used up.
     """
-    best, spent, counted = "None has come to a score.", found.spent, f"{trials:,} trial{'' if trials == 1 else 's'}"
+    failed, price = sum(result.status == "failed" for result in results), sweep.resources.price_per_hour
+    good, unfinished = len(results) - failed, trials - len(results)
+    those = counted(trials, "trial")
+    if good < trials:
+        those += f" ({good} succeeded, {failed} failed, {unfinished} not finished)"
+    best, spent = "None has come to a score.", found.spent
     if len(found.steps):
         last = found.steps.iloc[-1]
         best = (
             f"The best {found.metric} on val, {last['best']:.4f}, was reached by {last['best_trial']} after "
             f"{amount(last['spent'])} of them ({100 * last['spent'] / spent:.0f} %)."
         )
-    yield f"{counted}{counts} trained for {amount(spent)} {found.unit} in all. {best}"
-    if taken_over:
+    yield f"{those} trained for {amount(spent)} {found.unit} in all. {best}"
+    if taken_over := sum(result.taken_from is not None for result in results):
         yield f"{taken_over:,} of them were trained in earlier runs, and count here as they did there."
     if found.importance:
         shares = [f"{name} ({100 * share:.0f} %)" for name, share in found.importance.items()]
@@ -115,10 +111,9 @@ def _sentences(
     else:
         yield f"What the score depends on can't be said: {why_none}."
     if any(saved):
-        of = f"{len(saved):,} trial{'' if len(saved) == 1 else 's'}"
+        of, share = counted(len(saved), "trial"), f"{amount(sum(saved))} {found.unit}"
         ended = f"{sum(map(bool, saved)):,} of {of} ended before the last epoch that was planned"
-        share = f"{amount(sum(saved))} {found.unit}"
-        if budget:
+        if sweep.budget is not None:
             yield f"{ended}, as the budget or the scheduler ended them; the rest would have taken about {share} more."
         else:
             share += f": {100 * sum(saved) / (spent + sum(saved)):.0f} % of what all would have taken"
@@ -131,7 +126,7 @@ def _sentences(
 
 
 def amount(value: float) -> str:
-    """Seconds or money, for people: three digits, or all that stand before the point."""
+    """Seconds, money or a size, for people: three digits, or all that stand before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -24,6 +24,7 @@ from rfray.data.geometry import Geometry
 from rfray.errors import InputError, RfrayError, first_line, nearest_first
 from rfray.models.bundle import LoadedBundle
 from rfray.models.inference import scores_of
+from rfray.stats.guessing import bundle_warning
 from rfray.stats.voting import joined
 from rfray.store.files import clear_left_over, no_room, replacing
 
@@ -167,4 +168,5 @@ def _metadata(bundle: LoadedBundle) -> str:
     """JSON: how the inputs are made of pictures, and what the user of the outputs has to know."""
     inputs = {f"square_{geometry.side}_{geometry.resize}": geometry for geometry in inputs_of(bundle)}
     said = bundle.ensemble.model_dump(mode="json", include={"classes", "members", "weights", "threshold", "unsure"})
+    said["warning"] = bundle_warning(bundle.ensemble)
     return json.dumps({"inputs": INPUTS.dump_python(inputs, mode="json"), **said}, indent=1)

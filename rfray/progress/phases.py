@@ -29,6 +29,12 @@ def say(console: Console, *lines: str, style: str = "") -> None:
         console.print(literal(line, style), soft_wrap=True)
 
 
+def warn(console: Console, warning: str | None) -> None:
+    """Prints what has to be seen first, if there is anything: that a detector is no better than guessing."""
+    if warning:
+        say(console, warning, style="bold red")
+
+
 @contextmanager
 def doing(console: Console, text: str) -> Iterator[None]:
     """Says what goes on while a block runs, which may take seconds: beside a spinner, or in lines of a log."""

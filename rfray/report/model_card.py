@@ -6,7 +6,7 @@ from rfray.evaluation.groups import groups_of
 from rfray.evaluation.leaderboard import read_leaderboard
 from rfray.evaluation.significance import verdict
 from rfray.report.words import TEMPLATES, corruption_sentence, figure_rows, group_sentence
-from rfray.stats.guessing import no_better
+from rfray.stats.guessing import bundle_warning
 from rfray.store.bundle_record import Ensemble
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
@@ -24,7 +24,7 @@ def write_model_card(run: RunDir, ensemble: Ensemble) -> None:
         bundle=bundle,
         figures=figure_rows(bundle.figures),
         sentence=verdict(run, frame),
-        warning=no_better(bundle.figures),
+        warning=bundle_warning(ensemble),
         images=counts.T.to_dict("list"),
         worst_group=group_sentence(groups) if groups is not None else None,
         corruption=corruption_sentence(frame, ensemble.name),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from rfray.data.listing import counted
 from rfray.evaluation import leaderboard as board
 from rfray.evaluation.groups import groups_of
 from rfray.evaluation.mistakes import read_mistakes
@@ -22,8 +23,8 @@ from rfray.store.run_dir import RunDir
 
 MAIN = ("auc_low", "auc_high", "tied", "auc_worst_corruption", "seconds", "cost")
 """Columns that are shown at once beside those of the contract; the others after a click."""
-SETTINGS = ("kind", "backbone", "augmentation", "lr")
-"""Columns of the contract that stand behind what came out."""
+SETTINGS = ("status", "kind", "backbone", "augmentation", "lr")
+"""Columns of the contract that stand behind what came out; the status only where all are ok."""
 
 
 def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
@@ -37,9 +38,10 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
     if mistakes is not None and mistakes.name not in voters[:1]:
         mistakes = None  # those of another vote say nothing of this one
     # what came out first and the longest last: the table is wider than most screens
-    front = [column for column in board.contract_columns(sweep) if column not in (*SETTINGS, "members")]
+    behind = SETTINGS if (frame["status"] == "ok").all() else SETTINGS[1:]
+    front = [column for column in board.contract_columns(sweep) if column not in (*behind, "members")]
     front[front.index("auc") + 1 : front.index("auc") + 1] = ["auc_low", "auc_high", "tied"]
-    columns = [*dict.fromkeys([*front, *SETTINGS, *frame.columns.drop("members")]), "members"]
+    columns = [*dict.fromkeys([*front, *behind, *frame.columns.drop("members")]), "members"]
     text = {column for column, dtype in board.column_types(sweep).items() if dtype == board.TEXT}
     main = {*board.contract_columns(sweep), *MAIN, board.ranked_by(sweep, columns)}
     html = words.TEMPLATES.get_template("report/page.html.j2").render(
@@ -83,11 +85,11 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
     again = frame["repeats"] != "" if "repeats" in frame else pd.Series(False, index=frame.index)
     status = frame.loc[(frame["kind"] == "model") & ~again, "status"]
     failed, not_kept = status.str.startswith("failed").sum(), (status == "not kept").sum()
-    trials = f"{_counted(len(status), 'finished trial')} ({failed} failed, {not_kept} not kept)"
+    trials = f"{counted(len(status), 'finished trial')} ({failed} failed, {not_kept} not kept)"
     if probes := (frame["kind"] == "probe").sum():
-        trials += f" and {_counted(probes, 'probe')}"
+        trials += f" and {counted(probes, 'probe')}"
     if again.any():
-        trials += f", and {_counted(again.sum(), 'training')} of finalists again"
+        trials += f", and {counted(again.sum(), 'training')} of finalists again"
     if ensemble is None:
         yield f"No ensemble was made of {trials}."
     else:
@@ -103,13 +105,13 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
             on = "the val images"
         yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.chosen_by} on {on}."
         row: pd.Series[Any] = rows.T[ensemble.name]
-        images = _counted(row["n"], "test image")
+        images = counted(row["n"], "test image")
         yield f"On {images}, which nothing was chosen on, the ensemble reaches {_reached(row)}."
         yield verdict(run, frame) or f"The best single model, {best}, reaches {_reached(rows.T[best])}."
     if asked := board.false_positives(run, frame):
         yield asked
     if unreadable := len(run.unreadable()):
-        yield f"{_counted(unreadable, 'image')} could not be read and took no part ({run.unreadable_file.name})."
+        yield f"{counted(unreadable, 'image')} could not be read and took no part ({run.unreadable_file.name})."
 
 
 def _reached(row: "pd.Series[Any]") -> str:
@@ -120,7 +122,3 @@ def _reached(row: "pd.Series[Any]") -> str:
         else f"{name} {row[column]:.4f} (95 % interval {row[f'{column}_low']:.4f} to {row[f'{column}_high']:.4f})"
         for column, name in (("accuracy", "accuracy"), ("auc", "AUC"))
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn import metrics as sk
 
 from rfray.data.corruptions import FAMILIES
+from rfray.data.listing import counted
 from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.leaderboard import read_leaderboard, val_column
 from rfray.report.pictures import (
@@ -155,9 +156,11 @@ def _history(run: RunDir, members: list[str]) -> dict[str, Drawing]:
     for trial in ordered:
         style = {"markersize": 4, "label": shortened(trial), **styles[trial]}
         axes.plot(drawn[trial]["epoch"], drawn[trial][column], marker="o", **style)
-    title = f"Training (n = {len(drawn):,} trial{'' if len(drawn) == 1 else 's'})"
+    title = f"Training (n = {counted(len(drawn), 'trial')})"
     axes.set(title=title, xlabel="Epoch", ylabel=f"{column.removeprefix('val_')} on the val images")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    last = max(int(history["epoch"].max()) for history in drawn.values())
+    axes.set_xlim(min(1 - 0.03 * last, 0.8), max(1.03 * last, last + 0.2))  # of one epoch, too, no other marks than 1
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(loc="outside lower center", fontsize=9, labelspacing=0.25)
     return {HISTORY: (figure, f"{column} of every trial, epoch by epoch")}
 
@@ -199,7 +202,8 @@ def score_histogram(ensemble: Ensemble, vote: Predictions) -> Drawing:
     figure, axes = canvas(5.6, 4.4)
     class_histogram(axes, vote.labels, vote.p_fake, np.linspace(0, 1, 41))
     name, threshold, unsure = ensemble.name, ensemble.threshold, ensemble.unsure
-    axes.axvline(threshold, color="black", linewidth=1.3, linestyle=":", label=f"called fake from {threshold:.3g} on")
+    meaning = f"called fake from {threshold:.3g} on" if unsure is None else f"threshold {threshold:.3g}"
+    axes.axvline(threshold, color="black", linewidth=1.3, linestyle=":", label=meaning)
     if unsure is not None:
         shown = f"no verdict: {unsure[0]:.3g} to {unsure[1]:.3g}"
         axes.axvspan(*unsure, color=PALE, alpha=0.35, linewidth=0, label=shown, zorder=0)
@@ -271,10 +275,8 @@ def confusion_matrix(name: str, predictions: Predictions, threshold: float, *, b
 
 def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
     """AUC against the strength of each kind of corruption, one line a model; `rows` is the leaderboard by name."""
-    legend = 0.16 * len(styles) + 0.25  # inches
-    figure = Figure(figsize=(7.2, 5.6 + legend))
-    panels = figure.subplots(2, 2, sharey=True).flat
-    for axes, (family, strengths) in zip(panels, FAMILIES.items(), strict=True):
+    figure, panels = canvas(7.2, 5.6 + 0.2 * len(styles), 2, 2, sharey=True)
+    for axes, (family, strengths) in zip(panels.flat, FAMILIES.items(), strict=True):
         columns = ["auc", *(f"auc_{family}_{strength}" for strength in strengths)]
         for name, style in styles.items():
             label = shortened(name) if axes is figure.axes[0] else None  # one legend for all panels
@@ -284,8 +286,7 @@ def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
         axes.set(title=STRENGTH_TITLES[family], ylabel="AUC")
         axes.label_outer()
         axes.tick_params(labelbottom=True)  # the panels have different strengths
-    figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)
-    figure.tight_layout(rect=(0, legend / (5.6 + legend), 1, 1))
+    figure.legend(loc="outside lower center", fontsize=9, labelspacing=0.25)
     aucs = {name: rows.loc[name, ["auc", TEST_COLUMNS[-1]]].map(_number) for name in styles}
     worst = (f"{name} {plain}, at worst {least}" for name, (plain, least) in aucs.items())
     return figure, f"AUC on the test images as they are and under JPEG, scaling, blur and noise: {'; '.join(worst)}"

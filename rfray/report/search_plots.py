@@ -3,8 +3,12 @@
 import warnings
 from pathlib import Path
 
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.ticker import FixedFormatter, MaxNLocator, StrMethodFormatter
 
+from rfray.data.listing import counted
 from rfray.evaluation.search_findings import SearchFindings, amount
 from rfray.report.pictures import (
     COLOURS,
@@ -53,8 +57,8 @@ def _best_so_far(findings: SearchFindings) -> Drawing:
     axes.plot(steps["spent"], steps["best"], "o", color=COLOURS[0], markersize=4.5)
     if chance := CHANCE.get(findings.metric):
         axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label=f"chance ({chance:g})")
-    trials = epochs["trial"].nunique()
-    title = f"Best {findings.metric} so far (n = {trials:,} trial{'' if trials == 1 else 's'}, {len(epochs):,} epochs)"
+    counts = f"{counted(epochs['trial'].nunique(), 'trial')}, {counted(len(epochs), 'epoch')}"
+    title = f"Best {findings.metric} so far (n = {counts})"
     axes.set(title=title, xlabel=f"Training of all trials ({findings.unit})", ylabel=f"{findings.metric} on val")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(7))
@@ -95,8 +99,11 @@ def _parallel(findings: SearchFindings) -> Drawing:
         axes = plot_parallel_coordinate(findings.study, target_name=f"{findings.metric} on val")
     figure = plt.gcf()
     axes.set_title(f"Every trial, darker where {findings.metric} is better (n = {len(findings.study.trials):,})")
+    # the worst would be white on white
+    axes.collections[0].set_cmap(ListedColormap(mpl.colormaps["Blues"](np.linspace(0.3, 1, 256))))
     for panel in figure.axes:
         panel.grid(visible=False)
+        panel.spines["right"].set_visible(True)
         if panel.get_yscale() == "log":
             plain_numbers(panel.yaxis, 1, 2, 5)
         elif isinstance(panel.yaxis.get_major_formatter(), FixedFormatter):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
-from rich.console import RenderableType, group
+from rich.console import JustifyMethod, RenderableType, group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +20,10 @@ WIDE = (("name", "status", "backbone", "augmentation", "lr"), ("accuracy", "prec
 NARROW = (("name", "backbone"), ("accuracy", "auc", "n"))
 """What fits on a line of WIDE_FROM characters, or on a shorter one, before the val columns and after them."""
 WIDE_FROM = 120
+OPTIONAL = ("f1", "augmentation", "precision", "recall", "lr")
+"""Columns that go, in this order, where names and headers would be cut off; before them the status where all are ok."""
+REASON = 20
+"""Characters of a status for which there is to be room: a long reason goes on below."""
 STYLES = {"ensemble": "bold", BASELINE: "dim"}
 """Kinds of rows that are no single model -> how they are printed."""
 GRADE_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -61,11 +65,17 @@ def _leaderboard(
 ) -> Table:
     """Ensembles are bold, baselines dim; `further` columns stand at the end unless they are among the others."""
     settings, metrics = WIDE if width >= WIDE_FROM else NARROW
-    columns = list(dict.fromkeys((*first, *settings, *scores, *metrics, *further)))
+    columns, text = list(dict.fromkeys((*first, *settings, *scores, *metrics, *further))), as_text(frame)
+    widths = {column: max(literal(cell).cell_len for cell in (column, *text[column])) for column in columns}
+    widths["status"] = min(widths.get("status", 0), REASON)
+    for optional in (*(["status"] if (frame["status"] == "ok").all() else []), *OPTIONAL):
+        if sum(widths[column] + 3 for column in columns) >= width and optional in {*columns} - {*further}:
+            columns.remove(optional)
     table = Table(title=literal(title))
     for column in columns:
-        table.add_column(literal(column), justify="right" if pd.api.types.is_numeric_dtype(frame[column]) else "left")
-    for kind, row in zip(frame["kind"], as_text(frame)[columns].itertuples(index=False), strict=True):
+        side: JustifyMethod = "right" if pd.api.types.is_numeric_dtype(frame[column]) else "left"
+        table.add_column(literal(column), justify=side, overflow="fold")  # a name that is cut off is no use
+    for kind, row in zip(frame["kind"], text[columns].itertuples(index=False), strict=True):
         table.add_row(*map(literal, row), style=STYLES.get(kind))
     return table
 

@@ -11,8 +11,9 @@ from markupsafe import Markup
 from rfray.data.corruptions import FAMILIES
 from rfray.errors import printable
 from rfray.evaluation.ensemble import TEST_COLUMNS
-from rfray.evaluation.groups import Groups
+from rfray.evaluation.groups import SHOWN, Groups
 from rfray.evaluation.leaderboard import escaped
+from rfray.evaluation.search_findings import amount
 from rfray.spec.sweep import CLASSES
 from rfray.store.records import Audit, Spread
 
@@ -83,7 +84,7 @@ def corruption_sentence(frame: pd.DataFrame, name: str) -> str | None:
 def group_sentence(groups: Groups) -> str:
     """Which group comes off worst, and whether that may be chance."""
     worst, measure = dict(groups.table.iloc[0]), groups.measure
-    if worst[measure] == groups.table[measure].max() and groups.table[measure].notna().all():
+    if groups.table[measure].round(SHOWN).nunique(dropna=False) == 1:
         return (
             f"Of {len(groups.table):,} groups none comes off worse: {OF_GROUPS[measure]} {worst[measure]:.3f} in each."
         )
@@ -178,10 +179,10 @@ def baseline_sentence(audit: Audit) -> str:
 def _value_and_interval(row: Mapping[Any, Any], measure: str) -> str:
     if pd.isna(row.get(measure)):
         return ""
-    return f"{row[measure]:.3f} ({row[f'{measure}_low']:.3f} to {row[f'{measure}_high']:.3f})"
+    value, low, high = (f"{row[column]:.{SHOWN}f}" for column in (measure, f"{measure}_low", f"{measure}_high"))
+    return f"{value} ({low} to {high})"
 
 
 def _spread(spread: Spread, unit: float = 1) -> str:
     """One number where all are the same, else least / median / greatest."""
-    values = [spread.min / unit, spread.median / unit, spread.max / unit]
-    return " / ".join(dict.fromkeys(f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values))
+    return " / ".join(dict.fromkeys(amount(value / unit) for value in (spread.min, spread.median, spread.max)))

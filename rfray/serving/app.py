@@ -29,7 +29,7 @@ from rfray.serving.decoding import Lanes, RequestDecoder
 from rfray.serving.hosts import refusal
 from rfray.serving.uploads import Body, Limits, Room, come_again, read_uploads
 from rfray.spec.schema_base import Strict
-from rfray.stats.guessing import no_better
+from rfray.stats.guessing import bundle_warning
 from rfray.stats.voting import NOT_FINITE, joined, verdicts
 from rfray.store.bundle_record import Ensemble
 
@@ -236,7 +236,7 @@ def page(ensemble: Ensemble, limits: Limits) -> tuple[str, str]:
     bundle = ensemble.bundle
     assert bundle is not None
     html = TEMPLATES.get_template("serving/page.html.j2").render(
-        warning=no_better(bundle.figures),
+        warning=bundle_warning(ensemble),
         stamp=bundle.audit_stamp,
         figures=figure_rows(bundle.figures),
         n=int(bundle.figures.get("n") or 0),

@@ -9,6 +9,7 @@ from rfray.spec.sweep import CLASSES
 from rfray.stats.intervals import wilson
 from rfray.stats.metrics import THRESHOLD, confusion, measured
 from rfray.stats.predictions import Predictions
+from rfray.store.bundle_record import Ensemble
 
 MORE = (
     "What may help: more training (a larger search.budget, more trials or epochs), pretrained weights, more images; "
@@ -73,6 +74,11 @@ def no_better(figures: Figures) -> str | None:
         f"No better than guessing on {real + fake:,.0f} test images: {ranks}, accuracy {right / (real + fake):.1%}; "
         f"always saying {constant[0]} is right in {constant[1]:.1%}. {help_}"
     )
+
+
+def bundle_warning(ensemble: Ensemble) -> str | None:
+    """The same of a bundle, by what it came to on the test images of its run."""
+    return no_better(ensemble.bundle.figures) if ensemble.bundle is not None else None
 
 
 def _counts(figures: Figures) -> tuple[float, float]:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from rfray.api import load
 from rfray.cli import main
 from rfray.data import decoder_process
 from rfray.errors import RunError
@@ -243,10 +244,16 @@ def test_the_command_writes_shards_and_tells(here: Path) -> None:
     assert pq.read_table(here / "whole" / "part-000000.parquet").num_rows == 33
 
 
+def test_loading_it_in_python_warns_of_a_coin_toss(here: Path) -> None:
+    with pytest.warns(UserWarning, match="^No better than guessing on 32 test images"):
+        load(here / "run")
+
+
 def test_export_writes_one_file(here: Path, command: Command) -> None:
     done = command("export", "run", "--format", "pt2")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("run.pt2: probabilities within ")
+    assert done.stdout.splitlines()[1].startswith("No better than guessing on 32 test images")
     assert (here / "run.pt2").exists()
 
 

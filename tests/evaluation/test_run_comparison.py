@@ -11,7 +11,7 @@ import pytest
 from rfray.errors import InputError, RunError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
-from rfray.evaluation.run_comparison import Comparison, check_ending, compare_runs, run_names, write_comparison
+from rfray.evaluation.run_comparison import check_ending, compare_runs, run_names, write_comparison
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import write_whole
@@ -49,11 +49,6 @@ def change_test(run: RunDir, **changed: Any) -> None:
     run.write_catalog(catalog)
 
 
-def told(found: Comparison) -> list[str]:
-    """What is said of the pairs and of how the runs differ; so few images prove no ensemble better than guessing."""
-    return [sentence for sentence in found.sentences if "No better than guessing" not in sentence]
-
-
 def test_two_ensembles_are_tested_in_pairs(tmp_path: Path) -> None:
     found = compare_runs([run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND)])
     (pair,) = found.tests.to_dict("records")
@@ -72,7 +67,7 @@ def test_two_ensembles_are_tested_in_pairs(tmp_path: Path) -> None:
     assert pair["accuracy_p"] == 1
     assert pair["accuracy_low"] < -1 / 6 < pair["accuracy_high"]
     assert (pair["auc_p_corrected"], pair["accuracy_p_corrected"]) == (pair["auc_p"], 1)  # there is one pair
-    assert told(found) == [
+    assert found.sentences == [
         "On 6 test images the ensemble of a is tied with that of b: AUC 0.7778 against 0.9444, a difference of "
         "-0.1667 (95 % interval -0.7631 to 0.4297, p = 0.5839 by DeLong's paired test); accuracy 0.6667 against "
         f"0.8333, a difference of -0.1667 (95 % interval {pair['accuracy_low']:.4f} to {pair['accuracy_high']:.4f}, "
@@ -93,7 +88,7 @@ def test_of_three_runs_all_pairs_are_corrected_together(tmp_path: Path) -> None:
     assert found.tests["accuracy_p_corrected"].tolist() == [6 / 2**16, 1, 6 / 2**16]
     assert found.tests["accuracy_difference"].tolist() == [1, 0, -1]
     assert found.tests[["accuracy_low", "accuracy_high"]].to_numpy().tolist() == [[1, 1], [0, 0], [-1, -1]]
-    first, second, third = told(found)
+    first, second, third = found.sentences
     assert "the ensemble of a beats that of b: AUC 1.0000 against 0.0000" in first
     assert "p = 0.0078 by DeLong's paired test, p = 0.0234 corrected for all 3 pairs" in first
     assert "p < 0.0001 by McNemar's exact test, p < 0.0001 corrected for all 3 pairs" in first
@@ -153,7 +148,7 @@ def test_the_leaderboards_are_joined_best_first(tmp_path: Path) -> None:
         ("b", "always-real", None),
     ]
     assert table["auc"].round(4).tolist()[:4] == [0.7778, 0.9444, 0.7778, 0.9444]
-    assert len(told(found)) == 1
+    assert len(found.sentences) == 1
 
 
 def test_runs_ranked_by_different_metrics_keep_their_own_rankings(tmp_path: Path) -> None:
@@ -164,7 +159,7 @@ def test_runs_ranked_by_different_metrics_keep_their_own_rankings(tmp_path: Path
     place = list(found.table.columns).index("val_auc")
     assert list(found.table.columns[place - 1 : place + 3]) == ["lr", "val_auc", "val_f1", "accuracy"]
     assert found.table["val_f1"].isna().tolist() == [True, True, True, False, False, True]
-    assert told(found)[1:] == ["The runs were ranked by different columns, so each keeps its own ranking."]
+    assert found.sentences[1:] == ["The runs were ranked by different columns, so each keeps its own ranking."]
 
 
 def test_that_the_val_imagess_differ_is_said(tmp_path: Path) -> None:
@@ -172,7 +167,7 @@ def test_that_the_val_imagess_differ_is_said(tmp_path: Path) -> None:
     catalog = other.catalog()
     val = catalog[:1].assign(path="real/val.jpg", part="val")
     other.write_catalog(pd.concat([catalog, val]))
-    assert told(compare_runs([one, other]))[1:] == ["val_auc of a and of b was measured on different images."]
+    assert compare_runs([one, other]).sentences[1:] == ["val_auc of a and of b was measured on different images."]
 
 
 # what is refused

@@ -209,6 +209,17 @@ def test_a_card_of_a_coin_toss_says_so_first(run: RunDir) -> None:
     run.model_card.write_text(before)
 
 
+def test_a_card_calls_nothing_fake_that_is_unsure(run: RunDir) -> None:
+    ensemble = run.ensemble()
+    assert ensemble is not None
+    before = run.model_card.read_text()
+    assert "An image is called fake where it is 0.5 or more. Nothing of this" in before
+    write_model_card(run, ensemble.model_copy(update={"unsure": (0.4, 0.75)}))
+    card = " ".join(run.model_card.read_text().split())
+    assert "called fake where it is 0.75 or more, real where it is less than 0.4, and unsure in between" in card
+    run.model_card.write_text(before)
+
+
 def test_every_size_that_a_vision_transformer_was_given_is_kept(pictures: Path, tmp_path: Path) -> None:
     settings = {"a": {"backbone": "test_vit", "image_size": 48}}
     run = concluded(two_models(tmp_path, pictures, settings))

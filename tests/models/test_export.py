@@ -67,6 +67,7 @@ def test_the_metadata_describe_the_inputs(run: RunDir, tmp_path: Path) -> None:
     assert list(known["inputs"]) == [one.name for one in model.graph.input] == ["square_32_scale", "square_24_crop"]
     assert known["classes"] == ["real", "fake"]
     assert known["threshold"] == 0.5
+    assert known["warning"].startswith("No better than guessing on 32 test images")
 
 
 def test_a_file_that_differs_is_not_written(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,6 +286,7 @@ def test_the_unsure_band_is_named(two_wrong):
     _, text = gallery(two_wrong, unsure=(0.4, 0.65))
     assert "p_fake 0.30 fake/3.jpg" in text
     assert "p_fake 0.60 (in the unsure band) real/2.jpg" in text
+    assert "unsure band" not in gallery(two_wrong, unsure=(0.4, 0.6))[1]  # 0.6 is fake: the band ends before it
 
 
 def test_mistakes_of_another_vote_are_not_shown(two_wrong):

@@ -67,6 +67,40 @@ def test_sorted_by_a_column_the_best_comes_first(column, values, order):
 
 
 @pytest.mark.parametrize(
+    ("status", "width", "gone"),
+    [
+        ("ok", 153, set()),  # 113 characters in cells, 3 around each of 13, and 1
+        ("ok", 152, {"status"}),
+        ("ok", 120, {"status", "f1", "augmentation"}),
+        ("failed: no memory", 120, {"f1", "augmentation", "precision", "recall"}),
+    ],
+)
+def test_columns_go_where_names_would_be_cut_off(status, width, gone):
+    names = {"name": "ensemble-calibrated", "backbone": "tf_efficientnet_lite0", "augmentation": "compression"}
+    figures = ["lr", "val_auc", "accuracy", "precision", "recall", "f1", "auc"]
+    frame = pd.DataFrame([{"rank": 1, "kind": "model", "status": status, "n": 180, **names}])
+    frame = frame.assign(**dict.fromkeys(figures, 0.123456))
+    table = leaderboard_table(frame, None, width)
+    assert set(frame) - {"kind"} - {str(column.header) for column in table.columns} == gone
+    console = Console(width=width, file=io.StringIO())
+    console.print(table)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert "ensemble-calibrated" in text
+
+
+def test_on_80_columns_a_long_name_goes_on_below():
+    frame = pd.DataFrame([{"rank": 1, "name": "z" * 30, "kind": "model", "status": "ok", "n": 180}])
+    frame = frame.assign(backbone="q" * 30, **dict.fromkeys(["val_auc", "accuracy", "auc"], 0.1))
+    console = Console(width=80, file=io.StringIO())
+    console.print(leaderboard_table(frame, None, 80))
+    text = console.file.getvalue()
+    assert (text.count("z"), text.count("q"), text.count("…")) == (30, 30, 0)
+    assert max(map(len, text.splitlines())) == 80
+
+
+@pytest.mark.parametrize(
     ("top", "names", "more"),
     [
         (0, ["ensemble", "ensemble", *ALWAYS], "; 5 more not shown (--top)"),

@@ -69,6 +69,16 @@ def test_where_all_aucs_are_the_same_the_worst_group_is_the_worst_by_accuracy():
     assert alike == "Of 2 groups none comes off worse: accuracy 1.000 in each."
 
 
+def test_no_group_comes_off_worst_with_an_auc_that_reads_as_perfect():
+    """a has one wrong pair of 2,500 (AUC 0.9996) and 2 wrong calls; b has no wrong pair, but 10 wrong calls."""
+    labels = np.tile(np.repeat([0, 1], 50), 2)
+    a = np.r_[np.full(49, 0.1), 0.62, 0.61, np.full(49, 0.9)]
+    b = np.r_[np.full(40, 0.1), np.full(10, 0.65), np.full(50, 0.9)]
+    groups = by_group(Predictions(np.arange(200).astype(str), labels, np.r_[a, b]), np.repeat(["a", "b"], 100), 0.615)
+    assert groups.table.set_index("group")["auc"].to_dict() == {"a": 0.9996, "b": 1.0}
+    assert group_sentence(groups).startswith("Of 2 groups, b comes off worst: accuracy 0.900 (")
+
+
 def test_the_page_has_a_section_of_it(run):
     write_plots(run)
     write_page(run)
