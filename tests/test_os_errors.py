@@ -157,7 +157,7 @@ def test_what_a_task_on_ray_has_raised_is_said_without_its_traceback(
 ) -> None:
     of_ray = RayTaskError("task", "Traceback (most recent call last):\n  File x", cause).as_instanceof_cause()
 
-    def app() -> None:
+    def app(standalone_mode: bool) -> None:
         raise of_ray
 
     monkeypatch.setattr("rfray.cli.app", app)
@@ -238,7 +238,7 @@ def check_in_place(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
 def test_memory_that_runs_out(
     raised: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def app() -> None:
+    def app(standalone_mode: bool) -> None:
         raise raised
 
     monkeypatch.setattr("rfray.cli.app", app)
@@ -287,7 +287,7 @@ def test_a_terminal_that_is_not_utf_8(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_text_that_no_file_takes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("rfray.cli.app", "runs/caf\udce9".encode)
+    monkeypatch.setattr("rfray.cli.app", lambda standalone_mode: "runs/caf\udce9".encode())
     said = check_in_place([], capfd)
     assert said == "rfray: runs/caf\\xe9: this name is not UTF-8; rename it\n"
 

@@ -78,7 +78,8 @@ SYNONYMS = {
 
 
 MOST_GUESSED, MOST_SHOWN = 10, 50
-"""Problems of a sweep up to which it is looked for what its values may have been meant for; and that are shown."""
+"""Problems of a sweep up to which it is looked for what its values may have been meant for; and that are shown (of a
+section that is none, as many keys are looked at)."""
 
 
 def explain(error: ValidationError, places: Mapping[KeyPath, str], raw: Mapping[str, Any] | None) -> list[str]:
@@ -132,7 +133,7 @@ def _instead_of_key(key: KeyPath, given: Any, fields: Mapping[str, FieldInfo]) -
     meant = [found] if (found := _meant(name, section)) else []
     listed = f"allowed: {nearest_first(found.rpartition('.')[2] or name, fields, 30)}"
     if not section and isinstance(given, dict) and "; nearest" not in listed:  # a section of another program
-        inside = {short(str(one)): _meant(str(one), "") for one in given}
+        inside = {short(str(one)): _meant(str(one), "") for one in [*given][:MOST_SHOWN]}
         meant += [f"{at} for {one}" for one, at in inside.items() if "." in at]
     if meant and (meant != [found] or found.rpartition(".")[0] != section or " or " in found):
         return f"use {', '.join(meant)}"
