@@ -39,6 +39,8 @@ UNFINISHED = re.compile(r"\..*\.[0-9a-f]{8}\.part.*", re.DOTALL)
 """The name of what `files.replacing` has not finished."""
 HOLDERS: dict[str, str] = {}
 """Address that a command of this process holds -> its id."""
+LOCKED: dict[Path, tuple[ExitStack, set[int]]] = {}
+"""Run folder that a command of this process holds -> what is given back at its end, the inodes that are locked."""
 
 
 def check_own(run: RunDir, sweep: Sweep) -> None:
@@ -56,6 +58,8 @@ def claim_run(run: RunDir, sweep: Sweep) -> None:
     """Makes the folder this sweep's own. Raises RunError as `check_own`."""
     check_own(run, sweep)
     write_whole(run.sweep_file, resolved_text(sweep))
+    if run.path in LOCKED:
+        _lock_itself(run.path)  # it may have been made after the lock
     run.mirror.send(run.sweep_file)
 
 
@@ -141,25 +145,26 @@ def _locked(run: RunDir) -> Iterator[str]:
             clear_left_over(note)
             with suppress(DiskFullError):  # what has no room is named when it is written, and this is only told
                 write_whole(note, user)
-        stack.enter_context(_itself_locked(run.path))
+        LOCKED[run.path] = stack, set()
+        stack.callback(LOCKED.pop, run.path)
+        _lock_itself(run.path)
         yield user
 
 
-@contextmanager
-def _itself_locked(folder: Path) -> Iterator[None]:
-    """Holds the folder itself, if it is there: where it is mounted in two places, it has two real paths."""
-    with ExitStack() as stack:
-        with suppress(OSError):  # it is not there yet, or its disk locks no folders
-            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            stack.callback(os.close, opened)
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                by = "another process, which knows it by another path"
-                raise RunError(
-                    f"{folder} is in use by {by}; wait for it, or choose another folder with --run"
-                ) from None
-        yield
+def _lock_itself(folder: Path) -> None:
+    """Locks the folder itself, if it is there: where it is mounted in two places, it has two real paths."""
+    stack, locked = LOCKED[folder]
+    with suppress(OSError):  # it is not there yet, or its disk locks no folders
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, opened)
+        if (inode := os.fstat(opened).st_ino) in locked:
+            return
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            by = "another process, which knows it by another path"
+            raise RunError(f"{folder} is in use by {by}; wait for it, or choose another folder with --run") from None
+        locked.add(inode)
 
 
 @contextmanager

@@ -235,14 +235,10 @@ class RunDir:
     def images(self, part: str) -> pd.DataFrame:
         """The rows of the catalog of one part, by path. Raises RunError as `catalog`."""
         catalog = self.catalog()
-        try:
-            images = catalog[catalog["part"] == part].set_index("path")
-            if images.index.has_duplicates:
-                raise ValueError("an image is in it twice")
-            return images
-        except (KeyError, ValueError) as error:
-            reason = f"is damaged: {first_line(error)}"
-            raise RunError(f"{self.catalog_file} {reason}; delete it, and `rfray tune` makes it again") from None
+        images = catalog[catalog["part"] == part].set_index("path")
+        if images.index.has_duplicates:
+            raise RunError(f"{self.catalog_file} is damaged: an image is in it twice; {self._anew}")
+        return images
 
     def write_catalog(self, catalog: pd.DataFrame) -> None:
         """Writes catalog.parquet, after everything else that is known of the images is at the run's address."""
@@ -292,8 +288,11 @@ class RunDir:
 
     def check_images(self) -> None:
         """Raises RunError where what is known of the images is not what rfray wrote."""
-        remedy = f"delete {self.catalog_file}, and `rfray tune` makes it again"
-        self.check(self.catalog_file, self.images_file, self.unreadable_file, remedy=remedy)
+        self.check(self.catalog_file, self.images_file, self.unreadable_file, remedy=self._anew)
+
+    @property
+    def _anew(self) -> str:
+        return f"delete {self.catalog_file}, and `rfray tune` makes it again"
 
     def _digests(self) -> dict[str, list[str]]:
         remedy = "delete it, and what it speaks of is made anew"
@@ -319,7 +318,7 @@ class RunDir:
 
     def audit(self) -> Audit | None:
         """audit.json; None where there is none. Raises RunError where it is damaged or another version's."""
-        return self._vouched(self.audit_file, Audit, f"delete {self.catalog_file}, and `rfray tune` makes it again")
+        return self._vouched(self.audit_file, Audit, self._anew)
 
     def ensemble(self) -> Ensemble | None:
         """ensemble.json, or None where no ensemble was made yet. Raises RunError where it is damaged."""
@@ -394,7 +393,7 @@ class RunDir:
             return table
         except (OSError, ValueError, TypeError, AttributeError, pa.ArrowException, InputError) as error:
             reason = "is missing" if not file.exists() else f"is damaged: {first_line(error)}"
-            raise RunError(f"{file} {reason}; delete {self.catalog_file}, and `rfray tune` makes it again") from None
+            raise RunError(f"{file} {reason}; {self._anew}") from None
 
 
 def newest_run(runs: Path = Path("runs")) -> RunDir:

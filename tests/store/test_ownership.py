@@ -1,5 +1,6 @@
 """Whose a run folder is: one sweep's own, locked for one command, or moved aside."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -140,6 +141,33 @@ def test_whatever_links_lead_to_it_a_folder_has_one_user(held: str, asked: str, 
         pass
     with lock_run(RunDir(tmp_path / asked)):
         pass
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_that_is_made_after_the_lock_is_locked_too(fresh: bool, tmp_path: Path) -> None:
+    """By whatever path: it may be mounted elsewhere later."""
+    run = RunDir(tmp_path / "run")
+
+    def is_locked() -> bool:
+        opened = os.open(run.path, os.O_RDONLY)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(opened)
+        return False
+
+    if fresh:
+        claim_run(run, sweep())
+    with lock_run(run):
+        if fresh:
+            move_run_aside(run)
+        run.path.mkdir()
+        claim_run(run, sweep())
+        assert is_locked()
+        claim_run(run, sweep())  # it is locked already
+    assert not is_locked()
 
 
 @pytest.mark.parametrize("mounted", ["run", "."])
