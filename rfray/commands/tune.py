@@ -39,10 +39,11 @@ def tune(
     Raises InputError where anything that was given can't be used, SweepFailed where too many trials have failed.
     """
     began = time.time() if began is None else began
-    check_file(file)
+    here = address in (None, "auto")  # else this machine may have no part in the cluster, which is said first
+    check_file(file, folders=here)
     from rfray.data.folders import check_folders
 
-    if address in (None, "auto"):  # else this machine may have no part in the cluster, which is said first
+    if here:
         check_folders(file.sweep.data)
     if not dry_run:
         check_free(run)

@@ -16,10 +16,11 @@ from rfray.spec.trial import Range, TrialAxes
 Axes = Mapping[str, list[Any] | Range]
 
 
-def check_file(file: SweepFile) -> None:
+def check_file(file: SweepFile, folders: bool = False) -> None:
     """Raises SweepError, a line a problem, for what can't work.
 
-    That is names that are registered nowhere, files of weights that are not there, and keys that don't go together.
+    That is names that are registered nowhere, files of weights (and with `folders` the folders of train and val) that
+    are not there, and keys that don't go together.
     """
     own = file.sweep.augmentations
 
@@ -27,7 +28,15 @@ def check_file(file: SweepFile) -> None:
         return is_known(key, name) or (key == "augmentation" and name in own)
 
     names = name_problems(file, may_be, lambda key: [*(own if key == "augmentation" else ()), *known(key)])
-    if problems := dict.fromkeys([*names, *_missing_weights(file), *_unknown_transforms(file), *disagreements(file)]):
+    if problems := dict.fromkeys(
+        [
+            *(_missing_folders(file) if folders else ()),
+            *names,
+            *_missing_weights(file),
+            *_unknown_transforms(file),
+            *disagreements(file),
+        ]
+    ):
         raise SweepError(*problems)
 
 
@@ -48,6 +57,13 @@ def name_problems(
                 )
                 allowed = several or instead(key, value) or nearest_first(value, known(key), 8)
                 yield file.not_allowed((section, *place), value, allowed)
+
+
+def _missing_folders(file: SweepFile) -> Iterator[str]:
+    for part in file.sweep.data.training_folders:
+        folder = file.sweep.data.folder(part)
+        if folder is not None and "://" not in folder and not os.path.isdir(folder):
+            yield file.problem(("data", part), f"{folder}: no such folder")
 
 
 def _missing_weights(file: SweepFile) -> Iterator[str]:

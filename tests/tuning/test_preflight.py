@@ -425,6 +425,15 @@ def test_what_can_not_work_is_said_before_torch_and_ray_are_there(given: str, sa
         check_file(load_sweep(tmp_path / "sweep.yaml", (given, "resources.workers=2")))
 
 
+def test_folders_that_are_not_there_are_said_with_their_key_before_pandas_is_there(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, "backbone: test_resnet")
+    check_file(file)  # they may be on a cluster
+    with pytest.raises(SweepError, match=r"^\S+sweep.yaml:2: data.train: \S+/x: no such folder$"):
+        check_file(file, folders=True)
+    (tmp_path / "x").mkdir()
+    check_file(load_sweep(tmp_path / "sweep.yaml", (f"data.train={tmp_path}/x",)), folders=True)
+
+
 def test_every_transform_that_a_policy_may_have_is_known_early() -> None:
     assert set(TRANSFORMS) <= set(transforms())
 
