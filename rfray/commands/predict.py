@@ -59,8 +59,7 @@ def predict(
         bundle = bundle if is_address(bundle) else str(Path(bundle).absolute())
         warn(console, bundle_warning(read_bundle(bundle)[1]))  # a damaged one is refused before anything starts
         passed = PassedOver()
-        total = claim(folder, bundle, paths, passed)
-        with _counting(console, total, folder) as count:
+        with _counting(console, claim(folder, bundle, paths, passed), folder) as count:
             _say_passed(console, passed)
             for verdicts in predict_shards(folder, bundle, batch_size, resources, address):
                 count(verdicts)
