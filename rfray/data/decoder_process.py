@@ -1,10 +1,10 @@
 """bytes of untrusted image files -> their pictures, decoded in processes that end where a picture takes too much.
 
 A decoder is a process that this one starts and talks to over pipes; the pixels lie in a file in memory that both have
-open. It loads what it needs, and then lets a child decode: where a picture ends that, the next child is there at once.
-The limits are the kernel's, so that they hold within a child that never comes back, too. All speak JSON: a process that
-a picture has got hold of can't make this one do anything. A thread takes a decoder, or starts one where none is free,
-and leaves it to the next; they end with this process.
+open. It loads what it needs and, on Linux, lets a child decode: where a picture ends that, the next one is there at
+once. The limits are the kernel's, so that they hold within a decoder that never comes back, too. All speak JSON: a
+process that a picture has got hold of can't make this one do anything. A thread takes a decoder, or starts one where
+none is free, and leaves it to the next; they end with this process.
 """
 
 import atexit
@@ -197,7 +197,7 @@ def _main(pixels: int, memory: int) -> None:
         signal.signal(timer, signal.SIG_DFL)  # to end the process wherever it is, and not where Python is next
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF, signal.SIGALRM))
     os.write(answers, b"ready\n")
-    while child := os.fork():
+    while sys.platform == "linux" and (child := os.fork()):  # libraries of macOS don't bear a fork
         if not (code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])):
             return
         number = int.from_bytes(os.pread(pixels, NUMBER, ANSWERS - NUMBER))
