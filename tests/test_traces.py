@@ -106,7 +106,7 @@ def test_the_commands_leave_no_secret(machine: tuple[Path, dict[str, str]]) -> N
             if "(Ctrl-C stops it)" in (here / "log").read_text():
                 command.terminate()
                 command.wait()
-            time.sleep(0.5)
+            time.sleep(1)
         wanted = 2 if words[0] in ("audit", "fetch") else 0
         assert command.returncode == wanted, (words, (here / "log").read_text())
     assert leaks(here, environment["OTHER"]) == []

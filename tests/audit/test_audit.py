@@ -9,7 +9,6 @@ from rfray.audit.metadata_baseline import FEATURES, metadata_baseline
 from rfray.audit.rules import RULES
 from rfray.errors import RunError
 from rfray.spec.sweep import DataSettings
-from rfray.store.records import write_record
 from rfray.store.run_dir import RunDir
 from tests.audits import ALL_READABLE, NO_PAIRS, image_table, leaking_audit, pair_table
 
@@ -216,12 +215,12 @@ def test_copies_stay_in_one_fold():
 
 
 def test_written_and_read_back(tmp_path):
-    audit = leaking_audit()
-    write_record(tmp_path / "audit.json", audit)
+    audit, run = leaking_audit(), RunDir(tmp_path)
+    run.write_vouched(run.audit_file, audit)
     assert RunDir(tmp_path).audit() == audit
     assert RunDir(tmp_path / "other").audit() is None
     (tmp_path / "audit.json").write_text('{"version": 2}')
-    with pytest.raises(RunError, match=r"audit\.json is damaged: .*`rfray audit` writes it anew"):
+    with pytest.raises(RunError, match=r"audit\.json is damaged: .*`rfray tune` makes it again"):
         RunDir(tmp_path).audit()
 
 
