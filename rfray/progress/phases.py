@@ -13,8 +13,8 @@ from rich.text import Text
 
 from rfray.errors import printable
 
-OFTEN, SELDOM, LONG = 1.5, 10.0, 60.0
-"""Seconds between two lines of a log about one thing; after so many seconds it is known to take long."""
+PAUSE = 1.5
+"""Seconds between two lines of a log about one thing: no two pass without a line, a little late as threads may be."""
 Item = TypeVar("Item")
 
 
@@ -66,7 +66,7 @@ def repeating(console: Console, line: Callable[[float], str]) -> Iterator[None]:
     ended, began = Event(), time.monotonic()
 
     def tell() -> None:
-        while not ended.wait(OFTEN if time.monotonic() - began < LONG else SELDOM):
+        while not ended.wait(PAUSE):
             say(console, line(time.monotonic() - began))
 
     teller = Thread(target=tell, daemon=True)

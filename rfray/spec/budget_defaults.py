@@ -26,9 +26,9 @@ class Budget(NamedTuple):
     """Whether they are seconds of GPUs (trial seconds x the GPUs of its slot), else of the command, by the clock."""
 
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 """First letter of a unit of time -> its seconds."""
-_UNIT = r"s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?|w(?:(?:ee)?ks?)?"
+_UNIT = r"s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?"
 _TIMES = re.compile(rf"(\d+(?:\.\d+)?)\s*(gpu[- ]?)?({_UNIT})(?![a-z])[\s,]*(?:and\s+)?", re.IGNORECASE)
 
 
@@ -47,6 +47,8 @@ _ISO_8601 = re.compile(
     r"P(?:(?P<w>\d+)W)?(?:(?P<d>\d+)D)?(?:T(?:(?P<h>\d+)H)?(?:(?P<m>\d+)M)?(?:(?P<s>\d+)S)?)?", re.IGNORECASE
 )
 _BY_COLONS = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)")
+_WEEKS = re.compile(r"(?P<w>\d+)\s*w(?:(?:ee)?ks?)?", re.IGNORECASE)
+_FORMS = (_ISO_8601, _BY_COLONS, _WEEKS)
 
 
 def checked_budget(given: Any) -> Any:
@@ -54,8 +56,10 @@ def checked_budget(given: Any) -> Any:
     if isinstance(given, str) and read_budget(given):
         return given
     text = str(given).strip()
-    written = next(filter(None, (pattern.fullmatch(text) for pattern in (_ISO_8601, _BY_COLONS))), None)
+    written = next(filter(None, (form.fullmatch(text) for form in _FORMS)), None)
     parts = {unit: int(count) for unit, count in written.groupdict().items() if count} if written else {}
+    if weeks := parts.pop("w", 0):
+        parts = {"d": 7 * weeks + parts.pop("d", 0), **parts}
     near = [" ".join(f"{count}{unit}" for unit, count in parts.items() if count), *(text + unit for unit in "smh")]
     meant = [one for one in near if read_budget(one)] if type(given) in (str, int, float) else []
     raise ValueError(A_TIME + (f"; nearest: {', '.join(meant)}" if meant else ""))

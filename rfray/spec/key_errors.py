@@ -171,7 +171,7 @@ def _readings(given: Any) -> Iterator[Any]:
         yield from ([one.strip() for one in given.split(",")], {given: None})
     elif isinstance(given, bool):
         yield from (("auto",) if given else ("none", 0))
-    elif isinstance(given, int | float) and math.isfinite(given):
+    elif isinstance(given, int | float) and abs(given) < 2**53:  # a float holds all whole numbers below
         if given == int(given):
             yield from (int(given), given / 100 if given > 1 else given)
         yield [given]

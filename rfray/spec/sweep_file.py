@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import CollectionStartEvent
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from rfray.errors import InputError, RunError, SweepError, check_no_secret, first_line, nearest_first
 from rfray.spec.key_errors import explain, problem, short, shown
@@ -29,6 +29,8 @@ RESOLVED = "# every value as it was used; sha256 of what follows: "
 MOST_CHARACTERS, DEEPEST = 250_000, 50
 """Of a sweep file, its values (with what aliases stand for), and levels of it (our choice): a sweep has hundreds, and
 about six."""
+MOST_DIGITS = 15
+"""Of a whole number: so many a float holds exactly, and no setting needs as many."""
 FREE: dict[str, Any] = {
     "resources": True,
     "ensemble": True,
@@ -230,8 +232,8 @@ def _parse(text: str, place: str, key: KeyPath = ()) -> tuple[Any, dict[KeyPath,
         tree = yaml.compose(io.StringIO(text))
         if _size(tree, {}) > MOST_CHARACTERS:
             raise SweepError(f"{place}: its aliases (*name) stand for too much; allowed: {MOST_CHARACTERS} values")
-        value = None if tree is None else yaml.constructor.construct_document(tree)
-        return value, {key: _at(place, 0), **dict(_places(tree, place, key))}
+        places = {key: _at(place, 0), **dict(_places(tree, place, key))}
+        return None if tree is None else yaml.constructor.construct_document(tree), places
     except _TooDeepError as error:
         raise SweepError(f"{_at(place, error.args[0])}: nested too deeply; allowed: {DEEPEST} levels") from None
     except MarkedYAMLError as error:
@@ -267,8 +269,11 @@ def _at(place: str, line: int) -> str:
 
 
 def _places(node: Node | None, place: str, key: KeyPath) -> Iterator[tuple[KeyPath, str]]:
-    """Where every key below `node` is written. Raises SweepError for a key that is not text."""
+    """Where every key below `node` is written. Raises SweepError for a key that is not text, or too large a number."""
     inner: list[tuple[Any, Node, Node]] = []
+    if isinstance(node, ScalarNode) and str(node.tag).endswith(":int") and len(node.value) > MOST_DIGITS:
+        told = f"given {short(node.value)}; allowed: a whole number of at most {MOST_DIGITS} digits"
+        raise SweepError(problem({(): _at(place, node.start_mark.line)}, key, told))
     if isinstance(node, MappingNode):
         inner = [(written.value, written, value) for written, value in node.value]
     elif isinstance(node, SequenceNode):

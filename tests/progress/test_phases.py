@@ -15,7 +15,7 @@ from rfray.progress.phases import counting, doing
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phases, "OFTEN", 0.01)
+    monkeypatch.setattr(phases, "PAUSE", 0.01)
 
 
 def until(console: Console, text: str) -> str:
