@@ -21,6 +21,9 @@ def bucket_here() -> Iterator[str]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         import boto3
 
+        from rfray.store import storage
+
+        storage._opened.cache_clear()  # of an earlier server: the address is the same, the port is not
         boto3.client("s3").create_bucket(Bucket="rfray-test")
         try:
             yield "s3://rfray-test"

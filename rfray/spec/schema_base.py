@@ -44,12 +44,14 @@ def leads_out(name: str) -> bool:
 
 
 EACH_ONCE = rule("every value once", lambda values: len({repr(value) for value in values}) == len(values))
-AbsolutePath = Annotated[
+PathOfFile = Annotated[
     str,
-    rule("a path", lambda path: path and "\0" not in path),
+    rule("a path", bool),
     AfterValidator(lambda path: _without_key(path) if "://" in path else os.path.abspath(os.path.expanduser(path))),
 ]
-"""A path that is made absolute, or an address."""
+"""A path that is made absolute, or an address. Who looks for a file of this name says that there is none."""
+AbsolutePath = Annotated[PathOfFile, rule("a path", lambda path: "\0" not in path)]
+"""The same of what is walked through, or made: a zero byte would be met anywhere."""
 
 
 def refusing(problems: Callable[[Any], Problems]) -> Any:

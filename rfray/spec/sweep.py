@@ -37,7 +37,7 @@ Folder = Annotated[AbsolutePath, BeforeValidator(_no_share)]
 ClassFolder = Annotated[
     str,
     AfterValidator(lambda name: PurePosixPath(name).as_posix()),  # real/ is real
-    rule("a folder in the data folder, by its name or path there", lambda name: not leads_out(name)),
+    rule("a folder in the data folder, by its name or path there", lambda name: name == "." or not leads_out(name)),
 ]
 ClassFolders = Annotated[
     dict[Literal["real", "fake"], ClassFolder | Annotated[list[ClassFolder], Field(min_length=1)]],

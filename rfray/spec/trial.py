@@ -12,7 +12,7 @@ from pydantic_core import ValidationError
 
 from rfray.errors import nearest_first
 from rfray.spec.names import is_known
-from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, KeyPath, Problems, Strict, allowed, refusing
+from rfray.spec.schema_base import EACH_ONCE, KeyPath, PathOfFile, Problems, Strict, allowed, refusing
 
 SEEDS = range(2**32)
 """What numpy and torch take as a seed."""
@@ -32,7 +32,7 @@ class Trial(Strict):
 
     backbone: str
     """Name of a timm model, e.g. `resnet50` or `convnext_tiny.fb_in22k`."""
-    pretrained: bool | Annotated[AbsolutePath, BeforeValidator(_no_word)] = True
+    pretrained: bool | Annotated[PathOfFile, BeforeValidator(_no_word)] = True
     """true: timm's weights from the hub. false: random weights. Text: a .safetensors or checkpoint file."""
     head: Literal["random", "probe"] = "random"
     """What the classifier starts from. random: random weights, on the last features. probe: the head of the backbone's
