@@ -141,6 +141,7 @@ def test_the_schema_is_json_and_suggests_names(tmp_path: Path) -> None:
     assert properties["augmentation"]["examples"] == ["none", "light", "strong", "compression"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_plan_and_makes_no_run(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     done = rfray("tune", "sweep.yaml", "--dry-run", "--set", "search.trials=5", here=tmp_path)
@@ -190,6 +191,7 @@ def given_away(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_sweep_over_images_whose_files_tell_is_stopped(given_away: Path, tmp_path: Path) -> None:
     sweep = SWEEP.replace("source: demo", f"train: {given_away}/train, test: {given_away}/test")
     (tmp_path / "sweep.yaml").write_text(sweep)

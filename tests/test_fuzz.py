@@ -42,6 +42,7 @@ def prepare(folder: Path) -> tuple[Make, Check]:
     return lambda random: Input("a/planted", random.randbytes(1)), check
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", INPUTS)
 def test_nothing_but_the_documented_outcomes(kind: str) -> None:
@@ -51,6 +52,7 @@ def test_nothing_but_the_documented_outcomes(kind: str) -> None:
     assert not found, "\n\n".join(map(str, found))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_faults_that_were_planted_are_found_and_can_be_had_again(tmp_path: Path) -> None:
     outcomes = [Random(f"{__name__} {(SEED, number)}").randbytes(1)[0] % len(SAID) for number in range(200)]

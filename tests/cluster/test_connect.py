@@ -181,6 +181,7 @@ def guarded(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             os.killpg(head.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_real_cluster_takes_in_who_has_its_token(guarded: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, own = guarded
     code = (

@@ -99,6 +99,7 @@ def wait_until_removed(name: str) -> None:
     raise AssertionError(f"{name} is still held: {states()[name]}")
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_only_starting_is_ended(ray_here: None, tmp_path: Path) -> None:
     other = Holder.remote()
     held_by_another = ray.get(other.hold.remote(), timeout=60)

@@ -51,6 +51,7 @@ def test_what_can_not_be_set_is_named_and_nothing_is_changed(moved: Path, settin
     assert (moved / "run/sweep.yaml").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_from_elsewhere_is_judged_on_images_that_are_here(moved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rfray.cluster.connect.connected", lambda *_: nullcontext())  # Ray is here
     run = RunDir(moved / "run")

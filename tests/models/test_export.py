@@ -23,6 +23,7 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return concluded(two_models(folder, pictures, reencode={"quality": 60, "size": 48}), "calibrated")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", EXPORTS)
 def test_the_same_as_the_bundle(form: str, run: RunDir, tmp_path: Path) -> None:
     if form == "onnx":
@@ -59,6 +60,7 @@ def test_pictures_get_the_scores_of_predict(run: RunDir, tmp_path: Path) -> None
         assert session.run(["p_fake"], inputs)[0][0] == pytest.approx(p_fake, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_metadata_describe_the_inputs(run: RunDir, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="the extra rfray[onnx] is not installed")
     export_bundle(load_bundle(run.path), "onnx", tmp_path / "model.onnx")

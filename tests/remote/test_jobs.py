@@ -228,6 +228,7 @@ def head() -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_without_the_token_or_with_another_one(head: Head, tmp_path: Path) -> None:
     ensemble = ["ensemble", "runs/x", "--address", head.address]
     said = head.rfray(*ensemble, code=2, HOME=str(tmp_path))
@@ -238,6 +239,7 @@ def test_without_the_token_or_with_another_one(head: Head, tmp_path: Path) -> No
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_another_rfray_on_the_cluster_is_named_and_does_nothing(head: Head) -> None:
     (head.laptop / "sweep.yaml").write_text(SWEEP)
     code = (

@@ -197,6 +197,7 @@ def placed(run: RunDir) -> Iterator[Placed]:
     shutil.rmtree(above)
 
 
+@pytest.mark.slow
 def test_models_that_die_come_again_as_the_server_began(placed: Placed, images: list[Path]) -> None:
     before = placed.server.predict(*images).json()
     (killed,) = placed.server.models()

@@ -131,6 +131,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[s
     return folder, in_two_processes(_everything, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SETTINGS, "micro-batches", "again"])
 def test_two_come_to_what_one_does(name: str, results: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     folder, (first, second) = results
@@ -148,6 +149,7 @@ def test_two_come_to_what_one_does(name: str, results: tuple[Path, list[dict[str
     assert len(TrialDir(folder / name).state_files()) == 1  # one checkpoint
 
 
+@pytest.mark.slow
 def test_all_judge_with_the_weights_that_are_kept(results: tuple[Path, list[dict[str, Any]]]) -> None:
     """Also the running statistics of batch normalisation, which each process gathers on its own share."""
     out, setting = TrialDir(results[0] / "batch norm"), trial(backbone="test_resnet")
@@ -156,11 +158,13 @@ def test_all_judge_with_the_weights_that_are_kept(results: tuple[Path, list[dict
     np.testing.assert_allclose(again.p_fake, stored.p_fake, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_all_fail_alike_where_the_loss_is_not_finite(results: tuple[Path, list[dict[str, Any]]]) -> None:
     first, second = results[1]
     assert first["nan"] == second["nan"]
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_one_ends_all(results: tuple[Path, list[dict[str, Any]]]) -> None:
     first, second = results[1]
     assert second["memory"] == ["out of memory in worker 1: CUDA out of memory. Tried to allocate 2 GiB", [2]]
