@@ -38,14 +38,6 @@ def read_sealed(path: Path) -> bytes:
     return data
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether a file is there, and what it was when it was sealed."""
-    try:
-        return bool(read_sealed(path))
-    except (OSError, ValueError):
-        return False
-
-
 def table_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
     """A table as sealed Parquet, with `metadata` beside its own."""
     buffer = pa.BufferOutputStream()

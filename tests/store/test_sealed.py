@@ -25,7 +25,7 @@ from rfray.stats.predictions import predictions_metadata, read_predictions, writ
 from rfray.store.files import file_digest
 from rfray.store.records import Fold, TrialStart
 from rfray.store.run_dir import RunDir, TrialDir, probe_id, read_bundle
-from rfray.store.sealed import find_array, is_sealed, table_bytes, write_array
+from rfray.store.sealed import find_array, read_sealed, table_bytes, write_array
 from rfray.store.storage import Storage
 from rfray.tuning.probing import learn_fold_heads
 from tests.object_store import bucket_here, upload
@@ -33,6 +33,14 @@ from tests.synthetic import FIRST, as_predicted, new_run, predictions, small_run
 
 WHAT_IS_SHOWN = {"leaderboard.md", "README.md", "groups.csv", "drawn.png"}
 """Files of a run that no number is made of."""
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file is there, and what it was when it was sealed."""
+    try:
+        return bool(read_sealed(path))
+    except (OSError, ValueError):
+        return False
 
 
 def flipped(file: Path, bit: int) -> None:
