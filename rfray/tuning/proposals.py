@@ -141,11 +141,15 @@ class Proposals(Listed):
         def learn_until(results_known: int, epochs_known: int) -> None:
             nonlocal results_used, epochs_used
             for one in epochs[epochs_used:epochs_known]:
+                if _number(one.name) >= len(self._starts):
+                    break
                 self._learn_epoch(one.name, one.epoch, one.best)
+                epochs_used += 1
             for result in self._results[results_used:results_known]:
+                if _number(result.id) >= len(self._starts):  # one before it was lost: so many were other ones
+                    break
                 self._learn_result(result)
-            epochs_used = max(epochs_used, min(epochs_known, len(epochs)))
-            results_used = max(results_used, min(results_known, len(self._results)))
+                results_used += 1
 
         damaged = RunError(f"a trial is missing in {self._run.trials_folder}")
         for number in range(max(max(outs, default=-1) + 1, len(self._taken_over))):

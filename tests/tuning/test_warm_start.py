@@ -361,6 +361,16 @@ def test_a_trial_taken_over_that_is_damaged_or_lost_later_is_trained_here(tmp_pa
     assert [out.result_file.exists() for out in run.trials()] == [True, False]
 
 
+def test_a_search_goes_on_where_the_result_of_its_first_trial_was_lost(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", sweep())
+    first, second = (run.trial(ended(run, number, lr, 0.6)) for number, lr in enumerate((0.1, 0.2)))
+    assert second.start().results_known == 1  # that of the first
+    first.result_file.unlink()
+    again = Proposals(run, sweep(), 1, warm_start(run, sweep(), Console(file=io.StringIO())), None)
+    assert again.more_to_come()
+    assert [out.start().trial.lr for out in run.trials()] == [0.1, 0.2]
+
+
 # what the search does with it
 
 
