@@ -136,9 +136,7 @@ def _locked(run: RunDir) -> Iterator[str]:
                 stack.enter_context(FileLock(lock_file, timeout=0))
             except Timeout:
                 by = note.read_text() if note.exists() else "another process"
-                raise RunError(
-                    f"{run.path} is in use by {by}; wait for it, or choose another folder with --run"
-                ) from None
+                raise _in_use(run.path, by) from None
             except OSError as error:
                 error.filename = str(run.path)  # the user knows nothing of the lock
                 raise
@@ -149,6 +147,10 @@ def _locked(run: RunDir) -> Iterator[str]:
         stack.callback(LOCKED.pop, run.path)
         _lock_itself(run.path)
         yield user
+
+
+def _in_use(folder: Path, by: str) -> RunError:
+    return RunError(f"{folder} is in use by {by}; wait for it, or choose another folder with --run")
 
 
 def _lock_itself(folder: Path) -> None:
@@ -163,7 +165,7 @@ def _lock_itself(folder: Path) -> None:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             by = "another process, which knows it by another path"
-            raise RunError(f"{folder} is in use by {by}; wait for it, or choose another folder with --run") from None
+            raise _in_use(folder, by) from None
         locked.add(inode)
 
 

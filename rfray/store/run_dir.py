@@ -295,7 +295,7 @@ class RunDir:
         return f"delete {self.catalog_file}, and `rfray tune` makes it again"
 
     def _digests(self) -> dict[str, list[str]]:
-        remedy = "delete it, and what it speaks of is made anew"
+        remedy = "put it back, or start anew with --fresh"
         found = find_record(self.digests_file, Digests, self.mirror, remedy=remedy)
         return found.files if found is not None else {}
 

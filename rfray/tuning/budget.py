@@ -266,10 +266,10 @@ def with_short_epochs(run: RunDir, sweep: Sweep, shares: TrialSlots) -> Sweep:
 
 
 def check_budget(file: SweepFile, shares: TrialSlots, began: float | None = None) -> None:
-    """Raises SweepError for a budget of GPUs where trials get none, and one that leaves no time for finalists.
+    """Raises SweepError for a budget of GPUs where trials get none, and one by the clock too short for a batch.
 
-    So it does where a budget by the clock leaves no time for a first batch, as far as is known: since `began` (given
-    where there is no trial yet) time has passed, and with `resources: auto` the speed was measured.
+    That is known as far as time has passed since `began` (seconds since 1970; given where there is no trial yet), and
+    with `resources: auto` the speed was measured.
     """
     search, budget = file.sweep.search, file.sweep.budget
     if budget is not None and budget.of_gpus and not all(slot.gpu for slot in shares.kinds):

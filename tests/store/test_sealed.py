@@ -446,3 +446,10 @@ def test_features_that_are_not_what_was_written_are_extracted_anew(tmp_path: Pat
     write_array(file, np.zeros((2, 3), np.float32))
     assert is_sealed(file)
     assert run.not_vouched(file) == [file]
+
+
+def test_the_top_of_the_chain_that_is_damaged_is_named_with_the_way_out(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    run.digests_file.write_text("{")
+    with pytest.raises(RunError, match=r"digests\.json is damaged: .*; put it back, or start anew with --fresh"):
+        run.not_vouched(run.sweep_file)
