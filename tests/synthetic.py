@@ -137,8 +137,9 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
 
 
 def catalog_of(**columns: Any) -> pd.DataFrame:
-    """A catalog with these columns, and 0 in the others."""
-    return pd.DataFrame({**dict.fromkeys(CATALOG, 0), **columns})
+    """A catalog with these columns, and 0 in the others; images stand alone unless `group_id` says otherwise."""
+    catalog = pd.DataFrame({**dict.fromkeys(CATALOG, 0), **columns})
+    return catalog if "group_id" in columns else catalog.assign(group_id=range(len(catalog)))
 
 
 def as_predicted(run: RunDir) -> RunDir:
@@ -153,7 +154,8 @@ def as_predicted(run: RunDir) -> RunDir:
     found = {trial: read_predictions(file) for trial, file in files.items() if file.exists()}
     images = next(iter(found.values()))
     catalog = pd.DataFrame(dict.fromkeys(CATALOG, ""), index=range(len(images.ids)))
-    catalog = catalog.assign(path=images.ids, label=images.labels, part="test", folder="train", group_id=0)
+    catalog = catalog.assign(path=images.ids, label=images.labels, part="test", folder="train")
+    catalog["group_id"] = range(len(catalog))
     run.write_catalog(catalog)
     kept = [trial for trial in found if trial.weights_file.exists()]
     for trial in kept:

@@ -12,7 +12,16 @@ import pandas as pd
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RunError, printable
 from rfray.evaluation.ensemble import PARTS, TEST_COLUMNS, WORST, robustness
-from rfray.evaluation.significance import INTERVALS, SINGLE, TESTS, Evaluated, significance, verdict
+from rfray.evaluation.significance import (
+    INTERVALS,
+    SINGLE,
+    TESTS,
+    WORDS,
+    Evaluated,
+    groups_on_test,
+    significance,
+    verdict,
+)
 from rfray.spec.sweep import MaxFpr, Sweep
 from rfray.spec.trial import PROBED, Trial
 from rfray.stats import operating_point
@@ -66,8 +75,10 @@ def column_types(sweep: Sweep) -> dict[str, str]:
         **dict.fromkeys(("threshold", *METRICS), NUMBER),
         **RESULT_COLUMNS,
         **settings,
-        **dict.fromkeys((*operating_point.POINT, *INTERVALS, *TESTS), NUMBER),
-        "tied": TEXT,
+        **dict.fromkeys(operating_point.POINT, NUMBER),
+        "n_groups": COUNT,
+        **dict.fromkeys((*INTERVALS, *TESTS), NUMBER),
+        **dict.fromkeys(WORDS, TEXT),
         "optimism": NUMBER,
     }
     if sweep.resources.price_per_hour is not None:
@@ -122,8 +133,7 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     frame = ranked(_typed(frame, types).sort_values("name", ignore_index=True), ranked_by(sweep, types))
     given = frame.loc[frame["name"].isin(tests), ["name", "kind", val_column(sweep), "threshold"]].to_numpy().tolist()
     evaluated = [Evaluated(name, kind, val, threshold, tests[name]) for name, kind, val, threshold in given]
-    groups = run.images("test")["group_id"] if run.catalog_file.exists() else None
-    sure = significance(evaluated, None if ensemble is None else ensemble.name, groups)
+    sure = significance(evaluated, None if ensemble is None else ensemble.name, groups_on_test(run))
     frame[sure.columns] = sure.reindex(frame["name"]).set_axis(frame.index)
     frame["optimism"] = frame[val_column(sweep)] - frame[sweep.search.metric]  # Efron and Tibshirani (1993), chapter 17
     if sweep.resources.price_per_hour is not None:

@@ -12,9 +12,9 @@ import pandas as pd
 from rfray.errors import InputError, RunError
 from rfray.evaluation import leaderboard
 from rfray.evaluation.leaderboard import escaped, guessing, markdown_table, val_column
-from rfray.evaluation.significance import DELONG, Evaluated, Panel, difference_text, on_same_images, outcome
+from rfray.evaluation.significance import Evaluated, Panel, difference_text, on_same_images, outcome
 from rfray.stats.intervals import bootstrap, percentile_intervals
-from rfray.stats.paired_tests import holm, mcnemar
+from rfray.stats.paired_tests import accuracy_p_values, holm
 from rfray.stats.predictions import read_predictions
 from rfray.store.csv_files import csv_text
 from rfray.store.files import clear_left_over, write_whole
@@ -22,10 +22,13 @@ from rfray.store.run_dir import RunDir
 
 READ = ("sweep.yaml", "digests.json", "catalog.parquet", "leaderboard.csv", "ensemble/*")
 """Patterns of the files of a run that are read."""
-COMPARED = {"auc": ("AUC", DELONG), "accuracy": ("accuracy", "McNemar's exact test")}
-"""What is tested -> its name and its test's."""
-TESTED = ("first", "second", "difference", "low", "high", "p", "p_corrected")
-PAIR_COLUMNS = ["first", "second", "n", "outcome", *(f"{measure}_{what}" for measure in COMPARED for what in TESTED)]
+COMPARED = {"auc": "AUC", "accuracy": "accuracy"}
+"""What is tested -> its name in a sentence."""
+TESTED = ("first", "second", "difference", "low", "high", "p", "p_corrected", "tested_by")
+PAIR_COLUMNS = [
+    *("first", "second", "n", "n_groups", "outcome"),
+    *(f"{measure}_{what}" for measure in COMPARED for what in TESTED),
+]
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,10 @@ class Comparison:
     main: list[str]
     """`run` and the columns that each leaderboard begins with."""
     tests: pd.DataFrame
-    """One row a pair of runs, `first` and `second`: of their ensembles' main votes `auc_…` (DeLong's paired test) and
-    `accuracy_…` (McNemar's exact one, at each one's own threshold): `first`, `second`, `difference` with its 95 %
-    interval `low` to `high` (of accuracy by bootstrap), `p`, and `p_corrected` by Holm's method for all pairs.
+    """One row a pair of runs, `first` and `second`: of their ensembles' main votes `auc_…` and `accuracy_…` (at each
+    one's own threshold): `first`, `second`, `difference` with its 95 % interval `low` to `high` (of accuracy by
+    bootstrap), `p`, `p_corrected` by Holm's method for all pairs, and the name of the test, `tested_by`: DeLong's and
+    McNemar's, or those for groups where images belong together (`n_groups` is less than `n`).
     `outcome` is that of the AUC: the first beats, is tied with or falls behind the second. nan where undefined."""
     warnings: list[str]
     """One on each run whose ensemble is no better than guessing."""
@@ -69,11 +73,11 @@ def compare_runs(runs: Sequence[RunDir]) -> Comparison:
         run.check_images()
     tests = [run.images("test") for run in runs]
     _check_same(names, tests)
-    (panel,) = on_same_images([_evaluated(*given) for given in zip(runs, names, tests, strict=True)])
     # what any run takes for alike is no independent evidence: the groups of the run that has the fewest
     groups = min((test["group_id"] for test in tests), key=lambda ids: ids.nunique())
+    (panel,) = on_same_images([_evaluated(*given) for given in zip(runs, names, tests, strict=True)], groups)
     column, main, table = _joined(runs, names)
-    pairs = _tests(panel, groups)
+    pairs = _tests(panel)
     found = [guessing(run, leaderboard.read_leaderboard(run)) for run in runs]
     warnings = [f"{name}: {warning}" for name, warning in zip(names, found, strict=True) if warning]
     sentences = [_sentence(pair, len(pairs)) for pair in pairs.to_dict("records")]
@@ -179,20 +183,23 @@ def _joined(runs: Sequence[RunDir], names: Sequence[str]) -> tuple[str | None, l
     return (None, main, table) if others else (column, main, leaderboard.ranked(table, column))
 
 
-def _tests(panel: Panel, groups: "pd.Series[int]") -> pd.DataFrame:
-    """`Comparison.tests` of all pairs of rows; `groups`: id of an image -> number of its group."""
+def _tests(panel: Panel) -> pd.DataFrame:
+    """`Comparison.tests` of all pairs of rows."""
+    count = len(panel.ids) if panel.groups is None else int(panel.groups.max()) + 1
     accuracies, placed = panel.right.mean(axis=1), panel.placements
-    resampled = bootstrap(panel.labels, panel.scores, panel.thresholds, panel.resample(groups))["accuracy"]
+    resampled = bootstrap(panel.labels, panel.scores, panel.thresholds, panel.resample())["accuracy"]
     rows: list[dict[str, Any]] = []
     for one, other in combinations(range(len(panel.names)), 2):
         ends = percentile_intervals((resampled[one] - resampled[other])[None])[0]
-        found = {"accuracy": (accuracies, ends, mcnemar(panel.right[[one]], panel.right[other])[0])}
+        p_value = accuracy_p_values(panel.right[[one]], panel.right[other], panel.groups)[0]
+        found = {"accuracy": (accuracies, ends, p_value)}
         if placed is not None:
             differences = placed.minus(other)
             found["auc"] = placed.aucs, differences.intervals[one], differences.p_values[one]
-        row = {"first": panel.names[one], "second": panel.names[other], "n": len(panel.labels)}
+        row = {"first": panel.names[one], "second": panel.names[other], "n": len(panel.labels), "n_groups": count}
         for measure, (values, (low, high), p) in found.items():
             figures = (values[one], values[other], values[one] - values[other], low, high, p)
+            row[f"{measure}_tested_by"] = panel.tests[measure]
             row |= {f"{measure}_{what}": value for what, value in zip(TESTED, figures, strict=False)}
         rows.append(row)
     pairs = pd.DataFrame(rows, columns=PAIR_COLUMNS)
@@ -203,8 +210,8 @@ def _tests(panel: Panel, groups: "pd.Series[int]") -> pd.DataFrame:
 
 def _sentence(pair: Mapping[Any, Any], pairs: int) -> str:
     does, texts = [], []
-    for measure, (name, test) in COMPARED.items():
-        first, second, difference, *ends, p, corrected = (pair[f"{measure}_{what}"] for what in TESTED)
+    for measure, name in COMPARED.items():
+        first, second, difference, *ends, p, corrected, test = (pair[f"{measure}_{what}"] for what in TESTED)
         if not np.isnan(p):
             does.append(outcome(difference, p, corrected))
             of_all = f"{pairs} pairs" if pairs > 1 else ""

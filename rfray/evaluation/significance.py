@@ -2,6 +2,9 @@
 
 Rows are compared on the images that the ensemble, or where there is none the best single model, has predicted.
 Predictions that were made before the test folder changed are on other images: they get intervals, but no test.
+
+Where images belong together (`group_id` of the catalog: look-alikes, an identity, a subfolder that is kept whole),
+whole groups are the evidence: in the intervals, in the tests and in the bootstrap.
 """
 
 from collections.abc import Sequence, Set
@@ -13,24 +16,34 @@ import numpy as np
 import pandas as pd
 
 from rfray.errors import RunError
-from rfray.stats.intervals import bootstrap, percentile_intervals, resample, wilson
-from rfray.stats.paired_tests import LEVEL, Placements, holm, mcnemar, placements
+from rfray.stats.clusters import groups_of_images, share_intervals
+from rfray.stats.intervals import bootstrap, percentile_intervals, resample
+from rfray.stats.paired_tests import LEVEL, Placements, accuracy_p_values, holm, placements
 from rfray.stats.predictions import Predictions, positions, read_predictions
 from rfray.store.run_dir import RunDir
 
 BOOTSTRAPPED = 100
 """Models whose intervals are bootstrapped: the best by their val score. Every ensemble's are. Measured: all intervals
 and tests of 100 rows of 10,000 images take 0.8 s on two cores."""
-DELONG = "DeLong's paired test"
+PAIRED = {"auc": "DeLong's paired test", "accuracy": "McNemar's exact test"}
+"""What is tested -> the name of its test where all images stand alone."""
+CLUSTERED = {
+    "auc": "DeLong's paired test for groups (Obuchowski 1997)",
+    "accuracy": "the exact sign-flip test of groups (Obuchowski 1998)",
+}
+"""The same where images belong together."""
 
 SINGLE = ("model", "probe")
 """The kinds of rows that may be the best single model; a fold's val score is on other images."""
 MEASURED = ("accuracy", "precision", "recall", "auc")
 INTERVALS = [f"{measure}{way}_{end}" for way in ("", "_boot") for measure in MEASURED for end in ("low", "high")]
-"""95 % intervals: Wilson's, of the AUC DeLong's on the logit scale; then those of the bootstrap."""
+"""95 % intervals: Wilson's, of the AUC DeLong's on the logit scale; then those of the bootstrap. With groups
+Wilson's of the effective number of images, and DeLong's as by Obuchowski (1997)."""
 TESTS = [f"{measure}_p_{reference}" for reference in ("best", "ensemble") for measure in ("auc", "accuracy")]
-"""p of DeLong's (AUC) and McNemar's (accuracy) test against the best single model and against the ensemble, each
-corrected by Holm's method for all rows."""
+"""p of the test of PAIRED, or CLUSTERED, against the best single model and against the ensemble, each corrected by
+Holm's method for all rows."""
+WORDS = ["tested_by", "tied"]
+"""Columns of text: the names of the tests of AUC and accuracy, and whether a row is tied with the best."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,8 @@ class Panel:
     """(k, n) float64: p_fake."""
     thresholds: np.ndarray
     """(k,) float64."""
+    groups: np.ndarray | None = None
+    """(n,) int: the number of each image's group, from 0; None where all images stand alone."""
 
     @property
     def right(self) -> np.ndarray:
@@ -71,45 +86,57 @@ class Panel:
     @cached_property
     def placements(self) -> Placements | None:
         """What the AUCs are means of; None where a class is missing."""
-        return placements(self.labels, self.scores) if 0 < self.labels.sum() < len(self.labels) else None
+        if not 0 < self.labels.sum() < len(self.labels):
+            return None
+        return placements(self.labels, self.scores, groups=self.groups)
 
-    def resample(self, groups: "pd.Series[int] | None") -> np.ndarray:
-        """(b, n) uint8: how often each image is in each resample; `groups`: id -> its group, where one is known."""
-        known = np.full(len(self.ids), -1) if groups is None else pd.factorize(groups.reindex(self.ids))[0]
-        numbers = np.where(known < 0, len(known) + np.arange(len(known)), known)
-        return resample(self.labels, numbers if len(np.unique(numbers)) < len(known) else None)
+    @property
+    def tests(self) -> dict[str, str]:
+        """auc and accuracy -> the name of the paired test of it."""
+        return PAIRED if self.groups is None else CLUSTERED
+
+    def resample(self) -> np.ndarray:
+        """(b, n) uint8: how often each image is in each resample."""
+        return resample(self.labels, self.groups)
 
 
 def significance(rows: Sequence[Evaluated], ensemble: str | None, groups: "pd.Series[int] | None") -> pd.DataFrame:
-    """INTERVALS, TESTS and `tied` of each row, indexed by name; nan (of `tied` "") where one is undefined.
+    """`n_groups`, INTERVALS, TESTS and WORDS of each row, indexed by name; nan (of WORDS "") where one is undefined.
+
+    `n_groups`: into how many groups its test images fall, that is how many there are where all stand alone.
 
     `tied`: yes for the row with the highest AUC and those from which DeLong's test, corrected by Holm's method for all
     rows, does not tell it apart; else no. The `rows` come best val score first; `ensemble` is the name of the main
-    vote; where two images share one of the `groups` (id of an image -> number), the bootstrap draws whole groups.
+    vote; `groups`: id of an image -> number of its group, where one is known.
     Raises RunError where rows disagree on a label.
     """
     left_out = {row.name for row in [row for row in rows if row.kind != "ensemble"][BOOTSTRAPPED:]}
-    panels = on_same_images(rows)
+    panels = on_same_images(rows, groups)
     main = [panel for panel in panels if ensemble in panel.names] or [panel for panel in panels if panel.best]
     tables = [
         pd.DataFrame(
-            _intervals(panel, left_out, groups) | (_tests(panel, ensemble) if panel in main[:1] else {}),
+            _intervals(panel, left_out) | (_tests(panel, ensemble) if panel in main[:1] else {}),
             index=panel.names,
         )
         for panel in panels
     ]
-    numbers = [*INTERVALS, *TESTS]
+    numbers = ["n_groups", *INTERVALS, *TESTS]
     table = pd.concat(tables) if tables else pd.DataFrame()
-    table = table.reindex(index=[row.name for row in rows], columns=[*numbers, "tied"])
-    return table.astype(dict.fromkeys(numbers, float)).fillna({"tied": ""})
+    table = table.reindex(index=[row.name for row in rows], columns=[*numbers, *WORDS])
+    return table.astype(dict.fromkeys(numbers, float)).fillna(dict.fromkeys(WORDS, ""))
+
+
+def groups_on_test(run: RunDir) -> "pd.Series[int] | None":
+    """Id of each test image of a run -> number of its group; None where the run has no catalog."""
+    return run.images("test")["group_id"] if run.catalog_file.exists() else None
 
 
 def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
     """A sentence that says whether the ensemble beats the best single model on test, and how sure that is.
 
-    `frame` is the run's leaderboard. Decided by DeLong's test, corrected by Holm's method for all rows; the p of this
-    one comparison stands beside it. None where there is no ensemble, no model to compare it with, only one class, or
-    the predictions are gone.
+    `frame` is the run's leaderboard. Decided by the paired test of the AUC, corrected by Holm's method for all rows;
+    the p of this one comparison stands beside it. None where there is no ensemble, no model to compare it with, only
+    one class, or the predictions are gone.
     """
     ensemble = run.ensemble()
     if ensemble is None:
@@ -120,7 +147,7 @@ def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
         if not all(file.exists() for file in files):
             return None
         both = [Evaluated(file.name, "model", np.nan, ensemble.threshold, read_predictions(file)) for file in files]
-        panels = on_same_images(both)
+        panels = on_same_images(both, groups_on_test(run))
         if len(panels) > 1:  # predictions of the model that were made before the test folder changed
             continue
         placed = panels[0].placements
@@ -130,7 +157,7 @@ def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
         p = difference.p_values[0]
         corrected = frame.set_index("name")["auc_p_best"].get(ensemble.name, np.nan)
         found = (*placed.aucs, *difference.intervals[0], p, corrected)
-        text = difference_text(found, DELONG, "rows" if corrected > p else "")
+        text = difference_text(found, panels[0].tests["auc"], "rows" if corrected > p else "")
         images, does = len(both[0].test), outcome(difference.values[0], p, corrected)
         return f"On {images:,} test images the ensemble {does} the best single model, {name}: AUC {text}."
     return None
@@ -154,8 +181,11 @@ def difference_text(found: Sequence[float], test: str, others: str) -> str:
     )
 
 
-def on_same_images(rows: Sequence[Evaluated]) -> list[Panel]:
-    """One panel for all rows of the same images, none for rows without any. Raises RunError where labels differ."""
+def on_same_images(rows: Sequence[Evaluated], groups: "pd.Series[int] | None" = None) -> list[Panel]:
+    """One panel for all rows of the same images, none for rows without any. `groups` as for `significance`.
+
+    Raises RunError where labels differ.
+    """
     panels, left = [], [row for row in rows if len(row.test)]
     while left:
         first = left[0].test
@@ -171,34 +201,36 @@ def on_same_images(rows: Sequence[Evaluated]) -> list[Panel]:
         scores = np.array([row.test.p_fake[order] for row, order in alike])
         thresholds = np.array([row.threshold for row, _ in alike])
         best = next((row.name for row, _ in alike if row.kind in SINGLE and not np.isnan(row.val)), None)
-        panels.append(Panel([row.name for row, _ in alike], best, first.ids, first.labels, scores, thresholds))
+        names, numbers = [row.name for row, _ in alike], groups_of_images(first.ids, groups)
+        panels.append(Panel(names, best, first.ids, first.labels, scores, thresholds, numbers))
         left = [row for row, order in placed if order is None]
     return panels
 
 
-def _intervals(panel: Panel, left_out: Set[str], groups: "pd.Series[int] | None") -> dict[str, np.ndarray]:
-    """Column of INTERVALS -> (k,) float64; nan in those of the bootstrap for the names in `left_out`."""
+def _intervals(panel: Panel, left_out: Set[str]) -> dict[str, np.ndarray]:
+    """`n_groups` and column of INTERVALS -> (k,); nan in those of the bootstrap for the names in `left_out`."""
     is_fake, right = panel.labels == 1, panel.right
-    true_positives, true_negatives = right[:, is_fake].sum(axis=1), right[:, ~is_fake].sum(axis=1)
-    fakes, n = int(is_fake.sum()), len(is_fake)
+    called, everything = right == is_fake, np.ones_like(right)
     found = {
-        "accuracy": wilson(right.sum(axis=1), n),
-        "precision": wilson(true_positives, true_positives + (n - fakes) - true_negatives),
-        "recall": wilson(true_positives, fakes),
+        "accuracy": share_intervals(right, everything, panel.groups),
+        "precision": share_intervals(right & is_fake, called, panel.groups),
+        "recall": share_intervals(right & is_fake, everything & is_fake, panel.groups),
     }
     if panel.placements is not None:
         found["auc"] = panel.placements.intervals
     chosen = np.array([name not in left_out for name in panel.names])
-    values = bootstrap(panel.labels, panel.scores[chosen], panel.thresholds[chosen], panel.resample(groups))
+    values = bootstrap(panel.labels, panel.scores[chosen], panel.thresholds[chosen], panel.resample())
     for measure in MEASURED:
         found[f"{measure}_boot"] = np.full((len(chosen), 2), np.nan)
         found[f"{measure}_boot"][chosen] = percentile_intervals(values[measure])
-    return {f"{name}_{end}": ends[:, at] for name, ends in found.items() for at, end in enumerate(("low", "high"))}
+    count = len(panel.ids) if panel.groups is None else int(panel.groups.max()) + 1
+    ends = {f"{name}_{end}": each[:, at] for name, each in found.items() for at, end in enumerate(("low", "high"))}
+    return {"n_groups": np.full(len(chosen), count), **ends}
 
 
 def _tests(panel: Panel, ensemble: str | None) -> dict[str, np.ndarray]:
-    """Column of TESTS, and `tied` -> (k,) float64 or text."""
-    columns: dict[str, np.ndarray] = {}
+    """Column of TESTS, and WORDS -> (k,) float64 or text."""
+    columns = {"tested_by": np.full(len(panel.names), "; ".join(panel.tests.values()), dtype=object)}
     placed = panel.placements
 
     def corrected(p_values: np.ndarray, reference: int) -> np.ndarray:
@@ -208,7 +240,9 @@ def _tests(panel: Panel, ensemble: str | None) -> dict[str, np.ndarray]:
     for which, name in (("best", panel.best), ("ensemble", ensemble)):
         if name in panel.names:
             reference = panel.names.index(name)
-            columns[f"accuracy_p_{which}"] = corrected(mcnemar(panel.right, panel.right[reference]), reference)
+            columns[f"accuracy_p_{which}"] = corrected(
+                accuracy_p_values(panel.right, panel.right[reference], panel.groups), reference
+            )
             if placed is not None:
                 columns[f"auc_p_{which}"] = corrected(placed.minus(reference).p_values, reference)
     if placed is not None:

@@ -28,32 +28,33 @@ POINTS = 101
 """Evenly spaced points at which the band of a curve is computed: one every percent."""
 
 
-def wilson(hits: ArrayLike, n: ArrayLike) -> np.ndarray:
+def wilson(hits: ArrayLike, n: ArrayLike, errors: ArrayLike = Z) -> np.ndarray:
     """Score interval of the share `hits` / `n` of independent images (Wilson 1927): (..., 2) float64 in [0, 1].
 
-    `hits` (...) and `n` (...) are numbers of images; nan where `n` is 0. Written out, as scipy's `binomtest` takes one
-    share at a time and a hundred times as long.
+    `hits` (...) and `n` (...) are numbers of images; nan where `n` is 0. `errors` (...): so many standard errors reach
+    from the middle to an end. Written out, as scipy's `binomtest` takes one share at a time and far longer.
     """
-    hits, n = np.asarray(hits), np.asarray(n)
+    hits, n, z = np.asarray(hits), np.asarray(n), np.asarray(errors)
     with np.errstate(invalid="ignore"):  # 0 / 0: no image
-        centre = (hits + Z**2 / 2) / (n + Z**2)
-        reach = Z / (n + Z**2) * np.sqrt(hits * (n - hits) / n + Z**2 / 4)
+        centre = (hits + z**2 / 2) / (n + z**2)
+        reach = z / (n + z**2) * np.sqrt(np.maximum(hits * (n - hits) / n, 0) + z**2 / 4)  # 0: rounded below
     return np.asarray(np.clip(np.stack([centre - reach, centre + reach], axis=-1), 0, 1))
 
 
-def auc_interval(auc: float, variance: float, pairs: int) -> tuple[float, float]:
+def auc_interval(auc: float, variance: float, pairs: int, errors: float = Z) -> tuple[float, float]:
     """Interval of an AUC in [0, 1] from its variance (>= 0), on the logit scale: low and high, in [0, 1].
 
-    The logit scale stays within [0, 1] and covers better near 1 than the plain one (Pepe 2003, section 5.2). Where the
-    variance is 0 (at an AUC of 1, for example) that gives no interval. Then it is the exact binomial one (Clopper and
-    Pearson 1934) of as many independent pairs as the smaller class has images, which is wider than it has to be.
+    The logit scale stays within [0, 1] and covers better near 1 than the plain one (Pepe 2003, section 5.2). So many
+    standard `errors` reach from the middle to an end. Where the variance is 0 (at an AUC of 1, for example) that gives
+    no interval. Then it is the exact binomial one (Clopper and Pearson 1934) of as many independent pairs as the
+    smaller class has images, or groups of them, which is wider than it has to be.
     """
     if variance <= 0 or not 0 < auc < 1:
         right, wrong = pairs * auc, pairs * (1 - auc)
         low = float(special.betaincinv(right, wrong + 1, TAIL)) if right > 0 else 0.0
         return low, float(special.betaincinv(right + 1, wrong, 1 - TAIL)) if wrong > 0 else 1.0
     centre = np.log(auc / (1 - auc))
-    reach = Z * np.sqrt(variance) / (auc * (1 - auc))
+    reach = errors * np.sqrt(variance) / (auc * (1 - auc))
     return float(1 / (1 + np.exp(reach - centre))), float(1 / (1 + np.exp(-centre - reach)))
 
 

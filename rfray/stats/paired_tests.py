@@ -2,10 +2,15 @@
 
 DeLong, DeLong and Clarke-Pearson (1988): an AUC is the mean of the *placements* of the fake images (the share of real
 images with a lower score), and its variance follows from how the placements of both classes vary. Computed from ranks
-in O(n log n), as by Sun and Xu (2014). All tests take the images for independent of each other.
+in O(n log n), as by Sun and Xu (2014).
+
+Where images belong together, variances are those of Obuchowski (1997, Biometrics 53:567), in which whole groups are
+what single images are to DeLong: they vary by the sums of their placements, and a group with both classes has a
+covariance, too. Where each group is one image both are the same.
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +18,7 @@ from functools import cached_property
 import numpy as np
 from scipy import special
 
+from rfray.stats.clusters import flip_signs, standard_errors, sums_by_group
 from rfray.stats.intervals import Z, auc_interval
 
 LEVEL = 0.05
@@ -43,11 +49,26 @@ class Placements:
     """(k, r) float64 in [0, 1]: of each real image the share of fake images with a higher score; ties count half."""
     fake: np.ndarray
     """(k, f) float64 in [0, 1]: of each fake image the share of real images with a lower score; ties count half."""
+    groups: tuple[np.ndarray, np.ndarray] | None = None
+    """(r,) and (f,) int: the number of the group of each real and each fake image; None: each stands alone."""
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many independent pieces of evidence the real and the fake images are: images, or groups of them."""
+        if self.groups is None:
+            return self.real.shape[1], self.fake.shape[1]
+        real, fake = (len(np.unique(each)) for each in self.groups)
+        return real, fake
 
     @property
     def pairs(self) -> int:
-        """Images of the smaller class."""
-        return int(min(self.real.shape[1], self.fake.shape[1]))
+        """Images, or groups, of the smaller class."""
+        return min(self.counts)
+
+    @cached_property
+    def errors(self) -> float:
+        """So many standard errors are half of a 95 % interval."""
+        return Z if self.groups is None else float(standard_errors(self.pairs))
 
     @cached_property
     def aucs(self) -> np.ndarray:
@@ -55,16 +76,49 @@ class Placements:
         return np.asarray(self.fake.mean(axis=1))
 
     @cached_property
+    def parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the AUCs vary by, of the real and of the fake: placements, or (k, g) how far each group's sum is off.
+
+        That is the sum of the placements of the class's images in each group, minus as many times their mean.
+        """
+        if self.groups is None:
+            return self.real, self.fake
+        count = 1 + max(int(each.max()) for each in self.groups)
+        centred = (each - each.mean(axis=1, keepdims=True) for each in (self.real, self.fake))
+        real, fake = (sums_by_group(each, of, count) for each, of in zip(centred, self.groups, strict=True))
+        return real, fake
+
+    @cached_property
     def variances(self) -> np.ndarray:
-        """(k,) float64: DeLong's variance of each AUC; the greatest possible of a class with one image."""
-        real, fake = (_variance_of_mean(each, each[:, 0] * (1 - each[:, 0])) for each in (self.real, self.fake))
-        return np.asarray(real + fake)
+        """(k,) float64: the variance of each AUC; the greatest possible of a class with one image or group."""
+        means = (each.mean(axis=1) for each in (self.real, self.fake))
+        return self.variances_of(self.parts, [mean * (1 - mean) for mean in means])
 
     @cached_property
     def intervals(self) -> np.ndarray:
         """(k, 2) float64: the 95 % interval of each AUC, as by `auc_interval`."""
         pairs = zip(self.aucs.tolist(), self.variances.tolist(), strict=True)
-        return np.array([auc_interval(auc, variance, self.pairs) for auc, variance in pairs])
+        return np.array([auc_interval(auc, variance, self.pairs, self.errors) for auc, variance in pairs])
+
+    def variances_of(self, parts: Sequence[np.ndarray], of_one: Sequence[np.ndarray]) -> np.ndarray:
+        """(k,) float64: the variances of sums of AUCs from the same sums of their `parts`.
+
+        `of_one`, (k,) for real and fake each, stands for the part of a class that has one image, or group, only.
+        """
+        found = np.zeros(len(parts[0]))
+        sizes = self.real.shape[1], self.fake.shape[1]
+        for each, images, count, one in zip(parts, sizes, self.counts, of_one, strict=True):
+            if count == 1:
+                found += one
+            elif self.groups is None:
+                found += each.var(axis=1, ddof=1) / images
+            else:
+                found += np.einsum("kg,kg->k", each, each) * (count / (count - 1) / images**2)
+        if self.groups is not None:
+            count = len(np.unique(np.concatenate(self.groups)))
+            if count > 1:
+                found += np.einsum("kg,kg->k", *parts) * (2 * count / (count - 1) / (sizes[0] * sizes[1]))
+        return found
 
     def minus(self, reference: int) -> AucDifferences:
         """The rows' AUCs, each minus that of row `reference`.
@@ -73,12 +127,13 @@ class Placements:
         is that of the sign test of as many independent pairs as the difference amounts to, and the interval the exact
         one of `auc_interval`.
         """
-        differences = (each - each[reference] for each in (self.real, self.fake))
-        real, fake = (_variance_of_mean(each, np.where(each[:, 0] == 0, 0, np.nan)) for each in differences)
-        values, variances = self.aucs - self.aucs[reference], np.asarray(real + fake)
-        size, reach = np.abs(values), Z * np.sqrt(variances)
+        differences = [each - each[reference] for each in self.parts]
+        apart = ((each != each[reference]).any(axis=1) for each in (self.real, self.fake))
+        variances = self.variances_of(differences, [np.where(one, np.nan, 0) for one in apart])
+        values = self.aucs - self.aucs[reference]
+        size, reach = np.abs(values), self.errors * np.sqrt(variances)
         with np.errstate(divide="ignore", invalid="ignore"):
-            by_delong = 2 * special.ndtr(-size / np.sqrt(variances))
+            by_delong = 2 * self.tail(size / np.sqrt(variances))
         by_sign = np.minimum(1, 2 * 0.5 ** (size * self.pairs))
         intervals = np.stack([np.maximum(values - reach, -1), np.minimum(values + reach, 1)], axis=1)
         for row in np.flatnonzero((variances <= NOISE) & (values != 0)):
@@ -86,13 +141,22 @@ class Placements:
             intervals[row] = (low, high) if values[row] > 0 else (-high, -low)
         return AucDifferences(values, variances, np.where(variances <= NOISE, by_sign, by_delong), intervals)
 
+    def tail(self, errors: np.ndarray) -> np.ndarray:
+        """Probability that a difference comes out so many standard errors above what it is; as `errors`."""
+        if self.groups is None:
+            return np.asarray(special.ndtr(-errors))
+        return np.asarray(special.stdtr(max(self.pairs - 1, 1), -errors))
 
-def placements(labels: np.ndarray, scores: np.ndarray, strata: np.ndarray | None = None) -> Placements:
+
+def placements(
+    labels: np.ndarray, scores: np.ndarray, strata: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> Placements:
     """The placements of all images, `labels` (n,) 0 real, 1 fake, by each row of `scores` (k, n), higher for fake.
 
     With `strata` (n,) only images of the same stratum are compared, as the scores of different folds come from
     different models, and those of a stratum without both classes are left out. The variance is then taken over all
-    placements, which assumes that the strata are alike. Raises ValueError where no stratum has images of both classes.
+    placements, which assumes that the strata are alike. Images with the same number in `groups` (n,) int belong
+    together. Raises ValueError where no stratum has images of both classes.
     """
     strata = np.zeros(len(labels)) if strata is None else strata
     parts = [np.flatnonzero(strata == one) for one in np.unique(strata)]
@@ -107,7 +171,23 @@ def placements(labels: np.ndarray, scores: np.ndarray, strata: np.ndarray | None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(fill, range(len(scores))))
-    return Placements(*(found.take(used[labels[used] == label], axis=1) for label in (0, 1)))
+    real, fake = (used[labels[used] == label] for label in (0, 1))
+    numbers = None if groups is None else np.unique(groups[used], return_inverse=True)[1]
+    if numbers is None or numbers.max() + 1 == len(used):
+        return Placements(found.take(real, axis=1), found.take(fake, axis=1))
+    by_image = np.zeros(len(labels), int)
+    by_image[used] = numbers
+    return Placements(found.take(real, axis=1), found.take(fake, axis=1), (by_image[real], by_image[fake]))
+
+
+def accuracy_p_values(right: np.ndarray, reference: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """(k,) float64: two-sided p of each of k rows being right as often as one: `mcnemar`, or with groups `flip_signs`.
+
+    `right` (k, n) and `reference` (n,) bool as for `mcnemar`, `groups` (n,) int numbers from 0.
+    """
+    if groups is None:
+        return mcnemar(right, reference)
+    return flip_signs(sums_by_group(right.astype(float) - reference, groups, int(groups.max()) + 1))
 
 
 def mcnemar(right: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -165,8 +245,3 @@ def _placements_of(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     found = np.empty(len(scores))
     found[order] = np.where(is_fake, reals_below / (len(scores) - fakes[-1]), 1 - fakes_below / fakes[-1])
     return found
-
-
-def _variance_of_mean(values: np.ndarray, of_one: np.ndarray) -> np.ndarray:
-    """(k,) float64: variance of the mean of each row of (k, m) `values`; `of_one` where m is 1."""
-    return of_one if values.shape[1] == 1 else values.var(axis=1, ddof=1) / values.shape[1]

@@ -19,7 +19,7 @@ from rfray.evaluation.leaderboard import (
     waiting,
     write_leaderboard,
 )
-from rfray.evaluation.significance import TESTS, Evaluated, significance
+from rfray.evaluation.significance import INTERVALS, TESTS, WORDS, Evaluated, significance
 from rfray.spec.sweep import MaxFpr
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.intervals import wilson
@@ -66,11 +66,12 @@ def test_columns_in_the_order_of_the_contract(run):
         *("average_precision", "balanced_accuracy", "best_epoch", "epochs", "seconds", "wait_share"),
         *("pretrained", "image_size", "batch_size"),
         *("fpr", "fpr_low", "fpr_high", "fpr_val", "unsure_share", "unsure_error", "temperature", "ece", "brier"),
-        *("accuracy_low", "accuracy_high", "precision_low", "precision_high"),
+        *("n_groups", "accuracy_low", "accuracy_high", "precision_low", "precision_high"),
         *("recall_low", "recall_high", "auc_low", "auc_high"),
         *("accuracy_boot_low", "accuracy_boot_high", "precision_boot_low", "precision_boot_high"),
         *("recall_boot_low", "recall_boot_high", "auc_boot_low", "auc_boot_high"),
-        *("auc_p_best", "accuracy_p_best", "auc_p_ensemble", "accuracy_p_ensemble", "tied", "optimism"),
+        *("auc_p_best", "accuracy_p_best", "auc_p_ensemble", "accuracy_p_ensemble"),
+        *("tested_by", "tied", "optimism"),
     ]
 
 
@@ -120,14 +121,21 @@ def test_how_sure_the_numbers_are(run):
     assert frame["optimism"].tolist() == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
-def test_images_that_belong_together_are_drawn_together(run):
+def test_images_that_belong_together_are_one_piece_of_evidence(run):
     independent = build_leaderboard(run)
     report = catalog_of(path=predictions(FIRST).ids, part="test", group_id=[7, 7, 8, 9, 9, 5])
     elsewhere = catalog_of(path=["real/0.jpg", "real/9.jpg"], part="train", group_id=[0, 1])
     run.write_catalog(pd.concat([elsewhere, report]))
     together = build_leaderboard(run)
-    clustered = [column for column in together if "_boot_" in column]
-    pd.testing.assert_frame_equal(together.drop(columns=clustered), independent.drop(columns=clustered))
+    clustered = ["n_groups", *INTERVALS]
+    others = [column for column in together if column not in [*clustered, *TESTS, *WORDS]]
+    pd.testing.assert_frame_equal(together[others], independent[others])
+    predicted = together[together["n"].notna() & (together["kind"] != "baseline")]
+    assert set(predicted["n_groups"]) == {4}
+    assert set(predicted["tested_by"]) == {
+        "DeLong's paired test for groups (Obuchowski 1997); the exact sign-flip test of groups (Obuchowski 1998)"
+    }
+    assert set(independent["tested_by"]) == {"DeLong's paired test; McNemar's exact test", ""}
     groups = report.set_index("path")["group_id"]
     expected = significance([Evaluated("001", "model", 0.9, 0.5, predictions(FIRST))], None, groups)
     row = together[together["name"] == "001"][clustered].iloc[0]

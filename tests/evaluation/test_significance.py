@@ -8,7 +8,7 @@ from rfray.errors import RunError
 from rfray.evaluation import significance as module
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import build_leaderboard
-from rfray.evaluation.significance import INTERVALS, TESTS, Evaluated, verdict
+from rfray.evaluation.significance import INTERVALS, TESTS, WORDS, Evaluated, verdict
 from rfray.stats.intervals import bootstrap, percentile_intervals, resample, wilson
 from rfray.stats.paired_tests import placements
 from rfray.stats.predictions import Predictions, write_predictions
@@ -39,7 +39,7 @@ def sample(random, gap, n=200):
 def test_columns_in_order():
     table = significance(three(), "ensemble")
     assert table.index.tolist() == ["ensemble", "a", "b"]
-    assert list(table.columns) == [*INTERVALS, *TESTS, "tied"]
+    assert list(table.columns) == ["n_groups", *INTERVALS, *TESTS, *WORDS]
     assert INTERVALS[:2] + INTERVALS[6:10] == [
         *("accuracy_low", "accuracy_high", "auc_low", "auc_high", "accuracy_boot_low", "accuracy_boot_high")
     ]
@@ -138,7 +138,9 @@ def test_a_contradiction_is_an_error():
 def test_one_class():
     table = significance([row("a", [0.1, 0.2, 0.6], [0, 0, 0]), row("b", [0.1, 0.2, 0.3], [0, 0, 0])], None)
     defined = [column for column in table.columns if table[column].notna().all() and (table[column] != "").all()]
-    assert defined == ["accuracy_low", "accuracy_high", "accuracy_boot_low", "accuracy_boot_high"]
+    assert defined == [
+        *("n_groups", "accuracy_low", "accuracy_high", "accuracy_boot_low", "accuracy_boot_high", "tested_by")
+    ]
     assert table.loc["b", "accuracy_p_best"] == 1
     assert table["tied"].tolist() == ["", ""]
 
@@ -149,7 +151,7 @@ def test_one_row_or_none():
     assert table.loc["a", TESTS].isna().all()
     assert table.loc["a", "tied"] == "yes"
     empty = significance([], None)
-    assert (len(empty), list(empty.columns)) == (0, [*INTERVALS, *TESTS, "tied"])
+    assert (len(empty), list(empty.columns)) == (0, ["n_groups", *INTERVALS, *TESTS, *WORDS])
     assert significance([row("a", [], [])], None)["tied"].tolist() == [""]
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, t
 from sklearn.metrics import roc_auc_score
 
-from rfray.stats.paired_tests import clearly_worse, holm, improves_auc, mcnemar, placements
+from rfray.stats.paired_tests import accuracy_p_values, clearly_worse, holm, improves_auc, mcnemar, placements
 from tests.synthetic import FIRST, SECOND
 from tests.synthetic import LABELS as SIX
 
@@ -75,6 +75,117 @@ def test_variances_are_the_brute_force_ones():
     for reference in (0, 3):
         expected = np.diag(covariance) + covariance[reference, reference] - 2 * covariance[:, reference]
         assert placed.minus(reference).variances == pytest.approx(expected, abs=1e-15)
+
+
+def obuchowski(labels, scores, groups):
+    """AUCs and covariance as Obuchowski (1997) writes them, cluster by cluster."""
+    real, fake = scores[:, labels == 0], scores[:, labels == 1]
+    of_real, of_fake = groups[labels == 0], groups[labels == 1]
+    wins = (fake[:, :, None] > real[:, None]) + 0.5 * (fake[:, :, None] == real[:, None])
+    aucs, fakes, reals = wins.mean(axis=(1, 2)), fake.shape[1], real.shape[1]
+    clusters, with_fakes, with_reals = (len(np.unique(each)) for each in (groups, of_fake, of_real))
+    by_fake, by_real, by_both = (np.zeros((len(scores), len(scores))) for _ in range(3))
+    for one in np.unique(groups):
+        of_fakes = wins.mean(axis=2)[:, of_fake == one].sum(axis=1) - (of_fake == one).sum() * aucs
+        of_reals = wins.mean(axis=1)[:, of_real == one].sum(axis=1) - (of_real == one).sum() * aucs
+        by_fake += np.outer(of_fakes, of_fakes) * with_fakes / (with_fakes - 1) / fakes
+        by_real += np.outer(of_reals, of_reals) * with_reals / (with_reals - 1) / reals
+        by_both += np.outer(of_fakes, of_reals) * clusters / (clusters - 1)
+    return aucs, by_fake / fakes + by_real / reals + (by_both + by_both.T) / (fakes * reals)
+
+
+def test_groups_by_hand():
+    # the first fake and the first real image belong together, the two other fakes, and the two other reals
+    found = placements(LABELS, SCORES[None], groups=np.array([4, 1, 1, 4, 9, 9]))
+    # in 18ths from 13: fakes -7 and 2 + 5 in two groups, reals 5 and -1 - 4 in two, -7 x 5 in one of three
+    assert found.variances == pytest.approx([(2 / 1 * 98 + 2 / 1 * 50 + 3 / 2 * 2 * -35) / 324 / 9])
+    assert (found.counts, found.pairs) == ((2, 2), 2)
+    # as above, with 12.7062 standard errors: Student's t with one degree of freedom
+    reach = 12.7062 * np.sqrt(191 / 2916) / (13 / 18 * 5 / 18)
+    ends = [1 / (1 + np.exp(-(0.955511 + sign * reach))) for sign in (-1, 1)]
+    assert found.intervals[0] == pytest.approx(ends, abs=1e-5)
+
+
+def test_variances_of_groups_are_obuchowskis():
+    random = np.random.default_rng(4)
+    labels, groups = (random.random(90) < 0.4).astype(int), random.integers(0, 25, 90) * 3
+    scores = np.round(random.normal(size=(4, 90)) + labels + random.normal(size=100)[groups], 1)
+    placed, (aucs, covariance) = placements(labels, scores, groups=groups), obuchowski(labels, scores, groups)
+    assert placed.aucs == pytest.approx(aucs)
+    assert placed.variances == pytest.approx(np.diag(covariance))
+    found = placed.minus(2)
+    expected = np.diag(covariance) + covariance[2, 2] - 2 * covariance[:, 2]
+    assert found.variances == pytest.approx(expected, abs=1e-15)
+    ratio = np.abs(found.values[0]) / np.sqrt(expected[0])
+    assert found.p_values[0] == pytest.approx(2 * t.sf(ratio, placed.pairs - 1))
+
+
+def test_groups_of_one_image_are_no_groups():
+    random = np.random.default_rng(5)
+    labels = np.repeat([0, 1], [30, 20])
+    scores = random.normal(size=(3, 50)) + labels
+    plain, alone = placements(labels, scores), placements(labels, scores, groups=random.permutation(50))
+    assert alone.intervals.tolist() == plain.intervals.tolist()
+    assert alone.minus(1).p_values.tolist() == plain.minus(1).p_values.tolist()
+    # and so says the formula as it is written
+    assert obuchowski(labels, scores, np.arange(50))[1] == pytest.approx(brute_force(labels, scores)[1])
+
+
+def test_copies_of_all_images_add_nothing():
+    random = np.random.default_rng(6)
+    labels = np.repeat([0, 1], [30, 20])
+    scores = random.normal(size=(2, 50)) + labels
+    once = placements(labels, scores)
+    often = placements(np.tile(labels, 8), np.tile(scores, 8), groups=np.tile(np.arange(50), 8))
+    assert often.variances == pytest.approx(once.variances)
+    assert often.minus(0).variances == pytest.approx(once.minus(0).variances)
+
+
+def test_one_group_of_a_class_tells_nothing():
+    labels, groups = np.repeat([0, 1], [6, 4]), np.array([1, 1, 2, 2, 3, 3, 8, 8, 8, 8])
+    scores = np.random.default_rng(7).normal(size=(2, 10))
+    placed = placements(labels, np.vstack([scores, scores[:1]]), groups=groups)
+    found = placed.minus(0)
+    assert np.isnan(found.p_values).tolist() == [False, True, False]
+    assert found.p_values[2] == 1
+    assert (placed.variances >= placed.aucs * (1 - placed.aucs)).all()
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_with_groups_the_tests_err_and_intervals_cover_as_often_as_they_say(both):
+    """Two models that are equally good, on 40 groups of each class, or 80 with images of both."""
+    random = np.random.default_rng(8)
+    groups = np.repeat(np.arange(80), random.integers(1, 8, 80))
+    labels = random.integers(0, 2, len(groups)) if both else groups % 2
+    truth = norm.cdf(1.5 / np.sqrt(2))
+
+    def noise():
+        of_group = np.sqrt(0.6) * random.normal(size=(1000, 80))[:, groups]
+        return of_group + np.sqrt(0.4) * random.normal(size=of_group.shape)
+
+    shared = 1.5 * labels + np.sqrt(0.6) * noise()
+    scores = np.vstack([shared + np.sqrt(0.4) * noise() for _ in range(2)])  # a thousand times both
+    right = (scores > 0.75) == (labels == 1)
+
+    def rates(known):
+        """How often intervals hold the truth, and AUC and accuracy are told apart."""
+        placed = placements(labels, scores, groups=known)
+        variances = placed.variances_of([part[:1000] - part[1000:] for part in placed.parts], [np.zeros(1000)] * 2)
+        p_values = 2 * placed.tail(np.abs(placed.aucs[:1000] - placed.aucs[1000:]) / np.sqrt(variances))
+        low, high = placed.intervals.T
+        by_accuracy = [
+            accuracy_p_values(*pair, known)[0] for pair in zip(right[:1000, None], right[1000:], strict=True)
+        ]
+        told_apart = [np.mean(np.array(each) < 0.05) for each in (p_values, by_accuracy)]
+        return np.mean((low <= truth) & (truth <= high)), *told_apart
+
+    covered, by_auc, by_accuracy = rates(groups)
+    assert 0.93 <= covered <= 0.97
+    assert 0.03 <= by_auc <= 0.065
+    assert 0.03 <= by_accuracy <= 0.065
+    covered, by_auc, by_accuracy = rates(None)
+    assert covered < (0.92 if both else 0.8)
+    assert both or min(by_auc, by_accuracy) > 0.1
 
 
 def test_strata_compare_only_their_own():
