@@ -11,11 +11,13 @@ from typing import Any
 
 from rich.console import Console
 
-from rfray.commands.prepare_data import check_training, prepare_test
+from rfray.commands.prepare_data import check_training, prepare_attributes, prepare_test
+from rfray.data.attributes import check_attributes
 from rfray.data.catalog import part_digest
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.folders import list_images
 from rfray.errors import DataError, InputError, RunError, StorageError, SweepFailed, nearest_first
+from rfray.evaluation.attributes import attribute_groups
 from rfray.evaluation.ensemble import (
     Folds,
     choose_members,
@@ -87,6 +89,7 @@ def ensemble(
         candidates, folds = _candidates(run, settings, connect, console)
         members = _members(run, candidates, settings, folds, console)
         prepare_test(run, sweep, console)
+        prepare_attributes(run, sweep, console)
         kept = [*choose_members(run), *chain(*(folds or {}).values())]
         if missing := without_predictions(run, kept, "test"):
             from rfray.inference.predictions import predict_test
@@ -103,7 +106,9 @@ def ensemble(
             say(console, alone)
         write_corrupted_votes(run, made, val=settings.choose_by == "worst", test=corrupted)
         write_leaderboard(run)
-        if (few := write_groups(run)) and sweep.report.group_pattern is not None:
+        attributes, said = attribute_groups(run)
+        say(console, *said)
+        if (few := write_groups(run, attributes)) and sweep.report.group_pattern is not None:
             say(console, few)
         _write_bundle(run, sweep, made, earlier.bundle if earlier else None)
         _write_formats(run, sweep, formats, console)
@@ -119,6 +124,8 @@ def _set(run: RunDir, overrides: Sequence[str], console: Console) -> Sweep:
     parts = {name[1] for one in overrides if (name := one.partition("=")[0].split("."))[0] == "data"}
     if parts & {"train", "val"}:
         check_training(run, sweep)
+    if "attributes" in parts:
+        check_attributes(sweep.data)
     if "test" in parts:
         list_images(sweep.data, "test")
     claim_run(run, sweep)

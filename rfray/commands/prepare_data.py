@@ -6,12 +6,14 @@
 import os
 from collections.abc import Mapping
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
 from rfray.audit.audit import audit_images
+from rfray.data.attributes import read_attributes, unmatched
 from rfray.data.catalog import check_unreadable, divide, fold_of, group_ids, identities, scan_folder
 from rfray.data.decoding import UnreadableImageError, decode, read_image
 from rfray.data.folders import changes, image_folder, is_there, most_images, training_changes
@@ -26,6 +28,7 @@ from rfray.store.csv_files import csv_text
 from rfray.store.files import below
 from rfray.store.ownership import check_own, claim_run
 from rfray.store.run_dir import CATALOG, UNREADABLE, RunDir
+from rfray.store.storage import is_address
 
 LEFT_OUT = "left out"
 """The part of images of train or val that are also in test."""
@@ -53,6 +56,7 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
         run.write_catalog(catalog)
         if (wanted := sweep.data.val_images) is not None and (val := (catalog["part"] == "val").sum()) < wanted:
             say(console, f"Note: data.val_images: {wanted} has no effect, as val has {val} images")
+    prepare_attributes(run, sweep, console)
     if sweep.data.folds is not None:
         fold_of(catalog, (1, sweep.data.folds), sweep.seed)  # raises now, not after the whole sweep was trained
     counts = catalog.groupby(["part", "label"]).size()
@@ -141,6 +145,32 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     numbers = 1 + others["group_id"].max() + group_ids(audited, sweep.data, links)
     test = audited.assign(group_id=numbers, part="test")[CATALOG]
     run.write_catalog(pd.concat([others, test], ignore_index=True))
+
+
+def prepare_attributes(run: RunDir, sweep: Sweep, console: Console) -> None:
+    """Keeps the table of `data.attributes` in the run, and says which images it is not about.
+
+    Where it is gone but was read before, that holds. Raises DataError where it is no table of these images.
+    """
+    where = sweep.data.attributes
+    if where is None:
+        if run.attributes_file.exists():
+            run.vouch({run.attributes_file: None})
+            run.mirror.remove([run.attributes_file])
+        return
+    try:
+        table = read_attributes(where)
+    except (DataError, StorageError) as error:
+        if (is_address(where) or not Path(where).exists()) and run.attributes_file.exists():
+            say(console, f"Going on with data.attributes as it was read before: {error}")
+            return
+        raise
+    images = run.audited_images()
+    if sweep.data.share("test") is None and "test" not in set(images["folder"]):
+        images = images.iloc[:0]  # test is not there yet, and may be what the table is about
+    for line in unmatched(table, images, where) if len(images) else ():
+        say(console, line)
+    run.write_table(run.attributes_file, table)
 
 
 def _note_times(run: RunDir, times: Mapping[tuple[str, str], int]) -> None:

@@ -41,10 +41,12 @@ def tune(
     began = time.time() if began is None else began
     here = address in (None, "auto")  # else this machine may have no part in the cluster, which is said first
     check_file(file, folders=here)
+    from rfray.data.attributes import check_attributes
     from rfray.data.folders import check_folders
 
     if here:
         check_folders(file.sweep.data)
+        check_attributes(file.sweep.data)
     if not dry_run:
         check_free(run)
     # torch and timm take seconds to import, and Ray to start, most of which it waits

@@ -1,6 +1,7 @@
-"""The ensemble's test predictions, groups of images -> groups.csv: how good it is on each, the worst group first."""
+"""The ensemble's test predictions, groups of images -> groups.csv: how good it is on each, worst first."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,16 +60,21 @@ def groups_of(run: RunDir) -> Groups | None:
     return by_group(predictions, np.array(names, dtype=object), ensemble.threshold)
 
 
-def write_groups(run: RunDir) -> str:
-    """Writes groups.csv, or deletes it where there is only one group. Raises RunError as `groups_of`.
+def write_groups(run: RunDir, attributes: Mapping[str, Groups] | None = None) -> str:
+    """Writes groups.csv, or deletes it where there is only one group and no `attributes`, by name.
 
-    Returns what to say of images without a group; "" where each has one.
+    Its first column is the attribute whose values the groups are; empty for subfolders and `report.group_pattern`.
+    Raises RunError as `groups_of`. Returns what to say of images without a group; "" where each has one.
     """
     groups = groups_of(run)
-    if groups is None:
+    tables = {**({"": groups} if groups is not None else {}), **(attributes or {})}
+    if tables:
+        rows = [one.table.assign(attribute=name) for name, one in tables.items()]
+        write_whole(run.groups_csv, csv_text(pd.concat(rows)[["attribute", *GROUP_COLUMNS]]))
+    else:
         run.groups_csv.unlink(missing_ok=True)
+    if groups is None:
         return "There is only one group of test images (report.group_pattern), so there is no table by group"
-    write_whole(run.groups_csv, csv_text(groups.table))
     without = int(groups.table.loc[groups.table["group"] == "", "n"].sum())
     return f"In {without} of {groups.overall['n']} test images report.group_pattern finds nothing" if without else ""
 

@@ -34,6 +34,14 @@ def _no_share(given: Any) -> Any:
 Share = Annotated[float, Field(gt=0, lt=0.9)]
 Folder = Annotated[AbsolutePath, BeforeValidator(_no_share)]
 """Where a share may stand, too."""
+ATTRIBUTE_ENDINGS = (".csv", ".tsv", ".parquet")
+TableFile = Annotated[
+    AbsolutePath,
+    rule(
+        f"the path or address of a table, which ends in {', '.join(ATTRIBUTE_ENDINGS)}",
+        lambda path: path.lower().endswith(ATTRIBUTE_ENDINGS),
+    ),
+]
 ClassFolder = Annotated[
     str,
     AfterValidator(lambda name: PurePosixPath(name).as_posix()),  # real/ is real
@@ -116,6 +124,9 @@ class DataSettings(Strict):
     """Images of train and val that are also in test: leave_out removes them, keep only reports them in the audit."""
     reencode: Reencode | None = None
     """Scale and encode all images in the same way, so that no model learns the file format."""
+    attributes: TableFile | None = None
+    """A table (.csv, .tsv or .parquet) of what is known of the images: a column `path` (below the train, val or test
+    folder), and columns such as generator, quality, age or skin type. The report has the groups of each column."""
     cache: CacheSettings = CacheSettings()
     """Where decoded pixels are kept."""
 

@@ -36,10 +36,10 @@ FREE: dict[str, Any] = {
     "ensemble": True,
     "report": True,
     "search": {"budget", "concurrent", "finalists", "keep", "max_failed", "seeds"},
-    "data": {"cache", "folds", "max_unreadable"},
+    "data": {"attributes", "cache", "folds", "max_unreadable"},
 }
 """Keys that may change between two starts of one run, as no trial and no split depends on them."""
-SET_LATER = ("data.train", "data.val", "data.test", "data.cache", "ensemble", "report", "resources")
+SET_LATER = ("data.train", "data.val", "data.test", "data.attributes", "data.cache", "ensemble", "report", "resources")
 """What `rfray ensemble` may set: what it reads, but for what trials depend on."""
 
 

@@ -33,7 +33,12 @@ def csv_text(table: pd.DataFrame, *, header: bool = True) -> str:
 
 def read_csv(file: Path, **options: Any) -> pd.DataFrame:
     """What `csv_text` has written, as it was; `options` are those of pandas, and so is what it raises."""
-    table = pd.read_csv(io.BytesIO(read_plain(file, TABLE_BYTES)), **options)
+    return parse_csv(io.BytesIO(read_plain(file, TABLE_BYTES)), **options)
+
+
+def parse_csv(source: io.BytesIO | io.StringIO, **options: Any) -> pd.DataFrame:
+    """The same of what was read already."""
+    table = pd.read_csv(source, **options)
     return _changed(table, lambda cell: MARKED.sub("", cell, 1) if MARKED.match(cell) else cell)
 
 

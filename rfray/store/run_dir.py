@@ -171,6 +171,7 @@ class RunDir:
         self.digests_file = self.path / "digests.json"
         self.catalog_file = self.path / "catalog.parquet"
         self.unreadable_file = self.path / "unreadable.csv"
+        self.attributes_file = self.path / "attributes.parquet"
         self.measured_file = self.path / "measured.json"
         self.warm_start_file = self.path / "warm_start.json"
         self.budget_file = self.path / "budget.json"
@@ -315,6 +316,16 @@ class RunDir:
             return read_csv(self.unreadable_file, keep_default_na=False)[UNREADABLE]
         except (ValueError, KeyError) as error:
             raise RunError(f"{self.unreadable_file} is damaged: {error}") from None
+
+    def attributes(self) -> pd.DataFrame | None:
+        """attributes.parquet: the table of `data.attributes` as it was read, all text; None where there is none.
+
+        Raises RunError where it is damaged.
+        """
+        if not self.attributes_file.exists():
+            return None
+        self.check(self.attributes_file, remedy="`rfray ensemble` reads data.attributes anew")
+        return self._table(self.attributes_file, ["path"])
 
     def audit(self) -> Audit | None:
         """audit.json; None where there is none. Raises RunError where it is damaged or another version's."""

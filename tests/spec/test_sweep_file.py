@@ -399,6 +399,7 @@ def test_ensemble_may_set_what_no_trial_depends_on(tmp_path: Path, monkeypatch: 
 
 MAY_CHANGE = {
     "data.train": "/other", "data.test": "/other", "data.val": "/other", "data.folds": 3, "data.max_unreadable": 0.5,
+    "data.attributes": "/table.csv",
     "data.cache.dir": "/cache", "data.cache.max_gb": 7, "search.budget": "2h", "search.trials": 9,
     "search.concurrent": 1, "search.keep": 12, "search.finalists": 3, "search.seeds": 5, "search.max_failed": 3,
     "resources.cpu": 2, "resources.gpu": 0, "resources.workers": 3, "resources.auto": True,
