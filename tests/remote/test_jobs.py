@@ -289,10 +289,10 @@ def in_terminal(head: Head, command: list[str], *steps: tuple[str, bytes]) -> tu
 
 @pytest.mark.slow
 def test_a_sweep_on_a_cluster_from_a_laptop(head: Head) -> None:
-    (head.laptop / "sweep.yaml").write_text(SWEEP.replace("epochs: 3", "epochs: 400"))
+    (head.laptop / "sweep.yaml").write_text(SWEEP.replace("epochs: 3", "epochs: 100000"))
     tune = ["tune", "sweep.yaml", "--address", head.address, "--accept-audit"]
     # followed in a terminal, and left alone
-    code, shown = in_terminal(head, tune, (r"2/400", b"\x03"), (r"\[D/s\]", b"\n"))
+    code, shown = in_terminal(head, tune, (r"2/100000", b"\x03"), (r"\[D/s\]", b"\n"))
     assert code == 130, shown
     assert re.search(r"To the cluster: sweep\.yaml \(\d+ bytes\); nothing else", shown)
     assert "Ctrl-C detaches or stops" in shown
@@ -303,7 +303,7 @@ def test_a_sweep_on_a_cluster_from_a_laptop(head: Head) -> None:
     said = head.rfray(*tune, "--set", "trial.epochs=5", code=2)
     assert f"runs/tiny is in use on the cluster: job {again[1]} (rfray tune) runs with other settings" in said
     # followed again, and stopped
-    code, shown = in_terminal(head, tune, (r"[3-9]/400", b"\x03"), (r"\[D/s\]", b"s\n"))
+    code, shown = in_terminal(head, tune, (r"[3-9]/100000", b"\x03"), (r"\[D/s\]", b"s\n"))
     assert code == 130, shown
     assert f"Job {again[1]} at {head.address} runs already; following it" in shown
     assert f"stopped job {again[1]}; go on with: rfray tune" in shown
@@ -317,7 +317,7 @@ def test_a_sweep_on_a_cluster_from_a_laptop(head: Head) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert going.stdout is not None
-    first = next(int(found[1]) for line in going.stdout if (found := re.search(r"epoch (\d+)/400", line)))
+    first = next(int(found[1]) for line in going.stdout if (found := re.search(r"epoch (\d+)/100000", line)))
     assert first in (done, done + 1)  # an epoch whose state was not on the disk yet is trained again
     going.send_signal(signal.SIGINT)
     assert "goes on. Follow it again" in going.stdout.read()

@@ -1,13 +1,11 @@
 """Trials with several workers, on real Ray: what they come to, what they hold, and what is left when they end."""
 
 import io
-import time
 from pathlib import Path
 
 import pytest
 import ray
 from ray.exceptions import RayActorError
-from ray.util import placement_group_table
 
 from rfray.cluster.slots import Slot, slot_count, slot_for, worker_slot
 from rfray.commands.prepare_data import prepare_training
@@ -24,25 +22,8 @@ from rfray.training.loop import train
 from rfray.tuning.ddp_trainable import _cause
 from rfray.tuning.run_sweep import run_sweep
 from rfray.tuning.trainable import WorkerLostError, sweep_images
-from tests.tuning.test_budget import Ends, started
-from tests.tuning.test_run_sweep import Console, sweep_of, tmp_session
-
-
-def cores() -> float:
-    return float(ray.cluster_resources()["CPU"])
-
-
-def what_is_taken() -> list[object]:
-    """Placement groups, and cores, that are still taken after a while: Ray may need a moment to give them back."""
-    taken: list[object] = []
-    for _ in range(300):
-        taken = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
-        if (free := ray.available_resources().get("CPU", 0.0)) != cores():
-            taken.append(f"{free} of {cores()} cores are free")
-        if not taken:
-            break
-        time.sleep(0.2)
-    return taken
+from tests.tuning.test_budget import ends, started
+from tests.tuning.test_run_sweep import Console, cores, sweep_of, tmp_session, what_is_taken
 
 
 def ended_with(run: RunDir, setting: Trial, score: float) -> None:
@@ -93,7 +74,7 @@ def test_a_budget_ends_all_workers_of_a_trial(pictures: Path, tmp_path: Path, ra
         "trial.lr={log: [1e-4, 1e-2]}", "search={budget: 100h, scheduler: none}",
     )  # fmt: skip
     run = RunDir(tmp_path / "run")
-    (result,) = started(run, sweep, Ends(run, after_epochs=2))
+    (result,) = started(run, sweep, ends(run, after_epochs=2))
     assert (result.status, result.reason) == ("ok", None)
     assert 2 <= result.epochs < 1000
     assert run.trial(result.id).damaged_files(result) == []

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
+from ray.util import placement_group_table
 from rich.console import Console
 from sklearn import metrics as sk
 
@@ -43,6 +45,23 @@ search: {{trials: 4, algorithm: random, concurrent: 1}}
 resources: {{cpu: 1}}
 ensemble: {{top_k: 2}}
 """
+
+
+def cores() -> float:
+    return float(ray.cluster_resources()["CPU"])
+
+
+def what_is_taken() -> list[object]:
+    """Placement groups, and cores, that are still taken after a while: Ray may need a moment to give them back."""
+    taken: list[object] = []
+    for _ in range(300):
+        taken = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+        if (free := ray.available_resources().get("CPU", 0.0)) != cores():
+            taken.append(f"{free} of {cores()} cores are free")
+        if not taken:
+            break
+        time.sleep(0.2)
+    return taken
 
 
 def sweep_of(pictures: Path, folder: Path, *overrides: str, text: str = SWEEP) -> Sweep:
@@ -119,6 +138,7 @@ def stop_first_until_second_began(run: RunDir) -> None:
 def test_trials_run_side_by_side_and_only_the_best_weights_stay(pictures: Path, tmp_path: Path, ray_here: None) -> None:
     sweep = sweep_of(pictures, tmp_path, "search.keep=2", "trial.epochs=3", "search.concurrent=2")
     has_two_slots = (os.cpu_count() or 1) > 1
+    assert what_is_taken() == []  # a process of an earlier test that is still ending would have the second slot
     with ThreadPoolExecutor() as pool:  # also the first two, though one may end before the other's process is ready
         watch = pool.submit(stop_first_until_second_began, RunDir(tmp_path / "run")) if has_two_slots else None
         run, done = run_here(sweep, tmp_path)
