@@ -16,10 +16,10 @@ demo: .venv/installed  ## a sweep, an ensemble and a leaderboard from the built-
 	$(BIN)/rfray ensemble runs/quickstart
 
 test: .venv/installed  ## all but the slow tests
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' --durations=30
 
 test-slow: .venv/installed  ## those alone
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --durations=30
 
 test-hosts: .venv/installed  ## of those, a cluster on hosts of our own: root, and Debian's openssh-server rsync iproute2
 	$(BIN)/pytest -rsP tests/test_on_premises.py
@@ -47,7 +47,7 @@ build/newest/installed: pyproject.toml
 	touch $@
 
 test-all: .venv/installed  ## all, in one process: they share what is slow to start
-	$(BIN)/pytest -rs --durations=30
+	$(BIN)/pytest --durations=30
 
 chaos: .venv/installed  ## kill drivers, trials and nodes of real sweeps; SEEDS=5 orders of it
 	$(BIN)/python -m tests.chaos --seeds $(or $(SEEDS),5)
