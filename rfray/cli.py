@@ -182,6 +182,30 @@ def predict(
 
 
 @app.command()
+def evaluate(
+    bundle: BundlePlace,
+    folders: Annotated[
+        list[str],
+        Argument(metavar="FOLDER…", help="Class folders inside, or a table (.csv, .parquet: path, label); s3://…."),
+    ],
+    out: Annotated[str | None, Option(help="Where evaluations/ is written; by default the run, or here.")] = None,
+    name: Annotated[str | None, Option(help="What it is called; of several folders: NAME=FOLDER each.")] = None,
+    classes: Annotated[
+        list[str] | None,
+        Option(help="Which folder is which class: real=ffhq,fake=sd21; real=. where all images are real."),
+    ] = None,
+    batch_size: Annotated[int, Option(min=1, help="Images at a time.")] = 64,
+    cpu: Annotated[float, Option(min=0.1, help="Of many images: cores of each process that predicts.")] = 1,
+    gpu: Annotated[float | None, Option(min=0, help="Of many images: its share of a GPU; default: 1 if any.")] = None,
+    address: Annotated[str | None, Option(help="A Ray cluster, auto (on its head) or host:port.")] = None,
+) -> None:
+    """Say what a detector is worth on labelled images from elsewhere, beside what it claims."""
+    from rfray.commands.evaluate import evaluate
+
+    evaluate(bundle, folders, out, name, classes or (), batch_size, (cpu, gpu), address, _console())
+
+
+@app.command()
 def export(
     bundle: BundlePlace,
     form: Annotated[str, Option("--format", help="onnx (needs rfray[onnx]) or pt2 (torch.export).")] = "onnx",

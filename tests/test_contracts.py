@@ -59,7 +59,8 @@ def test_private_names_are_found() -> None:
 
 def test_the_verbs_of_the_command() -> None:
     command = typer.main.get_command(cli.app)
-    shown = ["tune", "audit", "ensemble", "predict", "export", "serve", "fetch", "leaderboard", "compare", "schema"]
+    shown = ["tune", "audit", "ensemble", "predict", "evaluate", "export", "serve", "fetch", "leaderboard", "compare"]
+    shown += ["schema"]
     assert [verb for verb, one in command.commands.items() if not one.hidden] == shown
     # what jobs on a cluster are made of is no business of a user's
     assert [verb for verb, one in command.commands.items() if one.hidden] == ["job"]
@@ -90,6 +91,17 @@ def test_the_options_of_each_verb() -> None:
             "--out",
             "--format",
             "--explain",
+            "--batch-size",
+            "--cpu",
+            "--gpu",
+            "--address",
+        ],
+        "evaluate": [
+            "bundle",
+            "folders",
+            "--out",
+            "--name",
+            "--classes",
             "--batch-size",
             "--cpu",
             "--gpu",

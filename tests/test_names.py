@@ -53,10 +53,10 @@ def test_the_audit_names_folders_and_images(tmp_path: Path, capfd: pytest.Captur
     assert f"fake{SHOWN}/3{SHOWN}/copy{SHOWN}011.bmp and" in said
 
 
-@pytest.mark.parametrize("verb", ["ensemble", "leaderboard", "predict", "export"])
+@pytest.mark.parametrize("verb", ["ensemble", "leaderboard", "predict", "evaluate", "export"])
 def test_a_run_that_is_none(verb: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / NAME).mkdir()
-    words = [verb, NAME, "x.jpg"] if verb == "predict" else [verb, NAME]
+    words = [verb, NAME, "x.jpg"] if verb in ("predict", "evaluate") else [verb, NAME]
     code, said = say_all(words, tmp_path, capfd)
     assert code == 2
     assert f"/{SHOWN}: no" in said

@@ -31,6 +31,7 @@ WORDS = {
     "audit": ["sweep.yaml"],
     "ensemble": ["run"],
     "predict": ["run", "sweep.yaml", "--out", "rows.csv"],
+    "evaluate": ["run", "run"],
     "export": ["run"],
     "serve": ["run", "--port", "0"],
     "fetch": ["s3://bucket/x"],
@@ -46,6 +47,7 @@ PLACES = {
     "ensemble": [],
     "leaderboard": [],
     "predict": [],
+    "evaluate": [],
     "export": [],
     "serve": [],
     "fetch": ["s3://bucket/x", "--to"],
@@ -115,7 +117,7 @@ def test_places_that_can_not_be(verb: str, place: str, tmp_path: Path, capfd: py
     (tmp_path / "circle").symlink_to("circle")
     if verb == "tune" and place.endswith(("9/x", "/y")):
         pytest.skip("these can be made, and then Ray starts")
-    more = ["gone.jpg"] if verb == "predict" else []
+    more = ["gone.jpg"] if verb in ("predict", "evaluate") else []
     assert check(verb, [*PLACES[verb], place, *more], tmp_path, capfd).startswith("2 ")
 
 

@@ -16,6 +16,7 @@ from rfray.data.attributes import check_attributes
 from rfray.data.catalog import part_digest
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.folders import list_images
+from rfray.data.learned_images import write_learned_images
 from rfray.errors import DataError, InputError, RunError, StorageError, SweepFailed, nearest_first
 from rfray.evaluation.attributes import attribute_groups
 from rfray.evaluation.ensemble import (
@@ -39,7 +40,15 @@ from rfray.spec.sweep import EnsembleSettings, Sweep
 from rfray.spec.sweep_file import set_later
 from rfray.stats.predictions import predictions_metadata
 from rfray.stats.voting import methods_to_use
-from rfray.store.bundle_record import Bundle, Ensemble, Member, file_problems, member_files, versions
+from rfray.store.bundle_record import (
+    LEARNED_FILE,
+    Bundle,
+    Ensemble,
+    Member,
+    file_problems,
+    member_files,
+    versions,
+)
 from rfray.store.files import file_digest
 from rfray.store.ownership import claim_run, lock_run
 from rfray.store.run_dir import Part, RunDir, TrialDir
@@ -218,11 +227,12 @@ def _write_bundle(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle
         from rfray.models.bundle import write_members
 
         write_members(run.bundle_folder, trials, members)
+    learned = _write_learned(run)
     audit, frame = run.audit(), read_leaderboard(run)
     bundle = Bundle(
         members=members,
         reencode=sweep.data.reencode,
-        files={name: file_digest(run.bundle_folder / name) for name in member_files(members)},
+        files={name: file_digest(run.bundle_folder / name) for name in [*member_files(members), *learned]},
         figures=test_figures(frame, ensemble.name),
         test_digest=part_digest(run.catalog(), "test"),
         audit_stamp=audit.stamp if audit is not None else "",
@@ -231,6 +241,21 @@ def _write_bundle(run: RunDir, sweep: Sweep, ensemble: Ensemble, earlier: Bundle
     whole = ensemble.model_copy(update={"bundle": bundle})
     write_model_card(run, whole)
     run.write_vouched(run.ensemble_file, whole)
+
+
+def _write_learned(run: RunDir) -> list[str]:
+    """Writes the fingerprints of train and val into the bundle; the names of files that were written.
+
+    A run whose images were read by an earlier version has no such fingerprints.
+    """
+    file = run.bundle_folder / LEARNED_FILE
+    images = run.audited_images()
+    learned = images[images["part"].isin(["train", "val"])]
+    if "phash_256" not in learned or learned["phash_256"].isna().any():
+        file.unlink(missing_ok=True)
+        return []
+    write_learned_images(file, learned)
+    return [LEARNED_FILE]
 
 
 def _write_formats(run: RunDir, sweep: Sweep, formats: Collection[str], console: Console) -> None:

@@ -4,12 +4,14 @@ Shapes: B images a batch, S the side in pixels. Images are (B, 3, S, S) uint8 in
 normalised floats is left to the device.
 """
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -146,6 +148,15 @@ def corrupted_batches(
     return _made_ahead(make, -(-len(rows) // size), threads, pin)
 
 
+class Identity(NamedTuple):
+    """What tells a file and its picture from others."""
+
+    digest: str
+    """SHA-256 of the file, 64 hex digits."""
+    small: np.ndarray
+    """(32, 32) uint8: see `geometry.hashed_square`."""
+
+
 @dataclass(frozen=True)
 class DecodedFiles:
     """B files, of which b could be read."""
@@ -159,6 +170,8 @@ class DecodedFiles:
     """(b, 3, S, S) uint8 of those, in each geometry."""
     pictures: list[np.ndarray | None]
     """B pictures, (height, width, 3) uint8; None where the file could not be read, or `keep_pictures` is False."""
+    identities: list[Identity | None]
+    """B of what tells the file and its picture from others; None as `pictures`, or where `identify` is False."""
 
 
 def decoded_batches(
@@ -168,6 +181,7 @@ def decoded_batches(
     threads: int,
     pin: bool,
     keep_pictures: bool,
+    identify: bool = False,
 ) -> Iterator[DecodedFiles]:
     """Batches of files, in their order, each read and decoded once for all geometries, by `decode_apart`."""
 
@@ -180,6 +194,8 @@ def decoded_batches(
         opened: list[int] = []
         read: list[int] = []
         pictures: list[np.ndarray | None] = [None] * len(some)
+        identities: list[Identity | None] = [None] * len(some)
+        digests: list[str] = []
 
         def contents() -> Iterator[bytes]:
             for position, name in enumerate(some):
@@ -189,9 +205,11 @@ def decoded_batches(
                     reasons[position] = str(error)
                     continue
                 opened.append(position)
+                digests.append(hashlib.sha256(data).hexdigest() if identify else "")
                 yield data
 
-        for count, (arrays, reason) in enumerate(decode_apart(contents(), list(squares), keep_pictures)):
+        decoded = decode_apart(contents(), list(squares), keep_pictures, identify=identify)
+        for count, (arrays, reason) in enumerate(decoded):
             position = opened[count]
             reasons[position] = reason
             if not reason:
@@ -199,9 +217,11 @@ def decoded_batches(
                     pixels[len(read)] = square
                 read.append(position)
                 if keep_pictures:
-                    pictures[position] = arrays[-1]
+                    pictures[position] = arrays[len(squares)]
+                if identify:
+                    identities[position] = Identity(digests[count], arrays[-1][..., 0])
         tensors = {geometry: _pixels(pixels[: len(read)], pin) for geometry, pixels in squares.items()}
-        return DecodedFiles(some, reasons, np.array(read, dtype=np.int64), tensors, pictures)
+        return DecodedFiles(some, reasons, np.array(read, dtype=np.int64), tensors, pictures, identities)
 
     return _made_ahead(make, -(-len(names) // batch_size), threads, pin)
 

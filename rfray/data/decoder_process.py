@@ -24,7 +24,7 @@ from typing import IO
 import numpy as np
 
 from rfray.data.decoding import decode
-from rfray.data.geometry import Geometry
+from rfray.data.geometry import Geometry, hashed_square
 from rfray.errors import RfrayError
 from rfray.spec.sweep import Reencode
 
@@ -52,12 +52,17 @@ Decoded = tuple[list[np.ndarray], str]
 
 
 def decode_apart(
-    files: Iterable[bytes], geometries: Sequence[Geometry], keep_picture: bool = False, seconds: float | None = None
+    files: Iterable[bytes],
+    geometries: Sequence[Geometry],
+    keep_picture: bool = False,
+    seconds: float | None = None,
+    identify: bool = False,
 ) -> Iterator[Decoded]:
     """What is in each file, in order: its square in each geometry, then the whole picture where that is asked for.
 
-    Arrays are (height, width, 3) uint8 RGB. A picture may take so many `seconds` of a core, by default SECONDS.
-    Threads may call it side by side. Raises RfrayError where no decoder can be started.
+    With `identify`, the last one is its `hashed_square`, in each colour. Arrays are (height, width, 3) uint8 RGB. A
+    picture may take so many `seconds` of a core, by default SECONDS. Threads may call it side by side. Raises
+    RfrayError where no decoder can be started.
     """
     rest, some, most = iter(files), list[bytes](), 1 if keep_picture else FILES
     while True:
@@ -66,7 +71,7 @@ def decode_apart(
         if not some:
             return
         decoder = _free_decoder()
-        done = decoder.decode(some, geometries, keep_picture, seconds)
+        done = decoder.decode(some, geometries, keep_picture, seconds, identify)
         if decoder.is_alive():
             _free.append(decoder)
         yield from done
@@ -106,6 +111,7 @@ class _Decoder:
         geometries: Sequence[Geometry],
         keep_picture: bool,
         seconds: float | None = None,
+        identify: bool = False,
     ) -> list[Decoded]:
         """See `decode_apart`; where a picture ends the child, or anything the decoder, only the files up to that."""
         seconds = seconds or SECONDS
@@ -118,7 +124,7 @@ class _Decoder:
             at += os.pwrite(file, data, at)
         with suppress(BrokenPipeError):
             asked = [(one.resize, one.side, one.reencode and one.reencode.model_dump()) for one in geometries]
-            request = self._number, (seconds, WAIT_SECONDS), [*map(len, files)], asked, keep_picture
+            request = self._number, (seconds, WAIT_SECONDS), [*map(len, files)], asked, keep_picture, identify
             self._requests.write(json.dumps(request).encode() + b"\n")
             self._requests.flush()
         code = self._code()
@@ -212,13 +218,13 @@ def _decode_requests(pixels: int, answers: int, memory: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries say there what is in a file, without saying in which
     _limit_memory(memory)
     for request in sys.stdin.buffer:
-        number, limits, sizes, asked, keep_picture = json.loads(request)
+        number, limits, sizes, asked, *more = json.loads(request)
         geometries = [Geometry(resize, side, again and Reencode(**again)) for resize, side, again in asked]
         start, end, answer = ANSWERS, ANSWERS + sum(sizes), 0
         for size in sizes:
             _set_timers(*limits)
             try:
-                arrays, reason = _decoded(pixels, start, size, geometries, keep_picture), ""
+                arrays, reason = _decoded(pixels, start, size, geometries, *more), ""
             except Exception as error:  # any but UnreadableImageError are OpenCV's, that it has no memory
                 no_memory = isinstance(error.__context__ or error, MemoryError)
                 arrays, reason = [], f"took over {memory / 1e6:,.0f} MB to decode" if no_memory else str(error)
@@ -245,10 +251,11 @@ def _set_timers(busy: float, passed: float) -> None:
 
 
 def _decoded(
-    pixels: int, start: int, size: int, geometries: Sequence[Geometry], keep_picture: bool
+    pixels: int, start: int, size: int, geometries: Sequence[Geometry], keep_picture: bool, identify: bool
 ) -> list[np.ndarray]:
     picture = decode(os.pread(pixels, size, start))
     arrays = [geometry.square(picture) for geometry in geometries] + ([picture] if keep_picture else [])
+    arrays += [np.dstack([hashed_square(picture)] * 3)] if identify else []
     return [*map(np.ascontiguousarray, arrays)]
 
 

@@ -19,11 +19,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 from scipy import fft
 
 from rfray.data.decoding import IMAGE_FORMATS, UnreadableImageError
+from rfray.data.geometry import hashed_square
 
 KEYPOINTS = 48
 """ORB keypoints kept of an image, the strongest: 768 of the 1,100 bytes of its row."""
 KEYPOINT_SIDE = 160
 """Keypoints are looked for after the picture is resized to as many pixels as a square of this side has."""
+LONG_SIDE = 16
+"""Frequencies along a side of the long perceptual hash."""
 SPECTRUM_SIDE = 256
 """Largest side, in pixels, of the central square whose spectrum is taken: the transform of more takes too long."""
 SPECTRUM_BINS = 32
@@ -39,7 +42,8 @@ class Fingerprint(NamedTuple):
     digits for the JPEG quantisation tables, which the encoder and its quality choose; the quality (see `jpeg_quality`);
     the chroma subsampling of a colour JPEG (4:4:4, 4:2:2, 4:2:0 or other); whether it has a colour profile (icc). Text
     is empty, and the quality nan, where a file has none. Perceptual hashes (Zauner 2010, by imagehash) are the signs of
-    the lowest frequencies of the picture, and of the picture mirrored left to right. Keypoints have 16 bytes for each
+    the lowest frequencies of the picture, and of the picture mirrored left to right; phash_256 is the first one with
+    more of them (see `long_hashes`). Keypoints have 16 bytes for each
     of at most KEYPOINTS: the first 128 bits of the ORB descriptors of the strongest. The spectrum is (SPECTRUM_BINS,)
     float32 (see `power_spectrum`).
     """
@@ -56,6 +60,7 @@ class Fingerprint(NamedTuple):
     icc: bool
     phash: np.uint64
     phash_mirrored: np.uint64
+    phash_256: bytes
     keypoints: bytes
     spectrum: np.ndarray
 
@@ -66,8 +71,8 @@ def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
     Only the file's header is read again. Threads may call it side by side. Raises UnreadableImageError.
     """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    small = Image.fromarray(grey).resize((32, 32), Image.Resampling.LANCZOS)  # the size that phash works on
-    phashes = [np.uint64(int(str(imagehash.phash(image)), 16)) for image in (small, ImageOps.mirror(small))]
+    small = hashed_square(pixels)
+    phashes = [np.uint64(int(str(imagehash.phash(image)), 16)) for image in _both_ways(small)]
     # ordered by FAST's score: of those with the highest Harris score, fewer are found again in a crop
     orb = cv2.ORB.create(
         KEYPOINTS, scaleFactor=1.2, nlevels=6, edgeThreshold=12, fastThreshold=7, scoreType=cv2.ORB_FAST_SCORE
@@ -77,9 +82,31 @@ def fingerprint(data: bytes, pixels: np.ndarray) -> Fingerprint:
         **_stored(data),
         phash=phashes[0],
         phash_mirrored=phashes[1],
+        phash_256=long_hashes(small)[0],
         keypoints=b"" if descriptors is None else descriptors[:KEYPOINTS, :16].tobytes(),
         spectrum=power_spectrum(grey),
     )
+
+
+def long_hashes(small: np.ndarray) -> tuple[bytes, bytes]:
+    """The perceptual hash of 256 bits of a picture and of the picture mirrored: 32 bytes each, the lowest 8 x 8 first.
+
+    `small` is the picture's `hashed_square`, (32, 32) uint8. Of 16 x 16 frequencies, it tells pictures apart by
+    themselves, where the hash of 64 bits only proposes candidates.
+    """
+    low = np.zeros((LONG_SIDE, LONG_SIDE), bool)
+    low[: LONG_SIDE // 2, : LONG_SIDE // 2] = True
+    plain, mirrored = (
+        np.packbits(np.concatenate([signs[low], signs[~low]])).tobytes()
+        for image in _both_ways(small)
+        for signs in [imagehash.phash(image, hash_size=LONG_SIDE, highfreq_factor=2).hash]
+    )
+    return plain, mirrored
+
+
+def _both_ways(small: np.ndarray) -> tuple[Image.Image, Image.Image]:
+    image = Image.fromarray(small)
+    return image, ImageOps.mirror(image)
 
 
 def _stored(data: bytes) -> dict[str, Any]:

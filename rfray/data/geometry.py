@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from rfray.data.decoding import square
 from rfray.spec.sweep import Reencode, Sweep
@@ -67,6 +68,16 @@ class Geometry:
         if self.resize == "scale":
             return shorter
         return self.side if self.reencode is None else self.side * shorter / self.reencode.size
+
+
+HASHED_SIDE = 32
+"""Side, in pixels, of the square that imagehash's phash works on."""
+
+
+def hashed_square(picture: np.ndarray) -> np.ndarray:
+    """(height, width, 3) uint8 RGB -> (32, 32) uint8, grey: what a perceptual hash is made of."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return np.asarray(Image.fromarray(grey).resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.LANCZOS))
 
 
 def geometry_of(trial: Trial, reencode: Reencode | None) -> Geometry:

@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from timm.models import save_for_hf
 
-from rfray.data.batches import decoded_batches
+from rfray.data.batches import DecodedFiles, decoded_batches
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.errors import RunError, TrialError
 from rfray.models.build import MultiscaleModel, Normalisation, backbone_names, build_model
@@ -98,18 +99,33 @@ def load_bundle(where: Path | str) -> LoadedBundle:
 
 
 def detect(
-    bundle: LoadedBundle, paths: Sequence[str], batch_size: int, threads: int, keep_pictures: bool = False
+    bundle: LoadedBundle,
+    paths: Sequence[str],
+    batch_size: int,
+    threads: int,
+    keep_pictures: bool = False,
+    identify: bool = False,
 ) -> Iterator[tuple[pd.DataFrame, list[np.ndarray | None]]]:
     """The `verdict_table` of image files, in batches of `batch_size`; so many threads read and decode ahead.
 
     Every file is read and decoded once for all members. With each table come the pictures, (height, width, 3) uint8, or
-    None where a file could not be read, or they are not kept.
+    None where a file could not be read, or they are not kept. With `identify` the table has three more columns: digest
+    (SHA-256 of the file, "" where it could not be read), hash and hash_mirrored (see `long_hashes`; then empty).
     """
     pin = any(detector.device.type == "cuda" for detector in bundle.detectors)
-    for batch in decoded_batches(paths, bundle.geometries, batch_size, threads, pin, keep_pictures):
+    for batch in decoded_batches(paths, bundle.geometries, batch_size, threads, pin, keep_pictures, identify):
         scores, reasons = np.full((len(bundle.detectors), len(batch.names)), np.nan), list(batch.reasons)
         if len(batch.read):
             scores[:, batch.read] = scores_of(bundle.detectors, bundle.geometries, batch.squares)
         for row in batch.read[~np.isfinite(scores[:, batch.read]).all(axis=0)]:
             reasons[row] = NOT_FINITE
-        yield verdict_table(bundle.ensemble, batch.names, scores, reasons), batch.pictures
+        table = verdict_table(bundle.ensemble, batch.names, scores, reasons)
+        yield (table.assign(**_identities(batch)) if identify else table), batch.pictures
+
+
+def _identities(batch: DecodedFiles) -> dict[str, list[Any]]:
+    """Column -> what `detect` says that it holds."""
+    from rfray.data.fingerprints import long_hashes  # takes a second to import
+
+    found = [(one.digest, *long_hashes(one.small)) if one else ("", b"", b"") for one in batch.identities]
+    return dict(zip(("digest", "hash", "hash_mirrored"), map(list, zip(*found, strict=True)), strict=True))

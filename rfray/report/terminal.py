@@ -80,6 +80,27 @@ def _leaderboard(
     return table
 
 
+def evaluations_table(summary: pd.DataFrame, width: int) -> Table:
+    """evaluations.csv for `width` characters: a line a set, then mean and worst."""
+    text = as_text(summary)
+    with_intervals = {"AUC": "auc", "accuracy": "accuracy", "recall": "recall", "false-positive rate": "fpr"}
+    table = Table(title="Evaluated")
+    table.add_column("images of", overflow="fold")
+    for title in ("n", *with_intervals, *(("AUC claimed", "p") if width >= WIDE_FROM else ())):
+        table.add_column(title, justify="right")
+    for (_, row), (_, said) in zip(summary.iterrows(), text.iterrows(), strict=True):
+        cells = [said["name"], f"{row['n']:,}" if pd.notna(row["n"]) else ""]
+        for column in with_intervals.values():
+            low, high = row[f"{column}_low"], row[f"{column}_high"]
+            of_images = pd.notna(row["n"]) and pd.notna(low) and width >= WIDE_FROM
+            value = "" if pd.isna(row[column]) else f"{row[column]:.3f}"
+            cells.append(f"{value} ({low:.3f} to {high:.3f})" if of_images and value else value)
+        if width >= WIDE_FROM:
+            cells += [said["auc_claimed"][:5], said["auc_p_claimed"]]
+        table.add_row(*map(literal, cells), style=None if pd.notna(row["n"]) else "bold")
+    return table
+
+
 @group()
 def audit_summary(audit: Audit) -> Iterator[RenderableType]:
     """The audit for the terminal, readable from 80 columns on: tables, the metadata baseline, findings last."""

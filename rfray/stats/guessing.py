@@ -53,8 +53,8 @@ def constant_figures(test: Predictions) -> dict[str, float | None]:
     return {**measured(constant, THRESHOLD), **asdict(at), "n": n, "fpr": at.fp / (n - fakes), **ends}
 
 
-def no_better(figures: Figures) -> str | None:
-    """What the first line says of a detector whose test does not show that it is better than guessing, else None.
+def no_better(figures: Figures, images: str = "test images") -> str | None:
+    """What the first line says of a detector whose `images` do not show that it is better than guessing, else None.
 
     That is where the 95 % interval of its AUC holds 0.5 or lies below, or where it is right no more often than who
     always names the larger class. Of images of one class nothing can be said.
@@ -71,7 +71,7 @@ def no_better(figures: Figures) -> str | None:
     ranks = "AUC undefined" if auc is None else f"AUC {auc:.3f}{interval}"
     help_ = OTHER_THRESHOLD if not by_chance else SWAPPED if high is not None and high < 0.5 else MORE
     return (
-        f"No better than guessing on {real + fake:,.0f} test images: {ranks}, accuracy {right / (real + fake):.1%}; "
+        f"No better than guessing on {real + fake:,.0f} {images}: {ranks}, accuracy {right / (real + fake):.1%}; "
         f"always saying {constant[0]} is right in {constant[1]:.1%}. {help_}"
     )
 

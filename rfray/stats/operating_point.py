@@ -91,16 +91,22 @@ def unsure_band(val: Predictions, threshold: float, wanted: float) -> tuple[floa
 
 def point_on_test(val: Predictions, test: Predictions, point: OperatingPoint) -> dict[str, float | None]:
     """COLUMNS: what `point`, chosen on val, comes to on test; None where a value is undefined or was not asked for."""
-    found: dict[str, float | None] = dict.fromkeys(POINT)
-    on_test, on_val = confusion(test, point.threshold), confusion(val, point.threshold)
-    found["fpr"], found["fpr_val"] = (_share(at.fp, at.fp + at.tn) for at in (on_test, on_val))
+    on_val = confusion(val, point.threshold)
+    found = dict.fromkeys(POINT) | point_on(test, point)
+    found["fpr_val"] = _share(on_val.fp, on_val.fp + on_val.tn)
+    return found | {"temperature": fit_temperature(val.labels, val.p_fake)}
+
+
+def point_on(test: Predictions, point: OperatingPoint) -> dict[str, float | None]:
+    """The same of the images alone: what there is of POINT without those that it was chosen on."""
+    at = confusion(test, point.threshold)
+    found: dict[str, float | None] = {"fpr": _share(at.fp, at.fp + at.tn)}
     if found["fpr"] is not None:
-        found["fpr_low"], found["fpr_high"] = wilson(on_test.fp, on_test.fp + on_test.tn).tolist()
+        found["fpr_low"], found["fpr_high"] = wilson(at.fp, at.fp + at.tn).tolist()
     if point.unsure is not None:
         real, fake = test.p_fake < point.unsure[0], test.p_fake >= point.unsure[1]
         called, wrong = int((real | fake).sum()), int((real & (test.labels == 1) | fake & (test.labels == 0)).sum())
         found["unsure_share"], found["unsure_error"] = _share(len(test) - called, len(test)), _share(wrong, called)
-    found["temperature"] = fit_temperature(val.labels, val.p_fake)
     return found | {"ece": calibration_error(test), "brier": brier(test)}
 
 

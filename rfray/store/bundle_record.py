@@ -23,6 +23,8 @@ HEAD_FILE = "head.safetensors"
 """Beside them where the member has a probe's head: that head, while theirs is the backbone."""
 
 
+LEARNED_FILE = "learned-images.safetensors"
+"""The fingerprints of the images that a bundle has learned from; bundles of earlier versions have none."""
 ABOVE_ALL = math.nextafter(1, 2)
 """The highest threshold: no probability is that high."""
 SUM_ERROR = 1e-6
@@ -48,7 +50,8 @@ class Bundle(Strict):
     reencode: Reencode | None
     """What every picture is brought through before a member's own geometry."""
     files: dict[str, Digest]
-    """members/<number>/config.json, model.safetensors and maybe head.safetensors, numbers from 1 -> SHA-256."""
+    """members/<number>/config.json, model.safetensors and maybe head.safetensors, numbers from 1, and LEARNED_FILE
+    where there is one -> SHA-256."""
     figures: dict[str, Annotated[float, Field(ge=0)] | None]
     """Metrics, counts and 95 % intervals of the vote on test: the columns of its row on the leaderboard."""
     test_digest: str
@@ -132,7 +135,7 @@ def member_files(members: Sequence[Member]) -> list[str]:
 
 def file_problems(folder: Path, files: Mapping[str, str], members: Sequence[Member]) -> list[str]:
     """Every way in which a bundle's files are not those that `files` lists; none where all are what they were."""
-    wanted = member_files(members)
+    wanted = [*member_files(members), *({LEARNED_FILE} & {*files})]
     others = sorted({*files} - {*wanted})
     problems = [f"{ENSEMBLE_FILE} names a file that is none of a bundle's: {name!r}" for name in others]
     for name in wanted:

@@ -16,8 +16,9 @@ from rfray.errors import InputError, RunError, first_line
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import read_resolved_sweep
 from rfray.spec.trial import Trial
-from rfray.store.bundle_record import ENSEMBLE_FILE, Bundle, Ensemble, file_problems
+from rfray.store.bundle_record import ENSEMBLE_FILE, LEARNED_FILE, Bundle, Ensemble, file_problems
 from rfray.store.csv_files import read_csv
+from rfray.store.evaluation_dir import EVALUATIONS
 from rfray.store.files import RECORD_BYTES, below, file_digest, read_plain, user_cache, write_whole
 from rfray.store.records import (
     Audit,
@@ -45,10 +46,17 @@ UNREADABLE = ["path", "reason", "folder", "size", "modified"]
 NOT_KNOWN = "its digest is not in digests.json"
 SUSPECT = r"(?:^|/)\.{0,2}(?:/|$)|\x00"
 """What `below` may refuse, searched for in a whole column at once."""
-FOLDERS = ("audit", "ensemble", "plots", "probes", "repeats", "trials")
+FOLDERS = ("audit", "ensemble", EVALUATIONS, "plots", "probes", "repeats", "trials")
 """In which a run has its files, besides hidden ones."""
 WEIGHTS_FILE = "best.safetensors"
-HEAVY = (f"*{WEIGHTS_FILE}", "*/folds/*", "ensemble/members/*", "*predictions-test*", "*predictions-val-*")
+HEAVY = (
+    f"*{WEIGHTS_FILE}",
+    "*/folds/*",
+    "ensemble/members/*",
+    "evaluations/*",
+    "*predictions-test*",
+    "*predictions-val-*",
+)
 """Patterns of the files that a sweep has no need to read back."""
 
 
@@ -432,7 +440,8 @@ def read_bundle(where: Path | str) -> tuple[Path, Ensemble, Bundle]:
 def find_bundle(where: Path | str) -> Path:
     """The folder with ensemble.json: `where` itself or its ensemble/, brought here from an address."""
     run = RunDir(where)
-    run.mirror.pull(ENSEMBLE_FILE, f"ensemble/{ENSEMBLE_FILE}", "members/*", "ensemble/members/*")
+    wanted = (ENSEMBLE_FILE, LEARNED_FILE, "members/*")
+    run.mirror.pull(*wanted, *(f"ensemble/{one}" for one in wanted))
     for folder in (run.path, run.bundle_folder):
         if (folder / ENSEMBLE_FILE).is_file():
             return folder

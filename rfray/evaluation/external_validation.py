@@ -1,0 +1,226 @@
+"""Predictions of a bundle on images from elsewhere -> its leaderboard there, what it had claimed, and sentences.
+
+Nothing is chosen on these images: the rows stand as the bundle has them, each at a threshold from the bundle's val; but
+for the one threshold that says how much of a loss is calibration, which is marked as chosen here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from rfray.evaluation.leaderboard import BASELINE, CONFUSION, COUNT, NUMBER, TEXT, escaped, markdown_table
+from rfray.evaluation.significance import INTERVALS, TESTS, Evaluated, significance
+from rfray.stats.guessing import constant_answer, constant_figures, no_better
+from rfray.stats.metrics import METRICS, confusion, measured
+from rfray.stats.operating_point import OperatingPoint, choose_threshold, point_on
+from rfray.stats.paired_tests import LEVEL
+from rfray.stats.predictions import Predictions
+from rfray.stats.unpaired_tests import Difference, auc_difference, auc_variance, share_difference
+from rfray.store.bundle_record import Ensemble
+from rfray.store.evaluation_dir import Comparison, EvaluationRecord, Threshold
+
+OF_POINT = ("fpr", "fpr_low", "fpr_high", "unsure_share", "unsure_error", "ece", "brier")
+"""What `point_on` measures on images alone."""
+ROW_COLUMNS = {
+    **dict.fromkeys(("name", "kind", "status", "members"), TEXT),
+    **dict.fromkeys(("accuracy", "precision", "recall", "f1", "auc"), NUMBER),
+    **dict.fromkeys((*CONFUSION, "n"), COUNT),
+    **dict.fromkeys(("threshold", *METRICS, *OF_POINT, *INTERVALS, *TESTS), NUMBER),
+    "tied": TEXT,
+}
+"""Column of an evaluation's leaderboard.csv -> its dtype: those of a run's, without what only a run has."""
+DELONG = "DeLong's variances of two sets of images"
+PROPORTIONS = "the z test of two proportions"
+SHARES = {
+    "accuracy": (("tn", "tp"), CONFUSION),
+    "recall": (("tp",), ("tp", "fn")),
+    "fpr": (("fp",), ("tn", "fp")),
+}
+"""Figure that is a share of images -> the counts of those that it has, and of those that it is of."""
+Figures = Mapping[str, float | None]
+"""Columns of the leaderboard -> value; None where undefined."""
+OF_ONE_CLASS = {0: ("fpr", "fpr_low", "fpr_high"), 1: ("recall", "recall_low", "recall_high")}
+"""Label -> the figures that images of that class alone can give, besides counts."""
+
+
+def evaluation_rows(
+    ensemble: Ensemble, predicted: Mapping[str, Predictions], groups: "pd.Series[int] | None" = None
+) -> pd.DataFrame:
+    """One row a vote, then one a member, then a baseline: ROW_COLUMNS.
+
+    `predicted` has the predictions of each by name, all on the same images; a vote that is not in it has a row that
+    says why. Members are at the main vote's threshold. Paired tests are against the ensemble and its best member.
+    """
+    thresholds = {vote.name: vote.threshold for vote in ensemble.votes}
+    votes = {vote.name: vote for vote in ensemble.votes}
+    rows, rated = list[dict[str, Any]](), list[Evaluated]()
+    for place, name in enumerate([*votes, *ensemble.members]):
+        kind: Literal["ensemble", "model"] = "ensemble" if name in votes else "model"
+        row: dict[str, Any] = {
+            "name": name,
+            "kind": kind,
+            "members": " ".join(votes[name].members) if name in votes else "",
+        }
+        if (test := predicted.get(name)) is None:
+            rows.append({**row, "status": "not predicted: not all of its members are in the bundle"})
+            continue
+        point = OperatingPoint(thresholds.get(name, ensemble.threshold), votes[name].unsure if name in votes else None)
+        counts = asdict(confusion(test, point.threshold)) | {"n": len(test), "threshold": point.threshold}
+        rows.append({**row, "status": "ok", **measured(test, point.threshold), **counts, **point_on(test, point)})
+        rated.append(Evaluated(name, kind, -float(place), point.threshold, test))
+    sure = significance(rated, ensemble.name, groups)
+    labels = {int(label) for label in np.unique(rated[0].test.labels)}
+    if len(labels) == 2:
+        constant = constant_figures(rated[0].test)
+        answer = constant_answer(constant)
+        rows.append({"name": f"always-{answer[0] if answer else ''}", "kind": BASELINE, "status": "ok", **constant})
+    frame = pd.DataFrame(rows, columns=list(ROW_COLUMNS)).astype(ROW_COLUMNS)
+    intervals = sure.reindex(frame["name"]).set_axis(frame.index)
+    frame[sure.columns] = intervals.where(intervals.notna(), frame[sure.columns])  # the baseline has its own
+    if len(labels) == 1:
+        kept = {*OF_ONE_CLASS[labels.pop()], "name", "kind", "status", "members", *CONFUSION, "n", "threshold"}
+        frame[[column for column in ROW_COLUMNS if column not in kept]] = np.nan
+    frame = frame.astype(ROW_COLUMNS)
+    return frame.fillna({column: "" for column, dtype in ROW_COLUMNS.items() if dtype == TEXT})
+
+
+def figures_of(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
+    """The numbers of the row of this name; None where undefined."""
+    row = frame[frame["name"] == name].iloc[0]
+    numbers = [column for column, dtype in ROW_COLUMNS.items() if dtype != TEXT]
+    return {column: None if pd.isna(row[column]) else float(row[column]) for column in numbers}
+
+
+def compare(figures: Figures, claimed: Figures) -> dict[str, Comparison]:
+    """auc, accuracy, recall and fpr beside what is claimed, for images without one in common; where both are defined.
+
+    The variance of an AUC is that of its interval.
+    """
+    found: dict[str, Comparison] = {}
+    columns = ("auc", "auc_low", "auc_high")
+    if all(one.get(column) is not None for one in (figures, claimed) for column in columns):
+        here, other = ([one[column] or 0.0 for column in columns] for one in (figures, claimed))
+        difference = auc_difference(here[0], auc_variance(*here), other[0], auc_variance(*other))
+        found["auc"] = _comparison(here[0], other[0], difference)
+    for name, (hit_columns, of_columns) in SHARES.items():
+        if figures.get(name) is None or claimed.get(name) is None:
+            continue
+        counts = [[_total(one, columns) for columns in (hit_columns, of_columns)] for one in (figures, claimed)]
+        (hits, n), (other_hits, other_n) = counts
+        if n and other_n:
+            difference = share_difference(hits, n, other_hits, other_n)
+            found[name] = _comparison(hits / n, other_hits / other_n, difference)
+    return found
+
+
+def best_threshold(vote: Predictions) -> Threshold | None:
+    """The threshold with the greatest balanced accuracy on these images, the highest among equals."""
+    if len(np.unique(vote.labels)) < 2:
+        return None
+    value = choose_threshold(vote, "youden")
+    found = measured(vote, value, ("balanced_accuracy", "accuracy"))
+    return Threshold(value=value, balanced_accuracy=found["balanced_accuracy"] or 0, accuracy=found["accuracy"] or 0)
+
+
+def sentences(
+    name: str,
+    figures: Figures,
+    claimed: Figures,
+    comparisons: Mapping[str, Comparison],
+    best: Threshold | None,
+) -> list[str]:
+    """What the figures on this set say: better than guessing or not, beside the claim, how much is calibration."""
+    n, images = figures["n"] or 0, f"{name} ({figures['n'] or 0:,.0f} images)"
+    if not claimed:
+        said = [f"On {images} the ensemble is evaluated alone: its bundle claims no figures to stand beside."]
+    elif "auc" in comparisons:
+        auc, accuracy = comparisons["auc"], comparisons.get("accuracy")
+        said = [f"On {images} the ensemble {_outcome(auc)}: AUC {_text(auc, DELONG)}."]
+        said += [f"Its accuracy {_text(accuracy, PROPORTIONS)}."] if accuracy is not None else []
+    else:
+        one = "recall" if figures.get("recall") is not None else "fpr"
+        title, kind = ("recall", "fake") if one == "recall" else ("false-positive rate", "real")
+        beside = f" {_text(comparisons[one], PROPORTIONS)}" if one in comparisons else f" {figures[one]:.4f}"
+        said = [f"On {images}, all of them {kind}, the ensemble has a {title} of{beside}. Nothing else can be said."]
+    if (guess := no_better(figures, f"images of {name}")) is not None:
+        said.insert(0, guess)
+    if best is not None and n:
+        said.append(calibration_sentence(figures, claimed, best))
+    return said
+
+
+def calibration_sentence(figures: Figures, claimed: Figures, best: Threshold) -> str:
+    """How much of what was lost a better threshold would bring back."""
+    here, at, other = figures["balanced_accuracy"] or 0, figures["threshold"] or 0, claimed.get("balanced_accuracy")
+    chosen = f"from {best.value:.4g} on, a threshold chosen on these very images (so it flatters), it would be"
+    if (share := calibration_share(figures, claimed, best)) is None:
+        beside = f", {other:.4f} is claimed" if other is not None else ""
+        found = f"balanced accuracy is {here:.4f}{beside}"
+        return f"At its threshold, {at:.4g}, {found}; {chosen} {best.balanced_accuracy:.4f}."
+    return (
+        f"At its threshold, {at:.4g}, balanced accuracy is {here:.4f}, {other:.4f} is claimed; {chosen} "
+        f"{best.balanced_accuracy:.4f}: {share:.0%} of what is lost is calibration, {1 - share:.0%} that images are "
+        "ranked worse."
+    )
+
+
+def calibration_share(figures: Figures, claimed: Figures, best: Threshold | None) -> float | None:
+    """The share, in [0, 1], of the lost balanced accuracy that the best threshold brings back; None for no loss."""
+    here, other = figures.get("balanced_accuracy"), claimed.get("balanced_accuracy")
+    if best is None or here is None or other is None or other <= here:
+        return None
+    return float(np.clip((best.balanced_accuracy - here) / (other - here), 0, 1))
+
+
+def learned_sentence(exact: int | None, alike: int | None) -> str:
+    """How many images were left out, as the detector has learned from them."""
+    if exact is None or alike is None:
+        return (
+            "Whether the detector has learned from some of these images was not looked for: its bundle has no "
+            "fingerprints of them. The `rfray ensemble` of a new run writes them"
+        )
+    if not exact + alike:
+        return "The detector has learned from none of these images"
+    return (
+        f"Left out, as the detector has learned from them: {exact + alike:,} ({exact:,} of the same file, {alike:,} of "
+        "a picture alike)"
+    )
+
+
+def markdown_report(record: EvaluationRecord, frame: pd.DataFrame) -> str:
+    """The evaluation as Markdown: what it says, and the leaderboard's main columns."""
+    shown = ["name", "kind", "status", "accuracy", "precision", "recall", "f1", "auc", "auc_low", "auc_high", "fpr"]
+    paragraphs = [
+        f"# {escaped(record.name)}",
+        f"Of {escaped(record.where)}: {record.n:,} images, {record.real:,} real and {record.fake:,} fake. Nothing "
+        "was chosen on them; the positive class is fake; members are at the threshold of the ensemble. An empty cell: "
+        "undefined.",
+        *(escaped(sentence) for sentence in record.sentences),
+        markdown_table(frame[[*shown, *CONFUSION, "n", "threshold"]]),
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _comparison(here: float, claimed: float, difference: Difference) -> Comparison:
+    return Comparison(here=here, claimed=claimed, low=difference.low, high=difference.high, p=difference.p)
+
+
+def _total(figures: Figures, columns: tuple[str, ...]) -> int:
+    return round(sum(figures.get(column) or 0 for column in columns))
+
+
+def _outcome(one: Comparison) -> str:
+    if one.p >= LEVEL:
+        return "is not told apart from what it claims"
+    return "does better than it claims" if one.here > one.claimed else "does worse than it claims"
+
+
+def _text(one: Comparison, test: str) -> str:
+    p = "p < 0.0001" if one.p < 0.0001 else f"p = {one.p:.4f}"
+    return (
+        f"{one.here:.4f}, {one.claimed:.4f} is claimed: a difference of {one.here - one.claimed:.4f} (95 % interval "
+        f"{one.low:.4f} to {one.high:.4f}, {p} by {test})"
+    )

@@ -1,0 +1,114 @@
+"""a bundle + a labelled set -> what each member says of each image, in shards below evaluations/<name>/.shards.
+
+A small set is predicted in this process, a large one, or one on a cluster, by a pool on Ray. Shards that are there are
+not made again: whoever is stopped goes on.
+"""
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+
+import pandas as pd
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from rfray.data.labelled_sets import COLUMNS, LabelledSet
+from rfray.errors import RunError
+from rfray.inference.shards import (
+    FILES_TABLE,
+    ShardPredictor,
+    columns_of,
+    list_files,
+    missing_shards,
+    part_file,
+    vouch,
+)
+from rfray.progress.phases import say
+from rfray.spec.schema_base import Strict
+from rfray.spec.sweep import Resources
+from rfray.store.evaluation_dir import EvaluationDir
+from rfray.store.files import file_digest
+from rfray.store.records import Digest, find_record, write_record
+
+SHARD = 2_000
+"""Images; a process that dies loses at most so many predictions."""
+IN_PROCESS = 10_000
+"""Images from which on a pool of processes is worth the start of Ray (our choice): on two cores it takes 10 s."""
+
+
+class Plan(Strict):
+    """plan.json: what the shards are of."""
+
+    bundle: Digest
+    """Of its ensemble.json."""
+    where: str
+    """The folder, the table or the address that is evaluated."""
+    images: Digest
+    """Of the list of its images: their names, labels, sizes and times."""
+    files: Digest
+    """Of FILES_TABLE, which says what is in which shard."""
+
+
+def claim(out: EvaluationDir, bundle: str, given: LabelledSet, console: Console) -> None:
+    """Makes `out` the evaluation of this bundle (digest) on this set; shards of other images, or of another bundle, go.
+
+    Raises RunError where it is the evaluation of another folder.
+    """
+    shards, wanted = out.shards_folder, _digest(given)
+    plan_file, files = shards / "plan.json", shards / FILES_TABLE
+    remedy = f"delete {shards}, and all is predicted again"
+    known = find_record(plan_file, Plan, remedy=remedy)
+    if known is not None and known.where != given.where:
+        raise RunError(f"{out.path} is an evaluation of {known.where}; name this one: {out.name}-2={given.where}")
+    if known is not None and (known.bundle, known.images) == (bundle, wanted):
+        if not files.exists() or file_digest(files) != known.files or columns_of(files) != ["path"]:
+            raise RunError(f"{files} is damaged or gone, and says what the shards are of; {remedy}")
+        return
+    if known is not None:
+        what = "the bundle" if known.bundle != bundle else given.where
+        say(console, f"{out.name}: {what} has changed since it was evaluated, so it is predicted again")
+    shutil.rmtree(shards, ignore_errors=True)
+    list_files(shards, iter(given.images["file"]), SHARD)
+    write_record(plan_file, Plan(bundle=bundle, where=given.where, images=wanted, files=file_digest(files)))
+
+
+def predict_set(
+    out: EvaluationDir, bundle: str, batch_size: int, resources: Resources, address: str | None
+) -> Iterator[Counter[str]]:
+    """Predicts the shards of a claimed evaluation that are missing; counts the verdicts of each, old ones first.
+
+    In this process where they have at most IN_PROCESS images and no `address` is given. Raises as `predict_shards`.
+    """
+    shards = out.shards_folder
+    missing, there = missing_shards(shards)
+    if address is not None or len(missing) * SHARD > IN_PROCESS:
+        from rfray.inference.bulk import predict_shards
+
+        yield from predict_shards(shards, bundle, batch_size, resources, address, identify=True)
+        return
+    for shard in there:
+        yield Counter(pq.read_table(part_file(shards, shard), columns=["verdict"])["verdict"].to_pylist())
+    if missing:
+        predictor = ShardPredictor(shards, bundle, batch_size, os.cpu_count() or 1, identify=True)
+        for shard in missing:
+            _, counts = predictor.predict(shard)
+            vouch(shards, shard)
+            yield counts
+
+
+def predicted_shards(out: EvaluationDir) -> Iterator[pd.DataFrame]:
+    """What `detect` made of each shard, in the order of the set. Raises RunError where one is missing."""
+    missing, there = missing_shards(out.shards_folder)
+    if missing:
+        raise RunError(f"{part_file(out.shards_folder, missing[0])} is damaged; the same command makes it anew")
+    for shard in there:
+        yield pd.read_parquet(part_file(out.shards_folder, shard))
+
+
+def _digest(given: LabelledSet) -> str:
+    found = hashlib.sha256()
+    for row in given.images[COLUMNS].itertuples(index=False):
+        found.update(repr(tuple(row)).encode("utf-8", "surrogateescape"))
+    return found.hexdigest()

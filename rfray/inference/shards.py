@@ -1,0 +1,101 @@
+"""a list of image files -> a folder of Parquet shards with what a bundle says of them, each whole or not there.
+
+files.parquet lists the files, a shard a row group; part-<number>.parquet are the verdicts on a shard, and its digest a
+line of shards.csv. No process holds more than a shard; whoever is stopped goes on with the shards that are missing.
+Without Ray: `bulk` has many processes do the same.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from rfray.errors import RunError
+from rfray.models.bundle import detect, load_bundle
+from rfray.store.files import RECORD_BYTES, file_digest, read_plain, replacing, write_whole
+from rfray.store.sealed import table_bytes
+
+FILES_TABLE = "files.parquet"
+DIGESTS = "shards.csv"
+
+
+def list_files(out: Path, names: Iterator[str], size: int) -> int:
+    """Writes the table of files, so many a shard; their number. Without a file nothing is written."""
+    schema, count, first = pa.schema({"path": pa.binary()}), 0, list(islice(names, size))  # not every name is UTF-8
+    if not first:
+        return 0
+    with replacing(out / FILES_TABLE) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        shard = first
+        while shard:
+            writer.write_table(pa.table({"path": [*map(os.fsencode, shard)]}, schema=schema))
+            count += len(shard)
+            shard = list(islice(names, size))
+    return count
+
+
+class ShardPredictor:
+    """It loads the bundle once, and predicts one shard at a time; of a pool, each process is one."""
+
+    def __init__(self, out: Path, bundle: str, batch_size: int, threads: int, identify: bool = False) -> None:
+        torch.set_num_threads(threads)
+        self._out, self._batch_size, self._threads, self._identify = out, batch_size, threads, identify
+        self._bundle = load_bundle(bundle)
+
+    def predict(self, shard: int) -> tuple[int, Counter[str]]:
+        """Writes the verdicts on a shard; the shard, and how many there are of each."""
+        paths = [*map(os.fsdecode, pq.ParquetFile(self._out / FILES_TABLE).read_row_group(shard)["path"].to_pylist())]
+        seen = detect(self._bundle, paths, self._batch_size, self._threads, identify=self._identify)
+        table = pd.concat(table for table, _ in seen)
+        write_whole(part_file(self._out, shard), table_bytes(pa.Table.from_pandas(table, preserve_index=False)))
+        return shard, Counter(table["verdict"])
+
+
+def missing_shards(out: Path) -> tuple[list[int], list[int]]:
+    """The numbers of the shards that are missing or damaged, and of those that are there."""
+    known, missing, there = _digests(out), list[int](), list[int]()
+    for shard in range(pq.read_metadata(out / FILES_TABLE).num_row_groups):
+        (there if _is_whole(part_file(out, shard), known.get(shard)) else missing).append(shard)
+    return missing, there
+
+
+def vouch(out: Path, shard: int) -> None:
+    """Keeps the digest of the verdicts on a shard, by which damage is noticed: for the command alone."""
+    with (out / DIGESTS).open("a") as lines:
+        lines.write(f"{shard},{file_digest(part_file(out, shard))}\n")
+
+
+def _digests(out: Path) -> dict[int, str]:
+    """Shard -> SHA-256 of its verdicts, as the last line on it has it."""
+    file = out / DIGESTS
+    try:
+        text = read_plain(file, RECORD_BYTES).decode("ascii", "replace") if file.exists() else ""
+    except ValueError as error:
+        raise RunError(f"{file} is damaged: {error}; delete it, and what it speaks of is predicted again") from None
+    if text and not text.endswith("\n"):  # a line that was cut short, which the next one must not continue
+        write_whole(file, f"{text}\n")
+    lines = [line.split(",") for line in text.splitlines()]
+    return {int(line[0]): line[1] for line in lines if len(line) == 2 and re.fullmatch(r"\d{1,9}", line[0])}
+
+
+def _is_whole(part: Path, digest: str | None) -> bool:
+    return part.is_file() and file_digest(part) == digest and "verdict" in columns_of(part)
+
+
+def columns_of(file: Path) -> list[str]:
+    """The names of a table's columns; none where it is no table."""
+    try:
+        return list(pq.read_schema(file).names)
+    except (OSError, pa.ArrowException):
+        return []
+
+
+def part_file(out: Path, shard: int) -> Path:
+    """The file of the verdicts on a shard."""
+    return out / f"part-{shard:06d}.parquet"

@@ -1,0 +1,98 @@
+"""evaluations/<name>/: the files of one evaluation of a bundle on images from elsewhere, and its record."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rfray.spec.schema_base import Strict
+from rfray.store.files import below
+from rfray.store.records import Digest, FromZero, Name
+
+EVALUATIONS = "evaluations"
+"""The folder of them, in a run or in the working folder."""
+Figure = Annotated[float, Field(ge=0)] | None
+"""A metric, a count or an end of an interval; None: undefined."""
+
+
+class Comparison(Strict):
+    """A figure on these images beside what the bundle claims, which it has from the test images of its run."""
+
+    here: float
+    claimed: float
+    low: float
+    high: float
+    """Of the 95 % interval of here - claimed."""
+    p: float
+    """Two-sided: of the AUC by DeLong's variances, of the others by the z test of two proportions."""
+
+
+class Threshold(Strict):
+    """The threshold that would have served best: chosen on these very images, so that it flatters."""
+
+    value: Annotated[float, Field(ge=0)]
+    """The highest with the greatest balanced accuracy."""
+    balanced_accuracy: float
+    accuracy: float
+
+
+class EvaluationRecord(Strict):
+    """evaluation.json: what one evaluation came to; written last."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    where: str
+    """The folder, the table or the address that was evaluated."""
+    bundle: Digest
+    """Of its ensemble.json."""
+    n: FromZero
+    real: FromZero
+    fake: FromZero
+    """Images that count."""
+    unreadable: FromZero
+    """Files that could not be read or predicted."""
+    exact: FromZero | None
+    alike: FromZero | None
+    """Left out, as the detector has learned from the same file or a picture alike; None: the bundle can't say."""
+    figures: dict[str, Figure]
+    """Columns of the leaderboard -> value, of the main vote."""
+    claimed: dict[str, Figure]
+    """The same of the bundle's test images."""
+    comparisons: dict[str, Comparison]
+    """auc, accuracy, recall, fpr -> the figure beside what is claimed, where both are defined."""
+    best: Threshold | None
+    """None where a class is missing."""
+    sentences: list[str]
+    """The same in words."""
+
+
+class EvaluationDir:
+    """evaluations/<name>: its files."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """`folder` is that of all evaluations."""
+        self.path = below(folder, name)
+        self.name = name
+        self.record_file = self.path / "evaluation.json"
+        self.leaderboard_csv = self.path / "leaderboard.csv"
+        self.groups_csv = self.path / "groups.csv"
+        self.report_md = self.path / "report.md"
+        self.report_html = self.path / "report.html"
+        self.unreadable_csv = self.path / "unreadable.csv"
+        self.left_out_csv = self.path / "left-out.csv"
+        self.plots_folder = self.path / "plots"
+        self.mistakes_folder = self.plots_folder / "mistakes"
+        self.shards_folder = self.path / ".shards"
+        """What was predicted so far; kept, so that the same command need not predict it again."""
+
+    def predictions_file(self, name: str) -> Path:
+        """<name>-predictions.parquet of a vote or a member: id, label, p_fake."""
+        return self.path / f"{name}-predictions.parquet"
+
+    def predictions_files(self) -> list[Path]:
+        """Those that are there."""
+        return sorted(self.path.glob("*-predictions.parquet"))
+
+    def mistake_picture(self, number: int, *, evidence: bool = False) -> Path:
+        """plots/mistakes/<number>.jpg: a wrongly classified image; <number>-evidence.jpg: where that was seen in it."""
+        return self.mistakes_folder / f"{number:02d}{'-evidence' if evidence else ''}.jpg"

@@ -1,0 +1,285 @@
+"""`rfray evaluate` as a user meets it: every figure against scikit-learn and scipy."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+from sklearn import metrics as sk
+
+from rfray.cli import main
+from rfray.models.bundle import load_bundle
+from rfray.stats.predictions import read_predictions
+from rfray.store.evaluation_dir import EvaluationDir, EvaluationRecord
+from rfray.store.records import read_record
+from tests.object_store import bucket_here, upload
+from tests.pictures import picture, write_folder
+from tests.two_models import concluded, two_models
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def here(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a bundle; elsewhere: 12 + 12 images, some in subfolders; planted: six of them, three learned from."""
+    folder = tmp_path_factory.mktemp("evaluating")
+    concluded(two_models(folder, pictures), "soft", "weighted", "calibrated")
+    write_folder(folder / "elsewhere", per_class=12, seed=5)
+    for number in range(6):
+        for name in ("real", "fake"):
+            (folder / "elsewhere" / name / "night").mkdir(exist_ok=True)
+            file = folder / "elsewhere" / name / f"{number:03d}.bmp"
+            file.rename(folder / "elsewhere" / name / "night" / file.name)
+    for name in ("real", "fake"):
+        (folder / "planted" / name).mkdir(parents=True)
+        for number in range(4):
+            new = folder / "planted" / name / f"new{number}.bmp"
+            Image.fromarray(picture(name == "fake", np.random.default_rng(90 + number))).save(new)
+    train = folder / "images" / "train"
+    shutil.copy(train / "real" / "003.bmp", folder / "planted" / "real" / "copy.bmp")
+    Image.open(train / "fake" / "004.bmp").save(folder / "planted" / "fake" / "copy.png")
+    mirrored = Image.open(train / "real" / "005.bmp").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored.save(folder / "planted" / "real" / "mirrored.png")
+    (folder / "planted" / "real" / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture
+def command(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """The same as `rfray evaluate`, in this process, which has imported torch already."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(here)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["rfray", "evaluate", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return subprocess.CompletedProcess(words, int(end.value.code or 0), *capfd.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def record_of(folder: Path, name: str) -> EvaluationRecord:
+    return read_record(EvaluationDir(folder / "evaluations", name).record_file, EvaluationRecord)
+
+
+def test_every_figure_is_that_of_scikit_learn(here: Path, command: Command) -> None:
+    done = command("run", "elsewhere")
+    assert done.returncode == 0, done.stderr
+    out = EvaluationDir(here / "run" / "evaluations", "elsewhere")
+    bundle = load_bundle(here / "run")
+    frame = pd.read_csv(out.leaderboard_csv).set_index("name")
+    names = [*(vote.name for vote in bundle.ensemble.votes), *bundle.ensemble.members]
+    assert list(frame.index[: len(names)]) == names
+    assert [file.name for file in out.predictions_files()] == sorted(f"{name}-predictions.parquet" for name in names)
+    for name in names:
+        found = read_predictions(out.predictions_file(name))
+        assert sorted(found.ids) == sorted(
+            file.relative_to(here / "elsewhere").as_posix() for file in (here / "elsewhere").rglob("*.bmp")
+        )
+        assert all(label == id_.startswith("fake") for id_, label in zip(found.ids, found.labels, strict=True))
+        row, called = frame.loc[name], found.p_fake >= frame.loc[name, "threshold"]
+        assert row["auc"] == pytest.approx(sk.roc_auc_score(found.labels, found.p_fake))
+        assert row["average_precision"] == pytest.approx(sk.average_precision_score(found.labels, found.p_fake))
+        for metric in (sk.accuracy_score, sk.recall_score, sk.f1_score, sk.balanced_accuracy_score):
+            column = metric.__name__.removesuffix("_score")
+            assert row[column] == pytest.approx(metric(found.labels, called)), column
+        assert row[["tn", "fp", "fn", "tp"]].tolist() == sk.confusion_matrix(found.labels, called).ravel().tolist()
+        low, high = stats.binomtest(int((called == found.labels).sum()), len(found)).proportion_ci(method="wilson")
+        assert row[["accuracy_low", "accuracy_high"]].tolist() == pytest.approx([low, high])
+    main_vote = frame.loc["ensemble"]
+    members = np.array([read_predictions(out.predictions_file(one)).p_fake for one in bundle.ensemble.members])
+    assert read_predictions(out.predictions_file("ensemble")).p_fake == pytest.approx(members.mean(axis=0))
+    assert main_vote["threshold"] == bundle.ensemble.threshold
+    record, claimed = record_of(here / "run", "elsewhere"), bundle.ensemble.bundle
+    assert claimed is not None
+    hits, n = main_vote["tn"] + main_vote["tp"], main_vote["n"]
+    other_hits, other_n = (claimed.figures["tn"] or 0) + (claimed.figures["tp"] or 0), claimed.figures["n"] or 0
+    table = [[hits, n - hits], [other_hits, other_n - other_hits]]
+    p = stats.chi2_contingency(table, correction=False).pvalue if hits + other_hits not in (0, n + other_n) else 1
+    assert record.comparisons["accuracy"].p == pytest.approx(p)
+    assert (record.exact, record.alike, record.unreadable) == (0, 0, 0)
+    assert record.claimed == claimed.figures
+
+
+def test_what_was_predicted_is_not_predicted_again(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("run", "again=elsewhere").returncode == 0
+    before = (here / "run" / "evaluations" / "again" / "leaderboard.csv").read_bytes()
+    monkeypatch.setattr("rfray.inference.shards.load_bundle", lambda *_: 1 / 0)
+    assert command("run", "again=elsewhere").returncode == 0
+    assert (here / "run" / "evaluations" / "again" / "leaderboard.csv").read_bytes() == before
+
+
+def test_images_that_it_has_learned_from_are_left_out(here: Path, command: Command) -> None:
+    done = command("run", "planted")
+    assert done.returncode == 1
+    assert "1 file could not be read (1 of planted): unreadable.csv has the reasons" in done.stderr
+    said = "Left out, as the detector has learned from them: 3 (1 of the same file, 2 of a picture alike)."
+    assert said in done.stdout
+    record, out = record_of(here / "run", "planted"), EvaluationDir(here / "run" / "evaluations", "planted")
+    assert (record.n, record.exact, record.alike, record.unreadable) == (8, 1, 2, 1)
+    left_out = pd.read_csv(out.left_out_csv)
+    assert dict(zip(left_out["path"], left_out["kind"], strict=True)) == {
+        "fake/copy.png": "alike",
+        "real/copy.bmp": "exact",
+        "real/mirrored.png": "alike",
+    }
+    assert pd.read_csv(out.unreadable_csv)["path"].tolist() == ["real/broken.jpg"]
+    assert all("new" in one for one in read_predictions(out.predictions_file("ensemble")).ids)
+
+
+def test_a_bundle_without_fingerprints_says_that_it_did_not_look(here: Path, command: Command, tmp_path: Path) -> None:
+    shutil.copytree(here / "run" / "ensemble", tmp_path / "old")
+    record = json.loads((tmp_path / "old" / "ensemble.json").read_text())
+    (tmp_path / "old" / "learned-images.safetensors").unlink()
+    del record["bundle"]["files"]["learned-images.safetensors"]
+    from rfray.store.bundle_record import Ensemble
+    from rfray.store.records import write_record
+
+    record.pop("sha256", None)
+    write_record(
+        tmp_path / "old" / "ensemble.json",
+        Ensemble.model_validate({k: v for k, v in record.items() if k in Ensemble.model_fields}),
+    )
+    done = command(str(tmp_path / "old"), "planted", "--out", str(tmp_path))
+    assert "was not looked for" in done.stdout
+    assert record_of(tmp_path, "planted").exact is None
+    assert record_of(tmp_path, "planted").n == 11
+
+
+def test_images_of_one_class_say_only_what_they_can(here: Path, command: Command, tmp_path: Path) -> None:
+    done = command(
+        "run/ensemble", "elsewhere/real", "fakes=elsewhere", "--classes", "fake=fake", "--out", str(tmp_path)
+    )
+    assert done.returncode == 2  # the first one has no such folder
+    assert "no folder 'fake'" in done.stderr
+    done = command("run/ensemble", "elsewhere/real", "some=elsewhere/real", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(EvaluationDir(tmp_path / "evaluations", "real").leaderboard_csv).set_index("name")
+    row = frame.loc["ensemble"].dropna()
+    assert set(row.index) == {
+        *("kind", "status", "members", "tn", "fp", "fn", "tp", "n", "threshold", "fpr", "fpr_low", "fpr_high")
+    }
+    assert row["fpr"] == row["fp"] / 12
+    assert "all of them real, the ensemble has a false-positive rate of" in done.stdout
+    done = command("run/ensemble", "elsewhere", "--classes", "fake=fake", "--out", str(tmp_path))
+    row = pd.read_csv(EvaluationDir(tmp_path / "evaluations", "elsewhere").leaderboard_csv).iloc[0].dropna()
+    assert {"recall", "recall_low", "recall_high"} <= set(row.index)
+    assert not {"fpr", "accuracy", "precision", "auc"} & set(row.index)
+    summary = pd.read_csv(tmp_path / "evaluations" / "evaluations.csv").set_index("name")
+    assert list(summary.index) == ["elsewhere", "real", "some", "mean", "worst"]
+    assert summary.loc["mean", "fpr"] == pytest.approx(summary["fpr"].iloc[:3].mean())
+    assert summary.loc["worst", "fpr"] == summary["fpr"].iloc[:3].max()
+    assert summary.loc["worst", "recall"] == summary["recall"].iloc[:3].min()
+    assert summary["auc"].isna().all()
+
+
+def test_a_table_has_labels_in_words_or_numbers(here: Path, command: Command, tmp_path: Path) -> None:
+    shutil.copytree(here / "elsewhere", tmp_path / "set" / "images")
+    files = sorted(file.relative_to(tmp_path / "set").as_posix() for file in (tmp_path / "set").rglob("*.bmp"))
+    labels = ["fake" if "/fake/" in file else "0" for file in files]
+    lines = [
+        f"{file},{label},{'dark' if 'night' in file else 'light'}" for file, label in zip(files, labels, strict=True)
+    ]
+    (tmp_path / "set" / "table.csv").write_text("\n".join(["path,label,time", *lines]))
+    done = command("run", str(tmp_path / "set" / "table.csv"), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = read_predictions(EvaluationDir(tmp_path / "evaluations", "table").predictions_file("ensemble"))
+    assert found.ids.tolist() == files
+    assert found.labels.tolist() == [int("/fake/" in file) for file in files]
+    pd.DataFrame({"path": files, "label": ["/fake/" in file for file in files]}).to_parquet(
+        tmp_path / "set" / "t.parquet"
+    )
+    done = command("run", str(tmp_path / "set" / "t.parquet"), "--out", str(tmp_path))
+    assert (
+        read_predictions(EvaluationDir(tmp_path / "evaluations", "t").predictions_file("ensemble")).labels.tolist()
+        == found.labels.tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("path,class\na.png,0", "no column label; there: "),
+        ("path,label\na.png,2", "image 1: label '2'; allowed: 0, real, 1, fake"),
+        ("path,label\na.png,0\na.png,1", "'a.png' is in it 2 times"),
+        ("path,label\nb.png,0\n../a.png,1", "image 2: '../a.png' is no name of a file below"),
+        ("path,label\n/a.png,1", "image 1: '/a.png' is no name of a file below"),
+        ("path,label\n", "no image in it"),
+        ("", "no table that can be read"),
+    ],
+)
+def test_tables_that_can_not_be_used(rows: str, said: str, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(rows)
+    done = command("run", str(tmp_path / "table.csv"))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "nowhere"], "nowhere: no such folder"),
+        (["run", "broken.jpg"], "broken.jpg: no such folder"),
+        (["run", "images"], "no folder 'real' or 'fake'; there: "),
+        (["run", "elsewhere", "images/../elsewhere"], "both would be called elsewhere; name them: elsewhere-2="),
+        (["run", "elsewhere", "planted", "--name", "x"], "--name x: allowed with one folder"),
+        (["run", "elsewhere", "--name", "../x"], "can't be called '../x'"),
+        (["run", "elsewhere", "--classes", "photo=real"], "--classes photo=real: allowed: real=FOLDER,fake=FOLDER"),
+        (["run", "elsewhere", "--classes", "real=../real"], "--classes real=../real: allowed"),
+        (["run", "ftp://x/y"], "allowed: folders, tables and s3://"),
+        (["images", "elsewhere"], "no bundle"),
+    ],
+)
+def test_words_that_can_not_be_used(words: list[str], said: str, command: Command) -> None:
+    done = command(*words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_folder_of_the_same_name_is_refused(here: Path, command: Command, tmp_path: Path) -> None:
+    write_folder(tmp_path / "a" / "set", per_class=2, seed=11)
+    write_folder(tmp_path / "b" / "set", per_class=2, seed=12)
+    assert command("run", str(tmp_path / "a" / "set"), "--out", str(tmp_path)).returncode == 0
+    done = command("run", str(tmp_path / "b" / "set"), "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert f"is an evaluation of {tmp_path}/a/set; name this one: set-2={tmp_path}/b/set" in done.stderr
+    # images that were changed are predicted again
+    shutil.copy(tmp_path / "b" / "set" / "real" / "000.bmp", tmp_path / "a" / "set" / "real" / "007.bmp")
+    done = command("run", str(tmp_path / "a" / "set"), "--out", str(tmp_path))
+    assert "has changed since it was evaluated, so it is predicted again" in done.stdout
+    assert record_of(tmp_path, "set").n == 5
+
+
+def test_a_set_at_an_address_is_the_same(here: Path, command: Command, tmp_path: Path) -> None:
+    command("run", "elsewhere", "--out", str(tmp_path))
+    with bucket_here() as bucket:
+        upload(here / "elsewhere", f"{bucket}/there")
+        files = [file.relative_to(here / "elsewhere").as_posix() for file in (here / "elsewhere").rglob("*.bmp")]
+        table = pd.DataFrame({"path": files, "label": [file.split("/")[0] for file in files]}).to_csv(index=False)
+        (tmp_path / "up").mkdir()
+        (tmp_path / "up" / "table.csv").write_text(table)
+        upload(tmp_path / "up", f"{bucket}/there")
+        done = command("run", f"{bucket}/there", f"{bucket}/there/table.csv", "--out", str(tmp_path))
+        assert done.returncode == 0, done.stderr
+    local, there, tabled = (
+        read_predictions(EvaluationDir(tmp_path / "evaluations", name).predictions_file("ensemble"))
+        for name in ("elsewhere", "there", "table")
+    )
+    for other in (there, tabled):
+        assert other.ids.tolist() == local.ids.tolist()
+        assert other.p_fake.tolist() == local.p_fake.tolist()
+    assert record_of(tmp_path, "there").where == "s3://rfray-test/there"
