@@ -115,9 +115,9 @@ def ensemble(
             say(console, alone)
         write_corrupted_votes(run, made, val=settings.choose_by == "worst", test=corrupted)
         write_leaderboard(run)
-        attributes, said = attribute_groups(run)
-        say(console, *said)
-        if (few := write_groups(run, attributes)) and sweep.report.group_pattern is not None:
+        attributes = attribute_groups(run)
+        say(console, *attributes.notes, *attributes.summary)
+        if (few := write_groups(run, attributes.groups)) and sweep.report.group_pattern is not None:
             say(console, few)
         _write_bundle(run, sweep, made, earlier.bundle if earlier else None)
         _write_formats(run, sweep, formats, console)
@@ -134,7 +134,7 @@ def _set(run: RunDir, overrides: Sequence[str], console: Console) -> Sweep:
     if parts & {"train", "val"}:
         check_training(run, sweep)
     if "attributes" in parts:
-        check_attributes(sweep.data)
+        check_attributes(sweep.data, run.audited_images() if "test" not in parts else None)
     if "test" in parts:
         list_images(sweep.data, "test")
     claim_run(run, sweep)

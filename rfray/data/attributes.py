@@ -63,10 +63,12 @@ def read_attributes(where: str) -> pd.DataFrame:
     return table
 
 
-def check_attributes(settings: DataSettings) -> None:
-    """Raises DataError where `data.attributes` is given, and no table that can be read."""
+def check_attributes(settings: DataSettings, images: pd.DataFrame | None = None) -> None:
+    """Raises DataError where `data.attributes` is given, and no table that can be read, or of none of the images."""
     if settings.attributes is not None:
-        read_attributes(settings.attributes)
+        table = read_attributes(settings.attributes)
+        if images is not None:
+            unmatched(table, images, settings.attributes)
 
 
 def unmatched(table: pd.DataFrame, images: pd.DataFrame, where: str) -> list[str]:

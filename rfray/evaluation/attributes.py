@@ -1,39 +1,188 @@
-"""The predictions of a vote, a table of attributes -> how good it is on the images of each value."""
+"""Predictions, a table of attributes, a threshold -> how the images of each value come off, and what is no chance.
 
+A detector may do well on the whole and call every fourth photograph of dark skin fake. So of each value the share of
+its real images that are called fake, and of its fakes that are found, is compared with that of all other values of the
+attribute by Fisher's exact test (Fisher 1934, section 21.02). The more values are looked at, the more of them differ by
+chance: all comparisons of all attributes are one family, corrected by Holm's method. Images count as independent.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
 import pandas as pd
 
 from rfray.data.attributes import attributes_of, categories
-from rfray.evaluation.groups import Groups, by_group
+from rfray.data.listing import counted
+from rfray.evaluation.groups import GROUP_COLUMNS, Groups, by_group
+from rfray.stats.intervals import wilson
+from rfray.stats.paired_tests import LEVEL, holm
 from rfray.stats.predictions import Predictions, read_predictions
 from rfray.store.run_dir import RunDir
 
+RATES: dict[Literal["false_positive_rate", "recall"], tuple[int, str]] = {
+    "false_positive_rate": (0, "Real images with {} are called fake in {}"),
+    "recall": (1, "Fakes with {} are missed in {}"),
+}
+"""Rate that is tested -> label of the images that it is a share of, and what is said of its errors."""
+TESTED_COLUMNS = {f"{rate}{end}": "float64" for rate in RATES for end in ("_others", "_p")}
+"""Columns that the groups of an attribute have besides GROUP_COLUMNS: the rate of all other values together, and the p
+value of the difference, corrected; nan where either has no such image."""
 
-def by_attribute(
-    predictions: Predictions, attributes: pd.DataFrame, threshold: float
-) -> tuple[dict[str, Groups], list[str]]:
-    """Attribute -> its groups; and what to say of columns that were cut into ranges or make no groups.
 
-    `attributes` has a row an image, in the order of the predictions, and a column of text an attribute; images without
-    a value ("") are in no group.
+@dataclass(frozen=True)
+class Gap:
+    """The value of an attribute that comes off worst by one rate, against its other values."""
+
+    attribute: str
+    value: str
+    rate: Literal["false_positive_rate", "recall"]
+    errors: tuple[int, int]
+    """Of the value's images of the class: how many are wrong, of how many."""
+    other_errors: tuple[int, int]
+    """The same of the other values together."""
+    p: float
+    """Of Fisher's exact test, two-sided, corrected by Holm's method for all `comparisons`; in [0, 1]."""
+    comparisons: int
+    lowest: tuple[str, float] | None
+    """The value with the lowest share of errors, and that share, in [0, 1]; None where there are two values alone."""
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether chance makes so large a gap, among so many that were looked at, in less than LEVEL of cases."""
+        return self.p < LEVEL
+
+    @property
+    def sentence(self) -> str:
+        """The gap in one plain sentence."""
+        (wrong, of), (others, of_others) = self.errors, self.other_errors
+        low, high = wilson(wrong, of)
+        judged = "is more than chance explains" if self.is_proven else "may be chance, as far as these images tell"
+        several = f"the {self.comparisons} comparisons made" if self.comparisons > 1 else "one comparison"
+        end = f"; the lowest is {self.lowest[1]:.1%} ({self.attribute}={self.lowest[0]})" if self.lowest else ""
+        return (
+            f"{RATES[self.rate][1].format(f'{self.attribute}={self.value}', f'{wrong / of:.1%}')} ({low:.1%} to "
+            f"{high:.1%}, n = {of:,}), the others in {others / of_others:.1%} (n = {of_others:,}): a difference that "
+            f"{judged} (p = {self.p:.2g}, Fisher's exact test, corrected for {several}){end}."
+        )
+
+
+@dataclass(frozen=True)
+class AttributeGroups:
+    """How good a vote is on the images of each value of each attribute."""
+
+    groups: dict[str, Groups]
+    """Attribute -> its groups; their tables have TESTED_COLUMNS, too. Attributes without groups are not there."""
+    gaps: list[Gap]
+    """Of each attribute at most one a rate, the least likely by chance first."""
+    notes: list[str]
+    """What to say of columns that were cut into ranges, or make no groups."""
+    comparisons: int = 0
+    """How many values and rates were compared with others, in all attributes."""
+
+    @property
+    def summary(self) -> list[str]:
+        """What a reader should know who reads nothing else: every gap that is more than chance, or that none is."""
+        if proven := [gap.sentence for gap in self.gaps if gap.is_proven]:
+            return proven
+        if not self.comparisons:
+            return []
+        named = ", ".join(self.groups)
+        return [
+            f"By {named}: no value comes off so much worse than the others that chance does not explain it "
+            f"({counted(self.comparisons, 'comparison')}, Fisher's exact test, corrected by Holm's method)."
+        ]
+
+    def of(self, attribute: str) -> list[Gap]:
+        """The gaps of one attribute."""
+        return [gap for gap in self.gaps if gap.attribute == attribute]
+
+
+def by_attribute(predictions: Predictions, attributes: pd.DataFrame, threshold: float) -> AttributeGroups:
+    """The groups of each attribute, and where they differ.
+
+    `attributes` has a row an image, in the order of the predictions, and a column of text an attribute. Images without
+    a value ("") are in no group, and none of the others; but a group of one class has its AUC against all of the other.
     """
-    found, said = categories(attributes)
-    groups = {}
+    found, notes = categories(attributes)
+    groups: dict[str, Groups] = {}
     for name in found:
-        has_value = (found[name] != "").to_numpy()
-        made = by_group(predictions.at(has_value.nonzero()[0]), found[name].to_numpy(object)[has_value], threshold)
-        if made is not None:
-            groups[str(name)] = made
-    return groups, said
+        made = by_group(predictions, found[name].to_numpy(object), threshold)
+        if made is not None and len(valued := made.table[made.table["group"] != ""]) > 1:
+            groups[str(name)] = Groups(valued.reset_index(drop=True), made.overall, made.measure)
+    tests = comparisons(predictions.labels, predictions.p_fake >= threshold, found[list(groups)])
+    for name, one in groups.items():
+        table = one.table.assign(**dict.fromkeys(TESTED_COLUMNS, np.nan))
+        for rate in RATES:
+            own = tests[(tests["attribute"] == name) & (tests["rate"] == rate)].set_index("value")
+            share = own["other_wrong"] / own["other_n"]
+            table[f"{rate}_others"] = table["group"].map(share if rate == "false_positive_rate" else 1 - share)
+            table[f"{rate}_p"] = table["group"].map(own["p"])
+        groups[name] = Groups(table.astype({**GROUP_COLUMNS, **TESTED_COLUMNS}), one.overall, one.measure)
+    return AttributeGroups(groups, _gaps(tests), notes, int((~tests["twin"]).sum()))
 
 
-def attribute_groups(run: RunDir) -> tuple[dict[str, Groups], list[str]]:
+def attribute_groups(run: RunDir) -> AttributeGroups:
     """The same of the ensemble's main vote on test; nothing without an ensemble or a table.
 
     Raises RunError where a file is damaged.
     """
     ensemble, table = run.ensemble(), run.attributes()
     if ensemble is None or table is None:
-        return {}, []
+        return AttributeGroups({}, [], [])
     predictions, images = read_predictions(run.ensemble_predictions_file(ensemble.name, "test")), run.images("test")
     attributes = attributes_of(table, images["folder"].iloc[0], predictions.ids.tolist())
     return by_attribute(predictions, attributes, ensemble.threshold)
+
+
+def comparisons(labels: np.ndarray, called_fake: np.ndarray, attributes: pd.DataFrame) -> pd.DataFrame:
+    """Every value against the others of its attribute, by each of RATES, where there are such images on both sides.
+
+    A row each: attribute, rate, value, wrong and n (images), other_wrong, other_n, the corrected p, and comparisons,
+    the number of all. Of two values, each is the other's others: the second is a twin, and not counted.
+    """
+    from scipy.stats import fisher_exact  # takes a second to import
+
+    rows = []
+    for name in attributes:
+        for rate, (label, _) in RATES.items():
+            inside = ((attributes[name] != "") & (labels == label)).to_numpy()
+            wrong = pd.Series((called_fake != (labels == 1))[inside])
+            each = wrong.groupby(attributes[name].to_numpy()[inside]).agg(["sum", "size"])
+            total = each.sum()
+            for number, (value, (errors, n)) in enumerate(each.iterrows() if len(each) > 1 else ()):
+                others, of = int(total["sum"] - errors), int(total["size"] - n)
+                p = fisher_exact(np.array([[errors, n - errors], [others, of - others]])).pvalue
+                twin = len(each) == 2 and number == 1
+                rows.append((str(name), rate, str(value), int(errors), int(n), others, of, float(p), twin))
+    columns = ["attribute", "rate", "value", "wrong", "n", "other_wrong", "other_n", "p", "twin"]
+    table = pd.DataFrame(rows, columns=columns).astype({"p": float, "twin": bool})
+    once = ~table["twin"]
+    table.loc[once, "p"] = holm(table.loc[once, "p"].to_numpy())
+    table["p"] = table["p"].mask(table["twin"], table["p"].shift())
+    return table.assign(comparisons=int(once.sum()))
+
+
+def _gaps(tests: pd.DataFrame) -> list[Gap]:
+    """Of each attribute and rate the value that is worse than the others with the smallest p; of equals the worst."""
+    tests = tests.assign(share=tests["wrong"] / tests["n"], other_share=tests["other_wrong"] / tests["other_n"])
+    found = []
+    for name, rate in product(tests["attribute"].unique(), RATES):
+        rows = tests[(tests["attribute"] == name) & (tests["rate"] == rate)]
+        worse = rows[rows["share"] > rows["other_share"]].sort_values(["p", "share"], ascending=[True, False])
+        if len(worse):
+            one, least = worse.iloc[0], rows.sort_values("share", kind="stable").iloc[0]
+            found.append(
+                Gap(
+                    attribute=name,
+                    value=one["value"],
+                    rate=rate,
+                    errors=(int(one["wrong"]), int(one["n"])),
+                    other_errors=(int(one["other_wrong"]), int(one["other_n"])),
+                    p=float(one["p"]),
+                    comparisons=int(one["comparisons"]),
+                    lowest=(least["value"], float(least["share"])) if len(rows) > 2 else None,
+                )
+            )
+    return sorted(found, key=lambda gap: gap.p)

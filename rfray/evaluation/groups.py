@@ -69,8 +69,9 @@ def write_groups(run: RunDir, attributes: Mapping[str, Groups] | None = None) ->
     groups = groups_of(run)
     tables = {**({"": groups} if groups is not None else {}), **(attributes or {})}
     if tables:
+        columns = dict.fromkeys(column for one in tables.values() for column in one.table)
         rows = [one.table.assign(attribute=name) for name, one in tables.items()]
-        write_whole(run.groups_csv, csv_text(pd.concat(rows)[["attribute", *GROUP_COLUMNS]]))
+        write_whole(run.groups_csv, csv_text(pd.concat(rows)[["attribute", *columns]]))
     else:
         run.groups_csv.unlink(missing_ok=True)
     if groups is None:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from rfray.evaluation.attributes import attribute_groups
 from rfray.evaluation.groups import groups_of
 from rfray.evaluation.leaderboard import read_leaderboard
 from rfray.evaluation.significance import verdict
@@ -27,6 +28,7 @@ def write_model_card(run: RunDir, ensemble: Ensemble) -> None:
         warning=bundle_warning(ensemble),
         images=counts.T.to_dict("list"),
         worst_group=group_sentence(groups) if groups is not None else None,
+        attributes=attribute_groups(run).summary,
         corruption=corruption_sentence(frame, ensemble.name),
     )
     write_whole(run.model_card, text)

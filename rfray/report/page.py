@@ -8,6 +8,7 @@ import pandas as pd
 
 from rfray.data.listing import counted
 from rfray.evaluation import leaderboard as board
+from rfray.evaluation.attributes import attribute_groups
 from rfray.evaluation.groups import groups_of
 from rfray.evaluation.mistakes import read_mistakes
 from rfray.evaluation.search_findings import SearchFindings
@@ -58,6 +59,7 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         mistakes=mistakes,
         classes=CLASSES,
         groups=groups_of(run),
+        attributes=attribute_groups(run),
         robustness=words.corruption_sentence(frame, ensemble.name) if ensemble is not None else None,
         corruption=_there(run.plots_folder, [CORRUPTION]),
         history=_there(run.plots_folder, [HISTORY]),

@@ -111,6 +111,11 @@ def group_rows(groups: Groups) -> Table:
         ]
         for row in (*shown, {**groups.overall, "group": "all images"})
     ]
+    for rate in (name for name in OF_GROUPS if f"{name}_p" in groups.table):
+        columns.append(f"{OF_GROUPS[rate]} of the others (p)")
+        for cells, one in zip(rows, [*shown, {}], strict=True):
+            others, p = one.get(f"{rate}_others"), one.get(f"{rate}_p")
+            cells.append("" if pd.isna(p) or p is None else f"{others:.{SHOWN}f} ({p:.2g})")
     return columns, rows
 
 

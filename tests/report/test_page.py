@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -243,6 +244,25 @@ def test_of_many_groups_the_others_are_in_the_file(tmp_path):
     text = Page(run.report_html.read_text()).text
     assert "The 30 worst of 35 groups; all are in groups.csv." in text
     assert "images of one class alone" not in text
+
+
+def test_the_groups_of_an_attribute_have_a_sentence_and_a_table(tmp_path):
+    run = small_run(tmp_path / "run")
+    report(run, top_k=1)  # of 001 alone: real/2.jpg is called fake, fake/3.jpg real
+    ids = predictions(FIRST).ids
+    run.write_catalog(catalog_of(path=ids, subfolder="", part="test", folder="test"))
+    skin = ["dark" if path == "real/2.jpg" else "<b>light</b>" for path in ids]
+    run.write_table(run.attributes_file, pd.DataFrame({"path": ids, "skin": skin, "same": "x"}))
+    write_page(run)
+    page = Page(run.report_html.read_text(encoding="utf-8"))
+    text = " ".join(page.text.split())
+    assert "By skin Real images with skin=dark are called fake in 100.0% (20.7% to 100.0%, n = 1)" in text
+    assert "the others in 0.0% (n = 2): a difference that may be chance" in text
+    assert "attribute same: the same value in all images, so no groups." in text
+    assert {"href": "#groups"} in page.all("a")
+    assert "1.000 (0.207 to 1.000) all fake 0.000 (0.33)" in text
+    assert "<b>light</b>" in text
+    assert all("scope" in header for header in page.all("th"))
 
 
 @pytest.fixture
