@@ -1,4 +1,6 @@
-"""Question   Which replaced parts of a face are found, and which are missed?
+"""The face parts that were replaced in each of CIPLab's fakes, as a table for `data.attributes`.
+
+Question   Which replaced parts of a face are found, and which are missed?
 
 CIPLab's fakes are photographs in which an expert has replaced parts of the face; the four digits at the end of a file's
 name say which: left eye, right eye, nose, mouth (mid_12_1100.jpg: both eyes). The words easy, mid and hard before them
