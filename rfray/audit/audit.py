@@ -1,8 +1,8 @@
 """images, pairs of similar images, unreadable files -> `Audit`: what would make results on these images mislead.
 
 `images` has one row for each file: path (str, below its data folder), label (0 real, 1 fake), subfolder (str), folder
-(train or test), part (train, val, test, left out, or "" where folders are audited without dividing them), and the
-columns of `fingerprints.Fingerprint` but for hashes and keypoints.
+(train, val, test or test-<name>), part (train, val, test, test-<name>, left out, or "" where folders are audited
+without dividing them), and the columns of `fingerprints.Fingerprint` but for hashes and keypoints.
 `pairs`: first, second (row positions in `images`), kind (exact, re-encoded, mirrored or crop).
 `unreadable`: path, reason.
 """

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rfray.audit.facts import Facts, are, out_of
+from rfray.spec.parts import is_test
 from rfray.spec.sweep import CLASSES
 from rfray.store.records import Finding
 
@@ -35,13 +36,13 @@ def class_counts(facts: Facts) -> Iterator[Finding]:
     """Many more images of one class than of the other; too few to choose by (val), or to measure with (test)."""
     auc = 0.75
     two_fakes, two_reals = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    for part in ("train", "val", "test"):
+    for part in ("train", "val", *facts.test_parts):
         real, fake = counts = facts.counts(part)
         if 0 < IMBALANCE * counts.min() < counts.max():
             yield Finding(
                 grade="warning",
                 code="class-imbalance",
-                sentence=f"The {part} images are {real:,} real and {fake:,} fake: calling everything "
+                sentence=f"The {facts.title(part)} images are {real:,} real and {fake:,} fake: calling everything "
                 f"{CLASSES[int(counts.argmax())]} is right in {counts.max() / counts.sum():.0%}.",
                 what_to_do="Set `trial.class_balance: weights` (or `sampling`) and read AUC and balanced accuracy, "
                 "not accuracy.",
@@ -50,10 +51,11 @@ def class_counts(facts: Facts) -> Iterator[Finding]:
             variance = auc * (1 - auc) + (fake - 1) * (two_fakes - auc**2) + (real - 1) * (two_reals - auc**2)
             uncertain = min(2 * np.sqrt(variance / (real * fake)), 0.5)  # two standard errors (Hanley and McNeil 1982)
             yield Finding(
-                grade="note" if part == "test" else "warning",
+                grade="note" if is_test(part) else "warning",
                 code="few-images",
                 sentence=f"There {are(counts.min())} only {counts.min():,} {CLASSES[int(counts.argmin())]} among the "
-                f"{part} images: an AUC of {auc} measured on them is uncertain by about {uncertain:.2f} either way.",
+                f"{facts.title(part)} images: an AUC of {auc} measured on them is uncertain by about {uncertain:.2f} "
+                "either way.",
                 what_to_do=f"Add images{', or raise `data.val`' if part == 'val' else ''}. "
                 "Don't trust smaller differences between models.",
             )

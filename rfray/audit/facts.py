@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from rfray.data.listing import counted
+from rfray.spec.parts import FURTHER, TEST
 from rfray.spec.sweep import CLASSES, DataSettings
 from rfray.store.records import MetadataBaseline
 
@@ -35,14 +36,27 @@ class Facts:
         real, fake = (images.loc[images["label"] == label, column].to_numpy() for label in (0, 1))
         return real, fake
 
+    @property
+    def test_parts(self) -> list[str]:
+        """The test sets that have images, the first one first."""
+        parts = self.images["part"].unique()
+        return [part for part in (self.data.test_parts if self.data else (TEST,)) if part in parts]
+
+    def title(self, part: str) -> str:
+        """What a part is called in sentences."""
+        return self.data.title(part) if self.data else part
+
     def counts(self, part: str) -> np.ndarray:
         """(2,) int: real and fake images of a part, which has some of both or none."""
         return np.bincount(self.images.loc[self.images["part"] == part, "label"], minlength=len(CLASSES))
 
 
 def used(images: pd.DataFrame) -> pd.DataFrame:
-    """The images that a model learns from or is measured on: not left out; all where a class would have none."""
-    kept = images[images["part"] != "left out"]
+    """The images that a model learns from or is measured on: not left out; all where a class would have none.
+
+    Further test sets are from elsewhere: what is in their files says nothing of what the training images give away.
+    """
+    kept = images[(images["part"] != "left out") & ~images["part"].str.startswith(FURTHER)]
     return kept if kept["label"].nunique() == images["label"].nunique() else images
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from rfray.audit.copies import copies_within_a_part, misplaced_copies, test_in_training
+from rfray.audit.copies import copies_across_test_sets, copies_within_a_part, misplaced_copies, test_in_training
 from rfray.audit.counts import class_counts, unreadable_files
 from rfray.audit.facts import Facts
 from rfray.audit.settings import identities_across, settings_for_few, several_groups
@@ -21,6 +21,7 @@ RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     class_counts,
     unreadable_files,
     copies_within_a_part,
+    copies_across_test_sets,
     spectra_differ,
 )
 """Every rule; within a grade, findings keep this order. A new one is an entry here."""

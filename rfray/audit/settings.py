@@ -11,6 +11,7 @@ import pandas as pd
 from rfray.audit.facts import NAMED, Facts, are, used
 from rfray.data.catalog import identities
 from rfray.data.listing import counted
+from rfray.spec.parts import is_test
 from rfray.spec.sweep import CLASSES
 from rfray.store.records import Finding
 
@@ -20,7 +21,7 @@ MATCHED_SHARE = 0.5
 
 def settings_for_few(facts: Facts) -> Iterator[Finding]:
     """`data.group_pattern` and `data.split_by: group` where they keep hardly any images together."""
-    data, training = facts.data, used(facts.images)[lambda kept: kept["folder"] != "test"]
+    data, training = facts.data, used(facts.images)[lambda kept: ~kept["folder"].map(is_test)]
     asked: dict[str, pd.Series] = {}
     if training.empty:
         return
@@ -68,14 +69,16 @@ def identities_across(facts: Facts) -> Iterator[Finding]:
         return
     texts = identities(facts.images["path"], facts.data.group_pattern).explode().dropna()
     part = facts.images["part"].loc[texts.index]
-    known = {name: set(texts[part.eq(name).to_numpy()]) for name in ("train", "val", "test")}
-    for here, there in (("test", known["train"] | known["val"]), ("val", known["train"])):
+    known = {name: set(texts[part.eq(name).to_numpy()]) for name in ("train", "val", *facts.test_parts)}
+    of_tests = ((test, known["train"] | known["val"]) for test in facts.test_parts)
+    for here, there in (*of_tests, ("val", known["train"])):
         if both := sorted(known[here] & there):
             yield Finding(
                 grade="warning",
                 code="identities-across",
-                sentence=f"{len(both):,} of {len(known[here]):,} identities of {here} (`data.group_pattern`) "
-                f"{are(len(both))} also among the training images, e.g. {', '.join(both[:NAMED])}.",
+                sentence=f"{len(both):,} of {len(known[here]):,} identities of {facts.title(here)} "
+                f"(`data.group_pattern`) {are(len(both))} also among the training images, e.g. "
+                f"{', '.join(both[:NAMED])}.",
                 what_to_do="A model that knows them would seem better than it is on new ones: divide the folders by "
                 "identity, or make the part a share of the training folder.",
             )

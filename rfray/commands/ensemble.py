@@ -36,6 +36,7 @@ from rfray.inference.missing import without_predictions
 from rfray.progress.phases import say
 from rfray.report.model_card import write_model_card
 from rfray.spec.checks import unused_settings
+from rfray.spec.parts import TEST
 from rfray.spec.sweep import EnsembleSettings, Sweep
 from rfray.spec.sweep_file import set_later
 from rfray.stats.predictions import predictions_metadata
@@ -100,7 +101,8 @@ def ensemble(
         prepare_test(run, sweep, console)
         prepare_attributes(run, sweep, console)
         kept = [*choose_members(run), *chain(*(folds or {}).values())]
-        if missing := without_predictions(run, kept, "test"):
+        found = {part: without_predictions(run, kept, part) for part in sweep.data.test_parts}
+        if missing := {part: trials for part, trials in found.items() if trials}:
             from rfray.inference.predictions import predict_test
 
             predict_test(run, missing, connect, console)
@@ -125,7 +127,7 @@ def ensemble(
 
 def _set(run: RunDir, overrides: Sequence[str], console: Console) -> Sweep:
     """Writes what was set into the run's sweep.yaml. Raises InputError where it can't be: folders are looked at."""
-    file = set_later(run.sweep_file, tuple(overrides))
+    before, file = run.sweep().data, set_later(run.sweep_file, tuple(overrides))
     sweep = file.sweep
     for line in unused_settings(file):
         if line.startswith("--set "):
@@ -136,7 +138,9 @@ def _set(run: RunDir, overrides: Sequence[str], console: Console) -> Sweep:
     if "attributes" in parts:
         check_attributes(sweep.data, run.audited_images() if "test" not in parts else None)
     if "test" in parts:
-        list_images(sweep.data, "test")
+        for part, folder in sweep.data.test_folders.items():
+            if part == TEST or folder != before.folder(part):  # one that was read before need not be there
+                list_images(sweep.data, part)
     claim_run(run, sweep)
     return sweep
 

@@ -2,7 +2,14 @@
 
 from rich.console import Console
 
-from rfray.evaluation.leaderboard import false_positives, guessing, made_of, read_leaderboard, waiting
+from rfray.evaluation.leaderboard import (
+    false_positives,
+    guessing,
+    made_of,
+    on_several_sets,
+    read_leaderboard,
+    waiting,
+)
 from rfray.evaluation.significance import verdict
 from rfray.progress.phases import say, warn
 from rfray.report.terminal import leaderboard_table
@@ -20,6 +27,6 @@ def show_leaderboard(run: RunDir, sort: str | None, console: Console) -> None:
             gone = f"{run.shown(file)} is gone, of which the leaderboard was made"
             say(console, f"{gone}; `rfray ensemble` makes it anew")
     console.print(leaderboard_table(frame, sort, console.width))
-    for sentence in (verdict(run, frame), false_positives(run, frame), waiting(frame)):
+    for sentence in (verdict(run, frame), on_several_sets(run, frame), false_positives(run, frame), waiting(frame)):
         if sentence:
             say(console, sentence)

@@ -23,6 +23,7 @@ from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.data.node_cache import cache_folder, remove_unfinished
 from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.progress.phases import doing, say
+from rfray.spec.parts import is_test
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.csv_files import csv_text
 from rfray.store.files import below
@@ -32,7 +33,7 @@ from rfray.store.storage import is_address
 
 LEFT_OUT = "left out"
 """The part of images of train or val that are also in test."""
-ELSEWHERE = "Where it is elsewhere now: --set data.{}=FOLDER"
+ELSEWHERE = "Where it is elsewhere now: --set {}=FOLDER"
 """What `rfray ensemble` says of a folder that is not there, as of a run that came from another machine."""
 
 
@@ -107,44 +108,71 @@ def check_audit(run: RunDir, accepted: bool, console: Console) -> None:
 
 
 def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
-    """Adds test to the catalog, anew where its folder has changed, and then to the audit.
+    """Adds the test sets to the catalog, each anew where its folder has changed, and then to the audit.
 
-    Where the folder is gone but was read before, the earlier predictions still hold; nothing is changed then.
-    Raises DataError where the images can't be used or were never there.
+    Where a folder is gone but was read before, the earlier predictions still hold; nothing is changed then. A set that
+    the sweep has no more goes. Raises DataError where the images can't be used or were never there.
     """
     if sweep.data.share("test") is not None:
         return  # cut out of the training folder when the sweep began
-    catalog, images, unreadable = run.catalog(), run.audited_images(), run.unreadable()
-    others, known = catalog[catalog["part"] != "test"], catalog[catalog["part"] == "test"]
-    audited, times = images[images["folder"] == "test"], dict[tuple[str, str], int]()
-    noted = pd.concat([audited, unreadable[unreadable["folder"] == "test"]])
-    try:
-        changed = changes(sweep.data, "test", noted, times=times)
-    except (DataError, StorageError) as error:
-        if known.empty and not is_there(sweep.data, "test"):
-            raise DataError(f"{error}. {ELSEWHERE.format('test')}") from None
-        if known.empty:
-            raise
-        say(console, f"Going on with test as it was read before: {error}")
-        return
-    if changed:
-        if len(audited):
-            say(console, f"Test has changed ({len(changed)} files, e.g. {changed[0]}); reading it again")
-        found = _scan(run, sweep, "test", console)
-        images = pd.concat([images[images["folder"] != "test"], found], ignore_index=True)
+    parts, times = sweep.data.test_parts, dict[tuple[str, str], int]()
+    changed = [part for part in parts if _test_has_changed(run, sweep, part, times, console)]
+    _note_times(run, times)
+    catalog, images = run.catalog(), run.audited_images()
+    others = catalog[~catalog["part"].map(is_test)]
+    gone = {folder for folder in images["folder"].unique() if is_test(folder)} - {*parts}
+    if changed or gone:
+        found = [_scan(run, sweep, part, console) for part in changed]
+        images = pd.concat([images[~images["folder"].isin([*changed, *gone])], *found], ignore_index=True)
         pairs = _similar_pairs(images, sweep, console)
         with doing(console, "Auditing the images"):
             images = write_audit(run, sweep, images, pairs, others)
-        audited = images[images["folder"] == "test"]
-    else:
-        _note_times(run, times)
-        if len(known):
-            return
-    _, first, of = np.unique(audited["alike"].to_numpy(), return_index=True, return_inverse=True)
-    links = np.column_stack([np.arange(len(audited)), first[of]])  # each image and the first of its near duplicates
-    numbers = 1 + others["group_id"].max() + group_ids(audited, sweep.data, links)
-    test = audited.assign(group_id=numbers, part="test")[CATALOG]
-    run.write_catalog(pd.concat([others, test], ignore_index=True))
+    tests = images[images["folder"].isin(parts)]
+    same = ["folder", "path", "label", "digest"]
+    if _in_order(catalog.loc[catalog["part"].map(is_test), same]).equals(_in_order(tests[same])):
+        return
+    for part in parts:
+        numbered = _with_groups(tests[tests["folder"] == part], sweep, first=1 + int(others["group_id"].max()))
+        others = pd.concat([others, numbered.assign(part=part)[CATALOG]], ignore_index=True)
+    run.write_catalog(others)
+
+
+def _test_has_changed(
+    run: RunDir, sweep: Sweep, part: str, times: dict[tuple[str, str], int], console: Console
+) -> bool:
+    """Whether the folder of a test set is not what was read of it; for `times`, see `changes`.
+
+    False where it is gone, if it was read before. Raises DataError where it was never there or can't be used.
+    """
+    tables, title = (run.catalog(), run.audited_images(), run.unreadable()), sweep.data.title(part)
+    known, audited, unreadable = (table[table["folder"] == part] for table in tables)
+    try:
+        changed = changes(sweep.data, part, pd.concat([audited, unreadable]), times=times)
+    except (DataError, StorageError) as error:
+        if not known.empty:
+            say(console, f"Going on with {title} as it was read before: {error}")
+            return False
+        if not is_there(sweep.data, part):
+            raise DataError(f"{error}. {ELSEWHERE.format(sweep.data.key(part))}") from None
+        raise
+    if changed and len(audited):
+        say(console, f"{_capital(title)} has changed ({len(changed)} files, e.g. {changed[0]}); reading it again")
+    return bool(changed)
+
+
+def _with_groups(audited: pd.DataFrame, sweep: Sweep, first: int) -> pd.DataFrame:
+    """The images of a test set with `group_id`, from `first` on."""
+    _, one, of = np.unique(audited["alike"].to_numpy(), return_index=True, return_inverse=True)
+    links = np.column_stack([np.arange(len(audited)), one[of]])  # each image and the first of its near duplicates
+    return audited.assign(group_id=first + group_ids(audited, sweep.data, links))
+
+
+def _capital(title: str) -> str:
+    return f"{title[0].upper()}{title[1:]}"
+
+
+def _in_order(images: pd.DataFrame) -> pd.DataFrame:
+    return images.astype(str).sort_values(["folder", "path"], ignore_index=True)
 
 
 def prepare_attributes(run: RunDir, sweep: Sweep, console: Console) -> None:
@@ -182,20 +210,21 @@ def _note_times(run: RunDir, times: Mapping[tuple[str, str], int]) -> None:
         rows = zip(table["folder"], table["path"], table["modified"], strict=True)
         return table.assign(modified=[times.get((folder, path), before) for folder, path, before in rows])
 
-    if any(folder == "test" for folder, _ in times):  # of train and val, the catalog is compared
+    if any(is_test(folder) for folder, _ in times):  # of train and val, the catalog is compared
         run.write_table(run.images_file, renewed(run.audited_images()))
     run.write_vouched(run.unreadable_file, csv_text(renewed(run.unreadable())).encode())
     run.write_catalog(renewed(run.catalog()))
 
 
 def scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The images of all folders, those of test last (if it can be read yet), and the pairs that are alike."""
+    """The images of all folders, those of test last (as far as they can be read yet), and the pairs that are alike."""
     found = [_scan(run, sweep, folder, console) for folder in sweep.data.training_folders]
-    if sweep.data.share("test") is None:
+    for part in sweep.data.test_parts if sweep.data.share("test") is None else ():
         try:
-            found.append(_scan(run, sweep, "test", console))
+            found.append(_scan(run, sweep, part, console))
         except (DataError, StorageError) as error:
-            say(console, *f"Test can't be compared with the training images yet: {error}".splitlines())
+            said = f"{_capital(sweep.data.title(part))} can't be compared with the training images yet: {error}"
+            say(console, *said.splitlines())
     images = pd.concat(found, ignore_index=True)
     if sweep.data.group_pattern is not None:
         texts = identities(images["path"], sweep.data.group_pattern)
@@ -233,12 +262,13 @@ def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.D
     folders = {folder: image_folder(sweep.data, folder) for folder in images["folder"].unique()}
     paths = [below(folders[folder], path) for folder, path in zip(images["folder"], images["path"], strict=True)]
 
-    gone = [folder for folder in folders if folder != "test" and not is_there(sweep.data, folder)]
-    if gone:  # of a run that came from elsewhere
+    gone = [folder for folder in folders if not is_there(sweep.data, folder)]
+    for folder in gone:  # of a run that came from elsewhere, or a test set that was read before
+        others = "the other folders" if is_test(folder) else "test"
         say(
             console,
-            f"{folders[gone[0]]} is not there, so of its images in test only exact copies are found, none that are "
-            f"alike. {ELSEWHERE.format(gone[0])}",
+            f"{folders[folder]} is not there, so of its images in {others} only exact copies are found, none that are "
+            f"alike. {ELSEWHERE.format(sweep.data.key(folder))}",
         )
     unseen = images["folder"].isin(gone).to_numpy()
 
@@ -259,7 +289,7 @@ def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.Data
 
     Raises DataError where train or val lacks a class, because all its images are also in test.
     """
-    training = images[images["folder"] != "test"]
+    training = images[~images["folder"].map(is_test)]
     first, second = pairs["first"].to_numpy(int), pairs["second"].to_numpy(int)  # first < second; test comes last
     stays = np.ones(len(training), bool)
     if sweep.data.test_duplicates == "leave_out":
@@ -290,10 +320,11 @@ def write_audit(
     parts: pd.Series[str] | str = ""
     if catalog is not None:
         where = ["folder", "path"]
-        parts = images[where].merge(catalog[[*where, "part"]], how="left", on=where)["part"].fillna("test")
+        parts = images[where].merge(catalog[[*where, "part"]], how="left", on=where)["part"]
+        parts = parts.fillna(images["folder"])  # of a test set
     images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
-    run.write_table(run.images_file, images)
     reencoded = sweep.data.reencode is not None
     found = audit_images(images, pairs, run.unreadable(), reencoded, sweep.seed, sweep.data)
     run.write_vouched(run.audit_file, found)
+    run.write_table(run.images_file, images)  # last: folders are compared with it, and read again until it is there
     return images

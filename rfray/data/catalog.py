@@ -1,9 +1,10 @@
 """Data folders -> the catalog, a table of every usable image, divided into parts; and from it the images of one part.
 
-Its columns: `path` (str, below its data folder, with /), `folder` (its data folder: train, val or test), `label` (int8:
-0 real, 1 fake), `subfolder` (str: below the class folder, may be empty), `part` (train, val, test, or left out),
-`group_id` (int: the same for what belongs together), `digest` (SHA-256 of the file), `width`, `height` (pixels), `size`
-(bytes) and `modified` (nanoseconds), by which a later command notices that the folder has changed.
+Its columns: `path` (str, below its data folder, with /), `folder` (its data folder: train, val, test, or test-<name>
+of a further test set), `label` (int8: 0 real, 1 fake), `subfolder` (str: below the class folder, may be empty), `part`
+(train, val, test, test-<name>, or left out), `group_id` (int: the same for what belongs together), `digest` (SHA-256 of
+the file), `width`, `height` (pixels), `size` (bytes) and `modified` (nanoseconds), by which a later command notices
+that the folder has changed.
 
 A path alone names no image: the same one may be in several folders.
 """

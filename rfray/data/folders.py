@@ -1,6 +1,6 @@
 """The sweep's data folders, or the words of a command line -> the image files there; and what has changed since.
 
-A data folder goes by the part that it is given for: train, val (where `data.val` is a folder) or test.
+A data folder goes by the part that it is given for: train, val (where `data.val` is a folder), test, or test-<name>.
 """
 
 import glob
@@ -75,7 +75,7 @@ def list_images(settings: DataSettings, folder: str, passed: PassedOver | None =
                 rows.append((path, label, subfolder, size, modified))
             if len(rows) == before:
                 empty.append(f"{where}/{class_folder} without an image")
-    others = [one for part in ("train", "val", "test") if (one := settings.folder(part))]
+    others = [one for part in ("train", "val", *settings.test_parts) if (one := settings.folder(part))]
     others = [one if is_address(one) else os.path.realpath(one) for one in others]
     note_unused(str(where), [one for names in classes.values() for one in names], others, passed)
     table = pd.DataFrame(rows, columns=["path", "label", "subfolder", "size", "modified"]).astype({"label": "int8"})
@@ -106,13 +106,14 @@ def check_folders(settings: DataSettings) -> None:
 
 def check_distinct(settings: DataSettings) -> None:
     """Raises DataError where an image would be in two data folders."""
-    given = {part: folder for part in ("train", "val", "test") if (folder := settings.folder(part)) is not None}
+    parts = ("train", "val", *settings.test_parts)
+    given = {part: folder for part in parts if (folder := settings.folder(part)) is not None}
     names = [name for names in settings.class_folders().values() for name in names]
     class_folders = [(part, Path(folder, name).resolve()) for part, folder in given.items() for name in names]
     for (one, here), (other, there) in combinations(class_folders, 2):
         if one != other and (here.is_relative_to(there) or there.is_relative_to(here)):
             raise DataError(
-                f"data.{one} ({given[one]}) and data.{other} ({given[other]}) share images: "
+                f"{settings.key(one)} ({given[one]}) and {settings.key(other)} ({given[other]}) share images: "
                 f"{here} and {there} are the same folder, or one is inside the other"
             )
 

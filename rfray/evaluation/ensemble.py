@@ -103,15 +103,16 @@ def write_ensemble(
     if not members:
         raise RunError(f"{run.path}: no finished trial whose weights are still there, so there is nothing to join")
     sweep, asked = run.sweep(), methods_to_use(methods)
+    tests = sweep.data.test_parts
     val = _val_predictions(run, [*members, *others], folds)
     votes: list[Vote] = []
     said: dict[tuple[str, Part], Predictions] = {}
     for method in asked:
         vote, said[vote_name(method), "val"] = _vote(method, val, len(members), sweep)
         votes.append(vote if folds is None else _of_folds(vote, folds))
-    for vote in votes:
-        test = _predictions(run, [run.trial(member) for member in vote.members], "test")
-        said[vote.name, "test"] = vote_predictions(vote, list(test.values()))
+    for vote, part in product(votes, tests):
+        members_say = _predictions(run, [run.trial(member) for member in vote.members], part)
+        said[vote.name, part] = vote_predictions(vote, list(members_say.values()))
     ensemble = Ensemble(
         **votes[0].model_dump(),
         classes=list(CLASSES),
@@ -120,12 +121,14 @@ def write_ensemble(
         others=votes[1:],
     )
     run.ensemble_file.unlink(missing_ok=True)  # an old record must not stand beside new predictions
-    for method, part in product(METHODS, PARTS):
-        run.ensemble_predictions_file(vote_name(method), part).unlink(missing_ok=True)
-    files = {run.ensemble_predictions_file(vote.name, part): (vote, part) for vote, part in product(votes, PARTS)}
-    for file, (vote, part) in files.items():
+    for former in run.votes_predictions():
+        former.unlink()
+    files: dict[Path, str | None] = {}
+    for vote, part in product(votes, ("val", *tests)):
+        file = run.ensemble_predictions_file(vote.name, part)
         write_predictions(file, said[vote.name, part], {"members": " ".join(vote.members)})
-    run.vouch({file: file_digest(file) for file in files})
+        files[file] = file_digest(file)
+    run.vouch(files)
     run.write_vouched(run.ensemble_file, ensemble)
     return ensemble
 

@@ -12,6 +12,14 @@ import pandas as pd
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RunError, printable
 from rfray.evaluation.ensemble import PARTS, TEST_COLUMNS, WORST, robustness
+from rfray.evaluation.several_tests import (
+    constant_row,
+    count_columns,
+    figures_of_sets,
+    main_columns,
+    number_columns,
+    sets_sentence,
+)
 from rfray.evaluation.significance import (
     INTERVALS,
     SINGLE,
@@ -22,7 +30,8 @@ from rfray.evaluation.significance import (
     significance,
     verdict,
 )
-from rfray.spec.sweep import MaxFpr, Sweep
+from rfray.spec.parts import TEST
+from rfray.spec.sweep import CLASSES, MaxFpr, Sweep
 from rfray.spec.trial import PROBED, Trial
 from rfray.stats import operating_point
 from rfray.stats.guessing import constant_answer, constant_figures, no_better
@@ -33,7 +42,7 @@ from rfray.store.bundle_record import Ensemble, Vote
 from rfray.store.csv_files import csv_text, read_csv
 from rfray.store.files import write_whole
 from rfray.store.records import TrialResult
-from rfray.store.run_dir import RunDir, TrialDir
+from rfray.store.run_dir import Part, RunDir, TrialDir
 
 CONFUSION = ("tn", "fp", "fn", "tp")
 TEXT, COUNT, NUMBER = "string", "Int64", "float64"
@@ -90,6 +99,8 @@ def column_types(sweep: Sweep) -> dict[str, str]:
     if sweep.search.seeds > 1:
         over_seeds = [f"{name}_{column}" for column in _repeated(sweep) for name in ("mean", "spread")]
         types |= {"seeds": COUNT, **dict.fromkeys(over_seeds, NUMBER)}
+    types |= dict.fromkeys(number_columns(sweep.data), NUMBER)
+    types |= dict.fromkeys(count_columns(sweep.data), COUNT)
     return types
 
 
@@ -131,8 +142,7 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     types = column_types(sweep) | {column: NUMBER for values in corrupted.values() for column in values}
     frame = pd.DataFrame([row | corrupted.get(row["name"], {}) for row in rows], columns=list(types))
     frame = ranked(_typed(frame, types).sort_values("name", ignore_index=True), ranked_by(sweep, types))
-    given = frame.loc[frame["name"].isin(tests), ["name", "kind", val_column(sweep), "threshold"]].to_numpy().tolist()
-    evaluated = [Evaluated(name, kind, val, threshold, tests[name]) for name, kind, val, threshold in given]
+    evaluated = _evaluated(frame, val_column(sweep), tests)
     sure = significance(evaluated, None if ensemble is None else ensemble.name, groups_on_test(run))
     frame[sure.columns] = sure.reindex(frame["name"]).set_axis(frame.index)
     frame["optimism"] = frame[val_column(sweep)] - frame[sweep.search.metric]  # Efron and Tibshirani (1993), chapter 17
@@ -140,8 +150,18 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
         frame["cost"] = frame["seconds"] / 3600 * sweep.resources.price_per_hour
     if sweep.search.seeds > 1:
         _add_spread(frame, _repeated(sweep))
+    sets = {name: tests if part == TEST else _predicted(run, part) for name, part in sweep.data.test_sets.items()}
+    if sets:
+        rows_of = {name: _evaluated(frame, val_column(sweep), predicted) for name, predicted in sets.items()}
+        found = figures_of_sets(
+            rows_of, {name: groups_on_test(run, part) for name, part in sweep.data.test_sets.items()}
+        )
+        frame[found.columns] = found.reindex(frame["name"]).set_axis(frame.index)
     main = [name for name in _detectors(frame, ensemble) if name in tests]
-    return _typed(_with_baseline(frame, tests[main[0]]) if main else frame, types)
+    if main:
+        of_main = {name: predicted[main[0]] for name, predicted in sets.items() if main[0] in predicted}
+        frame = _with_baseline(frame, tests[main[0]], of_main)
+    return _typed(frame, types)
 
 
 def write_leaderboard(run: RunDir) -> pd.DataFrame:
@@ -172,10 +192,12 @@ def read_leaderboard(run: RunDir) -> pd.DataFrame:
 
 def made_of(run: RunDir, frame: pd.DataFrame) -> Iterator[Path]:
     """The files whose figures on test a leaderboard has, and the record of the votes in it."""
-    predicted = frame[frame["n"].notna() & (frame["kind"] != BASELINE)]
-    for name, kind in zip(predicted["name"], predicted["kind"], strict=True):
-        is_vote = kind == "ensemble"
-        yield run.ensemble_predictions_file(name, "test") if is_vote else run.trial(name).predictions_file("test")
+    counts = {"n": TEST} | {f"n_{name}": part for name, part in run.sweep().data.test_sets.items() if part != TEST}
+    predicted = frame[frame[[*counts]].notna().any(axis=1) & (frame["kind"] != BASELINE)]
+    for row in predicted[["name", "kind", *counts]].to_dict("records"):
+        for part in (part for column, part in counts.items() if pd.notna(row[column])):
+            is_vote, name = row["kind"] == "ensemble", row["name"]
+            yield run.ensemble_predictions_file(name, part) if is_vote else run.trial(name).predictions_file(part)
     if (predicted["kind"] == "ensemble").any():
         yield run.ensemble_file
 
@@ -194,6 +216,15 @@ def guessing(run: RunDir, frame: pd.DataFrame) -> str | None:
     """
     names = _detectors(frame, run.ensemble())
     return no_better(test_figures(frame, names[0])) if names else None
+
+
+def on_several_sets(run: RunDir, frame: pd.DataFrame) -> str | None:
+    """What the ensemble (or the best single model) comes to on several test sets; None where there is only one.
+
+    Raises RunError where ensemble.json is damaged.
+    """
+    names = _detectors(frame, run.ensemble())
+    return sets_sentence(frame, names[0]) if names else None
 
 
 def waiting(frame: pd.DataFrame) -> str | None:
@@ -244,7 +275,9 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
             return str(value)
         return f"{value:.4f}" if is_measure else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
-    are_measures = {column: column in measures or column.startswith(("val_", "auc_")) for column in map(str, frame)}
+    are_measures = {
+        column: column in measures or column.startswith(("val_", "auc_", "accuracy_")) for column in map(str, frame)
+    }
     return pd.DataFrame({name: [text(value, those) for value in frame[name]] for name, those in are_measures.items()})
 
 
@@ -307,16 +340,32 @@ def _detectors(frame: pd.DataFrame, ensemble: Ensemble | None) -> list[str]:
     return frame.loc[there & frame["n"].notna(), "name"].tolist()
 
 
-def _with_baseline(frame: pd.DataFrame, test: Predictions) -> pd.DataFrame:
+def _evaluated(frame: pd.DataFrame, val: str, tests: Mapping[str, Predictions]) -> list[Evaluated]:
+    """The rows that have predicted a test set (name of a row -> its predictions), in the order of the frame."""
+    rows = frame.loc[frame["name"].isin(tests), ["name", "kind", val, "threshold"]].to_numpy().tolist()
+    return [Evaluated(name, kind, score, threshold, tests[name]) for name, kind, score, threshold in rows]
+
+
+def _predicted(run: RunDir, part: Part) -> dict[str, Predictions]:
+    """Name of a row -> its predictions on a further test set, if there are any."""
+    ensemble, files = run.ensemble(), {trial.id: trial.predictions_file(part) for trial in run.models()}
+    for vote in ensemble.votes if ensemble is not None else ():
+        files[vote.name] = run.ensemble_predictions_file(vote.name, part)
+    return {name: read_predictions(file) for name, file in files.items() if file.exists()}
+
+
+def _with_baseline(frame: pd.DataFrame, test: Predictions, sets: Mapping[str, Predictions]) -> pd.DataFrame:
     """The frame with a last row of what needs no model: always calling the larger class, where test has both.
 
-    It has no val score, so no rank, and no part in the tests between rows.
+    It has no val score, so no rank, and no part in the tests between rows. `sets`: name of each of several test sets ->
+    predictions of its images.
     """
     figures, last = constant_figures(test), len(frame)
     if (constant := constant_answer(figures)) is None:
         return frame
     frame = frame.reindex(range(last + 1))
     row = {"name": f"always-{constant[0]}", "kind": BASELINE, "status": "ok", **figures}
+    row |= constant_row(sets, constant[0] == CLASSES[1])
     for column, value in row.items():
         frame.loc[last, column] = value
     return frame
@@ -344,7 +393,8 @@ def _typed(frame: pd.DataFrame, types: Mapping[str, str]) -> pd.DataFrame:
 def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
     sweep, audit = run.sweep(), run.audit()
     counted = ", ".join(str(n) for n in frame["n"].dropna().unique()) or "no"
-    shown = [*contract_columns(sweep), *(column for column in (WORST, TEST_COLUMNS[-1]) if column in frame)]
+    shown = [*contract_columns(sweep), *main_columns(frame)]
+    shown += [column for column in (WORST, TEST_COLUMNS[-1]) if column in frame]
     chosen_by = f"the {sweep.search.metric} on val"
     if WORST in frame:
         chosen_by = (
@@ -359,7 +409,8 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         f"without `val_` are on test (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
         OF_FOLDS if (frame["kind"] == "fold").any() else "",
-        *(escaped(said or "") for said in (verdict(run, frame), false_positives(run, frame), waiting(frame))),
+        *(escaped(said or "") for said in (verdict(run, frame), on_several_sets(run, frame))),
+        *(escaped(said or "") for said in (false_positives(run, frame), waiting(frame))),
         f"**Audit: {escaped(audit.stamp)}**" if audit is not None and audit.stamp else "",
         markdown_table(frame[shown]),
     ]

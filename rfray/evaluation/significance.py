@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 
 from rfray.errors import RunError
+from rfray.spec.parts import TEST
 from rfray.stats.clusters import groups_of_images, share_intervals
 from rfray.stats.intervals import bootstrap, percentile_intervals, resample
 from rfray.stats.paired_tests import LEVEL, Placements, accuracy_p_values, holm, placements
 from rfray.stats.predictions import Predictions, positions, read_predictions
-from rfray.store.run_dir import RunDir
+from rfray.store.run_dir import Part, RunDir
 
 BOOTSTRAPPED = 100
 """Models whose intervals are bootstrapped: the best by their val score. Every ensemble's are. Measured: all intervals
@@ -126,9 +127,9 @@ def significance(rows: Sequence[Evaluated], ensemble: str | None, groups: "pd.Se
     return table.astype(dict.fromkeys(numbers, float)).fillna(dict.fromkeys(WORDS, ""))
 
 
-def groups_on_test(run: RunDir) -> "pd.Series[int] | None":
-    """Id of each test image of a run -> number of its group; None where the run has no catalog."""
-    return run.images("test")["group_id"] if run.catalog_file.exists() else None
+def groups_on_test(run: RunDir, part: Part = TEST) -> "pd.Series[int] | None":
+    """Id of each image of a test set of a run -> number of its group; None where the run has no catalog."""
+    return run.images(part)["group_id"] if run.catalog_file.exists() else None
 
 
 def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:

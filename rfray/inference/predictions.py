@@ -8,7 +8,7 @@ stopped goes on with the pieces that are missing.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -59,23 +59,29 @@ class Piece:
     """Its p_fake, (trials, corruptions, images) float64; the name is the digest of what they were made of."""
 
 
-def predict_test(run: RunDir, trials: list[TrialDir], connect: Callable[[], object], console: Console) -> None:
-    """Predicts the test images with each of the trials, on the Ray that `connect` makes sure of.
+def predict_test(
+    run: RunDir, missing: Mapping[Part, Sequence[TrialDir]], connect: Callable[[], object], console: Console
+) -> None:
+    """Predicts the images of each test set with the trials named for it, on the Ray that `connect` makes sure of.
 
     Raises RfrayError, naming the trials that could not.
     """
-    say(console, f"Predicting the test images with {len(trials)} trials")
+    title = run.sweep().data.title
+    for part, trials in missing.items():
+        say(console, f"Predicting the {title(part)} images with {len(trials)} trials")
     connect()
-    failed: list[str] = []
-    for trial_id, error in _outcomes(run, _predict_test, [trial.id for trial in trials], console):
+    failed: dict[Part, list[str]] = {part: [] for part in missing}
+    keys = [(part, trial.id) for part, trials in missing.items() for trial in trials]
+    for (part, trial_id), error in _outcomes(run, _predict_test, keys, console):
         if isinstance(error, RayError):
-            failed.append(f"{trial_id}: {reason_of(error)}")
+            failed[part].append(f"{trial_id}: {reason_of(error)}")
         else:
             trial = run.trial(trial_id)
-            trial.mirror.fetch(file := trial.predictions_file("test"))
+            trial.mirror.fetch(file := trial.predictions_file(part))
             run.vouch({file: file_digest(file)})
-    if failed:
-        raise RfrayError("the test images could not be predicted:", *(f"  {line}" for line in failed))
+    heads = ((f"the {title(part)} images could not be predicted:", lines) for part, lines in failed.items() if lines)
+    if told := [line for head, lines in heads for line in (head, *(f"  {line}" for line in lines))]:
+        raise RfrayError(*told)
 
 
 def predict_under_corruption(
@@ -151,17 +157,18 @@ def _outcomes(run: RunDir, predict: Callable[..., Any], keys: Sequence[Any], con
     return finished({task.remote(run.where, holder_of(run), key, slot.threads): key for key in keys})
 
 
-def _predict_test(where: Path | str, holder: str, trial_id: str, threads: int) -> None:
+def _predict_test(where: Path | str, holder: str, key: tuple[Part, str], threads: int) -> None:
     torch.set_num_threads(threads)
+    part, trial_id = key
     run = RunDir(where)
     work_for(run, holder)
     run.mirror.pull("sweep.yaml", "catalog.parquet")
     out, trial = _ended(run, trial_id)
     sweep, catalog = run.sweep(), run.catalog()
-    test = load_images(catalog, sweep.data, "test", geometry_of(trial, sweep.data.reencode))
-    origin = prediction_origins([out], catalog, "test")[out.id]
-    write_predictions(out.predictions_file("test"), predict_from_file(out.weights_file, trial, test), origin)
-    out.mirror.send(out.predictions_file("test"))
+    test = load_images(catalog, sweep.data, part, geometry_of(trial, sweep.data.reencode))
+    origin = prediction_origins([out], catalog, part)[out.id]
+    write_predictions(out.predictions_file(part), predict_from_file(out.weights_file, trial, test), origin)
+    out.mirror.send(out.predictions_file(part))
 
 
 def _predict_piece(where: Path | str, holder: str, piece: Piece, threads: int) -> np.ndarray:

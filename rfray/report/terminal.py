@@ -12,6 +12,7 @@ from rfray.errors import InputError, nearest_first
 from rfray.evaluation.ensemble import WORST
 from rfray.evaluation.leaderboard import BASELINE, LOWER_IS_BETTER, as_text
 from rfray.evaluation.run_comparison import Comparison
+from rfray.evaluation.several_tests import main_columns
 from rfray.progress.phases import literal
 from rfray.report.words import baseline_sentence, count_rows, duplicate_rows, size_rows
 from rfray.store.records import Audit
@@ -65,10 +66,12 @@ def _leaderboard(
 ) -> Table:
     """Ensembles are bold, baselines dim; `further` columns stand at the end unless they are among the others."""
     settings, metrics = WIDE if width >= WIDE_FROM else NARROW
-    columns, text = list(dict.fromkeys((*first, *settings, *scores, *metrics, *further))), as_text(frame)
+    sets, after = main_columns(frame), metrics.index("auc") + 1
+    figures = [*metrics[:after], *(sets if width >= WIDE_FROM else sets[-1:]), *metrics[after:]]
+    columns, text = list(dict.fromkeys((*first, *settings, *scores, *figures, *further))), as_text(frame)
     widths = {column: max(literal(cell).cell_len for cell in (column, *text[column])) for column in columns}
     widths["status"] = min(widths.get("status", 0), REASON)
-    for optional in (*(["status"] if (frame["status"] == "ok").all() else []), *OPTIONAL):
+    for optional in (*(["status"] if (frame["status"] == "ok").all() else []), *OPTIONAL, *sets[:-1]):
         if sum(widths[column] + 3 for column in columns) >= width and optional in {*columns} - {*further}:
             columns.remove(optional)
     table = Table(title=literal(title))

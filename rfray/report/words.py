@@ -14,6 +14,7 @@ from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.groups import SHOWN, Groups
 from rfray.evaluation.leaderboard import escaped
 from rfray.evaluation.search_findings import amount
+from rfray.spec.parts import is_test
 from rfray.spec.sweep import CLASSES
 from rfray.store.records import Audit, Spread
 
@@ -133,7 +134,7 @@ def count_rows(audit: Audit) -> Table:
     """Images and subfolders of each class in each part."""
     counts = {(count.part, count.label): count for count in audit.counts}
     rows = []
-    for part in ("train", "val", "left out", "test"):
+    for part in ("train", "val", "left out", *sorted({count.part for count in audit.counts if is_test(count.part)})):
         here = [counts.get((part, label)) for label in range(len(CLASSES))]
         if any(here):
             images, groups = ([getattr(one, what, 0) for one in here] for what in ("images", "groups"))

@@ -18,6 +18,7 @@ from rfray.spec.budget_defaults import (
     read_budget,
     with_defaults,
 )
+from rfray.spec.parts import FURTHER, TEST, NamedSets, is_test
 from rfray.spec.schema_base import EACH_ONCE, AbsolutePath, Problems, Strict, leads_out, refusing, rule
 from rfray.spec.trial import PROBED, SEEDS, Trial, TrialAxes
 
@@ -98,9 +99,10 @@ class DataSettings(Strict):
     """Folder (or address, s3://…) to train on, with one folder per class inside."""
     val: Share | Folder = 0.15
     """The images on which everything is chosen: a share of the training images, or a folder (or address) of its own."""
-    test: Share | Folder | Annotated[dict[str, AbsolutePath], Field(min_length=1, max_length=1)] | None = None
-    """The images that the leaderboard is about: a folder (or address), `{name: folder}`, or a share of the training
-    images. `rfray ensemble` predicts them; `rfray tune` only looks for copies of them in train and val."""
+    test: Share | Folder | NamedSets | None = None
+    """The images that the leaderboard is about: a folder (or address), several (`{name: folder, …}`: the first one is
+    what is meant where no name stands), or a share of the training images. `rfray ensemble` predicts them; `rfray tune`
+    only looks for copies of them in train and val."""
     classes: ClassFolders = Field(default={"real": "real", "fake": "fake"})
     """Name of the folder of each class, or several names, inside each of the folders above."""
     train_images: int | None = Field(default=None, ge=2)
@@ -148,11 +150,37 @@ class DataSettings(Strict):
         """The data folders that train and val are in: train, and val where it has a folder of its own."""
         return ("train",) if self.folder("val") is None else ("train", "val")
 
+    @property
+    def test_folders(self) -> dict[str, str]:
+        """Part of each test set, the first one first -> its data folder; none where test is a share, or built in."""
+        if isinstance(self.test, dict):
+            parts = (f"{FURTHER}{name}" if number else TEST for number, name in enumerate(self.test))
+            return dict(zip(parts, self.test.values(), strict=True))
+        return {TEST: self.test} if isinstance(self.test, str) else {}
+
+    @property
+    def test_parts(self) -> tuple[str, ...]:
+        """The parts that are test sets: test, and where there are several test-<name> of each further one."""
+        return (TEST, *(part for part in self.test_folders if part != TEST))
+
+    @property
+    def test_sets(self) -> dict[str, str]:
+        """Name of each of several test sets, the first one first -> its part; empty where there is only one."""
+        named = self.test if isinstance(self.test, dict) and len(self.test) > 1 else {}
+        return dict(zip(named, self.test_parts, strict=False))
+
+    def key(self, part: str) -> str:
+        """What is written for the data folder of a part: data.train, data.test, or data.test.phone of several."""
+        names = {part: f"test.{name}" for name, part in self.test_sets.items()}
+        return f"data.{names.get(part, part)}"
+
+    def title(self, part: str) -> str:
+        """What a part is called in sentences: train, val, test; test (phone) where there are several test sets."""
+        return {part: f"test ({name})" for name, part in self.test_sets.items()}.get(part, part)
+
     def folder(self, part: str) -> str | None:
-        """The data folder given for train, val or test, or its address; None where the part is a share, or built in."""
-        given = getattr(self, part)
-        if isinstance(given, dict):
-            (given,) = given.values()
+        """The data folder given for a part, or its address; None where the part is a share, or built in."""
+        given = self.test_folders.get(part) if is_test(part) else getattr(self, part)
         return given if isinstance(given, str) else None
 
     def share(self, part: str) -> float | None:

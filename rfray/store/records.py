@@ -180,7 +180,7 @@ class Count(Strict):
     """How many images of one class there are in one part."""
 
     part: str
-    """train, val, test or left out; train or test where folders were audited without dividing them."""
+    """train, val, test, test-<name> or left out; train or test… where folders were audited without dividing them."""
     label: Label
     """0 real, 1 fake."""
     images: FromZero

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -36,8 +35,8 @@ from rfray.store.records import (
 from rfray.store.sealed import read_sealed, table_bytes
 from rfray.store.storage import Mirror, Storage, is_address
 
-Part = Literal["val", "test"]
-"""A part of the data that is predicted."""
+Part = str
+"""A part of the data that is predicted: val, test, or test-<name> of a further test set."""
 
 CATALOG = ["path", "folder", "label", "subfolder", "part", "group_id", "digest", "width", "height", "size", "modified"]
 """Columns of catalog.parquet."""
@@ -212,7 +211,9 @@ class RunDir:
 
     def corrupted_votes(self) -> list[Path]:
         """The predictions of votes under corruption that are there."""
-        return sorted(self.bundle_folder.glob("*-predictions-*-*.parquet"))
+        plain = tuple(f"-predictions-{part}.parquet" for part in self.sweep().data.test_parts)
+        found = self.bundle_folder.glob("*-predictions-*-*.parquet")
+        return sorted(file for file in found if not file.name.endswith(plain))
 
     def votes_predictions(self) -> list[Path]:
         """The predictions of votes that are there."""

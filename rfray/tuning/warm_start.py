@@ -224,7 +224,8 @@ def _differing(earlier: RunDir, old: Sweep, sweep: Sweep, catalog: pd.DataFrame 
     if catalog is not None:
         parts = [part for part in ("train", "val") if part_digest(known, part) != part_digest(catalog, part)]
         return f"it has other {' and '.join(parts)} images" if parts else ""
-    moved = [f"data.{part}" for part in ("train", "val", "test") if old.data.folder(part) != sweep.data.folder(part)]
+    moved = [f"data.{part}" for part in ("train", "val") if old.data.folder(part) != sweep.data.folder(part)]
+    moved += ["data.test"] * (old.data.test_folders != sweep.data.test_folders)
     keys = [line.partition(":")[0] for line in differences(old, sweep)]
     keys += [key for key in moved if key not in keys]
     keys = [key for key in keys if key == "seed" or (key.startswith("data.") and not key.startswith("data.cache"))]

@@ -485,6 +485,106 @@ def test_test_images_that_look_alike_have_one_group(tmp_path: Path, later: bool)
     assert not set(numbers) & set(catalog.loc[catalog["part"] != "test", "group_id"])
 
 
+# several test sets
+
+
+@pytest.fixture
+def with_sets(tmp_path: Path) -> Made:
+    """Train, and two test sets that have the same paths; the second one has a copy of a training image."""
+    made = Made(tmp_path, test={"valid": str(tmp_path / "test"), "phone": str(tmp_path / "phone")})
+    for number, folder in enumerate((made.train, made.test, tmp_path / "phone")):
+        write_photographs(folder, 0, count=5, seed=number)
+    shutil.copy(made.train / "real/003.png", tmp_path / "phone/real/copy.png")
+    return made
+
+
+def test_each_test_set_is_held_against_the_training_images(with_sets: Made) -> None:
+    catalog = with_sets.tune()
+    assert catalog.loc[catalog["part"] == LEFT_OUT, ["folder", "path"]].to_numpy().tolist() == [
+        ["train", "real/003.png"]
+    ]
+    audit = with_sets.run.audit()
+    (error,) = audit.graded("error")
+    assert error.sentence.startswith("1 of 11 test (phone) images is also among the training images (1 the same file)")
+    assert "train/real/003.png and test-phone/real/copy.png" in error.sentence
+    few = [one.sentence for one in audit.findings if one.code == "few-images"]
+    assert [sum(f"among the {title} images" in one for one in few) for title in ("test (valid)", "test (phone)")] == [
+        1,
+        1,
+    ]
+    assert [row[0] for row in count_rows(audit)[1]] == ["train", "val", "left out", "test", "test-phone"]
+    with_sets.printed()
+    with_sets.ensemble()
+    assert with_sets.printed() == ""
+    test = with_sets.run.catalog()[lambda table: table["part"].str.startswith("test")]
+    assert test.groupby(["folder", "part"]).size().to_dict() == {("test", "test"): 10, ("test-phone", "test-phone"): 11}
+    assert test["group_id"].is_unique
+    assert with_sets.tune().equals(with_sets.run.catalog())
+
+
+def test_a_set_that_comes_later_is_read_alone(with_sets: Made, tmp_path: Path) -> None:
+    shutil.move(tmp_path / "phone", tmp_path / "later")
+    with_sets.tune()
+    assert "Test (phone) can't be compared with the training images yet: " in with_sets.printed()
+    assert with_sets.run.audit().graded("error") == []
+    with pytest.raises(DataError, match=r"Where it is elsewhere now: --set data\.test\.phone=FOLDER"):
+        with_sets.ensemble()
+    shutil.move(tmp_path / "later", tmp_path / "phone")
+    with_sets.ensemble()
+    assert "has changed" not in with_sets.printed()
+    assert with_sets.run.audit().graded("error")[0].code == "test-in-training"
+    assert with_sets.run.catalog()["part"].eq("test-phone").sum() == 11
+
+
+def test_a_set_that_is_gone_changed_or_dropped_is_no_matter_of_the_others(with_sets: Made, tmp_path: Path) -> None:
+    with_sets.tune()
+    with_sets.ensemble()
+    first = with_sets.run.catalog()
+    of_valid = first[first["part"] == "test"].reset_index(drop=True)
+    with_sets.printed()
+    shutil.move(tmp_path / "phone", tmp_path / "away")
+    (with_sets.test / "real/003.png").unlink()
+    with_sets.ensemble()
+    said = with_sets.printed()
+    assert f"Going on with test (phone) as it was read before: {tmp_path / 'phone'}: no such folder" in said
+    assert "Test (valid) has changed (1 files, e.g. real/003.png is gone); reading it again" in said
+    assert "so of its images in the other folders only exact copies are found" in said
+    catalog = with_sets.run.catalog()
+    assert catalog["part"].value_counts()[["test", "test-phone"]].tolist() == [9, 11]
+    phone = ["path", "digest"]
+    known = first.loc[first["part"] == "test-phone", phone].reset_index(drop=True)
+    assert catalog.loc[catalog["part"] == "test-phone", phone].reset_index(drop=True).equals(known)
+    # the copy is still found, as it is the same file
+    assert with_sets.run.audit().graded("error")[0].sentence.startswith("1 of 11 test (phone) images")
+    data = with_sets.sweep.data.model_copy(update={"test": {"valid": str(with_sets.test)}})
+    with_sets.sweep = with_sets.sweep.model_copy(update={"data": data})
+    shutil.copy(tmp_path / "away/real/003.png", with_sets.test / "real/003.png")
+    with_sets.ensemble()
+    catalog = with_sets.run.catalog()
+    assert set(catalog["part"]) == {"train", "val", "test", LEFT_OUT}
+    assert len(catalog) == len(first) - 11
+    assert set(with_sets.run.audited_images()["folder"]) == {"train", "test"}
+    assert len(of_valid) == (catalog["part"] == "test").sum()
+
+
+def test_a_command_that_was_ended_before_the_catalog_was_written_goes_on(
+    with_sets: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_sets.tune()
+    with_sets.ensemble()
+    (with_sets.test / "real/003.png").unlink()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("write_table", "write_catalog"):
+        with monkeypatch.context() as patch:
+            patch.setattr(RunDir, step, stop)
+            with pytest.raises(KeyboardInterrupt):
+                with_sets.ensemble()
+    assert len(with_sets.ensemble()) == 9
+
+
 # a val folder
 
 

@@ -31,7 +31,7 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: None
                      "trial.augmentation=none", "trial.lr=3e-3", "trial.epochs=2")  # fmt: skip
     run, _ = run_here(sweep, folder)
     prepare_test(run, sweep, Console(file=io.StringIO()))
-    predict_test(run, run.trials(), lambda: None, Console(file=io.StringIO()))
+    predict_test(run, {"test": run.trials()}, lambda: None, Console(file=io.StringIO()))
     return run
 
 

@@ -369,6 +369,7 @@ def test_folders_may_move_and_more_trials_may_be_asked_for(tmp_path: Path) -> No
     assert differences(given("data.test={one: /a}"), given("data.test={one: /b}")) == []
     assert differences(given("data.test={one: /a}"), given("data.test={two: /b}")) == []  # no trial knows its name
     assert differences(given("data.test={one: /a}"), given("data.test=/b")) == []
+    assert differences(given("data.test=/a"), given("data.test={one: /a, two: /b}")) == []
     assert differences(given("data.test=/a"), given("data.test=0.2")) == ['data.test: "a folder" -> 0.2']
     assert differences(given("data.val=/a"), given()) == ['data.val: "a folder" -> 0.15']
 
@@ -805,10 +806,34 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
         "  train: /a",
         "3: data.test: given nothing; allowed: a folder, or a share of the training images (test: 0.2)",
     ),
-    "two test folders": (
+    "no test folder": (
         "  source: demo",
-        "  train: /a\n  test: {here: /b, there: /c}",
-        '5: data.test: given {"here": "/b", "there": "/c"}; allowed: one entry',
+        "  train: /a\n  test: {}",
+        "5: data.test: given {}; allowed: at least one entry",
+    ),
+    "test sets by names that are paths": (
+        "  source: demo",
+        "  train: /a\n  test: {here: /b, ../there: /c}",
+        "5: data.test.../there: no such key; allowed: a name of letters, digits, _ and -, a letter or digit first, at "
+        "most 40: it becomes a part of file names",
+    ),
+    "a test set by the name of a column": (
+        "  source: demo",
+        "  train: /a\n  test:\n    here: /b\n    worst: /c",
+        "7: data.test.worst: no such key; allowed: a name that no other column of the leaderboard has after auc_: not "
+        "high, left_out, left_out_worst, low, mean, p_best, p_ensemble, worst, worst_corruption, nor what ends in _low "
+        "or _high, nor a corruption (jpeg_50)",
+    ),
+    "test sets that a disk may not tell apart": (
+        "  source: demo",
+        "  train: /a\n  test: {phone: /b, Phone: /c}",
+        '5: data.test: given {"phone": "/b", "Phone": "/c"}; allowed: names that differ in more than upper and lower '
+        "case",
+    ),
+    "a share among test sets": (
+        "  source: demo",
+        "  train: /a\n  test: {here: /b, there: 0.2}",
+        '5: data.test.there: given 0.2; allowed: text, in quotes: "0.2"',
     ),
     "folds and a val folder": (
         "  source: demo",

@@ -89,8 +89,8 @@ def _predicted_anew(made: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """There are no images: the test predictions that `rfray ensemble` makes anew are the ones that were there."""
     sound = {file: file.read_bytes() for file in made.test_predictions()}
 
-    def predict_test(_: RunDir, trials: list[TrialDir], *__: object) -> None:
-        files = [made.trial(out.id).predictions_file("test") for out in trials]
+    def predict_test(_: RunDir, missing: dict[str, list[TrialDir]], *__: object) -> None:
+        files = [made.trial(out.id).predictions_file(part) for part, trials in missing.items() for out in trials]
         for file in files:
             file.write_bytes(sound[file])
         made.vouch({file: file_digest(file) for file in files})
