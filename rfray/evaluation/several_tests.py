@@ -82,14 +82,15 @@ def sets_sentence(frame: pd.DataFrame, name: str) -> str | None:
     if not sets:
         return None
     row = frame[frame["name"] == name].iloc[0]
+    who = "the ensemble" if row["kind"] == "ensemble" else name
     aucs = {one: row[f"auc_{one}"] for one in sets if pd.notna(row[f"auc_{one}"])}
     if len(aucs) < len(sets):
         undefined = ", ".join(one for one in sets if one not in aucs)
-        return f"Of {len(sets)} test sets the AUC of {name} on {undefined} is undefined, and so are mean and worst."
+        return f"Of {len(sets)} test sets the AUC of {who} on {undefined} is undefined, and so are mean and worst."
     worst, *others = sorted(aucs, key=lambda one: aucs[one])
     low, high = row[f"auc_{worst}_low"], row[f"auc_{worst}_high"]
     rest = ", ".join(f"{one} {aucs[one]:.4f}" for one in sets if one in others)
     return (
-        f"Of {len(sets)} test sets {name} is worst on {worst}: AUC {aucs[worst]:.4f} (95 % interval {low:.4f} to "
+        f"Of {len(sets)} test sets {who} is worst on {worst}: AUC {aucs[worst]:.4f} (95 % interval {low:.4f} to "
         f"{high:.4f}); {rest}; mean {row[MEAN]:.4f}. What is said without a name is on {sets[0]}."
     )

@@ -6,7 +6,7 @@ from rfray.evaluation.attributes import attribute_groups
 from rfray.evaluation.groups import groups_of
 from rfray.evaluation.leaderboard import read_leaderboard
 from rfray.evaluation.significance import verdict
-from rfray.report.words import TEMPLATES, corruption_sentence, figure_rows, group_sentence
+from rfray.report.words import TEMPLATES, corruption_sentence, figure_rows, group_sentence, set_rows
 from rfray.stats.guessing import bundle_warning
 from rfray.store.bundle_record import Ensemble
 from rfray.store.files import write_whole
@@ -24,6 +24,7 @@ def write_model_card(run: RunDir, ensemble: Ensemble) -> None:
         ensemble=ensemble,
         bundle=bundle,
         figures=figure_rows(bundle.figures),
+        sets=set_rows(frame, [ensemble.name]),
         sentence=verdict(run, frame),
         warning=bundle_warning(ensemble),
         images=counts.T.to_dict("list"),

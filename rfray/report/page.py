@@ -12,10 +12,11 @@ from rfray.evaluation.attributes import attribute_groups
 from rfray.evaluation.groups import groups_of
 from rfray.evaluation.mistakes import read_mistakes
 from rfray.evaluation.search_findings import SearchFindings
+from rfray.evaluation.several_tests import main_columns
 from rfray.evaluation.significance import SINGLE, verdict
 from rfray.report import pictures, words
 from rfray.report.audit_plots import AUDIT_PLOTS
-from rfray.report.plots import CORRUPTION, CURVES, HISTORY, confusion_file
+from rfray.report.plots import CORRUPTION, CURVES, HISTORY, SEVERAL_TESTS, confusion_file
 from rfray.report.search_plots import SEARCH_PLOTS
 from rfray.spec.sweep import CLASSES
 from rfray.store.bundle_record import Ensemble, versions
@@ -41,10 +42,10 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
     # what came out first and the longest last: the table is wider than most screens
     behind = SETTINGS if (frame["status"] == "ok").all() else SETTINGS[1:]
     front = [column for column in board.contract_columns(sweep) if column not in (*behind, "members")]
-    front[front.index("auc") + 1 : front.index("auc") + 1] = ["auc_low", "auc_high", "tied"]
+    front[front.index("auc") + 1 : front.index("auc") + 1] = ["auc_low", "auc_high", "tied", *main_columns(frame)]
     columns = [*dict.fromkeys([*front, *behind, *frame.columns.drop("members")]), "members"]
     text = {column for column, dtype in board.column_types(sweep).items() if dtype == board.TEXT}
-    main = {*board.contract_columns(sweep), *MAIN, board.ranked_by(sweep, columns)}
+    main = {*board.contract_columns(sweep), *MAIN, *main_columns(frame), board.ranked_by(sweep, columns)}
     html = words.TEMPLATES.get_template("report/page.html.j2").render(
         run=run,
         warning=board.guessing(run, frame),
@@ -54,6 +55,8 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         rising={*text, *board.LOWER_IS_BETTER},
         rows=list(zip(frame.to_dict("records"), board.as_text(frame).to_dict("records"), strict=True)),
         ranked_by=board.ranked_by(sweep, columns),
+        sets=words.set_rows(frame, voters) if voters else ([], []),
+        sets_plot=_there(run.plots_folder, [SEVERAL_TESTS] if voters else []),
         curves=_there(run.plots_folder, CURVES if voters else ()),
         confusions=_there(run.plots_folder, map(confusion_file, voters)),
         mistakes=mistakes,
@@ -110,6 +113,8 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
         images = counted(row["n"], "test image")
         yield f"On {images}, which nothing was chosen on, the ensemble reaches {_reached(row)}."
         yield verdict(run, frame) or f"The best single model, {best}, reaches {_reached(rows.T[best])}."
+    if several := board.on_several_sets(run, frame):
+        yield several
     if asked := board.false_positives(run, frame):
         yield asked
     if unreadable := len(run.unreadable()):

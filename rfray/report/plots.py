@@ -1,7 +1,8 @@
 """a run's test predictions, leaderboard and training histories -> plots/*.png."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rfray.data.corruptions import FAMILIES
 from rfray.data.listing import counted
 from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.leaderboard import read_leaderboard, val_column
+from rfray.evaluation.several_tests import set_names
 from rfray.report.pictures import (
     COLOURS,
     GREY,
@@ -27,6 +29,7 @@ from rfray.report.pictures import (
     styled,
     write_drawings,
 )
+from rfray.report.words import VOTERS_SHOWN
 from rfray.spec.sweep import CLASSES
 from rfray.stats.intervals import RESAMPLES, Band, curve_bands, wilson
 from rfray.stats.metrics import BINS, calibration_error, confusion, metric, reliability
@@ -36,7 +39,7 @@ from rfray.store.bundle_record import Ensemble
 from rfray.store.run_dir import RunDir
 
 CURVES = ("roc.png", "precision-recall.png", "scores.png", "reliability.png")
-HISTORY, CORRUPTION = "history.png", "corruption.png"
+HISTORY, CORRUPTION, SEVERAL_TESTS = "history.png", "corruption.png", "test-sets.png"
 """File names below the run's plots folder."""
 
 Styles = Mapping[str, dict[str, Any]]
@@ -109,7 +112,7 @@ def write_plots(run: RunDir) -> list[Path]:
     if ensemble is not None:
         drawings |= _of_ensemble(run, ensemble)
     confusions = [found.name for found in run.plots_folder.glob(confusion_file("*"))]
-    return write_drawings(run.plots_folder, drawings, (*CURVES, HISTORY, CORRUPTION, *confusions))
+    return write_drawings(run.plots_folder, drawings, (*CURVES, HISTORY, CORRUPTION, SEVERAL_TESTS, *confusions))
 
 
 def _of_ensemble(run: RunDir, ensemble: Ensemble) -> dict[str, Drawing]:
@@ -135,6 +138,8 @@ def _of_ensemble(run: RunDir, ensemble: Ensemble) -> dict[str, Drawing]:
     frame = read_leaderboard(run)
     if TEST_COLUMNS[0] in frame:
         drawings[CORRUPTION] = corruption_curves(frame.set_index("name"), styles)
+    if sets := set_names(frame):
+        drawings[SEVERAL_TESTS] = aucs_by_set(frame.set_index("name"), sets, dict(islice(styles.items(), VOTERS_SHOWN)))
     return drawings
 
 
@@ -290,6 +295,29 @@ def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
     aucs = {name: rows.loc[name, ["auc", TEST_COLUMNS[-1]]].map(_number) for name in styles}
     worst = (f"{name} {plain}, at worst {least}" for name, (plain, least) in aucs.items())
     return figure, f"AUC on the test images as they are and under JPEG, scaling, blur and noise: {'; '.join(worst)}"
+
+
+def aucs_by_set(rows: pd.DataFrame, sets: Sequence[str], styles: Styles) -> Drawing:
+    """AUC with its 95 % interval on each of several test sets, models side by side; `rows`: the leaderboard by name."""
+    figure, axes = canvas(7.2, 1.4 + len(sets) * (0.3 + 0.16 * len(styles)) + 0.2 * len(styles))
+    for number, (name, style) in enumerate(styles.items()):
+        columns = [[f"auc_{one}", f"auc_{one}_low", f"auc_{one}_high"] for one in sets]
+        found = np.array([rows.loc[name, each].to_numpy(float) for each in columns])
+        at = np.arange(len(sets)) + 0.8 * (number - (len(styles) - 1) / 2) / max(len(styles), 2)
+        known = ~np.isnan(found[:, 0])
+        auc, low, high = found[known].T
+        reach = np.nan_to_num(np.clip([auc - low, high - auc], 0, None))
+        marks: dict[str, Any] = {"fmt": "o", "markersize": 5 if number == 0 else 3.5, "capsize": 2.5, "elinewidth": 1.2}
+        colour, label = style["color"], shortened(name)
+        axes.errorbar(auc, at[known], xerr=reach, color=colour, label=label, zorder=style.get("zorder", 2), **marks)
+    axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1.2, label="chance")
+    axes.set_yticks(range(len(sets)), labels=[shortened(one, 24) for one in sets])
+    axes.set(title="AUC on each test set (95 % intervals)", xlabel="AUC", ylim=(len(sets) - 0.5, -0.5))
+    axes.grid(visible=False, axis="y")
+    figure.legend(loc="outside lower center", fontsize=9, labelspacing=0.25)
+    first = next(iter(styles))
+    listed = ", ".join(f"{one} {_number(rows.loc[first, f'auc_{one}'])}" for one in sets)
+    return figure, f"AUC with its 95 % interval on each test set, of the ensemble and its members. {first}: {listed}"
 
 
 def _class_counts(predictions: Predictions) -> str:

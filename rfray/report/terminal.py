@@ -71,9 +71,10 @@ def _leaderboard(
     columns, text = list(dict.fromkeys((*first, *settings, *scores, *figures, *further))), as_text(frame)
     widths = {column: max(literal(cell).cell_len for cell in (column, *text[column])) for column in columns}
     widths["status"] = min(widths.get("status", 0), REASON)
-    for optional in (*(["status"] if (frame["status"] == "ok").all() else []), *OPTIONAL, *sets[:-1]):
-        if sum(widths[column] + 3 for column in columns) >= width and optional in {*columns} - {*further}:
-            columns.remove(optional)
+    plain = [*(["status"] if (frame["status"] == "ok").all() else []), *OPTIONAL]
+    for optional in (*({one} for one in plain), {*sets[:-2]}, {*sets[-2:-1]}, {*sets[-1:]}):
+        if sum(widths[column] + 3 for column in columns) >= width:
+            columns = [column for column in columns if column not in optional - {*further}]
     table = Table(title=literal(title))
     for column in columns:
         side: JustifyMethod = "right" if pd.api.types.is_numeric_dtype(frame[column]) else "left"

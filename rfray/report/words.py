@@ -1,6 +1,6 @@
 """A run's tables and records -> sentences and cells for people, and the templates that hold them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,7 @@ from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.groups import SHOWN, Groups
 from rfray.evaluation.leaderboard import escaped
 from rfray.evaluation.search_findings import amount
+from rfray.evaluation.several_tests import MEAN, WORST_SET, set_names
 from rfray.spec.parts import is_test
 from rfray.spec.sweep import CLASSES
 from rfray.store.records import Audit, Spread
@@ -37,6 +38,9 @@ OF_GROUPS = {"auc": "AUC", "accuracy": "accuracy", "recall": "recall", "false_po
 """The same of a group."""
 GROUPS_SHOWN = 30
 """Groups on the page, the worst first; groups.csv has all."""
+
+VOTERS_SHOWN = 8
+"""The ensemble and the first of its members, side by side on each test set: more would not be read."""
 
 Table = tuple[list[str], list[list[str]]]
 """Columns and rows; the first column is text."""
@@ -80,6 +84,34 @@ def corruption_sentence(frame: pd.DataFrame, name: str) -> str | None:
         least = f"the least, {worst:.4f}, is under {corruption}"
         return f"No corruption lowers the AUC of the ensemble, {auc:.4f}; {least}."
     return f"What hurts the ensemble most is {corruption}: its AUC falls from {auc:.4f} to {worst:.4f}."
+
+
+def set_rows(frame: pd.DataFrame, voters: Sequence[str]) -> Table:
+    """What an ensemble and its best members come to on each of several test sets, then mean and worst.
+
+    `voters`: the name of the ensemble's row, then those of its members, best first.
+    """
+    names, sets, by_name = voters[:VOTERS_SHOWN], set_names(frame), frame.set_index("name")
+    if not sets:
+        return [], []
+    first = dict(by_name.loc[names[0]])
+    rows = [
+        [
+            one,
+            f"{first[f'n_{one}']:,}",
+            _number(first[f"accuracy_{one}"]),
+            *(_value_and_interval(dict(by_name.loc[name]), f"auc_{one}") for name in names),
+        ]
+        for one in sets
+    ]
+    for title, column in (("mean", MEAN), ("worst", WORST_SET)):
+        rows.append([title, "", "", *(_number(by_name.loc[name, column]) for name in names)])
+    return [
+        "test set",
+        "images",
+        f"accuracy of {names[0]}",
+        *(f"AUC of {name} (95 % interval)" for name in names),
+    ], rows
 
 
 def group_sentence(groups: Groups) -> str:
@@ -187,6 +219,10 @@ def _value_and_interval(row: Mapping[Any, Any], measure: str) -> str:
         return ""
     value, low, high = (f"{row[column]:.{SHOWN}f}" for column in (measure, f"{measure}_low", f"{measure}_high"))
     return f"{value} ({low} to {high})"
+
+
+def _number(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.{SHOWN}f}"
 
 
 def _spread(spread: Spread, unit: float = 1) -> str:

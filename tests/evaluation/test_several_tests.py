@@ -144,7 +144,7 @@ def test_tables_for_people_show_each_set_and_the_worst(run: RunDir) -> None:
     assert header.endswith("| threshold | auc_phone | auc_gan-3 | auc_mean | auc_worst |")
     row = frame.set_index("name").loc["ensemble"]
     worst = min(SETS, key=lambda name: row[f"auc_{name}"])
-    assert f"Of 3 test sets ensemble is worst on {worst}: AUC {row['auc_worst']:.4f} (95 % interval " in text
+    assert f"Of 3 test sets the ensemble is worst on {worst}: AUC {row['auc_worst']:.4f} (95 % interval " in text
     assert f"mean {row['auc_mean']:.4f}. What is said without a name is on valid." in text
     for width, shown in ((200, ["auc", "auc_phone", "auc_gan-3", "auc_mean", "auc_worst"]), (80, ["auc", "auc_worst"])):
         table = leaderboard_table(frame, None, width)
