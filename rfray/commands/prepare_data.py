@@ -260,8 +260,6 @@ def _scan(run: RunDir, sweep: Sweep, folder: str, console: Console) -> pd.DataFr
 def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.DataFrame:
     """The pairs of images that are the same or look alike: first, second (positions, in order), kind."""
     folders = {folder: image_folder(sweep.data, folder) for folder in images["folder"].unique()}
-    paths = [below(folders[folder], path) for folder, path in zip(images["folder"], images["path"], strict=True)]
-
     gone = [folder for folder in folders if not is_there(sweep.data, folder)]
     for folder in gone:  # of a run that came from elsewhere, or a test set that was read before
         others = "the other folders" if is_test(folder) else "test"
@@ -270,15 +268,16 @@ def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.D
             f"{folders[folder]} is not there, so of its images in {others} only exact copies are found, none that are "
             f"alike. {ELSEWHERE.format(sweep.data.key(folder))}",
         )
-    unseen = images["folder"].isin(gone).to_numpy()
+    files = zip(images["folder"], images["path"], strict=True)
+    paths = [None if folder in gone else below(folders[folder], path) for folder, path in files]
 
     def picture(number: int) -> np.ndarray | None:
-        if unseen[number]:
+        if (path := paths[number]) is None:
             return None
         try:
-            return decode(read_image(paths[number]))
+            return decode(read_image(path))
         except UnreadableImageError as error:
-            raise DataError(f"{paths[number]} could be read a moment ago: {error}") from None
+            raise DataError(f"{path} could be read a moment ago: {error}") from None
 
     with doing(console, "Looking for images that are alike"):
         return find_pairs(images["digest"].tolist(), images, picture, os.cpu_count() or 1)

@@ -27,7 +27,7 @@ from tests.tuning.test_warm_start import sweep as warm_sweep
 
 SWEEP = """
 name: small
-data: {{train: "{bucket}/images/train", test: "{bucket}/images/test", val: 0.25}}
+data: {{train: "{bucket}/images/train", test: {{first: "{bucket}/images/test", more: "{bucket}/more"}}, val: 0.25}}
 trial:
   backbone: [test_resnet, test_vit]
   pretrained: false
