@@ -113,10 +113,7 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
         images = counted(row["n"], "test image")
         yield f"On {images}, which nothing was chosen on, the ensemble reaches {_reached(row)}."
         yield verdict(run, frame) or f"The best single model, {best}, reaches {_reached(rows.T[best])}."
-    if several := board.on_several_sets(run, frame):
-        yield several
-    if asked := board.false_positives(run, frame):
-        yield asked
+    yield from filter(None, (board.on_several_sets(run, frame), board.false_positives(run, frame)))
     if unreadable := len(run.unreadable()):
         yield f"{counted(unreadable, 'image')} could not be read and took no part ({run.unreadable_file.name})."
 

@@ -316,7 +316,8 @@ def aucs_by_set(rows: pd.DataFrame, sets: Sequence[str], styles: Styles) -> Draw
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside lower center", fontsize=9, labelspacing=0.25)
     first = next(iter(styles))
-    listed = ", ".join(f"{one} {_number(rows.loc[first, f'auc_{one}'])}" for one in sets)
+    aucs = rows.loc[first, [f"auc_{one}" for one in sets]].map(_number)
+    listed = ", ".join(map(" ".join, zip(sets, aucs, strict=True)))
     return figure, f"AUC with its 95 % interval on each test set, of the ensemble and its members. {first}: {listed}"
 
 
