@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,9 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from rfray.data.decoder_process import decode_apart
+from rfray.data.decoding import UnreadableImageError
+from rfray.data.folders import read_file
 from rfray.data.labelled_sets import LabelledSet, labelled_sets, read_classes
 from rfray.data.learned_images import LearnedImages, find_learned, read_learned_images
 from rfray.data.listing import counted
@@ -28,7 +31,10 @@ from rfray.evaluation.external_validation import (
     markdown_report,
     sentences,
 )
+from rfray.evaluation.groups import Groups, by_group, write_groups_by
+from rfray.evaluation.mistakes import mistakes_of, undrawn
 from rfray.progress.phases import counting, say, warn
+from rfray.report.evaluation_page import write_evaluation_page
 from rfray.report.terminal import evaluations_table
 from rfray.spec.sweep import CLASSES, Resources
 from rfray.stats.guessing import bundle_warning
@@ -103,7 +109,11 @@ def evaluate(
         say(console, *record_made.sentences)
     if others:
         say(console, f"Of another bundle, and so not in {SUMMARY}: {', '.join(others)}; evaluate them again")
-    say(console, *(str(EvaluationDir(evaluations, one.name).report_md) for one in made), str(evaluations / SUMMARY))
+    say(
+        console,
+        *(_shown(EvaluationDir(evaluations, one.name).report_html) for one in made),
+        _shown(evaluations / SUMMARY),
+    )
     if unreadable := sum(one.unreadable for one in made):
         where = ", ".join(f"{one.unreadable:,} of {one.name}" for one in made if one.unreadable)
         raise RfrayError(
@@ -143,12 +153,58 @@ def evaluate_set(
     predicted = _votes(detector.ensemble, kept)
     for name, predictions in predicted.items():
         write_predictions(out.predictions_file(name), predictions, {"bundle": detector.digest})
-    frame = evaluation_rows(detector.ensemble, predicted)
-    record = _record(detector, given, frame, predicted[detector.ensemble.name], left_out, len(failed))
+    vote, frame = predicted[detector.ensemble.name], evaluation_rows(detector.ensemble, predicted)
+    record, groups = _record(detector, given, frame, vote, left_out, len(failed)), _groups(detector, given, vote)
     write_whole(out.leaderboard_csv, csv_text(frame))
     write_whole(out.report_md, markdown_report(record, frame))
+    write_groups_by(out.groups_csv, groups)
+    _draw_mistakes(detector, given, out, predicted, console)
+    write_evaluation_page(out, record, frame, detector.ensemble, predicted, groups)
     write_record(out.record_file, record)
     return record
+
+
+def _groups(detector: Detector, given: LabelledSet, vote: Predictions) -> dict[str, Groups]:
+    """The table by subfolder, and by each attribute; without those that have one group, or hardly two images each."""
+    columns = {"subfolder": given.images["subfolder"], **given.attributes}
+    found = {}
+    for column, texts in columns.items():
+        names = texts.set_axis(given.images["id"]).loc[vote.ids].to_numpy(object)
+        if len(set(names)) <= len(names) / 2 and (table := by_group(vote, names, detector.ensemble.threshold)):
+            found[column] = table
+    return found
+
+
+def _draw_mistakes(
+    detector: Detector,
+    given: LabelledSet,
+    out: EvaluationDir,
+    predicted: Mapping[str, Predictions],
+    console: Console,
+) -> None:
+    """The gallery of the main vote's mistakes, unless it is there."""
+    members = {member: predicted[member] for member in detector.ensemble.members}
+    origins = {member: {"bundle": detector.digest} for member in members}
+    vote = predicted[detector.ensemble.name]
+    mistakes = undrawn(mistakes_of(detector.ensemble, vote, members, origins), out)
+    if mistakes is None:
+        return
+    from rfray.inference.mistake_pictures import draw_gallery
+    from rfray.models.bundle import load_bundle
+
+    files = given.images.set_index("id")["file"].loc[[mistake.id for mistake in mistakes.shown]].tolist()
+    draw_gallery(out, mistakes, load_bundle(detector.where), lambda row: _picture(files[row]), console)
+
+
+def _picture(file: str) -> np.ndarray:
+    """The picture in a file, decoded in a process of its own. Raises DataError where it can't be read any more."""
+    try:
+        arrays, reason = next(decode_apart([read_file(file)], [], keep_picture=True))
+    except UnreadableImageError as error:
+        raise DataError(f"{file}: {error}") from None
+    if reason:
+        raise DataError(f"{file}: {reason}")
+    return arrays[0]
 
 
 def _each(counts: Iterator[Counter[str]]) -> Iterator[None]:
@@ -228,6 +284,11 @@ def _record(
         best=best,
         sentences=[*said, f"{learned_sentence(exact, alike)}."],
     )
+
+
+def _shown(path: Path) -> str:
+    """How a user calls a file: from the working folder, where it is below."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _locked(out: EvaluationDir) -> FileLock:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rfray.evaluation.leaderboard import BASELINE, CONFUSION, COUNT, NUMBER, TEXT, escaped, markdown_table
-from rfray.evaluation.significance import INTERVALS, TESTS, Evaluated, significance
+from rfray.evaluation.significance import INTERVALS, TESTS, WORDS, Evaluated, significance
 from rfray.stats.guessing import constant_answer, constant_figures, no_better
 from rfray.stats.metrics import METRICS, confusion, measured
 from rfray.stats.operating_point import OperatingPoint, choose_threshold, point_on
@@ -27,9 +27,9 @@ OF_POINT = ("fpr", "fpr_low", "fpr_high", "unsure_share", "unsure_error", "ece",
 ROW_COLUMNS = {
     **dict.fromkeys(("name", "kind", "status", "members"), TEXT),
     **dict.fromkeys(("accuracy", "precision", "recall", "f1", "auc"), NUMBER),
-    **dict.fromkeys((*CONFUSION, "n"), COUNT),
+    **dict.fromkeys((*CONFUSION, "n", "n_groups"), COUNT),
     **dict.fromkeys(("threshold", *METRICS, *OF_POINT, *INTERVALS, *TESTS), NUMBER),
-    "tied": TEXT,
+    **dict.fromkeys(WORDS, TEXT),
 }
 """Column of an evaluation's leaderboard.csv -> its dtype: those of a run's, without what only a run has."""
 DELONG = "DeLong's variances of two sets of images"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,14 @@ def write_groups(run: RunDir, attributes: Mapping[str, Groups] | None = None) ->
         return "There is only one group of test images (report.group_pattern), so there is no table by group"
     without = int(groups.table.loc[groups.table["group"] == "", "n"].sum())
     return f"In {without} of {groups.overall['n']} test images report.group_pattern finds nothing" if without else ""
+
+
+def write_groups_by(file: Path, groups: Mapping[str, Groups]) -> None:
+    """Writes the tables below each other, with a first column `by`; deletes the file where there are none."""
+    file.unlink(missing_ok=True)
+    if groups:
+        tables = [found.table.assign(by=title)[["by", *GROUP_COLUMNS]] for title, found in groups.items()]
+        write_whole(file, csv_text(pd.concat(tables, ignore_index=True)))
 
 
 def matched(pattern: str, path: str) -> str:

@@ -42,6 +42,8 @@ CURVES = ("roc.png", "precision-recall.png", "scores.png", "reliability.png")
 HISTORY, CORRUPTION, SEVERAL_TESTS = "history.png", "corruption.png", "test-sets.png"
 """File names below the run's plots folder."""
 
+TEST_IMAGES = "the test images"
+"""What plots call their images where nothing else is said."""
 Styles = Mapping[str, dict[str, Any]]
 """Name of an ensemble or a trial -> the style of its line."""
 
@@ -170,10 +172,13 @@ def _history(run: RunDir, members: list[str]) -> dict[str, Drawing]:
     return {HISTORY: (figure, f"{column} of every trial, epoch by epoch")}
 
 
-def curves(kind: CurveKind, voters: Mapping[str, Predictions], styles: Styles, band: Band | None) -> Drawing:
+def curves(
+    kind: CurveKind, voters: Mapping[str, Predictions], styles: Styles, band: Band | None, images: str = TEST_IMAGES
+) -> Drawing:
     """One curve for each of `voters`, in a square, and a legend below with room for long names.
 
-    `band` belongs to the first of them; None where it has no curve, as there are images of one class only.
+    `band` belongs to the first of them; None where it has no curve, as there are images of one class only, or is not
+    computed. `images` is what the title calls them.
     """
     side, line, width = 4.6, 0.16, 5.6  # inches
     legend = line * (len(voters) + 2) + 0.15
@@ -181,7 +186,7 @@ def curves(kind: CurveKind, voters: Mapping[str, Predictions], styles: Styles, b
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0.75 / width, (legend + 0.55) / height, side / width, side / height))
     first, vote = next(iter(voters.items()))
-    title = f"{kind.title} on the test images\n{_class_counts(vote)}"
+    title = f"{kind.title} on {images}\n{_class_counts(vote)}"
     axes.set(title=title, xlabel=kind.xlabel, ylabel=kind.ylabel, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     areas = {name: metric(kind.metric, predictions) for name, predictions in voters.items()}
     for name, predictions in voters.items():
@@ -192,17 +197,18 @@ def curves(kind: CurveKind, voters: Mapping[str, Predictions], styles: Styles, b
             ends = kind.chance(float(vote.labels.mean()))
             label = f"chance  ({kind.area} {sum(ends) / 2:.4g})"
             axes.plot([0, 1], ends, color=GREY, linestyle=":", linewidth=1, label=label)
-    if band is None:
+    if areas[first] is None:
         axes.text(0.5, 0.5, "no curve: it takes images of both classes", ha="center")
-    else:
+    elif band is not None:
         shade: dict[str, Any] = {"color": "black", "alpha": 0.13, "linewidth": 0, "zorder": 1}
         axes.fill_between(band.at, band.low, band.high, label=f"{shortened(first, 20)}: {BAND}", **shade)
     figure.legend(loc="lower center", fontsize=9, borderaxespad=0.4, labelspacing=0.25)
     listed = ", ".join(f"{name} {kind.area} {_number(area)}" for name, area in areas.items())
-    return figure, f"{kind.title} curves on the test images: {listed}. Band around the first: {BAND}"
+    around = f". Band around the first: {BAND}" if band is not None else ""
+    return figure, f"{kind.title} curves on {images}: {listed}{around}"
 
 
-def score_histogram(ensemble: Ensemble, vote: Predictions) -> Drawing:
+def score_histogram(ensemble: Ensemble, vote: Predictions, images: str = TEST_IMAGES) -> Drawing:
     """How p_fake is spread in each class, in % of the class, with the threshold and the band without a verdict."""
     figure, axes = canvas(5.6, 4.4)
     class_histogram(axes, vote.labels, vote.p_fake, np.linspace(0, 1, 41))
@@ -212,19 +218,19 @@ def score_histogram(ensemble: Ensemble, vote: Predictions) -> Drawing:
     if unsure is not None:
         shown = f"no verdict: {unsure[0]:.3g} to {unsure[1]:.3g}"
         axes.axvspan(*unsure, color=PALE, alpha=0.35, linewidth=0, label=shown, zorder=0)
-    title = f"Scores of {shortened(name, 30)} on the test images"
+    title = f"Scores of {shortened(name, 30)} on {images}"
     axes.set(title=title, xlabel="Probability of fake", xlim=(-0.01, 1.01))
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     scores = {CLASSES[label]: vote.p_fake[vote.labels == label] for label in np.unique(vote.labels)}
     medians = (f"median {np.median(some):.2f} of the {len(some):,} {one} images" for one, some in scores.items())
     return figure, (
-        f"Histogram of {name}'s probability of fake on the test images, real and fake images apart, with the threshold "
+        f"Histogram of {name}'s probability of fake on {images}, real and fake images apart, with the threshold "
         f"{threshold:.3g} from which on an image is called fake: {', '.join(medians)}"
     )
 
 
-def reliability_diagram(name: str, predictions: Predictions) -> Drawing:
+def reliability_diagram(name: str, predictions: Predictions, images: str = TEST_IMAGES) -> Drawing:
     """The share of fakes against the probability that was given to them, with Wilson's 95 % intervals; counts below."""
     found = reliability(predictions)
     counts, fakes, given = (each[found[0] > 0] for each in found)
@@ -236,7 +242,7 @@ def reliability_diagram(name: str, predictions: Predictions) -> Drawing:
     label = f"{shortened(name, 30)}, {BINS} bins (95 % intervals: Wilson)"
     axes.errorbar(given, shares, yerr=reach, color=COLOURS[0], label=label, **marks)
     error = _number(calibration_error(predictions))
-    title = f"Reliability on the test images\n{_class_counts(predictions)}; expected calibration error {error}"
+    title = f"Reliability on {images}\n{_class_counts(predictions)}; expected calibration error {error}"
     axes.set(title=title, ylabel="Share of them that is fake", ylim=(-0.02, 1.02))
     figure.legend(loc="outside lower center", fontsize=9)
     edges = np.linspace(0, 1, BINS + 1)
@@ -247,7 +253,7 @@ def reliability_diagram(name: str, predictions: Predictions) -> Drawing:
     figure.align_ylabels([axes, below])
     bins = (f"{mean:.2f} given, {share:.2f} fake of {n}" for mean, share, n in zip(given, shares, counts, strict=True))
     return figure, (
-        f"Reliability diagram of {name} on the test images: share of fakes against the probability of fake that was "
+        f"Reliability diagram of {name} on {images}: share of fakes against the probability of fake that was "
         f"given, in {BINS} bins with 95 % intervals (Wilson). Expected calibration error {error}. {'; '.join(bins)}"
     )
 
@@ -278,7 +284,7 @@ def confusion_matrix(name: str, predictions: Predictions, threshold: float, *, b
     )
 
 
-def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
+def corruption_curves(rows: pd.DataFrame, styles: Styles, images: str = TEST_IMAGES) -> Drawing:
     """AUC against the strength of each kind of corruption, one line a model; `rows` is the leaderboard by name."""
     figure, panels = canvas(7.2, 5.6 + 0.2 * len(styles), 2, 2, sharey=True)
     for axes, (family, strengths) in zip(panels.flat, FAMILIES.items(), strict=True):
@@ -294,7 +300,7 @@ def corruption_curves(rows: pd.DataFrame, styles: Styles) -> Drawing:
     figure.legend(loc="outside lower center", fontsize=9, labelspacing=0.25)
     aucs = {name: rows.loc[name, ["auc", TEST_COLUMNS[-1]]].map(_number) for name in styles}
     worst = (f"{name} {plain}, at worst {least}" for name, (plain, least) in aucs.items())
-    return figure, f"AUC on the test images as they are and under JPEG, scaling, blur and noise: {'; '.join(worst)}"
+    return figure, f"AUC on {images} as they are and under JPEG, scaling, blur and noise: {'; '.join(worst)}"
 
 
 def aucs_by_set(rows: pd.DataFrame, sets: Sequence[str], styles: Styles) -> Drawing:

@@ -80,6 +80,7 @@ class EvaluationDir:
         self.report_html = self.path / "report.html"
         self.unreadable_csv = self.path / "unreadable.csv"
         self.left_out_csv = self.path / "left-out.csv"
+        self.mistakes_file = self.path / "mistakes.json"
         self.plots_folder = self.path / "plots"
         self.mistakes_folder = self.plots_folder / "mistakes"
         self.shards_folder = self.path / ".shards"

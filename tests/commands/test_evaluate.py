@@ -1,11 +1,13 @@
 """`rfray evaluate` as a user meets it: every figure against scikit-learn and scipy."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from rfray.cli import main
+from rfray.evaluation.mistakes import read_mistakes
 from rfray.models.bundle import load_bundle
 from rfray.stats.predictions import read_predictions
 from rfray.store.evaluation_dir import EvaluationDir, EvaluationRecord
@@ -109,6 +112,15 @@ def test_every_figure_is_that_of_scikit_learn(here: Path, command: Command) -> N
     assert record.comparisons["accuracy"].p == pytest.approx(p)
     assert (record.exact, record.alike, record.unreadable) == (0, 0, 0)
     assert record.claimed == claimed.figures
+    groups = pd.read_csv(out.groups_csv, keep_default_na=False)
+    assert groups[["by", "group", "n"]].to_numpy().tolist() in (
+        [["subfolder", "", 12], ["subfolder", "night", 12]],
+        [["subfolder", "night", 12], ["subfolder", "", 12]],
+    )
+    page = out.report_html.read_text()
+    assert page.count("<img") == 4 + len(names) + 2 * len(read_mistakes(out).shown)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)  # it opens without a network
+    assert all(sentence in unescape(page) for sentence in record.sentences)
 
 
 def test_what_was_predicted_is_not_predicted_again(
