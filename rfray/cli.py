@@ -101,11 +101,13 @@ def tune(
 
 @app.command()
 def audit(
-    source: Annotated[Path, Argument(metavar="SWEEP|FOLDER", help="A sweep file, or a folder with class folders.")],
+    source: Annotated[
+        str, Argument(metavar="SWEEP|FOLDER|RUN", help="A sweep file, a folder with class folders, or a run folder.")
+    ],
     run: Annotated[str | None, Option(help="Where to write; by default runs/<name> or audits/<folder>.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Look for what makes results mislead: duplicates, leaks, labels given away by the files. Exit code 2 on errors."""
+    """Look for what makes results mislead: duplicates, leaks, labels that look wrong. Exit code 2 on errors."""
     from rfray.commands.audit import audit
 
     audit(source, run, overrides or (), _console())

@@ -30,6 +30,7 @@ from rfray.evaluation.ensemble import (
     write_ensemble,
 )
 from rfray.evaluation.groups import write_groups
+from rfray.evaluation.label_issues import find_label_issues, write_label_issues
 from rfray.evaluation.leaderboard import read_leaderboard, test_figures, write_leaderboard
 from rfray.evaluation.mistakes import undrawn_mistakes
 from rfray.inference.missing import without_predictions
@@ -121,6 +122,8 @@ def ensemble(
         say(console, *attributes.notes, *attributes.summary)
         if (few := write_groups(run, attributes.groups)) and sweep.report.group_pattern is not None:
             say(console, few)
+        if issues := write_label_issues(run):
+            say(console, issues.sentence)
         _write_bundle(run, sweep, made, earlier.bundle if earlier else None)
         _write_formats(run, sweep, formats, console)
 
@@ -276,12 +279,14 @@ def _write_formats(run: RunDir, sweep: Sweep, formats: Collection[str], console:
 
     from rfray.evaluation.search_findings import search_findings
     from rfray.report.audit_plots import draw_audit
+    from rfray.report.label_sheets import draw_label_issues
     from rfray.report.page import write_page
     from rfray.report.plots import write_plots
     from rfray.report.search_plots import write_search_plots
 
     try:
         draw_audit(run, sweep)
+        draw_label_issues(run, sweep, find_label_issues(run))
     except (DataError, StorageError) as error:  # of a run that came from elsewhere, without the training images
         say(console, f"The pictures of the audit stay as they are: {error}")
     findings = search_findings(run)

@@ -16,9 +16,10 @@ from rfray.audit.audit import audit_images
 from rfray.data.attributes import read_attributes, unmatched
 from rfray.data.catalog import check_unreadable, divide, fold_of, group_ids, identities, scan_folder
 from rfray.data.decoding import UnreadableImageError, decode, read_image
-from rfray.data.folders import changes, image_folder, is_there, most_images, training_changes
+from rfray.data.folders import changes, image_folder, is_there, list_images, most_images, training_changes
 from rfray.data.geometry import geometries
 from rfray.data.images import no_room_in_cache
+from rfray.data.leave_out import left_out_rows, list_changes, read_leave_out, refuse_unknown, unknown_paths
 from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.data.node_cache import cache_folder, remove_unfinished
 from rfray.errors import AuditError, DataError, RunError, StorageError
@@ -32,7 +33,7 @@ from rfray.store.run_dir import CATALOG, UNREADABLE, RunDir
 from rfray.store.storage import is_address
 
 LEFT_OUT = "left out"
-"""The part of images of train or val that are also in test."""
+"""The part of images of train or val that are also in test, or that `data.leave_out` names."""
 ELSEWHERE = "Where it is elsewhere now: --set {}=FOLDER"
 """What `rfray ensemble` says of a folder that is not there, as of a run that came from another machine."""
 
@@ -47,11 +48,13 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     remove_unfinished(cache_folder(sweep.data.cache))
     if run.catalog_file.exists():
         check_training(run, sweep)
+        _check_list(run, sweep)
         catalog = run.catalog()
     claim_run(run, sweep)
     if not run.catalog_file.exists():
         images, pairs = scan_all(run, sweep, console)
-        catalog = _divided(images, sweep, pairs)
+        unwanted = _unwanted(run, sweep, images, console)
+        catalog = _divided(images, sweep, pairs, unwanted)
         with doing(console, "Auditing the images"):
             write_audit(run, sweep, images, pairs, catalog)
         run.write_catalog(catalog)
@@ -65,6 +68,45 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     shown = [f"{part} {counts.get((part, 0), 0)} real + {counts.get((part, 1), 0)} fake" for part in parts]
     say(console, f"Images: {', '.join(shown)}")
     return catalog
+
+
+def _unwanted(run: RunDir, sweep: Sweep, images: pd.DataFrame, console: Console) -> np.ndarray:
+    """(n,) bool: which of the images `data.leave_out` names; keeps the list in the run, and says how many.
+
+    Raises DataError where it names what is no training image.
+    """
+    where = sweep.data.leave_out
+    if where is None:
+        return np.zeros(len(images), bool)
+    table = read_leave_out(where)
+    is_training = ~images["folder"].map(is_test)
+    known = [images.loc[is_training, ["folder", "path"]], run.unreadable()[["folder", "path"]]]
+    known += [  # of which some were drawn
+        list_images(sweep.data, folder)[["path"]].assign(folder=folder)
+        for folder in sweep.data.training_folders
+        if most_images(sweep, folder) is not None
+    ]
+    refuse_unknown(where, unknown_paths(table, pd.concat(known)), str(image_folder(sweep.data, "train")))
+    chosen = (left_out_rows(table, images) & is_training).to_numpy()
+    real, fake = ((images["label"] == label)[chosen].sum() for label in (0, 1))
+    for label, name in enumerate(CLASSES):
+        if not (is_training & (images["label"] == label) & ~chosen).any():
+            raise DataError(f"{where}: it names every training image of class {name}; allowed: some of each class")
+    others = f"; {len(table) - chosen.sum():,} of its paths take no part anyway" if len(table) > chosen.sum() else ""
+    say(console, f"data.leave_out: {real:,} real and {fake:,} fake images are left out of train and val{others}")
+    run.write_table(run.leave_out_file, table)
+    return np.asarray(chosen)
+
+
+def _check_list(run: RunDir, sweep: Sweep) -> None:
+    """Raises RunError where `data.leave_out` names other images than when the sweep began, as trials depend on it."""
+    before, where = run.leave_out(), sweep.data.leave_out
+    changed = list_changes(before, read_leave_out(where)) if before is not None and where is not None else ""
+    if changed:
+        raise RunError(
+            f"data.leave_out: {where} names other images than when this sweep began: {changed}. Put it back, or start "
+            "anew with --fresh (the old run folder is moved aside)"
+        )
 
 
 def check_training(run: RunDir, sweep: Sweep) -> None:
@@ -283,14 +325,14 @@ def _similar_pairs(images: pd.DataFrame, sweep: Sweep, console: Console) -> pd.D
         return find_pairs(images["digest"].tolist(), images, picture, os.cpu_count() or 1)
 
 
-def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.DataFrame:
-    """The catalog of train and val, made of `images` of all folders, those of test last.
+def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame, unwanted: np.ndarray) -> pd.DataFrame:
+    """The catalog of train and val, made of `images` of all folders, those of test last; `unwanted` ones take no part.
 
-    Raises DataError where train or val lacks a class, because all its images are also in test.
+    Raises DataError where train or val lacks a class, because all its images are also in test, or unwanted.
     """
     training = images[~images["folder"].map(is_test)]
     first, second = pairs["first"].to_numpy(int), pairs["second"].to_numpy(int)  # first < second; test comes last
-    stays = np.ones(len(training), bool)
+    stays = ~unwanted[: len(training)]
     if sweep.data.test_duplicates == "leave_out":
         stays[first[(first < len(training)) & (second >= len(training))]] = False
     links = np.column_stack([first, second])[second < len(training)]
@@ -303,6 +345,7 @@ def _divided(images: pd.DataFrame, sweep: Sweep, pairs: pd.DataFrame) -> pd.Data
             raise DataError(
                 f"{part}: no image of class {name} is left, as all of them are also in test, and so left out; give "
                 "other images, or set data.test_duplicates: keep"
+                + (", or name fewer in data.leave_out" if unwanted.any() else "")
             )
     alone = np.arange((~stays).sum()) + divided["group_id"].max() + 1
     rest = training[~stays].assign(group_id=alone, part=LEFT_OUT)

@@ -6,6 +6,7 @@ path is in several), and attributes: generator, quality, age, skin type, ... "" 
 
 import csv
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,12 +40,8 @@ def read_attributes(where: str) -> pd.DataFrame:
     Raises DataError, in one line, where it can't be read, has no path, or names an image twice.
     """
     try:
-        if is_address(where):
-            folder, _, name = where.rpartition("/")
-            data = Storage(folder).read(name, TABLE_BYTES)
-        else:
-            data = read_plain(Path(where), TABLE_BYTES)
-        table = _of_parquet(data) if where.lower().endswith(".parquet") else _of_csv(data)
+        data = read_table_file(where)
+        table = _of_parquet(data) if where.lower().endswith(".parquet") else csv_table(data)
     except FileNotFoundError:
         raise DataError(f"{where}: no such file") from None
     except (OSError, ValueError, csv.Error, StorageError, pa.ArrowException) as error:
@@ -61,6 +58,17 @@ def read_attributes(where: str) -> pd.DataFrame:
         one = table.loc[twice, "path"].iloc[0]
         raise DataError(f"{where}: {counted(int(twice.sum()), 'row')} of an image that has one already, e.g. {one}")
     return table
+
+
+def read_table_file(where: str) -> bytes:
+    """What is in a file on a disk or at an address. Raises OSError, StorageError; ValueError where it is too large."""
+    if not is_address(where):
+        return read_plain(Path(where), TABLE_BYTES)
+    folder, _, name = where.rpartition("/")
+    data = Storage(folder).read(name, TABLE_BYTES)
+    if len(data) > TABLE_BYTES:
+        raise ValueError(f"larger than {TABLE_BYTES / 1e6:.0f} MB, as no such table is")
+    return data
 
 
 def check_attributes(settings: DataSettings, images: pd.DataFrame | None = None) -> None:
@@ -137,17 +145,31 @@ def _quarters(values: pd.Series, numbers: pd.Series) -> pd.Series:
     return quarter.map(ranges)
 
 
-def _of_csv(data: bytes) -> pd.DataFrame:
-    """Raises ValueError (as UnicodeDecodeError and pandas' ParserError are), csv.Error."""
+def csv_table(data: bytes) -> pd.DataFrame:
+    """A CSV as text, with a header and one of SEPARATORS.
+
+    Raises ValueError (as UnicodeDecodeError and pandas' ParserError are), csv.Error.
+    """
     text = data.decode("utf-8-sig")
     headers = {one: next(csv.reader(io.StringIO(text), delimiter=one), []) for one in SEPARATORS}
     separator = next((one for one, header in headers.items() if "path" in map(str.strip, header)), ",")
     header = [name.strip() for name in headers[separator]]
     if twice := next((name for name in header if header.count(name) > 1), None):
         raise ValueError(f"it has two columns {twice!r}")
-    table = parse_csv(
-        io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False, names=header, header=0
-    )
+    options = {
+        "sep": separator,
+        "dtype": str,
+        "keep_default_na": False,
+        "index_col": False,
+        "names": header,
+        "header": 0,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # or cells beyond the header would be dropped
+        try:
+            table = parse_csv(io.StringIO(text), **options)
+        except pd.errors.ParserWarning:
+            raise ValueError("its rows have more cells than its header") from None
     return _tidy(table)
 
 

@@ -10,12 +10,14 @@ from rfray.data.listing import counted
 from rfray.evaluation import leaderboard as board
 from rfray.evaluation.attributes import attribute_groups
 from rfray.evaluation.groups import groups_of
+from rfray.evaluation.label_issues import find_label_issues
 from rfray.evaluation.mistakes import read_mistakes
 from rfray.evaluation.search_findings import SearchFindings
 from rfray.evaluation.several_tests import main_columns
 from rfray.evaluation.significance import SINGLE, verdict
 from rfray.report import pictures, words
 from rfray.report.audit_plots import AUDIT_PLOTS
+from rfray.report.label_sheets import LABEL_SHEETS
 from rfray.report.plots import CORRUPTION, CURVES, HISTORY, SEVERAL_TESTS, confusion_file
 from rfray.report.search_plots import SEARCH_PLOTS
 from rfray.spec.sweep import CLASSES
@@ -70,6 +72,8 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         history=_there(run.plots_folder, [HISTORY]),
         search=findings.sentences if findings is not None else [],
         search_plots=_there(run.plots_folder, SEARCH_PLOTS),
+        label_issues=find_label_issues(run),
+        label_sheets=_there(run.plots_folder, LABEL_SHEETS),
         audit=run.audit(),
         audit_plots=_there(run.audit_folder, AUDIT_PLOTS),
         versions=versions(),

@@ -1,6 +1,7 @@
 """the leaderboard, the audit -> what the terminal shows of them."""
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import pandas as pd
 from rich.console import JustifyMethod, RenderableType, group
@@ -10,11 +11,13 @@ from rich.text import Text
 
 from rfray.errors import InputError, nearest_first
 from rfray.evaluation.ensemble import WORST
+from rfray.evaluation.label_issues import LabelIssues
 from rfray.evaluation.leaderboard import BASELINE, LOWER_IS_BETTER, as_text
 from rfray.evaluation.run_comparison import Comparison
 from rfray.evaluation.several_tests import main_columns
 from rfray.progress.phases import literal
 from rfray.report.words import baseline_sentence, count_rows, duplicate_rows, size_rows
+from rfray.spec.sweep import CLASSES
 from rfray.store.records import Audit
 
 WIDE = (("name", "status", "backbone", "augmentation", "lr"), ("accuracy", "precision", "recall", "f1", "auc", "n"))
@@ -23,6 +26,8 @@ NARROW = (("name", "backbone"), ("accuracy", "auc", "n"))
 WIDE_FROM = 120
 OPTIONAL = ("f1", "augmentation", "precision", "recall", "lr")
 """Columns that go, in this order, where names and headers would be cut off; before them the status where all are ok."""
+LABELS_SHOWN = 10
+"""Labels that look wrong, the least believed first; label-issues.csv has all."""
 REASON = 20
 """Characters of a status for which there is to be room: a long reason goes on below."""
 STYLES = {"ensemble": "bold", BASELINE: "dim"}
@@ -130,3 +135,21 @@ def audit_summary(audit: Audit) -> Iterator[RenderableType]:
     for finding in audit.findings:
         yield Text.assemble((f"{finding.grade.capitalize()}: ", GRADE_STYLES[finding.grade]), literal(finding.sentence))
         yield Padding(literal(finding.what_to_do, "dim"), (0, 0, 0, 2))
+
+
+@group()
+def label_issues_summary(issues: LabelIssues) -> Iterator[RenderableType]:
+    """How many labels may be wrong, and the first of them."""
+    yield Text()
+    yield literal(issues.sentence)
+    if issues.table.empty:
+        return
+    table = Table()
+    for column, side in (("path", "left"), ("label", "left"), ("p_fake", "right"), ("part", "left")):
+        table.add_column(column, justify=cast(JustifyMethod, side), overflow="fold")
+    for row in issues.table.head(LABELS_SHOWN).to_dict("records"):
+        cells = (row["path"], CLASSES[row["label"]], f"{row['p_fake']:.3f}", row["part"])
+        table.add_row(*(literal(cell) for cell in cells))
+    yield table
+    if len(issues.table) > LABELS_SHOWN:
+        yield literal(f"… and {len(issues.table) - LABELS_SHOWN:,} more in label-issues.csv", "dim")

@@ -64,9 +64,10 @@ def _missing_folders(file: SweepFile) -> Iterator[str]:
         folder = file.sweep.data.folder(part)
         if folder is not None and "://" not in folder and not os.path.isdir(folder):
             yield file.problem(("data", part), f"{folder}: no such folder")
-    table = file.sweep.data.attributes
-    if table is not None and "://" not in table and not os.path.isfile(table):
-        yield file.problem(("data", "attributes"), f"{table}: no such file")
+    for key in ("attributes", "leave_out"):
+        table = getattr(file.sweep.data, key)
+        if table is not None and "://" not in table and not os.path.isfile(table):
+            yield file.problem(("data", key), f"{table}: no such file")
 
 
 def _missing_weights(file: SweepFile) -> Iterator[str]:

@@ -124,6 +124,9 @@ class DataSettings(Strict):
     matches count: an image of two identities links all images of both."""
     test_duplicates: Literal["leave_out", "keep"] = "leave_out"
     """Images of train and val that are also in test: leave_out removes them, keep only reports them in the audit."""
+    leave_out: AbsolutePath | None = None
+    """A list of images of train and val that take no part, looked through by a person: a CSV with a column `path`, such
+    as label-issues.csv, or a path a line. Nothing is deleted."""
     reencode: Reencode | None = None
     """Scale and encode all images in the same way, so that no model learns the file format."""
     attributes: TableFile | None = None

@@ -182,6 +182,8 @@ def _compared(sweep: Sweep, policies: Sequence[str]) -> dict[str, Any]:
     for part in ("train", "val", "test"):
         if sweep.data.folder(part) is not None:
             written["data"][part] = "a folder"
+    if sweep.data.leave_out is not None:  # what is in it is compared
+        written["data"]["leave_out"] = "a file"
     return written
 
 

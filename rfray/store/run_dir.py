@@ -178,6 +178,7 @@ class RunDir:
         self.digests_file = self.path / "digests.json"
         self.catalog_file = self.path / "catalog.parquet"
         self.unreadable_file = self.path / "unreadable.csv"
+        self.leave_out_file = self.path / "leave-out.parquet"
         self.attributes_file = self.path / "attributes.parquet"
         self.measured_file = self.path / "measured.json"
         self.warm_start_file = self.path / "warm_start.json"
@@ -190,6 +191,7 @@ class RunDir:
         self.model_card = self.bundle_folder / "README.md"
         self.mistakes_file = self.bundle_folder / "mistakes.json"
         self.groups_csv = self.path / "groups.csv"
+        self.label_issues_csv = self.path / "label-issues.csv"
         self.leaderboard_csv = self.path / "leaderboard.csv"
         self.leaderboard_md = self.path / "leaderboard.md"
         self.report_html = self.path / "report.html"
@@ -325,6 +327,16 @@ class RunDir:
             return read_csv(self.unreadable_file, keep_default_na=False)[UNREADABLE]
         except (ValueError, KeyError) as error:
             raise RunError(f"{self.unreadable_file} is damaged: {error}") from None
+
+    def leave_out(self) -> pd.DataFrame | None:
+        """leave-out.parquet: the list of `data.leave_out` as it was when the sweep began; None where there is none.
+
+        Raises RunError where it is damaged.
+        """
+        if not self.leave_out_file.exists():
+            return None
+        self.check(self.leave_out_file, remedy=self._anew)
+        return self._table(self.leave_out_file, ["path"])
 
     def attributes(self) -> pd.DataFrame | None:
         """attributes.parquet: the table of `data.attributes` as it was read, all text; None where there is none.

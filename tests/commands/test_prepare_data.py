@@ -663,3 +663,54 @@ def test_a_part_of_which_all_images_are_in_test_is_an_error(with_val: Made, tmp_
         shutil.copy(file, with_val.test / "fake" / f"copy-{file.name}")
     with pytest.raises(DataError, match=r"val: no image of class fake is left, .* data\.test_duplicates: keep"):
         with_val.tune()
+
+
+# images that a person has looked through, and tables of what is known of them
+
+
+def test_what_data_leave_out_names_is_in_no_part(tmp_path: Path) -> None:
+    listed = tmp_path / "wrong.csv"
+    made = Made(tmp_path, leave_out=str(listed), test=0.2)
+    write_folder(made.train, 20, first=0)
+    listed.write_text("path,label\nreal/0003.png,0\nfake/0507.png,1\nfake/0508.png,1\n")
+    catalog = made.tune()
+    gone = catalog[catalog["part"] == LEFT_OUT]
+    assert gone["path"].tolist() == ["fake/0507.png", "fake/0508.png", "real/0003.png"]
+    assert len(catalog) == 40
+    assert "data.leave_out: 1 real and 2 fake images are left out of train and val\n" in made.printed()
+    without = Made(tmp_path / "without", test=0.2)
+    shutil.copytree(made.train, without.train)
+    for path in gone["path"]:
+        (without.train / path).unlink()
+    columns = ["path", "part"]  # the same split as if they had never been there
+    kept = catalog.loc[catalog["part"] != LEFT_OUT, columns].reset_index(drop=True)
+    assert kept.equals(without.tune()[columns])
+    assert made.tune().equals(catalog)
+    listed.write_text("fake/0508.png\nfake/0507.png\nreal/0003.png\n")  # the same list
+    assert made.tune().equals(catalog)
+    listed.write_text("fake/0507.png\nreal/0004.png\n")
+    with pytest.raises(RunError) as refused:
+        made.tune()
+    assert "names other images than when this sweep began: 1 more (e.g. real/0004.png), 2 fewer (e.g. fake/05" in str(
+        refused.value
+    )
+
+
+def test_data_leave_out_names_images_that_were_not_drawn_and_none_that_are_not_there(tmp_path: Path) -> None:
+    listed = tmp_path / "wrong.txt"
+    made = Made(tmp_path, leave_out=str(listed), test=0.2, train_images=20)
+    write_folder(made.train, 20, first=0)
+    listed.write_text("".join(f"fake/{number:04d}.png\n" for number in range(500, 510)))
+    catalog = made.tune()
+    left = (catalog["part"] == LEFT_OUT).sum()
+    assert (
+        f"0 real and {left} fake images are left out of train and val; {10 - left} of its paths take no part any"
+        in (" ".join(made.printed().split()))
+    )
+    again = Made(tmp_path / "again", leave_out=str(listed), train=str(made.train), test=0.2)
+    listed.write_text("fake/0500.png\nfake/9999.png\n")
+    with pytest.raises(DataError, match="1 path of no training image: fake/9999"):
+        again.tune()
+    listed.write_text("".join(f"fake/{number:04d}.png\n" for number in range(500, 520)))
+    with pytest.raises(DataError, match="it names every training image of class fake"):
+        again.tune()

@@ -57,6 +57,7 @@ def test_a_path_that_looks_like_a_formula_comes_back(tmp_path: Path) -> None:
         ("path,skin,skin\na,b,c\n", "not a table that can be read: it has two columns 'skin'"),
         ("path,,skin\na,b,c\n", "not a table that can be read: a column has values and no name"),
         ("path,skin\na,b\nb,c,d,e\n", "not a table that can be read: "),
+        ("path,skin\na,b,c\nb,c,d\n", "not a table that can be read: its rows have more cells than its header"),
         (b"path,skin\n\xff\xfe,b\n", "not a table that can be read: 'utf-8' codec"),
         ("", "not a table that can be read: "),
         ('path,skin\n"a,b\n', "not a table that can be read: "),

@@ -34,6 +34,8 @@ FULL: dict[str, Any] = {
         "max_unreadable": 0.1,
         "group_pattern": r"(\d+)",
         "test_duplicates": "keep",
+        "attributes": "known.csv",
+        "leave_out": "wrong.csv",
         "reencode": {"quality": 80, "size": 64},
         "cache": {"dir": "pixels", "max_gb": 1},
     },

@@ -413,7 +413,8 @@ MAY_CHANGE = {
 MUST_STAY = {
     "name": "other", "seed": 8, "data.source": "demo", "data.classes": {"real": "a", "fake": "b"},
     "data.train_images": 99, "data.val_images": 99, "data.split_by": "image", "data.group_pattern": "x",
-    "data.test_duplicates": "keep", "data.reencode.quality": 50, "data.reencode.size": 64,
+    "data.test_duplicates": "keep", "data.leave_out": "/list.csv",
+    "data.reencode.quality": 50, "data.reencode.size": 64,
     "trial.backbone": "test_vit", "trial.pretrained": "/w.safetensors", "trial.head": "probe",
     "trial.augmentation": "mine", "trial.image_size": 32, "trial.resize": "crop", "trial.lr": 0.5,
     "trial.weight_decay": 0.5, "trial.batch_size": 3, "trial.epochs": 5, "trial.epoch_images": 50,
