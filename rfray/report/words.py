@@ -105,7 +105,7 @@ def set_rows(frame: pd.DataFrame, voters: Sequence[str]) -> Table:
         for one in sets
     ]
     for title, column in (("mean", MEAN), ("worst", WORST_SET)):
-        rows.append([title, "", "", *(_number(by_name.loc[name, column]) for name in names)])
+        rows.append([title, "", "", *by_name.loc[[*names], column].map(_number)])
     return [
         "test set",
         "images",
