@@ -57,10 +57,10 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return two_models(folder / "here", pictures, SETTINGS)
 
 
-def concluded(run: RunDir, *overrides: str, formats: tuple[str, ...] = ("csv",)) -> str:
+def concluded(run: RunDir, *overrides: str) -> str:
     """What `rfray ensemble` said."""
     said = io.StringIO()
-    ensemble(run, {"top_k": 2, "methods": ["soft"]}, False, formats, None, Console(file=said, width=300), overrides)
+    ensemble(run, {"top_k": 2, "methods": ["soft"]}, False, ("csv",), None, Console(file=said, width=300), overrides)
     return said.getvalue()
 
 
@@ -77,7 +77,7 @@ def test_sets_are_added_to_a_finished_run_which_predicts_only_what_is_new(run: R
     assert "Predicting the test (phone) images with 2 trials" in said
     assert said.count("Predicting") == 1
     with_phone = written(run, "test-phone")
-    said = concluded(run, f"data.test.gan={bucket}/gan", formats=("csv", "html"))
+    said = concluded(run, f"data.test.gan={bucket}/gan")
     assert "Predicting the test (gan) images with 2 trials" in said
     assert said.count("Predicting") == 1
     assert (written(run, "test"), written(run, "test-phone")) == (before, with_phone)
@@ -145,6 +145,7 @@ def _unreachable(*_: object) -> Iterator[Any]:
     raise StorageError("the store does not answer")
 
 
+@pytest.mark.slow
 def test_a_set_that_goes_takes_its_columns_along(run: RunDir) -> None:
     valid, phone = run.sweep().data.folder("test"), run.path.parent.parent / "phone"
     moved = phone.with_name("moved")
