@@ -12,13 +12,15 @@ import pandas as pd
 from rfray.errors import InputError, RunError
 from rfray.evaluation import leaderboard
 from rfray.evaluation.leaderboard import escaped, guessing, markdown_table, val_column
+from rfray.evaluation.several_tests import main_columns
 from rfray.evaluation.significance import Evaluated, Panel, difference_text, on_same_images, outcome
+from rfray.spec.parts import TEST
 from rfray.stats.intervals import bootstrap, percentile_intervals
 from rfray.stats.paired_tests import accuracy_p_values, holm
 from rfray.stats.predictions import read_predictions
 from rfray.store.csv_files import csv_text
 from rfray.store.files import clear_left_over, write_whole
-from rfray.store.run_dir import RunDir
+from rfray.store.run_dir import Part, RunDir
 
 READ = ("sweep.yaml", "digests.json", "catalog.parquet", "leaderboard.csv", "ensemble/*")
 """Patterns of the files of a run that are read."""
@@ -28,6 +30,7 @@ TESTED = ("first", "second", "difference", "low", "high", "p", "p_corrected", "t
 PAIR_COLUMNS = [
     *("first", "second", "n", "n_groups", "outcome"),
     *(f"{measure}_{what}" for measure in COMPARED for what in TESTED),
+    "test_set",
 ]
 
 
@@ -36,18 +39,19 @@ class Comparison:
     """Several runs, side by side."""
 
     images: int
-    """Of test."""
+    """Of test, the first test set where there are several."""
     ranked_by: str | None
     """The column that `table` is sorted by; None where the runs were ranked by different ones."""
     table: pd.DataFrame
     """`run`, then the columns of the runs' leaderboards, all their rows; best first where the runs were ranked by one
     column, and `rank` is the rank in this table then; else run by run, each in its own order and with its own rank."""
     main: list[str]
-    """`run` and the columns that each leaderboard begins with."""
+    """`run`, the columns that each leaderboard begins with, and those of further test sets."""
     tests: pd.DataFrame
-    """One row a pair of runs, `first` and `second`: of their ensembles' main votes `auc_…` and `accuracy_…` (at each
-    one's own threshold): `first`, `second`, `difference` with its 95 % interval `low` to `high` (of accuracy by
-    bootstrap), `p`, `p_corrected` by Holm's method for all pairs, and the name of the test, `tested_by`: DeLong's and
+    """One row a pair of runs, `first` and `second`, on the (first) test set (`test_set` is "") and, by name, on each
+    further one that all runs have with the same images: of their ensembles' main votes `auc_…` and `accuracy_…` (at
+    each one's own threshold): `first`, `second`, `difference` with its 95 % interval `low` to `high` (of accuracy by
+    bootstrap), `p`, `p_corrected` by Holm's method for all rows, and the name of the test, `tested_by`: DeLong's and
     McNemar's, or those for groups where images belong together (`n_groups` is less than `n`).
     `outcome` is that of the AUC: the first beats, is tied with or falls behind the second. nan where undefined."""
     warnings: list[str]
@@ -73,21 +77,27 @@ def compare_runs(runs: Sequence[RunDir]) -> Comparison:
         run.check_images()
     tests = [run.images("test") for run in runs]
     _check_same(names, tests)
-    # what any run takes for alike is no independent evidence: the groups of the run that has the fewest
-    groups = min((test["group_id"] for test in tests), key=lambda ids: ids.nunique())
-    (panel,) = on_same_images([_evaluated(*given) for given in zip(runs, names, tests, strict=True)], groups)
+    panels, differing = {"": _panel(runs, names, ["test"] * len(runs))}, list[str]()
+    for name, parts in _shared_sets(runs).items():
+        images = [_contents(run.images(part)).sort_index() for run, part in zip(runs, parts, strict=True)]
+        changed = [one for one, each in zip(names, images, strict=True) if not each.equals(images[0])]
+        if changed:
+            differing.append(f"auc_{name} of {names[0]} and of {', '.join(changed)} was measured on different images.")
+        else:
+            panels[name] = _panel(runs, names, parts)
     column, main, table = _joined(runs, names)
-    pairs = _tests(panel)
+    pairs = _tests(panels)
     found = [guessing(run, leaderboard.read_leaderboard(run)) for run in runs]
     warnings = [f"{name}: {warning}" for name, warning in zip(names, found, strict=True) if warning]
-    sentences = [_sentence(pair, len(pairs)) for pair in pairs.to_dict("records")]
+    others = f"{len(pairs)} {'pairs' if len(panels) == 1 else 'tests'}" if len(pairs) > 1 else ""
+    sentences = [_sentence(pair, others) for pair in pairs.to_dict("records")]
     val = [_contents(run.images("val")).sort_index() for run in runs]
-    others = ", ".join(name for name, images in zip(names, val, strict=True) if not images.equals(val[0]))
+    elsewhere = ", ".join(name for name, images in zip(names, val, strict=True) if not images.equals(val[0]))
     if column is None:
         sentences.append("The runs were ranked by different columns, so each keeps its own ranking.")
-    elif others:
-        sentences.append(f"{column} of {names[0]} and of {others} was measured on different images.")
-    return Comparison(len(panel.ids), column, table, main, pairs, warnings, sentences)
+    elif elsewhere:
+        sentences.append(f"{column} of {names[0]} and of {elsewhere} was measured on different images.")
+    return Comparison(len(tests[0]), column, table, main, pairs, warnings, [*sentences, *differing])
 
 
 def run_names(runs: Sequence[RunDir]) -> list[str]:
@@ -157,12 +167,31 @@ def _check_same(names: Sequence[str], tests: Sequence[pd.DataFrame]) -> None:
         raise RunError("the runs have different test images, and can't be compared: " + "; ".join(problems))
 
 
-def _evaluated(run: RunDir, name: str, test: pd.DataFrame) -> Evaluated:
+def _shared_sets(runs: Sequence[RunDir]) -> dict[str, list[Part]]:
+    """Name of each test set that all runs have, and that is not the first one of all -> its part in each of them."""
+    given = [run.sweep().data.test_sets for run in runs]
+    shared = {
+        name: [sets.get(name, TEST) for sets in given] for name in given[0] if all(name in sets for sets in given)
+    }
+    return {name: parts for name, parts in shared.items() if {*parts} != {TEST}}
+
+
+def _panel(runs: Sequence[RunDir], names: Sequence[str], parts: Sequence[Part]) -> Panel:
+    """The runs' ensembles on the same test images, which are these parts of theirs. Raises RunError as `_evaluated`."""
+    images = [run.images(part) for run, part in zip(runs, parts, strict=True)]
+    # what any run takes for alike is no independent evidence: the groups of the run that has the fewest
+    groups = min((each["group_id"] for each in images), key=lambda ids: ids.nunique())
+    rows = [_evaluated(*given) for given in zip(runs, names, parts, images, strict=True)]
+    (panel,) = on_same_images(rows, groups)
+    return panel
+
+
+def _evaluated(run: RunDir, name: str, part: Part, test: pd.DataFrame) -> Evaluated:
     """The run's ensemble, called by the run's name. Raises RunError where there is none, or it saw other images."""
     ensemble, where = run.ensemble(), run.shown(run.path)
     if ensemble is None:
         raise RunError(f"{where} has no ensemble to compare; `rfray ensemble {where}` makes one")
-    run.check(file := run.ensemble_predictions_file(ensemble.name, "test"))
+    run.check(file := run.ensemble_predictions_file(ensemble.name, part))
     predictions = read_predictions(file)
     if len(predictions) != len(test) or not pd.Index(predictions.ids).isin(test.index).all():
         raise RunError(f"{where}: its ensemble was made of other test images; `rfray ensemble {where}` makes it anew")
@@ -179,12 +208,22 @@ def _joined(runs: Sequence[RunDir], names: Sequence[str]) -> tuple[str | None, l
     table = table.reindex(columns=list(dict.fromkeys([*main, *table.columns])))
     text = [name for name in table.columns if isinstance(table[name].dtype, pd.StringDtype)]
     table[text] = table[text].fillna("")
+    main += [name for name in main_columns(table) if name not in main]
     column, *others = {leaderboard.ranked_by(sweep, list(frame)) for sweep, frame in zip(sweeps, frames, strict=True)}
     return (None, main, table) if others else (column, main, leaderboard.ranked(table, column))
 
 
-def _tests(panel: Panel) -> pd.DataFrame:
-    """`Comparison.tests` of all pairs of rows."""
+def _tests(panels: Mapping[str, Panel]) -> pd.DataFrame:
+    """`Comparison.tests` of all pairs of rows on each test set: its name (or "") -> its panel."""
+    rows = [row | {"test_set": name} for name, panel in panels.items() for row in _pairs(panel)]
+    pairs = pd.DataFrame(rows, columns=PAIR_COLUMNS)
+    for measure in COMPARED:
+        pairs[f"{measure}_p_corrected"] = holm(pairs[f"{measure}_p"].to_numpy(float))
+    return pairs.assign(outcome=[*map(outcome, pairs["auc_difference"], pairs["auc_p"], pairs["auc_p_corrected"])])
+
+
+def _pairs(panel: Panel) -> list[dict[str, Any]]:
+    """The same of one test set, without what takes all of them."""
     count = len(panel.ids) if panel.groups is None else int(panel.groups.max()) + 1
     accuracies, placed = panel.right.mean(axis=1), panel.placements
     resampled = bootstrap(panel.labels, panel.scores, panel.thresholds, panel.resample())["accuracy"]
@@ -202,19 +241,17 @@ def _tests(panel: Panel) -> pd.DataFrame:
             row[f"{measure}_tested_by"] = panel.tests[measure]
             row |= {f"{measure}_{what}": value for what, value in zip(TESTED, figures, strict=False)}
         rows.append(row)
-    pairs = pd.DataFrame(rows, columns=PAIR_COLUMNS)
-    for measure in COMPARED:
-        pairs[f"{measure}_p_corrected"] = holm(pairs[f"{measure}_p"].to_numpy(float))
-    return pairs.assign(outcome=[*map(outcome, pairs["auc_difference"], pairs["auc_p"], pairs["auc_p_corrected"])])
+    return rows
 
 
-def _sentence(pair: Mapping[Any, Any], pairs: int) -> str:
+def _sentence(pair: Mapping[Any, Any], others: str) -> str:
+    """`others`: for what p is corrected, "" where it is the only test."""
     does, texts = [], []
     for measure, name in COMPARED.items():
         first, second, difference, *ends, p, corrected, test = (pair[f"{measure}_{what}"] for what in TESTED)
         if not np.isnan(p):
             does.append(outcome(difference, p, corrected))
-            of_all = f"{pairs} pairs" if pairs > 1 else ""
-            texts.append(f"{name} {difference_text((first, second, *ends, p, corrected), test, of_all)}")
-    first, second = pair["first"], pair["second"]
-    return f"On {pair['n']:,} test images the ensemble of {first} {does[0]} that of {second}: {'; '.join(texts)}."
+            texts.append(f"{name} {difference_text((first, second, *ends, p, corrected), test, others)}")
+    first, second, name = pair["first"], pair["second"], pair["test_set"]
+    where = f"On {pair['n']:,} test{f' ({name})' if name else ''} images"
+    return f"{where} the ensemble of {first} {does[0]} that of {second}: {'; '.join(texts)}."

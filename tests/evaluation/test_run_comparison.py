@@ -12,6 +12,7 @@ from rfray.errors import InputError, RunError
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.leaderboard import write_leaderboard
 from rfray.evaluation.run_comparison import check_ending, compare_runs, run_names, write_comparison
+from rfray.spec.sweep import DataSettings
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import write_whole
@@ -252,3 +253,44 @@ def test_all_rows_and_the_tests_are_written(tmp_path: Path) -> None:
     assert "## Tests between the ensembles" in lines
     with pytest.raises(InputError, match=r"both.xlsx: given .xlsx; allowed: .csv, .md"):
         check_ending(tmp_path / "both.xlsx")
+
+
+def with_phone(run: RunDir, said: Predictions, digest: str = "") -> RunDir:
+    """The same with a second test set, phone, of which all its trials say this."""
+    data = DataSettings(train="/images", test={"valid": "/valid", "phone": "/phone"})
+    write_whole(run.sweep_file, resolved_text(run.sweep().model_copy(update={"data": data})))
+    for trial in run.trials():
+        write_predictions(trial.predictions_file("test-phone"), said, {})
+    images = run.catalog()[: len(said)].assign(
+        path=said.ids,
+        label=said.labels,
+        part="test-phone",
+        folder="test-phone",
+        group_id=range(len(said)),
+        digest=digest,
+    )
+    run.write_catalog(pd.concat([run.catalog(), images], ignore_index=True))
+    return concluded(run)
+
+
+def test_a_further_test_set_of_all_runs_is_tested_too(tmp_path: Path) -> None:
+    runs = [
+        with_phone(run_of(tmp_path / name, FIRST), predictions(said)) for name, said in (("a", FIRST), ("b", SECOND))
+    ]
+    found = compare_runs(runs)
+    same, phone = found.tests.to_dict("records")
+    assert (same["test_set"], phone["test_set"]) == ("", "phone")
+    assert same["auc_difference"] == 0
+    # as of the two ensembles above, but corrected for two tests, of which the other one has no p
+    assert phone["auc_p"] == pytest.approx(0.583882, abs=1e-5)
+    assert phone["auc_p_corrected"] >= phone["auc_p"]
+    assert found.sentences[1].startswith(
+        "On 6 test (phone) images the ensemble of a is tied with that of b: AUC 0.7778 "
+    )
+    assert found.main[-3:] == ["auc_phone", "auc_mean", "auc_worst"]
+    other = with_phone(run_of(tmp_path / "c", FIRST), predictions(SECOND), digest="another")
+    found = compare_runs([runs[0], other])
+    assert found.tests["test_set"].tolist() == [""]
+    assert found.sentences[-1] == "auc_phone of a and of c was measured on different images."
+    found = compare_runs([runs[0], run_of(tmp_path / "d", FIRST)])  # which has one test set
+    assert found.tests["test_set"].tolist() == [""]
