@@ -54,8 +54,9 @@ FEATURES: dict[str, tuple[str, ...]] = {
 def metadata_baseline(images: pd.DataFrame, group_ids: np.ndarray, seed: int = 0) -> MetadataBaseline | None:
     """Cross-validates the baseline on `images` (columns as in `rfray.audit.audit`); None where there are too few.
 
-    `group_ids` (n,) int: images with the same number (duplicates) stay in one fold. The interval is DeLong's over the
-    folds; it ignores that folds share training images, so it is somewhat too narrow.
+    `group_ids` (n,) int: images with the same number (duplicates) stay in one fold, and are one piece of evidence. The
+    interval is DeLong's (with groups Obuchowski's) over the folds; it ignores that folds share training images, so it
+    is somewhat too narrow.
     """
     if len(images) > MOST_IMAGES:
         drawn = np.sort(np.random.default_rng(seed).choice(len(images), MOST_IMAGES, replace=False))
@@ -74,7 +75,7 @@ def metadata_baseline(images: pd.DataFrame, group_ids: np.ndarray, seed: int = 0
     answers = [np.column_stack([_answers(images[column]) for column in columns]) for columns in FEATURES.values()]
     scores = [_out_of_fold(matrix, labels, splits) for matrix in (np.hstack(answers), *answers)]
     try:
-        found = placements(labels, np.stack(scores), fold)
+        found = placements(labels, np.stack(scores), fold, group_ids)
     except ValueError:  # groups so large that no fold has both classes
         return None
     (auc, *aucs), ((low, high), *intervals) = found.aucs.tolist(), found.intervals.tolist()

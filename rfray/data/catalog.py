@@ -94,7 +94,8 @@ def load_images(catalog: pd.DataFrame, settings: DataSettings, part: str, geomet
     source = load_folder(here, settings, geometry)
     rows = np.flatnonzero((here["part"] == part).to_numpy())
     chosen = here.iloc[rows]
-    return Images(source, geometry, rows, chosen["label"].to_numpy(), chosen["path"].to_numpy(dtype=np.str_))
+    labels, groups = (chosen[column].to_numpy() for column in ("label", "group_id"))
+    return Images(source, geometry, rows, labels, chosen["path"].to_numpy(dtype=np.str_), groups)
 
 
 def load_folder(images: pd.DataFrame, settings: DataSettings, geometry: Geometry) -> PictureSource:

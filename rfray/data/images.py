@@ -109,13 +109,17 @@ class Images:
     """(n,) int8: 0 real, 1 fake."""
     ids: np.ndarray
     """(n,) str: path of each image below its data folder."""
+    groups: np.ndarray | None = None
+    """(n,) int: the same for images that belong together (`group_id` of the catalog); None where it is not known."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def at(self, positions: slice | np.ndarray) -> "Images":
         """The images at some positions, in that order."""
-        return replace(self, rows=self.rows[positions], labels=self.labels[positions], ids=self.ids[positions])
+        groups = None if self.groups is None else self.groups[positions]
+        rows, labels, ids = (each[positions] for each in (self.rows, self.labels, self.ids))
+        return replace(self, rows=rows, labels=labels, ids=ids, groups=groups)
 
     def batch(self, chosen: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
         """(B, S, S, 3) uint8 of the images at the positions `chosen`; `generator` draws windows (see Geometry)."""

@@ -12,9 +12,10 @@ import numpy as np
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RunError
 from rfray.spec.sweep import CLASSES, Sweep
+from rfray.stats.best import clearly_worse
+from rfray.stats.clusters import groups_in, groups_of_images
 from rfray.stats.metrics import THRESHOLD, metric
 from rfray.stats.operating_point import choose_point
-from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions, write_predictions
 from rfray.stats.voting import METHODS, Candidates, aligned, methods_to_use, vote_predictions
 from rfray.store.bundle_record import Ensemble, Vote, vote_name
@@ -22,7 +23,7 @@ from rfray.store.files import file_digest
 from rfray.store.run_dir import Part, RunDir, TrialDir
 
 CLEARLY = 1.1
-"""A candidate is left out where 1 - AUC is significantly more than 1.1 times that of the best one; chosen: a smaller
+"""A candidate is left out where 1 - AUC is proven to be more than 1.1 times that of the best one; chosen: a smaller
 difference changes no vote by an amount that matters."""
 
 PARTS: tuple[Part, ...] = ("val", "test")
@@ -79,7 +80,8 @@ def left_out(run: RunDir, candidates: Sequence[TrialDir], trials: bool, folds: F
     if not others:
         return {}
     val = list(_val_predictions(run, [candidates[0], *others], folds).values())
-    return {others[row - 1].id: p for row, p in clearly_worse(val[0].labels, aligned(val), CLEARLY).items()}
+    groups = groups_of_images(val[0].ids, groups_in(run, *(("val",) if folds is None else ("train", "val"))))
+    return {others[row - 1].id: p for row, p in clearly_worse(val[0].labels, aligned(val), CLEARLY, groups).items()}
 
 
 def write_ensemble(

@@ -17,6 +17,7 @@ import pandas as pd
 
 from rfray.errors import RunError
 from rfray.spec.parts import TEST
+from rfray.stats.best import worse_than_best
 from rfray.stats.clusters import groups_of_images, share_intervals
 from rfray.stats.intervals import bootstrap, percentile_intervals, resample
 from rfray.stats.paired_tests import LEVEL, Placements, accuracy_p_values, holm, placements
@@ -247,9 +248,6 @@ def _tests(panel: Panel, ensemble: str | None) -> dict[str, np.ndarray]:
             if placed is not None:
                 columns[f"auc_p_{which}"] = corrected(placed.minus(reference).p_values, reference)
     if placed is not None:
-        top = int(placed.aucs.argmax())
-        p_values = corrected(placed.minus(top).p_values, top)
-        tied = np.where(np.isnan(p_values), "", np.where(p_values < LEVEL, "no", "yes")).astype(object)
-        tied[top] = "yes"
-        columns["tied"] = tied
+        worse = worse_than_best(placed)
+        columns["tied"] = np.where(np.isnan(worse), "", np.where(worse < LEVEL, "no", "yes")).astype(object)
     return columns

@@ -235,8 +235,8 @@ class SearchSettings(Strict):
     is what trials with `head: probe` begin with. auto: with pretrained weights, and where a trial may begin with it."""
     probe_keep: int = Field(default=1, ge=1)
     """Number of backbones that stay in the sweep whatever their probes say. Of the others, those are dropped that are
-    clearly worse than the best one on images that the heads were not trained on: 1 - AUC is larger by a quarter, and
-    would be so by chance in less than 5 % of cases (DeLong's paired test, corrected by Holm's method)."""
+    clearly worse than the best one on images that the heads were not trained on: 1 - AUC is larger by more than
+    a quarter, which is tested as such, for all backbones at once (5 %); images that belong together count once."""
     warm_start: Annotated[list[AbsolutePath], EACH_ONCE] = Field(default=[])
     """Run folders (or addresses) of earlier sweeps. Trials of theirs that are also trials of this sweep, on the same
     images, are taken over instead of trained, and count among `trials`; optuna learns from the others."""
@@ -297,9 +297,9 @@ class EnsembleSettings(Strict):
     top_k: int = Field(default=5, ge=1)
     """Number of members: the best trials by the val metric."""
     leave_out_worse: bool = False
-    """Leave out trials that are clearly worse than the best one on val: 1 - AUC is larger by a tenth, and would be so
-    by chance in less than 5 % of cases (DeLong's paired test, corrected by Holm's method). Such probes are always left
-    out; weighted chooses for itself. With a `search.budget` true by default."""
+    """Leave out trials that are clearly worse than the best one on val: 1 - AUC is larger by more than a tenth,
+    which is tested as such, for all trials at once (5 %); images that belong together count once. Such probes are
+    always left out; weighted chooses for itself. With a `search.budget` true by default."""
     diverse: int | None = Field(default=None, ge=1)
     """Maximum number of members with the same backbone."""
     methods: list[Literal["soft", "weighted", "calibrated"]] = Field(default=["soft"], min_length=1)

@@ -9,12 +9,21 @@ import pandas as pd
 from scipy import special
 
 from rfray.stats.intervals import TAIL, wilson
+from rfray.store.run_dir import RunDir
 
 PSEUDO = 0.1
 """So much of a group of hits, and of one of misses, is added before the design effect is computed: without, it is far
 too small by chance where few groups have all the misses. Chosen by simulation (tests/stats/test_clusters.py)."""
 EXACT = 2048
 """Sum of the groups' differences up to which signs are flipped exactly: above, a normal distribution is as good."""
+
+
+def groups_in(run: RunDir, *parts: str) -> "pd.Series[int] | None":
+    """Id of each image in these parts of a run -> number of its group; None where the run has no catalog."""
+    if not run.catalog_file.exists():
+        return None
+    found: pd.Series[int] = pd.concat([run.images(part)["group_id"] for part in parts])
+    return found
 
 
 def groups_of_images(ids: np.ndarray, groups: "pd.Series[int] | None") -> np.ndarray | None:

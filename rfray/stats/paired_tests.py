@@ -100,6 +100,19 @@ class Placements:
         pairs = zip(self.aucs.tolist(), self.variances.tolist(), strict=True)
         return np.array([auc_interval(auc, variance, self.pairs, self.errors) for auc, variance in pairs])
 
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        """(k, k) float64: of the AUCs; its diagonal are the variances. Both classes need two images, or groups."""
+        real, fake = (each - each.mean(axis=1, keepdims=True) for each in self.parts)
+        found, sizes = np.zeros((len(real), len(real))), (self.real.shape[1], self.fake.shape[1])
+        for each, images, count in zip((real, fake), sizes, self.counts, strict=True):
+            found += each @ each.T * (count / (count - 1) / images**2)
+        if self.groups is not None:
+            count = len(np.unique(np.concatenate(self.groups)))
+            both = real @ fake.T * (count / (count - 1) / (sizes[0] * sizes[1]))
+            found += both + both.T
+        return found
+
     def variances_of(self, parts: Sequence[np.ndarray], of_one: Sequence[np.ndarray]) -> np.ndarray:
         """(k,) float64: the variances of sums of AUCs from the same sums of their `parts`.
 
@@ -146,6 +159,12 @@ class Placements:
         if self.groups is None:
             return np.asarray(special.ndtr(-errors))
         return np.asarray(special.stdtr(max(self.pairs - 1, 1), -errors))
+
+    def quantile(self, p_values: np.ndarray) -> np.ndarray:
+        """How many standard errors have this `tail`."""
+        if self.groups is None:
+            return np.asarray(-special.ndtri(p_values))
+        return np.asarray(-special.stdtrit(max(self.pairs - 1, 1), p_values))
 
 
 def placements(
@@ -211,26 +230,15 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def improves_auc(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether `after` (n,) has a higher AUC than `before` (n,) by DeLong's one-sided test at LEVEL; no if undefined."""
+def improves_auc(labels: np.ndarray, before: np.ndarray, after: np.ndarray, groups: np.ndarray | None = None) -> bool:
+    """Whether `after` (n,) has a higher AUC than `before` (n,) by DeLong's one-sided test at LEVEL; no if undefined.
+
+    `groups` (n,) int: see `placements`.
+    """
     if not 0 < labels.sum() < len(labels) or not np.isfinite([before, after]).all():
         return False
-    gained = placements(labels, np.stack([before, after])).minus(0)
+    gained = placements(labels, np.stack([before, after]), groups=groups).minus(0)
     return bool(gained.values[1] > 0 and gained.p_values[1] / 2 < LEVEL)
-
-
-def clearly_worse(labels: np.ndarray, scores: np.ndarray, times: float) -> dict[int, float]:
-    """Row -> p of each row of `scores` (k, n) whose AUC is clearly lower than that of the first one.
-
-    That is where 1 - AUC is more than `times` as large (with many images even a tiny difference is significant), and
-    DeLong's paired test, corrected by Holm's method, says so at LEVEL. Empty where a class is missing.
-    """
-    if not 0 < labels.sum() < len(labels):
-        return {}
-    placed = placements(labels, scores)
-    corrected = holm(placed.minus(0).p_values[1:])
-    wrong = 1 - placed.aucs
-    return {row: float(p) for row, p in enumerate(corrected, start=1) if p < LEVEL and wrong[row] > times * wrong[0]}
 
 
 def _placements_of(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

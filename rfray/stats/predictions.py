@@ -41,7 +41,7 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def at(self, places: np.ndarray) -> "Predictions":
+    def at(self, places: np.ndarray | slice) -> "Predictions":
         """Those at some of the positions, in this order."""
         return Predictions(self.ids[places], self.labels[places], self.p_fake[places])
 

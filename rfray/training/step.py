@@ -162,7 +162,7 @@ def validate(learner: Learner, in_time: bool = False) -> Validated:
         predictor = Predictor(model, learner.normalise, learner.device, learner.dtype, flip=trial.tta != "none")
         views = group.gather(views_of(predictor, part, 2 * trial.batch_size, check_time))  # (1 or 2, n)
         mean = views.mean(axis=0)
-        flip = trial.tta == "flip" or (trial.tta == "auto" and improves_auc(val.labels, views[0], mean))
+        flip = trial.tta == "flip" or (trial.tta == "auto" and improves_auc(val.labels, views[0], mean, val.groups))
         try:
             return Validated(Predictions(val.ids, val.labels, mean if flip else views[0]), flip, model)
         except ValueError as error:
@@ -172,5 +172,5 @@ def validate(learner: Learner, in_time: bool = False) -> Validated:
     if averaged is not None and trial.swa == "epochs":
         return averaged
     plain = by(learner.current)
-    better = averaged and improves_auc(val.labels, plain.predictions.p_fake, averaged.predictions.p_fake)
+    better = averaged and improves_auc(val.labels, plain.predictions.p_fake, averaged.predictions.p_fake, val.groups)
     return averaged if averaged and better else plain

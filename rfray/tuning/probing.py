@@ -22,8 +22,9 @@ from rfray.cluster.tasks import finished, reason_of
 from rfray.progress.phases import counting, say
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import PROBED, Trial
+from rfray.stats.best import clearly_worse
+from rfray.stats.clusters import groups_in, groups_of_images
 from rfray.stats.metrics import metric
-from rfray.stats.paired_tests import clearly_worse
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import file_digest
 from rfray.store.ownership import holder_of, work_for
@@ -135,7 +136,9 @@ def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
     # compared on the images that all probes have learned from, which are the first ones of each
     count = min(len(one.out_of_fold) for one in best)
     p_fake = np.stack([one.out_of_fold.p_fake[:count] for one in best])
-    found = clearly_worse(best[0].out_of_fold.labels[:count], p_fake, CLEARLY_WORSE)
+    images = best[0].out_of_fold.at(slice(count))
+    groups = groups_of_images(images.ids, groups_in(run, "train"))
+    found = clearly_worse(images.labels, p_fake, CLEARLY_WORSE, groups)
     ranked = list(dict.fromkeys([*(one.trial.backbone for one in best), *backbones]))
     worse = {best[row].trial.backbone: p for row, p in found.items() if row >= sweep.search.probe_keep}
     if worse:
