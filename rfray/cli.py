@@ -196,6 +196,9 @@ def evaluate(
         list[str] | None,
         Option(help="Which folder is which class: real=ffhq,fake=sd21; real=. where all images are real."),
     ] = None,
+    corruptions: Annotated[
+        bool, Option("--corruptions", help="Predict images compressed, scaled, blurred and noisy, too.")
+    ] = False,
     batch_size: Annotated[int, Option(min=1, help="Images at a time.")] = 64,
     cpu: Annotated[float, Option(min=0.1, help="Of many images: cores of each process that predicts.")] = 1,
     gpu: Annotated[float | None, Option(min=0, help="Of many images: its share of a GPU; default: 1 if any.")] = None,
@@ -204,7 +207,7 @@ def evaluate(
     """Say what a detector is worth on labelled images from elsewhere, beside what it claims."""
     from rfray.commands.evaluate import evaluate
 
-    evaluate(bundle, folders, out, name, classes or (), batch_size, (cpu, gpu), address, _console())
+    evaluate(bundle, folders, out, name, classes or (), corruptions, batch_size, (cpu, gpu), address, _console())
 
 
 @app.command()

@@ -102,6 +102,7 @@ def test_the_options_of_each_verb() -> None:
             "--out",
             "--name",
             "--classes",
+            "--corruptions",
             "--batch-size",
             "--cpu",
             "--gpu",

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # before torch: its threads share their cores with those that decode, which would wait for threads that wait by spinning
@@ -14,13 +14,13 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from rfray.data.decoder_process import decode_apart
-from rfray.data.decoding import UnreadableImageError
-from rfray.data.folders import read_file
+from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.labelled_sets import LabelledSet, labelled_sets, read_classes
 from rfray.data.learned_images import LearnedImages, find_learned, read_learned_images
 from rfray.data.listing import counted
 from rfray.errors import DataError, RfrayError, RunError
+from rfray.evaluation.attributes import by_attribute
+from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.evaluations import SUMMARY, clear_evaluation, evaluations_of, write_summary
 from rfray.evaluation.external_validation import (
     best_threshold,
@@ -31,13 +31,14 @@ from rfray.evaluation.external_validation import (
     markdown_report,
     sentences,
 )
-from rfray.evaluation.groups import Groups, by_group, write_groups_by
+from rfray.evaluation.groups import Groups, by_group, write_group_tables
 from rfray.evaluation.mistakes import mistakes_of, undrawn
 from rfray.progress.phases import counting, say, warn
 from rfray.report.evaluation_page import write_evaluation_page
 from rfray.report.terminal import evaluations_table
 from rfray.spec.sweep import CLASSES, Resources
 from rfray.stats.guessing import bundle_warning
+from rfray.stats.metrics import metric
 from rfray.stats.predictions import Predictions, write_predictions
 from rfray.stats.voting import joined
 from rfray.store.bundle_record import ENSEMBLE_FILE, LEARNED_FILE, Bundle, Ensemble
@@ -45,7 +46,8 @@ from rfray.store.csv_files import csv_text
 from rfray.store.evaluation_dir import EVALUATIONS, EvaluationDir, EvaluationRecord
 from rfray.store.files import file_digest, write_whole
 from rfray.store.records import write_record
-from rfray.store.run_dir import RunDir, read_bundle
+from rfray.store.run_dir import WEIGHTS_FILE, RunDir, read_bundle
+from rfray.store.storage import is_address
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,26 @@ class Detector:
     bundle: Bundle
     learned: LearnedImages | None
     """What it has learned from; None where it does not say."""
+    further: tuple[str, ...]
+    """Ids of models of the run that its other votes have for members, and whose weights are there."""
+
+    @property
+    def models(self) -> list[str]:
+        """The members of the main vote, then the further ones."""
+        return [*self.ensemble.members, *self.further]
+
+
+@dataclass(frozen=True)
+class Means:
+    """How images are predicted."""
+
+    batch_size: int
+    resources: Resources
+    """Of each process, where many predict."""
+    address: str | None
+    """Of a Ray cluster."""
+    corruptions: bool
+    """Whether pictures are predicted under corruption, too."""
 
 
 def evaluate(
@@ -68,6 +90,7 @@ def evaluate(
     out: str | None,
     name: str | None,
     classes: Sequence[str],
+    corruptions: bool,
     batch_size: int,
     cpu_and_gpu: tuple[float, float | None],
     address: str | None,
@@ -76,44 +99,32 @@ def evaluate(
     """Evaluates a bundle on the sets that `words` mean (see `labelled_sets`): into evaluations/<name>/ each.
 
     That is in the run, or in `out`, by default the working folder for a bundle. What was predicted is not predicted
-    again. `classes` says which of their folders is which class, by default as the run's sweep does. `cpu_and_gpu` are
-    those of each process where many predict, on a Ray cluster at `address` or here. Returns what evaluations.csv holds.
+    again. `classes` says which of their folders is which class, by default as the run's sweep does. `corruptions`:
+    whether images are predicted corrupted, too. `cpu_and_gpu` are those of each process where many predict, on a Ray
+    cluster at `address` or here. Returns what evaluations.csv holds.
     Raises InputError before anything is predicted where a word can't be used, RunError where there is no bundle, and
     RfrayError when all is written but some files could not be read.
     """
-    folder, ensemble, record = read_bundle(bundle)
-    run = RunDir(bundle)
-    run.mirror.fetch(run.sweep_file)
-    is_run = run.sweep_file.exists()
-    evaluations = Path(out or (run.path if is_run else ".")).absolute() / EVALUATIONS
-    run_classes = run.sweep().data.class_folders() if is_run else {one: [one] for one in CLASSES}
+    run, detector = RunDir(bundle), _detector(bundle)
+    in_run = out is None and run.sweep_file.exists()
+    evaluations = Path(out or (run.path if in_run else ".")).absolute() / EVALUATIONS
     given = read_classes(classes)
-    sets = labelled_sets(words, name, given or run_classes, bool(given))
-    learned = read_learned_images(folder / LEARNED_FILE) if LEARNED_FILE in record.files else None
-    detector = Detector(bundle, file_digest(folder / ENSEMBLE_FILE), ensemble, record, learned)
+    sets = labelled_sets(words, name, given or _class_folders(run), bool(given))
     resources = Resources(cpu=cpu_and_gpu[0], gpu="auto" if cpu_and_gpu[1] is None else cpu_and_gpu[1])
-    warn(console, bundle_warning(ensemble))
-    if is_run and out is None:
+    means = Means(batch_size, resources, address, corruptions)
+    warn(console, bundle_warning(detector.ensemble))
+    if in_run:
         run.mirror.pull(f"{EVALUATIONS}/*")
     made = list[EvaluationRecord]()
     for one in sets:
         target = EvaluationDir(evaluations, one.name)
         with _locked(target):
-            made.append(evaluate_set(detector, one, target, batch_size, resources, address, console))
+            made.append(evaluate_set(detector, one, target, means, console))
     records, others = evaluations_of(evaluations, detector.digest)
     summary = write_summary(evaluations, records)
-    if is_run and out is None:
+    if in_run:
         run.mirror.push()
-    console.print(evaluations_table(summary, console.width))
-    for record_made in made:
-        say(console, *record_made.sentences)
-    if others:
-        say(console, f"Of another bundle, and so not in {SUMMARY}: {', '.join(others)}; evaluate them again")
-    say(
-        console,
-        *(_shown(EvaluationDir(evaluations, one.name).report_html) for one in made),
-        _shown(evaluations / SUMMARY),
-    )
+    _tell(summary, made, others, evaluations, console)
     if unreadable := sum(one.unreadable for one in made):
         where = ", ".join(f"{one.unreadable:,} of {one.name}" for one in made if one.unreadable)
         raise RfrayError(
@@ -123,56 +134,80 @@ def evaluate(
     return summary
 
 
-def evaluate_set(
-    detector: Detector,
-    given: LabelledSet,
-    out: EvaluationDir,
-    batch_size: int,
-    resources: Resources,
-    address: str | None,
+def _tell(
+    summary: pd.DataFrame,
+    made: Sequence[EvaluationRecord],
+    others: Sequence[str],
+    evaluations: Path,
     console: Console,
+) -> None:
+    """Prints the table of all evaluations, what is said of those just made, and where they are."""
+    console.print(evaluations_table(summary, console.width))
+    for record in made:
+        say(console, *record.sentences)
+    if others:
+        say(console, f"Of another bundle, and so not in {SUMMARY}: {', '.join(others)}; evaluate them again")
+    pages = [EvaluationDir(evaluations, one.name).report_html for one in made]
+    say(console, *map(_shown, (*pages, evaluations / SUMMARY)))
+
+
+def _detector(bundle: str) -> Detector:
+    folder, ensemble, record = read_bundle(bundle)
+    run = RunDir(bundle)
+    run.mirror.fetch(run.sweep_file)
+    return Detector(
+        where=bundle if is_address(bundle) else str(Path(bundle).absolute()),  # as processes elsewhere find it
+        digest=file_digest(folder / ENSEMBLE_FILE),
+        ensemble=ensemble,
+        bundle=record,
+        learned=read_learned_images(folder / LEARNED_FILE) if LEARNED_FILE in record.files else None,
+        further=_further(run, ensemble) if run.sweep_file.exists() else (),
+    )
+
+
+def _class_folders(run: RunDir) -> dict[str, list[str]]:
+    """Class -> its folders: as the run's sweep has them, or called as the class for a bundle."""
+    return run.sweep().data.class_folders() if run.sweep_file.exists() else {one: [one] for one in CLASSES}
+
+
+def evaluate_set(
+    detector: Detector, given: LabelledSet, out: EvaluationDir, means: Means, console: Console
 ) -> EvaluationRecord:
     """One evaluation: predicts what is not predicted yet, and writes all files of `out`, its record last.
 
     Raises DataError where no image is left that counts.
     """
-    from rfray.inference.evaluation_predictions import claim, predict_set, predicted_shards
-
     if said := str(given.passed):
         say(console, f"Passed over in {given.where}: {said}")
-    claim(out, detector.digest, given, console)
-    done = predict_set(out, detector.where, batch_size, resources, address)
-    for _ in counting(_each(done), f"Predicting {given.name}", len(given.images)):
-        pass
-    kept, left_out, failed = _divided(detector, given, predicted_shards(out))
+    kept, left_out, failed = _divided(detector, given, _predicted(detector, given, out, means, False, console))
     clear_evaluation(out)
     _write_rest(out, left_out, failed)
     if kept.empty:
         why = f"{len(failed):,} could not be read, and the detector has learned from {len(left_out):,}"
         raise DataError(f"{given.where}: none of {len(given.images):,} images counts: {why}")
-    predicted = _votes(detector.ensemble, kept)
+    predicted = _votes(detector, kept, kept)
     for name, predictions in predicted.items():
         write_predictions(out.predictions_file(name), predictions, {"bundle": detector.digest})
     vote, frame = predicted[detector.ensemble.name], evaluation_rows(detector.ensemble, predicted)
-    record, groups = _record(detector, given, frame, vote, left_out, len(failed)), _groups(detector, given, vote)
+    if means.corruptions:
+        frame = frame.join(_under_corruption(detector, given, out, kept, frame, means, console))
+    record, groups = _record(detector, given, frame, vote, left_out, len(failed)), _subfolders(detector, given, vote)
+    known = given.attributes.set_axis(given.images["id"]).loc[vote.ids]
+    attributes = by_attribute(vote, known, detector.ensemble.threshold)
+    record = record.model_copy(update={"sentences": [*record.sentences, *attributes.summary]})
     write_whole(out.leaderboard_csv, csv_text(frame))
     write_whole(out.report_md, markdown_report(record, frame))
-    write_groups_by(out.groups_csv, groups)
+    write_group_tables(out.groups_csv, {**({"": groups} if groups is not None else {}), **attributes.groups})
     _draw_mistakes(detector, given, out, predicted, console)
-    write_evaluation_page(out, record, frame, detector.ensemble, predicted, groups)
+    write_evaluation_page(out, record, frame, detector.ensemble, predicted, groups, attributes)
     write_record(out.record_file, record)
     return record
 
 
-def _groups(detector: Detector, given: LabelledSet, vote: Predictions) -> dict[str, Groups]:
-    """The table by subfolder, and by each attribute; without those that have one group, or hardly two images each."""
-    columns = {"subfolder": given.images["subfolder"], **given.attributes}
-    found = {}
-    for column, texts in columns.items():
-        names = texts.set_axis(given.images["id"]).loc[vote.ids].to_numpy(object)
-        if len(set(names)) <= len(names) / 2 and (table := by_group(vote, names, detector.ensemble.threshold)):
-            found[column] = table
-    return found
+def _subfolders(detector: Detector, given: LabelledSet, vote: Predictions) -> Groups | None:
+    """The table by subfolder; None where there is one only."""
+    names = given.images.set_index("id")["subfolder"].loc[vote.ids].to_numpy(object)
+    return by_group(vote, names, detector.ensemble.threshold)
 
 
 def _draw_mistakes(
@@ -189,28 +224,36 @@ def _draw_mistakes(
     mistakes = undrawn(mistakes_of(detector.ensemble, vote, members, origins), out)
     if mistakes is None:
         return
+    from rfray.data.batches import FoundPictures
     from rfray.inference.mistake_pictures import draw_gallery
     from rfray.models.bundle import load_bundle
 
     files = given.images.set_index("id")["file"].loc[[mistake.id for mistake in mistakes.shown]].tolist()
-    draw_gallery(out, mistakes, load_bundle(detector.where), lambda row: _picture(files[row]), console)
+    draw_gallery(out, mistakes, load_bundle(detector.where), FoundPictures(files).picture, console)
 
 
-def _picture(file: str) -> np.ndarray:
-    """The picture in a file, decoded in a process of its own. Raises DataError where it can't be read any more."""
-    try:
-        arrays, reason = next(decode_apart([read_file(file)], [], keep_picture=True))
-    except UnreadableImageError as error:
-        raise DataError(f"{file}: {error}") from None
-    if reason:
-        raise DataError(f"{file}: {reason}")
-    return arrays[0]
+def _further(run: RunDir, ensemble: Ensemble) -> tuple[str, ...]:
+    """Ids of the models that only other votes have for members, and whose weights are still in the run."""
+    wanted = dict.fromkeys(one for vote in ensemble.others for one in vote.members if one not in ensemble.members)
+    run.mirror.pull(*(f"*/{one}/result.json" for one in wanted), *(f"*/{one}/{WEIGHTS_FILE}" for one in wanted))
+    return tuple(one for one in wanted if run.trial(one).weights_file.exists())
 
 
-def _each(counts: Iterator[Counter[str]]) -> Iterator[None]:
-    """As many items as images were counted."""
-    for some in counts:
-        yield from [None] * some.total()
+def _predicted(
+    detector: Detector, given: LabelledSet, out: EvaluationDir, means: Means, corrupted: bool, console: Console
+) -> Iterator[pd.DataFrame]:
+    """What the detector says of the images of the set, a shard each; what is missing of it is predicted."""
+    from rfray.inference.evaluation_predictions import claim, predict_set, read_shards
+    from rfray.inference.shards import Task
+
+    folder = out.corrupted_folder if corrupted else out.shards_folder
+    claim(out, detector.digest, given, detector.further, corrupted, console)
+    task = Task(folder, detector.where, means.batch_size, not corrupted, detector.further, corrupted)
+    counts = predict_set(task, means.resources, means.address)
+    each = (None for some in counts for _ in range(some.total()))
+    for _ in counting(each, f"Predicting {given.name}{' corrupted' if corrupted else ''}", len(given.images)):
+        pass
+    return read_shards(folder)
 
 
 def _divided(
@@ -225,7 +268,7 @@ def _divided(
         images = given.images.iloc[start : start + len(shard)].reset_index(drop=True)
         start += len(shard)
         kinds = find_learned(shard, detector.learned) if detector.learned is not None else ""
-        scores = shard[detector.ensemble.members]
+        scores = shard[detector.models]
         parts.append(images[["id", "label"]].assign(kind=kinds, reason=shard["reason"]).join(scores))
     whole = pd.concat(parts, ignore_index=True)
     failed = (whole["reason"] != "").to_numpy()
@@ -235,16 +278,45 @@ def _divided(
     return kept, left_out, whole.loc[failed, ["id", "reason"]].rename(columns={"id": "path"})
 
 
-def _votes(ensemble: Ensemble, kept: pd.DataFrame) -> dict[str, Predictions]:
-    """Name of each vote and each member -> its predictions; without votes of which a member is not in the bundle."""
-    ids, labels = kept["id"].to_numpy(object), kept["label"].to_numpy(np.int8)
+def _votes(detector: Detector, kept: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Predictions]:
+    """Name of each vote and each model -> its predictions of the images that count.
+
+    `scores` has the p_fake of each model under its id. Votes of which a member is not there are left out.
+    """
+    ids, labels, ensemble = kept["id"].to_numpy(object), kept["label"].to_numpy(np.int8), detector.ensemble
     said = {
-        vote.name: joined(vote, kept[vote.members].to_numpy(float).T)
+        vote.name: joined(vote, scores[vote.members].to_numpy(float).T)
         for vote in ensemble.votes
-        if {*vote.members} <= {*ensemble.members}
+        if {*vote.members} <= {*detector.models}
     }
-    said |= {member: kept[member].to_numpy(float) for member in ensemble.members}
+    said |= {model: scores[model].to_numpy(float) for model in detector.models}
     return {name: Predictions(ids, labels, p_fake) for name, p_fake in said.items()}
+
+
+def _under_corruption(
+    detector: Detector,
+    given: LabelledSet,
+    out: EvaluationDir,
+    kept: pd.DataFrame,
+    frame: pd.DataFrame,
+    means: Means,
+    console: Console,
+) -> pd.DataFrame:
+    """TEST_COLUMNS of each row of the leaderboard; nan where an AUC is undefined, for images of one class of all."""
+    if kept["label"].nunique() < len(CLASSES):
+        say(console, f"--corruptions: no AUC is defined for the images of one class of {given.name}, so none is made")
+        return pd.DataFrame(np.nan, frame.index, list(TEST_COLUMNS))
+    images = given.images.set_index("id", drop=False).loc[kept["id"]].reset_index(drop=True)
+    shards = _predicted(detector, replace(given, images=images), out, means, True, console)
+    scores = pd.concat(shards, ignore_index=True)
+    found: dict[str, dict[str, float]] = {}
+    for corruption in CORRUPTION_NAMES:
+        columns = {f"{model} {corruption}": model for model in detector.models}
+        votes = _votes(detector, kept, scores[[*columns]].rename(columns=columns))
+        found[f"auc_{corruption}"] = {name: metric("auc", one) or 0.0 for name, one in votes.items()}
+    table = pd.DataFrame(found).reindex(frame["name"]).set_axis(frame.index)
+    worst = table.assign(auc=frame["auc"]).min(axis=1).where(table.notna().all(axis=1))
+    return table.assign(**{TEST_COLUMNS[-1]: worst})
 
 
 def _write_rest(out: EvaluationDir, left_out: pd.DataFrame, failed: pd.DataFrame) -> None:

@@ -23,6 +23,7 @@ from rfray.data.decoding import UnreadableImageError
 from rfray.data.folders import read_file
 from rfray.data.geometry import Geometry
 from rfray.data.images import Images, PictureSource, Result, ahead
+from rfray.errors import DataError
 
 CORRUPTED_PICTURES, CORRUPTED_BYTES = 8, 32_000_000
 """Most pictures, and bytes, of a batch of corrupted ones, of which every thread has one in memory: 8 pictures with 13
@@ -146,6 +147,23 @@ def corrupted_batches(
         return [_pixels(pixels.reshape(-1, *pixels.shape[2:]), pin) for pixels in squares]
 
     return _made_ahead(make, -(-len(rows) // size), threads, pin)
+
+
+@dataclass(frozen=True)
+class FoundPictures:
+    """A source of the pictures of files that `image_files` may have named, each decoded by `decode_apart`."""
+
+    names: Sequence[str]
+
+    def picture(self, row: int) -> np.ndarray:
+        """See PictureSource. Raises DataError where the file can't be read."""
+        try:
+            arrays, reason = next(decode_apart([read_file(self.names[row])], [], keep_picture=True))
+        except UnreadableImageError as error:
+            arrays, reason = [], str(error)
+        if reason:
+            raise DataError(f"{self.names[row]}: {reason}")
+        return arrays[0]
 
 
 class Identity(NamedTuple):

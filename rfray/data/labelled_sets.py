@@ -4,7 +4,6 @@ A table is a CSV or a Parquet file with the columns `path` (below the table's ow
 fake); its other columns are attributes. Folders and tables may be at an address (s3://…).
 """
 
-import io
 import os
 import re
 from collections import Counter
@@ -13,22 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
-import pyarrow as pa
 
+from rfray.data.attributes import read_attributes
 from rfray.data.decoding import SUFFIXES
 from rfray.data.listing import PassedOver, beside, images_below, note_unused, refuse
-from rfray.errors import DataError, InputError, first_line, nearest_first, of_system
+from rfray.errors import DataError, InputError, nearest_first
 from rfray.spec.schema_base import leads_out
 from rfray.spec.sweep import CLASSES
-from rfray.store.files import below, read_plain
+from rfray.store.files import below
 from rfray.store.records import NAME_PATTERN
-from rfray.store.sealed import TABLE_BYTES
 from rfray.store.storage import SCHEMES, Storage, is_address
 
 TABLES = (".csv", ".parquet")
 """What the name of a table ends in, any case."""
-LABELS = {"0": 0, "real": 0, "1": 1, "fake": 1}
-"""What a table may have as a label, any case."""
+LABELS = {"0": 0, "real": 0, "false": 0, "1": 1, "fake": 1, "true": 1}
+"""What a table may have as a label, any case; true and false: is it fake, as Parquet has them."""
 COLUMNS = ["id", "label", "file", "subfolder", "size", "modified"]
 """Of the images of a set."""
 ClassFolders = Mapping[str, Sequence[str]]
@@ -139,21 +137,20 @@ def read_folder(name: str, where: str, classes: ClassFolders, classes_given: boo
 
 def read_table(name: str, where: str) -> LabelledSet:
     """The images that a table names. Raises InputError for a row that can't be used, and as `labelled_sets`."""
-    table = _parsed(where)
-    for column in ("path", "label"):
-        if column not in table:
-            raise InputError(f"{where}: no column {column}; there: {nearest_first(column, map(str, table))}")
+    table = read_attributes(where)
+    if "label" not in table:
+        raise InputError(f"{where}: no column 'label'; there: {nearest_first('label', map(str, table))}")
     if table.empty:
         raise DataError(f"{where}: no image in it")
     if len(twice := table["path"][table["path"].duplicated()]):
         count = (table["path"] == twice.iloc[0]).sum()
         raise InputError(f"{where}: {twice.iloc[0]!r} is in it {count} times; allowed: each image once")
     table = table.sort_values("path")  # its index still says which row it was
-    labels = table["label"].map(lambda cell: LABELS.get(cell.strip().lower()))
+    labels = table["label"].map(lambda cell: LABELS.get(cell.lower()))
     if labels.isna().any():
         row = labels.index[labels.isna()].min()
-        given, allowed = table.loc[row, "label"], ", ".join(LABELS)
-        raise InputError(f"{where}, image {row + 1}: label {given!r}; allowed: {allowed}")
+        given = table.loc[row, "label"]
+        raise InputError(f"{where}, image {row + 1}: label {given!r}; allowed: 0, 1, real, fake")
     folder = where.rpartition("/")[0]
     for row in table.index[[leads_out(path) for path in table["path"]]][:1]:
         try:
@@ -220,29 +217,3 @@ def _at_address(where: str, folder: str, passed: PassedOver) -> Iterator[tuple[s
     for one in Storage(where).entries("" if folder == "." else folder):
         if passed.is_image(where, one.path) and not leads_out(one.path):
             yield one.path, f"{where}/{one.path}", one.size, one.modified
-
-
-def _parsed(where: str) -> pd.DataFrame:
-    """A table of text. Raises InputError where it is none, DataError where it is not there, StorageError."""
-    try:
-        if is_address(where):
-            folder, _, last = where.rpartition("/")
-            data = Storage(folder).read(last, TABLE_BYTES)
-        else:
-            data = read_plain(Path(where), TABLE_BYTES)
-        if where.lower().endswith(".csv"):
-            return pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        table = pd.read_parquet(io.BytesIO(data))
-        texts = {str(name): ["" if pd.isna(cell) else _as_text(cell) for cell in table[name]] for name in table}
-        return pd.DataFrame(texts)
-    except OSError as error:
-        raise of_system(error, where) from None
-    except (ValueError, pa.ArrowException) as error:
-        raise InputError(f"{where}: no table that can be read: {first_line(error)}") from None
-
-
-def _as_text(cell: object) -> str:
-    """True is 1, and 1.0 is 1: a column with gaps has whole numbers as floats."""
-    if isinstance(cell, bool | float) and float(cell).is_integer():
-        return str(int(cell))
-    return str(cell)

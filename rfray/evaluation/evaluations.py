@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from rfray.errors import RunError
+from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.external_validation import ROW_COLUMNS, calibration_share
 from rfray.evaluation.leaderboard import CONFUSION, COUNT, LOWER_IS_BETTER, NUMBER, TEXT
 from rfray.store.csv_files import csv_text
@@ -21,7 +22,7 @@ FIGURES = [column for column, dtype in ROW_COLUMNS.items() if dtype == NUMBER an
 SUMMARY_COLUMNS = {
     "name": TEXT,
     **dict.fromkeys((*COUNTED, *CONFUSION), COUNT),
-    **dict.fromkeys(FIGURES, NUMBER),
+    **dict.fromkeys((*FIGURES, TEST_COLUMNS[-1]), NUMBER),
     **{f"{name}{end}": NUMBER for name in COMPARED for end in ("_claimed", "_p_claimed")},
     **dict.fromkeys(("best_threshold", "best_balanced_accuracy", "calibration_share"), NUMBER),
     "where": TEXT,
@@ -55,7 +56,7 @@ def summary_of(records: Sequence[EvaluationRecord]) -> pd.DataFrame:
     rows = []
     for record in records:
         row = {key: getattr(record, key) for key in ("name", "where", *COUNTED)}
-        row |= {column: record.figures.get(column) for column in (*CONFUSION, *FIGURES)}
+        row |= {column: record.figures.get(column) for column in (*CONFUSION, *FIGURES, TEST_COLUMNS[-1])}
         for name, one in record.comparisons.items():
             row |= {f"{name}_claimed": one.claimed, f"{name}_p_claimed": one.p}
         if record.best is not None:
@@ -64,7 +65,7 @@ def summary_of(records: Sequence[EvaluationRecord]) -> pd.DataFrame:
             row["best_balanced_accuracy"] = record.best.balanced_accuracy
         rows.append(row)
     frame = pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)).astype(SUMMARY_COLUMNS)
-    judged = [column for column in (*FIGURES, "best_balanced_accuracy") if column not in NO_WORST]
+    judged = [column for column in (*FIGURES, TEST_COLUMNS[-1], "best_balanced_accuracy") if column not in NO_WORST]
     worst = {one: frame[one].max() if one in WORST_IS_GREATEST else frame[one].min() for one in judged}
     ends = pd.DataFrame([{"name": MEAN, **frame[judged].mean()}, {"name": WORST_ROW, **worst}], columns=list(frame))
     whole = pd.concat([frame, ends.astype(SUMMARY_COLUMNS)], ignore_index=True)

@@ -49,15 +49,15 @@ OF_ONE_CLASS = {0: ("fpr", "fpr_low", "fpr_high"), 1: ("recall", "recall_low", "
 def evaluation_rows(
     ensemble: Ensemble, predicted: Mapping[str, Predictions], groups: "pd.Series[int] | None" = None
 ) -> pd.DataFrame:
-    """One row a vote, then one a member, then a baseline: ROW_COLUMNS.
+    """One row a vote, then one a model, the members of the main vote first, then a baseline: ROW_COLUMNS.
 
     `predicted` has the predictions of each by name, all on the same images; a vote that is not in it has a row that
-    says why. Members are at the main vote's threshold. Paired tests are against the ensemble and its best member.
+    says why. Models are at the main vote's threshold. Paired tests are against the ensemble and its best member.
     """
     thresholds = {vote.name: vote.threshold for vote in ensemble.votes}
     votes = {vote.name: vote for vote in ensemble.votes}
     rows, rated = list[dict[str, Any]](), list[Evaluated]()
-    for place, name in enumerate([*votes, *ensemble.members]):
+    for place, name in enumerate([*votes, *(one for one in predicted if one not in votes)]):
         kind: Literal["ensemble", "model"] = "ensemble" if name in votes else "model"
         row: dict[str, Any] = {
             "name": name,
@@ -65,7 +65,7 @@ def evaluation_rows(
             "members": " ".join(votes[name].members) if name in votes else "",
         }
         if (test := predicted.get(name)) is None:
-            rows.append({**row, "status": "not predicted: not all of its members are in the bundle"})
+            rows.append({**row, "status": "not predicted: weights of its members are not there"})
             continue
         point = OperatingPoint(thresholds.get(name, ensemble.threshold), votes[name].unsure if name in votes else None)
         counts = asdict(confusion(test, point.threshold)) | {"n": len(test), "threshold": point.threshold}
@@ -90,7 +90,7 @@ def evaluation_rows(
 def figures_of(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
     """The numbers of the row of this name; None where undefined."""
     row = frame[frame["name"] == name].iloc[0]
-    numbers = [column for column, dtype in ROW_COLUMNS.items() if dtype != TEXT]
+    numbers = [column for column in map(str, frame) if ROW_COLUMNS.get(column, NUMBER) != TEXT]
     return {column: None if pd.isna(row[column]) else float(row[column]) for column in numbers}
 
 

@@ -69,24 +69,21 @@ def write_groups(run: RunDir, attributes: Mapping[str, Groups] | None = None) ->
     """
     groups = groups_of(run)
     tables = {**({"": groups} if groups is not None else {}), **(attributes or {})}
-    if tables:
-        columns = dict.fromkeys(column for one in tables.values() for column in one.table)
-        rows = [one.table.assign(attribute=name) for name, one in tables.items()]
-        write_whole(run.groups_csv, csv_text(pd.concat(rows)[["attribute", *columns]]))
-    else:
-        run.groups_csv.unlink(missing_ok=True)
+    write_group_tables(run.groups_csv, tables)
     if groups is None:
         return "There is only one group of test images (report.group_pattern), so there is no table by group"
     without = int(groups.table.loc[groups.table["group"] == "", "n"].sum())
     return f"In {without} of {groups.overall['n']} test images report.group_pattern finds nothing" if without else ""
 
 
-def write_groups_by(file: Path, groups: Mapping[str, Groups]) -> None:
-    """Writes the tables below each other, with a first column `by`; deletes the file where there are none."""
-    file.unlink(missing_ok=True)
-    if groups:
-        tables = [found.table.assign(by=title)[["by", *GROUP_COLUMNS]] for title, found in groups.items()]
-        write_whole(file, csv_text(pd.concat(tables, ignore_index=True)))
+def write_group_tables(file: Path, tables: Mapping[str, Groups]) -> None:
+    """Writes the groups of each attribute ("" of none), one below the other; deletes the file where there are none."""
+    if not tables:
+        file.unlink(missing_ok=True)
+        return
+    columns = dict.fromkeys(column for one in tables.values() for column in one.table)
+    rows = [one.table.assign(attribute=name) for name, one in tables.items()]
+    write_whole(file, csv_text(pd.concat(rows)[["attribute", *columns]]))
 
 
 def matched(pattern: str, path: str) -> str:

@@ -24,6 +24,7 @@ from rfray.errors import DataError, RfrayError, RunError, readable
 from rfray.inference.shards import (
     FILES_TABLE,
     ShardPredictor,
+    Task,
     columns_of,
     list_files,
     missing_shards,
@@ -84,13 +85,19 @@ def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | Non
 
 
 def predict_shards(
-    out: Path, bundle: str, batch_size: int, resources: Resources, address: str | None, identify: bool = False
+    out: Path, bundle: str, batch_size: int, resources: Resources, address: str | None
 ) -> Iterator[Counter[str]]:
     """Predicts every shard of a claimed folder that is missing or damaged; counts each one's verdicts, old ones first.
 
     `resources` are those of each process that predicts; every node must see the folder, the bundle and the files.
     Raises RfrayError where a shard can't be predicted, ClusterError.
     """
+    yield from do_shards(Task(out, bundle, batch_size), resources, address)
+
+
+def do_shards(task: Task, resources: Resources, address: str | None) -> Iterator[Counter[str]]:
+    """The same of any task on a folder."""
+    out = task.out
     missing, there = missing_shards(out)
     done = (pq.read_table(part_file(out, shard), columns=["verdict"]) for shard in there)
     yield from (Counter(table["verdict"].to_pylist()) for table in done)
@@ -104,7 +111,7 @@ def predict_shards(
             num_cpus=slot.cpu, num_gpus=slot.gpu, max_restarts=RETRIES, max_task_retries=RETRIES
         )
         count = min(slot_count(slot), len(missing))
-        pool = ActorPool([actor.remote(out, bundle, batch_size, slot.threads, identify) for _ in range(count)])
+        pool = ActorPool([actor.remote(task, slot.threads) for _ in range(count)])
         try:
             for shard, counts in pool.map_unordered(lambda actor, shard: actor.predict.remote(shard), missing):
                 vouch(out, shard)

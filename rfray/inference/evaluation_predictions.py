@@ -8,17 +8,20 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.labelled_sets import COLUMNS, LabelledSet
 from rfray.errors import RunError
 from rfray.inference.shards import (
     FILES_TABLE,
     ShardPredictor,
+    Task,
     columns_of,
     list_files,
     missing_shards,
@@ -30,12 +33,14 @@ from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import Resources
 from rfray.store.evaluation_dir import EvaluationDir
 from rfray.store.files import file_digest
-from rfray.store.records import Digest, find_record, write_record
+from rfray.store.records import Digest, Name, find_record, write_record
 
 SHARD = 2_000
 """Images; a process that dies loses at most so many predictions."""
+CORRUPTED_SHARD = 200
+"""Images, each of which is predicted under 13 corruptions."""
 IN_PROCESS = 10_000
-"""Images from which on a pool of processes is worth the start of Ray (our choice): on two cores it takes 10 s."""
+"""Pictures from which on a pool of processes is worth the start of Ray (our choice): on two cores it takes 10 s."""
 
 
 class Plan(Strict):
@@ -47,64 +52,68 @@ class Plan(Strict):
     """The folder, the table or the address that is evaluated."""
     images: Digest
     """Of the list of its images: their names, labels, sizes and times."""
+    further: list[Name]
+    """Ids of models that are not in the bundle, but predict, too."""
     files: Digest
     """Of FILES_TABLE, which says what is in which shard."""
 
 
-def claim(out: EvaluationDir, bundle: str, given: LabelledSet, console: Console) -> None:
+def claim(
+    out: EvaluationDir, bundle: str, given: LabelledSet, further: Sequence[str], corrupted: bool, console: Console
+) -> None:
     """Makes `out` the evaluation of this bundle (digest) on this set; shards of other images, or of another bundle, go.
 
+    With `corrupted`, the shards of corrupted pictures; `given` has those that count then.
     Raises RunError where it is the evaluation of another folder.
     """
-    shards, wanted = out.shards_folder, _digest(given)
+    shards, wanted = out.corrupted_folder if corrupted else out.shards_folder, _digest(given)
     plan_file, files = shards / "plan.json", shards / FILES_TABLE
     remedy = f"delete {shards}, and all is predicted again"
     known = find_record(plan_file, Plan, remedy=remedy)
     if known is not None and known.where != given.where:
         raise RunError(f"{out.path} is an evaluation of {known.where}; name this one: {out.name}-2={given.where}")
-    if known is not None and (known.bundle, known.images) == (bundle, wanted):
+    if known is not None and (known.bundle, known.images, known.further) == (bundle, wanted, list(further)):
         if not files.exists() or file_digest(files) != known.files or columns_of(files) != ["path"]:
             raise RunError(f"{files} is damaged or gone, and says what the shards are of; {remedy}")
         return
-    if known is not None:
-        what = "the bundle" if known.bundle != bundle else given.where
+    if known is not None and not corrupted:
+        what = given.where if known.images != wanted else "the bundle"
         say(console, f"{out.name}: {what} has changed since it was evaluated, so it is predicted again")
     shutil.rmtree(shards, ignore_errors=True)
-    list_files(shards, iter(given.images["file"]), SHARD)
-    write_record(plan_file, Plan(bundle=bundle, where=given.where, images=wanted, files=file_digest(files)))
+    list_files(shards, iter(given.images["file"]), CORRUPTED_SHARD if corrupted else SHARD)
+    plan = Plan(bundle=bundle, where=given.where, images=wanted, further=list(further), files=file_digest(files))
+    write_record(plan_file, plan)
 
 
-def predict_set(
-    out: EvaluationDir, bundle: str, batch_size: int, resources: Resources, address: str | None
-) -> Iterator[Counter[str]]:
-    """Predicts the shards of a claimed evaluation that are missing; counts the verdicts of each, old ones first.
+def predict_set(task: Task, resources: Resources, address: str | None) -> Iterator[Counter[str]]:
+    """Does the shards of a claimed evaluation that are missing; counts the verdicts of each, old ones first.
 
-    In this process where they have at most IN_PROCESS images and no `address` is given. Raises as `predict_shards`.
+    In this process where they have at most IN_PROCESS pictures and no `address` is given. Raises as `predict_shards`.
     """
-    shards = out.shards_folder
-    missing, there = missing_shards(shards)
-    if address is not None or len(missing) * SHARD > IN_PROCESS:
-        from rfray.inference.bulk import predict_shards
+    missing, there = missing_shards(task.out)
+    pictures = len(missing) * (CORRUPTED_SHARD * len(CORRUPTION_NAMES) if task.corrupted else SHARD)
+    if address is not None or pictures > IN_PROCESS:
+        from rfray.inference.bulk import do_shards
 
-        yield from predict_shards(shards, bundle, batch_size, resources, address, identify=True)
+        yield from do_shards(task, resources, address)
         return
     for shard in there:
-        yield Counter(pq.read_table(part_file(shards, shard), columns=["verdict"])["verdict"].to_pylist())
+        yield Counter(pq.read_table(part_file(task.out, shard), columns=["verdict"])["verdict"].to_pylist())
     if missing:
-        predictor = ShardPredictor(shards, bundle, batch_size, os.cpu_count() or 1, identify=True)
+        predictor = ShardPredictor(task, os.cpu_count() or 1)
         for shard in missing:
             _, counts = predictor.predict(shard)
-            vouch(shards, shard)
+            vouch(task.out, shard)
             yield counts
 
 
-def predicted_shards(out: EvaluationDir) -> Iterator[pd.DataFrame]:
-    """What `detect` made of each shard, in the order of the set. Raises RunError where one is missing."""
-    missing, there = missing_shards(out.shards_folder)
+def read_shards(folder: Path) -> Iterator[pd.DataFrame]:
+    """What was made of each shard, in the order of the set. Raises RunError where one is missing."""
+    missing, there = missing_shards(folder)
     if missing:
-        raise RunError(f"{part_file(out.shards_folder, missing[0])} is damaged; the same command makes it anew")
+        raise RunError(f"{part_file(folder, missing[0])} is damaged; the same command makes it anew")
     for shard in there:
-        yield pd.read_parquet(part_file(out.shards_folder, shard))
+        yield pd.read_parquet(part_file(folder, shard))
 
 
 def _digest(given: LabelledSet) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from rfray.errors import RunError
-from rfray.models.bundle import detect, load_bundle
+from rfray.models.bundle import detect, detect_corrupted, load_bundle, with_further
 from rfray.store.files import RECORD_BYTES, file_digest, read_plain, replacing, write_whole
 from rfray.store.sealed import table_bytes
 
@@ -40,20 +41,39 @@ def list_files(out: Path, names: Iterator[str], size: int) -> int:
     return count
 
 
+class Task(NamedTuple):
+    """What is to be made of each shard of a folder."""
+
+    out: Path
+    bundle: str
+    """A bundle or a run, as every node finds it."""
+    batch_size: int = 64
+    identify: bool = False
+    """Whether files are told by digest and hash, too: see `detect`."""
+    further: tuple[str, ...] = ()
+    """Ids of models of the run that predict, too."""
+    corrupted: bool = False
+    """Whether pictures are predicted under every corruption, instead of as they are."""
+
+
 class ShardPredictor:
     """It loads the bundle once, and predicts one shard at a time; of a pool, each process is one."""
 
-    def __init__(self, out: Path, bundle: str, batch_size: int, threads: int, identify: bool = False) -> None:
+    def __init__(self, task: Task, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._out, self._batch_size, self._threads, self._identify = out, batch_size, threads, identify
-        self._bundle = load_bundle(bundle)
+        self._task, self._threads = task, threads
+        self._bundle = with_further(load_bundle(task.bundle), task.bundle, task.further)
 
     def predict(self, shard: int) -> tuple[int, Counter[str]]:
         """Writes the verdicts on a shard; the shard, and how many there are of each."""
-        paths = [*map(os.fsdecode, pq.ParquetFile(self._out / FILES_TABLE).read_row_group(shard)["path"].to_pylist())]
-        seen = detect(self._bundle, paths, self._batch_size, self._threads, identify=self._identify)
-        table = pd.concat(table for table, _ in seen)
-        write_whole(part_file(self._out, shard), table_bytes(pa.Table.from_pandas(table, preserve_index=False)))
+        out, file = self._task.out, pq.ParquetFile(self._task.out / FILES_TABLE)
+        paths = [*map(os.fsdecode, file.read_row_group(shard)["path"].to_pylist())]
+        if self._task.corrupted:
+            table = detect_corrupted(self._bundle, paths, self._threads)
+        else:
+            seen = detect(self._bundle, paths, self._task.batch_size, self._threads, identify=self._task.identify)
+            table = pd.concat(table for table, _ in seen)
+        write_whole(part_file(out, shard), table_bytes(pa.Table.from_pandas(table, preserve_index=False)))
         return shard, Counter(table["verdict"])
 
 

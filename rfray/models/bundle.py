@@ -15,16 +15,26 @@ import pandas as pd
 import torch
 from timm.models import save_for_hf
 
-from rfray.data.batches import DecodedFiles, decoded_batches
+from rfray.data.batches import DecodedFiles, FoundPictures, decoded_batches
+from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.geometry import Geometry, geometry_of
 from rfray.errors import RunError, TrialError
 from rfray.models.build import MultiscaleModel, Normalisation, backbone_names, build_model
-from rfray.models.inference import Predictor, build_for, device_and_type, load_weights, save_weights, scores_of
+from rfray.models.inference import (
+    Predictor,
+    build_for,
+    device_and_type,
+    load_predictor,
+    load_weights,
+    predict_corrupted,
+    save_weights,
+    scores_of,
+)
 from rfray.spec.sweep import CLASSES
 from rfray.stats.voting import NOT_FINITE, verdict_table
 from rfray.store.bundle_record import ENSEMBLE_FILE, HEAD_FILE, MEMBER_FILES, Ensemble, Member
 from rfray.store.files import read_json
-from rfray.store.run_dir import TrialDir, read_bundle
+from rfray.store.run_dir import WEIGHTS_FILE, RunDir, TrialDir, read_bundle
 
 CONFIG, WEIGHTS = MEMBER_FILES
 
@@ -36,7 +46,9 @@ class LoadedBundle:
     ensemble: Ensemble
     detectors: list[Predictor]
     geometries: list[Geometry]
-    """Both of the members, in the order of `ensemble.members`."""
+    """Both of the members, in the order of `ensemble.members`; then of those in `further`."""
+    further: tuple[str, ...] = ()
+    """Ids of other models of the run, which other votes have for members."""
 
 
 def write_members(folder: Path, trials: Sequence[TrialDir], members: Sequence[Member]) -> None:
@@ -98,6 +110,20 @@ def load_bundle(where: Path | str) -> LoadedBundle:
     return LoadedBundle(ensemble, detectors, [geometry_of(member.trial, bundle.reencode) for member in bundle.members])
 
 
+def with_further(bundle: LoadedBundle, where: Path | str, further: Sequence[str]) -> LoadedBundle:
+    """The bundle, and models of the run at `where` with these ids. Raises RunError where one is damaged."""
+    run, detectors, geometries = RunDir(where), list(bundle.detectors), list(bundle.geometries)
+    for one in further:
+        out = run.trial(one)
+        out.mirror.pull("result.json", WEIGHTS_FILE)
+        result = out.result()
+        if result is None or out.weights_file in out.damaged_files(result):
+            raise RunError(f"{out.weights_file} is not what was trained; the `rfray tune` that made the run mends it")
+        detectors.append(load_predictor(out.weights_file, result.trial))
+        geometries.append(geometry_of(result.trial, bundle.geometries[0].reencode))
+    return LoadedBundle(bundle.ensemble, detectors, geometries, tuple(further))
+
+
 def detect(
     bundle: LoadedBundle,
     paths: Sequence[str],
@@ -119,8 +145,30 @@ def detect(
             scores[:, batch.read] = scores_of(bundle.detectors, bundle.geometries, batch.squares)
         for row in batch.read[~np.isfinite(scores[:, batch.read]).all(axis=0)]:
             reasons[row] = NOT_FINITE
-        table = verdict_table(bundle.ensemble, batch.names, scores, reasons)
+        members = scores[: len(bundle.ensemble.members)]
+        table = verdict_table(bundle.ensemble, batch.names, members, reasons)
+        failed = (table["reason"] != "").to_numpy()
+        others = np.where(failed, np.nan, scores[len(bundle.ensemble.members) :])
+        table = table.assign(**dict(zip(bundle.further, others, strict=True)))
         yield (table.assign(**_identities(batch)) if identify else table), batch.pictures
+
+
+def detect_corrupted(bundle: LoadedBundle, paths: Sequence[str], threads: int) -> pd.DataFrame:
+    """p_fake of image files under every corruption, a row a file: path, `<member> <corruption>` …, verdict ("").
+
+    Raises DataError where a file can't be read any more, TrialError where an output is not finite.
+    """
+    rows = np.arange(len(paths))
+    found = predict_corrupted(bundle.detectors, bundle.geometries, FoundPictures(paths), rows, threads)  # (T, K, n)
+    names = [*bundle.ensemble.members, *bundle.further]
+    if not np.isfinite(found).all():
+        raise TrialError(f"the outputs of {', '.join(names)} are not all finite under corruption")
+    columns = {
+        f"{name} {corruption}": found[number, way]
+        for number, name in enumerate(names)
+        for way, corruption in enumerate(CORRUPTION_NAMES)
+    }
+    return pd.DataFrame({"path": list(paths), **columns, "verdict": ""})
 
 
 def _identities(batch: DecodedFiles) -> dict[str, list[Any]]:

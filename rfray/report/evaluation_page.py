@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rfray.evaluation.attributes import AttributeGroups
 from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.external_validation import calibration_share
 from rfray.evaluation.groups import Groups
@@ -59,9 +60,10 @@ def write_evaluation_page(
     frame: pd.DataFrame,
     ensemble: Ensemble,
     predicted: Mapping[str, Predictions],
-    groups: Mapping[str, Groups],
+    groups: Groups | None,
+    attributes: AttributeGroups,
 ) -> None:
-    """Writes plots/*.png and report.html. `groups`: what they are by -> the table by group."""
+    """Writes plots/*.png and report.html. `groups` are those of subfolders."""
     drawn = _write_plots(out, record, frame, ensemble, predicted)
     html = words.TEMPLATES.get_template("report/evaluation.html.j2").render(
         record=record,
@@ -75,9 +77,10 @@ def write_evaluation_page(
         robustness=words.corruption_sentence(frame, ensemble.name),
         mistakes=read_mistakes(out),
         gallery=out,
-        image=f"image of {record.name}",
+        image="image",
         classes=CLASSES,
         groups=groups,
+        attributes=attributes,
         versions=versions(),
         words=words,
         pictures=pictures,

@@ -105,7 +105,8 @@ def evaluations_table(summary: pd.DataFrame, width: int) -> Table:
             value = "" if pd.isna(row[column]) else f"{row[column]:.3f}"
             cells.append(f"{value} ({low:.3f} to {high:.3f})" if of_images and value else value)
         if width >= WIDE_FROM:
-            cells += [said["auc_claimed"][:5], said["auc_p_claimed"]]
+            p = row["auc_p_claimed"]
+            cells += [said["auc_claimed"][:5], "< 0.0001" if p < 0.0001 else said["auc_p_claimed"]]
         table.add_row(*map(literal, cells), style=None if pd.notna(row["n"]) else "bold")
     return table
 

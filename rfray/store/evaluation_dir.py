@@ -84,7 +84,8 @@ class EvaluationDir:
         self.plots_folder = self.path / "plots"
         self.mistakes_folder = self.plots_folder / "mistakes"
         self.shards_folder = self.path / ".shards"
-        """What was predicted so far; kept, so that the same command need not predict it again."""
+        self.corrupted_folder = self.path / ".corrupted"
+        """What was predicted of pictures as they are, and under corruption; kept for the next time."""
 
     def predictions_file(self, name: str) -> Path:
         """<name>-predictions.parquet of a vote or a member: id, label, p_fake."""

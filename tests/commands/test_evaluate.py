@@ -1,5 +1,6 @@
 """`rfray evaluate` as a user meets it: every figure against scikit-learn and scipy."""
 
+import io
 import json
 import re
 import shutil
@@ -13,16 +14,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from rich.console import Console
 from scipy import stats
 from sklearn import metrics as sk
 
 from rfray.cli import main
+from rfray.commands import evaluate
+from rfray.data.corruptions import CORRUPTIONS
 from rfray.evaluation.mistakes import read_mistakes
 from rfray.models.bundle import load_bundle
 from rfray.stats.predictions import read_predictions
 from rfray.store.evaluation_dir import EvaluationDir, EvaluationRecord
 from rfray.store.records import read_record
+from rfray.store.run_dir import RunDir
 from tests.object_store import bucket_here, upload
 from tests.pictures import picture, write_folder
 from tests.two_models import concluded, two_models
@@ -56,8 +62,14 @@ def here(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    """The same as `rfray evaluate`, in this process, which has imported torch already."""
+def command(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Iterator[Command]:
+    """The same as `rfray evaluate`, in this process, which has imported torch already; without pictures."""
+    monkeypatch.setattr(evaluate, "write_evaluation_page", lambda *_: None)
+    monkeypatch.setattr(evaluate, "undrawn", lambda *_: None)
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.chdir(here)
 
@@ -75,10 +87,16 @@ def record_of(folder: Path, name: str) -> EvaluationRecord:
     return read_record(EvaluationDir(folder / "evaluations", name).record_file, EvaluationRecord)
 
 
-def test_every_figure_is_that_of_scikit_learn(here: Path, command: Command) -> None:
-    done = command("run", "elsewhere")
-    assert done.returncode == 0, done.stderr
-    out = EvaluationDir(here / "run" / "evaluations", "elsewhere")
+@pytest.fixture(scope="module")
+def evaluated(here: Path) -> EvaluationDir:
+    """With pictures and corrupted images."""
+    said = Console(file=io.StringIO())
+    evaluate.evaluate(str(here / "run"), [str(here / "elsewhere")], None, None, (), True, 64, (1, None), None, said)
+    return EvaluationDir(here / "run" / "evaluations", "elsewhere")
+
+
+def test_every_figure_is_that_of_scikit_learn(here: Path, evaluated: EvaluationDir) -> None:
+    out = evaluated
     bundle = load_bundle(here / "run")
     frame = pd.read_csv(out.leaderboard_csv).set_index("name")
     names = [*(vote.name for vote in bundle.ensemble.votes), *bundle.ensemble.members]
@@ -113,12 +131,9 @@ def test_every_figure_is_that_of_scikit_learn(here: Path, command: Command) -> N
     assert (record.exact, record.alike, record.unreadable) == (0, 0, 0)
     assert record.claimed == claimed.figures
     groups = pd.read_csv(out.groups_csv, keep_default_na=False)
-    assert groups[["by", "group", "n"]].to_numpy().tolist() in (
-        [["subfolder", "", 12], ["subfolder", "night", 12]],
-        [["subfolder", "night", 12], ["subfolder", "", 12]],
-    )
+    assert sorted(groups[["attribute", "group", "n"]].to_numpy().tolist()) == [["", "", 12], ["", "night", 12]]
     page = out.report_html.read_text()
-    assert page.count("<img") == 4 + len(names) + 2 * len(read_mistakes(out).shown)
+    assert page.count("<img") == 5 + len(names) + 2 * len(read_mistakes(out).shown)
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)  # it opens without a network
     assert all(sentence in unescape(page) for sentence in record.sentences)
 
@@ -131,6 +146,60 @@ def test_what_was_predicted_is_not_predicted_again(
     monkeypatch.setattr("rfray.inference.shards.load_bundle", lambda *_: 1 / 0)
     assert command("run", "again=elsewhere").returncode == 0
     assert (here / "run" / "evaluations" / "again" / "leaderboard.csv").read_bytes() == before
+
+
+def test_corrupted_images_are_those_of_every_model(here: Path, evaluated: EvaluationDir) -> None:
+    out, bundle = evaluated, load_bundle(here / "run")
+    frame = pd.read_csv(out.leaderboard_csv).set_index("name")
+    found = read_predictions(out.predictions_file("ensemble"))
+    pictures = [np.asarray(Image.open(here / "elsewhere" / one)) for one in found.ids]
+    for corruption in ("jpeg_30", "blur_4"):
+        corrupted = [CORRUPTIONS[corruption](one) for one in pictures]
+        squares = [torch.tensor(np.stack([g.square(one) for one in corrupted])) for g in bundle.geometries]
+        with torch.inference_mode():
+            scores = [
+                detector(square.permute(0, 3, 1, 2)).numpy()
+                for detector, square in zip(bundle.detectors, squares, strict=True)
+            ]
+        vote = np.mean(scores, axis=0)
+        assert frame.loc["ensemble", f"auc_{corruption}"] == pytest.approx(sk.roc_auc_score(found.labels, vote))
+    columns = ["auc", *(f"auc_{name}" for name in CORRUPTIONS)]
+    assert frame.loc["ensemble", "auc_worst_corruption"] == frame.loc["ensemble", columns].min()
+    summary = pd.read_csv(here / "run" / "evaluations" / "evaluations.csv").set_index("name")
+    assert summary.loc["elsewhere", "auc_worst_corruption"] == frame.loc["ensemble", "auc_worst_corruption"]
+    assert "Robustness" in out.report_html.read_text()
+
+
+def test_a_vote_of_other_models_is_predicted_where_the_run_has_them(
+    here: Path, command: Command, tmp_path: Path
+) -> None:
+    shutil.copytree(here / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "evaluations", ignore_errors=True)
+    run = RunDir(tmp_path / "run")
+    ensemble = run.ensemble()
+    assert ensemble is not None
+    first, second = ensemble.members
+    both = ensemble.others[0].model_copy(update={"members": [second, first], "weights": [0.25, 0.75]})
+    assert ensemble.bundle is not None
+    both = both.model_copy(update={"temperatures": [1.0, 1.0]})
+    alone = {"members": [first], "weights": [1.0], "temperatures": [1.0], "others": [both]}
+    bundle = ensemble.bundle.model_copy(
+        update={
+            "members": ensemble.bundle.members[:1],
+            "files": {k: v for k, v in ensemble.bundle.files.items() if not k.startswith("members/2")},
+        }
+    )
+    run.write_vouched(run.ensemble_file, ensemble.model_copy(update={**alone, "bundle": bundle}))
+    assert command(str(run.path), str(here / "elsewhere")).returncode == 0
+    out = EvaluationDir(run.path / "evaluations", "elsewhere")
+    one, two = (read_predictions(out.predictions_file(name)).p_fake for name in (first, second))
+    vote = read_predictions(out.predictions_file(both.name)).p_fake
+    assert vote == pytest.approx(0.75 * one + 0.25 * two)
+    done = command(str(run.bundle_folder), str(here / "elsewhere"), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr  # the bundle has the first alone
+    rows = pd.read_csv(EvaluationDir(tmp_path / "evaluations", "elsewhere").leaderboard_csv).set_index("name")
+    assert rows.loc[both.name, "status"] == "not predicted: weights of its members are not there"
+    assert rows.loc[both.name, ["auc", "n"]].isna().all()
 
 
 def test_images_that_it_has_learned_from_are_left_out(here: Path, command: Command) -> None:
@@ -223,13 +292,13 @@ def test_a_table_has_labels_in_words_or_numbers(here: Path, command: Command, tm
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ("path,class\na.png,0", "no column label; there: "),
-        ("path,label\na.png,2", "image 1: label '2'; allowed: 0, real, 1, fake"),
-        ("path,label\na.png,0\na.png,1", "'a.png' is in it 2 times"),
+        ("path,class\na.png,0", "no column 'label'; there: path, class"),
+        ("path,label\na.png,2", "image 1: label '2'; allowed: 0, 1, real, fake"),
+        ("path,label\na.png,0\na.png,1", "1 row of an image that has one already, e.g. a.png"),
         ("path,label\nb.png,0\n../a.png,1", "image 2: '../a.png' is no name of a file below"),
         ("path,label\n/a.png,1", "image 1: '/a.png' is no name of a file below"),
         ("path,label\n", "no image in it"),
-        ("", "no table that can be read"),
+        ("", "not a table that can be read"),
     ],
 )
 def test_tables_that_can_not_be_used(rows: str, said: str, command: Command, tmp_path: Path) -> None:
