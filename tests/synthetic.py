@@ -64,6 +64,7 @@ def start_trial(
     setting = {"backbone": "test_resnet", "lr": 1e-4, **setting}
     number = len(run.trials())
     known = {"id": trial_id, "number": number, "results_known": number, "repeats": repeats, "fold": fold}
+    known["keep_epoch"] = 1 if fold else None
     write_record(trial.start_file, TrialStart(**known, trial=Trial(**setting)), trial.mirror)
     return trial
 

@@ -144,7 +144,9 @@ def fold_models(run: RunDir, folds: int, diverse: int | None = None) -> dict[str
     for trial in run.repeats():
         result = trial.result()
         fold = trial.start().fold
-        if result is not None and result.status == "ok" and result.repeats and fold is not None and fold[1] == folds:
+        # one without `keep_epoch`, by an earlier rfray, has chosen its best epoch on the fold: it says too much
+        is_wanted = fold is not None and fold[1] == folds and trial.start().keep_epoch is not None
+        if result is not None and result.status == "ok" and result.repeats and is_wanted:
             found[result.repeats].append(trial)
     name = run.sweep().search.metric
     scores = {one: metric(name, out_of_fold(models)) or 0.0 for one, models in found.items() if len(models) == folds}

@@ -50,6 +50,9 @@ class TrialStart(Strict):
     """Id of the finalist that is trained again."""
     fold: Fold | None = None
     """The fold of the training images that this one is judged on; None: on val."""
+    keep_epoch: FromOne | None = None
+    """The epoch after which it ends, and whose weights it keeps: of a fold the finalist's best one on val, so that
+    nothing is chosen on the images that it is judged by. None: it keeps its best one."""
     micro_batch: FromOne | None = None
     """Images that fit into memory at once, where that was fewer than `trial.batch_size`; gradients are accumulated."""
 

@@ -49,7 +49,8 @@ def complete_files(out: TrialDir, learner: Learner, best: Validated | None) -> N
 
 def _write_best(out: TrialDir, learner: Learner, last: Epoch, best: Validated) -> None:
     origin = {"epoch": str(last.epoch), "score": repr(last.score), "trial": learner.trial.model_dump_json()}
-    origin["tta"] = "flip" if best.flip else "none"
+    # what `auto` came to, for a training again that must not choose
+    origin |= {"tta": "flip" if best.flip else "none", "swa": "epochs" if best.averaged else "none"}
     save_weights(out.weights_file, best.model, origin)
     weights, val = file_digest(out.weights_file), out.predictions_file("val")
     write_predictions(val, best.predictions, {**origin, "weights": weights})

@@ -46,8 +46,11 @@ def train(
     hooks: Hooks,
     micro_batch: int | None = None,
     group: Group = ALONE,
+    keep_epoch: int | None = None,
 ) -> None:
     """Trains until the last epoch, or until `patience` runs out; resumes from the state in `out` where there is one.
+
+    With a `keep_epoch` (from 1) it ends after that one and keeps its weights, whatever the val metric says of it.
 
     `threads` is the number of CPU threads of the model, and of those that make batches. `micro_batch` is the number of
     images to compute at once where a whole batch is known not to fit into memory; it is halved until it fits.
@@ -70,11 +73,12 @@ def train(
         if last is not None:
             # reported again: this process, or the one that it reports to, may have died before
             group.on_first(partial(hooks.on_epoch, last))
-        for epoch in range(last.epoch + 1 if last else 1, trial.epochs * learner.epochs_of_a_pass + 1):
-            if last is not None and trial.patience and last.epoch - (last.best_epoch or 0) >= trial.patience:
+        for epoch in range(last.epoch + 1 if last else 1, (keep_epoch or trial.epochs * learner.epochs_of_a_pass) + 1):
+            impatient = trial.patience and keep_epoch is None
+            if last is not None and impatient and last.epoch - (last.best_epoch or 0) >= trial.patience:
                 break
             try:
-                last = _run_epoch(learner, out, val_metric, epoch)
+                last = _run_epoch(learner, out, val_metric, epoch, keep_epoch)
             except OutOfTimeError:
                 return
             group.on_first(partial(hooks.on_epoch, last))
@@ -86,7 +90,7 @@ def train(
         give_back()
 
 
-def _run_epoch(learner: Learner, out: TrialDir, val_metric: str, epoch: int) -> Epoch:
+def _run_epoch(learner: Learner, out: TrialDir, val_metric: str, epoch: int, keep_epoch: int | None) -> Epoch:
     """Trains for one epoch, validates and writes its files. Raises OutOfTimeError where the epoch has to be dropped."""
     group, last, began = learner.group, learner.last, time.perf_counter()
     seed_everything(learner.trial.seed, epoch, group)
@@ -96,7 +100,8 @@ def _run_epoch(learner: Learner, out: TrialDir, val_metric: str, epoch: int) -> 
     learner.validation_seconds = time.perf_counter() - began - training_seconds
     score = group.broadcast(metric(val_metric, validated.predictions))  # all processes decide by the same number
     best, best_epoch = (last.best_score, last.best_epoch) if last else (None, None)
-    if better := score is not None and (best is None or score > best):
+    better = score is not None and (best is None or score > best) if keep_epoch is None else epoch == keep_epoch
+    if better:
         best, best_epoch = score, epoch
     learner.last = record = Epoch(
         epoch=epoch,

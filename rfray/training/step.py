@@ -35,6 +35,8 @@ class Validated:
     flip: bool
     """Whether each prediction is the mean over the image and its mirror image."""
     model: nn.Module
+    averaged: bool = False
+    """Whether its weights are the mean of those after each epoch (`trial.swa`)."""
 
 
 def train_epoch(learner: Learner, epoch: int) -> tuple[float, int, float]:
@@ -158,17 +160,17 @@ def validate(learner: Learner, in_time: bool = False) -> Validated:
         if in_time and group.size == 1 and learner.hooks.ends_within(0, group):
             raise OutOfTimeError
 
-    def by(model: nn.Module) -> Validated:
+    def by(model: nn.Module, averaged: bool = False) -> Validated:
         predictor = Predictor(model, learner.normalise, learner.device, learner.dtype, flip=trial.tta != "none")
         views = group.gather(views_of(predictor, part, 2 * trial.batch_size, check_time))  # (1 or 2, n)
         mean = views.mean(axis=0)
         flip = trial.tta == "flip" or (trial.tta == "auto" and improves_auc(val.labels, views[0], mean, val.groups))
         try:
-            return Validated(Predictions(val.ids, val.labels, mean if flip else views[0]), flip, model)
+            return Validated(Predictions(val.ids, val.labels, mean if flip else views[0]), flip, model, averaged)
         except ValueError as error:
             raise TrialError(f"the model's outputs are not finite (lr {trial.lr:g}): {error}") from error
 
-    averaged = None if learner.swa is None else by(learner.swa.module)
+    averaged = None if learner.swa is None else by(learner.swa.module, averaged=True)
     if averaged is not None and trial.swa == "epochs":
         return averaged
     plain = by(learner.current)

@@ -4,7 +4,7 @@ The run folder alone holds the search. A proposal is a trial.json, a trial that 
 replays both through a new searcher, so that it knows what the killed one knew, and runs the open trials first.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from math import isnan
 from typing import Any
@@ -16,6 +16,7 @@ from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.checks import planned_trials
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import SEEDS, Trial
+from rfray.stats.predictions import predictions_metadata
 from rfray.store.records import Fold, TrialResult, TrialStart, WarmStart, write_record
 from rfray.store.run_dir import RunDir, repeat_id, trial_id
 from rfray.tuning.asha import Asha, JudgedEpoch
@@ -217,7 +218,11 @@ def _number(name: str) -> int:
 
 
 def repeated_starts(sweep: Sweep, done: list[TrialResult]) -> list[TrialStart]:
-    """The trainings of the finalists with other seeds and for each fold: all of the best one, then of the next."""
+    """The trainings of the finalists with other seeds and for each fold: all of the best one, then of the next.
+
+    That of a fold has as many epochs as the finalist's best one, as its own would be chosen on the images that it is
+    judged by.
+    """
     kinds: list[tuple[int, Fold | None]] = [(more, None) for more in range(1, sweep.search.seeds)]
     folds = sweep.data.folds or 0
     kinds += [(0, (number, folds)) for number in range(1, folds + 1)]
@@ -225,9 +230,20 @@ def repeated_starts(sweep: Sweep, done: list[TrialResult]) -> list[TrialStart]:
     for finalist, (more, fold) in product(ranking(done)[: sweep.search.finalists], kinds):
         trial = finalist.trial.model_copy(update={"seed": (finalist.trial.seed + more) % SEEDS.stop})
         name, number = repeat_id(finalist.id, trial.seed, fold), len(found)
-        found.append(
-            TrialStart(id=name, number=number, results_known=len(done), repeats=finalist.id, fold=fold, trial=trial)
-        )
+        start = TrialStart(id=name, number=number, results_known=len(done), repeats=finalist.id, fold=fold, trial=trial)
+        found.append(start if fold is None else start.model_copy(update={"keep_epoch": finalist.best_epoch}))
+    return found
+
+
+def decided(run: RunDir, starts: Iterable[TrialStart]) -> list[TrialStart]:
+    """The same trainings, those of folds with what `tta: auto` and `swa: auto` came to on val for their finalist."""
+    found = []
+    for start in starts:
+        if start.fold is not None and start.repeats is not None:
+            origin = predictions_metadata(run.trial(start.repeats).predictions_file("val"))
+            known = {name: origin.get(name, "none") for name in ("tta", "swa") if getattr(start.trial, name) == "auto"}
+            start = start.model_copy(update={"trial": start.trial.model_copy(update=known)})
+        found.append(start)
     return found
 
 

@@ -86,7 +86,8 @@ def _result(out: TrialDir, position: int, metric: str, origin: dict[str, str]) -
     if out.error_file.exists():
         fields["reason"] = out.error_file.read_text(encoding="utf-8").splitlines()[0]
     elif origin:
-        fields = {"status": "ok", "score": float(origin["score"]), "best_epoch": int(origin["epoch"])}
+        score = None if origin["score"] == "None" else float(origin["score"])  # undefined on a fold, which must be kept
+        fields = {"status": "ok", "score": score, "best_epoch": int(origin["epoch"])}
     if len(history):
         fields["wait_share"] = float(history["wait_share"].mean())
     vouched = (out.start_file, out.history_file, out.weights_file, out.predictions_file("val"))

@@ -30,7 +30,7 @@ from rfray.store.storage import STATES
 from rfray.tuning.budget import BudgetCallback, Meter, enough
 from rfray.tuning.callbacks import DiskMonitor, Display, Silence, SweepCallback, TensorBoard, mlflow_callbacks
 from rfray.tuning.probing import learn_fold_heads
-from rfray.tuning.proposals import Listed, Proposals, repeated_starts, written_starts
+from rfray.tuning.proposals import Listed, Proposals, decided, repeated_starts, written_starts
 from rfray.tuning.recorder import Recorder, remove_leftovers, repair, results
 from rfray.tuning.strategies import SCHEDULERS
 from rfray.tuning.trainable import SweepJob, run_trial, trial_of
@@ -119,7 +119,7 @@ def run_sweep(
 def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
     """Trains the best trials again, as the sweep asks for; what a budget leaves no time for is not done."""
     run, sweep, meter = context.run, context.sweep, context.meter
-    wanted = repeated_starts(sweep, done)
+    wanted = decided(run, repeated_starts(sweep, done))
     earlier = [result for one in wanted if (result := run.trial(one.id).result()) is not None]
     missing = [one for one in wanted if not run.trial(one.id).result_file.exists()]
     if not missing:

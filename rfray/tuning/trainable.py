@@ -197,7 +197,8 @@ def train_trial(
 
     hooks = Hooks(report, save_micro_batch, warn, check_token, _time_left(job.sweep))
     micro_batch = start.micro_batch or job.slot.micro_batch
-    train(trial, data, out, sweep.search.metric, job.slot.threads, hooks, micro_batch, this_group())
+    threads, group = job.slot.threads, this_group()
+    train(trial, data, out, sweep.search.metric, threads, hooks, micro_batch, group, start.keep_epoch)
 
 
 def _time_left(job: SweepJob) -> Callable[[], float] | None:

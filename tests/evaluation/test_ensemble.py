@@ -26,6 +26,7 @@ from rfray.spec.sweep_file import resolved_text
 from rfray.stats.predictions import Predictions, predictions_metadata, read_predictions, write_predictions
 from rfray.stats.voting import METHODS, vote_predictions
 from rfray.store.bundle_record import Vote
+from rfray.store.records import write_record
 from tests.synthetic import (
     FIRST,
     LABELS,
@@ -352,6 +353,13 @@ def test_at_most_so_many_finalists_of_one_backbone(tmp_path):
     )
     assert list(fold_models(run, 2)) == ["3-c", "2-b", "1-a"]
     assert list(fold_models(run, 2, 1)) == ["3-c", "2-b"]
+
+
+def test_models_that_chose_their_epoch_on_their_fold_do_not_vote(tmp_path):
+    run = run_of_folds(tmp_path / "run")
+    chosen = run.trial("1-a-fold1of2")
+    write_record(chosen.start_file, chosen.start().model_copy(update={"keep_epoch": None}), chosen.mirror)
+    assert list(fold_models(run, 2)) == ["2-b"]
 
 
 def test_a_finalist_votes_by_the_mean_of_its_folds_chosen_on_all_training_images(tmp_path):

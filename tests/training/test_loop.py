@@ -67,6 +67,19 @@ def run(setting: Trial, data: TrialData, folder: Path, stop_after: int | None = 
     return seen
 
 
+def test_an_epoch_that_is_to_be_kept_is_kept_whatever_the_others_are(data: TrialData, tmp_path: Path) -> None:
+    """The third of four, although an earlier one is better on val; patience does not end it before."""
+    setting = trial(epochs=4, patience=1)
+    out, seen = TrialDir(tmp_path), []
+    train(setting, data, out, "accuracy", 1, Hooks(seen.append), keep_epoch=3)
+    assert [(epoch.epoch, epoch.best_epoch) for epoch in seen] == [(1, None), (2, None), (3, 3)]
+    origin = predictions_metadata(out.predictions_file("val"))
+    assert (origin["epoch"], origin["score"], origin["swa"]) == ("3", repr(seen[-1].score), "none")
+    again: list[Epoch] = []
+    train(setting, data, out, "accuracy", 1, Hooks(again.append), keep_epoch=3)
+    assert [epoch.epoch for epoch in again] == [3], "it has ended"
+
+
 @pytest.mark.parametrize("batches", [0, 2, 7, 13])
 def test_an_epoch_without_time_is_dropped(batches: int, data: TrialData, tmp_path: Path) -> None:
     """An epoch asks before each of its 6 batches to learn from and 1 to judge: after 7, the first one is whole."""

@@ -15,14 +15,15 @@ from rfray.evaluation.ensemble import fold_models, out_of_fold
 from rfray.spec.checks import check_file
 from rfray.spec.sweep_file import load_sweep
 from rfray.spec.trial import Trial
-from rfray.stats.predictions import read_predictions
+from rfray.stats.predictions import read_predictions, write_predictions
 from rfray.store.files import file_digest
 from rfray.store.ownership import claim_run
-from rfray.store.records import TrialResult
+from rfray.store.records import TrialResult, TrialStart
 from rfray.store.run_dir import RunDir, probe_id
 from rfray.tuning.probing import probe_backbones
-from rfray.tuning.proposals import repeated_starts
+from rfray.tuning.proposals import decided, repeated_starts
 from rfray.tuning.run_sweep import run_sweep
+from tests.synthetic import FIRST, new_run, predictions
 from tests.tuning.test_probing import prepared, quiet
 from tests.tuning.test_run_sweep import sweep_of, tmp_session
 
@@ -57,7 +58,7 @@ def made(pictures: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: Non
     return run.path
 
 
-def result(name: str, position: int, score: float | None, seed: int = 7) -> TrialResult:
+def result(name: str, position: int, score: float | None, seed: int = 7, best_epoch: int | None = None) -> TrialResult:
     return TrialResult(
         id=name,
         position=position,
@@ -65,6 +66,7 @@ def result(name: str, position: int, score: float | None, seed: int = 7) -> Tria
         trial=Trial(backbone="test_resnet", seed=seed),
         metric="auc",
         score=score,
+        best_epoch=best_epoch,
         epochs=1,
         seconds=1.0,
         node="here",
@@ -76,9 +78,9 @@ def test_the_best_are_trained_with_other_seeds_then_for_each_fold(pictures: Path
     sweep = again(pictures, tmp_path, "search.finalists=2", "search.seeds=3")
     done = [
         result("00000-aaaaaa", 0, 0.6),
-        result("00001-bbbbbb", 1, 0.9),
+        result("00001-bbbbbb", 1, 0.9, best_epoch=4),
         result("00002-cccccc", 2, None),
-        result("00003-dddddd", 3, 0.8, seed=2**32 - 1),
+        result("00003-dddddd", 3, 0.8, seed=2**32 - 1, best_epoch=2),
     ]
     wanted = repeated_starts(sweep, done)
     assert [(one.id, one.trial.seed, one.fold) for one in wanted] == [
@@ -92,14 +94,36 @@ def test_the_best_are_trained_with_other_seeds_then_for_each_fold(pictures: Path
         ("00003-dddddd-fold2of2", 2**32 - 1, (2, 2)),
     ]
     assert {one.repeats for one in wanted} == {"00001-bbbbbb", "00003-dddddd"}
+    # as many epochs as the finalist's best has: a fold's own best would be chosen on the images that it is judged by
+    assert [one.keep_epoch for one in wanted] == [None, None, 4, 4, None, None, 2, 2]
+
+
+def test_nothing_is_chosen_on_a_fold(tmp_path: Path) -> None:
+    run, trial = new_run(tmp_path / "run"), Trial(backbone="test_resnet", tta="auto", swa="auto")
+    known = {"number": 0, "results_known": 1, "repeats": "00001-bbbbbb"}
+    fold, seed = TrialStart(id="x", trial=trial, fold=(1, 2), **known), TrialStart(id="y", trial=trial, **known)
+    assert [(one.trial.tta, one.trial.swa) for one in decided(run, [fold, seed])] == [
+        ("none", "none"),
+        ("auto", "auto"),
+    ]
+    val = run.trial("00001-bbbbbb").predictions_file("val")
+    write_predictions(val, predictions(FIRST), {"tta": "flip", "swa": "epochs"})
+    assert [(one.trial.tta, one.trial.swa) for one in decided(run, [fold])] == [("flip", "epochs")]
+    plain = fold.model_copy(update={"trial": Trial(backbone="test_resnet")})
+    assert decided(run, [plain]) == [plain]
 
 
 def test_every_repeat_is_trained_to_its_end_and_keeps_its_weights(made: Path) -> None:
     run = RunDir(made)
     found = [out.result() for out in run.repeats()]
     assert len(found) == 3
-    assert {(one.status, one.epochs) for one in found} == {("ok", 2)}
+    assert {one.status for one in found} == {"ok"}
     assert sorted(one.kind for one in found) == ["fold", "fold", "model"]
+    (finalist,) = {one.repeats for one in found}
+    best_epoch = run.trial(finalist).result().best_epoch
+    folds = {(one.epochs, one.best_epoch) for one in found if one.kind == "fold"}
+    assert folds == {(best_epoch, best_epoch)}, "its best epoch, chosen on val, is where the folds end"
+    assert {one.epochs for one in found if one.kind == "model"} == {2}
     assert all(out.weights_file.exists() and not out.state_files() for out in run.repeats())
     assert not run.ray_folder.exists()
     # they are no trials of the search
