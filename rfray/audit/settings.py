@@ -1,9 +1,10 @@
-"""data.group_pattern and data.split_by, and the paths -> findings: settings that keep few images together.
+"""data.group_pattern, data.split_by and data.group, and the paths -> findings: settings that hardly apply.
 
 Thresholds without a source are rfray's own choice: where a careful person would want to know before reading a result.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import pandas as pd
@@ -11,12 +12,15 @@ import pandas as pd
 from rfray.audit.facts import NAMED, Facts, are, used
 from rfray.data.catalog import identities
 from rfray.data.listing import counted
+from rfray.data.sources import matched, sources
 from rfray.spec.parts import is_test
-from rfray.spec.sweep import CLASSES
-from rfray.store.records import Finding
+from rfray.spec.sweep import CLASSES, SUBFOLDER
+from rfray.store.records import Finding, Grade
 
 MATCHED_SHARE = 0.5
 """Share of the images of a class to which a setting must apply: below, it is hardly what was meant."""
+WORD_IMAGES = 10
+"""Images that a word in the paths must have to be the name of a source: one with a number in it has one."""
 
 
 def settings_for_few(facts: Facts) -> Iterator[Finding]:
@@ -52,15 +56,89 @@ def settings_for_few(facts: Facts) -> Iterator[Finding]:
 
 
 def several_groups(facts: Facts) -> Iterator[Finding]:
-    """A `data.group_pattern` with more than one group in brackets."""
-    pattern = facts.data.group_pattern if facts.data is not None else None
-    if pattern is not None and re.compile(pattern).groups > 1:
+    """A `data.group_pattern` or `data.group` with more than one group in brackets."""
+    for key in ("group_pattern", "group") if facts.data is not None else ():
+        pattern = getattr(facts.data, key)
+        if pattern is not None and re.compile(pattern).groups > 1:
+            yield Finding(
+                grade="warning",
+                code="several-groups",
+                sentence=f"`data.{key}: {pattern}` has several groups in brackets, of which only the first counts.",
+                what_to_do="Write the others (?:…).",
+            )
+
+
+def sources_not_found(facts: Facts) -> Iterator[Finding]:
+    """A `data.group` that names hardly any sources, or not the sources that were meant."""
+    data, images = facts.data, used(facts.images)
+    training: pd.DataFrame = images[~images["folder"].map(is_test)]
+    if data is None or data.group is None or training.empty:
+        return
+    found = sources(training, data)
+    graded = [*_few_sources(training["label"], found)]
+    graded += [("warning", said) for said in _doubtful_sources(training, found, data.group)]
+    for grade, said in graded:
         yield Finding(
-            grade="warning",
-            code="several-groups",
-            sentence=f"`data.group_pattern: {pattern}` has several groups in brackets, of which only the first counts.",
-            what_to_do="Write the others (?:…).",
+            grade=grade,
+            code="sources-not-found",
+            sentence=f"`data.group: {data.group}` {said}.",
+            what_to_do="It is to name the generator of each fake, and the origin of each photograph, by its first "
+            f"match in the path (of its first group in brackets). Paths are such as `{training['path'].iloc[0]}` "
+            f"and `{training['path'].iloc[-1]}`.",
         )
+
+
+def _few_sources(labels: pd.Series, found: pd.Series) -> Iterator[tuple[Grade, str]]:
+    """What is wrong with how many images have a source, and how bad that is."""
+    has = found != ""
+    shares, kinds = has.groupby(labels).mean(), found[has].groupby(labels[has]).nunique()
+    least = int(shares.to_numpy().argmin())
+    of = counted(int((labels == least).sum()), f"{CLASSES[least]} training image")
+    if not has.any():
+        yield "error", f"finds nothing in the {len(has):,} training images: no source is known"
+    elif found[has].is_unique:
+        yield "warning", "finds another text in each training image: no source has several"
+    elif 0 < shares.iloc[least] < MATCHED_SHARE:
+        yield "warning", f"finds something in only {has[labels == least].sum():,} of {of}"
+    elif kinds.max() < 2:
+        yield "warning", "finds no more than one source in a class, so that none can be left out"
+    elif shares.iloc[least] == 0:
+        yield "note", f"finds nothing in the {of}: only the others have sources"
+
+
+def _in_any_case(training: pd.DataFrame, pattern: str) -> int:
+    """In how many paths a pattern would find something if upper and lower case were the same."""
+    return sum(matched(f"(?i:{pattern})", path) != "" for path in training["path"])
+
+
+def _doubtful_sources(training: pd.DataFrame, found: pd.Series, pattern: str) -> Iterator[str]:
+    """What makes sources that were found others than those that are meant."""
+    kinds = found[found != ""].drop_duplicates()
+    if len(alike := kinds[kinds.str.lower().duplicated(keep=False)]):
+        yield f"finds sources that differ in upper and lower case alone: {', '.join(sorted(alike)[:NAMED])}"
+    if pattern == SUBFOLDER:
+        return
+    if (more := _in_any_case(training, pattern) - int((found != "").sum())) > 0:
+        yield f"would find something in {counted(more, 'image')} more if upper and lower case were the same"
+    several = identities(training["path"], pattern).map(len) > 1
+    if several.any():
+        yield (
+            f"finds different texts in the same path in {counted(int(several.sum()), 'image')}, such as "
+            f"`{training.loc[several, 'path'].iloc[0]}`; the first counts"
+        )
+    for source, names in _whole_names(training["path"], found).items():
+        yield f"finds only a piece of a name: {source} stands for {', '.join(names[:NAMED])}"
+
+
+def _whole_names(paths: pd.Series, found: pd.Series) -> dict[str, list[str]]:
+    """Sources that are a piece of several words in the paths, each of many images -> these words."""
+    pieces: dict[str, Counter[str]] = {}
+    for path, source in zip(paths, found, strict=True):
+        if source:
+            whole = re.search(rf"[^\W_]*{re.escape(source)}[^\W_]*", path)
+            pieces.setdefault(source, Counter())[whole[0] if whole else source] += 1
+    words = {source: sorted(word for word, n in them.items() if n >= WORD_IMAGES) for source, them in pieces.items()}
+    return {source: names for source, names in words.items() if len(names) > 1}
 
 
 def identities_across(facts: Facts) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from rfray.data.images import no_room_in_cache
 from rfray.data.leave_out import left_out_rows, list_changes, read_leave_out, refuse_unknown, unknown_paths
 from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.data.node_cache import cache_folder, remove_unfinished
+from rfray.data.sources import source_counts
 from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.progress.phases import doing, say
 from rfray.spec.parts import is_test
@@ -272,6 +273,8 @@ def scan_all(run: RunDir, sweep: Sweep, console: Console) -> tuple[pd.DataFrame,
         texts = identities(images["path"], sweep.data.group_pattern)
         matched, different = texts.map(bool).sum(), texts.explode().nunique()
         say(console, f"data.group_pattern: {matched} of {len(images)} images match, {different} identities")
+    if counts := source_counts(images[~images["folder"].map(is_test)]):
+        say(console, f"Sources of the training images: {counts}")
     return images, _similar_pairs(images, sweep, console)
 
 

@@ -1,10 +1,11 @@
 """Data folders -> the catalog, a table of every usable image, divided into parts; and from it the images of one part.
 
 Its columns: `path` (str, below its data folder, with /), `folder` (its data folder: train, val, test, or test-<name>
-of a further test set), `label` (int8: 0 real, 1 fake), `subfolder` (str: below the class folder, may be empty), `part`
-(train, val, test, test-<name>, or left out), `group_id` (int: the same for what belongs together), `digest` (SHA-256 of
-the file), `width`, `height` (pixels), `size` (bytes) and `modified` (nanoseconds), by which a later command notices
-that the folder has changed.
+of a further test set), `label` (int8: 0 real, 1 fake), `subfolder` (str: below the class folder, may be empty),
+`source` (str: the generator of a fake, the origin of a photograph, may be empty), `part` (train, val, test,
+test-<name>, or left out), `group_id` (int: the same for what belongs together), `digest` (SHA-256 of the file),
+`width`, `height` (pixels), `size` (bytes) and `modified` (nanoseconds), by which a later command notices that the
+folder has changed.
 
 A path alone names no image: the same one may be in several folders.
 """
@@ -26,6 +27,7 @@ from rfray.data.geometry import Geometry
 from rfray.data.images import ImageFiles, Images, PictureSource, load_pixels, scan
 from rfray.data.listing import PassedOver
 from rfray.data.near_duplicates import linked_groups
+from rfray.data.sources import sources
 from rfray.errors import DataError
 from rfray.spec.sweep import CLASSES, DataSettings
 from rfray.store.run_dir import UNREADABLE
@@ -69,6 +71,7 @@ def scan_folder(
     check_unreadable(settings, folder, unreadable, len(listed))
     stored = pd.DataFrame(prints, columns=Fingerprint._fields)
     images = read[~bad].drop(columns="reason").reset_index(drop=True).join(stored)
+    images = images.assign(source=sources(images, settings))
     for label, name in enumerate(CLASSES):
         if not (images["label"] == label).any():
             raise DataError(f"{where}: no readable image of class {name}")

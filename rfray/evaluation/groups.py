@@ -1,6 +1,5 @@
 """The ensemble's test predictions, groups of images -> groups.csv: how good it is on each, worst first."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rfray.data.sources import matched
 from rfray.stats.intervals import wilson
 from rfray.stats.metrics import confusion
 from rfray.stats.paired_tests import placements
@@ -84,12 +84,6 @@ def write_group_tables(file: Path, tables: Mapping[str, Groups]) -> None:
     columns = dict.fromkeys(column for one in tables.values() for column in one.table)
     rows = [one.table.assign(attribute=name) for name, one in tables.items()]
     write_whole(file, csv_text(pd.concat(rows)[["attribute", *columns]]))
-
-
-def matched(pattern: str, path: str) -> str:
-    """What a regular expression finds in a path: its first group in brackets, if it has one; "" where nothing."""
-    found = re.search(pattern, path)
-    return "" if found is None else found[min(found.re.groups, 1)] or ""
 
 
 def by_group(predictions: Predictions, names: np.ndarray, threshold: float) -> Groups | None:

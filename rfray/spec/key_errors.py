@@ -38,7 +38,8 @@ SYNONYMS = {
     "data.classes": "class_names labels num_classes n_classes",
     "data.train_images": "max_images limit subset max_samples",
     "data.folds": "cv n_folds num_folds k_folds kfold n_splits",
-    "data.group_pattern": "group groups group_by group_regex group_key",
+    "data.group_pattern": "groups group_by group_regex group_key",
+    "data.group": "generator generators source_pattern sources origin origins domain domains",
     "trial.backbone": "model models model_name arch architecture backbones encoder network net base_model",
     "trial.pretrained": "weights checkpoint ckpt ckpt_path pretrain pretrained_weights init init_weights finetune",
     "trial.augmentation": "aug augs augment augmentation_policy transform transforms policy "

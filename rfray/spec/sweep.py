@@ -71,6 +71,17 @@ def _checked_pattern(pattern: str) -> str:
 
 RegularExpression = Annotated[str, AfterValidator(_checked_pattern)]
 
+SUBFOLDER = "subfolder"
+"""`data.group`: the name of the folder below the class folder."""
+SourceNames = Annotated[
+    RegularExpression,
+    rule(
+        f"{SUBFOLDER}, or a regular expression that finds the source's name in the path, such as /([a-z]+)_\\d+",
+        lambda given: given == SUBFOLDER or re.search(r"[\\.^$*+?{}\[\]|()]", given),
+    ),
+]
+"""A text without anything of a regular expression would find one name only: itself."""
+
 
 class CacheSettings(Strict):
     """Where decoded pixels are kept, once on each node."""
@@ -122,6 +133,10 @@ class DataSettings(Strict):
     group_pattern: RegularExpression | None = None
     """Regular expression. Images with the same match in their path (of its first group, if any) stay in one part; all
     matches count: an image of two identities links all images of both."""
+    group: SourceNames | None = None
+    """What names the source of an image, that is the generator of a fake or the origin of a photograph: subfolder, or a
+    regular expression, whose first match in the path (of its first group, if any) is the name. By default the subfolder
+    where each class has some. A linear head on frozen features is then judged on sources that it has not seen."""
     test_duplicates: Literal["leave_out", "keep"] = "leave_out"
     """Images of train and val that are also in test: leave_out removes them, keep only reports them in the audit."""
     leave_out: AbsolutePath | None = None

@@ -38,7 +38,10 @@ from rfray.store.storage import Mirror, Storage, is_address
 Part = str
 """A part of the data that is predicted: val, test, or test-<name> of a further test set."""
 
-CATALOG = ["path", "folder", "label", "subfolder", "part", "group_id", "digest", "width", "height", "size", "modified"]
+CATALOG = [
+    *("path", "folder", "label", "subfolder", "source", "part", "group_id", "digest", "width", "height", "size"),
+    "modified",
+]
 """Columns of catalog.parquet."""
 UNREADABLE = ["path", "reason", "folder", "size", "modified"]
 """Columns of unreadable.csv."""

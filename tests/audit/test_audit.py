@@ -253,6 +253,37 @@ def test_a_setting_that_keeps_hardly_any_images_together_is_said(data, grade, sa
 
 
 @pytest.mark.parametrize(
+    ("pattern", "grade", "said"),
+    [
+        (r"/(gan\d|cam\d)_", None, None),
+        ("subfolder", "error", "finds nothing in the 240 training images: no source is known"),
+        (r"/(GAN\d|CAM\d)_", "error", "finds nothing in the 240 training images"),
+        (r"/(GAN\d|CAM\d)_", "warning", "would find something in 240 images more if upper and lower case"),
+        (r"/(gan\d)_", "note", "finds nothing in the 120 real training images: only the others have sources"),
+        (r"/(gan1|cam\d)_", "warning", "finds something in only 40 of 120 fake training images"),
+        (r"_(\d+)\.", "warning", "finds another text in each training image"),
+        (r"/(gan|cam)", "warning", "finds no more than one source in a class"),
+        (r"/(gan|cam)", "warning", "finds only a piece of a name: gan stands for gan0, gan1, gan2"),
+        (r"([a-z]+\d)", "warning", "finds different texts in the same path in 20 images, such as `fake/gan0_cam1"),
+        (r"(?i:/(gan\d|cam\d)_)", "warning", "differ in upper and lower case alone: CAM0, cam0"),
+        (r"/(gan\d|cam\d)(_)", "warning", "has several groups in brackets"),
+    ],
+)
+def test_a_pattern_that_names_hardly_any_sources_or_others_is_said(pattern, grade, said):
+    images = image_table()
+    names = [f"{'gan' if n % 2 else 'cam'}{n // 2 % 3}{'_cam1' if n % 12 == 1 else ''}" for n in range(240)]
+    if said and "CAM0" in said:
+        names[0] = "CAM0"
+    images["path"] = [f"{'fake' if n % 2 else 'real'}/{name}_{n:04d}.jpg" for n, name in enumerate(names)]
+    findings = [one for one in divided_by(images, group=pattern).findings if f"data.group: {pattern}`" in one.sentence]
+    if said is None:
+        assert findings == []
+    else:
+        assert [one.grade for one in findings if said in one.sentence] == [grade]
+        assert "real/cam0_0000.jpg" in findings[-1].what_to_do or "several" in said or "CAM0" in said
+
+
+@pytest.mark.parametrize(
     ("pattern", "is_said"), [(r"(id\d+)_(\d+)", True), (r"(ID)(\d)", True), (r"(?:id)(\d)_", False)]
 )
 def test_a_pattern_with_several_groups_is_said_whatever_it_finds(pattern, is_said):

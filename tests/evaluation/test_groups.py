@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rfray.evaluation.ensemble import choose_members, write_ensemble
-from rfray.evaluation.groups import GROUP_COLUMNS, by_group, groups_of, matched, write_groups
+from rfray.evaluation.groups import GROUP_COLUMNS, by_group, groups_of, write_groups
 from rfray.spec.sweep import ReportSettings
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.intervals import wilson
@@ -70,20 +70,6 @@ def test_one_group_is_none_and_one_class_is_measured_by_accuracy():
     assert groups.measure == "accuracy"
     assert groups.table["group"].tolist() == ["b", "a"]  # b: 0.3 and 0.4 are both called fake
     assert groups.table["auc"].isna().all()
-
-
-@pytest.mark.parametrize(
-    ("pattern", "path", "expected"),
-    [
-        ("/(easy|hard)_", "fake/a/easy_1.jpg", "easy"),
-        ("/(easy|hard)_", "real/a/1.jpg", ""),
-        ("easy|hard", "fake/a/hard_1.jpg", "hard"),
-        ("/(easy)?(_|1)", "fake/a/1.jpg", ""),  # the brackets took part in nothing
-        ("^[^/]*/([^/]*)/", "fake/a/1.jpg", "a"),
-    ],
-)
-def test_the_group_in_a_name(pattern, path, expected):
-    assert matched(pattern, path) == expected
 
 
 def run_of(folder, pattern=None):

@@ -33,6 +33,7 @@ FULL: dict[str, Any] = {
         "split_by": "group",
         "max_unreadable": 0.1,
         "group_pattern": r"(\d+)",
+        "group": r"/(\w+)_\d+",
         "test_duplicates": "keep",
         "attributes": "known.csv",
         "leave_out": "wrong.csv",

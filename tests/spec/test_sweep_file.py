@@ -413,7 +413,7 @@ MAY_CHANGE = {
 MUST_STAY = {
     "name": "other", "seed": 8, "data.source": "demo", "data.classes": {"real": "a", "fake": "b"},
     "data.train_images": 99, "data.val_images": 99, "data.split_by": "image", "data.group_pattern": "x",
-    "data.test_duplicates": "keep", "data.leave_out": "/list.csv",
+    "data.group": "/(x)", "data.test_duplicates": "keep", "data.leave_out": "/list.csv",
     "data.reencode.quality": 50, "data.reencode.size": 64,
     "trial.backbone": "test_vit", "trial.pretrained": "/w.safetensors", "trial.head": "probe",
     "trial.augmentation": "mine", "trial.image_size": 32, "trial.resize": "crop", "trial.lr": 0.5,

@@ -1,0 +1,58 @@
+"""Paths of images -> where each comes from (`data.group`): the generator of a fake, the origin of a photograph.
+
+Not to be confused with `group_id`, by which images that belong together stay on one side of a split.
+"""
+
+import re
+
+import pandas as pd
+
+from rfray.data.demo import UPSAMPLING
+from rfray.spec.sweep import CLASSES, SUBFOLDER, DataSettings
+
+
+def sources(images: pd.DataFrame, settings: DataSettings) -> pd.Series:
+    """The name of each image's source, "" where it is not known; `images` has path, label and subfolder (str).
+
+    By default the subfolder, where each class has some; of the built-in data how a fake was scaled up.
+    """
+    if settings.group is None and settings.source == "demo":
+        return images["path"].map(_demo_source)
+    if settings.group is None or settings.group == SUBFOLDER:
+        named = images["subfolder"].ne("").groupby(images["label"]).any()
+        return images["subfolder"] if settings.group or (len(named) == len(CLASSES) and named.all()) else _none(images)
+    pattern = settings.group
+    return images["path"].map(lambda path: matched(pattern, path)).astype(str)
+
+
+def matched(pattern: str, path: str) -> str:
+    """What a regular expression finds first in a path: its first group in brackets, if any; "" where nothing."""
+    found = re.search(pattern, path)
+    return "" if found is None else found[min(found.re.groups, 1)] or ""
+
+
+def source_counts(images: pd.DataFrame) -> str:
+    """How many images each source has (columns label, source), largest first, for people; "" where none is known."""
+    known = images[images["source"] != ""]
+    said = []
+    for label, name in reversed(list(enumerate(CLASSES))):
+        counts = known.loc[known["label"] == label, "source"].value_counts()
+        listed = [f"{source} {count:,}" for source, count in counts.head(NAMED).items()]
+        more = [f"… and {len(counts) - NAMED:,} more"] if len(counts) > NAMED else []
+        said.append(f"{name}: {', '.join([*listed, *more]) or 'none is known'}")
+    return "; ".join(said) if len(known) else ""
+
+
+NAMED = 5
+"""Sources of a class that a line names: more would not be read."""
+
+
+def _none(images: pd.DataFrame) -> pd.Series:
+    return pd.Series("", images.index, dtype=str)
+
+
+def _demo_source(path: str) -> str:
+    """How a fake of the built-in data was scaled up, by its number (see `demo`); its photographs have no sources."""
+    label, _, file = path.split("/")
+    methods = list(UPSAMPLING)
+    return methods[int(file.partition(".")[0]) % len(methods)] if label == "fake" else ""
