@@ -10,7 +10,7 @@ without dividing them), and the columns of `fingerprints.Fingerprint` but for ha
 import numpy as np
 import pandas as pd
 
-from rfray.audit.facts import Facts, used
+from rfray.audit.facts import Facts, gravest_first, used
 from rfray.audit.metadata_baseline import metadata_baseline
 from rfray.audit.rules import RULES
 from rfray.data.catalog import load_folder
@@ -84,7 +84,7 @@ def audit_images(
         unreadable=tuple(map(Unreadable.model_validate, named.to_dict("records"))),
         duplicates=tuple(map(Pairs.model_validate, duplicates)),
         baseline=baseline,
-        findings=tuple(sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.grade))),
+        findings=gravest_first(findings),
     )
 
 

@@ -1,5 +1,6 @@
 """What the rules of the audit go by, and words that they share."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 from rfray.data.listing import counted
 from rfray.spec.parts import FURTHER, TEST
 from rfray.spec.sweep import CLASSES, DataSettings
-from rfray.store.records import MetadataBaseline
+from rfray.store.records import Finding, MetadataBaseline
 
 NAMED = 3
 """Examples in a sentence: more would not be read."""
@@ -49,6 +50,11 @@ class Facts:
     def counts(self, part: str) -> np.ndarray:
         """(2,) int: real and fake images of a part, which has some of both or none."""
         return np.bincount(self.images.loc[self.images["part"] == part, "label"], minlength=len(CLASSES))
+
+
+def gravest_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings, errors first and notes last; within a grade in the order they have."""
+    return tuple(sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.grade)))
 
 
 def used(images: pd.DataFrame) -> pd.DataFrame:

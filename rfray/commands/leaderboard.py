@@ -10,6 +10,7 @@ from rfray.evaluation.leaderboard import (
     read_leaderboard,
     waiting,
 )
+from rfray.evaluation.left_out import left_out_line
 from rfray.evaluation.significance import verdict
 from rfray.progress.phases import say, warn
 from rfray.report.terminal import leaderboard_table
@@ -27,6 +28,7 @@ def show_leaderboard(run: RunDir, sort: str | None, console: Console) -> None:
             gone = f"{run.shown(file)} is gone, of which the leaderboard was made"
             say(console, f"{gone}; `rfray ensemble` makes it anew")
     console.print(leaderboard_table(frame, sort, console.width))
-    for sentence in (verdict(run, frame), on_several_sets(run, frame), false_positives(run, frame), waiting(frame)):
+    sentences = (verdict(run, frame), on_several_sets(run, frame), false_positives(run, frame), waiting(frame))
+    for sentence in (*sentences, left_out_line(run)):
         if sentence:
             say(console, sentence)

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pandas as pd
 from rich.console import Console
 
 from rfray.audit.audit import audit_images
+from rfray.audit.left_out import with_left_out
 from rfray.data.attributes import read_attributes, unmatched
 from rfray.data.catalog import check_unreadable, divide, fold_of, group_ids, identities, scan_folder
 from rfray.data.decoding import UnreadableImageError, decode, read_image
@@ -24,12 +26,14 @@ from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.data.node_cache import cache_folder, remove_unfinished
 from rfray.data.sources import source_counts
 from rfray.errors import AuditError, DataError, RunError, StorageError
+from rfray.evaluation.left_out import best_left_out
 from rfray.progress.phases import doing, say
 from rfray.spec.parts import is_test
 from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.csv_files import csv_text
 from rfray.store.files import below
 from rfray.store.ownership import check_own, claim_run
+from rfray.store.records import Audit
 from rfray.store.run_dir import CATALOG, UNREADABLE, RunDir
 from rfray.store.storage import is_address
 
@@ -370,6 +374,21 @@ def write_audit(
     images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
     reencoded = sweep.data.reencode is not None
     found = audit_images(images, pairs, run.unreadable(), reencoded, sweep.seed, sweep.data)
-    run.write_vouched(run.audit_file, found)
+    run.write_vouched(run.audit_file, _with_left_out(run, found))
     run.write_table(run.images_file, images)  # last: folders are compared with it, and read again until it is there
     return images
+
+
+def audit_left_out(run: RunDir) -> None:
+    """Adds to audit.json what the probes came to on sources that were left out."""
+    audit = run.audit()
+    if audit is not None and (found := _with_left_out(run, audit)) != audit:
+        run.write_vouched(run.audit_file, found)
+        run.mirror.send(run.audit_file)
+
+
+def _with_left_out(run: RunDir, audit: Audit) -> Audit:
+    with suppress(RunError):  # a damaged probe is made anew, and will be asked then
+        if (best := best_left_out(run)) is not None:
+            return with_left_out(audit, best.found, best.backbone)
+    return audit

@@ -85,8 +85,9 @@ def _run(
     """The steps on the connected Ray: check, prepare the images, probe the backbones, run the trials."""
     from rfray.cluster.node_preflight import check_storage, prepare_nodes
     from rfray.cluster.slots import autoscaler_notice, slot_count, slot_for
-    from rfray.commands.prepare_data import check_audit, prepare_training
+    from rfray.commands.prepare_data import audit_left_out, check_audit, prepare_training
     from rfray.data.listing import counted
+    from rfray.evaluation.left_out import left_out_line
     from rfray.report.audit_plots import draw_audit
     from rfray.tuning.budget import budget_meter, check_budget, check_epoch, with_short_epochs
     from rfray.tuning.measuring import keep_packing, shares_for
@@ -126,9 +127,11 @@ def _run(
             if meter:
                 check_epoch(file, run, meter, seconds)
             probe_backbones(run, sweep, meter.account.deadline if meter else None, console)
+            audit_left_out(run)
             search = with_short_epochs(run, rank_backbones(run, sweep, console), shares)
             say(console, "Starting the trials")
             done = run_sweep(run, search, shares, session, console, meter=meter)
     failed = check_outcome(run, sweep, done)
+    say(console, left_out_line(run))
     following = "" if inside_job() else f". Next: rfray ensemble {run.shown(run.path)}"
     say(console, f"{counted(len(done), 'trial')} done{f', {failed} failed' if failed else ''}{following}")

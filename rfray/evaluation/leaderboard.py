@@ -11,6 +11,7 @@ import pandas as pd
 
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.errors import RunError, printable
+from rfray.evaluation import left_out
 from rfray.evaluation.ensemble import PARTS, TEST_COLUMNS, WORST, robustness
 from rfray.evaluation.several_tests import (
     constant_row,
@@ -90,6 +91,8 @@ def column_types(sweep: Sweep) -> dict[str, str]:
         **dict.fromkeys(WORDS, TEXT),
         "optimism": NUMBER,
     }
+    if sweep.probes():
+        types |= dict.fromkeys(left_out.COLUMNS, NUMBER)
     if sweep.resources.price_per_hour is not None:
         types["cost"] = NUMBER
     if sweep.search.warm_start:
@@ -306,7 +309,7 @@ def _repeated(sweep: Sweep) -> dict[str, None]:
 
 
 def _of_trial(sweep: Sweep, trial: TrialDir, result: TrialResult) -> Row:
-    row = {"name": trial.id, "kind": result.kind, "status": "ok", "repeats": result.repeats}
+    row: Row = {"name": trial.id, "kind": result.kind, "status": "ok", "repeats": result.repeats}
     for column, name in _settings(sweep).items():
         if result.kind != "probe" or name in (*PROBED, "head"):  # a probe was not trained
             value = getattr(result.trial, name)
@@ -315,6 +318,8 @@ def _of_trial(sweep: Sweep, trial: TrialDir, result: TrialResult) -> Row:
         lines = (result.reason or "").strip().splitlines()
         return row | {"status": f"failed: {lines[0] if lines else 'no reason was given'}"}
     row |= {name: getattr(result, name) for name in (*RESULT_COLUMNS, "taken_from")} | {val_column(sweep): result.score}
+    if (found := left_out.probe_left_out(trial, result)) is not None and found.worst is not None:
+        row |= {"auc_left_out": found.mean, "auc_left_out_worst": found.worst.auc}
     if trial.predictions_file("test").exists():
         val = trial_predictions(trial, "val")
         return row | _on_test(val, trial_predictions(trial, "test"), choose_point(val, sweep.ensemble))
@@ -411,6 +416,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         OF_FOLDS if (frame["kind"] == "fold").any() else "",
         *(escaped(said or "") for said in (verdict(run, frame), on_several_sets(run, frame))),
         *(escaped(said or "") for said in (false_positives(run, frame), waiting(frame))),
+        escaped(best.sentence) if (best := left_out.best_left_out(run)) is not None else "",
         f"**Audit: {escaped(audit.stamp)}**" if audit is not None and audit.stamp else "",
         markdown_table(frame[shown]),
     ]

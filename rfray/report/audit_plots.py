@@ -34,9 +34,9 @@ ACROSS, DOWN, TILE, GAP = 8, 6, 132, 6
 
 
 def draw_audit(run: RunDir, sweep: Sweep) -> None:
-    """Draws the plots of a run's audit, unless they are there and as new as the audit."""
+    """Draws the plots of a run's audit, unless they are there and as new as the audited images."""
     drawn = [picture.stat().st_mtime for picture in run.audit_pictures()]
-    if not drawn or min(drawn) < run.audit_file.stat().st_mtime:
+    if not drawn or min(drawn) < run.images_file.stat().st_mtime:
         write_audit_plots(run.audit_folder, *audited_pictures(run, sweep))
 
 

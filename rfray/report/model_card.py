@@ -5,6 +5,7 @@ import pandas as pd
 from rfray.evaluation.attributes import attribute_groups
 from rfray.evaluation.groups import groups_of
 from rfray.evaluation.leaderboard import read_leaderboard
+from rfray.evaluation.left_out import best_left_out
 from rfray.evaluation.significance import verdict
 from rfray.report.words import TEMPLATES, corruption_sentence, figure_rows, group_sentence, set_rows
 from rfray.stats.guessing import bundle_warning
@@ -31,5 +32,6 @@ def write_model_card(run: RunDir, ensemble: Ensemble) -> None:
         worst_group=group_sentence(groups) if groups is not None else None,
         attributes=attribute_groups(run).summary,
         corruption=corruption_sentence(frame, ensemble.name),
+        left_out=best_left_out(run),
     )
     write_whole(run.model_card, text)

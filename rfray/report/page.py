@@ -11,6 +11,7 @@ from rfray.evaluation import leaderboard as board
 from rfray.evaluation.attributes import attribute_groups
 from rfray.evaluation.groups import groups_of
 from rfray.evaluation.label_issues import find_label_issues
+from rfray.evaluation.left_out import COLUMNS, best_left_out
 from rfray.evaluation.mistakes import read_mistakes
 from rfray.evaluation.search_findings import SearchFindings
 from rfray.evaluation.several_tests import main_columns
@@ -18,6 +19,7 @@ from rfray.evaluation.significance import SINGLE, verdict
 from rfray.report import pictures, words
 from rfray.report.audit_plots import AUDIT_PLOTS
 from rfray.report.label_sheets import LABEL_SHEETS
+from rfray.report.left_out import LEFT_OUT, pair_rows
 from rfray.report.plots import CORRUPTION, CURVES, HISTORY, SEVERAL_TESTS, confusion_file
 from rfray.report.search_plots import SEARCH_PLOTS
 from rfray.spec.sweep import CLASSES
@@ -25,7 +27,7 @@ from rfray.store.bundle_record import Ensemble, versions
 from rfray.store.files import write_whole
 from rfray.store.run_dir import RunDir
 
-MAIN = ("auc_low", "auc_high", "tied", "auc_worst_corruption", "seconds", "cost")
+MAIN = ("auc_low", "auc_high", "tied", "auc_worst_corruption", *COLUMNS, "seconds", "cost")
 """Columns that are shown at once beside those of the contract; the others after a click."""
 SETTINGS = ("status", "kind", "backbone", "augmentation", "lr")
 """Columns of the contract that stand behind what came out; the status only where all are ok."""
@@ -59,6 +61,9 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         ranked_by=board.ranked_by(sweep, columns),
         sets=words.set_rows(frame, voters) if voters else ([], []),
         sets_plot=_there(run.plots_folder, [SEVERAL_TESTS] if voters else []),
+        left_out=best_left_out(run),
+        left_out_plot=_there(run.plots_folder, [LEFT_OUT]),
+        pair_rows=pair_rows,
         curves=_there(run.plots_folder, CURVES if voters else ()),
         confusions=_there(run.plots_folder, map(confusion_file, voters)),
         mistakes=mistakes,

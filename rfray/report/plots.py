@@ -16,7 +16,9 @@ from rfray.data.corruptions import FAMILIES
 from rfray.data.listing import counted
 from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.leaderboard import read_leaderboard, val_column
+from rfray.evaluation.left_out import best_left_out
 from rfray.evaluation.several_tests import set_names
+from rfray.report.left_out import LEFT_OUT, heat_map
 from rfray.report.pictures import (
     COLOURS,
     GREY,
@@ -113,8 +115,11 @@ def write_plots(run: RunDir) -> list[Path]:
     drawings = _history(run, ensemble.members if ensemble is not None else [])
     if ensemble is not None:
         drawings |= _of_ensemble(run, ensemble)
+    if (best := best_left_out(run)) is not None and best.found.pairs:
+        drawings[LEFT_OUT] = heat_map(best.found, best.backbone)
     confusions = [found.name for found in run.plots_folder.glob(confusion_file("*"))]
-    return write_drawings(run.plots_folder, drawings, (*CURVES, HISTORY, CORRUPTION, SEVERAL_TESTS, *confusions))
+    own = (*CURVES, HISTORY, CORRUPTION, LEFT_OUT, SEVERAL_TESTS, *confusions)
+    return write_drawings(run.plots_folder, drawings, own)
 
 
 def _of_ensemble(run: RunDir, ensemble: Ensemble) -> dict[str, Drawing]:

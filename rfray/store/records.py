@@ -92,6 +92,46 @@ class TrialResult(Strict):
     """Folder of the trial of an earlier run (`search.warm_start`) that this one was taken over from, not trained."""
 
 
+class LeftOutPair(Strict):
+    """A source of fakes and one of photographs, told apart by a head that has learned from neither."""
+
+    fake: str
+    """Source of the fakes; "" for a share of all fakes, where no two sources of them are known."""
+    real: str
+    """Source of the photographs; "" for a share of all."""
+    auc: Score
+    low: Score
+    high: Score
+    """Its 95 % interval (DeLong)."""
+    fakes: FromOne
+    reals: FromOne
+    """Images it was measured on."""
+
+
+class LeftOut(Strict):
+    """left-out.json of a probe: how good a head on its features is on sources that it has not learned from."""
+
+    reason: str = ""
+    """Why there are no pairs; "" where there are."""
+    seen: Score | None = None
+    """AUC of such a head on other images of the sources that it has learned from; None without pairs."""
+    pairs: tuple[LeftOutPair, ...] = ()
+    few: dict[str, FromOne] = Field(default={})
+    """Sources that had too few images to be left out -> how many."""
+    more: FromZero = 0
+    """Further sources, with fewer images than those that were left out."""
+
+    @property
+    def mean(self) -> float | None:
+        """Mean AUC over the pairs."""
+        return sum(pair.auc for pair in self.pairs) / len(self.pairs) if self.pairs else None
+
+    @property
+    def worst(self) -> LeftOutPair | None:
+        """The pair with the lowest AUC."""
+        return min(self.pairs, key=lambda pair: pair.auc, default=None)
+
+
 class Digests(Strict):
     """digests.json: what files were when rfray wrote them, of which no other record says so: the top of the chain.
 

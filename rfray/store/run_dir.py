@@ -23,6 +23,7 @@ from rfray.store.records import (
     Audit,
     Digests,
     Fold,
+    LeftOut,
     Record,
     Start,
     TrialResult,
@@ -92,6 +93,7 @@ class TrialDir:
         self.starts_file = path / "starts.csv"
         self.tensorboard = path / "tensorboard"
         self.out_of_fold_file = path / "predictions-train.parquet"
+        self.left_out_file = path / "left-out.json"
 
     def features_file(self, first: int) -> Path:
         """The features that a probe's backbone extracts from one span of images; `first` is the number of its first."""
@@ -125,6 +127,10 @@ class TrialDir:
         if result is not None:
             self._check_own(self.result_file, result.id)
         return result
+
+    def left_out(self) -> LeftOut | None:
+        """left-out.json of a probe; None where there is none. Raises RunError where it is damaged."""
+        return find_record(self.left_out_file, LeftOut)
 
     def _check_own(self, file: Path, trial: str) -> None:
         if trial != self.id:

@@ -28,7 +28,7 @@ from rfray.stats.metrics import metric
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import file_digest
 from rfray.store.ownership import holder_of, work_for
-from rfray.store.records import Fold, TrialResult, TrialStart
+from rfray.store.records import Fold, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import RunDir, probe_id
 from rfray.store.sealed import find_array, write_array
 from rfray.tuning.strategies import params_of
@@ -72,7 +72,7 @@ def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: 
         out = run.trial(probe_id(probe))
         out.path.mkdir(parents=True, exist_ok=True)
         out.mirror.pull(without=("features/*",))
-        files = (out.weights_file, out.out_of_fold_file, out.predictions_file("val"))
+        files = (out.weights_file, out.out_of_fold_file, out.left_out_file, out.predictions_file("val"))
         fields: dict[str, Any]
         if isinstance(outcome, RayError):
             fields = {"status": "failed", "reason": reason_of(outcome), "seconds": 0.0}
@@ -264,6 +264,7 @@ def learn_probe(
     from threadpoolctl import threadpool_limits
 
     from rfray.models.inference import predict_from_file
+    from rfray.training.left_out import judge_left_out
     from rfray.training.probe import learn_head, save_probe
 
     began = time.perf_counter()
@@ -277,15 +278,18 @@ def learn_probe(
         chosen = np.flatnonzero(np.isin(train.ids, others.train.ids))
         seen, train = seen[chosen], train.at(chosen)
     catalog = run.catalog()
-    groups = catalog[catalog["part"] == "train"].set_index("path")["group_id"].loc[train.ids].to_numpy()
+    known = catalog[catalog["part"] == "train"].set_index("path").loc[train.ids]
+    groups, sources = known["group_id"].to_numpy(), known["source"].to_numpy(dtype=np.str_)
     with threadpool_limits(threads):
         head = learn_head(seen, train.labels, groups, sweep.search.metric, sweep.seed)
+        left_out = judge_left_out(seen, train.labels, sources, groups, head, sweep.seed) if fold is None else None
     out = run.trial(probe_id(probe))
     file = out.weights_file if fold is None else out.fold_weights_file(fold)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_probe(file, probe, head)
     out.mirror.send(file)
-    if fold is None:
+    if left_out is not None:
+        write_record(out.left_out_file, left_out, out.mirror)
         origin, val = {"weights": file_digest(file)}, out.predictions_file("val")
         write_predictions(out.out_of_fold_file, Predictions(train.ids, train.labels, head.out_of_fold), origin)
         write_predictions(val, predict_from_file(file, probe, data.val), origin)
