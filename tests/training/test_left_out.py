@@ -114,7 +114,7 @@ def test_sources_with_few_images_are_named_and_more_than_four_counted(monkeypatc
 
 
 def test_no_more_images_are_used_than_are_worth_it(monkeypatch) -> None:
-    features, labels, sources = images()
+    _, labels, sources = images()
     monkeypatch.setattr(left_out, "MOST_IMAGES", 210)  # 30 of each source; each class has others, none of them here
     rows = left_out._subsample(labels, sources, [[*REALS], [*FAKES]], 0)
     counts = dict(zip(*np.unique(sources[rows], return_counts=True), strict=True))
