@@ -31,8 +31,8 @@ class LabelDoubts:
 def doubt_labels(labels: np.ndarray, p_fake: np.ndarray) -> LabelDoubts:
     """Doubts the labels (n,), 0 real and 1 fake, by `p_fake` (n,) in [0, 1]. Raises ValueError for one class alone.
 
-    Of each class as many are doubted as are expected to be wrong ("prune by noise rate"), those with the largest
-    margins; but none that the model does not contradict.
+    Doubted is what the model contradicts, and of each class the largest margins, as many as are expected to be wrong
+    ("prune by noise rate"): the latter alone are fewer, and so are the wrong ones among them.
     """
     labels = np.asarray(labels).astype(int)
     if set(np.unique(labels)) != {0, 1}:
@@ -44,8 +44,8 @@ def doubt_labels(labels: np.ndarray, p_fake: np.ndarray) -> LabelDoubts:
     chosen = []
     for label in (0, 1):
         its = np.flatnonzero(labels == label)
-        worst = its[np.argsort(-margin[its], kind="stable")][: round(joint[label, 1 - label])]
-        chosen.append(worst[margin[worst] > 0])
+        worst = its[np.argsort(-margin[its], kind="stable")]
+        chosen.append(worst[: max(round(joint[label, 1 - label]), (margin[its] > 0).sum())])
     doubted = np.concatenate(chosen)
     return LabelDoubts(own, margin, joint, doubted[np.argsort(-margin[doubted], kind="stable")])
 

@@ -1,6 +1,7 @@
 """rfray.evaluation.label_issues, its sheets, `rfray audit RUN`: which labels a probe doubts, and what is said of it."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,9 +90,12 @@ def test_the_best_probe_says_which_labels_look_wrong(run: RunDir) -> None:
     assert (issues.judge, issues.images, issues.training_images) == ("probe-bbbbbb", 80, 80)
     # the means are (38 x 0.9 + 0.08) / 40 and (39 x 0.9 + 0.02) / 40: all but the wrong ones count for their own class
     assert issues.expected == pytest.approx((2, 1))
-    assert issues.sentence.startswith("About 3 labels may be wrong (2 of images labelled real, 1 labelled fake)")
+    # of 1,600 pairs 39 x 38 are in the right order: AUC 0.926
+    assert issues.sentence.startswith("Up to 3 labels may be wrong (2 of images labelled real, 1 labelled fake)")
     assert "on all 80 training images" in issues.sentence
-    assert "so weak a judge" not in issues.sentence
+    assert "(AUC 0.926); so weak a judge doubts many labels that are right" in issues.sentence
+    assert replace(issues, auc=0.99).sentence.startswith("About 3 labels")
+    assert replace(issues, table=issues.table.iloc[:0]).sentence.startswith("No label looks wrong to the probe of")
     table = read_csv(run.label_issues_csv)
     assert table["path"].tolist() == ["fake/=4.png", "real/3.png", "real/35.png"]
     assert table["part"].tolist() == ["train", "train", "val"]
@@ -119,7 +123,7 @@ def test_the_page_shows_them(run: RunDir) -> None:
     write_page(run)
     text = run.report_html.read_text(encoding="utf-8")
     assert '<h2 id="labels">Labels that look wrong</h2>' in text
-    assert "About 3 labels may be wrong" in text
+    assert "Up to 3 labels may be wrong" in text
     assert 'alt="Contact sheet. Labelled fake, and not believed: all 1, the least believed first"' in text
 
 
@@ -131,7 +135,7 @@ def printed(source: str, *overrides: str) -> str:
 
 def test_rfray_audit_of_a_run_lists_them(run: RunDir) -> None:
     text = printed(str(run.path))
-    assert "About 3 labels may be wrong" in text
+    assert "Up to 3 labels may be wrong" in text
     assert "│ fake/=4.png │ fake  │  0.020 │ train │" in text
     assert "Nothing was found that would mislead." in text
     for file in ("label-issues.csv", *(f"plots/{name}" for name in LABEL_SHEETS)):

@@ -18,21 +18,25 @@ def test_the_confident_joint_by_hand() -> None:
     assert joint == pytest.approx(np.array([[3 / 4 * 5, 1 / 4 * 5], [1 / 4 * 4, 3 / 4 * 4]]))
 
 
-def test_as_many_are_doubted_as_are_expected_to_be_wrong() -> None:
+def test_what_is_least_believed_comes_first() -> None:
     found = doubt_labels(LABELS, P_FAKE)
     assert found.self_confidence.tolist() == pytest.approx([0.9, 0.8, 0.8, 0.4, 0.1, 0.9, 0.8, 0.7, 0.2])
     assert found.margin == pytest.approx(1 - 2 * found.self_confidence)
     assert found.expected_wrong.tolist() == pytest.approx([1.25, 1.0])
-    assert found.doubted.tolist() == [4, 8]  # one of each; 0.9 under real is less believed than 0.2 under fake
+    assert found.doubted.tolist() == [
+        4,
+        8,
+        3,
+    ]  # 0.9 under real is less believed than 0.2 under fake, then 0.6 under real
 
 
-def test_none_is_doubted_that_the_model_does_not_contradict() -> None:
-    # the joint expects one wrong label of each class, but of the real ones all are below 0.5
+def test_what_the_model_contradicts_is_doubted_and_what_is_expected_to_be_wrong() -> None:
     labels, p_fake = np.array([0, 0, 1, 1, 1]), np.array([0.1, 0.4, 0.45, 0.3, 0.15])
     # thresholds: 0.75 and 0.3; real: 0.1 is real, 0.4 fake; fake: 0.45 and 0.3 are fake, 0.15 is real (0.85 >= 0.75)
     found = doubt_labels(labels, p_fake)
     assert found.joint == pytest.approx(np.array([[1, 1], [1, 2]]))
-    assert found.doubted.tolist() == [4]
+    # of the fakes all three are contradicted, of the real ones none, but one is expected to be wrong
+    assert found.doubted.tolist() == [4, 3, 2, 1]
 
 
 def test_an_image_above_both_thresholds_counts_for_the_likelier_class() -> None:
