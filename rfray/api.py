@@ -106,7 +106,7 @@ class Detector:
         from rfray.models.bundle import load_bundle
         from rfray.stats.guessing import bundle_warning
 
-        self._bundle = load_bundle(bundle)
+        self._where, self._bundle = str(bundle), load_bundle(bundle)
         vote = self._bundle.ensemble
         _warn(bundle_warning(vote))
         self.threshold: float = vote.threshold
@@ -133,6 +133,37 @@ class Detector:
         tables = [table for table, _ in detect(self._bundle, files, batch_size, os.cpu_count() or 1)]
         none = verdict_table(self._bundle.ensemble, [], np.empty((len(self.members), 0)), [])
         return pd.concat(tables, ignore_index=True) if tables else none
+
+    def evaluate(
+        self,
+        folders: Iterable[Path | str],
+        *,
+        out: Path | str | None = None,
+        classes: Mapping[str, str] | None = None,
+        corruptions: bool = False,
+        address: str | None = None,
+        verbose: bool = True,
+    ) -> pd.DataFrame:
+        """What it is worth on labelled images from elsewhere: evaluations.csv, one row a folder, then mean and worst.
+
+        Args:
+            folders: Folders with class folders, tables (path, label) or addresses of them; `NAME=FOLDER` names one.
+            out: Where evaluations/ is written; by default the run, or the working folder for a bundle.
+            classes: Class -> its folder; by default the run's, or real and fake. `{"real": "."}`: all are real.
+            corruptions: Whether the images are predicted compressed, scaled, blurred and noisy, too.
+            address: A running Ray cluster (auto or host:port); by default this machine.
+            verbose: Whether progress and what it comes to are printed.
+
+        Raises:
+            InputError: Something that was given can't be used.
+            RfrayError: All is written, but some files could not be read.
+        """
+        from rfray.commands.evaluate import evaluate
+
+        words = [str(one) for one in ([folders] if isinstance(folders, str | Path) else folders)]
+        given = [f"{name}={folder}" for name, folder in (classes or {}).items()]
+        place, console = None if out is None else str(out), Console(quiet=not verbose)
+        return evaluate(self._where, words, place, None, given, corruptions, 64, (1, None), address, console)
 
     def predict_proba(self, paths: Iterable[Path | str], batch_size: int = 64) -> np.ndarray:
         """(n, 2) float64: the probability of real and of fake of each file; nan where it can't be read."""

@@ -8,6 +8,7 @@ found.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,21 @@ class LearnedImages:
     """(m, DIGEST_BYTES) uint8: the first bytes of each file's SHA-256."""
     hashes: np.ndarray
     """(m, HASH_BYTES) uint8: perceptual hashes."""
+
+    @cached_property
+    def files(self) -> set[bytes]:
+        """The digests."""
+        return {row.tobytes() for row in self.digests}
+
+    @cached_property
+    def by_chunk(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each of CHUNKS: its values in rising order, (m,) uint64, and the positions of the hashes with them."""
+        low, found = self.hashes.view(np.uint64)[:, 0], []
+        for number in range(CHUNKS):
+            keys = _chunk(low, number)
+            order = np.argsort(keys, kind="stable")
+            found.append((keys[order], order))
+        return found
 
 
 def write_learned_images(path: Path, images: pd.DataFrame) -> None:
@@ -70,33 +86,34 @@ def find_learned(table: pd.DataFrame, known: LearnedImages) -> np.ndarray:
     exact: the file is one of those; alike: its picture, or its mirror image, has a hash near to one of theirs. A row
     without a digest is neither.
     """
-    files = {row.tobytes() for row in known.digests}
     digests = [bytes.fromhex(one[: 2 * DIGEST_BYTES]) for one in table["digest"]]
-    exact = np.array([digest in files for digest in digests], bool)
+    exact = np.array([digest in known.files for digest in digests], bool)
     alike = np.zeros(len(table), bool)
     asked = np.flatnonzero(~exact & np.array([bool(digest) for digest in digests], bool))
-    theirs = known.hashes.view(np.uint64)
     for column in ("hash", "hash_mirrored"):
         hashes = np.frombuffer(b"".join(table[column].iloc[asked]), np.uint64).reshape(-1, HASH_BYTES // 8)
-        for chunk in range(CHUNKS):
-            alike[asked] |= _near(hashes, theirs, np.uint64(64 // CHUNKS * chunk))
+        for start in range(0, len(asked), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            alike[asked[some]] |= _near(hashes[some], known)
     return np.where(exact, "exact", np.where(alike, "alike", "")).astype(object)
 
 
-def _near(asked: np.ndarray, known: np.ndarray, shift: np.uint64) -> np.ndarray:
-    """(n,) bool: which hashes are near to one of the `known` that has the same chunk from `shift` on; (., 4) uint64."""
-    mask = np.uint64(2 ** (64 // CHUNKS) - 1)
-    keys = (known[:, 0] >> shift) & mask
-    order = np.argsort(keys, kind="stable")
-    ordered, near = keys[order], np.zeros(len(asked), bool)
-    for start in range(0, len(asked), AT_ONCE):
-        some = asked[start : start + AT_ONCE]
-        wanted = (some[:, 0] >> shift) & mask
+def _chunk(low: np.ndarray, number: int) -> np.ndarray:
+    """The chunk of this number of the lowest 64 bits."""
+    width = 64 // CHUNKS
+    return np.asarray((low >> np.uint64(width * number)) & np.uint64(2**width - 1))
+
+
+def _near(asked: np.ndarray, known: LearnedImages) -> np.ndarray:
+    """(n,) bool: which of the hashes (n, 4) uint64 are near to a known one, among those that share a chunk."""
+    theirs, near = known.hashes.view(np.uint64), np.zeros(len(asked), bool)
+    for number, (ordered, order) in enumerate(known.by_chunk):
+        wanted = _chunk(asked[:, 0], number)
         first, last = (np.searchsorted(ordered, wanted, side) for side in ("left", "right"))
         counts = last - first
-        rows = np.repeat(np.arange(len(some)), counts)
+        rows = np.repeat(np.arange(len(asked)), counts)
         places = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts) + np.repeat(first, counts)
-        bits = np.bitwise_count(some[rows] ^ known[order[places]])
+        bits = np.bitwise_count(asked[rows] ^ theirs[order[places]])
         close = (bits[:, 0] <= LOW_ALIKE) & (bits.sum(axis=1, dtype=np.int64) <= ALIKE)
-        near[start + rows[close]] = True
+        near[rows[close]] = True
     return near

@@ -24,9 +24,10 @@ from rfray.stats.paired_tests import LEVEL, Placements, accuracy_p_values, holm,
 from rfray.stats.predictions import Predictions, positions, read_predictions
 from rfray.store.run_dir import Part, RunDir
 
-BOOTSTRAPPED = 100
+BOOTSTRAPPED, BOOTSTRAPPED_IMAGES = 100, 200_000
 """Models whose intervals are bootstrapped: the best by their val score. Every ensemble's are. Measured: all intervals
-and tests of 100 rows of 10,000 images take 0.8 s on two cores."""
+and tests of 100 rows of 10,000 images take 0.8 s on two cores. Of more images than the second number no row is (our
+choice): 1,000 resamples take a byte an image each."""
 PAIRED = {"auc": "DeLong's paired test", "accuracy": "McNemar's exact test"}
 """What is tested -> the name of its test where all images stand alone."""
 CLUSTERED = {
@@ -113,6 +114,7 @@ def significance(rows: Sequence[Evaluated], ensemble: str | None, groups: "pd.Se
     Raises RunError where rows disagree on a label.
     """
     left_out = {row.name for row in [row for row in rows if row.kind != "ensemble"][BOOTSTRAPPED:]}
+    left_out |= {row.name for row in rows if len(row.test) > BOOTSTRAPPED_IMAGES}
     panels = on_same_images(rows, groups)
     main = [panel for panel in panels if ensemble in panel.names] or [panel for panel in panels if panel.best]
     tables = [
@@ -221,10 +223,11 @@ def _intervals(panel: Panel, left_out: Set[str]) -> dict[str, np.ndarray]:
     if panel.placements is not None:
         found["auc"] = panel.placements.intervals
     chosen = np.array([name not in left_out for name in panel.names])
-    values = bootstrap(panel.labels, panel.scores[chosen], panel.thresholds[chosen], panel.resample())
-    for measure in MEASURED:
-        found[f"{measure}_boot"] = np.full((len(chosen), 2), np.nan)
-        found[f"{measure}_boot"][chosen] = percentile_intervals(values[measure])
+    found |= {f"{measure}_boot": np.full((len(chosen), 2), np.nan) for measure in MEASURED}
+    if chosen.any():
+        values = bootstrap(panel.labels, panel.scores[chosen], panel.thresholds[chosen], panel.resample())
+        for measure in MEASURED:
+            found[f"{measure}_boot"][chosen] = percentile_intervals(values[measure])
     count = len(panel.ids) if panel.groups is None else int(panel.groups.max()) + 1
     ends = {f"{name}_{end}": each[:, at] for name, each in found.items() for at, end in enumerate(("low", "high"))}
     return {"n_groups": np.full(len(chosen), count), **ends}

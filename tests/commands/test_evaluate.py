@@ -20,15 +20,18 @@ from rich.console import Console
 from scipy import stats
 from sklearn import metrics as sk
 
+import rfray
 from rfray.cli import main
 from rfray.commands import evaluate
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.evaluation.mistakes import read_mistakes
+from rfray.inference import evaluation_predictions, shards
 from rfray.models.bundle import load_bundle
 from rfray.stats.predictions import read_predictions
 from rfray.store.evaluation_dir import EvaluationDir, EvaluationRecord
 from rfray.store.records import read_record
 from rfray.store.run_dir import RunDir
+from rfray.store.storage import Storage
 from tests.object_store import bucket_here, upload
 from tests.pictures import picture, write_folder
 from tests.two_models import concluded, two_models
@@ -202,6 +205,77 @@ def test_a_vote_of_other_models_is_predicted_where_the_run_has_them(
     assert rows.loc[both.name, ["auc", "n"]].isna().all()
 
 
+def test_python_has_the_same(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "write_evaluation_page", lambda *_: None)
+    monkeypatch.setattr(evaluate, "undrawn", lambda *_: None)
+    with pytest.warns(UserWarning, match="guessing"):
+        detector = rfray.load(here / "run")
+    table = detector.evaluate(here / "elsewhere", out=tmp_path, classes={"real": "real"}, verbose=False)
+    assert table["name"].tolist() == ["elsewhere", "mean", "worst"]
+    assert table["real"].iloc[0] == 12
+    assert table["fake"].iloc[0] == 0
+
+
+def test_a_killed_one_goes_on_and_damage_is_mended(
+    here: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_predictions, "SHARD", 5)
+    out, predict, done = (
+        EvaluationDir(tmp_path / "evaluations", "elsewhere"),
+        shards.ShardPredictor.predict,
+        list[int](),
+    )
+
+    def predicted(self: shards.ShardPredictor, shard: int) -> object:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(shard)
+        return predict(self, shard)
+
+    monkeypatch.setattr(shards.ShardPredictor, "predict", predicted)
+    assert command("run", "elsewhere", "--out", str(tmp_path)).returncode == 130
+    assert not out.record_file.exists()
+    monkeypatch.setattr(
+        shards.ShardPredictor, "predict", lambda self, shard: done.append(shard) or predict(self, shard)
+    )
+    assert command("run", "elsewhere", "--out", str(tmp_path)).returncode == 0
+    assert done == [0, 1, 2, 3, 4]
+    whole = out.leaderboard_csv.read_bytes()
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    for file in sorted(out.shards_folder.iterdir()):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+        found = command("run", "elsewhere", "--out", str(tmp_path))
+        if found.returncode:
+            assert found.returncode == 2
+            assert f"delete {out.shards_folder}" in found.stderr or "shards.csv" in found.stderr, found.stderr
+            data[len(data) // 2] ^= 1
+            file.write_bytes(data)
+        assert out.leaderboard_csv.read_bytes() == whole
+    out.record_file.write_text(out.record_file.read_text().replace('"n": 24', '"n": 25'))
+    damaged = command("run", "images/test", "--name", "other", "--out", str(tmp_path))
+    assert damaged.returncode == 2
+    assert "evaluation.json is damaged" in damaged.stderr
+    assert "delete its folder, and evaluate again" in damaged.stderr
+
+
+@pytest.mark.slow
+def test_many_images_are_predicted_by_a_pool_on_ray(
+    here: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("run", "elsewhere", "--corruptions", "--out", str(tmp_path / "here")).returncode == 0
+    monkeypatch.setattr(evaluation_predictions, "IN_PROCESS", 0)
+    monkeypatch.setattr(evaluation_predictions, "SHARD", 9)
+    assert command("run", "elsewhere", "--corruptions", "--out", str(tmp_path / "ray")).returncode == 0
+    alone, pool = (
+        pd.read_csv(EvaluationDir(tmp_path / one / "evaluations", "elsewhere").leaderboard_csv)
+        for one in ("here", "ray")
+    )
+    pd.testing.assert_frame_equal(alone, pool)
+
+
 def test_images_that_it_has_learned_from_are_left_out(here: Path, command: Command) -> None:
     done = command("run", "planted")
     assert done.returncode == 1
@@ -345,7 +419,9 @@ def test_another_folder_of_the_same_name_is_refused(here: Path, command: Command
     assert record_of(tmp_path, "set").n == 5
 
 
-def test_a_set_at_an_address_is_the_same(here: Path, command: Command, tmp_path: Path) -> None:
+def test_a_set_at_an_address_is_the_same(
+    here: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command("run", "elsewhere", "--out", str(tmp_path))
     with bucket_here() as bucket:
         upload(here / "elsewhere", f"{bucket}/there")
@@ -356,6 +432,12 @@ def test_a_set_at_an_address_is_the_same(here: Path, command: Command, tmp_path:
         upload(tmp_path / "up", f"{bucket}/there")
         done = command("run", f"{bucket}/there", f"{bucket}/there/table.csv", "--out", str(tmp_path))
         assert done.returncode == 0, done.stderr
+        upload(here / "run", f"{bucket}/runs/x")
+        monkeypatch.setenv("RFRAY_CACHE", str(tmp_path / "cache"))
+        assert command(f"{bucket}/runs/x", "far=elsewhere").returncode == 0
+        sent = {entry.path for entry in Storage(f"{bucket}/runs/x/evaluations").entries()}
+    assert {"evaluations.csv", "far/evaluation.json", "far/ensemble-predictions.parquet"} <= sent
+    assert not any(one.startswith("far/.") for one in sent)
     local, there, tabled = (
         read_predictions(EvaluationDir(tmp_path / "evaluations", name).predictions_file("ensemble"))
         for name in ("elsewhere", "there", "table")

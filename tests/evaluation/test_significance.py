@@ -164,6 +164,15 @@ def test_the_best_models_and_every_ensemble_are_bootstrapped(monkeypatch):
     assert table.drop(columns=bootstrapped).notna().loc["b"].all()
 
 
+def test_of_very_many_images_nothing_is_bootstrapped(monkeypatch):
+    monkeypatch.setattr(module, "BOOTSTRAPPED_IMAGES", len(FIRST) - 1)
+    monkeypatch.setattr(module.Panel, "resample", lambda _: 1 / 0)
+    table = significance([row("a", FIRST), row("ensemble", VOTE, kind="ensemble")], "ensemble")
+    bootstrapped = [column for column in INTERVALS if "_boot_" in column]
+    assert table[bootstrapped].isna().all(axis=None)
+    assert table.drop(columns=bootstrapped)[INTERVALS[:8]].notna().all(axis=None)
+
+
 def test_images_that_belong_together_are_drawn_together():
     p_fake, labels = sample(np.random.default_rng(1), 1.0, 60)
     once = row("a", p_fake, labels)
