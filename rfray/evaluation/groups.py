@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rfray.data.sources import matched
-from rfray.stats.intervals import wilson
+from rfray.stats.clusters import groups_in, groups_of_images, share_intervals
 from rfray.stats.metrics import confusion
 from rfray.stats.paired_tests import placements
 from rfray.stats.predictions import Predictions, read_predictions
@@ -58,7 +58,8 @@ def groups_of(run: RunDir) -> Groups | None:
         names = [matched(pattern, path) for path in predictions.ids]
     else:
         names = run.images("test")["subfolder"].reindex(predictions.ids).fillna("").tolist()
-    return by_group(predictions, np.array(names, dtype=object), ensemble.threshold)
+    together = groups_of_images(predictions.ids, groups_in(run, "test"))
+    return by_group(predictions, np.array(names, dtype=object), ensemble.threshold, together)
 
 
 def write_groups(run: RunDir, attributes: Mapping[str, Groups] | None = None) -> str:
@@ -86,32 +87,57 @@ def write_group_tables(file: Path, tables: Mapping[str, Groups]) -> None:
     write_whole(file, csv_text(pd.concat(rows)[["attribute", *columns]]))
 
 
-def by_group(predictions: Predictions, names: np.ndarray, threshold: float) -> Groups | None:
-    """The table by group; `names` (n,) text says in which group each image is. None where there is only one."""
+def by_group(
+    predictions: Predictions, names: np.ndarray, threshold: float, together: np.ndarray | None = None
+) -> Groups | None:
+    """The table by group; `names` (n,) text says in which group each image is. None where there is only one.
+
+    `together` (n,) int: images with the same number are one piece of evidence; None: each stands alone.
+    """
     members = pd.Series(range(len(names))).groupby(names).indices
     if len(members) < 2:
         return None
-    rows = [_row(str(name), predictions, np.asarray(inside), threshold) for name, inside in members.items()]
+    rows = [_row(str(name), predictions, np.asarray(inside), threshold, together) for name, inside in members.items()]
     table = pd.DataFrame(rows, columns=list(GROUP_COLUMNS)).astype(GROUP_COLUMNS)
     measure = "auc" if table["auc"].round(SHOWN).nunique() > 1 else "accuracy"
     table = table.sort_values([measure, "accuracy", "group"], ignore_index=True)
-    return Groups(table, _row("", predictions, np.arange(len(predictions)), threshold), measure)
+    return Groups(table, _row("", predictions, np.arange(len(predictions)), threshold, together), measure)
 
 
-def _row(name: str, predictions: Predictions, inside: np.ndarray, threshold: float) -> dict[str, Any]:
-    """COLUMNS of the images at the positions `inside`, without what is undefined; rates with Wilson's interval."""
+def _row(
+    name: str, predictions: Predictions, inside: np.ndarray, threshold: float, together: np.ndarray | None
+) -> dict[str, Any]:
+    """COLUMNS of the images at the positions `inside`, without what is undefined; rates with `share_intervals`."""
     at = confusion(predictions.at(inside), threshold)
+    is_fake = predictions.labels[inside] == 1
+    called = predictions.p_fake[inside] >= threshold
+    everything = np.ones(len(inside), bool)
+    counted = {  # rate -> its hits, and what it is a share of
+        "accuracy": (called == is_fake, everything),
+        "recall": (called & is_fake, is_fake),
+        "false_positive_rate": (called & ~is_fake, ~is_fake),
+    }
     n, real, fake = len(inside), at.tn + at.fp, at.tp + at.fn
     row: dict[str, Any] = {"group": name, "n": n, "real": real, "fake": fake}
-    for rate, hits, of in zip(RATES, (at.tn + at.tp, at.tp, at.fp), (n, fake, real), strict=True):
-        if of:
-            row |= zip((rate, f"{rate}_low", f"{rate}_high"), (hits / of, *wilson(hits, of).tolist()), strict=True)
+    for rate in RATES:
+        hits, of = counted[rate]
+        if of.any():
+            (ends,) = share_intervals(hits[None], of[None], _numbers(together, inside))
+            row |= zip((rate, f"{rate}_low", f"{rate}_high"), (hits.sum() / of.sum(), *ends.tolist()), strict=True)
     against = "own" if real and fake else "all real" if fake else "all fake"
     if against != "own":
         inside = np.concatenate([inside, np.flatnonzero(predictions.labels == (0 if fake else 1))])
     labels = predictions.labels[inside]
     if 0 < labels.sum() < len(labels):
-        found = placements(labels, predictions.p_fake[None, inside])
+        found = placements(labels, predictions.p_fake[None, inside], groups=_numbers(together, inside))
         low, high = found.intervals[0].tolist()
         row |= {"auc": float(found.aucs[0]), "auc_low": low, "auc_high": high, "auc_against": against}
     return row
+
+
+def _numbers(together: np.ndarray | None, inside: np.ndarray) -> np.ndarray | None:
+    """(m,) int from 0: the numbers of some of the images, or None where no two of them share one."""
+    if together is None:
+        return None
+    values, numbers = np.unique(together[inside], return_inverse=True)
+    return None if len(values) == len(inside) else numbers

@@ -40,6 +40,7 @@ SINGLE = ("model", "probe")
 """The kinds of rows that may be the best single model; a fold's val score is on other images."""
 MEASURED = ("accuracy", "precision", "recall", "auc")
 INTERVALS = [f"{measure}{way}_{end}" for way in ("", "_boot") for measure in MEASURED for end in ("low", "high")]
+INTERVALS += ["fpr_low", "fpr_high"]
 """95 % intervals: Wilson's, of the AUC DeLong's on the logit scale; then those of the bootstrap. With groups
 Wilson's of the effective number of images, and DeLong's as by Obuchowski (1997)."""
 TESTS = [f"{measure}_p_{reference}" for reference in ("best", "ensemble") for measure in ("auc", "accuracy")]
@@ -97,6 +98,14 @@ class Panel:
     def tests(self) -> dict[str, str]:
         """auc and accuracy -> the name of the paired test of it."""
         return PAIRED if self.groups is None else CLUSTERED
+
+    @property
+    def said(self) -> str:
+        """What to say of the groups, after another sentence; "" where all images stand alone."""
+        if self.groups is None:
+            return ""
+        count = int(self.groups.max()) + 1
+        return f" Images that belong together are one piece of evidence: {len(self.ids):,} are in {count:,} groups."
 
     def resample(self) -> np.ndarray:
         """(b, n) uint8: how often each image is in each resample."""
@@ -163,7 +172,9 @@ def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
         found = (*placed.aucs, *difference.intervals[0], p, corrected)
         text = difference_text(found, panels[0].tests["auc"], "rows" if corrected > p else "")
         images, does = len(both[0].test), outcome(difference.values[0], p, corrected)
-        return f"On {images:,} test images the ensemble {does} the best single model, {name}: AUC {text}."
+        return (
+            f"On {images:,} test images the ensemble {does} the best single model, {name}: AUC {text}.{panels[0].said}"
+        )
     return None
 
 
@@ -219,6 +230,7 @@ def _intervals(panel: Panel, left_out: Set[str]) -> dict[str, np.ndarray]:
         "accuracy": share_intervals(right, everything, panel.groups),
         "precision": share_intervals(right & is_fake, called, panel.groups),
         "recall": share_intervals(right & is_fake, everything & is_fake, panel.groups),
+        "fpr": share_intervals(~right & ~is_fake, everything & ~is_fake, panel.groups),
     }
     if panel.placements is not None:
         found["auc"] = panel.placements.intervals

@@ -33,8 +33,9 @@ from rfray.report.pictures import (
 )
 from rfray.report.words import VOTERS_SHOWN
 from rfray.spec.sweep import CLASSES
-from rfray.stats.intervals import RESAMPLES, Band, curve_bands, wilson
-from rfray.stats.metrics import BINS, calibration_error, confusion, metric, reliability
+from rfray.stats.clusters import groups_in, groups_of_images, share_intervals
+from rfray.stats.intervals import RESAMPLES, Band, curve_bands
+from rfray.stats.metrics import BINS, bins_of, calibration_error, confusion, metric, reliability
 from rfray.stats.operating_point import choose_threshold
 from rfray.stats.predictions import Predictions, read_predictions, trial_predictions
 from rfray.store.bundle_record import Ensemble
@@ -128,12 +129,13 @@ def _of_ensemble(run: RunDir, ensemble: Ensemble) -> dict[str, Drawing]:
     voters = {ensemble.name: vote}
     voters |= {trial: trial_predictions(run.trial(trial), "test") for trial in ensemble.members}
     styles = line_styles(ensemble.name, ensemble.members)
-    roc, precision_recall = curve_bands(vote) or (None, None)
+    groups = groups_of_images(vote.ids, groups_in(run, "test"))
+    roc, precision_recall = curve_bands(vote, groups) or (None, None)
     shown = (
         curves(ROC, voters, styles, roc),
         curves(PRECISION_RECALL, voters, styles, precision_recall),
         score_histogram(ensemble, vote),
-        reliability_diagram(ensemble.name, vote),
+        reliability_diagram(ensemble.name, vote, groups=groups),
     )
     drawings = dict(zip(CURVES, shown, strict=True))
     rule = run.sweep().ensemble.threshold
@@ -235,12 +237,19 @@ def score_histogram(ensemble: Ensemble, vote: Predictions, images: str = TEST_IM
     )
 
 
-def reliability_diagram(name: str, predictions: Predictions, images: str = TEST_IMAGES) -> Drawing:
-    """The share of fakes against the probability that was given to them, with Wilson's 95 % intervals; counts below."""
+def reliability_diagram(
+    name: str, predictions: Predictions, images: str = TEST_IMAGES, groups: np.ndarray | None = None
+) -> Drawing:
+    """The share of fakes against the probability that was given to them, with 95 % intervals; counts below.
+
+    The intervals are Wilson's, with `groups` (n,) int of the effective number of images.
+    """
     found = reliability(predictions)
+    inside = bins_of(predictions) == np.flatnonzero(found[0])[:, None]
     counts, fakes, given = (each[found[0] > 0] for each in found)
     shares = fakes / counts
-    reach = np.abs(wilson(fakes, counts).T - shares)
+    ends = share_intervals(inside & (predictions.labels == 1), inside, groups).T
+    reach = np.maximum([shares - ends[0], ends[1] - shares], 0)
     figure, (axes, below) = canvas(5.6, 6.0, 2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2, label="perfect calibration")
     marks: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.2, "elinewidth": 1, "capsize": 2.5}

@@ -124,18 +124,20 @@ def percentile_intervals(values: np.ndarray) -> np.ndarray:
     return ends
 
 
-def curve_bands(predictions: Predictions) -> tuple[Band, Band] | None:
+def curve_bands(predictions: Predictions, groups: np.ndarray | None = None) -> tuple[Band, Band] | None:
     """Bands of the recall at each false-positive rate from 0 to 1 (ROC), and of the precision at each recall above 0.
 
     That is the precision at the highest threshold that reaches the recall. A band holds the middle 95 % of the curves
     of all resamples at each point, and is nowhere narrower than Wilson's interval: where no image is on the wrong side
-    all resamples agree, but a few images prove no perfect curve. None where a class is missing, so that there is none.
+    all resamples agree, but a few images prove no perfect curve. Whole `groups` (n,) int are drawn; where all resamples
+    agree, each group counts as one image. None where a class is missing, so that there is none.
     """
     ranking = np.argsort(-predictions.p_fake, kind="stable")
     labels, scores = predictions.labels[ranking], predictions.p_fake[ranking]
     if not 0 < labels.sum() < len(labels):
         return None
     ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # the last image of each different score
+    together = None if groups is None else groups[ranking]
     rates, recalls = np.linspace(0, 1, POINTS), np.linspace(0, 1, POINTS + 1)[1:]
 
     def curves(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -151,9 +153,11 @@ def curve_bands(predictions: Predictions) -> tuple[Band, Band] | None:
         calls = true[first] + false[first]
         return recall, true[first] / calls, calls
 
-    lows, highs = np.quantile([curves(weights)[:2] for weights in resample(labels)], [TAIL, 1 - TAIL], axis=0)
+    lows, highs = np.quantile([curves(weights)[:2] for weights in resample(labels, together)], [TAIL, 1 - TAIL], axis=0)
     recall, precision, calls = curves(np.ones(len(labels)))
-    least = wilson(recall * labels.sum(), labels.sum()), wilson(precision * calls, calls)
+    each = np.where(lows == highs, 1 if together is None else len(np.unique(together)) / len(labels), 1)
+    fakes, calls = labels.sum() * each[0], calls * each[1]
+    least = wilson(recall * fakes, fakes), wilson(precision * calls, calls)
     roc, precision_recall = (
         Band(at, np.minimum(low, span[:, 0]).clip(0, 1), np.maximum(high, span[:, 1]).clip(0, 1))
         for at, low, high, span in zip((rates, recalls), lows, highs, least, strict=True)

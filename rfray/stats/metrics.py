@@ -99,7 +99,7 @@ def reliability(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.nd
 
     (BINS,) int, int and float64 (Murphy and Winkler 1977).
     """
-    bins, given = _bins(predictions), (None, predictions.labels, predictions.p_fake)
+    bins, given = bins_of(predictions), (None, predictions.labels, predictions.p_fake)
     counts, fakes, total = (np.bincount(bins, weights, BINS) for weights in given)
     return counts, fakes.astype(int), np.divide(total, counts, out=np.full(BINS, np.nan), where=counts > 0)
 
@@ -109,7 +109,7 @@ def calibration_error(predictions: Predictions) -> float | None:
 
     The mean over all images of the difference, in the image's bin, between the mean p_fake and the share of fakes.
     """
-    gaps = np.bincount(_bins(predictions), weights=predictions.p_fake - predictions.labels)
+    gaps = np.bincount(bins_of(predictions), weights=predictions.p_fake - predictions.labels)
     return float(np.abs(gaps).sum() / len(predictions)) if len(predictions) else None
 
 
@@ -122,6 +122,6 @@ def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else np.nan
 
 
-def _bins(predictions: Predictions) -> np.ndarray:
-    """(n,) int: the number of each image's bin [a, b); 1 belongs to the last one."""
+def bins_of(predictions: Predictions) -> np.ndarray:
+    """(n,) int in [0, BINS): the number of each image's bin of p_fake, [a, b); 1 belongs to the last one."""
     return np.asarray(np.minimum((predictions.p_fake * BINS).astype(int), BINS - 1))

@@ -102,3 +102,17 @@ def test_what_is_no_longer_true_goes(tmp_path):
     run.groups_csv.write_text("old")
     assert "only one group" in write_groups(run)
     assert not run.groups_csv.exists()
+
+
+def test_images_that_belong_together_are_one_piece_of_evidence():
+    labels, names = np.tile([0, 1], 30), np.repeat(["a", "b"], 30)
+    p_fake = np.clip(0.5 + 0.2 * (labels - 0.5) + np.random.default_rng(0).normal(0, 0.2, 60), 0, 1)
+    ids = np.array([f"{number}.jpg" for number in range(60)])
+    once = Predictions(ids, labels.astype(np.int8), p_fake)
+    copies = np.repeat(np.arange(60), 3)
+    often = Predictions(np.char.add(ids[copies], np.tile(["x", "y", "z"], 60)), once.labels[copies], p_fake[copies])
+    alone, together = (by_group(often, names[copies], 0.5, known).table for known in (None, copies))
+    for measure in ("auc", "accuracy", "recall", "false_positive_rate"):
+        wide, narrow = (table[f"{measure}_high"] - table[f"{measure}_low"] for table in (together, alone))
+        assert (wide > 1.4 * narrow).all()
+        pd.testing.assert_series_equal(together[measure], alone[measure])

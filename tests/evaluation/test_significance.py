@@ -139,7 +139,8 @@ def test_one_class():
     table = significance([row("a", [0.1, 0.2, 0.6], [0, 0, 0]), row("b", [0.1, 0.2, 0.3], [0, 0, 0])], None)
     defined = [column for column in table.columns if table[column].notna().all() and (table[column] != "").all()]
     assert defined == [
-        *("n_groups", "accuracy_low", "accuracy_high", "accuracy_boot_low", "accuracy_boot_high", "tested_by")
+        *("n_groups", "accuracy_low", "accuracy_high", "accuracy_boot_low", "accuracy_boot_high"),
+        *("fpr_low", "fpr_high", "tested_by"),
     ]
     assert table.loc["b", "accuracy_p_best"] == 1
     assert table["tied"].tolist() == ["", ""]
@@ -200,6 +201,26 @@ def run(tmp_path):
     run = small_run(tmp_path / "run")
     write_ensemble(run, choose_members(run, 2))
     return run
+
+
+def test_groups_are_one_piece_of_evidence():
+    """Every image twice, its copy in its group: intervals and tests are those of groups, and fewer than alone."""
+    p_fake, labels = sample(np.random.default_rng(3), 1.0, 60)
+    other = np.clip(np.array(p_fake) + np.random.default_rng(4).normal(0, 0.1, 60), 0, 1).tolist()
+    ids = np.array([f"{number}-{copy}" for copy in range(2) for number in range(60)])
+    rows = [
+        Evaluated(name, "model", val, 0.5, Predictions(ids, np.tile(np.array(labels, np.int8), 2), np.tile(said, 2)))
+        for name, val, said in (("a", 0.9, p_fake), ("b", 0.8, other))
+    ]
+    groups = pd.Series(np.tile(np.arange(60), 2), index=ids)
+    together, alone = significance(rows, None, groups), significance(rows, None)
+    assert (together["n_groups"].tolist(), alone["n_groups"].tolist()) == ([60, 60], [120, 120])
+    for measure in ("accuracy", "precision", "recall", "auc", "fpr"):
+        wide, narrow = (table[f"{measure}_high"] - table[f"{measure}_low"] for table in (together, alone))
+        assert (wide > 1.3 * narrow).all()
+    assert together.loc["b", "auc_p_best"] > alone.loc["b", "auc_p_best"]
+    assert together["tested_by"].str.contains("groups").all()
+    assert not alone["tested_by"].str.contains("groups").any()
 
 
 def test_verdict_by_hand(run):

@@ -251,3 +251,21 @@ def test_covers_the_true_curves_about_as_often_as_it_says(monkeypatch):
             covered[row] += (band.low[places] <= truth) & (truth <= band.high[places])
     assert covered.min() / 150 >= 0.9
     assert covered.mean() / 150 <= 0.99
+
+
+def test_bands_are_of_groups():
+    labels = np.tile([0, 1], 50)
+    p_fake = norm.cdf(np.random.default_rng(3).normal(1.5 * labels - 0.75))
+    copies = np.repeat(np.arange(100), 4)
+    once = curve_bands(predictions(p_fake, labels.tolist()))
+    often = predictions(p_fake[copies], labels[copies].tolist())
+    width = [
+        np.mean(band.high - band.low)
+        for bands in (once, curve_bands(often, copies), curve_bands(often))
+        for band in bands
+    ]
+    assert width[2:4] == pytest.approx(width[:2], rel=0.1), "copies in groups add nothing"
+    assert all(narrow < 0.6 * wide for narrow, wide in zip(width[4:], width[:2], strict=True))
+    perfect = predictions([0.1] * 28 + [0.9] * 20, [0] * 28 + [1] * 20)
+    low = curve_bands(perfect, np.repeat(np.arange(12), 4))[0].low
+    assert low[50] == pytest.approx(wilson(5, 5)[0]), "a perfect curve of five groups of fakes"
