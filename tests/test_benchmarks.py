@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS, FULL, ON_REQUEST, main
@@ -33,6 +34,7 @@ from benchmarks.quality import (
 from benchmarks.quality_plot import curves
 from benchmarks.record import BEGIN, END, README, table, write_result, write_table
 from benchmarks.resampled import resampled, write_resampled
+from benchmarks.wrong_labels import HEADER, Part, measured, rows
 from rfray.spec.sweep_file import load_sweep
 from rfray.stats.predictions import Predictions, write_predictions
 
@@ -97,6 +99,21 @@ def test_a_tiny_form_leaves_a_record(name: str, sizes: dict[str, int], tmp_path:
         assert figure["n"] == len(figure["rfray_seconds"]) == len(figure["reference_seconds"]) == 1
         assert figure["ratio"] == figure["reference_seconds"][0] / figure["rfray_seconds"][0]
     assert README.read_text() == readme
+
+
+def test_flipped_labels_are_counted_and_what_it_gains_to_leave_them_out() -> None:
+    draw, parts = np.random.default_rng(0), {}
+    for part, count in (("train", 120), ("val", 40), ("test", 60)):
+        labels = np.arange(count) % 2
+        features = draw.normal(labels[:, None] * 3.0, 1, (count, 4)).astype(np.float32)
+        parts[part] = Part(features, labels, np.arange(count))
+    found = measured(parts, 0.1, 0)  # 16 of 160
+    assert found["found"] >= 14 / 16
+    assert found["listed"] < 0.2
+    assert found["precision"] * found["listed"] * 160 == pytest.approx(found["found"] * 16)
+    assert found["without found"] > 0.95
+    (row,) = rows("data", pd.DataFrame([{"share": 0.1, "clean": 1.0, **found}]))
+    assert row.count("|") == HEADER.splitlines()[1].count("|")
 
 
 def test_the_ratio_is_the_median_of_the_rounds() -> None:

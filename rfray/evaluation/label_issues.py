@@ -25,8 +25,8 @@ COLUMNS = {
 """Column of label-issues.csv -> its pandas dtype. path and folder name the image, part is train or val, label 0 real
 and 1 fake; self_confidence is the probability of that label, margin how much likelier the other one is."""
 WEAK = 0.95
-"""AUC of a judge below which its doubts are said to be weak: with 5 % of the labels flipped, judges of 0.90 and 0.67
-expected 11 and 36 % to be wrong (benchmarks/README.md)."""
+"""AUC of a judge below which its doubts are said to be weak: with 5 % of the labels flipped, judges of 0.89 and 0.66
+expected 11 and 37 % to be wrong (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
