@@ -253,7 +253,9 @@ def _predicted(
     each = (None for some in counts for _ in range(some.total()))
     for _ in counting(each, f"Predicting {given.name}{' corrupted' if corrupted else ''}", len(given.images)):
         pass
-    return read_shards(folder)
+    models = detector.models
+    scores = [f"{one} {way}" for one in models for way in CORRUPTION_NAMES] if corrupted else models
+    return read_shards(task, scores)
 
 
 def _divided(

@@ -6,18 +6,21 @@ not made again: whoever is stopped goes on.
 
 import hashlib
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.labelled_sets import COLUMNS, LabelledSet
-from rfray.errors import RunError
+from rfray.data.learned_images import HASH_BYTES
+from rfray.errors import RunError, first_line
 from rfray.inference.shards import (
     FILES_TABLE,
     ShardPredictor,
@@ -107,13 +110,45 @@ def predict_set(task: Task, resources: Resources, address: str | None) -> Iterat
             yield counts
 
 
-def read_shards(folder: Path) -> Iterator[pd.DataFrame]:
-    """What was made of each shard, in the order of the set. Raises RunError where one is missing."""
-    missing, there = missing_shards(folder)
+def read_shards(task: Task, scores: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """What was made of each shard, in the order of the set; `scores` are its columns of p_fake.
+
+    Raises RunError where one is missing, or not what this task makes.
+    """
+    missing, there = missing_shards(task.out)
     if missing:
-        raise RunError(f"{part_file(folder, missing[0])} is damaged; the same command makes it anew")
+        raise RunError(f"{part_file(task.out, missing[0])} is damaged; the same command makes it anew")
+    texts = () if task.corrupted else ("reason", "digest")
+    hashes = () if task.corrupted else ("hash", "hash_mirrored")
+    table = pq.ParquetFile(task.out / FILES_TABLE)
     for shard in there:
-        yield pd.read_parquet(part_file(folder, shard))
+        file, count = part_file(task.out, shard), table.metadata.row_group(shard).num_rows
+        try:
+            found = pq.read_table(file, columns=[*scores, *texts, *hashes])
+            kinds = {name: str(found.schema.field(name).type).removeprefix("large_") for name in found.column_names}
+            wanted = {**dict.fromkeys(scores, "double"), **dict.fromkeys(texts, "string")}
+            if kinds != {**wanted, **dict.fromkeys(hashes, "binary")} or found.num_rows != count:
+                raise ValueError("other columns or rows than were predicted")
+            yield _checked(found.to_pandas(), scores)
+        except (ValueError, KeyError, pa.ArrowException) as error:
+            remedy = f"delete {task.out}, and all is predicted again"
+            raise RunError(f"{file} is damaged: {first_line(error)}; {remedy}") from None
+
+
+def _checked(shard: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """The same. Raises ValueError where a file has neither a reason nor probabilities, or a hash is none."""
+    read = (shard["reason"] == "").to_numpy() if "reason" in shard else np.ones(len(shard), bool)
+    p_fake = shard.loc[read, [*scores]].to_numpy(float)
+    if not ((p_fake >= 0) & (p_fake <= 1)).all():
+        raise ValueError("a probability is none")
+    if "digest" in shard:
+        known = shard[shard["digest"] != ""]
+        sizes = {len(one) for column in ("hash", "hash_mirrored") for one in known[column]}
+        if not all(map(re.compile("[0-9a-f]{64}").fullmatch, known["digest"])) or not sizes <= {HASH_BYTES}:
+            raise ValueError("a digest or a hash is none")
+        if not (read <= (shard["digest"] != "").to_numpy()).all():
+            raise ValueError("a file was read, and has no digest")
+    return shard
 
 
 def _digest(given: LabelledSet) -> str:

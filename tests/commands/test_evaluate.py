@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -31,6 +33,7 @@ from rfray.stats.predictions import read_predictions
 from rfray.store.evaluation_dir import EvaluationDir, EvaluationRecord
 from rfray.store.records import read_record
 from rfray.store.run_dir import RunDir
+from rfray.store.sealed import table_bytes
 from rfray.store.storage import Storage
 from tests.object_store import bucket_here, upload
 from tests.pictures import picture, write_folder
@@ -259,6 +262,26 @@ def test_a_killed_one_goes_on_and_damage_is_mended(
     assert damaged.returncode == 2
     assert "evaluation.json is damaged" in damaged.stderr
     assert "delete its folder, and evaluate again" in damaged.stderr
+
+
+@pytest.mark.parametrize(
+    "changed", [{"a": [2.0] * 24}, {"a": ["0.5"] * 24}, {"digest": ["x"] * 24}, {"hash": [b""] * 24}, {"a": None}, {}]
+)
+def test_shards_of_somebody_else_are_refused(
+    changed: dict[str, Any], here: Path, command: Command, tmp_path: Path
+) -> None:
+    assert command("run", "elsewhere", "--out", str(tmp_path)).returncode == 0
+    folder = EvaluationDir(tmp_path / "evaluations", "elsewhere").shards_folder
+    part = shards.part_file(folder, 0)
+    table = pd.read_parquet(part)
+    other = table.assign(**{key: cells for key, cells in changed.items() if cells}) if changed else table.head(3)
+    other = other.drop(columns=[key for key, cells in changed.items() if cells is None])
+    part.write_bytes(table_bytes(pa.Table.from_pandas(other, preserve_index=False)))
+    shards.vouch(folder, 0)
+    done = command("run", "elsewhere", "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert "part-000000.parquet is damaged: " in done.stderr
+    assert f"delete {folder}, and all is predicted again" in done.stderr
 
 
 @pytest.mark.slow
