@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from rfray.audit.copies import copies_across_test_sets, copies_within_a_part, misplaced_copies, test_in_training
 from rfray.audit.counts import class_counts, unreadable_files
 from rfray.audit.facts import Facts
+from rfray.audit.identities import doubtful_identities
 from rfray.audit.settings import identities_across, settings_for_few, several_groups, sources_not_found
 from rfray.audit.traces import formats_differ, metadata_tells, sizes_differ, spectra_differ
 from rfray.store.records import Finding
@@ -14,6 +15,7 @@ RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     metadata_tells,
     settings_for_few,
     several_groups,
+    doubtful_identities,
     sources_not_found,
     misplaced_copies,
     identities_across,

@@ -128,9 +128,12 @@ def part_digest(catalog: pd.DataFrame, part: str) -> str:
     return hashlib.sha256(chosen.to_csv(index=False).encode()).hexdigest()[:16]
 
 
-def identities(paths: pd.Series, pattern: str) -> pd.Series:
-    """What `data.group_pattern` finds in each path: its matches (of its first group, if any), each once, but ""."""
-    compiled = re.compile(pattern)
+def identities(paths: pd.Series, pattern: str, flags: int = 0) -> pd.Series:
+    """What `data.group_pattern` finds in each path: its matches (of its first group, if any), each once, but "".
+
+    `flags` are those of `re`.
+    """
+    compiled = re.compile(pattern, flags)
     group = min(compiled.groups, 1)
     found = paths.map(lambda path: dict.fromkeys(match[group] for match in compiled.finditer(path)))
     return found.map(lambda texts: [text for text in texts if text])
