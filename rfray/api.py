@@ -59,13 +59,14 @@ class Run:
         address: str | None = None,
         verbose: bool = True,
     ) -> Leaderboard:
-        """Joins the best trials, predicts the test images, writes the bundle, leaderboard, plots and page.
+        """Joins the best trials, predicts every test set, writes the bundle, leaderboard, plots and page.
 
         Args:
             top_k: Number of members; by default the sweep's `ensemble.top_k`.
             methods: soft, weighted or calibrated; the first one is the detector's; by default the sweep's.
-            corruptions: Whether the test images are predicted corrupted, too; by default as the sweep says.
-            overrides: `key=value` texts for what no trial depends on, as `data.test=FOLDER`; they stay in sweep.yaml.
+            corruptions: Whether the (first) test set is predicted corrupted, too; by default as the sweep says.
+            overrides: `key=value` texts for what no trial depends on, as `data.test=FOLDER`, or
+                `data.test.phone=FOLDER` for a further test set; they stay in sweep.yaml.
             formats: csv, markdown, html; the CSV is always written.
             address: A running Ray cluster (auto or host:port); by default this machine.
             verbose: Whether progress is printed.

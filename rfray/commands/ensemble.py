@@ -33,7 +33,7 @@ from rfray.evaluation.groups import write_groups
 from rfray.evaluation.label_issues import find_label_issues, write_label_issues
 from rfray.evaluation.leaderboard import read_leaderboard, test_figures, write_leaderboard
 from rfray.evaluation.mistakes import undrawn_mistakes
-from rfray.inference.missing import without_predictions
+from rfray.inference.missing import without_predictions, without_predictions_of
 from rfray.progress.phases import say
 from rfray.report.model_card import write_model_card
 from rfray.spec.checks import unused_settings
@@ -102,7 +102,7 @@ def ensemble(
         prepare_test(run, sweep, console)
         prepare_attributes(run, sweep, console)
         kept = [*choose_members(run), *chain(*(folds or {}).values())]
-        found = {part: without_predictions(run, kept, part) for part in sweep.data.test_parts}
+        found = without_predictions_of(run, kept, sweep.data.test_parts)
         if missing := {part: trials for part, trials in found.items() if trials}:
             from rfray.inference.predictions import predict_test
 

@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
@@ -163,9 +163,10 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     if sweep.data.share("test") is not None:
         return  # cut out of the training folder when the sweep began
     parts, times = sweep.data.test_parts, dict[tuple[str, str], int]()
-    changed = [part for part in parts if _test_has_changed(run, sweep, part, times, console)]
+    tables = run.catalog(), run.audited_images(), run.unreadable()
+    changed = [part for part in parts if _test_has_changed(tables, sweep, part, times, console)]
     _note_times(run, times)
-    catalog, images = run.catalog(), run.audited_images()
+    catalog, images = (run.catalog(), run.audited_images()) if times else tables[:2]
     others = catalog[~catalog["part"].map(is_test)]
     gone = {folder for folder in images["folder"].unique() if is_test(folder)} - {*parts}
     if changed or gone:
@@ -185,13 +186,14 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
 
 
 def _test_has_changed(
-    run: RunDir, sweep: Sweep, part: str, times: dict[tuple[str, str], int], console: Console
+    tables: Iterable[pd.DataFrame], sweep: Sweep, part: str, times: dict[tuple[str, str], int], console: Console
 ) -> bool:
     """Whether the folder of a test set is not what was read of it; for `times`, see `changes`.
 
-    False where it is gone, if it was read before. Raises DataError where it was never there or can't be used.
+    `tables`: the catalog, the audited images, the unreadable files. False where the folder is gone, if it was read
+    before. Raises DataError where it was never there or can't be used.
     """
-    tables, title = (run.catalog(), run.audited_images(), run.unreadable()), sweep.data.title(part)
+    title = sweep.data.title(part)
     known, audited, unreadable = (table[table["folder"] == part] for table in tables)
     try:
         changed = changes(sweep.data, part, pd.concat([audited, unreadable]), times=times)

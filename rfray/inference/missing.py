@@ -20,10 +20,20 @@ def without_predictions(
     run: RunDir, trials: Sequence[TrialDir], part: Part, corruptions: Sequence[str | None] = (None,)
 ) -> list[TrialDir]:
     """The trials that lack predictions of the part as it is (None), or under one or more of the corruptions."""
-    origins = prediction_origins(trials, run.catalog(), part)
+    return without_predictions_of(run, trials, [part], corruptions)[part]
 
-    def is_complete(trial: TrialDir) -> bool:
+
+def without_predictions_of(
+    run: RunDir, trials: Sequence[TrialDir], parts: Sequence[Part], corruptions: Sequence[str | None] = (None,)
+) -> dict[Part, list[TrialDir]]:
+    """The same of several parts: files of weights are read once."""
+    catalog = run.catalog()
+    weights = {trial.id: file_digest(trial.weights_file) for trial in trials}
+    images = {part: part_digest(catalog, part) for part in parts}
+
+    def is_complete(trial: TrialDir, part: Part) -> bool:
+        origin = {"weights": weights[trial.id], "images": images[part]}
         files = (trial.predictions_file(part, corruption) for corruption in corruptions)
-        return all(origins[trial.id].items() <= predictions_metadata(file).items() for file in files)
+        return all(origin.items() <= predictions_metadata(file).items() for file in files)
 
-    return [trial for trial in trials if not is_complete(trial)]
+    return {part: [trial for trial in trials if not is_complete(trial, part)] for part in parts}

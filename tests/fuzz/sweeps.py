@@ -93,8 +93,8 @@ WORDS = (
     "trial: {}\n", "data: {source: demo}\n", "search: {trials: 1e9}\n", "[" * 200, "{a: " * 60, "=", "s3://b/x",
 )  # fmt: skip
 TO_SET = (
-    "name", "seed", "data.val", "data.test", "data", "trial.lr", "trial.backbone", "trial.epochs", "trial",
-    "search.trials", "search.budget", "resources", "resources.gpu", "ensemble.threshold",
+    "name", "seed", "data.val", "data.test", "data.test.phone", "data", "trial.lr", "trial.backbone",
+    "trial.epochs", "trial", "search.trials", "search.budget", "resources", "resources.gpu", "ensemble.threshold",
     "ensemble.threshold.max_fpr", "augmentations.own", "report", "trial.lr.log", "x", "", ".", "trial..lr",
     "trial.", "data.train.x", "\0", "é",
 )  # fmt: skip
