@@ -27,7 +27,6 @@ from rfray.evaluation.significance import (
     TESTS,
     WORDS,
     Evaluated,
-    groups_on_test,
     significance,
     verdict,
 )
@@ -35,6 +34,7 @@ from rfray.spec.parts import TEST
 from rfray.spec.sweep import CLASSES, MaxFpr, Sweep
 from rfray.spec.trial import PROBED, Trial
 from rfray.stats import operating_point
+from rfray.stats.clusters import groups_in
 from rfray.stats.guessing import constant_answer, constant_figures, no_better
 from rfray.stats.metrics import METRICS, confusion, measured
 from rfray.stats.operating_point import OperatingPoint, choose_point, point_on_test
@@ -146,7 +146,7 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     frame = pd.DataFrame([row | corrupted.get(row["name"], {}) for row in rows], columns=list(types))
     frame = ranked(_typed(frame, types).sort_values("name", ignore_index=True), ranked_by(sweep, types))
     evaluated = _evaluated(frame, val_column(sweep), tests)
-    sure = significance(evaluated, None if ensemble is None else ensemble.name, groups_on_test(run))
+    sure = significance(evaluated, None if ensemble is None else ensemble.name, groups_in(run, TEST))
     frame[sure.columns] = sure.reindex(frame["name"]).set_axis(frame.index)
     frame["optimism"] = frame[val_column(sweep)] - frame[sweep.search.metric]  # Efron and Tibshirani (1993), chapter 17
     if sweep.resources.price_per_hour is not None:
@@ -156,9 +156,7 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     sets = {name: tests if part == TEST else _predicted(run, part) for name, part in sweep.data.test_sets.items()}
     if sets:
         rows_of = {name: _evaluated(frame, val_column(sweep), predicted) for name, predicted in sets.items()}
-        found = figures_of_sets(
-            rows_of, {name: groups_on_test(run, part) for name, part in sweep.data.test_sets.items()}
-        )
+        found = figures_of_sets(rows_of, {name: groups_in(run, part) for name, part in sweep.data.test_sets.items()})
         frame[found.columns] = found.reindex(frame["name"]).set_axis(frame.index)
     main = [name for name in _detectors(frame, ensemble) if name in tests]
     if main:

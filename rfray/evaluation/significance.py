@@ -18,11 +18,11 @@ import pandas as pd
 from rfray.errors import RunError
 from rfray.spec.parts import TEST
 from rfray.stats.best import worse_than_best
-from rfray.stats.clusters import groups_of_images, share_intervals
+from rfray.stats.clusters import groups_in, groups_of_images, share_intervals
 from rfray.stats.intervals import bootstrap, percentile_intervals, resample
 from rfray.stats.paired_tests import LEVEL, Placements, accuracy_p_values, holm, placements
 from rfray.stats.predictions import Predictions, positions, read_predictions
-from rfray.store.run_dir import Part, RunDir
+from rfray.store.run_dir import RunDir
 
 BOOTSTRAPPED, BOOTSTRAPPED_IMAGES = 100, 200_000
 """Models whose intervals are bootstrapped: the best by their val score. Every ensemble's are. Measured: all intervals
@@ -139,11 +139,6 @@ def significance(rows: Sequence[Evaluated], ensemble: str | None, groups: "pd.Se
     return table.astype(dict.fromkeys(numbers, float)).fillna(dict.fromkeys(WORDS, ""))
 
 
-def groups_on_test(run: RunDir, part: Part = TEST) -> "pd.Series[int] | None":
-    """Id of each image of a test set of a run -> number of its group; None where the run has no catalog."""
-    return run.images(part)["group_id"] if run.catalog_file.exists() else None
-
-
 def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
     """A sentence that says whether the ensemble beats the best single model on test, and how sure that is.
 
@@ -160,7 +155,7 @@ def verdict(run: RunDir, frame: pd.DataFrame) -> str | None:
         if not all(file.exists() for file in files):
             return None
         both = [Evaluated(file.name, "model", np.nan, ensemble.threshold, read_predictions(file)) for file in files]
-        panels = on_same_images(both, groups_on_test(run))
+        panels = on_same_images(both, groups_in(run, TEST))
         if len(panels) > 1:  # predictions of the model that were made before the test folder changed
             continue
         placed = panels[0].placements

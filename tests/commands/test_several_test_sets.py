@@ -103,6 +103,7 @@ def test_sets_are_added_to_a_finished_run_which_predicts_only_what_is_new(run: R
     assert run.not_vouched(*run.test_predictions(), *run.votes_predictions()) == []
 
 
+@pytest.mark.slow
 def test_what_is_lost_damaged_or_changed_of_one_set_is_made_anew_alone(run: RunDir, bucket: str) -> None:
     valid, phone = run.sweep().data.folder("test"), run.path.parent.parent / "phone"
     concluded(run, f"data.test={{valid: {valid}, phone: {phone}, gan: {bucket}/gan}}")
