@@ -20,6 +20,7 @@ from rfray.data.catalog import check_unreadable, divide, fold_of, group_ids, ide
 from rfray.data.decoding import UnreadableImageError, decode, read_image
 from rfray.data.folders import changes, image_folder, is_there, list_images, most_images, training_changes
 from rfray.data.geometry import geometries
+from rfray.data.held_out import LEFT_OUT
 from rfray.data.images import no_room_in_cache
 from rfray.data.leave_out import left_out_rows, list_changes, read_leave_out, refuse_unknown, unknown_paths
 from rfray.data.near_duplicates import find_pairs, linked_groups
@@ -37,8 +38,6 @@ from rfray.store.records import Audit
 from rfray.store.run_dir import CATALOG, UNREADABLE, RunDir
 from rfray.store.storage import is_address
 
-LEFT_OUT = "left out"
-"""The part of images of train or val that are also in test, or that `data.leave_out` names."""
 ELSEWHERE = "Where it is elsewhere now: --set {}=FOLDER"
 """What `rfray ensemble` says of a folder that is not there, as of a run that came from another machine."""
 

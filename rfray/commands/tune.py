@@ -43,12 +43,14 @@ def tune(
     check_file(file, folders=here)
     from rfray.data.attributes import check_attributes
     from rfray.data.folders import check_folders
+    from rfray.data.held_out import check_held_out
     from rfray.data.leave_out import check_leave_out
 
     if here:
         check_folders(file.sweep.data)
         check_attributes(file.sweep.data)
         check_leave_out(file.sweep.data)
+        check_held_out(file)
     if not dry_run:
         check_free(run)
     # torch and timm take seconds to import, and Ray to start, most of which it waits

@@ -24,6 +24,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from rfray.data.fingerprints import Fingerprint, fingerprint
 from rfray.data.folders import check_distinct, drawn, image_folder, list_images
 from rfray.data.geometry import Geometry
+from rfray.data.held_out import held_out_parts
 from rfray.data.images import ImageFiles, Images, PictureSource, load_pixels, scan
 from rfray.data.listing import PassedOver
 from rfray.data.near_duplicates import linked_groups
@@ -171,7 +172,7 @@ def divide(
     """Adds `group_id` and `part`: train, val, and test where `data.test` is a share of the training folder.
 
     `images` are those of the training folder, and those of val where it has a folder of its own (column `folder`).
-    `pairs` is (k, 2) int: positions of images that look alike. Of val, where it is a share, `most` images are enough.
+    `pairs` is (k, 2) int: positions of images that look alike. Of val, where it is no folder, `most` images are enough.
     Raises DataError where there are too few images to divide.
     """
     together = group_ids(images, settings, pairs)
@@ -193,6 +194,9 @@ def divide(
                 parts[here[cut(most / len(here), setting="data.val_images")]] = part
                 continue
         parts[here[cut(share, setting=f"data.{part}")]] = part
+    if settings.held_out:
+        here = np.flatnonzero(parts == "train")
+        parts[here] = held_out_parts(images.iloc[here], together[here], settings.held_out, seed + 1, most)
     return images.assign(group_id=together, part=parts.astype(str))
 
 

@@ -177,7 +177,7 @@ def _without_effect(sweep: Sweep) -> dict[tuple[str, str], str | bool | None]:
     few = f"there are only {planned} trials" + (f" and {len(sweep.probes())} probes" if sweep.probes() else "")
     longest, patience = max(trial.ends("epochs")), min(filter(None, trial.ends("patience")), default=0)
     once = trial.ends("epoch_images") == [0]
-    undivided = data.share("val") is None and data.share("test") is None and data.source == "folder"
+    undivided = data.folder("val") is not None and data.share("test") is None and data.source == "folder"
     return {
         ("search", "scheduler"): search.scheduler != "none"
         and once

@@ -101,6 +101,13 @@ class Reencode(Strict):
     """Side of the square in pixels. The shorter edge is scaled to it and the middle is cut out."""
 
 
+class HeldOut(Strict):
+    """Sources (`data.group`) that are held out to choose by."""
+
+    groups: Annotated[list[str], Field(min_length=1), EACH_ONCE]
+    """Their names. Of a class of which none is named, as large a share of the images is taken."""
+
+
 class DataSettings(Strict):
     """Where the images are and how they are divided into train, val and test."""
 
@@ -108,8 +115,9 @@ class DataSettings(Strict):
     """folder: the folders below. demo: the built-in data set."""
     train: AbsolutePath | None = None
     """Folder (or address, s3://…) to train on, with one folder per class inside."""
-    val: Share | Folder = 0.15
-    """The images on which everything is chosen: a share of the training images, or a folder (or address) of its own."""
+    val: Share | Folder | HeldOut = 0.15
+    """The images on which everything is chosen: a share of the training images, a folder (or address) of its own, or
+    whole sources of the training images (`{groups: [stylegan2]}`), from which nothing is learned then."""
     test: Share | Folder | NamedSets | None = None
     """The images that the leaderboard is about: a folder (or address), several (`{name: folder, …}`: the first one is
     what is meant where no name stands), or a share of the training images. `rfray ensemble` predicts them; `rfray tune`
@@ -160,8 +168,14 @@ class DataSettings(Strict):
             yield ("train",), None, "a folder with one folder per class inside, or source: demo"
         elif self.test is None:
             yield ("test",), None, "a folder, or a share of the training images (test: 0.2)"
-        if self.folds is not None and self.folder("val") is not None:
-            yield ("folds",), self.folds, "nothing if data.val is a folder: folds divide train and val together"
+        if self.folds is not None and (self.folder("val") is not None or self.held_out):
+            what = "a folder" if not self.held_out else "whole sources"
+            yield ("folds",), self.folds, f"nothing if data.val is {what}: folds divide train and val together"
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The sources that val consists of; none where it is a share or a folder."""
+        return tuple(self.val.groups) if isinstance(self.val, HeldOut) else ()
 
     @property
     def training_folders(self) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from rich.console import Console
 from sklearn import metrics as sk
 
 from rfray.cluster.slots import slot_for
-from rfray.commands.prepare_data import prepare_training
-from rfray.errors import SweepError, SweepFailed
+from rfray.commands.prepare_data import audit_left_out, prepare_training
+from rfray.errors import RunError, SweepError, SweepFailed
 from rfray.evaluation.leaderboard import build_leaderboard
+from rfray.evaluation.left_out import left_out_line
 from rfray.spec.sweep import Sweep
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.ownership import claim_run
@@ -24,6 +25,7 @@ from rfray.tuning import probing
 from rfray.tuning.probing import points_to_evaluate, probe_backbones, probe_images, rank_backbones
 from rfray.tuning.recorder import repair
 from rfray.tuning.run_sweep import check_outcome, run_sweep
+from tests.pictures import write_folder
 from tests.tuning.test_run_sweep import sweep_of as checked_sweep
 
 SWEEP = """
@@ -281,3 +283,31 @@ def test_a_probe_learns_from_what_there_was_time_to_look_at(
     out_of_fold = read_predictions(out.out_of_fold_file)
     fit = run.catalog().query("part == 'train'")["path"].to_numpy()
     assert out_of_fold.ids.tolist() == fit[probe_images(len(fit), sweep)[:count]].tolist()
+
+
+def test_sources_that_were_left_out_are_on_the_leaderboard_and_in_the_audit(tmp_path: Path, ray_here: None) -> None:
+    for part, count in (("train", 110), ("test", 8)):
+        write_folder(tmp_path / part, per_class=count, seed=count)
+        for number, file in enumerate(sorted((tmp_path / part / "fake").iterdir())):
+            (source := file.parent / ("gan" if number % 2 else "diffusion")).mkdir(exist_ok=True)
+            file.rename(source / file.name)
+    given = ("data.group=subfolder", "trial.backbone=test_resnet", "trial.lr=1e-3", "search.algorithm=random")
+    sweep = sweep_of(tmp_path, tmp_path, *given)
+    run = prepared(sweep, tmp_path)
+    assert left_out_line(run) == (
+        "What it is worth on sources that it has not seen is not known: no backbone was probed (search.probe)."
+    )
+    probe_backbones(run, sweep, None, quiet())
+    (out,) = run.probes()
+    found, table = out.left_out(), build_leaderboard(run)
+    assert {(pair.fake, pair.real) for pair in found.pairs} == {("diffusion", ""), ("gan", "")}
+    assert table[["auc_left_out", "auc_left_out_worst"]].to_numpy().tolist() == [[found.mean, found.worst.auc]]
+    audit_left_out(run)
+    audit_left_out(run)  # once is enough
+    (finding,) = [one for one in run.audit().findings if one.code == "left-out-sources"]
+    assert finding.sentence == left_out_line(run)
+    assert finding.sentence.startswith(f"On sources it has not seen, expect AUC {found.mean:.2f} (worst ")
+    out.left_out_file.write_text(out.left_out_file.read_text().replace('"more": 0', '"more": 1'))
+    with pytest.raises(RunError, match=r"left-out\.json is damaged"):
+        left_out_line(run)
+    assert any("left-out.json is damaged" in problem for problem in repair(run))
