@@ -3,7 +3,8 @@
 A detector may do well on the whole and call every fourth photograph of dark skin fake. So of each value the share of
 its real images that are called fake, and of its fakes that are found, is compared with that of all other values of the
 attribute by Fisher's exact test (Fisher 1934, section 21.02). The more values are looked at, the more of them differ by
-chance: all comparisons of all attributes are one family, corrected by Holm's method. Images count as independent.
+chance: all comparisons of all attributes are one family, corrected by Holm's method. Of images that belong together
+(a video, an identity), each counts for as much as it is worth beside the others of its group (Rao and Scott 1992).
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pandas as pd
 from rfray.data.attributes import attributes_of, categories
 from rfray.data.listing import counted
 from rfray.evaluation.groups import GROUP_COLUMNS, Groups, by_group
-from rfray.stats.intervals import wilson
+from rfray.stats.clusters import design_effects, groups_in, groups_of_images, share_intervals
 from rfray.stats.paired_tests import LEVEL, holm
 from rfray.stats.predictions import Predictions, read_predictions
 from rfray.store.run_dir import RunDir
@@ -45,6 +46,8 @@ class Gap:
     p: float
     """Of Fisher's exact test, two-sided, corrected by Holm's method for all `comparisons`; in [0, 1]."""
     comparisons: int
+    interval: tuple[float, float]
+    """95 % interval of the value's share of errors."""
     lowest: tuple[str, float] | None
     """The value with the lowest share of errors, and that share, in [0, 1]; None where there are two values alone."""
 
@@ -57,7 +60,7 @@ class Gap:
     def sentence(self) -> str:
         """The gap in one plain sentence."""
         (wrong, of), (others, of_others) = self.errors, self.other_errors
-        low, high = wilson(wrong, of)
+        low, high = self.interval
         judged = "is more than chance explains" if self.is_proven else "may be chance, as far as these images tell"
         several = f"the {self.comparisons} comparisons made" if self.comparisons > 1 else "one comparison"
         end = f"; the lowest is {self.lowest[1]:.1%} ({self.attribute}={self.lowest[0]})" if self.lowest else ""
@@ -99,19 +102,22 @@ class AttributeGroups:
         return [gap for gap in self.gaps if gap.attribute == attribute]
 
 
-def by_attribute(predictions: Predictions, attributes: pd.DataFrame, threshold: float) -> AttributeGroups:
+def by_attribute(
+    predictions: Predictions, attributes: pd.DataFrame, threshold: float, together: np.ndarray | None = None
+) -> AttributeGroups:
     """The groups of each attribute, and where they differ.
 
     `attributes` has a row an image, in the order of the predictions, and a column of text an attribute. Images without
     a value ("") are in no group, and none of the others; but a group of one class has its AUC against all of the other.
+    `together` (n,) int: images with the same number are one piece of evidence; None: each stands alone.
     """
     found, notes = categories(attributes)
     groups: dict[str, Groups] = {}
     for name in found:
-        made = by_group(predictions, found[name].to_numpy(object), threshold)
+        made = by_group(predictions, found[name].to_numpy(object), threshold, together)
         if made is not None and len(valued := made.table[made.table["group"] != ""]) > 1:
             groups[str(name)] = Groups(valued.reset_index(drop=True), made.overall, made.measure)
-    tests = comparisons(predictions.labels, predictions.p_fake >= threshold, found[list(groups)])
+    tests = comparisons(predictions.labels, predictions.p_fake >= threshold, found[list(groups)], together)
     for name, one in groups.items():
         table = one.table.assign(**dict.fromkeys(TESTED_COLUMNS, np.nan))
         for rate in RATES:
@@ -133,35 +139,54 @@ def attribute_groups(run: RunDir) -> AttributeGroups:
         return AttributeGroups({}, [], [])
     predictions, images = read_predictions(run.ensemble_predictions_file(ensemble.name, "test")), run.images("test")
     attributes = attributes_of(table, images["folder"].iloc[0], predictions.ids.tolist())
-    return by_attribute(predictions, attributes, ensemble.threshold)
+    together = groups_of_images(predictions.ids, groups_in(run, "test"))
+    return by_attribute(predictions, attributes, ensemble.threshold, together)
 
 
-def comparisons(labels: np.ndarray, called_fake: np.ndarray, attributes: pd.DataFrame) -> pd.DataFrame:
+def comparisons(
+    labels: np.ndarray, called_fake: np.ndarray, attributes: pd.DataFrame, together: np.ndarray | None = None
+) -> pd.DataFrame:
     """Every value against the others of its attribute, by each of RATES, where there are such images on both sides.
 
-    A row each: attribute, rate, value, wrong and n (images), other_wrong, other_n, the corrected p, and comparisons,
-    the number of all. Of two values, each is the other's others: the second is a twin, and not counted.
+    A row each: attribute, rate, value, wrong and n (images), other_wrong, other_n, low and high (95 % interval of wrong
+    of n), the corrected p, and comparisons, the number of all. Of two values, each is the other's others: the second is
+    a twin, and not counted. `together`: see `by_attribute`.
     """
-    from scipy.stats import fisher_exact  # takes a second to import
-
+    wrong = called_fake != (labels == 1)
     rows = []
-    for name in attributes:
-        for rate, (label, _) in RATES.items():
-            inside = ((attributes[name] != "") & (labels == label)).to_numpy()
-            wrong = pd.Series((called_fake != (labels == 1))[inside])
-            each = wrong.groupby(attributes[name].to_numpy()[inside]).agg(["sum", "size"])
-            total = each.sum()
-            for number, (value, (errors, n)) in enumerate(each.iterrows() if len(each) > 1 else ()):
-                others, of = int(total["sum"] - errors), int(total["size"] - n)
-                p = fisher_exact(np.array([[errors, n - errors], [others, of - others]])).pvalue
-                twin = len(each) == 2 and number == 1
-                rows.append((str(name), rate, str(value), int(errors), int(n), others, of, float(p), twin))
-    columns = ["attribute", "rate", "value", "wrong", "n", "other_wrong", "other_n", "p", "twin"]
+    for name, (rate, (label, _)) in product(attributes, RATES.items()):
+        own = attributes[name].to_numpy(object)
+        counted_in = (own != "") & (labels == label)
+        values = sorted(set(own[counted_in]))
+        for number, value in enumerate(values if len(values) > 1 else ()):
+            sides = np.stack([counted_in & (own == value), counted_in & (own != value)])
+            hits = sides & wrong
+            ((low, high), _) = share_intervals(hits, sides, together)
+            twin = len(values) == 2 and number == 1
+            counts = zip(hits.sum(axis=1).tolist(), sides.sum(axis=1).tolist(), strict=True)
+            (errors, n), (others, of) = counts
+            p = _fisher(hits, sides, together)
+            rows.append((str(name), rate, str(value), errors, n, others, of, float(low), float(high), p, twin))
+    columns = ["attribute", "rate", "value", "wrong", "n", "other_wrong", "other_n", "low", "high", "p", "twin"]
     table = pd.DataFrame(rows, columns=columns).astype({"p": float, "twin": bool})
     once = ~table["twin"]
     table.loc[once, "p"] = holm(table.loc[once, "p"].to_numpy())
     table["p"] = table["p"].mask(table["twin"], table["p"].shift())
     return table.assign(comparisons=int(once.sum()))
+
+
+def _fisher(hits: np.ndarray, sides: np.ndarray, together: np.ndarray | None) -> float:
+    """p of Fisher's exact test, two-sided, of the hits (2, n) among the images of two sides (2, n), bool.
+
+    With groups, of as many images as they are worth, rounded.
+    """
+    from scipy.stats import fisher_exact  # takes a second to import
+
+    found, of = hits.sum(axis=1), sides.sum(axis=1)
+    if together is not None:
+        effect, _ = design_effects(hits, sides, together)
+        found, of = np.rint(found / effect).astype(int), np.rint(of / effect).astype(int)
+    return float(fisher_exact(np.stack([found, of - found], axis=1)).pvalue)
 
 
 def _gaps(tests: pd.DataFrame) -> list[Gap]:
@@ -182,6 +207,7 @@ def _gaps(tests: pd.DataFrame) -> list[Gap]:
                     other_errors=(int(one["other_wrong"]), int(one["other_n"])),
                     p=float(one["p"]),
                     comparisons=int(one["comparisons"]),
+                    interval=(float(one["low"]), float(one["high"])),
                     lowest=(least["value"], float(least["share"])) if len(rows) > 2 else None,
                 )
             )

@@ -57,13 +57,24 @@ def share_intervals(hits: np.ndarray, counted: np.ndarray, groups: np.ndarray | 
 
     `hits` and `counted` (k, n) bool; every hit is counted. Wilson's (1927) where images stand alone. With groups it is
     Wilson's of the effective numbers of images (Rao and Scott 1992), with `standard_errors`: the number is divided by
-    the design effect, which is the variance of the share as it comes from the groups (that of a ratio, as groups differ
-    in size) divided by that of as many independent images; where it comes out below 1, by chance, it is 1. For it,
-    PSEUDO of a group more of hits and as much of misses are counted. nan where no image is counted.
+    `design_effects`. nan where no image is counted.
     """
     found, of = hits.sum(axis=1).astype(float), counted.sum(axis=1).astype(float)
     if groups is None:
         return wilson(found, of)
+    effect, clusters = design_effects(hits, counted, groups)
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0: no image
+        return wilson(found / effect, of / effect, standard_errors(clusters))
+
+
+def design_effects(hits: np.ndarray, counted: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many images are worth one independent image, for the share of hits: (k,) float64; and (k,) groups counted.
+
+    `hits` and `counted` (k, n) bool, `groups` (n,) int. It is the variance of the share as it comes from the groups
+    (that of a ratio, as groups differ in size) divided by that of as many independent images; where it comes out below
+    1, by chance, it is 1. For it, PSEUDO of a group more of hits and as much of misses are counted.
+    """
+    found, of = hits.sum(axis=1).astype(float), counted.sum(axis=1).astype(float)
     count = int(groups.max()) + 1
     sizes, inside = sums_by_group(counted, groups, count), sums_by_group(hits, groups, count)
     clusters = (sizes > 0).sum(axis=1)
@@ -75,7 +86,7 @@ def share_intervals(hits: np.ndarray, counted: np.ndarray, groups: np.ndarray | 
         squares += PSEUDO * usual**2 * (share**2 + (1 - share) ** 2)
         effect = squares / more * (clusters + 2 * PSEUDO) / (clusters + 2 * PSEUDO - 1) / (share * (1 - share))
         effect = np.where(clusters > 1, np.clip(effect, 1, np.maximum(of, 1)), of)
-        return wilson(found / effect, of / effect, standard_errors(clusters))
+    return effect, clusters
 
 
 def flip_signs(differences: np.ndarray) -> np.ndarray:

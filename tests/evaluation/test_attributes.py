@@ -105,6 +105,23 @@ def test_chance_alone_is_seldom_called_a_finding() -> None:
     assert false_alarms <= 100 * 0.05 + 3 * np.sqrt(100 * 0.05 * 0.95)
 
 
+def test_images_that_belong_together_are_no_further_evidence(given: Predictions) -> None:
+    """Every image twice is as much evidence as once; and copies of an attribute that means nothing raise no alarm."""
+    twice = Predictions(np.r_[given.ids, given.ids], np.r_[LABELS, LABELS], np.r_[given.p_fake, given.p_fake])
+    table, together = pd.DataFrame({"skin": SKIN * 2}), np.r_[np.arange(400), np.arange(400)]
+    once, known = by_attribute(given, table.iloc[:400], 0.5), by_attribute(twice, table, 0.5, together)
+    assert known.gaps[0].p == pytest.approx(once.gaps[0].p, rel=0.5)
+    assert by_attribute(twice, table, 0.5).gaps[0].p < once.gaps[0].p / 20
+    draw, labels, alarms = np.random.default_rng(0), np.zeros(240, int), np.zeros(2)
+    together = np.repeat(np.arange(40), 6)
+    for _ in range(100):
+        called = (draw.random(40) < 0.3)[together]
+        table = pd.DataFrame({"a": draw.choice(list("xy"), 40)[together]})
+        alarms += [(comparisons(labels, called, table, one)["p"] < 0.05).any() for one in (together, None)]
+    assert alarms[0] <= 100 * 0.05 + 3 * np.sqrt(100 * 0.05 * 0.95)
+    assert alarms[1] > 20
+
+
 def test_groups_csv_has_the_groups_of_each_attribute(given: Predictions, tmp_path) -> None:
     run = new_run(tmp_path / "run")
     finish_trial(run, "one", 0.9, given, given)
