@@ -97,6 +97,11 @@ class AttributeGroups:
             f"({counted(self.comparisons, 'comparison')}, Fisher's exact test, corrected by Holm's method)."
         ]
 
+    @property
+    def has_one_class(self) -> bool:
+        """Whether some value has images of one class alone."""
+        return any((one.table["auc_against"] != "own").any() for one in self.groups.values())
+
     def of(self, attribute: str) -> list[Gap]:
         """The gaps of one attribute."""
         return [gap for gap in self.gaps if gap.attribute == attribute]
