@@ -12,7 +12,6 @@ import pandas as pd
 from rfray.audit.facts import NAMED, Facts, are, used
 from rfray.data.catalog import identities
 from rfray.data.listing import counted
-from rfray.data.sources import sources
 from rfray.spec.parts import is_test
 from rfray.spec.sweep import CLASSES, SUBFOLDER
 from rfray.store.records import Finding, Grade
@@ -59,7 +58,7 @@ def several_groups(facts: Facts) -> Iterator[Finding]:
     """A `data.group_pattern` or `data.group` with more than one group in brackets."""
     for key in ("group_pattern", "group") if facts.data is not None else ():
         pattern = getattr(facts.data, key)
-        if pattern is not None and re.compile(pattern).groups > 1:
+        if isinstance(pattern, str) and re.compile(pattern).groups > 1:
             yield Finding(
                 grade="warning",
                 code="several-groups",
@@ -74,17 +73,19 @@ def sources_not_found(facts: Facts) -> Iterator[Finding]:
     training: pd.DataFrame = images[~images["folder"].map(is_test)]
     if data is None or data.group is None or training.empty:
         return
-    found = sources(training, data)
+    found = training["source"]
     graded = [*_few_sources(training["label"], found)]
-    graded += [("warning", said) for said in _doubtful_sources(training, found, data.group)]
+    pattern = data.group if isinstance(data.group, str) else None
+    graded += [("warning", said) for said in _doubtful_sources(training, found, pattern)]
+    asked = data.group if isinstance(data.group, str) else f"{{column: {data.group.column}}}"
+    how = "first match in the path (of its first group in brackets)" if pattern else "value in that column"
     for grade, said in graded:
         yield Finding(
             grade=grade,
             code="sources-not-found",
-            sentence=f"`data.group: {data.group}` {said}.",
-            what_to_do="It is to name the generator of each fake, and the origin of each photograph, by its first "
-            f"match in the path (of its first group in brackets). Paths are such as `{training['path'].iloc[0]}` "
-            f"and `{training['path'].iloc[-1]}`.",
+            sentence=f"`data.group: {asked}` {said}.",
+            what_to_do=f"It is to name the generator of each fake, and the origin of each photograph, by its {how}. "
+            f"Paths are such as `{training['path'].iloc[0]}` and `{training['path'].iloc[-1]}`.",
         )
 
 
@@ -111,12 +112,12 @@ def _in_any_case(training: pd.DataFrame, pattern: str) -> int:
     return int(identities(training["path"], pattern, re.IGNORECASE).map(bool).sum())
 
 
-def _doubtful_sources(training: pd.DataFrame, found: pd.Series, pattern: str) -> Iterator[str]:
+def _doubtful_sources(training: pd.DataFrame, found: pd.Series, pattern: str | None) -> Iterator[str]:
     """What makes sources that were found others than those that are meant."""
     kinds = found[found != ""].drop_duplicates()
     if len(alike := kinds[kinds.str.lower().duplicated(keep=False)]):
         yield f"finds sources that differ in upper and lower case alone: {', '.join(sorted(alike)[:NAMED])}"
-    if pattern == SUBFOLDER:
+    if pattern is None or pattern == SUBFOLDER:
         return
     if (more := _in_any_case(training, pattern) - int((found != "").sum())) > 0:
         yield f"would find something in {counted(more, 'image')} more if upper and lower case were the same"

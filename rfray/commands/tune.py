@@ -45,11 +45,13 @@ def tune(
     from rfray.data.folders import check_folders
     from rfray.data.held_out import check_held_out
     from rfray.data.leave_out import check_leave_out
+    from rfray.data.sources import check_source_column
 
     if here:
         check_folders(file.sweep.data)
         check_attributes(file.sweep.data)
         check_leave_out(file.sweep.data)
+        check_source_column(file.sweep.data)
         check_held_out(file)
     if not dry_run:
         check_free(run)

@@ -24,7 +24,7 @@ def check_held_out(file: SweepFile) -> None:
     data, key = file.sweep.data, ("data", "val", "groups")
     if not data.held_out:
         return
-    listed = list_images(data, "train")
+    listed = list_images(data, "train").assign(folder="train")
     names = sources(listed, data)
     known = sorted(set(names) - {""})
     if not known:

@@ -7,12 +7,15 @@ import re
 
 import pandas as pd
 
+from rfray.data.attributes import KEYS, attributes_of, read_attributes
 from rfray.data.demo import UPSAMPLING
-from rfray.spec.sweep import CLASSES, SUBFOLDER, DataSettings
+from rfray.errors import DataError, nearest_first
+from rfray.spec.parts import is_test
+from rfray.spec.sweep import CLASSES, SUBFOLDER, DataSettings, SourceColumn
 
 
 def sources(images: pd.DataFrame, settings: DataSettings) -> pd.Series:
-    """The name of each image's source, "" where it is not known; `images` has path, label and subfolder (str).
+    """The name of each image's source, "" where it is not known; `images` has path, label, subfolder (str), folder.
 
     By default the subfolder, where each class has some; of the built-in data how a fake was scaled up.
     """
@@ -21,8 +24,32 @@ def sources(images: pd.DataFrame, settings: DataSettings) -> pd.Series:
     if settings.group is None or settings.group == SUBFOLDER:
         named = images["subfolder"].ne("").groupby(images["label"]).any()
         return images["subfolder"] if settings.group or (len(named) == len(CLASSES) and named.all()) else _none(images)
+    if isinstance(settings.group, SourceColumn):
+        return _of_column(images, settings, settings.group.column)
     pattern = settings.group
     return images["path"].map(lambda path: matched(pattern, path)).astype(str)
+
+
+def check_source_column(settings: DataSettings) -> None:
+    """Raises DataError where `data.group` is a column that the table `data.attributes` lacks."""
+    if isinstance(settings.group, SourceColumn):
+        assert settings.attributes is not None  # DataSettings makes sure of it
+        column, table = settings.group.column, read_attributes(settings.attributes)
+        there = table.columns.difference([*KEYS])
+        if column not in there:
+            allowed = nearest_first(column, list(there))
+            raise DataError(f"data.group: {settings.attributes} has no column {column!r}; allowed: {allowed}")
+
+
+def _of_column(images: pd.DataFrame, settings: DataSettings, column: str) -> pd.Series:
+    if images["folder"].map(is_test).all():
+        return _none(images)  # nothing is learned from these, and the table may be gone by then
+    check_source_column(settings)
+    assert settings.attributes is not None
+    table, found = read_attributes(settings.attributes), _none(images)
+    for folder, its in images.groupby("folder"):
+        found[its.index] = attributes_of(table, str(folder), its["path"].tolist())[column].to_numpy()
+    return found
 
 
 def matched(pattern: str, path: str) -> str:

@@ -32,10 +32,10 @@ def heat_map(found: LeftOut, backbone: str) -> Drawing:
     aucs = np.full((len(fakes), len(reals)), np.nan)
     for pair in found.pairs:
         aucs[fakes.index(pair.fake), reals.index(pair.real)] = pair.auc
-    figure, axes = canvas(3.2 + 1.1 * len(reals), 2.2 + 0.6 * len(fakes))
+    figure, axes = canvas(max(5.4, 3.2 + 1.1 * len(reals)), 2.2 + 0.6 * len(fakes))
     axes.imshow(aucs, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
     for (row, column), auc in np.ndenumerate(aucs):
-        colour = "white" if abs(auc - 0.5) > 0.35 else "black"
+        colour = "white" if abs(auc - 0.5) > 0.28 else "black"
         text = "too few" if np.isnan(auc) else f"{auc:.2f}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=11)
     names = ([shortened(name or OTHERS, 22) for name in kind] for kind in (fakes, reals))

@@ -101,6 +101,13 @@ class Reencode(Strict):
     """Side of the square in pixels. The shorter edge is scaled to it and the middle is cut out."""
 
 
+class SourceColumn(Strict):
+    """A column of `data.attributes` that names the source of each image."""
+
+    column: str = Field(min_length=1)
+    """Its name in the table."""
+
+
 class HeldOut(Strict):
     """Sources (`data.group`) that are held out to choose by."""
 
@@ -141,9 +148,10 @@ class DataSettings(Strict):
     group_pattern: RegularExpression | None = None
     """Regular expression. Images with the same match in their path (of its first group, if any) stay in one part; all
     matches count: an image of two identities links all images of both."""
-    group: SourceNames | None = None
-    """What names the source of an image, that is the generator of a fake or the origin of a photograph: subfolder, or a
-    regular expression, whose first match in the path (of its first group, if any) is the name. By default the subfolder
+    group: SourceNames | SourceColumn | None = None
+    """What names the source of an image, that is the generator of a fake or the origin of a photograph: subfolder, a
+    regular expression, whose first match in the path (of its first group, if any) is the name, or `{column: NAME}` of
+    the table data.attributes. By default the subfolder
     where each class has some. A linear head on frozen features is then judged on sources that it has not seen."""
     test_duplicates: Literal["leave_out", "keep"] = "leave_out"
     """Images of train and val that are also in test: leave_out removes them, keep only reports them in the audit."""
@@ -168,6 +176,8 @@ class DataSettings(Strict):
             yield ("train",), None, "a folder with one folder per class inside, or source: demo"
         elif self.test is None:
             yield ("test",), None, "a folder, or a share of the training images (test: 0.2)"
+        if isinstance(self.group, SourceColumn) and self.attributes is None:
+            yield ("group", "column"), self.group.column, "nothing without data.attributes, the table that has it"
         if self.folds is not None and (self.folder("val") is not None or self.held_out):
             what = "a folder" if not self.held_out else "whole sources"
             yield ("folds",), self.folds, f"nothing if data.val is {what}: folds divide train and val together"

@@ -7,6 +7,7 @@ import pytest
 from rfray.audit.audit import audit_images
 from rfray.audit.metadata_baseline import FEATURES, metadata_baseline
 from rfray.audit.rules import RULES
+from rfray.data.sources import sources
 from rfray.errors import RunError
 from rfray.spec.sweep import DataSettings
 from rfray.store.run_dir import RunDir
@@ -230,6 +231,7 @@ def test_the_same_images_give_the_same_audit():
 
 def divided_by(images, **data):
     given = DataSettings.model_validate({"train": "/x", "test": "/y", **data})
+    images = images.assign(source=sources(images, given))
     return audit_images(images, NO_PAIRS, ALL_READABLE, data=given)
 
 
@@ -267,6 +269,7 @@ def test_a_setting_that_keeps_hardly_any_images_together_is_said(data, grade, sa
         (r"([a-z]+\d)", "warning", "finds different texts in the same path in 20 images, such as `fake/gan0_cam1"),
         (r"(?i:/(gan\d|cam\d)_)", "warning", "differ in upper and lower case alone: CAM0, cam0"),
         (r"/(gan\d|cam\d)(_)", "warning", "has several groups in brackets"),
+        (r"(?i)/(gan\d)_", "note", "finds nothing in the 120 real training images"),
     ],
 )
 def test_a_pattern_that_names_hardly_any_sources_or_others_is_said(pattern, grade, said):

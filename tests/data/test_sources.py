@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from rfray.data.demo import UPSAMPLING
 from rfray.data.folders import list_images
-from rfray.data.sources import matched, source_counts, sources
+from rfray.data.sources import check_source_column, matched, source_counts, sources
+from rfray.errors import DataError
 from rfray.spec.sweep import DataSettings
 
 
@@ -65,3 +67,16 @@ def test_sources_are_counted_the_largest_first_and_no_more_than_five_are_named()
     assert source_counts(images.assign(source="")) == ""
     said = source_counts(images.assign(source=images["subfolder"]))
     assert said == "fake: d 2, g 1, f 1, e 1, c 1, … and 2 more; real: a 1"
+
+
+def test_a_column_of_the_table_names_sources(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text("path,generator\nfake/1.jpg,sd\nreal/1.jpg,\n")
+    images = table(real=["real/1.jpg"], fake=["fake/2.jpg", "fake/1.jpg"]).assign(folder="train")
+    known = given(group={"column": "generator"}, attributes=str(file))
+    assert sources(images, known).tolist() == ["", "", "sd"]
+    check_source_column(known)
+    with pytest.raises(DataError, match=r"data\.group: .*table\.csv has no column 'generators'; allowed: generator"):
+        check_source_column(given(group={"column": "generators"}, attributes=str(file)))
+    with pytest.raises(ValidationError, match=r"nothing without data\.attributes, the table that has it"):
+        given(group={"column": "generator"})

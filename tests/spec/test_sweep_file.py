@@ -413,7 +413,8 @@ MAY_CHANGE = {
 MUST_STAY = {
     "name": "other", "seed": 8, "data.source": "demo", "data.classes": {"real": "a", "fake": "b"},
     "data.train_images": 99, "data.val_images": 99, "data.split_by": "image", "data.group_pattern": "x",
-    "data.group": "/(x)", "data.val.groups": ["x"], "data.test_duplicates": "keep", "data.leave_out": "/list.csv",
+    "data.group.column": "x", "data.val.groups": ["x"],
+    "data.test_duplicates": "keep", "data.leave_out": "/list.csv",
     "data.reencode.quality": 50, "data.reencode.size": 64,
     "trial.backbone": "test_vit", "trial.pretrained": "/w.safetensors", "trial.head": "probe",
     "trial.augmentation": "mine", "trial.image_size": 32, "trial.resize": "crop", "trial.lr": 0.5,
@@ -440,7 +441,11 @@ def test_every_key_may_change_between_two_starts_or_must_stay(tmp_path: Path) ->
     assert sorted([*MAY_CHANGE, *MUST_STAY]) == sorted({*_keys()} - {*sections} | {"ensemble.threshold", "data.val"})
     with_it = {"data.source": ["data.train=null", "data.val=0.2", "data.test=null"]}
     for key, value in {**MAY_CHANGE, **MUST_STAY}.items():
-        share = {"data.folds": ["data.val=0.2"], "data.val.groups": ["data.val={groups: [y]}"]}.get(key, [])
+        share = {
+            "data.folds": ["data.val=0.2"],
+            "data.val.groups": ["data.val={groups: [y]}"],
+            "data.group.column": ["data.attributes=/a.csv", "data.group={column: y}"],
+        }.get(key, [])
         before, after = given(*share), given(*share, *with_it.get(key, ()), f"{key}={json.dumps(value)}")
         assert after != before, key
         assert (differences(before, after) == []) is (key in MAY_CHANGE), key
