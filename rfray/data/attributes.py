@@ -128,7 +128,8 @@ def categories(attributes: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         elif many > MOST_VALUES:
             said.append(f"attribute {name}: {many:,} different values in {counted(len(values), 'image')}, so no groups")
         elif given.nunique() < 2:
-            said.append(f"attribute {name}: the same value in all images, so no groups")
+            what = "the same value in all images" if many else "no value in any of these images"
+            said.append(f"attribute {name}: {what}, so no groups")
         else:
             found[name] = given
     return pd.DataFrame(found, index=attributes.index), said

@@ -125,6 +125,9 @@ def test_many_numbers_are_cut_into_quarters_and_many_texts_make_no_groups() -> N
         "attribute age: 16 different numbers, cut into quarters of the images: 18 to 21, 22 to 25, 26 to 29, 30 to 33",
         "attribute same: the same value in all images, so no groups",
     ]
+    assert categories(pd.DataFrame({"skin": ["", ""]}))[1] == [
+        "attribute skin: no value in any of these images, so no groups"
+    ]
     names = pd.DataFrame({"name": [f"n{number}" for number in range(51)]})
     assert categories(names)[1] == ["attribute name: 51 different values in 51 images, so no groups"]
     assert list(categories(names.iloc[:50])[0]) == ["name"]
