@@ -1,7 +1,7 @@
 """A table of what is known of images (`data.attributes`: CSV or Parquet) -> its columns, as text, for any images.
 
-It has a column `path` (below the data folder, as in the catalog), maybe `folder` (train, val or test, where the same
-path is in several), and attributes: generator, quality, age, skin type, ... "" is no value.
+It has a column `path` (below the data folder, as in the catalog), maybe `folder` (train, val, test or test-<name>,
+where the same path is in several), and attributes: generator, quality, age, skin type, ... "" is no value.
 """
 
 import csv

@@ -21,6 +21,7 @@ from rfray.store.storage import Mirror, Storage
 from rfray.tuning.warm_start import warm_start
 from tests.evaluation.test_run_comparison import run_of
 from tests.object_store import bucket_here, upload
+from tests.pictures import write_folder
 from tests.synthetic import FIRST, SECOND
 from tests.tuning.test_warm_start import begun, ended
 from tests.tuning.test_warm_start import sweep as warm_sweep
@@ -42,9 +43,12 @@ ensemble: {{top_k: 2}}
 
 
 @pytest.fixture(scope="module")
-def bucket(pictures: Path) -> Iterator[str]:
+def bucket(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    more = tmp_path_factory.mktemp("more")
+    write_folder(more, per_class=6, seed=7)
     with bucket_here() as address:
         upload(pictures, f"{address}/images")
+        upload(more, f"{address}/more")
         yield address
 
 
@@ -102,7 +106,8 @@ def test_a_run_on_s3_goes_from_machine_to_machine(bucket: str, tmp_path: Path) -
     Mirror(tmp_path / "here", Storage(run)).pull("leaderboard.csv")
     rows = pd.read_csv(tmp_path / "here" / "leaderboard.csv")
     assert sorted(rows["kind"]) == ["baseline", "ensemble", "model", "model", "probe", "probe"]
-    assert rows["auc"].notna().all()
+    assert rows[["auc", "auc_first", "auc_more", "auc_mean", "auc_worst"]].notna().all().all()
+    assert rows["n_more"].tolist() == [12] * 6
 
     done = rfray("leaderboard", run, machine=tmp_path / "four")
     assert done.returncode == 0, done.stderr
