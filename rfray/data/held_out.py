@@ -45,8 +45,12 @@ def held_out_parts(
 
     The sources that are held out are val; of a class of which none is, as large a share of its groups. What belongs
     together with val is left out of train. Of val `most` images are enough; the others are left out.
-    Raises DataError where train or val would lack a class.
+    Raises DataError where train or val would lack a class, or no image has one of the sources.
     """
+    there = set(images["source"]) - {""}
+    for name in held_out:
+        if name not in there:
+            raise DataError(f"data.val: no image of source {name!r}; there: {nearest_first(name, sorted(there))}")
     random, labels = np.random.default_rng(seed), images["label"].to_numpy()
     named = images["source"].isin(held_out).to_numpy()
     of_class = [named & (labels == label) for label in range(len(CLASSES))]

@@ -100,6 +100,11 @@ def test_the_catalog_is_divided_so() -> None:
     assert (divided["part"] == "test").sum() == 20
 
 
+def test_a_source_that_is_not_among_the_images_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"data\.val: no image of source 'gam'; there: gan, cam; nearest: gan"):
+        held_out_parts(images(cam=10, gan=10), np.arange(20), ("gam",), 0, None)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
