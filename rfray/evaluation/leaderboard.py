@@ -34,7 +34,7 @@ from rfray.spec.parts import TEST
 from rfray.spec.sweep import CLASSES, MaxFpr, Sweep
 from rfray.spec.trial import PROBED, Trial
 from rfray.stats import operating_point
-from rfray.stats.clusters import groups_in
+from rfray.stats.clusters import groups_in, groups_of_images
 from rfray.stats.guessing import constant_answer, constant_figures, no_better
 from rfray.stats.metrics import METRICS, confusion, measured
 from rfray.stats.operating_point import OperatingPoint, choose_point, point_on_test
@@ -161,7 +161,7 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     main = [name for name in _detectors(frame, ensemble) if name in tests]
     if main:
         of_main = {name: predicted[main[0]] for name, predicted in sets.items() if main[0] in predicted}
-        frame = _with_baseline(frame, tests[main[0]], of_main)
+        frame = _with_baseline(frame, tests[main[0]], of_main, groups_in(run, TEST))
     return _typed(frame, types)
 
 
@@ -357,13 +357,15 @@ def _predicted(run: RunDir, part: Part) -> dict[str, Predictions]:
     return {name: read_predictions(file) for name, file in files.items() if file.exists()}
 
 
-def _with_baseline(frame: pd.DataFrame, test: Predictions, sets: Mapping[str, Predictions]) -> pd.DataFrame:
+def _with_baseline(
+    frame: pd.DataFrame, test: Predictions, sets: Mapping[str, Predictions], groups: "pd.Series[int] | None"
+) -> pd.DataFrame:
     """The frame with a last row of what needs no model: always calling the larger class, where test has both.
 
     It has no val score, so no rank, and no part in the tests between rows. `sets`: name of each of several test sets ->
-    predictions of its images.
+    predictions of its images; `groups` as for `significance`.
     """
-    figures, last = constant_figures(test), len(frame)
+    figures, last = constant_figures(test, groups_of_images(test.ids, groups)), len(frame)
     if (constant := constant_answer(figures)) is None:
         return frame
     frame = frame.reindex(range(last + 1))

@@ -253,7 +253,8 @@ def reliability_diagram(
     figure, (axes, below) = canvas(5.6, 6.0, 2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2, label="perfect calibration")
     marks: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.2, "elinewidth": 1, "capsize": 2.5}
-    label = f"{shortened(name, 30)}, {BINS} bins (95 % intervals: Wilson)"
+    method = "Wilson" if groups is None else "Wilson, of groups of images"
+    label = f"{shortened(name, 30)}, {BINS} bins (95 % intervals: {method})"
     axes.errorbar(given, shares, yerr=reach, color=COLOURS[0], label=label, **marks)
     error = _number(calibration_error(predictions))
     title = f"Reliability on {images}\n{_class_counts(predictions)}; expected calibration error {error}"
@@ -268,7 +269,7 @@ def reliability_diagram(
     bins = (f"{mean:.2f} given, {share:.2f} fake of {n}" for mean, share, n in zip(given, shares, counts, strict=True))
     return figure, (
         f"Reliability diagram of {name} on {images}: share of fakes against the probability of fake that was "
-        f"given, in {BINS} bins with 95 % intervals (Wilson). Expected calibration error {error}. {'; '.join(bins)}"
+        f"given, in {BINS} bins with 95 % intervals ({method}). Expected calibration error {error}. {'; '.join(bins)}"
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 
 from rfray.spec.sweep import CLASSES
-from rfray.stats.intervals import wilson
+from rfray.stats.clusters import share_intervals
 from rfray.stats.metrics import THRESHOLD, confusion, measured
 from rfray.stats.predictions import Predictions
 from rfray.store.bundle_record import Ensemble
@@ -31,25 +31,27 @@ def constant_answer(figures: Figures) -> tuple[str, float] | None:
     return (CLASSES[int(fake > real)], max(real, fake) / (real + fake)) if real and fake else None
 
 
-def constant_figures(test: Predictions) -> dict[str, float | None]:
+def constant_figures(test: Predictions, groups: np.ndarray | None = None) -> dict[str, float | None]:
     """Columns of the leaderboard: what calling every image of test the larger class comes to; {} for fewer than two.
 
-    Intervals are Wilson's; the AUC has none, as it is 0.5 whatever the images are.
+    Intervals are those of `share_intervals`, with `groups` (n,) int; the AUC has none, as it is 0.5 whatever the images
+    are.
     """
     fakes, n = int(test.labels.sum()), len(test)
     if not 0 < fakes < n:
         return {}
     constant = Predictions(test.ids, test.labels, np.full(n, float(2 * fakes > n)))
     at = confusion(constant)
+    is_fake, called, everything = test.labels == 1, constant.p_fake == 1, np.ones(n, bool)
     shares = {
-        "accuracy": (at.tn + at.tp, n),
-        "precision": (at.tp, at.tp + at.fp),
-        "recall": (at.tp, fakes),
-        "fpr": (at.fp, n - fakes),
+        "accuracy": (called == is_fake, everything),
+        "precision": (called & is_fake, called),
+        "recall": (called & is_fake, is_fake),
+        "fpr": (called & ~is_fake, ~is_fake),
     }
     ends: dict[str, float] = {}
     for name, (hits, of) in shares.items():
-        ends[f"{name}_low"], ends[f"{name}_high"] = wilson(hits, of).tolist()
+        ends[f"{name}_low"], ends[f"{name}_high"] = share_intervals(hits[None], of[None], groups)[0].tolist()
     return {**measured(constant, THRESHOLD), **asdict(at), "n": n, "fpr": at.fp / (n - fakes), **ends}
 
 

@@ -129,8 +129,8 @@ def curve_bands(predictions: Predictions, groups: np.ndarray | None = None) -> t
 
     That is the precision at the highest threshold that reaches the recall. A band holds the middle 95 % of the curves
     of all resamples at each point, and is nowhere narrower than Wilson's interval: where no image is on the wrong side
-    all resamples agree, but a few images prove no perfect curve. Whole `groups` (n,) int are drawn; where all resamples
-    agree, each group counts as one image. None where a class is missing, so that there is none.
+    all resamples agree, but a few images prove no perfect curve. Whole `groups` (n,) int are drawn, and Wilson's
+    interval is of the effective number of images. None where a class is missing, so that there is none.
     """
     ranking = np.argsort(-predictions.p_fake, kind="stable")
     labels, scores = predictions.labels[ranking], predictions.p_fake[ranking]
@@ -153,11 +153,16 @@ def curve_bands(predictions: Predictions, groups: np.ndarray | None = None) -> t
         calls = true[first] + false[first]
         return recall, true[first] / calls, calls
 
-    lows, highs = np.quantile([curves(weights)[:2] for weights in resample(labels, together)], [TAIL, 1 - TAIL], axis=0)
+    found = np.array([curves(weights)[:2] for weights in resample(labels, together)])
+    lows, highs = np.quantile(found, [TAIL, 1 - TAIL], axis=0)
     recall, precision, calls = curves(np.ones(len(labels)))
-    each = np.where(lows == highs, 1 if together is None else len(np.unique(together)) / len(labels), 1)
-    fakes, calls = labels.sum() * each[0], calls * each[1]
-    least = wilson(recall * fakes, fakes), wilson(precision * calls, calls)
+    sizes = np.full(POINTS, labels.sum()), calls
+    if together is not None:  # so many images count as one: by the curves' variance, at most a whole group
+        alone = sum(float((p * (1 - p) / n).sum()) for p, n in zip((recall, precision), sizes, strict=True))
+        most = len(labels) / len(np.unique(together))
+        effect = min(max(float(found.var(axis=0).sum()) / alone, 1.0), most) if alone else most
+        sizes = sizes[0] / effect, sizes[1] / effect
+    least = (wilson(share * size, size) for share, size in zip((recall, precision), sizes, strict=True))
     roc, precision_recall = (
         Band(at, np.minimum(low, span[:, 0]).clip(0, 1), np.maximum(high, span[:, 1]).clip(0, 1))
         for at, low, high, span in zip((rates, recalls), lows, highs, least, strict=True)
