@@ -111,7 +111,7 @@ def do_shards(task: Task, resources: Resources, address: str | None) -> Iterator
             num_cpus=slot.cpu, num_gpus=slot.gpu, max_restarts=RETRIES, max_task_retries=RETRIES
         )
         count = min(slot_count(slot), len(missing))
-        pool = ActorPool([actor.remote(task, slot.threads) for _ in range(count)])
+        pool = ActorPool([actor.remote(slot.threads, *task) for _ in range(count)])
         try:
             for shard, counts in pool.map_unordered(lambda actor, shard: actor.predict.remote(shard), missing):
                 vouch(out, shard)

@@ -103,7 +103,7 @@ def predict_set(task: Task, resources: Resources, address: str | None) -> Iterat
     for shard in there:
         yield Counter(pq.read_table(part_file(task.out, shard), columns=["verdict"])["verdict"].to_pylist())
     if missing:
-        predictor = ShardPredictor(task, os.cpu_count() or 1)
+        predictor = ShardPredictor(os.cpu_count() or 1, *task)
         for shard in missing:
             _, counts = predictor.predict(shard)
             vouch(task.out, shard)

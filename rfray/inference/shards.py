@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -59,10 +59,11 @@ class Task(NamedTuple):
 class ShardPredictor:
     """It loads the bundle once, and predicts one shard at a time; of a pool, each process is one."""
 
-    def __init__(self, task: Task, threads: int) -> None:
+    def __init__(self, threads: int, *task: Any) -> None:
+        """`task` are the fields of a Task: plain values, for which a worker of Ray need not import this module."""
         torch.set_num_threads(threads)
-        self._task, self._threads = task, threads
-        self._bundle = with_further(load_bundle(task.bundle), task.bundle, task.further)
+        self._task, self._threads = Task(*task), threads
+        self._bundle = with_further(load_bundle(self._task.bundle), self._task.bundle, self._task.further)
 
     def predict(self, shard: int) -> tuple[int, Counter[str]]:
         """Writes the verdicts on a shard; the shard, and how many there are of each."""

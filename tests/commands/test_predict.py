@@ -153,7 +153,7 @@ def test_a_name_that_is_not_utf_8_among_shards(here: Path, monkeypatch: pytest.M
     out, run = here / "odd-shards", str(here / "run")
     for _ in range(2):
         assert bulk.claim(out, run, [str(here / "odd" / "caf\udce9.jpg"), str(here / "broken.jpg")]) == 2
-    bulk.ShardPredictor(bulk.Task(out, run, batch_size=5), threads=1).predict(0)
+    bulk.ShardPredictor(1, *bulk.Task(out, run, batch_size=5)).predict(0)
     rows = pd.read_parquet(out / "part-000000.parquet")
     assert rows["path"].tolist() == [rf"{here}/odd/caf\xe9.jpg", str(here / "broken.jpg")]
     assert rows["reason"].tolist() == ["", "not an image of a known format"]
@@ -166,7 +166,7 @@ def test_shards_are_made_once_and_say_what_one_file_says(here: Path, monkeypatch
     for _ in range(2):
         assert bulk.claim(out, run, ["images/test", "broken.jpg"]) == 33
     assert pq.read_metadata(out / "files.parquet").num_row_groups == 3
-    predictor = bulk.ShardPredictor(bulk.Task(out, run, batch_size=5), threads=1)
+    predictor = bulk.ShardPredictor(1, *bulk.Task(out, run, batch_size=5))
     made = [predictor.predict(shard) for shard in range(3)]
     assert [(shard, counts.total()) for shard, counts in made] == [(0, 12), (1, 12), (2, 9)]
     rows = pd.concat(pd.read_parquet(file) for file in sorted(out.glob("part-*.parquet")))
@@ -221,7 +221,7 @@ def test_only_what_is_missing_is_predicted_on_ray(here: Path, ray_here: None, mo
     monkeypatch.setattr(bulk, "SHARD", 12)
     out, run = here / "killed", str(here / "run")
     bulk.claim(out, run, [str(here / "images/test")])
-    predictor = bulk.ShardPredictor(bulk.Task(out, run, batch_size=5), threads=1)
+    predictor = bulk.ShardPredictor(1, *bulk.Task(out, run, batch_size=5))
     for shard in (0, 2):
         predictor.predict(shard)
         bulk.vouch(out, shard)
