@@ -285,6 +285,7 @@ def test_a_probe_learns_from_what_there_was_time_to_look_at(
     assert out_of_fold.ids.tolist() == fit[probe_images(len(fit), sweep)[:count]].tolist()
 
 
+@pytest.mark.slow
 def test_sources_that_were_left_out_are_on_the_leaderboard_and_in_the_audit(tmp_path: Path, ray_here: None) -> None:
     for part, count in (("train", 110), ("test", 8)):
         write_folder(tmp_path / part, per_class=count, seed=count)
