@@ -26,7 +26,10 @@ def test_in_training(facts: Facts) -> Iterator[Finding]:
         if pairs.empty:
             continue
         outcome = ": a model that remembers them would seem better than it is."
-        what_to_do = "Set `data.test_duplicates: leave_out`, or delete these images from one of the two folders."
+        what_to_do = (
+            "Delete these images from one of the two folders, or set `data.test_duplicates: leave_out`, which a run "
+            "follows from its start on."
+        )
         if pairs["first_part"].eq("left out").all():
             outcome = "; these training images are left out of train and val."
             what_to_do = "Look at them; `--accept-audit` goes on without these training images."

@@ -3,7 +3,7 @@
 Of each image of train and val: 16 bytes of the SHA-256 of its file, and its perceptual hash of 256 bits (see
 `fingerprints.long_hashes`): 48 bytes an image, 6.7 MB for 140,000. Measured on 4,048 images of faces (CIPLab at 160 px,
 six sources at 224 px): JPEG of quality 30 to 90, other sizes, brightness and mirroring change at most 10 of the 256
-bits, and at most 3 of the lowest 64; of 8.5 million pairs of different pictures the nearest differ in 26. Crops are not
+bits, and at most 3 of the lowest 64; of 4.2 million pairs of different pictures the nearest differ in 26. Crops are not
 found.
 """
 
