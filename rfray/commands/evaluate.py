@@ -14,7 +14,9 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from rfray.data.catalog import group_ids
 from rfray.data.corruptions import CORRUPTION_NAMES
+from rfray.data.hash_index import alike_pairs
 from rfray.data.labelled_sets import LabelledSet, labelled_sets, read_classes
 from rfray.data.learned_images import LearnedImages, find_learned, read_learned_images
 from rfray.data.listing import counted
@@ -31,12 +33,13 @@ from rfray.evaluation.external_validation import (
     markdown_report,
     sentences,
 )
-from rfray.evaluation.groups import Groups, by_group, write_group_tables
+from rfray.evaluation.groups import by_group, write_group_tables
 from rfray.evaluation.mistakes import mistakes_of, undrawn
 from rfray.progress.phases import counting, say, warn
 from rfray.report.evaluation_page import write_evaluation_page
 from rfray.report.terminal import evaluations_table
-from rfray.spec.sweep import CLASSES, Resources
+from rfray.spec.sweep import CLASSES, DataSettings, Resources
+from rfray.stats.clusters import groups_of_images
 from rfray.stats.guessing import bundle_warning
 from rfray.stats.metrics import metric
 from rfray.stats.predictions import Predictions, write_predictions
@@ -48,6 +51,11 @@ from rfray.store.files import file_digest, write_whole
 from rfray.store.records import write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, read_bundle
 from rfray.store.storage import is_address
+
+PRINTS = ("digest", "hash", "hash_mirrored")
+"""What is known of an image's file and picture: see `find_learned`."""
+AS_BY_DEFAULT = DataSettings(source="demo")
+"""What says which images belong together where there is no run: look-alikes, and subfolders where there are many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +72,8 @@ class Detector:
     """What it has learned from; None where it does not say."""
     further: tuple[str, ...]
     """Ids of models of the run that its other votes have for members, and whose weights are there."""
+    data: DataSettings
+    """Which images belong together, as in the run."""
 
     @property
     def models(self) -> list[str]:
@@ -155,13 +165,15 @@ def _detector(bundle: str) -> Detector:
     folder, ensemble, record = read_bundle(bundle)
     run = RunDir(bundle)
     run.mirror.fetch(run.sweep_file)
+    in_run = run.sweep_file.exists()
     return Detector(
         where=bundle if is_address(bundle) else str(Path(bundle).absolute()),  # as processes elsewhere find it
         digest=file_digest(folder / ENSEMBLE_FILE),
         ensemble=ensemble,
         bundle=record,
         learned=read_learned_images(folder / LEARNED_FILE) if LEARNED_FILE in record.files else None,
-        further=_further(run, ensemble) if run.sweep_file.exists() else (),
+        further=_further(run, ensemble) if in_run else (),
+        data=run.sweep().data if in_run else AS_BY_DEFAULT,
     )
 
 
@@ -188,26 +200,23 @@ def evaluate_set(
     predicted = _votes(detector, kept, kept)
     for name, predictions in predicted.items():
         write_predictions(out.predictions_file(name), predictions, {"bundle": detector.digest})
-    vote, frame = predicted[detector.ensemble.name], evaluation_rows(detector.ensemble, predicted)
+    together = pd.Series(group_ids(kept, detector.data, alike_pairs(kept)), kept["id"])
+    vote, frame = predicted[detector.ensemble.name], evaluation_rows(detector.ensemble, predicted, together)
+    numbers = groups_of_images(vote.ids, together)
     if means.corruptions:
         frame = frame.join(_under_corruption(detector, given, out, kept, frame, means, console))
-    record, groups = _record(detector, given, frame, vote, left_out, len(failed)), _subfolders(detector, given, vote)
+    record = _record(detector, given, frame, vote, left_out, len(failed))
+    groups = by_group(vote, kept["subfolder"].to_numpy(object), detector.ensemble.threshold, numbers)
     known = given.attributes.set_axis(given.images["id"]).loc[vote.ids]
-    attributes = by_attribute(vote, known, detector.ensemble.threshold)
+    attributes = by_attribute(vote, known, detector.ensemble.threshold, numbers)
     record = record.model_copy(update={"sentences": [*record.sentences, *attributes.summary]})
     write_whole(out.leaderboard_csv, csv_text(frame))
     write_whole(out.report_md, markdown_report(record, frame))
     write_group_tables(out.groups_csv, {**({"": groups} if groups is not None else {}), **attributes.groups})
     _draw_mistakes(detector, given, out, predicted, console)
-    write_evaluation_page(out, record, frame, detector.ensemble, predicted, groups, attributes)
+    write_evaluation_page(out, record, frame, detector.ensemble, predicted, groups, attributes, numbers)
     write_record(out.record_file, record)
     return record
-
-
-def _subfolders(detector: Detector, given: LabelledSet, vote: Predictions) -> Groups | None:
-    """The table by subfolder; None where there is one only."""
-    names = given.images.set_index("id")["subfolder"].loc[vote.ids].to_numpy(object)
-    return by_group(vote, names, detector.ensemble.threshold)
 
 
 def _draw_mistakes(
@@ -261,17 +270,21 @@ def _predicted(
 def _divided(
     detector: Detector, given: LabelledSet, shards: Iterator[pd.DataFrame]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The images that count (id, label, p_fake of each member), those left out (path, kind), the others (path, reason).
+    """The images that count, those left out (path, kind), the others (path, reason).
 
-    `kind` is exact or alike: see `find_learned`.
+    Those that count have id, path (the same), label, subfolder, PRINTS and p_fake of each model. `kind` is exact or
+    alike: see `find_learned`.
     """
     parts, start = [], 0
     for shard in shards:
         images = given.images.iloc[start : start + len(shard)].reset_index(drop=True)
         start += len(shard)
         kinds = find_learned(shard, detector.learned) if detector.learned is not None else ""
-        scores = shard[detector.models]
-        parts.append(images[["id", "label"]].assign(kind=kinds, reason=shard["reason"]).join(scores))
+        parts.append(
+            images[["id", "label", "subfolder"]]
+            .assign(path=images["id"], kind=kinds)
+            .join(shard[["reason", *PRINTS, *detector.models]])
+        )
     whole = pd.concat(parts, ignore_index=True)
     failed = (whole["reason"] != "").to_numpy()
     learned = ~failed & (whole["kind"] != "").to_numpy()

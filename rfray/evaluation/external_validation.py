@@ -53,6 +53,7 @@ def evaluation_rows(
 
     `predicted` has the predictions of each by name, all on the same images; a vote that is not in it has a row that
     says why. Models are at the main vote's threshold. Paired tests are against the ensemble and its best member.
+    `groups`: id of an image -> number of its group; images of one group are one piece of evidence.
     """
     thresholds = {vote.name: vote.threshold for vote in ensemble.votes}
     votes = {vote.name: vote for vote in ensemble.votes}

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from rfray.data.corruptions import CORRUPTION_NAMES
+from rfray.data.hash_index import HASH_BYTES
 from rfray.data.labelled_sets import COLUMNS, LabelledSet
-from rfray.data.learned_images import HASH_BYTES
 from rfray.errors import RunError, first_line
 from rfray.inference.shards import (
     FILES_TABLE,

@@ -62,9 +62,13 @@ def write_evaluation_page(
     predicted: Mapping[str, Predictions],
     groups: Groups | None,
     attributes: AttributeGroups,
+    together: np.ndarray | None,
 ) -> None:
-    """Writes plots/*.png and report.html. `groups` are those of subfolders."""
-    drawn = _write_plots(out, record, frame, ensemble, predicted)
+    """Writes plots/*.png and report.html. `groups` are those of subfolders.
+
+    `together` (n,) int: images with the same number are one piece of evidence; None: each stands alone.
+    """
+    drawn = _write_plots(out, record, frame, ensemble, predicted, together)
     html = words.TEMPLATES.get_template("report/evaluation.html.j2").render(
         record=record,
         ensemble=ensemble,
@@ -95,18 +99,19 @@ def _write_plots(
     frame: pd.DataFrame,
     ensemble: Ensemble,
     predicted: Mapping[str, Predictions],
+    together: np.ndarray | None,
 ) -> list[Path]:
     """The files written: curves where there are both classes, scores, reliability, a matrix of each row."""
     vote, images = predicted[ensemble.name], record.name
     styles = line_styles(ensemble.name, [name for name in predicted if name != ensemble.name])
     drawings: dict[str, Drawing] = {}
     if len(np.unique(vote.labels)) == len(CLASSES):
-        roc, precision_recall = (curve_bands(vote) if len(vote) <= BANDED else None) or (None, None)
+        roc, precision_recall = (curve_bands(vote, together) if len(vote) <= BANDED else None) or (None, None)
         shown = (
             curves(ROC, predicted, styles, roc, images),
             curves(PRECISION_RECALL, predicted, styles, precision_recall, images),
             score_histogram(ensemble, vote, images),
-            reliability_diagram(ensemble.name, vote, images),
+            reliability_diagram(ensemble.name, vote, images, together),
         )
         drawings |= zip(CURVES, shown, strict=True)
     else:

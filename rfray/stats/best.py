@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from rfray.stats.paired_tests import LEVEL, NOISE, Placements, placements
+from rfray.stats.intervals import NOISE
+from rfray.stats.paired_tests import LEVEL, Placements, placements
 
 DRAWS, FEWEST_DRAWS = 100_000, 500
 """Of the joint distribution, at the most and at least: 100,000 give a p of 0.05 to 0.0007, 500 to 0.01."""

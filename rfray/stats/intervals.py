@@ -20,6 +20,8 @@ TAIL = (1 - 0.95) / 2
 """Probability on either side of a 95 % interval."""
 Z = float(special.ndtri(1 - TAIL))
 """So many standard errors are half of a 95 % interval."""
+NOISE = 1e-28
+"""A variance of an AUC of this or less is rounding: one image of ten million with another placement gives more."""
 RESAMPLES = 1000
 """As many as Efron and Tibshirani (1993, section 13.3) ask for at least."""
 CHUNK = 25
@@ -45,11 +47,11 @@ def auc_interval(auc: float, variance: float, pairs: int, errors: float = Z) -> 
     """Interval of an AUC in [0, 1] from its variance (>= 0), on the logit scale: low and high, in [0, 1].
 
     The logit scale stays within [0, 1] and covers better near 1 than the plain one (Pepe 2003, section 5.2). So many
-    standard `errors` reach from the middle to an end. Where the variance is 0 (at an AUC of 1, for example) that gives
-    no interval. Then it is the exact binomial one (Clopper and Pearson 1934) of as many independent pairs as the
-    smaller class has images, or groups of them, which is wider than it has to be.
+    standard `errors` reach from the middle to an end. Where the variance is 0 but for NOISE (at an AUC of 1, for
+    example) that gives no interval. Then it is the exact binomial one (Clopper and Pearson 1934) of as many independent
+    pairs as the smaller class has images, or groups of them, which is wider than it has to be.
     """
-    if variance <= 0 or not 0 < auc < 1:
+    if variance <= NOISE or not 0 < auc < 1:
         right, wrong = pairs * auc, pairs * (1 - auc)
         low = float(special.betaincinv(right, wrong + 1, TAIL)) if right > 0 else 0.0
         return low, float(special.betaincinv(right + 1, wrong, 1 - TAIL)) if wrong > 0 else 1.0

@@ -19,12 +19,10 @@ import numpy as np
 from scipy import special
 
 from rfray.stats.clusters import flip_signs, standard_errors, sums_by_group
-from rfray.stats.intervals import Z, auc_interval
+from rfray.stats.intervals import NOISE, Z, auc_interval
 
 LEVEL = 0.05
 """The usual level of significance (Fisher 1925): rows differ where p is less."""
-NOISE = 1e-28
-"""A variance of this or less is rounding: one image of ten million with another placement gives more."""
 
 
 @dataclass(frozen=True)

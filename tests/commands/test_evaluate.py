@@ -101,6 +101,21 @@ def evaluated(here: Path) -> EvaluationDir:
     return EvaluationDir(here / "run" / "evaluations", "elsewhere")
 
 
+def test_copies_within_a_set_are_one_piece_of_evidence(here: Path, command: Command) -> None:
+    for name in ("real", "fake"):
+        (here / "thrice" / name).mkdir(parents=True)
+        for file in (here / "elsewhere" / name).rglob("*.bmp"):
+            for ending in (".bmp", ".png", "-again.bmp"):
+                Image.open(file).save(here / "thrice" / name / f"{file.stem}{ending}")
+    assert command("run", "once=elsewhere", "thrice", "--out", "copies").returncode == 0
+    once, thrice = (record_of(here / "copies", name).figures for name in ("once", "thrice"))
+    assert (once["n"], once["n_groups"], thrice["n"], thrice["n_groups"]) == (24, 24, 72, 24)
+    for figure in ("auc", "accuracy"):
+        assert once[figure] == thrice[figure]
+        widths = [(of[f"{figure}_high"] or 0) - (of[f"{figure}_low"] or 0) for of in (once, thrice)]
+        assert widths[1] > 0.9 * widths[0]  # three images each would leave 0.58 of the width
+
+
 def test_every_figure_is_that_of_scikit_learn(here: Path, evaluated: EvaluationDir) -> None:
     out = evaluated
     bundle = load_bundle(here / "run")

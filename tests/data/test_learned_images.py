@@ -12,9 +12,9 @@ from PIL import Image
 
 from rfray.data.fingerprints import fingerprint, long_hashes
 from rfray.data.geometry import hashed_square
+from rfray.data.hash_index import HASH_BYTES
 from rfray.data.learned_images import (
     DIGEST_BYTES,
-    HASH_BYTES,
     LearnedImages,
     find_learned,
     read_learned_images,
@@ -70,7 +70,7 @@ def test_copies_are_found_and_other_pictures_are_not(tmp_path: Path) -> None:
 
 
 def test_many_are_found_as_by_comparing_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rfray.data.learned_images.AT_ONCE", 7)
+    monkeypatch.setattr("rfray.data.hash_index.AT_ONCE", 7)
     generator = np.random.default_rng(0)
     hashes = generator.integers(0, 256, (500, HASH_BYTES), np.uint8)
     asked = hashes[generator.integers(0, 500, 60)].copy()

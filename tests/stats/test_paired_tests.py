@@ -204,6 +204,17 @@ def test_perfect_order_has_an_honest_interval(sign):
     assert interval(labels, sign * labels.astype(float)) == pytest.approx((bound, 1) if sign == 1 else (0, 1 - bound))
 
 
+def test_rounding_is_no_narrow_interval():
+    """One fake of three in each group is above all reals: an AUC of a third in each, and groups that do not vary."""
+    labels, groups = np.repeat([0, 1], 36), np.repeat(np.arange(24), 3)
+    scores = np.concatenate([np.ones(36), np.tile([0.0, 0.0, 2.0], 12)])
+    placed = placements(labels, scores[None], groups=groups)
+    assert placed.aucs == pytest.approx(1 / 3)
+    assert placed.variances < 1e-28  # 0, but for the rounding of a third
+    # the exact interval of 4 of 12 (Clopper and Pearson): the groups are the independent pairs
+    assert placed.intervals[0] == pytest.approx(list(binomtest(4, 12).proportion_ci()), abs=1e-9)
+
+
 def test_a_difference_by_hand():
     vote = (np.array(FIRST) + SECOND) / 2  # all nine pairs in order: every placement is 1
     found = placements(np.array(SIX), np.array([vote, FIRST, SECOND])).minus(1)
