@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -24,6 +25,7 @@ def bucket_here() -> Iterator[str]:
         from rfray.store import storage
 
         storage._opened.cache_clear()  # of an earlier server: the address is the same, the port is not
+        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()  # moto keeps it in this process
         boto3.client("s3").create_bucket(Bucket="rfray-test")
         try:
             yield "s3://rfray-test"

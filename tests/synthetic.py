@@ -158,7 +158,7 @@ def as_predicted(run: RunDir) -> RunDir:
     catalog = catalog.assign(path=images.ids, label=images.labels, part="test", folder="train")
     catalog["group_id"] = range(len(catalog))
     run.write_catalog(catalog)
-    run.write_table(run.images_file, catalog)
+    run.write_table(run.images_file, catalog.assign(alike=range(len(catalog))))
     kept = [trial for trial in found if trial.weights_file.exists()]
     for trial in kept:
         save_weights(trial.weights_file, build_model(trial.start().trial, load_pretrained=False)[0], {})

@@ -86,13 +86,12 @@ def column_types(sweep: Sweep) -> dict[str, str]:
         **RESULT_COLUMNS,
         **settings,
         **dict.fromkeys(operating_point.POINT, NUMBER),
+        **dict.fromkeys(left_out.COLUMNS if sweep.probes() else (), NUMBER),
         "n_groups": COUNT,
         **dict.fromkeys((*INTERVALS, *TESTS), NUMBER),
         **dict.fromkeys(WORDS, TEXT),
         "optimism": NUMBER,
     }
-    if sweep.probes():
-        types |= dict.fromkeys(left_out.COLUMNS, NUMBER)
     if sweep.resources.price_per_hour is not None:
         types["cost"] = NUMBER
     if sweep.search.warm_start:

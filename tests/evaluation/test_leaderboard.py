@@ -66,13 +66,13 @@ def test_columns_in_the_order_of_the_contract(run):
         *("average_precision", "balanced_accuracy", "best_epoch", "epochs", "seconds", "wait_share"),
         *("pretrained", "image_size", "batch_size"),
         *("fpr", "fpr_low", "fpr_high", "fpr_val", "unsure_share", "unsure_error", "temperature", "ece", "brier"),
+        *("auc_left_out", "auc_left_out_worst"),  # as the sweep has a probe
         *("n_groups", "accuracy_low", "accuracy_high", "precision_low", "precision_high"),
         *("recall_low", "recall_high", "auc_low", "auc_high"),
         *("accuracy_boot_low", "accuracy_boot_high", "precision_boot_low", "precision_boot_high"),
         *("recall_boot_low", "recall_boot_high", "auc_boot_low", "auc_boot_high"),
         *("auc_p_best", "accuracy_p_best", "auc_p_ensemble", "accuracy_p_ensemble"),
         *("tested_by", "tied", "optimism"),
-        *("auc_left_out", "auc_left_out_worst"),  # as the sweep has a probe
     ]
 
 
