@@ -154,7 +154,8 @@ def interrupted_equals_whole(scheduler: str, kills: int, folder: Path) -> None:
     pictures = _pictures(folder)
     text = SWEEP.format(pictures=pictures, trials=4, scheduler=scheduler, more=", concurrent: 1")
     boards = {}
-    for name in ("whole", "driver", "driver and trials"):
+    killed = ("driver", "driver and trials") if kills > 2 else ("driver and trials",)
+    for name in ("whole", *killed):
         (folder / name).mkdir()
         command = Command(folder / name, text, address=None)
         dice = random.Random(name)
