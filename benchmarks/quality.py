@@ -135,7 +135,7 @@ class Arm:
     """Of the held-out images."""
 
 
-def quality(folder: Path, minutes: int = 1, seconds: int = 0, seeds: int = 1) -> list[Figure]:
+def quality(folder: Path, minutes: int = 1, seconds: int = 0, seeds: int = 1, ways: int = len(WAYS)) -> list[Figure]:
     """The AUC of what rfray, plain Ray Tune, Optuna and random search come to in the same time, on the demo data."""
     demo = make_demo(folder / "demo")
     backbones = ("test_resnet", "test_efficientnet", "mobilenetv3_small_050")
@@ -149,7 +149,7 @@ def quality(folder: Path, minutes: int = 1, seconds: int = 0, seeds: int = 1) ->
         epochs=6,
         val=0.22,
     )
-    return measure(folder, task, 60 * minutes + seconds, range(seeds))
+    return measure(folder, task, 60 * minutes + seconds, range(seeds), tuple(WAYS)[:ways])
 
 
 Round = Mapping[str, Mapping[str, Any]]

@@ -83,7 +83,9 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            "quality", {"minutes": 0, "seconds": 45, "seeds": 1}, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]
+            "quality",
+            {"minutes": 0, "seconds": 90, "seeds": 1, "ways": 2},
+            marks=[pytest.mark.slow, pytest.mark.timeout(1200)],
         ),
     ],
 )
