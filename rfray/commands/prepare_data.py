@@ -167,8 +167,11 @@ def prepare_test(run: RunDir, sweep: Sweep, console: Console) -> None:
     _note_times(run, times)
     catalog, images = (run.catalog(), run.audited_images()) if times else tables[:2]
     others = catalog[~catalog["part"].map(is_test)]
-    gone = {folder for folder in images["folder"].unique() if is_test(folder)} - {*parts}
+    noted = run.unreadable()
+    gone = {folder for folder in {*images["folder"], *noted["folder"]} if is_test(folder)} - {*parts}
     if changed or gone:
+        if noted["folder"].isin(gone).any():
+            run.write_vouched(run.unreadable_file, csv_text(noted[~noted["folder"].isin(gone)]).encode())
         found = [_scan(run, sweep, part, console) for part in changed]
         images = pd.concat([images[~images["folder"].isin([*changed, *gone])], *found], ignore_index=True)
         pairs = _similar_pairs(images, sweep, console)

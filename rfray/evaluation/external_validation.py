@@ -13,6 +13,7 @@ import pandas as pd
 
 from rfray.evaluation.leaderboard import BASELINE, CONFUSION, COUNT, NUMBER, TEXT, escaped, markdown_table
 from rfray.evaluation.significance import INTERVALS, TESTS, WORDS, Evaluated, significance
+from rfray.stats.clusters import groups_of_images
 from rfray.stats.guessing import constant_answer, constant_figures, no_better
 from rfray.stats.metrics import METRICS, confusion, measured
 from rfray.stats.operating_point import OperatingPoint, choose_threshold, point_on
@@ -75,7 +76,7 @@ def evaluation_rows(
     sure = significance(rated, ensemble.name, groups)
     labels = {int(label) for label in np.unique(rated[0].test.labels)}
     if len(labels) == 2:
-        constant = constant_figures(rated[0].test)
+        constant = constant_figures(rated[0].test, groups_of_images(rated[0].test.ids, groups))
         answer = constant_answer(constant)
         rows.append({"name": f"always-{answer[0] if answer else ''}", "kind": BASELINE, "status": "ok", **constant})
     frame = pd.DataFrame(rows, columns=list(ROW_COLUMNS)).astype(ROW_COLUMNS)

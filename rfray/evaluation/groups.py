@@ -107,7 +107,7 @@ def by_group(
 def _row(
     name: str, predictions: Predictions, inside: np.ndarray, threshold: float, together: np.ndarray | None
 ) -> dict[str, Any]:
-    """COLUMNS of the images at the positions `inside`, without what is undefined; rates with `share_intervals`."""
+    """GROUP_COLUMNS of the images at the positions `inside`, without what is undefined; see `share_intervals`."""
     at = confusion(predictions.at(inside), threshold)
     is_fake = predictions.labels[inside] == 1
     called = predictions.p_fake[inside] >= threshold
@@ -129,7 +129,9 @@ def _row(
         inside = np.concatenate([inside, np.flatnonzero(predictions.labels == (0 if fake else 1))])
     labels = predictions.labels[inside]
     if 0 < labels.sum() < len(labels):
-        found = placements(labels, predictions.p_fake[None, inside], groups=_numbers(together, inside))
+        found = placements(
+            labels, predictions.p_fake[None, inside], groups=None if together is None else together[inside]
+        )
         low, high = found.intervals[0].tolist()
         row |= {"auc": float(found.aucs[0]), "auc_low": low, "auc_high": high, "auc_against": against}
     return row

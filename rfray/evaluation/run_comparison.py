@@ -13,7 +13,14 @@ from rfray.errors import InputError, RunError
 from rfray.evaluation import leaderboard
 from rfray.evaluation.leaderboard import escaped, guessing, markdown_table, val_column
 from rfray.evaluation.several_tests import main_columns
-from rfray.evaluation.significance import Evaluated, Panel, difference_text, on_same_images, outcome
+from rfray.evaluation.significance import (
+    BOOTSTRAPPED_IMAGES,
+    Evaluated,
+    Panel,
+    difference_text,
+    on_same_images,
+    outcome,
+)
 from rfray.spec.parts import TEST
 from rfray.stats.intervals import bootstrap, percentile_intervals
 from rfray.stats.paired_tests import accuracy_p_values, holm
@@ -51,9 +58,10 @@ class Comparison:
     """One row a pair of runs, `first` and `second`, on the (first) test set (`test_set` is "") and, by name, on each
     further one that all runs have with the same images: of their ensembles' main votes `auc_…` and `accuracy_…` (at
     each one's own threshold): `first`, `second`, `difference` with its 95 % interval `low` to `high` (of accuracy by
-    bootstrap), `p`, `p_corrected` by Holm's method for all rows, and the name of the test, `tested_by`: DeLong's and
-    McNemar's, or those for groups where images belong together (`n_groups` is less than `n`).
-    `outcome` is that of the AUC: the first beats, is tied with or falls behind the second. nan where undefined."""
+    bootstrap, and nan for more than BOOTSTRAPPED_IMAGES), `p`, `p_corrected` by Holm's method for all rows, and the
+    name of the test, `tested_by`: DeLong's and McNemar's, or those for groups where images belong together
+    (`n_groups` is less than `n`). `outcome` is that of the AUC: the first beats, is tied with or falls behind the
+    second. nan where undefined."""
     warnings: list[str]
     """One on each run whose ensemble is no better than guessing."""
     sentences: list[str]
@@ -224,9 +232,10 @@ def _tests(panels: Mapping[str, Panel]) -> pd.DataFrame:
 
 def _pairs(panel: Panel) -> list[dict[str, Any]]:
     """The same of one test set, without what takes all of them."""
-    count = len(panel.ids) if panel.groups is None else int(panel.groups.max()) + 1
     accuracies, placed = panel.right.mean(axis=1), panel.placements
-    resampled = bootstrap(panel.labels, panel.scores, panel.thresholds, panel.resample())["accuracy"]
+    resampled = np.full((len(panel.names), 1), np.nan)
+    if len(panel.ids) <= BOOTSTRAPPED_IMAGES:
+        resampled = bootstrap(panel.labels, panel.scores, panel.thresholds, panel.resample())["accuracy"]
     rows: list[dict[str, Any]] = []
     for one, other in combinations(range(len(panel.names)), 2):
         ends = percentile_intervals((resampled[one] - resampled[other])[None])[0]
@@ -235,7 +244,12 @@ def _pairs(panel: Panel) -> list[dict[str, Any]]:
         if placed is not None:
             differences = placed.minus(other)
             found["auc"] = placed.aucs, differences.intervals[one], differences.p_values[one]
-        row = {"first": panel.names[one], "second": panel.names[other], "n": len(panel.labels), "n_groups": count}
+        row = {
+            "first": panel.names[one],
+            "second": panel.names[other],
+            "n": len(panel.labels),
+            "n_groups": panel.n_groups,
+        }
         for measure, (values, (low, high), p) in found.items():
             figures = (values[one], values[other], values[one] - values[other], low, high, p)
             row[f"{measure}_tested_by"] = panel.tests[measure]

@@ -49,8 +49,8 @@ def figures_of_sets(
     """The columns of the test sets, indexed by the name of a row; nan where undefined, or not predicted.
 
     `sets`: name of a set -> the rows that have predicted it; `groups`: -> id of its images -> number of the group, or
-    None. The mean and the worst are those of all sets, and
-    undefined where one of the AUCs is. Raises RunError where rows disagree on a label.
+    None. The mean and the worst are those of all sets, and undefined where one of the AUCs is. Raises RunError where
+    rows disagree on a label.
     """
     table = pd.DataFrame(index=list(dict.fromkeys(row.name for rows in sets.values() for row in rows)), dtype=float)
     for name, rows in sets.items():

@@ -83,6 +83,11 @@ class Panel:
     """(n,) int: the number of each image's group, from 0; None where all images stand alone."""
 
     @property
+    def n_groups(self) -> int:
+        """Into how many groups the images fall: n where all stand alone."""
+        return len(self.ids) if self.groups is None else int(self.groups.max()) + 1
+
+    @property
     def right(self) -> np.ndarray:
         """(k, n) bool: whether an image is classified correctly."""
         return np.asarray((self.scores >= self.thresholds[:, None]) == (self.labels == 1))
@@ -104,8 +109,8 @@ class Panel:
         """What to say of the groups, after another sentence; "" where all images stand alone."""
         if self.groups is None:
             return ""
-        count = int(self.groups.max()) + 1
-        return f" Images that belong together are one piece of evidence: {len(self.ids):,} are in {count:,} groups."
+        inside = f"{len(self.ids):,} are in {self.n_groups:,} groups"
+        return f" Images that belong together are one piece of evidence: {inside}."
 
     def resample(self) -> np.ndarray:
         """(b, n) uint8: how often each image is in each resample."""
@@ -117,8 +122,8 @@ def significance(rows: Sequence[Evaluated], ensemble: str | None, groups: "pd.Se
 
     `n_groups`: into how many groups its test images fall, that is how many there are where all stand alone.
 
-    `tied`: yes for the row with the highest AUC and those from which DeLong's test, corrected by Holm's method for all
-    rows, does not tell it apart; else no. The `rows` come best val score first; `ensemble` is the name of the main
+    `tied`: no where `worse_than_best` proves the AUC of a row to be lower than another's (p < LEVEL, all rows looked at
+    at once), else yes. The `rows` come best val score first; `ensemble` is the name of the main
     vote; `groups`: id of an image -> number of its group, where one is known.
     Raises RunError where rows disagree on a label.
     """
@@ -181,14 +186,15 @@ def outcome(difference: float, p: float, corrected: float) -> str:
 
 
 def difference_text(found: Sequence[float], test: str, others: str) -> str:
-    """Two values, the interval of their difference, p by this test, and p corrected for all `others`, if not ""."""
+    """Two values, the interval of their difference, p by this test, and p corrected for all `others`, if not "".
+
+    An interval of nan, which was not computed, is left out.
+    """
     first, second, low, high, *p_values = found
     p, corrected = ("p < 0.0001" if each < 0.0001 else f"p = {each:.4f}" for each in p_values)
     of_all = f", {corrected} corrected for all {others}" if others else ""
-    return (
-        f"{first:.4f} against {second:.4f}, a difference of {first - second:.4f} (95 % interval {low:.4f} to "
-        f"{high:.4f}, {p} by {test}{of_all})"
-    )
+    interval = "" if np.isnan(low) else f"95 % interval {low:.4f} to {high:.4f}, "
+    return f"{first:.4f} against {second:.4f}, a difference of {first - second:.4f} ({interval}{p} by {test}{of_all})"
 
 
 def on_same_images(rows: Sequence[Evaluated], groups: "pd.Series[int] | None" = None) -> list[Panel]:
@@ -235,9 +241,8 @@ def _intervals(panel: Panel, left_out: Set[str]) -> dict[str, np.ndarray]:
         values = bootstrap(panel.labels, panel.scores[chosen], panel.thresholds[chosen], panel.resample())
         for measure in MEASURED:
             found[f"{measure}_boot"][chosen] = percentile_intervals(values[measure])
-    count = len(panel.ids) if panel.groups is None else int(panel.groups.max()) + 1
     ends = {f"{name}_{end}": each[:, at] for name, each in found.items() for at, end in enumerate(("low", "high"))}
-    return {"n_groups": np.full(len(chosen), count), **ends}
+    return {"n_groups": np.full(len(chosen), panel.n_groups), **ends}
 
 
 def _tests(panel: Panel, ensemble: str | None) -> dict[str, np.ndarray]:

@@ -50,8 +50,6 @@ SHOWN = (
     "threshold",
 )
 """Columns of the leaderboard on the page; leaderboard.csv has all."""
-BANDED = 100_000
-"""Images up to which curves have bands (our choice): 1,000 resamples of as many take 100 MB and some seconds."""
 
 
 def write_evaluation_page(
@@ -106,7 +104,7 @@ def _write_plots(
     styles = line_styles(ensemble.name, [name for name in predicted if name != ensemble.name])
     drawings: dict[str, Drawing] = {}
     if len(np.unique(vote.labels)) == len(CLASSES):
-        roc, precision_recall = (curve_bands(vote, together) if len(vote) <= BANDED else None) or (None, None)
+        roc, precision_recall = curve_bands(vote, together) or (None, None)
         shown = (
             curves(ROC, predicted, styles, roc, images),
             curves(PRECISION_RECALL, predicted, styles, precision_recall, images),

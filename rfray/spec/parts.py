@@ -20,6 +20,7 @@ TAKEN = frozenset(
         "worst_corruption",
         "low",
         "high",
+        "boot",
         "p_best",
         "p_ensemble",
         "left_out",

@@ -110,9 +110,13 @@ def _most_by_chance(
 
 
 def _stepped_down(drawn: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(s,) float64: p of each of `seen` (s,): how often the greatest `drawn` (b, s) of it and the lower is more."""
+    """(s,) float64: p of each of `seen` (s,): how often the greatest `drawn` (b, s) of it and the lower is more.
+
+    What was seen counts as one more draw, so that p is never 0 (Phipson and Smyth 2010).
+    """
     order = np.argsort(seen)
     greatest = np.maximum.accumulate(drawn[:, order], axis=1)
     p_values = np.empty(len(seen))
-    p_values[order] = np.maximum.accumulate((greatest >= seen[order]).mean(axis=0)[::-1])[::-1]
+    beyond = (greatest >= seen[order]).sum(axis=0)
+    p_values[order] = np.maximum.accumulate(((beyond + 1) / (len(drawn) + 1))[::-1])[::-1]
     return p_values

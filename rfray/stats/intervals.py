@@ -24,6 +24,8 @@ NOISE = 1e-28
 """A variance of an AUC of this or less is rounding: one image of ten million with another placement gives more."""
 RESAMPLES = 1000
 """As many as Efron and Tibshirani (1993, section 13.3) ask for at least."""
+BANDED = 100_000
+"""Images up to which curves have bands (our choice): 1,000 resamples of as many take 100 MB and some seconds."""
 CHUNK = 25
 """Resamples that are computed at once: 25 x 20,000 images as float32 are 2 MB, which stays in a core's cache."""
 POINTS = 101
@@ -132,11 +134,11 @@ def curve_bands(predictions: Predictions, groups: np.ndarray | None = None) -> t
     That is the precision at the highest threshold that reaches the recall. A band holds the middle 95 % of the curves
     of all resamples at each point, and is nowhere narrower than Wilson's interval: where no image is on the wrong side
     all resamples agree, but a few images prove no perfect curve. Whole `groups` (n,) int are drawn, and Wilson's
-    interval is of the effective number of images. None where a class is missing, so that there is none.
+    interval is of the effective number of images. None where a class is missing, or of more than BANDED images.
     """
     ranking = np.argsort(-predictions.p_fake, kind="stable")
     labels, scores = predictions.labels[ranking], predictions.p_fake[ranking]
-    if not 0 < labels.sum() < len(labels):
+    if len(labels) > BANDED or not 0 < labels.sum() < len(labels):
         return None
     ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # the last image of each different score
     together = None if groups is None else groups[ranking]

@@ -13,7 +13,8 @@ from rfray.stats.voting import fit_temperature
 
 POINT = ("fpr", "fpr_low", "fpr_high", "fpr_val", "unsure_share", "unsure_error", "temperature", "ece", "brier")
 """What `point_on_test` measures: the false-positive rate (share of the real images called fake) on test with its 95 %
-Wilson interval, and on val; where a band was set, the share of test images without a verdict and the error rate among
+interval (Wilson's; on the leaderboard that of `significance`, which knows the groups), and on val; where a band was
+set, the share of test images without a verdict and the error rate among
 the others; the temperature that fits val (it is not applied: see `fit_temperature`); the expected calibration error and
 the Brier score on test, without the temperature."""
 

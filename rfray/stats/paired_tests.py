@@ -50,7 +50,7 @@ class Placements:
     groups: tuple[np.ndarray, np.ndarray] | None = None
     """(r,) and (f,) int: the number of the group of each real and each fake image; None: each stands alone."""
 
-    @property
+    @cached_property
     def counts(self) -> tuple[int, int]:
         """How many independent pieces of evidence the real and the fake images are: images, or groups of them."""
         if self.groups is None:

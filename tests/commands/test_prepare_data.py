@@ -567,6 +567,21 @@ def test_a_set_that_is_gone_changed_or_dropped_is_no_matter_of_the_others(with_s
     assert len(of_valid) == (catalog["part"] == "test").sum()
 
 
+def test_a_set_that_is_dropped_leaves_none_of_its_unreadable_files(with_sets: Made, tmp_path: Path) -> None:
+    (tmp_path / "phone/real/broken.png").write_bytes(b"no image")
+    data = with_sets.sweep.data.model_copy(update={"max_unreadable": 0.5})
+    with_sets.sweep = with_sets.sweep.model_copy(update={"data": data})
+    with_sets.tune()
+    with_sets.ensemble()
+    assert with_sets.run.unreadable()["folder"].tolist() == ["test-phone"]
+    assert with_sets.run.audit().unreadable_count == 1
+    data = data.model_copy(update={"test": {"valid": str(with_sets.test)}})
+    with_sets.sweep = with_sets.sweep.model_copy(update={"data": data})
+    with_sets.ensemble()
+    assert with_sets.run.unreadable().empty
+    assert with_sets.run.audit().unreadable_count == 0
+
+
 def test_a_command_that_was_ended_before_the_catalog_was_written_goes_on(
     with_sets: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,8 @@ def test_no_name_is_one_that_another_column_has() -> None:
         if column.startswith(before)
     }
     assert len(taken) > len(CORRUPTION_NAMES) + 8
+    taken |= {name.removesuffix("_low").removesuffix("_high") for name in taken}  # their columns come with a name, too
+    taken -= {"phone"}
     for name in (*taken, "WORST", "x-jpeg_50", "a/b", "..", "", "a" * 41, "-a", "é"):
         with pytest.raises(ValidationError):
             TypeAdapter(SetName).validate_python(name)

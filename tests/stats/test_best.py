@@ -65,6 +65,16 @@ def test_rows_that_rank_alike_are_tied():
     assert worse_than_best(placements(labels, scores)).tolist() == [1]
 
 
+def test_p_is_never_0():
+    """Of many rows p comes from draws, none of which is as far off: what was seen is one more of them."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 100)
+    scores = labels + generator.normal(0, 1, (40, 200))
+    scores[0] = labels + generator.normal(0, 0.1, 200)
+    worse = worse_than_best(placements(labels, scores))
+    assert 0 < np.nanmin(worse) < 0.01
+
+
 def test_no_variance_but_another_auc():
     labels = np.repeat([0, 1], 10)
     placed = placements(labels, np.array([labels, 1 - labels, labels], float))
