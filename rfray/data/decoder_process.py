@@ -40,7 +40,7 @@ ANSWERS, REASON = 65_536, 500
 """Bytes of the file in memory in which the answers are written, and characters that a reason may have: each is waited
 for no sooner than the last one, as waking a process takes as long as decoding a small picture."""
 NUMBER = 8
-"""Of these bytes, the last ones: the number of the request."""
+"""Of these bytes, the last ones: the number of the request that a child began last."""
 KEPT_BYTES = 64_000_000
 """Of the file in memory, that are kept for the next pictures (our choice): new memory takes longer to write to."""
 
@@ -119,15 +119,12 @@ class _Decoder:
             raise RfrayError(f"a process that decodes images did not start (exit code {self._process.wait()})")
         self._ready, self._number = True, self._number + 1
         file, at = self._pixels.fileno(), ANSWERS
-        os.pwrite(file, bytes(ANSWERS - NUMBER) + self._number.to_bytes(NUMBER), 0)
+        os.pwrite(file, bytes(ANSWERS - NUMBER), 0)
         for data in files:
             at += os.pwrite(file, data, at)
-        with suppress(BrokenPipeError):
-            asked = [(one.resize, one.side, one.reencode and one.reencode.model_dump()) for one in geometries]
-            request = self._number, (seconds, WAIT_SECONDS), [*map(len, files)], asked, keep_picture, identify
-            self._requests.write(json.dumps(request).encode() + b"\n")
-            self._requests.flush()
-        code = self._code()
+        asked = [(one.resize, one.side, one.reencode and one.reencode.model_dump()) for one in geometries]
+        request = self._number, (seconds, WAIT_SECONDS), [*map(len, files)], asked, keep_picture, identify
+        code = self._code(json.dumps(request).encode() + b"\n")
         done = list[Decoded]()
         for line in os.pread(file, ANSWERS - NUMBER, 0).rstrip(b"\0").splitlines():
             shapes, reason = json.loads(line)
@@ -138,16 +135,23 @@ class _Decoder:
         if code:
             done.append(([], _why_ended(code, seconds)))
         if at > KEPT_BYTES:
-            self._pixels.truncate(0)
+            self._pixels.truncate(ANSWERS)
         return done
 
-    def _code(self) -> int:
+    def _code(self, request: bytes) -> int:
         """0 where the request was done; the exit code of the child, or of the decoder, that it ended."""
+        self._send(request)
         while line := self._answers.readline():
             number, code = map(int, line.split())
-            if number == self._number:  # a child may also end while it waits, where memory is short
+            if number == self._number:
                 return code
+            self._send(request)  # a child ended before it began, as where memory is short: it may have taken this along
         return self._process.wait()
+
+    def _send(self, request: bytes) -> None:
+        with suppress(BrokenPipeError):
+            self._requests.write(request)
+            self._requests.flush()
 
     def close(self) -> None:
         with suppress(BrokenPipeError):
@@ -206,7 +210,7 @@ def _main(pixels: int, memory: int) -> None:
     while sys.platform == "linux" and (child := os.fork()):  # libraries of macOS don't bear a fork
         if not (code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])):
             return
-        number = int.from_bytes(os.pread(pixels, NUMBER, ANSWERS - NUMBER))
+        number = _begun(pixels)
         os.write(answers, b"%d %d\n" % (number, code))
     _decode_requests(pixels, answers, memory)
 
@@ -219,6 +223,9 @@ def _decode_requests(pixels: int, answers: int, memory: int) -> None:
     _limit_memory(memory)
     for request in sys.stdin.buffer:
         number, limits, sizes, asked, *more = json.loads(request)
+        if number == _begun(pixels):  # it was sent again, and had not been lost
+            continue
+        os.pwrite(pixels, number.to_bytes(NUMBER), ANSWERS - NUMBER)
         geometries = [Geometry(resize, side, again and Reencode(**again)) for resize, side, again in asked]
         start, end, answer = ANSWERS, ANSWERS + sum(sizes), 0
         for size in sizes:
@@ -235,6 +242,10 @@ def _decode_requests(pixels: int, answers: int, memory: int) -> None:
             said = json.dumps([[array.shape[:2] for array in arrays], reason[:REASON]]).encode() + b"\n"
             answer += os.pwrite(pixels, said, answer)
         os.write(answers, b"%d 0\n" % number)
+
+
+def _begun(pixels: int) -> int:
+    return int.from_bytes(os.pread(pixels, NUMBER, ANSWERS - NUMBER))
 
 
 def _limit_memory(most: int) -> None:

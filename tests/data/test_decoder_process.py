@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -130,6 +131,20 @@ def test_a_child_that_ends_while_it_waits_is_not_the_next_pictures_fault() -> No
         child.kill()
         psutil.wait_procs([child])
     assert [reason for _, reason in decode_apart(SMALL, GEOMETRIES)] == [""] * 40
+    assert decoder_process._free == [decoder]
+
+
+def test_a_child_that_ended_before_a_request_is_not_taken_for_its_end() -> None:
+    start_decoders(1)
+    (decoder,) = decoder_process._free
+    for _ in range(3):
+        assert [reason for _, reason in decode_apart(SMALL[:2], GEOMETRIES)] == ["", ""]
+        process = psutil.Process(decoder._process.pid)
+        (child,) = process.children()
+        process.suspend()  # so that it learns of the child's end when the next request is already there
+        child.kill()
+        threading.Timer(0.2, process.resume).start()
+        assert [reason for _, reason in decode_apart(SMALL, GEOMETRIES)] == [""] * 40
     assert decoder_process._free == [decoder]
 
 

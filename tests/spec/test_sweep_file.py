@@ -827,8 +827,8 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
         "  source: demo",
         "  train: /a\n  test:\n    here: /b\n    worst: /c",
         "7: data.test.worst: no such key; allowed: a name that no other column of the leaderboard has after auc_: not "
-        "groups, high, left_out, left_out_worst, low, mean, p_best, p_ensemble, worst, worst_corruption, nor what ends "
-        "in _low or _high, nor a corruption (jpeg_50)",
+        "boot, groups, high, left_out, left_out_worst, low, mean, p_best, p_ensemble, worst, worst_corruption, nor "
+        "what ends in _low or _high, nor a corruption (jpeg_50)",
     ),
     "test sets that a disk may not tell apart": (
         "  source: demo",
