@@ -224,6 +224,7 @@ def test_the_audit_of_a_folder_names_copies_across_its_parts(given_away: Path, t
     said = " ".join(done.stdout.split())
     assert "Error: 2 of 62 test images are also among the training images (1 the same file, 1 re-encoded)" in said
     assert "test/fake/again.jpg and train/fake/004.jpg" in said
+    assert "on sources that it has not seen can't be told: no class has images of two known sources" in said
     found = json.loads((tmp_path / "audits/images/audit.json").read_text())
     assert [finding["code"] for finding in found["findings"] if finding["grade"] == "error"] == ["test-in-training"]
     assert len(list((tmp_path / "audits/images/audit").glob("*.*g"))) == 5

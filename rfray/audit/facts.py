@@ -13,6 +13,8 @@ from rfray.store.records import Finding, MetadataBaseline
 
 NAMED = 3
 """Examples in a sentence: more would not be read."""
+SAME_CASE = "If they are the same, begin the pattern with (?i), or rename the files in one case."
+"""What to do where upper and lower case hide a name, or make two of one."""
 
 
 @dataclass(frozen=True)

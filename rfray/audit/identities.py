@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from rfray.audit.facts import NAMED, Facts
+from rfray.audit.facts import NAMED, SAME_CASE, Facts
 from rfray.data.catalog import identities
 from rfray.data.listing import counted
 from rfray.store.records import Finding
@@ -31,15 +31,14 @@ def doubtful_identities(facts: Facts) -> Iterator[Finding]:
 
 def _by_case(paths: pd.Series, pattern: str) -> Iterator[tuple[str, str]]:
     """Identities that differ in upper and lower case alone, and names that the case hides."""
-    what_to_do = "If they are the same, begin the pattern with (?i), or rename the files in one case."
     found, in_any = (identities(paths, pattern, flags) for flags in (0, re.IGNORECASE))
     if (more := int(in_any.map(bool).sum() - found.map(bool).sum())) > 0:
-        yield f"would find something in {counted(more, 'image')} more if upper and lower case were the same", what_to_do
+        yield f"would find something in {counted(more, 'image')} more if upper and lower case were the same", SAME_CASE
     kinds = found.explode().dropna().drop_duplicates()
     if len(alike := kinds[kinds.str.lower().duplicated(keep=False)]):
         yield (
             f"finds identities that differ in upper and lower case alone: {', '.join(sorted(alike)[:NAMED])}",
-            what_to_do,
+            SAME_CASE,
         )
 
 

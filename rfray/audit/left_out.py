@@ -1,12 +1,17 @@
 """what a probe came to on sources that it had not learned from (`LeftOut`) -> sentences, a finding of the audit."""
 
+import pandas as pd
+
 from rfray.audit.facts import gravest_first
 from rfray.data.listing import counted
+from rfray.data.sources import source_counts
 from rfray.store.records import Audit, Finding, LeftOut, LeftOutPair
 
 CODE = "left-out-sources"
 MARGIN = 0.05
 """AUC that is lost on sources that were not learned from, above which a detector is another one there (our choice)."""
+NO_SOURCES = "no class has images of two known sources (data.group says how their names are found)"
+"""Reason for which nothing can be left out."""
 
 
 def left_out_sentence(found: LeftOut) -> str:
@@ -19,6 +24,17 @@ def left_out_sentence(found: LeftOut) -> str:
     if _is_worse(found):
         return f"{expected}, not {found.seen:.2f}: the sources differ in more than real and fake."
     return f"{expected}; on those it has seen, {found.seen:.2f}."
+
+
+def before_probes(training: pd.DataFrame) -> str:
+    """The same before there is a probe, of training images with the columns label and source."""
+    kinds = training[training["source"] != ""].groupby("label")["source"].nunique()
+    if not (kinds > 1).any():
+        return f"What a detector will be worth on sources that it has not seen can't be told: {NO_SOURCES}."
+    return (
+        "What a detector will be worth on sources that it has not seen `rfray tune` says, once it has probed a "
+        f"backbone (search.probe), by leaving out each of these: {source_counts(training)}."
+    )
 
 
 def pair_name(pair: LeftOutPair) -> str:

@@ -5,14 +5,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rfray.audit.left_out import before_probes
 from rfray.commands.prepare_data import prepare_training, scan_all, write_audit
 from rfray.errors import AuditError, DataError, InputError, RunError, StorageError
 from rfray.evaluation.label_issues import LabelIssues, write_label_issues
+from rfray.evaluation.left_out import best_left_out, left_out_line
 from rfray.progress.phases import say
 from rfray.report.audit_plots import draw_audit
 from rfray.report.label_sheets import LABEL_SHEETS, draw_label_issues
 from rfray.report.terminal import audit_summary, label_issues_summary
 from rfray.spec.checks import unused_settings
+from rfray.spec.parts import is_test
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import load_sweep, sweep_of_folder
 from rfray.store.ownership import lock_run
@@ -46,7 +49,8 @@ def audit(source: str, run: str | None, overrides: Sequence[str], console: Conso
             prepare_training(folder, sweep, console)
         draw_audit(folder, sweep)
         issues = None if of_folder else _label_issues(folder, sweep, console)
-    _show(folder, issues, console)
+        left_out = _left_out(folder, before_tune=of_folder or (not folder.probes() and bool(sweep.probes())))
+    _show(folder, issues, left_out, console)
 
 
 def _audit_run(folder: RunDir, run: str | None, overrides: Sequence[str], console: Console) -> None:
@@ -62,7 +66,8 @@ def _audit_run(folder: RunDir, run: str | None, overrides: Sequence[str], consol
         issues = _label_issues(folder, sweep, console)
         if issues is None:
             say(console, "No probe has judged the labels of the training images (search.probe), so none are doubted")
-    _show(folder, issues, console)
+        left_out = _left_out(folder, before_tune=False)
+    _show(folder, issues, left_out, console)
 
 
 def _label_issues(folder: RunDir, sweep: Sweep, console: Console) -> LabelIssues | None:
@@ -75,11 +80,22 @@ def _label_issues(folder: RunDir, sweep: Sweep, console: Console) -> LabelIssues
     return issues
 
 
-def _show(folder: RunDir, issues: LabelIssues | None, console: Console) -> None:
+def _left_out(folder: RunDir, *, before_tune: bool) -> str:
+    """What to say of sources that were left out; "" where that is a finding of the audit."""
+    if before_tune:
+        images = folder.audited_images()
+        return before_probes(images[~images["folder"].map(is_test)])
+    best = best_left_out(folder)
+    return "" if best is not None and best.found.pairs else left_out_line(folder)
+
+
+def _show(folder: RunDir, issues: LabelIssues | None, left_out: str, console: Console) -> None:
     """Prints what was found and where it is. Raises AuditError where there are errors."""
     found = folder.audit()
     assert found is not None  # it was just written, or read
     console.print(audit_summary(found))
+    if left_out:
+        say(console, left_out)
     if issues is not None:
         console.print(label_issues_summary(issues))
     listed = [folder.label_issues_csv, *(folder.plots_folder / name for name in LABEL_SHEETS)] if issues else []

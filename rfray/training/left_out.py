@@ -10,13 +10,13 @@ from itertools import product
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from rfray.audit.left_out import NO_SOURCES
+from rfray.data.sources import MIN_IMAGES
 from rfray.spec.sweep import CLASSES
 from rfray.stats.paired_tests import placements
 from rfray.store.records import LeftOut, LeftOutPair
 from rfray.training.probe import ITERATIONS, LearnedHead
 
-MIN_IMAGES = 20
-"""A source with fewer images has an AUC of hardly any meaning: at 0.8, a 95 % interval of 0.66 to 0.89 (our choice)."""
 MOST_SOURCES, MOST_IMAGES = 4, 2000
 """Of each class the largest ones are left out, and of so many images at most a head learns or is judged: at most 16
 heads, less than what choosing the strength of the probe's own head takes (our choice)."""
@@ -35,7 +35,7 @@ def judge_left_out(
     counts = [_counts(sources[labels == label]) for label in range(len(CLASSES))]
     known = [of if len(of) > 1 else {} for of in counts]
     if not any(known):
-        return LeftOut(reason="no class has images of two known sources (data.group says how their names are found)")
+        return LeftOut(reason=NO_SOURCES)
     enough = [[source for source, n in of.items() if n >= MIN_IMAGES] for of in known]
     kinds = [these[:MOST_SOURCES] if of else [""] for these, of in zip(enough, known, strict=True)]
     few = {source: n for of in known for source, n in of.items() if n < MIN_IMAGES}

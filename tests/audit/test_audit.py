@@ -270,6 +270,9 @@ def test_a_setting_that_keeps_hardly_any_images_together_is_said(data, grade, sa
         (r"(?i:/(gan\d|cam\d)_)", "warning", "differ in upper and lower case alone: CAM0, cam0"),
         (r"/(gan\d|cam\d)(_)", "warning", "has several groups in brackets"),
         (r"(?i)/(gan\d)_", "note", "finds nothing in the 120 real training images"),
+        (r"/(gan1)_", "warning", "finds something in only 40 of 120 fake training images"),
+        (r"real/(cam1_001\d)", "warning", "finds something in only 1 of 120 real training images"),
+        (r"_(\d\d\d)\d\.", "warning", "finds 24 sources of 5 images at most, too few to leave one out"),
     ],
 )
 def test_a_pattern_that_names_hardly_any_sources_or_others_is_said(pattern, grade, said):
@@ -284,6 +287,20 @@ def test_a_pattern_that_names_hardly_any_sources_or_others_is_said(pattern, grad
     else:
         assert [one.grade for one in findings if said in one.sentence] == [grade]
         assert "real/cam0_0000.jpg" in findings[-1].what_to_do or "several" in said or "CAM0" in said
+
+
+def test_what_to_do_about_the_case_is_said():
+    images = image_table()
+    images["path"] = [f"{'fake' if n % 2 else 'real'}/gan{n % 4 // 2}_{n:04d}.jpg" for n in range(240)]
+    findings = divided_by(images, group=r"GAN\d").findings
+    (about,) = (one for one in findings if "if upper and lower case were the same" in one.sentence)
+    assert about.what_to_do.startswith("If they are the same, begin the pattern with (?i)")
+
+
+def test_a_source_that_is_a_whole_name_is_no_piece_of_the_class_folder():
+    images = image_table()
+    images["path"] = [f"{'fake' if n % 2 else 'real'}/{'ae'[n % 4 // 2]}_{n:04d}.jpg" for n in range(240)]
+    assert "sources-not-found" not in found(divided_by(images, group=r"/([a-z])_"))  # real and fake have an a and an e
 
 
 @pytest.mark.parametrize(

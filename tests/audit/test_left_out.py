@@ -1,8 +1,9 @@
 """What a finding says of sources that were left out."""
 
+import pandas as pd
 import pytest
 
-from rfray.audit.left_out import left_out_sentence, with_left_out
+from rfray.audit.left_out import before_probes, left_out_sentence, with_left_out
 from rfray.store.records import LeftOut, LeftOutPair
 from tests.audits import leaking_audit
 
@@ -24,6 +25,19 @@ def test_what_to_expect_is_said_with_the_worst_pair() -> None:
     assert left_out_sentence(LeftOut(reason="nobody knows")) == (
         "What it is worth on sources that it has not seen is not known: nobody knows."
     )
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (["", "", "", ""], "can't be told: no class has images of two known sources (data.group says"),
+        (["", "lfw", "sd", "sd"], "can't be told: no class has images of two known sources (data.group says"),
+        (["", "", "sd", "gan"], "by leaving out each of these: fake: sd 1, gan 1; real: none is known."),
+        (["lfw", "ffhq", "sd", "sd"], "by leaving out each of these: fake: sd 2; real: lfw 1, ffhq 1."),
+    ],
+)
+def test_before_there_is_a_probe_it_is_said_whether_one_will_tell(sources: list[str], said: str) -> None:
+    assert said in before_probes(pd.DataFrame({"label": [0, 0, 1, 1], "source": sources}))
 
 
 @pytest.mark.parametrize(("found", "grade"), [(WORSE, "warning"), (ALIKE, "note"), (LeftOut(reason="none"), None)])

@@ -157,5 +157,7 @@ def test_without_a_probe_none_are_doubted(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="yet; `rfray tune` makes it"):
         printed(str(run.path))
     run.write_vouched(run.audit_file, leaking_audit().model_copy(update={"findings": ()}))
-    assert "No probe has judged the labels" in printed(str(run.path))
+    text = printed(str(run.path))
+    assert "No probe has judged the labels" in text
+    assert "on sources that it has not seen is not known: no backbone was probed (search.probe)." in text
     assert not run.label_issues_csv.exists()
