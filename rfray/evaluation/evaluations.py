@@ -7,7 +7,7 @@ import pandas as pd
 
 from rfray.errors import RunError
 from rfray.evaluation.ensemble import TEST_COLUMNS
-from rfray.evaluation.external_validation import ROW_COLUMNS, calibration_share
+from rfray.evaluation.external_validation import COMPARED, ROW_COLUMNS, calibration_share
 from rfray.evaluation.leaderboard import CONFUSION, COUNT, LOWER_IS_BETTER, NUMBER, TEXT
 from rfray.store.csv_files import csv_text
 from rfray.store.evaluation_dir import EvaluationDir, EvaluationRecord
@@ -16,7 +16,6 @@ from rfray.store.records import find_record
 
 SUMMARY = "evaluations.csv"
 COUNTED = ("n", "real", "fake", "unreadable", "exact", "alike")
-COMPARED = ("auc", "accuracy", "recall", "fpr")
 FIGURES = [column for column, dtype in ROW_COLUMNS.items() if dtype == NUMBER and "_p_" not in column]
 """Columns of the main vote's row on each set, but for counts and tests between rows."""
 SUMMARY_COLUMNS = {

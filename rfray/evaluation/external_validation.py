@@ -19,7 +19,7 @@ from rfray.stats.metrics import METRICS, confusion, measured
 from rfray.stats.operating_point import OperatingPoint, choose_threshold, point_on
 from rfray.stats.paired_tests import LEVEL
 from rfray.stats.predictions import Predictions
-from rfray.stats.unpaired_tests import Difference, auc_difference, auc_variance, share_difference
+from rfray.stats.unpaired_tests import auc_difference, auc_variance, independent_images, share_difference
 from rfray.store.bundle_record import Ensemble
 from rfray.store.evaluation_dir import Comparison, EvaluationRecord, Threshold
 
@@ -35,12 +35,8 @@ ROW_COLUMNS = {
 """Column of an evaluation's leaderboard.csv -> its dtype: those of a run's, without what only a run has."""
 DELONG = "DeLong's variances of two sets of images"
 PROPORTIONS = "the z test of two proportions"
-SHARES = {
-    "accuracy": (("tn", "tp"), CONFUSION),
-    "recall": (("tp",), ("tp", "fn")),
-    "fpr": (("fp",), ("tn", "fp")),
-}
-"""Figure that is a share of images -> the counts of those that it has, and of those that it is of."""
+COMPARED = ("auc", "accuracy", "recall", "fpr")
+"""Figures that stand beside what is claimed."""
 Figures = Mapping[str, float | None]
 """Columns of the leaderboard -> value; None where undefined."""
 OF_ONE_CLASS = {0: ("fpr", "fpr_low", "fpr_high"), 1: ("recall", "recall_low", "recall_high")}
@@ -83,7 +79,8 @@ def evaluation_rows(
     intervals = sure.reindex(frame["name"]).set_axis(frame.index)
     frame[sure.columns] = intervals.where(intervals.notna(), frame[sure.columns])  # the baseline has its own
     if len(labels) == 1:
-        kept = {*OF_ONE_CLASS[labels.pop()], "name", "kind", "status", "members", *CONFUSION, "n", "threshold"}
+        told = ("name", "kind", "status", "members", *CONFUSION, "n", "n_groups", "threshold")
+        kept = {*OF_ONE_CLASS[labels.pop()], *told}
         frame[[column for column in ROW_COLUMNS if column not in kept]] = np.nan
     frame = frame.astype(ROW_COLUMNS)
     return frame.fillna({column: "" for column, dtype in ROW_COLUMNS.items() if dtype == TEXT})
@@ -97,24 +94,20 @@ def figures_of(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
 
 
 def compare(figures: Figures, claimed: Figures) -> dict[str, Comparison]:
-    """auc, accuracy, recall and fpr beside what is claimed, for images without one in common; where both are defined.
+    """Each of COMPARED beside what is claimed, for images without one in common; where both are defined.
 
-    The variance of an AUC is that of its interval.
+    The variance of an AUC, and how many independent images a share is of, are those of their intervals: they know which
+    images belong together.
     """
     found: dict[str, Comparison] = {}
-    columns = ("auc", "auc_low", "auc_high")
-    if all(one.get(column) is not None for one in (figures, claimed) for column in columns):
-        here, other = ([one[column] or 0.0 for column in columns] for one in (figures, claimed))
-        difference = auc_difference(here[0], auc_variance(*here), other[0], auc_variance(*other))
-        found["auc"] = _comparison(here[0], other[0], difference)
-    for name, (hit_columns, of_columns) in SHARES.items():
-        if figures.get(name) is None or claimed.get(name) is None:
+    for name in COMPARED:
+        columns = (name, f"{name}_low", f"{name}_high")
+        if any(one.get(column) is None for one in (figures, claimed) for column in columns):
             continue
-        counts = [[_total(one, columns) for columns in (hit_columns, of_columns)] for one in (figures, claimed)]
-        (hits, n), (other_hits, other_n) = counts
-        if n and other_n:
-            difference = share_difference(hits, n, other_hits, other_n)
-            found[name] = _comparison(hits / n, other_hits / other_n, difference)
+        here, other = ([one[column] or 0.0 for column in columns] for one in (figures, claimed))
+        worth, test = (auc_variance, auc_difference) if name == "auc" else (independent_images, share_difference)
+        made = test(here[0], worth(*here), other[0], worth(*other))
+        found[name] = Comparison(here=here[0], claimed=other[0], low=made.low, high=made.high, p=made.p)
     return found
 
 
@@ -147,6 +140,8 @@ def sentences(
         title, kind = ("recall", "fake") if one == "recall" else ("false-positive rate", "real")
         beside = f" {_text(comparisons[one], PROPORTIONS)}" if one in comparisons else f" {figures[one]:.4f}"
         said = [f"On {images}, all of them {kind}, the ensemble has a {title} of{beside}. Nothing else can be said."]
+    if (pieces := figures.get("n_groups") or n) < n:
+        said.append(f"Images that belong together are one piece of evidence: {n:,.0f} are in {pieces:,.0f} groups.")
     if (guess := no_better(figures, f"images of {name}")) is not None:
         said.insert(0, guess)
     if best is not None and n:
@@ -204,14 +199,6 @@ def markdown_report(record: EvaluationRecord, frame: pd.DataFrame) -> str:
         markdown_table(frame[[*shown, *CONFUSION, "n", "threshold"]]),
     ]
     return "\n\n".join(paragraphs) + "\n"
-
-
-def _comparison(here: float, claimed: float, difference: Difference) -> Comparison:
-    return Comparison(here=here, claimed=claimed, low=difference.low, high=difference.high, p=difference.p)
-
-
-def _total(figures: Figures, columns: tuple[str, ...]) -> int:
-    return round(sum(figures.get(column) or 0 for column in columns))
 
 
 def _outcome(one: Comparison) -> str:

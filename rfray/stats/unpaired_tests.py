@@ -40,13 +40,24 @@ def auc_difference(auc: float, variance: float, other: float, other_variance: fl
     return _difference(auc - other, variance + other_variance, variance + other_variance)
 
 
-def share_difference(hits: int, n: int, other_hits: int, other_n: int) -> Difference:
+def independent_images(share: float, low: float, high: float) -> float:
+    """Of how many independent images a share has a 95 % interval as wide as this: the inverse of `intervals.wilson`.
+
+    Where images belong together, they are fewer than there are images: see `clusters.share_intervals`.
+    """
+    width, square = high - low, Z**2
+    # width of Wilson's interval, squared: 4 square (n share (1 - share) + square / 4) / (n + square)^2; solved for n
+    half = square * (width**2 - 2 * share * (1 - share))
+    return float((np.sqrt(half**2 + (width * square) ** 2 * (1 - width**2)) - half) / width**2)
+
+
+def share_difference(share: float, n: float, other: float, other_n: float) -> Difference:
     """Of two shares of different images: the z test of two proportions with their common variance.
 
-    The interval takes the variance of each by itself (Fleiss, Levin and Paik 2003, section 3.2).
+    `n` and `other_n` are numbers of images that are independent: see `independent_images`. The interval takes the
+    variance of each by itself (Fleiss, Levin and Paik 2003, section 3.2).
     """
-    share, other = hits / n, other_hits / other_n
-    common = (hits + other_hits) / (n + other_n)
+    common = (share * n + other * other_n) / (n + other_n)
     tested = common * (1 - common) * (1 / n + 1 / other_n)
     return _difference(share - other, share * (1 - share) / n + other * (1 - other) / other_n, tested)
 

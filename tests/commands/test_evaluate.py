@@ -30,6 +30,7 @@ from rfray.evaluation.mistakes import read_mistakes
 from rfray.inference import evaluation_predictions, shards
 from rfray.models.bundle import load_bundle
 from rfray.stats.predictions import read_predictions
+from rfray.stats.unpaired_tests import independent_images
 from rfray.store.evaluation_dir import EvaluationDir, EvaluationRecord
 from rfray.store.records import read_record
 from rfray.store.run_dir import RunDir
@@ -108,12 +109,17 @@ def test_copies_within_a_set_are_one_piece_of_evidence(here: Path, command: Comm
             for ending in (".bmp", ".png", "-again.bmp"):
                 Image.open(file).save(here / "thrice" / name / f"{file.stem}{ending}")
     assert command("run", "once=elsewhere", "thrice", "--out", "copies").returncode == 0
-    once, thrice = (record_of(here / "copies", name).figures for name in ("once", "thrice"))
+    words = ("once", "thrice")
+    once, thrice = (record_of(here / "copies", name).figures for name in words)
     assert (once["n"], once["n_groups"], thrice["n"], thrice["n_groups"]) == (24, 24, 72, 24)
     for figure in ("auc", "accuracy"):
         assert once[figure] == thrice[figure]
         widths = [(of[f"{figure}_high"] or 0) - (of[f"{figure}_low"] or 0) for of in (once, thrice)]
         assert widths[1] > 0.9 * widths[0]  # three images each would leave 0.58 of the width
+    p_once, p_thrice = ({k: c.p for k, c in record_of(here / "copies", one).comparisons.items()} for one in words)
+    assert p_thrice == pytest.approx(p_once, abs=0.05)  # Student's t instead of the normal distribution
+    said = "Images that belong together are one piece of evidence: 72 are in 24 groups."
+    assert [said in record_of(here / "copies", one).sentences for one in words] == [False, True]
 
 
 def test_every_figure_is_that_of_scikit_learn(here: Path, evaluated: EvaluationDir) -> None:
@@ -145,7 +151,12 @@ def test_every_figure_is_that_of_scikit_learn(here: Path, evaluated: EvaluationD
     record, claimed = record_of(here / "run", "elsewhere"), bundle.ensemble.bundle
     assert claimed is not None
     hits, n = main_vote["tn"] + main_vote["tp"], main_vote["n"]
-    other_hits, other_n = (claimed.figures["tn"] or 0) + (claimed.figures["tp"] or 0), claimed.figures["n"] or 0
+    test_images = pd.read_csv(here / "run" / "leaderboard.csv").set_index("name").loc["ensemble"]
+    assert test_images["n_groups"] < test_images["n"]  # some of them are alike: so many independent ones as Wilson says
+    share, *ends = (claimed.figures[f"accuracy{end}"] or 0 for end in ("", "_low", "_high"))
+    other_n = independent_images(share, *ends)
+    assert other_n < test_images["n"]
+    other_hits = share * other_n
     table = [[hits, n - hits], [other_hits, other_n - other_hits]]
     p = stats.chi2_contingency(table, correction=False).pvalue if hits + other_hits not in (0, n + other_n) else 1
     assert record.comparisons["accuracy"].p == pytest.approx(p)
@@ -362,7 +373,8 @@ def test_images_of_one_class_say_only_what_they_can(here: Path, command: Command
     frame = pd.read_csv(EvaluationDir(tmp_path / "evaluations", "real").leaderboard_csv).set_index("name")
     row = frame.loc["ensemble"].dropna()
     assert set(row.index) == {
-        *("kind", "status", "members", "tn", "fp", "fn", "tp", "n", "threshold", "fpr", "fpr_low", "fpr_high")
+        *("kind", "status", "members", "tn", "fp", "fn", "tp", "n", "n_groups", "threshold"),
+        *("fpr", "fpr_low", "fpr_high"),
     }
     assert row["fpr"] == row["fp"] / 12
     assert "all of them real, the ensemble has a false-positive rate of" in done.stdout
