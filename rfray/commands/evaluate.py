@@ -1,61 +1,57 @@
 """A bundle and labelled images from elsewhere -> what it is worth there: the steps of `rfray evaluate`."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 # before torch: its threads share their cores with those that decode, which would wait for threads that wait by spinning
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from rfray.data.catalog import group_ids
+from rfray.data.catalog import group_ids, part_digest
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.hash_index import alike_pairs
 from rfray.data.labelled_sets import LabelledSet, labelled_sets, read_classes
-from rfray.data.learned_images import LearnedImages, find_learned, read_learned_images
+from rfray.data.learned_images import LearnedImages, divided, read_learned_images
 from rfray.data.listing import counted
-from rfray.errors import DataError, RfrayError, RunError
+from rfray.errors import DataError, InputError, RfrayError, RunError
 from rfray.evaluation.attributes import by_attribute
-from rfray.evaluation.ensemble import TEST_COLUMNS
-from rfray.evaluation.evaluations import SUMMARY, clear_evaluation, evaluations_of, write_summary
+from rfray.evaluation.evaluations import records_in, write_summary
 from rfray.evaluation.external_validation import (
-    best_threshold,
-    compare,
+    CLAIMED_OF_THESE,
+    corruption_columns,
+    evaluation_record,
     evaluation_rows,
     figures_of,
-    learned_sentence,
     markdown_report,
-    sentences,
+    votes_of,
 )
 from rfray.evaluation.groups import by_group, write_group_tables
 from rfray.evaluation.mistakes import mistakes_of, undrawn
 from rfray.progress.phases import counting, say, warn
 from rfray.report.evaluation_page import write_evaluation_page
 from rfray.report.terminal import evaluations_table
+from rfray.spec.parts import TEST
 from rfray.spec.sweep import CLASSES, DataSettings, Resources
 from rfray.stats.clusters import groups_of_images
 from rfray.stats.guessing import bundle_warning
-from rfray.stats.metrics import metric
 from rfray.stats.predictions import Predictions, write_predictions
-from rfray.stats.voting import joined
 from rfray.store.bundle_record import ENSEMBLE_FILE, LEARNED_FILE, Bundle, Ensemble
 from rfray.store.csv_files import csv_text
-from rfray.store.evaluation_dir import EVALUATIONS, EvaluationDir, EvaluationRecord
+from rfray.store.evaluation_dir import EVALUATIONS, SUMMARY, EvaluationDir, EvaluationRecord
 from rfray.store.files import file_digest, write_whole
 from rfray.store.records import write_record
 from rfray.store.run_dir import WEIGHTS_FILE, RunDir, read_bundle
 from rfray.store.storage import is_address
 
-PRINTS = ("digest", "hash", "hash_mirrored")
-"""What is known of an image's file and picture: see `find_learned`."""
 AS_BY_DEFAULT = DataSettings(source="demo")
-"""What says which images belong together where there is no run: look-alikes, and subfolders where there are many."""
+"""Where there is no run: class folders are called real and fake, and look-alikes, and subfolders where there are many,
+belong together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +69,7 @@ class Detector:
     further: tuple[str, ...]
     """Ids of models of the run that its other votes have for members, and whose weights are there."""
     data: DataSettings
-    """Which images belong together, as in the run."""
+    """How class folders are called, and which images belong together: as in the run."""
 
     @property
     def models(self) -> list[str]:
@@ -82,7 +78,7 @@ class Detector:
 
 
 @dataclass(frozen=True)
-class Means:
+class PredictOptions:
     """How images are predicted."""
 
     batch_size: int
@@ -115,33 +111,51 @@ def evaluate(
     Raises InputError before anything is predicted where a word can't be used, RunError where there is no bundle, and
     RfrayError when all is written but some files could not be read.
     """
+    if out is not None and is_address(out):
+        raise InputError(f"--out {out}: allowed: a folder of this machine")
     run, detector = RunDir(bundle), _detector(bundle)
     in_run = out is None and run.sweep_file.exists()
     evaluations = Path(out or (run.path if in_run else ".")).absolute() / EVALUATIONS
     given = read_classes(classes)
-    sets = labelled_sets(words, name, given or _class_folders(run), bool(given))
+    sets = labelled_sets(words, name, given or detector.data.class_folders(), bool(given))
     resources = Resources(cpu=cpu_and_gpu[0], gpu="auto" if cpu_and_gpu[1] is None else cpu_and_gpu[1])
-    means = Means(batch_size, resources, address, corruptions)
+    options = PredictOptions(batch_size, resources, address, corruptions)
     warn(console, bundle_warning(detector.ensemble))
     if in_run:
         run.mirror.pull(f"{EVALUATIONS}/*")
-    made = list[EvaluationRecord]()
-    for one in sets:
-        target = EvaluationDir(evaluations, one.name)
-        with _locked(target):
-            made.append(evaluate_set(detector, one, target, means, console))
-    records, others = evaluations_of(evaluations, detector.digest)
-    summary = write_summary(evaluations, records)
+    made, failed = list[EvaluationRecord](), list[DataError]()
+    with ExitStack() as locks:
+        for one in sets:
+            locks.enter_context(_locked(EvaluationDir(evaluations, one.name)))
+            EvaluationDir(evaluations, one.name).check_free(one.where)
+        records_in(evaluations)  # a damaged one is refused before anything is predicted
+        for one in sets:
+            try:
+                made.append(evaluate_set(detector, one, EvaluationDir(evaluations, one.name), options, console))
+            except DataError as error:  # nothing of it counts: no reason to lose the others
+                failed.append(error)
+            if in_run:
+                run.mirror.at(f"{EVALUATIONS}/{one.name}").push(removing="*")
+        records = records_in(evaluations)
+        summary = write_summary(evaluations, [one for one in records if one.bundle == detector.digest])
     if in_run:
-        run.mirror.push()
-    _tell(summary, made, others, evaluations, console)
+        run.mirror.send(evaluations / SUMMARY)
+    if made:
+        _tell(summary, made, [one.name for one in records if one.bundle != detector.digest], evaluations, console)
+    _raise_failures(made, failed)
+    return summary
+
+
+def _raise_failures(made: Sequence[EvaluationRecord], failed: Sequence[DataError]) -> None:
+    """Raises RfrayError where files could not be read, DataError where nothing could be evaluated."""
+    lines = [str(error) for error in failed]
+    if failed and not made:
+        raise DataError(*lines)
     if unreadable := sum(one.unreadable for one in made):
         where = ", ".join(f"{one.unreadable:,} of {one.name}" for one in made if one.unreadable)
-        raise RfrayError(
-            f"{counted(unreadable, 'file')} could not be read ({where}): unreadable.csv has the reasons. "
-            "All else is evaluated"
-        )
-    return summary
+        lines.append(f"{counted(unreadable, 'file')} could not be read ({where}): unreadable.csv has the reasons")
+    if lines:
+        raise RfrayError(*lines[:-1], f"{lines[-1]}. All else is evaluated")
 
 
 def _tell(
@@ -177,13 +191,8 @@ def _detector(bundle: str) -> Detector:
     )
 
 
-def _class_folders(run: RunDir) -> dict[str, list[str]]:
-    """Class -> its folders: as the run's sweep has them, or called as the class for a bundle."""
-    return run.sweep().data.class_folders() if run.sweep_file.exists() else {one: [one] for one in CLASSES}
-
-
 def evaluate_set(
-    detector: Detector, given: LabelledSet, out: EvaluationDir, means: Means, console: Console
+    detector: Detector, given: LabelledSet, out: EvaluationDir, options: PredictOptions, console: Console
 ) -> EvaluationRecord:
     """One evaluation: predicts what is not predicted yet, and writes all files of `out`, its record last.
 
@@ -191,25 +200,38 @@ def evaluate_set(
     """
     if said := str(given.passed):
         say(console, f"Passed over in {given.where}: {said}")
-    kept, left_out, failed = _divided(detector, given, _predicted(detector, given, out, means, False, console))
-    clear_evaluation(out)
-    _write_rest(out, left_out, failed)
+    shards = _predicted(detector, given, out, options, False, console)
+    kept, left_out, failed = divided(given.images, shards, detector.learned)
+    for file in out.results():  # old figures must not stand beside new ones
+        file.unlink(missing_ok=True)
+    for file, table, why in ((out.left_out_csv, left_out, "kind"), (out.unreadable_csv, failed, "reason")):
+        if len(table):
+            write_whole(file, csv_text(table[["path", why]]))
     if kept.empty:
         why = f"{len(failed):,} could not be read, and the detector has learned from {len(left_out):,}"
-        raise DataError(f"{given.where}: none of {len(given.images):,} images counts: {why}")
-    predicted = _votes(detector, kept, kept)
+        raise DataError(f"{given.where}: none of {counted(len(given.images), 'image')} counts: {why} (see {out.path})")
+    predicted = votes_of(detector.ensemble, kept, kept[detector.models])
     for name, predictions in predicted.items():
         write_predictions(out.predictions_file(name), predictions, {"bundle": detector.digest})
     together = pd.Series(group_ids(kept, detector.data, alike_pairs(kept)), kept["id"])
     vote, frame = predicted[detector.ensemble.name], evaluation_rows(detector.ensemble, predicted, together)
     numbers = groups_of_images(vote.ids, together)
-    if means.corruptions:
-        frame = frame.join(_under_corruption(detector, given, out, kept, frame, means, console))
-    record = _record(detector, given, frame, vote, left_out, len(failed))
+    if options.corruptions:
+        frame = frame.join(_under_corruption(detector, given, out, kept, frame, options, console))
     groups = by_group(vote, kept["subfolder"].to_numpy(object), detector.ensemble.threshold, numbers)
     known = given.attributes.set_axis(given.images["id"]).loc[vote.ids]
     attributes = by_attribute(vote, known, detector.ensemble.threshold, numbers)
-    record = record.model_copy(update={"sentences": [*record.sentences, *attributes.summary]})
+    say(console, *attributes.notes)
+    record = evaluation_record(
+        given,
+        detector.digest,
+        vote,
+        figures_of(frame, detector.ensemble.name),
+        detector.bundle.figures,
+        left_out["kind"].tolist() if detector.learned is not None else None,
+        len(failed),
+        [*_claimed_of_these(detector, pd.concat([kept, left_out])), *attributes.summary],
+    )
     write_whole(out.leaderboard_csv, csv_text(frame))
     write_whole(out.report_md, markdown_report(record, frame))
     write_group_tables(out.groups_csv, {**({"": groups} if groups is not None else {}), **attributes.groups})
@@ -249,7 +271,12 @@ def _further(run: RunDir, ensemble: Ensemble) -> tuple[str, ...]:
 
 
 def _predicted(
-    detector: Detector, given: LabelledSet, out: EvaluationDir, means: Means, corrupted: bool, console: Console
+    detector: Detector,
+    given: LabelledSet,
+    out: EvaluationDir,
+    options: PredictOptions,
+    corrupted: bool,
+    console: Console,
 ) -> Iterator[pd.DataFrame]:
     """What the detector says of the images of the set, a shard each; what is missing of it is predicted."""
     from rfray.inference.evaluation_predictions import claim, predict_set, read_shards
@@ -257,8 +284,8 @@ def _predicted(
 
     folder = out.corrupted_folder if corrupted else out.shards_folder
     claim(out, detector.digest, given, detector.further, corrupted, console)
-    task = Task(folder, detector.where, means.batch_size, not corrupted, detector.further, corrupted)
-    counts = predict_set(task, means.resources, means.address)
+    task = Task(folder, detector.where, options.batch_size, not corrupted, detector.further, corrupted)
+    counts = predict_set(task, options.resources, options.address)
     each = (None for some in counts for _ in range(some.total()))
     for _ in counting(each, f"Predicting {given.name}{' corrupted' if corrupted else ''}", len(given.images)):
         pass
@@ -267,110 +294,28 @@ def _predicted(
     return read_shards(task, scores)
 
 
-def _divided(
-    detector: Detector, given: LabelledSet, shards: Iterator[pd.DataFrame]
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The images that count, those left out (path, kind), the others (path, reason).
-
-    Those that count have id, path (the same), label, subfolder, PRINTS and p_fake of each model. `kind` is exact or
-    alike: see `find_learned`.
-    """
-    parts, start = [], 0
-    for shard in shards:
-        images = given.images.iloc[start : start + len(shard)].reset_index(drop=True)
-        start += len(shard)
-        kinds = find_learned(shard, detector.learned) if detector.learned is not None else ""
-        parts.append(
-            images[["id", "label", "subfolder"]]
-            .assign(path=images["id"], kind=kinds)
-            .join(shard[["reason", *PRINTS, *detector.models]])
-        )
-    whole = pd.concat(parts, ignore_index=True)
-    failed = (whole["reason"] != "").to_numpy()
-    learned = ~failed & (whole["kind"] != "").to_numpy()
-    kept = whole[~failed & ~learned].drop(columns=["kind", "reason"]).reset_index(drop=True)
-    left_out = whole.loc[learned, ["id", "kind"]].rename(columns={"id": "path"})
-    return kept, left_out, whole.loc[failed, ["id", "reason"]].rename(columns={"id": "path"})
-
-
-def _votes(detector: Detector, kept: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Predictions]:
-    """Name of each vote and each model -> its predictions of the images that count.
-
-    `scores` has the p_fake of each model under its id. Votes of which a member is not there are left out.
-    """
-    ids, labels, ensemble = kept["id"].to_numpy(object), kept["label"].to_numpy(np.int8), detector.ensemble
-    said = {
-        vote.name: joined(vote, scores[vote.members].to_numpy(float).T)
-        for vote in ensemble.votes
-        if {*vote.members} <= {*detector.models}
-    }
-    said |= {model: scores[model].to_numpy(float) for model in detector.models}
-    return {name: Predictions(ids, labels, p_fake) for name, p_fake in said.items()}
-
-
 def _under_corruption(
     detector: Detector,
     given: LabelledSet,
     out: EvaluationDir,
     kept: pd.DataFrame,
     frame: pd.DataFrame,
-    means: Means,
+    options: PredictOptions,
     console: Console,
 ) -> pd.DataFrame:
-    """TEST_COLUMNS of each row of the leaderboard; nan where an AUC is undefined, for images of one class of all."""
+    """TEST_COLUMNS of each row of the leaderboard; none of them for images of one class."""
     if kept["label"].nunique() < len(CLASSES):
         say(console, f"--corruptions: no AUC is defined for the images of one class of {given.name}, so none is made")
-        return pd.DataFrame(np.nan, frame.index, list(TEST_COLUMNS))
+        return pd.DataFrame(index=frame.index)
     images = given.images.set_index("id", drop=False).loc[kept["id"]].reset_index(drop=True)
-    shards = _predicted(detector, replace(given, images=images), out, means, True, console)
-    scores = pd.concat(shards, ignore_index=True)
-    found: dict[str, dict[str, float]] = {}
-    for corruption in CORRUPTION_NAMES:
-        columns = {f"{model} {corruption}": model for model in detector.models}
-        votes = _votes(detector, kept, scores[[*columns]].rename(columns=columns))
-        found[f"auc_{corruption}"] = {name: metric("auc", one) or 0.0 for name, one in votes.items()}
-    table = pd.DataFrame(found).reindex(frame["name"]).set_axis(frame.index)
-    worst = table.assign(auc=frame["auc"]).min(axis=1).where(table.notna().all(axis=1))
-    return table.assign(**{TEST_COLUMNS[-1]: worst})
+    shards = _predicted(detector, replace(given, images=images), out, options, True, console)
+    return corruption_columns(detector.ensemble, kept, pd.concat(shards, ignore_index=True), detector.models, frame)
 
 
-def _write_rest(out: EvaluationDir, left_out: pd.DataFrame, failed: pd.DataFrame) -> None:
-    """Writes which images do not count, and why; no file where there are none."""
-    for file, table in ((out.left_out_csv, left_out), (out.unreadable_csv, failed)):
-        file.unlink(missing_ok=True)
-        if len(table):
-            write_whole(file, csv_text(table))
-
-
-def _record(
-    detector: Detector,
-    given: LabelledSet,
-    frame: pd.DataFrame,
-    vote: Predictions,
-    left_out: pd.DataFrame,
-    failed: int,
-) -> EvaluationRecord:
-    figures, claimed = figures_of(frame, detector.ensemble.name), detector.bundle.figures
-    comparisons, best = compare(figures, claimed), best_threshold(vote)
-    kinds = Counter(left_out["kind"])
-    exact, alike = (kinds[kind] if detector.learned is not None else None for kind in ("exact", "alike"))
-    said = sentences(given.name, figures, claimed, comparisons, best)
-    return EvaluationRecord(
-        name=given.name,
-        where=given.where,
-        bundle=detector.digest,
-        n=len(vote),
-        real=int((vote.labels == 0).sum()),
-        fake=int((vote.labels == 1).sum()),
-        unreadable=failed,
-        exact=exact,
-        alike=alike,
-        figures=figures,
-        claimed=dict(claimed),
-        comparisons=comparisons,
-        best=best,
-        sentences=[*said, f"{learned_sentence(exact, alike)}."],
-    )
+def _claimed_of_these(detector: Detector, images: pd.DataFrame) -> list[str]:
+    """What to say where the images that could be read (path, label, digest) are those of the bundle's claims."""
+    images = images.sort_values("path").assign(part=TEST)
+    return [CLAIMED_OF_THESE] if part_digest(images, TEST) == detector.bundle.test_digest else []
 
 
 def _shown(path: Path) -> str:
@@ -378,12 +323,10 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _locked(out: EvaluationDir) -> FileLock:
-    """The lock of one evaluation, for one command at a time. Raises RunError where another one has it."""
+def _locked(out: EvaluationDir) -> AbstractContextManager[object]:
+    """Holds an evaluation for one command at a time. Raises RunError where another one has it."""
     out.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.path / ".lock", timeout=0)
     try:
-        lock.acquire()
+        return FileLock(out.path / ".lock", timeout=0).acquire()
     except Timeout:
         raise RunError(f"{out.path} is in use by another `rfray evaluate`; wait for it, or choose --name") from None
-    return lock

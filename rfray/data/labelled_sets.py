@@ -15,12 +15,13 @@ import pandas as pd
 
 from rfray.data.attributes import read_attributes
 from rfray.data.decoding import SUFFIXES
-from rfray.data.listing import PassedOver, beside, images_below, note_unused, refuse
+from rfray.data.listing import PassedOver, beside, counted, images_below, note_unused, refuse
 from rfray.errors import DataError, InputError, nearest_first
 from rfray.spec.schema_base import leads_out
 from rfray.spec.sweep import CLASSES
+from rfray.store.evaluation_dir import MEAN, SUMMARY, WORST
 from rfray.store.files import below
-from rfray.store.records import NAME_PATTERN
+from rfray.store.records import LONGEST_NAME, NAME_PATTERN
 from rfray.store.storage import SCHEMES, Storage, is_address
 
 TABLES = (".csv", ".parquet")
@@ -29,6 +30,8 @@ LABELS = {"0": 0, "real": 0, "false": 0, "1": 1, "fake": 1, "true": 1}
 """What a table may have as a label, any case; true and false: is it fake, as Parquet has them."""
 COLUMNS = ["id", "label", "file", "subfolder", "size", "modified"]
 """Of the images of a set."""
+TAKEN = (MEAN, WORST, SUMMARY)
+"""Names of what else is in the table, or the folder, of evaluations."""
 ClassFolders = Mapping[str, Sequence[str]]
 """Class -> the names of its folders; "." is the folder itself."""
 ENDINGS = f"(images end in {', '.join(SUFFIXES)}, any case)"
@@ -91,8 +94,8 @@ def named_word(word: str, name: str | None = None) -> tuple[str, str]:
     last = where.rpartition("/")[2]
     last = last[: -len(PurePosixPath(last).suffix)] if last.lower().endswith(TABLES) else last
     found = name if name is not None else re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")
-    if not re.fullmatch(NAME_PATTERN, found):
-        allowed = "letters, digits and . _ -, a letter or digit first"
+    if not re.fullmatch(NAME_PATTERN, found) or len(found) > LONGEST_NAME or found in TAKEN:
+        allowed = f"up to {LONGEST_NAME} letters, digits and . _ -, a letter or digit first; not {', '.join(TAKEN)}"
         raise InputError(f"{word}: an evaluation can't be called {found!r}; name it: NAME=FOLDER, allowed: {allowed}")
     return found, where
 
@@ -122,16 +125,21 @@ def read_folder(name: str, where: str, classes: ClassFolders, classes_given: boo
     read: dict[str, str] = {}
     for label, folder in used:
         found = _at_address(where, folder, passed) if is_address(where) else _on_disk(where, folder, read, passed)
+        before = len(rows)
         for path, file, size, modified in found:
             parent = PurePosixPath(path).parent
             subfolder = parent.as_posix() if folder == "." else parent.relative_to(folder).as_posix()
             rows.append((path, label, file, "" if subfolder == "." else subfolder, size, modified))
+        if len(rows) == before:
+            passed.folders[f"{folder} without an image"] = None
     if "." not in (folder for _, folder in used):
         note_unused(where, [folder for _, folder in used], [], passed)
     if not rows:
         what = f"; passed over: {passed}" if str(passed) else ""
         raise DataError(f"{where}: no image in {', '.join(folder for _, folder in used)} {ENDINGS}{what}")
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"label": "int8"}).sort_values("id", ignore_index=True)
+    if len(twice := table["id"][table["id"].duplicated()]):
+        raise DataError(f"{where}: {twice.iloc[0]} is in two of {', '.join(folder for _, folder in used)}")
     return LabelledSet(name, where, table, pd.DataFrame(index=table.index), passed)
 
 
@@ -158,7 +166,10 @@ def read_table(name: str, where: str) -> LabelledSet:
         except InputError as error:
             raise InputError(f"{where}, image {row + 1}: {error}") from None
     files = [f"{folder}/{path}" for path in table["path"]]
-    known = [(0, 0) if is_address(where) else _size_and_time(file) for file in files]
+    known = _in_table(folder, [*table["path"]]) if is_address(where) else [*map(_size_and_time, files)]
+    if not any(map(any, known)):
+        count = counted(len(files), "image")
+        raise DataError(f"{where}: none of {count} is there, e.g. {files[0]}; paths begin where the table is")
     columns = [table["path"], labels.astype("int8"), files, "", *zip(*known, strict=True)]
     images = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), table.index).reset_index(drop=True)
     attributes = table.drop(columns=["path", "label"]).reset_index(drop=True)
@@ -211,6 +222,13 @@ def _size_and_time(file: str) -> tuple[int, int]:
     except (OSError, ValueError):
         return 0, 0
     return status.st_size, status.st_mtime_ns
+
+
+def _in_table(folder: str, paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Size and time of each image that a table at an address names; 0 and 0 of one that is not there."""
+    above = os.path.commonpath([os.path.dirname(path) for path in paths])
+    there = {entry.path: (entry.size, entry.modified) for entry in Storage(folder).entries(above)}
+    return [there.get(path, (0, 0)) for path in paths]
 
 
 def _at_address(where: str, folder: str, passed: PassedOver) -> Iterator[tuple[str, str, int, int]]:

@@ -4,6 +4,7 @@ Of each image of train and val: 16 bytes of the SHA-256 of its file, and its per
 `fingerprints.long_hashes` and `hash_index`): 48 bytes an image, 6.7 MB for 140,000.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ from rfray.errors import RunError, first_line
 from rfray.store.files import write_whole
 from rfray.store.sealed import SEAL, read_sealed, seal
 
+PRINTS = ("digest", "hash", "hash_mirrored")
+"""What is known of an image's file and picture: SHA-256 in hex, "" where it could not be read, and `long_hashes`."""
 DIGEST_BYTES = 16
 """Of a SHA-256: of 140,000 x 500,000 pairs of different files none agrees by chance in so many (2e-28)."""
 
@@ -38,8 +41,8 @@ class LearnedImages:
 
     @cached_property
     def index(self) -> HashIndex:
-        """The hashes, to look for others in."""
-        return HashIndex(self.hashes)
+        """The hashes, each once, to look for others in."""
+        return HashIndex(np.unique(self.hashes, axis=0))
 
 
 def write_learned_images(path: Path, images: pd.DataFrame) -> None:
@@ -67,7 +70,7 @@ def read_learned_images(path: Path) -> LearnedImages:
 
 
 def find_learned(table: pd.DataFrame, known: LearnedImages) -> np.ndarray:
-    """(n,) of text, for each row of `table` (digest, hash, hash_mirrored): exact, alike, or "" for neither.
+    """(n,) of text, for each row of `table` (PRINTS): exact, alike, or "" for neither.
 
     exact: the file is one of those; alike: its picture, or its mirror image, has a hash near to one of theirs. A row
     without a digest is neither.
@@ -80,3 +83,18 @@ def find_learned(table: pd.DataFrame, known: LearnedImages) -> np.ndarray:
         near = known.index.near(hashes_of(table[column].iloc[asked]))
         alike[asked[near[:, 0]]] = True
     return np.where(exact, "exact", np.where(alike, "alike", "")).astype(object)
+
+
+def divided(
+    images: pd.DataFrame, shards: Iterable[pd.DataFrame], known: LearnedImages | None
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The images that count, those left out as the detector has learned from them, and the unreadable ones.
+
+    `shards` say what was found of `images` (id, label, subfolder), in their order: reason, PRINTS and p_fake of each
+    model. The tables have all of that, path (the id) and kind (see `find_learned`).
+    """
+    found = [shard.assign(kind=find_learned(shard, known) if known is not None else "") for shard in shards]
+    whole = images[["id", "label", "subfolder"]].join(pd.concat(found, ignore_index=True))
+    whole.insert(0, "path", whole["id"])
+    read, learned = whole["reason"] == "", whole["kind"] != ""
+    return whole[read & ~learned].reset_index(drop=True), whole[read & learned], whole[~read]

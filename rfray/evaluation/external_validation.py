@@ -4,22 +4,26 @@ Nothing is chosen on these images: the rows stand as the bundle has them, each a
 for the one threshold that says how much of a loss is calibration, which is marked as chosen here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from rfray.data.corruptions import CORRUPTION_NAMES
+from rfray.data.labelled_sets import LabelledSet
+from rfray.evaluation.ensemble import TEST_COLUMNS
 from rfray.evaluation.leaderboard import BASELINE, CONFUSION, COUNT, NUMBER, TEXT, escaped, markdown_table
 from rfray.evaluation.significance import INTERVALS, TESTS, WORDS, Evaluated, significance
 from rfray.stats.clusters import groups_of_images
 from rfray.stats.guessing import constant_answer, constant_figures, no_better
-from rfray.stats.metrics import METRICS, confusion, measured
+from rfray.stats.metrics import METRICS, confusion, measured, metric
 from rfray.stats.operating_point import OperatingPoint, choose_threshold, point_on
 from rfray.stats.paired_tests import LEVEL
 from rfray.stats.predictions import Predictions
 from rfray.stats.unpaired_tests import auc_difference, auc_variance, independent_images, share_difference
+from rfray.stats.voting import joined
 from rfray.store.bundle_record import Ensemble
 from rfray.store.evaluation_dir import Comparison, EvaluationRecord, Threshold
 
@@ -37,6 +41,9 @@ DELONG = "DeLong's variances of two sets of images"
 PROPORTIONS = "the z test of two proportions"
 COMPARED = ("auc", "accuracy", "recall", "fpr")
 """Figures that stand beside what is claimed."""
+CLAIMED_OF_THESE = (
+    "These are the very images that the bundle's claims are of, so what stands beside the claims is no new evidence."
+)
 Figures = Mapping[str, float | None]
 """Columns of the leaderboard -> value; None where undefined."""
 OF_ONE_CLASS = {0: ("fpr", "fpr_low", "fpr_high"), 1: ("recall", "recall_low", "recall_high")}
@@ -86,11 +93,75 @@ def evaluation_rows(
     return frame.fillna({column: "" for column, dtype in ROW_COLUMNS.items() if dtype == TEXT})
 
 
+def votes_of(ensemble: Ensemble, images: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Predictions]:
+    """Name of each vote and each model -> its predictions of `images` (id, label).
+
+    `scores` has the p_fake of each model under its id. A vote is left out where a member is not among them.
+    """
+    votes = [vote for vote in ensemble.votes if {*vote.members} <= {*scores}]
+    said = {vote.name: joined(vote, scores[vote.members].to_numpy(float).T) for vote in votes}
+    said |= {str(model): scores[model].to_numpy(float) for model in scores}
+    ids, labels = images["id"].to_numpy(object), images["label"].to_numpy(np.int8)
+    return {name: Predictions(ids, labels, p_fake) for name, p_fake in said.items()}
+
+
+def corruption_columns(
+    ensemble: Ensemble, images: pd.DataFrame, scores: pd.DataFrame, models: Sequence[str], frame: pd.DataFrame
+) -> pd.DataFrame:
+    """TEST_COLUMNS of each row of the leaderboard `frame`; nan where it has none, as a baseline.
+
+    `scores` has the p_fake of each model under each corruption, in `<model> <corruption>`; `images` as for `votes_of`.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for corruption in CORRUPTION_NAMES:
+        columns = {f"{model} {corruption}": model for model in models}
+        votes = votes_of(ensemble, images, scores[[*columns]].rename(columns=columns))
+        found[f"auc_{corruption}"] = {name: metric("auc", one) for name, one in votes.items()}
+    table = pd.DataFrame(found, dtype=float).reindex(frame["name"]).set_axis(frame.index)
+    worst = table.assign(auc=frame["auc"]).min(axis=1).where(table.notna().all(axis=1))
+    return table.assign(**{TEST_COLUMNS[-1]: worst})
+
+
 def figures_of(frame: pd.DataFrame, name: str) -> dict[str, float | None]:
     """The numbers of the row of this name; None where undefined."""
     row = frame[frame["name"] == name].iloc[0]
     numbers = [column for column in map(str, frame) if ROW_COLUMNS.get(column, NUMBER) != TEXT]
     return {column: None if pd.isna(row[column]) else float(row[column]) for column in numbers}
+
+
+def evaluation_record(
+    given: LabelledSet,
+    bundle: str,
+    vote: Predictions,
+    figures: Figures,
+    claimed: Figures,
+    left_out: Sequence[str] | None,
+    unreadable: int,
+    further: Sequence[str],
+) -> EvaluationRecord:
+    """The record of what a vote came to on a set, with all that is said of it; `further` sentences stand last.
+
+    `bundle` is its digest, `left_out` the kinds of the images that it has learned from, None where it can't say.
+    """
+    comparisons, best = compare(figures, claimed), best_threshold(vote)
+    exact, alike = (None if left_out is None else left_out.count(kind) for kind in ("exact", "alike"))
+    said = sentences(given.name, figures, claimed, comparisons, best)
+    return EvaluationRecord(
+        name=given.name,
+        where=given.where,
+        bundle=bundle,
+        n=len(vote),
+        real=int((vote.labels == 0).sum()),
+        fake=int((vote.labels == 1).sum()),
+        unreadable=unreadable,
+        exact=exact,
+        alike=alike,
+        figures=dict(figures),
+        claimed=dict(claimed),
+        comparisons=comparisons,
+        best=best,
+        sentences=[*said, f"{learned_sentence(exact, alike)}.", *further],
+    )
 
 
 def compare(figures: Figures, claimed: Figures) -> dict[str, Comparison]:

@@ -28,7 +28,7 @@ from rfray.inference.shards import (
     columns_of,
     list_files,
     missing_shards,
-    part_file,
+    verdicts_in,
     vouch,
 )
 from rfray.progress.phases import say
@@ -92,17 +92,15 @@ def predict_shards(
     `resources` are those of each process that predicts; every node must see the folder, the bundle and the files.
     Raises RfrayError where a shard can't be predicted, ClusterError.
     """
-    yield from do_shards(Task(out, bundle, batch_size), resources, address)
-
-
-def do_shards(task: Task, resources: Resources, address: str | None) -> Iterator[Counter[str]]:
-    """The same of any task on a folder."""
-    out = task.out
     missing, there = missing_shards(out)
-    done = (pq.read_table(part_file(out, shard), columns=["verdict"]) for shard in there)
-    yield from (Counter(table["verdict"].to_pylist()) for table in done)
-    if not missing:
-        return
+    yield from verdicts_in(out, there)
+    if missing:
+        yield from do_shards(Task(out, bundle, batch_size), missing, resources, address)
+
+
+def do_shards(task: Task, missing: Sequence[int], resources: Resources, address: str | None) -> Iterator[Counter[str]]:
+    """Does the missing shards of any task on a folder, by a pool of processes; counts each one's verdicts."""
+    out = task.out
     with connected(address, resources):
         slot = worker_slot(resources)
         if notice := autoscaler_notice(slot):

@@ -29,52 +29,35 @@ from rfray.inference.shards import (
     list_files,
     missing_shards,
     part_file,
+    verdicts_in,
     vouch,
 )
 from rfray.progress.phases import say
-from rfray.spec.schema_base import Strict
 from rfray.spec.sweep import Resources
-from rfray.store.evaluation_dir import EvaluationDir
+from rfray.store.evaluation_dir import EvaluationDir, ShardsPlan
 from rfray.store.files import file_digest
-from rfray.store.records import Digest, Name, find_record, write_record
+from rfray.store.records import find_record, write_record
 
-SHARD = 2_000
-"""Images; a process that dies loses at most so many predictions."""
+SHARD, SMALL_SHARD = 2_000, 250
+"""Images of a shard of many, and of at most IN_PROCESS: whoever is stopped loses at most so many predictions."""
 CORRUPTED_SHARD = 200
 """Images, each of which is predicted under 13 corruptions."""
 IN_PROCESS = 10_000
 """Pictures from which on a pool of processes is worth the start of Ray (our choice): on two cores it takes 10 s."""
 
 
-class Plan(Strict):
-    """plan.json: what the shards are of."""
-
-    bundle: Digest
-    """Of its ensemble.json."""
-    where: str
-    """The folder, the table or the address that is evaluated."""
-    images: Digest
-    """Of the list of its images: their names, labels, sizes and times."""
-    further: list[Name]
-    """Ids of models that are not in the bundle, but predict, too."""
-    files: Digest
-    """Of FILES_TABLE, which says what is in which shard."""
-
-
 def claim(
     out: EvaluationDir, bundle: str, given: LabelledSet, further: Sequence[str], corrupted: bool, console: Console
 ) -> None:
-    """Makes `out` the evaluation of this bundle (digest) on this set; shards of other images, or of another bundle, go.
+    """Lists the images of a set in the folder of its shards; those of other images, or of another bundle, go.
 
-    With `corrupted`, the shards of corrupted pictures; `given` has those that count then.
-    Raises RunError where it is the evaluation of another folder.
+    `bundle` is its digest. With `corrupted`, the shards of corrupted pictures; `given` has those that count then.
+    Raises RunError where the folder is damaged.
     """
     shards, wanted = out.corrupted_folder if corrupted else out.shards_folder, _digest(given)
     plan_file, files = shards / "plan.json", shards / FILES_TABLE
     remedy = f"delete {shards}, and all is predicted again"
-    known = find_record(plan_file, Plan, remedy=remedy)
-    if known is not None and known.where != given.where:
-        raise RunError(f"{out.path} is an evaluation of {known.where}; name this one: {out.name}-2={given.where}")
+    known = find_record(plan_file, ShardsPlan, remedy=remedy)
     if known is not None and (known.bundle, known.images, known.further) == (bundle, wanted, list(further)):
         if not files.exists() or file_digest(files) != known.files or columns_of(files) != ["path"]:
             raise RunError(f"{files} is damaged or gone, and says what the shards are of; {remedy}")
@@ -83,8 +66,9 @@ def claim(
         what = given.where if known.images != wanted else "the bundle"
         say(console, f"{out.name}: {what} has changed since it was evaluated, so it is predicted again")
     shutil.rmtree(shards, ignore_errors=True)
-    list_files(shards, iter(given.images["file"]), CORRUPTED_SHARD if corrupted else SHARD)
-    plan = Plan(bundle=bundle, where=given.where, images=wanted, further=list(further), files=file_digest(files))
+    size = CORRUPTED_SHARD if corrupted else SHARD if len(given.images) > IN_PROCESS else SMALL_SHARD
+    list_files(shards, iter(given.images["file"]), size)
+    plan = ShardsPlan(bundle=bundle, where=given.where, images=wanted, further=list(further), files=file_digest(files))
     write_record(plan_file, plan)
 
 
@@ -94,15 +78,14 @@ def predict_set(task: Task, resources: Resources, address: str | None) -> Iterat
     In this process where they have at most IN_PROCESS pictures and no `address` is given. Raises as `predict_shards`.
     """
     missing, there = missing_shards(task.out)
-    pictures = len(missing) * (CORRUPTED_SHARD * len(CORRUPTION_NAMES) if task.corrupted else SHARD)
-    if address is not None or pictures > IN_PROCESS:
+    yield from verdicts_in(task.out, there)
+    listed = pq.read_metadata(task.out / FILES_TABLE)
+    images = sum(listed.row_group(shard).num_rows for shard in missing)
+    if images and (address is not None or images * (len(CORRUPTION_NAMES) if task.corrupted else 1) > IN_PROCESS):
         from rfray.inference.bulk import do_shards
 
-        yield from do_shards(task, resources, address)
-        return
-    for shard in there:
-        yield Counter(pq.read_table(part_file(task.out, shard), columns=["verdict"])["verdict"].to_pylist())
-    if missing:
+        yield from do_shards(task, missing, resources, address)
+    elif images:
         predictor = ShardPredictor(os.cpu_count() or 1, *task)
         for shard in missing:
             _, counts = predictor.predict(shard)

@@ -8,7 +8,7 @@ Without Ray: `bulk` has many processes do the same.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +66,7 @@ class ShardPredictor:
         self._bundle = with_further(load_bundle(self._task.bundle), self._task.bundle, self._task.further)
 
     def predict(self, shard: int) -> tuple[int, Counter[str]]:
-        """Writes the verdicts on a shard; the shard, and how many there are of each."""
+        """Writes the verdicts on a shard; the shard, and how many there are of each verdict."""
         out, file = self._task.out, pq.ParquetFile(self._task.out / FILES_TABLE)
         paths = [*map(os.fsdecode, file.read_row_group(shard)["path"].to_pylist())]
         if self._task.corrupted:
@@ -84,6 +84,12 @@ def missing_shards(out: Path) -> tuple[list[int], list[int]]:
     for shard in range(pq.read_metadata(out / FILES_TABLE).num_row_groups):
         (there if _is_whole(part_file(out, shard), known.get(shard)) else missing).append(shard)
     return missing, there
+
+
+def verdicts_in(out: Path, shards: Iterable[int]) -> Iterator[Counter[str]]:
+    """How many there are of each verdict in each of the shards, which are there."""
+    for shard in shards:
+        yield Counter(pq.read_table(part_file(out, shard), columns=["verdict"])["verdict"].to_pylist())
 
 
 def vouch(out: Path, shard: int) -> None:

@@ -5,12 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rfray.errors import RunError
 from rfray.spec.schema_base import Strict
 from rfray.store.files import below
-from rfray.store.records import Digest, FromZero, Name
+from rfray.store.records import Digest, FromZero, Name, find_record
 
-EVALUATIONS = "evaluations"
-"""The folder of them, in a run or in the working folder."""
+EVALUATIONS, SUMMARY = "evaluations", "evaluations.csv"
+"""The folder of them, in a run or in the working folder, and the table in it that has a row each."""
+MEAN, WORST = "mean", "worst"
+"""Names of the rows at the bottom of SUMMARY."""
 Figure = Annotated[float, Field(ge=0)] | None
 """A metric, a count or an end of an interval; None: undefined."""
 
@@ -66,6 +69,21 @@ class EvaluationRecord(Strict):
     """The same in words."""
 
 
+class ShardsPlan(Strict):
+    """plan.json: what the shards of predictions are of."""
+
+    bundle: Digest
+    """Of its ensemble.json."""
+    where: str
+    """The folder, the table or the address that is evaluated."""
+    images: Digest
+    """Of the list of its images: their names, labels, sizes and times."""
+    further: list[Name]
+    """Ids of models that are not in the bundle, but predict, too."""
+    files: Digest
+    """Of the table of files, which says what is in which shard."""
+
+
 class EvaluationDir:
     """evaluations/<name>: its files."""
 
@@ -86,6 +104,24 @@ class EvaluationDir:
         self.shards_folder = self.path / ".shards"
         self.corrupted_folder = self.path / ".corrupted"
         """What was predicted of pictures as they are, and under corruption; kept for the next time."""
+
+    def results(self) -> list[Path]:
+        """What an evaluation came to, the record first, without the gallery of mistakes, which is its own record."""
+        tables = (self.leaderboard_csv, self.groups_csv, self.left_out_csv, self.unreadable_csv)
+        found = (*self.predictions_files(), *tables, self.report_md, self.report_html, *self.plots_folder.glob("*.png"))
+        return [self.record_file, *found]
+
+    def check_free(self, where: str) -> None:
+        """Raises RunError where this is the evaluation of another folder, or one that was begun; or is damaged."""
+        plan = self.shards_folder / "plan.json"
+        records = (
+            find_record(self.record_file, EvaluationRecord, remedy="delete its folder, and evaluate again"),
+            find_record(plan, ShardsPlan, remedy=f"delete {self.shards_folder}, and all is predicted again"),
+        )
+        for known in records:
+            if known is not None and known.where != where:
+                named = f"name this one: {self.name}-2={where}"
+                raise RunError(f"{self.path} is an evaluation of {known.where}; {named}")
 
     def predictions_file(self, name: str) -> Path:
         """<name>-predictions.parquet of a vote or a member: id, label, p_fake."""

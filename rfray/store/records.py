@@ -17,7 +17,8 @@ from rfray.store.storage import Mirror
 Record = TypeVar("Record", bound=BaseModel)
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
+LONGEST_NAME = 200
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
 """Of a trial, a vote or a file: one part of a path, which can't lead out of its folder."""
 Digest = Annotated[str, rule("a SHA-256, 64 hex digits", re.compile("[0-9a-f]{64}").fullmatch)]
 """SHA-256 of a file's bytes."""

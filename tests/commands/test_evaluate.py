@@ -26,6 +26,7 @@ import rfray
 from rfray.cli import main
 from rfray.commands import evaluate
 from rfray.data.corruptions import CORRUPTIONS
+from rfray.evaluation.external_validation import CLAIMED_OF_THESE
 from rfray.evaluation.mistakes import read_mistakes
 from rfray.inference import evaluation_predictions, shards
 from rfray.models.bundle import load_bundle
@@ -248,7 +249,7 @@ def test_python_has_the_same(here: Path, tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_killed_one_goes_on_and_damage_is_mended(
     here: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_predictions, "SHARD", 5)
+    monkeypatch.setattr(evaluation_predictions, "SMALL_SHARD", 5)
     out, predict, done = (
         EvaluationDir(tmp_path / "evaluations", "elsewhere"),
         shards.ShardPredictor.predict,
@@ -467,6 +468,44 @@ def test_another_folder_of_the_same_name_is_refused(here: Path, command: Command
     done = command("run", str(tmp_path / "a" / "set"), "--out", str(tmp_path))
     assert "has changed since it was evaluated, so it is predicted again" in done.stdout
     assert record_of(tmp_path, "set").n == 5
+
+
+def test_a_set_that_can_not_be_evaluated_is_no_loss_of_the_others(here: Path, command: Command, tmp_path: Path) -> None:
+    write_folder(tmp_path / "soon", per_class=2, seed=13)
+    assert command("run", str(tmp_path / "soon"), "--out", str(tmp_path)).returncode == 0
+    for file in (tmp_path / "soon").rglob("*.bmp"):
+        file.write_bytes(b"no image")
+    done = command("run", str(tmp_path / "soon"), "elsewhere", "--out", str(tmp_path))
+    assert done.returncode == 1
+    why = "none of 4 images counts: 4 could not be read, and the detector has learned from 0"
+    assert f"{tmp_path}/soon: {why} (see {tmp_path}/evaluations/soon). All else is evaluated" in done.stderr
+    summary = pd.read_csv(tmp_path / "evaluations" / "evaluations.csv")
+    assert summary["name"].tolist() == ["elsewhere", "mean", "worst"]
+    left = {file.name for file in (tmp_path / "evaluations" / "soon").iterdir() if not file.name.startswith(".")}
+    assert left == {"unreadable.csv"}  # and no figures of images that are not there any more
+    assert command("run", str(tmp_path / "soon"), "--out", str(tmp_path)).returncode == 2
+
+
+def test_what_is_wrong_with_any_word_is_said_before_anything_is_predicted(
+    here: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "a" / "set", per_class=2, seed=11)
+    assert command("run", str(tmp_path / "a" / "set"), "--out", str(tmp_path)).returncode == 0
+    shutil.rmtree(EvaluationDir(tmp_path / "evaluations", "set").shards_folder)  # as in a run that came from elsewhere
+    monkeypatch.setattr("rfray.inference.shards.load_bundle", lambda *_: 1 / 0)
+    done = command("run", "elsewhere", "set=planted", "--out", str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"is an evaluation of {tmp_path}/a/set; name this one: set-2={here}/planted" in done.stderr
+    done = command("run", "elsewhere", "--out", "s3://bucket/x")
+    assert (done.returncode, done.stderr) == (2, "rfray: --out s3://bucket/x: allowed: a folder of this machine\n")
+
+
+def test_the_images_of_the_claims_are_known_again(here: Path, command: Command, tmp_path: Path) -> None:
+    done = command("run/ensemble", "images/test", "elsewhere", "--out", str(tmp_path))
+    said = CLAIMED_OF_THESE
+    assert done.returncode == 0
+    assert done.stdout.count(said) == 1
+    assert said in record_of(tmp_path, "test").sentences
 
 
 def test_a_set_at_an_address_is_the_same(
