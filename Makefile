@@ -52,7 +52,7 @@ test-all: .venv/installed  ## all, in one process: they share what is slow to st
 chaos: .venv/installed  ## kill drivers, trials and nodes of real sweeps; SEEDS=5 orders of it
 	$(BIN)/python -m tests.chaos --seeds $(or $(SEEDS),5)
 
-fuzz: .venv/installed  ## damaged images, records, sweep files and requests; for MINUTES=5, each time from another seed
+fuzz: .venv/installed  ## damaged images, records, sweep files, tables and requests; for MINUTES=5, each time from another seed
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),5)
 
 bench: .venv/installed  ## speed against plain Ray Tune and bare decoding; into benchmarks/README.md

@@ -16,7 +16,7 @@ from rfray.spec.sweep_file import resolved_text
 from rfray.spec.trial import Trial
 from rfray.stats.predictions import Predictions, read_predictions, write_predictions
 from rfray.store.files import file_digest, write_whole
-from rfray.store.records import Fold, TrialResult, TrialStart, write_record
+from rfray.store.records import Fold, LeftOut, LeftOutPair, TrialResult, TrialStart, write_record
 from rfray.store.run_dir import CATALOG, Part, RunDir, TrialDir
 from tests.audits import leaking_audit
 
@@ -135,6 +135,26 @@ def fail_trial(run: RunDir, trial_id: str, reason: str, **setting: Any) -> Trial
         ),
     )
     return trial
+
+
+def add_probe(run: RunDir, trial_id: str = "probe-aaaaaa", score: float = 0.6) -> TrialDir:
+    """A probe that has judged the images of train and val in the catalog, and sources that were left out."""
+    out, random = run.trial(trial_id), np.random.default_rng(0)
+    files = {"train": out.out_of_fold_file, "val": out.predictions_file("val")}
+    for part, file in files.items():
+        images = run.images(part)
+        p_fake = np.clip(0.3 + 0.4 * images["label"] + random.normal(0, 0.2, len(images)), 0, 1)
+        write_predictions(file, Predictions(images.index.to_numpy(str), images["label"].to_numpy(), p_fake), {})
+    pairs = tuple(
+        LeftOutPair(fake=fake, real=real, auc=auc, low=auc - 0.1, high=auc + 0.1, fakes=30, reals=40)
+        for fake, real, auc in (("sd", "lfw", 0.5), ("sd", "", 0.6), ("gan", "lfw", 0.8))
+    )
+    write_record(out.left_out_file, LeftOut(seen=0.9, pairs=pairs, few={"old": 3}, more=1), out.mirror)
+    fields = {"position": 9, "kind": "probe", "status": "ok", "metric": "auc", "epochs": 0, "seconds": 1.0}
+    names = {file.name: file_digest(file) for file in (*files.values(), out.left_out_file)}
+    trial = Trial(backbone="test_resnet", pretrained=True, head="probe")
+    run.write_result(out, TrialResult(id=trial_id, trial=trial, score=score, node="here", files=names, **fields))
+    return out
 
 
 def catalog_of(**columns: Any) -> pd.DataFrame:

@@ -53,6 +53,9 @@ def how_left_out(found: LeftOut, backbone: str) -> str:
         said += f" Too few images to be left out have {counted(len(found.few), 'source')} ({listed})."
     if found.more:
         said += f" {counted(found.more, 'smaller source')} were not left out."
+    fakes, reals = ({getattr(pair, kind) for pair in found.pairs} for kind in ("fake", "real"))
+    if missing := len(fakes) * len(reals) - len(found.pairs):
+        said += f" For {counted(missing, 'further pair')} there are too few images."
     return said
 
 
@@ -73,4 +76,8 @@ def with_left_out(audit: Audit, found: LeftOut, backbone: str) -> Audit:
 
 
 def _is_worse(found: LeftOut) -> bool:
-    return found.mean is not None and found.seen is not None and found.seen - found.mean > MARGIN
+    """By more than MARGIN, and by more than what chance may have added to the AUC on sources that were seen."""
+    if found.mean is None or found.seen is None:
+        return False
+    low = found.seen if found.seen_low is None else found.seen_low
+    return found.seen - found.mean > MARGIN and found.mean < low

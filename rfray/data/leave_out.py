@@ -64,7 +64,7 @@ def check_leave_out(settings: DataSettings) -> None:
         path
         for path, own in zip(table["path"], named, strict=True)
         if leads_out(path)
-        or not any(own in (None, part) and os.path.lexists(folder / path) for part, folder in folders.items())
+        or not any(own in (None, part) and os.path.isfile(folder / path) for part, folder in folders.items())
     ]
     refuse_unknown(settings.leave_out, unknown, str(folders["train"]))
 

@@ -103,7 +103,7 @@ class LeftOutPair(Strict):
     auc: Score
     low: Score
     high: Score
-    """Its 95 % interval (DeLong)."""
+    """Its 95 % interval (DeLong; Obuchowski where images belong together)."""
     fakes: FromOne
     reals: FromOne
     """Images it was measured on."""
@@ -116,6 +116,8 @@ class LeftOut(Strict):
     """Why there are no pairs; "" where there are."""
     seen: Score | None = None
     """AUC of such a head on other images of the sources that it has learned from; None without pairs."""
+    seen_low: Score | None = None
+    """Lower end of its 95 % interval; None without pairs."""
     pairs: tuple[LeftOutPair, ...] = ()
     few: dict[str, FromOne] = Field(default={})
     """Sources that had too few images to be left out -> how many."""

@@ -1,8 +1,8 @@
 """a probe's features, the images' sources -> `LeftOut`: how good a head is on sources that it has not learned from.
 
 Each pair of a fakes' source and a photographs' source is told apart by a head that has learned from neither. Where one
-class has no two sources that are known, a share of its images takes the place of the source. Images of one group are
-never on both sides.
+class has no two sources that are known, or none with images enough, a share of its images takes the place of the
+source. Images of one group are never on both sides.
 """
 
 from itertools import product
@@ -36,9 +36,12 @@ def judge_left_out(
     known = [of if len(of) > 1 else {} for of in counts]
     if not any(known):
         return LeftOut(reason=NO_SOURCES)
-    enough = [[source for source, n in of.items() if n >= MIN_IMAGES] for of in known]
-    kinds = [these[:MOST_SOURCES] if of else [""] for these, of in zip(enough, known, strict=True)]
+    # to be judged on, and for all others to be learned from
+    enough = [[source for source, n in of.items() if min(n, sum(of.values()) - n) >= MIN_IMAGES] for of in known]
+    kinds = [these[:MOST_SOURCES] or [""] for these in enough]
     few = {source: n for of in known for source, n in of.items() if n < MIN_IMAGES}
+    if not any(enough):
+        return LeftOut(reason=_too_few(), few=few)
     more = sum(len(these[MOST_SOURCES:]) for these in enough)
     rows = _subsample(labels, sources, kinds, seed)
     features, labels, sources, groups = features[rows], labels[rows], sources[rows], groups[rows]
@@ -46,14 +49,18 @@ def judge_left_out(
     pairs = []
     for fake, real in product(kinds[1], kinds[0]):
         learned, judged = _sides(labels, sources, groups, apart, (real, fake))
-        found = _judged(features, labels, learned, judged, head.strength)
+        found = _judged(features, labels, groups, learned, judged, head.strength)
         if found is not None:
             reals, fakes = np.bincount(labels[judged]).tolist()
             pairs.append(LeftOutPair(fake=fake, real=real, fakes=fakes, reals=reals, **found))
-    seen = _judged(features, labels, ~apart, apart, head.strength)
+    seen = _judged(features, labels, groups, ~apart, apart, head.strength)
     if not pairs or seen is None:
-        return LeftOut(reason=f"the sources have too few images (fewer than {MIN_IMAGES} of a class)", few=few)
-    return LeftOut(seen=seen["auc"], pairs=tuple(pairs), few=few, more=more)
+        return LeftOut(reason=_too_few(), few=few)
+    return LeftOut(seen=seen["auc"], seen_low=seen["low"], pairs=tuple(pairs), few=few, more=more)
+
+
+def _too_few() -> str:
+    return f"the sources have too few images (fewer than {MIN_IMAGES} of a class)"
 
 
 def _counts(sources: np.ndarray) -> dict[str, int]:
@@ -63,21 +70,21 @@ def _counts(sources: np.ndarray) -> dict[str, int]:
 
 
 def _subsample(labels: np.ndarray, sources: np.ndarray, kinds: list[list[str]], seed: int) -> np.ndarray:
-    """(m,) int, sorted: MOST_IMAGES at most, as many of each source that is left out as of all others together.
+    """(m,) int, sorted: MOST_IMAGES at most, half of them of each class.
 
-    None whose source is not known where sources of its class are left out: it may be one of these.
+    Of a class as many of each source that is left out as of all others together; none whose source is not known where
+    sources of its class are left out: it may be one of these.
     """
-    parts = []
+    rows, random = [], np.random.default_rng(seed)
     for label, those in enumerate(kinds):
         its = labels == label
-        if those == [""]:
-            parts.append(its)
-        else:
-            parts += [its & (sources == one) for one in those]
+        parts = [its]
+        if those != [""]:
+            parts = [its & (sources == one) for one in those]
             parts.append(its & (sources != "") & ~np.isin(sources, those))
-    random = np.random.default_rng(seed)
-    most = MOST_IMAGES // len(parts)
-    return np.sort(np.concatenate([random.permutation(np.flatnonzero(part))[:most] for part in parts]))
+        parts = [part for part in parts if part.any()]
+        rows += [random.permutation(np.flatnonzero(part))[: MOST_IMAGES // len(kinds) // len(parts)] for part in parts]
+    return np.sort(np.concatenate(rows))
 
 
 def _held_out(groups: np.ndarray, seed: int) -> np.ndarray:
@@ -105,7 +112,12 @@ def _sides(
 
 
 def _judged(
-    features: np.ndarray, labels: np.ndarray, learned: np.ndarray, judged: np.ndarray, strength: float
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    learned: np.ndarray,
+    judged: np.ndarray,
+    strength: float,
 ) -> dict[str, float] | None:
     """auc, low and high of a head, learned and judged on these images; None where either has too few of a class."""
     if min(np.bincount(labels[rows], minlength=2).min() for rows in (learned, judged)) < MIN_IMAGES:
@@ -115,5 +127,5 @@ def _judged(
     regression = LogisticRegression(C=strength / learned.sum(), max_iter=ITERATIONS)
     regression.fit((features[learned] - centre) / scale, labels[learned])
     scores = regression.decision_function((features[judged] - centre) / scale)
-    found = placements(labels[judged], scores[None])
+    found = placements(labels[judged], scores[None], groups=groups[judged])
     return {"auc": float(found.aucs[0])} | dict(zip(("low", "high"), found.intervals[0].tolist(), strict=True))

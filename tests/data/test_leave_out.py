@@ -47,6 +47,8 @@ def test_names_that_begin_like_formulas_come_back(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "not a list of paths that can be read: 'utf-8' codec"),
         ("path,label\nreal/001.png,0,1,2\n", "not a list of paths that can be read: "),
         ("real/001.png\nreal/nothere.png\n", "1 path of no training image: real/nothere.png; allowed: paths below"),
+        ("real/001.png\nfake\n", "1 path of no training image: fake; allowed: paths below"),
+        ("./real/001.png\n", "1 path of no training image: ./real/001.png"),
         ("../train/real/001.png\n", "1 path of no training image: ../train/real/001.png"),
         ("path,folder\nreal/001.png,val\n", "1 path of no training image: real/001.png"),
         ("a\nb\nc\nd\ne\n", "5 paths of no training image: a, b, c and 2 more; allowed"),

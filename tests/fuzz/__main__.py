@@ -13,7 +13,7 @@ from threading import Lock
 
 from tests.fuzz.runner import again, findings, kept
 
-INPUTS = {"images": 3000, "records": 80, "sweeps": 400, "requests": 200}
+INPUTS = {"images": 3000, "records": 80, "sweeps": 400, "tables": 300, "requests": 200}
 """Kind -> how many inputs CI tries: together about a minute of CPU time."""
 FOUND = Path("build", "fuzz")
 

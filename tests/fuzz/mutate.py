@@ -1,10 +1,15 @@
 """A random generator + bytes, text or values -> the same with something wrong in it."""
 
+import io
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from random import Random
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 HEADER = 400
 """Bytes at the beginning in which every second change is made: sizes and counts are there."""
@@ -24,6 +29,7 @@ ODD: tuple[Any, ...] = (
     float("-inf"), 7, 2**31, 2**53 + 1, 2**63, 2**64, -(2**63) - 1, 10**18, 10**400, -(10**400), [],
     {}, [[]], [{}], {"": {}}, {"x": 1}, DEEP, *TEXTS,
 )  # fmt: skip
+WORDS = tuple(text for text in TEXTS if len(text) < 1000)
 
 
 def several(random: Random) -> int:
@@ -112,6 +118,51 @@ def of_value(random: Random, value: Any, odd: Sequence[Any] = ODD) -> Any:
         if not root:
             return None
     return root[0]
+
+
+def of_table(random: Random, table: pa.Table, seal: Mapping[str, str]) -> bytes:
+    """A Parquet file with other columns, cells and types; `seal`: what its metadata have in any case."""
+    columns = table.to_pydict()
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    for _ in range(several(random)):
+        name = random.choice(list(columns)) if columns else "x"
+        match random.randrange(7):
+            case 0:
+                columns.pop(name, None)
+            case 1:
+                columns[random.choice((name.upper(), "", "x", "path"))] = columns.get(name, [])
+            case 2 if columns.get(name):
+                columns[name][random.randrange(len(columns[name]))] = random.choice(ODD)
+            case 3:
+                columns[name] = [random.choice(ODD)] * len(columns.get(name, ()))
+            case 4:
+                columns = {one: cells[: random.randrange(3)] * 2 for one, cells in columns.items()}
+            case 5:
+                random.shuffle(columns.get(name, []))
+            case _ if metadata:
+                key = random.choice(list(metadata))
+                metadata[key] = str(random.choice(WORDS))
+    length = max((len(cells) for cells in columns.values()), default=0)
+    arrays = {one: _array(random, [*cells, *[None] * (length - len(cells))]) for one, cells in columns.items()}
+    with suppress(UnicodeEncodeError):  # half a character
+        metadata = {key: value for key, value in metadata.items() if value.encode() is not None}
+    made = pa.table(arrays).replace_schema_metadata(
+        {**{key: value.encode("utf-8", "replace") for key, value in metadata.items()}, **seal}
+    )
+    out = io.BytesIO()
+    pq.write_table(made, out)
+    return out.getvalue()
+
+
+def _array(random: Random, cells: list[Any]) -> pa.Array:
+    """A column of the cells, of whatever type they can have."""
+    if random.random() < 0.1:
+        return pa.array(cells[:0], pa.null()) if not cells else pa.nulls(len(cells))
+    with suppress(pa.ArrowException, OverflowError, ValueError, UnicodeEncodeError, TypeError):
+        array = pa.array(cells)
+        pq.write_table(pa.table({"x": array}), io.BytesIO())  # not every type can be in a file
+        return array
+    return pa.array([str(cell)[:500].encode("utf-8", "replace").decode() for cell in cells], pa.string())
 
 
 def _number(random: Random, given: Any) -> Any:

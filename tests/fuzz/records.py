@@ -27,7 +27,10 @@ import rfray.cluster.connect
 import rfray.inference.bulk
 from rfray.cli import main
 from rfray.errors import ClusterError, RfrayError
+from rfray.evaluation.left_out import best_left_out
 from rfray.inference.bulk import claim, vouch
+from rfray.report.left_out import heat_map
+from rfray.report.page import write_page
 from rfray.spec.budget_defaults import read_budget
 from rfray.spec.sweep_file import RESOLVED, resolved_text
 from rfray.store.ownership import lease
@@ -39,16 +42,15 @@ from rfray.tuning.budget import enough
 from rfray.tuning.measuring import known_measurements
 from rfray.tuning.recorder import remove_leftovers, repair, results
 from rfray.tuning.warm_start import preview_warm_start, read_warm_start, warm_start
-from tests.fuzz.mutate import ODD, TEXTS, of_bytes, of_text, of_value, several
+from tests.fuzz.mutate import WORDS, of_bytes, of_table, of_text, of_value, several
 from tests.fuzz.runner import Check, Input, Make
 from tests.pictures import write_folder
-from tests.synthetic import as_predicted, small_run
+from tests.synthetic import add_probe, as_predicted, small_run
 from tests.two_models import concluded, two_models
 
 LONGEST = 100_000
 """Characters of what a command that fails says (our choice): the longest text put into a file is said once."""
 BUDGET = read_budget("8m")
-WORDS = tuple(text for text in TEXTS if len(text) < 1000)
 
 
 def prepare(folder: Path) -> tuple[Make, Check]:
@@ -59,7 +61,7 @@ def prepare(folder: Path) -> tuple[Make, Check]:
     for module in (rfray.cluster.connect, rfray.inference.bulk):
         module.connected = _no_ray  # type: ignore[attr-defined]
     files = sorted(str(file.relative_to(made)) for file in made.rglob("*") if file.is_file())
-    files = [file for file in files if not file.endswith((".png", ".lock", ".holder", ".bmp", ".md"))]
+    files = [file for file in files if not file.endswith((".png", ".jpg", ".html", ".lock", ".holder", ".bmp", ".md"))]
 
     def make(random: Random) -> Input:
         name = random.choice(files)
@@ -96,9 +98,7 @@ def _write_runs(made: Path) -> None:
     pictures = made / "pictures"
     for number, part in enumerate(("train", "test")):
         write_folder(pictures / part, per_class=12, seed=number)
-    whole = concluded(two_models(made / "made", pictures))
-    whole.path.rename(made / "whole")
-    shutil.rmtree(made / "made" / "images")
+    _write_whole(made, pictures)
     shards = made / "shards"
     claim(shards, str(made / "whole"), ["work/pictures/test"])
     paths = [str(file) for file in sorted((pictures / "test").rglob("*.bmp"))]
@@ -107,6 +107,22 @@ def _write_runs(made: Path) -> None:
     vouch(shards, 0)
     (made / "lease").mkdir()
     (made / "lease" / ".lock").write_text(json.dumps({"id": "a", "user": "b", "beat": 1.0}))
+
+
+def _write_whole(made: Path, pictures: Path) -> None:
+    """A run with a bundle, a probe, attributes, a list of images that were left out, and an evaluation."""
+    known, unwanted = Path("known.csv"), Path("unwanted.txt")
+    files = sorted(str(file.relative_to(pictures / "train")) for file in (pictures / "train").rglob("*.bmp"))
+    rows = [f"{file},{number % 2},{number}" for number, file in enumerate(files)]
+    known.write_text("\n".join(["path,even,number", *rows]))
+    unwanted.write_text(files[0])
+    run = two_models(made / "made", pictures, attributes=str(known), leave_out=str(unwanted))
+    add_probe(run)
+    concluded(run).path.rename(made / "whole")
+    shutil.rmtree(made / "made")
+    shutil.copytree(made, "work")
+    _rfray(*EVALUATE)()
+    Path("work/whole/evaluations").rename(made / "whole" / "evaluations")
 
 
 def _no_ray(*_: object, **__: object) -> Any:
@@ -167,6 +183,17 @@ def _lease() -> None:
         pass
 
 
+def _page() -> None:
+    """What the page of a run shows of its records, and the heat map of sources that were left out."""
+    run = RunDir("work/whole")
+    with suppress(RfrayError):
+        write_page(run)
+    with suppress(RfrayError):
+        if (best := best_left_out(run)) is not None and best.found.pairs:
+            heat_map(best.found, best.backbone)
+
+
+EVALUATE = ("evaluate", "work/whole", "work/pictures/test")
 COMMANDS = {
     "small": (
         _rfray("leaderboard", "work/small"),
@@ -178,6 +205,9 @@ COMMANDS = {
         _rfray("leaderboard", "work/whole"),
         _rfray("compare", "work/whole", "made/whole", "--out", "work/rows.csv"),
         _rfray("predict", "work/whole", "work/pictures/test/real/000.bmp"),
+        _rfray("audit", "work/whole"),
+        _page,
+        _rfray(*EVALUATE),
     ),
     "shards": (_rfray("predict", "work/whole", "work/pictures/test", "--out", "work/shards/"),),
     "lease": (_lease,),
@@ -193,7 +223,7 @@ def _rewritten(random: Random, file: Path) -> bytes:
         case ".yaml":
             return _json(of_value(random, YAML(typ="safe", pure=True).load(data)))
         case ".parquet":
-            return _other_table(random, pq.read_table(io.BytesIO(data)))
+            return of_table(random, pq.read_table(io.BytesIO(data)), SEAL)
         case ".safetensors":
             return _other_tensors(random, load(data))
         case _:
@@ -203,48 +233,6 @@ def _rewritten(random: Random, file: Path) -> bytes:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
-
-
-def _other_table(random: Random, table: pa.Table) -> bytes:
-    columns = table.to_pydict()
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    for _ in range(several(random)):
-        name = random.choice(list(columns)) if columns else "x"
-        match random.randrange(7):
-            case 0:
-                columns.pop(name, None)
-            case 1:
-                columns[random.choice((name.upper(), "", "x", "path"))] = columns.get(name, [])
-            case 2 if columns.get(name):
-                columns[name][random.randrange(len(columns[name]))] = random.choice(ODD)
-            case 3:
-                columns[name] = [random.choice(ODD)] * len(columns.get(name, ()))
-            case 4:
-                columns = {one: cells[: random.randrange(3)] * 2 for one, cells in columns.items()}
-            case 5:
-                random.shuffle(columns.get(name, []))
-            case _ if metadata:
-                key = random.choice(list(metadata))
-                metadata[key] = str(random.choice(WORDS))
-    length = max((len(cells) for cells in columns.values()), default=0)
-    arrays = {one: _array(random, [*cells, *[None] * (length - len(cells))]) for one, cells in columns.items()}
-    with suppress(UnicodeEncodeError):  # half a character
-        metadata = {key: value for key, value in metadata.items() if value.encode() is not None}
-    made = pa.table(arrays).replace_schema_metadata(
-        {**{key: value.encode("utf-8", "replace") for key, value in metadata.items()}, **SEAL}
-    )
-    out = io.BytesIO()
-    pq.write_table(made, out)
-    return out.getvalue()
-
-
-def _array(random: Random, cells: list[Any]) -> pa.Array:
-    """A column of the cells, of whatever type they can have."""
-    if random.random() < 0.1:
-        return pa.array(cells[:0], pa.null()) if not cells else pa.nulls(len(cells))
-    with suppress(pa.ArrowException, OverflowError, ValueError, UnicodeEncodeError, TypeError):
-        return pa.array(cells)
-    return pa.array([str(cell)[:500].encode("utf-8", "replace").decode() for cell in cells], pa.string())
 
 
 def _other_tensors(random: Random, tensors: dict[str, np.ndarray]) -> bytes:

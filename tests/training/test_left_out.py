@@ -69,10 +69,31 @@ def test_where_one_class_has_no_sources_others_of_its_images_are_held_out() -> N
     assert judged(features, labels, one_camera) == found
 
 
+@pytest.mark.parametrize("small", [[f"person {n // 4}" for n in range(120)], ["cam"] * 110 + ["other"] * 10])
+def test_a_class_of_small_sources_does_not_keep_those_of_the_other_class_from_being_left_out(small) -> None:
+    features, labels, sources = images()
+    known = sources.astype("<U12")
+    known[labels == 0] = small
+    found = judged(features, labels, known)
+    assert found.pairs == judged(features, labels, np.where(labels == 0, "", sources)).pairs
+    assert len(found.pairs) == 2
+    assert len(found.few) == len({name for name in small if small.count(name) < 20})
+
+
+def test_intervals_know_which_images_belong_together() -> None:
+    features, labels, sources = images()
+    once, eightfold = judged(features, labels, sources), np.repeat(np.arange(len(labels)), 8)
+    copies = judged(features[eightfold], labels[eightfold], sources[eightfold], eightfold)
+    for one, other in zip(once.pairs, copies.pairs, strict=True):
+        assert (other.fakes, other.reals) == (320, 320)
+        assert other.high - other.low > 0.8 * (one.high - one.low)  # not the eighth part of the variance
+    assert copies.seen_low < copies.seen - 0.05
+
+
 def test_images_of_one_group_are_never_on_both_sides(monkeypatch) -> None:
     features, labels, sources = images()
     sides = []
-    monkeypatch.setattr(left_out, "_judged", lambda *given: sides.append(given[2:4]))
+    monkeypatch.setattr(left_out, "_judged", lambda *given: sides.append(given[3:5]))
     few = np.arange(len(labels))
     few[PER_SOURCE - 5 : PER_SOURCE + 5] = 7000  # five copies of cam_a in cam_b
     judged(features, labels, sources, few)
@@ -115,10 +136,12 @@ def test_sources_with_few_images_are_named_and_more_than_four_counted(monkeypatc
 
 def test_no_more_images_are_used_than_are_worth_it(monkeypatch) -> None:
     _, labels, sources = images()
-    monkeypatch.setattr(left_out, "MOST_IMAGES", 210)  # 30 of each source; each class has others, none of them here
+    monkeypatch.setattr(left_out, "MOST_IMAGES", 120)  # 60 of each class
     rows = left_out._subsample(labels, sources, [[*REALS], [*FAKES]], 0)
     counts = dict(zip(*np.unique(sources[rows], return_counts=True), strict=True))
-    assert counts == dict.fromkeys((*REALS, *FAKES), 30)
+    assert counts == dict.fromkeys(REALS, 20) | dict.fromkeys(FAKES, 30)
+    rows = left_out._subsample(labels, sources, [[""], [*FAKES]], 0)
+    assert (labels[rows] == 0).sum() == 60
     assert (np.diff(rows) > 0).all()
     unknown = np.where(sources == "cam_c", "", sources)
     assert not (unknown[left_out._subsample(labels, unknown, [["cam_a", "cam_b"], [*FAKES]], 0)] == "").any()
