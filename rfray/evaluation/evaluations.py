@@ -28,7 +28,6 @@ SUMMARY_COLUMNS = {
 """Column of evaluations.csv -> dtype. `exact` and `alike`: left out, as the detector has learned from them; empty where
 that was not looked for. `…_claimed`: of the bundle's test images, `…_p_claimed` the test against that. `best_threshold`
 is chosen on the very images; `calibration_share`: of the lost balanced accuracy, what it would bring back."""
-WORST_IS_GREATEST = LOWER_IS_BETTER & {"fpr", "ece", "brier", "unsure_share", "unsure_error"}
 JUDGED = [column for column in FIGURES if column != "threshold" and not column.endswith(("_low", "_high"))]
 JUDGED += [TEST_COLUMNS[-1], "best_balanced_accuracy"]
 """Columns that have a mean and a worst; those of the ends of intervals would be no intervals of these."""
@@ -59,7 +58,7 @@ def summary_of(records: Sequence[EvaluationRecord]) -> pd.DataFrame:
             row["best_balanced_accuracy"] = record.best.balanced_accuracy
         rows.append(row)
     frame = pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)).astype(SUMMARY_COLUMNS)
-    worst = {one: frame[one].max() if one in WORST_IS_GREATEST else frame[one].min() for one in JUDGED}
+    worst = {one: frame[one].max() if one in LOWER_IS_BETTER else frame[one].min() for one in JUDGED}
     ends = pd.DataFrame([{"name": MEAN, **frame[JUDGED].mean()}, {"name": WORST, **worst}], columns=list(frame))
     whole = pd.concat([frame, ends.astype(SUMMARY_COLUMNS)], ignore_index=True)
     return whole.fillna({column: "" for column, dtype in SUMMARY_COLUMNS.items() if dtype == TEXT})

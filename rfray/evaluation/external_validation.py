@@ -14,8 +14,17 @@ import pandas as pd
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.labelled_sets import LabelledSet
 from rfray.evaluation.ensemble import TEST_COLUMNS
-from rfray.evaluation.leaderboard import BASELINE, CONFUSION, COUNT, NUMBER, TEXT, escaped, markdown_table
-from rfray.evaluation.significance import INTERVALS, TESTS, WORDS, Evaluated, significance
+from rfray.evaluation.leaderboard import (
+    BASELINE,
+    CONFUSION,
+    COUNT,
+    LOWER_IS_BETTER,
+    NUMBER,
+    TEXT,
+    escaped,
+    markdown_table,
+)
+from rfray.evaluation.significance import INTERVALS, TESTS, WORDS, Evaluated, difference_text, significance
 from rfray.stats.clusters import groups_of_images
 from rfray.stats.guessing import constant_answer, constant_figures, no_better
 from rfray.stats.metrics import METRICS, confusion, measured, metric
@@ -204,13 +213,14 @@ def sentences(
         said = [f"On {images} the ensemble is evaluated alone: its bundle claims no figures to stand beside."]
     elif "auc" in comparisons:
         auc, accuracy = comparisons["auc"], comparisons.get("accuracy")
-        said = [f"On {images} the ensemble {_outcome(auc)}: AUC {_text(auc, DELONG)}."]
-        said += [f"Its accuracy {_text(accuracy, PROPORTIONS)}."] if accuracy is not None else []
+        said = [f"On {images} the ensemble {_outcome(auc, 'auc')}: AUC {_text(auc, DELONG)}."]
+        said += [f"Its accuracy is {_text(accuracy, PROPORTIONS)}."] if accuracy is not None else []
     else:
         one = "recall" if figures.get("recall") is not None else "fpr"
         title, kind = ("recall", "fake") if one == "recall" else ("false-positive rate", "real")
-        beside = f" {_text(comparisons[one], PROPORTIONS)}" if one in comparisons else f" {figures[one]:.4f}"
-        said = [f"On {images}, all of them {kind}, the ensemble has a {title} of{beside}. Nothing else can be said."]
+        found = comparisons.get(one)
+        value = f"{figures[one]:.4f}" if found is None else f"{_text(found, PROPORTIONS)}: it {_outcome(found, one)}"
+        said = [f"On {images}, all of them {kind}, the ensemble has a {title} of {value}. Nothing else can be said."]
     if (pieces := figures.get("n_groups") or n) < n:
         said.append(f"Images that belong together are one piece of evidence: {n:,.0f} are in {pieces:,.0f} groups.")
     if (guess := no_better(figures, f"images of {name}")) is not None:
@@ -223,16 +233,14 @@ def sentences(
 def calibration_sentence(figures: Figures, claimed: Figures, best: Threshold) -> str:
     """How much of what was lost a better threshold would bring back."""
     here, at, other = figures["balanced_accuracy"] or 0, figures["threshold"] or 0, claimed.get("balanced_accuracy")
-    chosen = f"from {best.value:.4g} on, a threshold chosen on these very images (so it flatters), it would be"
+    chosen = f"at {best.value:.4g}, a threshold chosen on these very images (so it flatters), it would be"
     if (share := calibration_share(figures, claimed, best)) is None:
-        beside = f", {other:.4f} is claimed" if other is not None else ""
-        found = f"balanced accuracy is {here:.4f}{beside}"
-        return f"At its threshold, {at:.4g}, {found}; {chosen} {best.balanced_accuracy:.4f}."
-    return (
-        f"At its threshold, {at:.4g}, balanced accuracy is {here:.4f}, {other:.4f} is claimed; {chosen} "
-        f"{best.balanced_accuracy:.4f}: {share:.0%} of what is lost is calibration, {1 - share:.0%} that images are "
-        "ranked worse."
-    )
+        loss = ""
+    else:
+        loss = f" So {share:.0%} of the loss is calibration, and {1 - share:.0%} is that images are ranked worse."
+    beside = f" against {other:.4f} that is claimed" if other is not None else ""
+    found = f"balanced accuracy is {here:.4f}{beside}"
+    return f"At its threshold, {at:.4g}, {found}; {chosen} {best.balanced_accuracy:.4f}.{loss}"
 
 
 def calibration_share(figures: Figures, claimed: Figures, best: Threshold | None) -> float | None:
@@ -272,15 +280,12 @@ def markdown_report(record: EvaluationRecord, frame: pd.DataFrame) -> str:
     return "\n\n".join(paragraphs) + "\n"
 
 
-def _outcome(one: Comparison) -> str:
+def _outcome(one: Comparison, name: str) -> str:
     if one.p >= LEVEL:
         return "is not told apart from what it claims"
-    return "does better than it claims" if one.here > one.claimed else "does worse than it claims"
+    better = one.here < one.claimed if name in LOWER_IS_BETTER else one.here > one.claimed
+    return "does better than it claims" if better else "does worse than it claims"
 
 
 def _text(one: Comparison, test: str) -> str:
-    p = "p < 0.0001" if one.p < 0.0001 else f"p = {one.p:.4f}"
-    return (
-        f"{one.here:.4f}, {one.claimed:.4f} is claimed: a difference of {one.here - one.claimed:.4f} (95 % interval "
-        f"{one.low:.4f} to {one.high:.4f}, {p} by {test})"
-    )
+    return difference_text((one.here, one.claimed, one.low, one.high, one.p, one.p), test, "")
