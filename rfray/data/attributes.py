@@ -27,6 +27,8 @@ KEYS = ("folder", "path")
 """Columns that say which image a row is about; all others are attributes."""
 NO_VALUE = ("nan", "NaN", "NA", "N/A", "null")
 """What programs write into a cell where there is no value, besides nothing."""
+ROW_NUMBERS = "__index_level_"
+"""What a column begins with in which pandas keeps the numbers of its rows."""
 SEPARATORS = (",", ";", "\t")
 """Of CSV, as spreadsheets write it in different countries."""
 MOST_CLASSES, MOST_VALUES = 10, 50
@@ -44,7 +46,7 @@ def read_attributes(where: str) -> pd.DataFrame:
         table = _of_parquet(data) if where.lower().endswith(".parquet") else csv_table(data)
     except FileNotFoundError:
         raise DataError(f"{where}: no such file") from None
-    except (OSError, ValueError, csv.Error, StorageError, pa.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, csv.Error, StorageError, pa.ArrowException) as error:
         raise DataError(f"{where}: not a table that can be read: {first_line(error)}") from None
     if "path" not in table:
         raise DataError(
@@ -175,17 +177,21 @@ def csv_table(data: bytes) -> pd.DataFrame:
 
 
 def _of_parquet(data: bytes) -> pd.DataFrame:
-    """Raises pa.ArrowException; ValueError where a column holds more than one value a row."""
+    """Raises pa.ArrowException; ValueError where a column holds more than one value a row, or bytes that are no text.
+
+    OverflowError for a time that Python has none for.
+    """
     table = pq.read_table(pa.BufferReader(data))
     for field in table.schema:
         if pa.types.is_nested(field.type):
             raise ValueError(f"column {field.name!r} holds lists or records; allowed: one value a row")
-    return _tidy(pd.DataFrame({name: _texts(table[name]) for name in table.column_names}))
+    names = [name for name in table.column_names if not name.startswith(ROW_NUMBERS)]
+    return _tidy(pd.DataFrame({name: _texts(table[name]) for name in names}))
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:
     """Values as they would stand in a CSV; a whole number is written as one, also where an empty cell made it 3.0."""
-    values = column.to_pylist()
+    values = [one.decode() if isinstance(one, bytes) else one for one in column.to_pylist()]
     whole = all(one is None or (isinstance(one, float) and (one != one or one.is_integer())) for one in values)
     return ["" if one is None or one != one else str(int(one) if whole else one) for one in values]
 

@@ -22,17 +22,28 @@ NAMED = 5
 def sources(images: pd.DataFrame, settings: DataSettings) -> pd.Series:
     """The name of each image's source, "" where it is not known; `images` has path, label, subfolder (str), folder.
 
-    By default the subfolder, where each class has some; of the built-in data how a fake was scaled up.
+    By default the class folder where a class has several, else the subfolder where each class has some; of the built-in
+    data how a fake was scaled up.
     """
     if settings.group is None and settings.source == "demo":
         return images["path"].map(_demo_source)
-    if settings.group is None or settings.group == SUBFOLDER:
-        named = images["subfolder"].ne("").groupby(images["label"]).any()
-        return images["subfolder"] if settings.group or (len(named) == len(CLASSES) and named.all()) else _none(images)
+    if settings.group is None:
+        return _of_folders(images, settings)
+    if settings.group == SUBFOLDER:
+        return images["subfolder"]
     if isinstance(settings.group, SourceColumn):
         return _of_column(images, settings, settings.group.column)
     pattern = settings.group
     return images["path"].map(lambda path: matched(pattern, path)).astype(str)
+
+
+def _of_folders(images: pd.DataFrame, settings: DataSettings) -> pd.Series:
+    """The folder with what is below it where a class has several; else the subfolder where each class has some."""
+    counts = {CLASSES.index(name): len(folders) for name, folders in settings.class_folders().items()}
+    several = images["label"].map(counts) > 1
+    named = images["subfolder"].mask(several, images["path"].str.rpartition("/")[0])
+    each = named.ne("").groupby(images["label"]).any()
+    return named if len(each) == len(CLASSES) and each.all() else named.where(several, "")
 
 
 def check_source_column(settings: DataSettings) -> None:

@@ -1,8 +1,8 @@
 """A run's out-of-fold predictions -> label-issues.csv: the training images whose labels are least believed.
 
 The judge is the best probe: it predicts every train image that it was learned from out of fold, and those of val, from
-which it has not learned. Nothing is ever deleted by it: a person looks through the list, and gives what is wrong to
-`data.leave_out`.
+which it has not learned; but not where val is of sources that are held out. Nothing is ever deleted by it: a person
+looks through the list, and gives what is wrong to `data.leave_out`.
 """
 
 from dataclasses import dataclass
@@ -114,6 +114,8 @@ def _best_probe(run: RunDir) -> tuple[TrialResult, pd.DataFrame, float] | None:
         if result is None or result.status != "ok" or folders is None:
             continue
         files = {"train": out.out_of_fold_file, "val": out.predictions_file("val")}
+        if run.sweep().data.held_out:  # val is of sources that are strange to it, which is no doubt of their labels
+            del files["val"]
         tables = []
         for part, file in files.items():
             said = read_predictions(file)

@@ -151,8 +151,8 @@ class DataSettings(Strict):
     group: SourceNames | SourceColumn | None = None
     """What names the source of an image, that is the generator of a fake or the origin of a photograph: subfolder, a
     regular expression, whose first match in the path (of its first group, if any) is the name, or `{column: NAME}` of
-    the table data.attributes. By default the subfolder where each class has some. A linear head on frozen features is
-    then judged on sources that it has not seen."""
+    the table data.attributes. By default the class folder where a class has several, else the subfolder where each
+    class has some. A linear head on frozen features is then judged on sources that it has not seen."""
     test_duplicates: Literal["leave_out", "keep"] = "leave_out"
     """Images of train and val that are also in test: leave_out removes them, keep only reports them in the audit."""
     leave_out: AbsolutePath | None = None

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rfray.data.attributes import attributes_of, categories, check_attributes, read_attributes, unmatched
@@ -81,7 +83,22 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     pd.DataFrame({"path": ["a"], "parts": [["eye", "nose"]]}).to_parquet(broken)
     with pytest.raises(DataError, match="column 'parts' holds lists or records; allowed: one value a row"):
         read_attributes(broken)
+    pq.write_table(pa.table({"path": ["a"], "taken": pa.array([2**62], pa.timestamp("us"))}), broken)
+    with pytest.raises(DataError, match="not a table that can be read: date value out of range"):
+        read_attributes(broken)
     check_attributes(settings(tmp_path))
+
+
+def test_parquet_of_other_programs(tmp_path: Path) -> None:
+    """Text as bytes, as Spark writes it; and without the row numbers that pandas adds to a part of a table."""
+    file = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"path": [b"real/1.png", "é".encode()], "skin": [b"dark", None]}), file)
+    assert read_attributes(str(file)).to_dict("list") == {"path": ["real/1.png", "é"], "skin": ["dark", ""]}
+    pq.write_table(pa.table({"path": ["a"], "skin": [b"\xff"]}), file)
+    with pytest.raises(DataError, match="not a table that can be read: 'utf-8' codec"):
+        read_attributes(str(file))
+    pd.DataFrame({"path": ["a", "b", "c"], "skin": ["x", "y", "z"]}).iloc[[0, 2]].to_parquet(file)
+    assert read_attributes(str(file)).to_dict("list") == {"path": ["a", "c"], "skin": ["x", "z"]}
 
 
 IMAGES = pd.DataFrame({"path": ["real/1.png", "fake/1.png", "real/1.png"], "folder": ["train", "train", "test"]})

@@ -44,6 +44,22 @@ def test_by_default_the_subfolder_where_each_class_has_some() -> None:
     assert sources(fakes, given(group="subfolder")).tolist() == ["", "", "sd"]
 
 
+def test_by_default_the_class_folder_where_a_class_has_several() -> None:
+    images = pd.DataFrame(
+        [("ffhq/1.jpg", 0, ""), ("lfw/a/1.jpg", 0, "a"), ("gan/sd/1.jpg", 1, ""), ("x/1.jpg", 1, "")],
+        columns=["path", "label", "subfolder"],
+    )
+    both = given(classes={"real": ["ffhq", "lfw"], "fake": ["gan/sd", "x"]})
+    assert sources(images, both).tolist() == ["ffhq", "lfw/a", "gan/sd", "x"]
+    one = given(classes={"real": "photos", "fake": ["gan/sd", "x"]})
+    assert sources(images.assign(subfolder=["", "a", "", ""]), one).tolist() == ["", "a", "gan/sd", "x"]
+    assert sources(images.assign(subfolder=""), one).tolist() == ["", "", "gan/sd", "x"]
+    assert sources(images, given(group="subfolder", classes={"real": "r", "fake": ["gan/sd", "x"]})).tolist() == [
+        *("", "a"),
+        *("", ""),
+    ]
+
+
 def test_a_pattern_names_sources_by_its_first_match() -> None:
     images = table(real=["ffhq_1.jpg", "1.jpg"], fake=["sd_2_gan_1.jpg"])
     assert sources(images, given(group=r"([a-z]+)_\d")).tolist() == ["ffhq", "", "sd"]

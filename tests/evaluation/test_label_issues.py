@@ -17,7 +17,7 @@ from rfray.evaluation.leaderboard import write_leaderboard
 from rfray.report.label_sheets import LABEL_SHEETS, draw_label_issues
 from rfray.report.page import write_page
 from rfray.report.pictures import description
-from rfray.spec.sweep import DataSettings
+from rfray.spec.sweep import DataSettings, HeldOut
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.predictions import Predictions, write_predictions
 from rfray.store.csv_files import read_csv
@@ -104,6 +104,16 @@ def test_the_best_probe_says_which_labels_look_wrong(run: RunDir) -> None:
     assert table["margin"].tolist() == pytest.approx([0.96, 0.94, 0.9])
     assert set(table["folder"]) == {"train"}
     assert run.not_vouched(run.label_issues_csv) == []
+
+
+def test_images_of_sources_that_are_held_out_are_not_doubted(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = run.sweep()
+    held_out = sweep.data.model_copy(update={"val": HeldOut(groups=("cam",))})
+    monkeypatch.setattr(RunDir, "sweep", lambda _: sweep.model_copy(update={"data": held_out}))
+    issues = find_label_issues(run)
+    assert issues is not None
+    assert issues.table["path"].tolist() == ["fake/=4.png", "real/3.png"]
+    assert "on 60 of 80 training images" in issues.sentence
 
 
 def test_a_sheet_of_each_class(run: RunDir) -> None:
