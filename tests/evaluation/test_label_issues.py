@@ -108,7 +108,7 @@ def test_the_best_probe_says_which_labels_look_wrong(run: RunDir) -> None:
 
 def test_images_of_sources_that_are_held_out_are_not_doubted(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = run.sweep()
-    held_out = sweep.data.model_copy(update={"val": HeldOut(groups=("cam",))})
+    held_out = sweep.data.model_copy(update={"val": HeldOut(groups=["cam"])})
     monkeypatch.setattr(RunDir, "sweep", lambda _: sweep.model_copy(update={"data": held_out}))
     issues = find_label_issues(run)
     assert issues is not None
