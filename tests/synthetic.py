@@ -64,7 +64,7 @@ def start_trial(
     setting = {"backbone": "test_resnet", "lr": 1e-4, **setting}
     number = len(run.trials())
     known = {"id": trial_id, "number": number, "results_known": number, "repeats": repeats, "fold": fold}
-    known["keep_epoch"] = 1 if fold else None
+    known["keep_epoch"] = 1 if fold and repeats else None
     write_record(trial.start_file, TrialStart(**known, trial=Trial(**setting)), trial.mirror)
     return trial
 
@@ -98,8 +98,9 @@ def finish_trial(
         TrialResult(
             id=trial_id,
             position=start.number,
-            kind="model" if start.fold is None else "fold",
+            kind="model" if start.fold is None or start.repeats is None else "fold",
             repeats=start.repeats,
+            fold=start.fold,
             status="ok",
             trial=start.trial,
             metric="auc",

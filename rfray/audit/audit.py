@@ -36,11 +36,13 @@ def audit_images(
     reencoded: bool = False,
     seed: int = 0,
     data: DataSettings | None = None,
+    chosen_on_val: bool = True,
 ) -> Audit:
     """Audits the images (columns: see the module's docstring), of which each class has some.
 
     `reencoded` is whether models see the images only after all have gone through one size and codec. `seed` divides the
-    images for the metadata baseline, in which similar ones stay in one fold. `data`: how they are divided into parts.
+    images for the metadata baseline, in which similar ones stay in one fold. `data`: how they are divided into parts,
+    and `chosen_on_val`: whether models are chosen on the val images.
     """
     images = images.reset_index(drop=True)
     images = images.assign(
@@ -72,7 +74,7 @@ def audit_images(
         | {"examples": tuple(some["paths"].head(EXAMPLES))}
         for (kind, first, second, across), some in pairs.groupby(["kind", "first_part", "second_part", "across_labels"])
     ]
-    facts = Facts(images, pairs, len(unreadable), baseline, reencoded, data)
+    facts = Facts(images, pairs, len(unreadable), baseline, reencoded, data, chosen_on_val)
     findings = [finding for rule in RULES for finding in rule(facts)]
     named = unreadable[["path", "reason"]].head(LISTED)
     return Audit(

@@ -36,7 +36,7 @@ def class_counts(facts: Facts) -> Iterator[Finding]:
     """Many more images of one class than of the other; too few to choose by (val), or to measure with (test)."""
     auc = 0.75
     two_fakes, two_reals = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    for part in ("train", "val", *facts.test_parts):
+    for part in ("train", *(("val",) if facts.chosen_on_val else ()), *facts.test_parts):
         real, fake = counts = facts.counts(part)
         if 0 < IMBALANCE * counts.min() < counts.max():
             yield Finding(

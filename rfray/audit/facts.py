@@ -32,6 +32,8 @@ class Facts:
     """Whether `data.reencode` brings all images through one size and codec before a model sees them."""
     data: DataSettings | None = None
     """By which they are divided."""
+    chosen_on_val: bool = True
+    """Whether the val images are those that models are chosen on."""
 
     def of_class(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         """The values of a column for real images in use, and for fake ones."""

@@ -17,6 +17,7 @@ from rfray.data.catalog import part_digest
 from rfray.data.corruptions import CORRUPTION_NAMES
 from rfray.data.folders import list_images
 from rfray.data.learned_images import write_learned_images
+from rfray.data.rotations import fold_count, training_rotations
 from rfray.errors import DataError, InputError, RunError, StorageError, SweepFailed, nearest_first
 from rfray.evaluation.attributes import attribute_groups
 from rfray.evaluation.ensemble import (
@@ -33,6 +34,7 @@ from rfray.evaluation.groups import write_groups
 from rfray.evaluation.label_issues import find_label_issues, write_label_issues
 from rfray.evaluation.leaderboard import read_leaderboard, test_figures, write_leaderboard
 from rfray.evaluation.mistakes import undrawn_mistakes
+from rfray.evaluation.unseen import comparable_scores
 from rfray.inference.missing import without_predictions, without_predictions_of
 from rfray.progress.phases import say
 from rfray.report.model_card import write_model_card
@@ -160,18 +162,35 @@ def _candidates(
     run: RunDir, settings: EnsembleSettings, connect: Callable[[], None], console: Console
 ) -> tuple[list[TrialDir], Folds | None]:
     """The trials that may vote, best first, and of finalists that vote by them the models of their folds."""
-    wanted, diverse = run.sweep().data.folds, settings.diverse
-    if wanted is not None:
+    sweep, diverse = run.sweep(), settings.diverse
+    if wanted := fold_count(run.catalog(), sweep):
         if settings.choose_by == "worst":
-            raise InputError("--choose-by worst: allowed: score, as data.folds are not predicted under corruption")
+            those = "left-out images" if sweep.judges_unseen else "data.folds"
+            raise InputError(f"--choose-by worst: allowed: score, as {those} are not predicted under corruption")
         if folds := fold_models(run, wanted, diverse):
             return [run.trial(finalist) for finalist in folds], folds
+        if sweep.judges_unseen:
+            return _of_one_rotation(run, diverse, console), None
         say(console, f"No finalist has a model of each of its {wanted} folds, so trials vote instead")
     if settings.choose_by == "score":
         return choose_members(run, diverse=diverse), None
     kept = choose_members(run)
     _predict_corrupted(run, kept, "val", connect, console)
     return choose_members(run, diverse=diverse, scores=worst_scores(run, kept)), None
+
+
+def _of_one_rotation(run: RunDir, diverse: int | None, console: Console) -> list[TrialDir]:
+    """The best trial and those that left out the same sources, best first: only these have predicted the same val."""
+    results = [result for out in run.trials() if (result := out.result()) is not None]
+    scores = comparable_scores(results)
+    best = choose_members(run, scores=scores)[:1]
+    fold = best[0].start().fold if best else None
+    names = [one.fake for one in training_rotations(run.catalog()).all]
+    if fold is not None:
+        text = f"No finalist was trained without each of {', '.join(names)}: trials without {names[fold[0] - 1]} vote"
+        say(console, f"{text}. A larger search.budget, or search.finalists, trains the best one without each")
+    same = {one.id: scores[one.id] for one in results if one.id in scores and one.fold == fold}
+    return choose_members(run, diverse=diverse, scores=same)
 
 
 def _members(
@@ -184,12 +203,14 @@ def _members(
         write_leaderboard(run)  # the failed trials, with their reasons
         raise SweepFailed(f"{run.where}: no trial has succeeded, so there is nothing to join")
     images, those = ("training", "finalists with all their folds") if folds else ("val", "trials with weights")
+    if run.sweep().judges_unseen:
+        images = "left-out"
     for one in (one for one in best if one.id in worse):
         reason = f"clearly worse than {best[0].id} on the {images} images (p = {worse[one.id]:.2g})"
         say(console, f"{one.id} is {reason}, so it is no member")
     if len(best) < settings.top_k:
         say(console, f"Only {len(best)} {those} are there to choose from, so the ensemble has {len(members)} members")
-    if settings.choose_by == "score" and not folds:
+    if settings.choose_by == "score" and not folds and not run.sweep().judges_unseen:
         for name in _without_weights(run, members[-1]):
             say(console, f"{name} has no weights any more, so it is no member, as good as it was on val")
     return members

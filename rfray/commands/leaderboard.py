@@ -7,6 +7,7 @@ from rfray.evaluation.leaderboard import (
     guessing,
     made_of,
     on_several_sets,
+    ranked_by,
     read_leaderboard,
     waiting,
 )
@@ -27,7 +28,7 @@ def show_leaderboard(run: RunDir, sort: str | None, console: Console) -> None:
         if not file.exists():
             gone = f"{run.shown(file)} is gone, of which the leaderboard was made"
             say(console, f"{gone}; `rfray ensemble` makes it anew")
-    console.print(leaderboard_table(frame, sort, console.width))
+    console.print(leaderboard_table(frame, sort, console.width, ranked_by(run.sweep(), frame.columns)))
     sentences = (verdict(run, frame), on_several_sets(run, frame), false_positives(run, frame), waiting(frame))
     for sentence in (*sentences, left_out_line(run)):
         if sentence:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rfray.audit.audit import audit_images
 from rfray.audit.left_out import with_left_out
 from rfray.data.attributes import read_attributes, unmatched
-from rfray.data.catalog import check_unreadable, divide, fold_of, group_ids, identities, scan_folder
+from rfray.data.catalog import check_unreadable, divide, group_ids, identities, scan_folder
 from rfray.data.decoding import UnreadableImageError, decode, read_image
 from rfray.data.folders import changes, image_folder, is_there, list_images, most_images, training_changes
 from rfray.data.geometry import geometries
@@ -25,6 +25,7 @@ from rfray.data.images import no_room_in_cache
 from rfray.data.leave_out import left_out_rows, list_changes, read_leave_out, refuse_unknown, unknown_paths
 from rfray.data.near_duplicates import find_pairs, linked_groups
 from rfray.data.node_cache import cache_folder, remove_unfinished
+from rfray.data.rotations import fold_count, judged_on, training_rotations
 from rfray.data.sources import source_counts
 from rfray.errors import AuditError, DataError, RunError, StorageError
 from rfray.evaluation.left_out import best_left_out
@@ -65,8 +66,11 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
         if (wanted := sweep.data.val_images) is not None and (val := (catalog["part"] == "val").sum()) < wanted:
             say(console, f"Note: data.val_images: {wanted} has no effect, as val has {val} images")
     prepare_attributes(run, sweep, console)
-    if sweep.data.folds is not None:
-        fold_of(catalog, (1, sweep.data.folds), sweep.seed)  # raises now, not after the whole sweep was trained
+    if sweep.judges_unseen:
+        say(console, *training_rotations(catalog).lines())
+    count = fold_count(catalog, sweep)
+    for number in range(1, count + 1 if sweep.judges_unseen else min(count, 1) + 1):
+        judged_on(catalog, (number, count), sweep)  # raises now, not after the whole sweep was trained
     counts = catalog.groupby(["part", "label"]).size()
     parts = ("train", "val", *([LEFT_OUT] if LEFT_OUT in counts else []))
     shown = [f"{part} {counts.get((part, 0), 0)} real + {counts.get((part, 1), 0)} fake" for part in parts]
@@ -377,7 +381,8 @@ def write_audit(
         parts = parts.fillna(images["folder"])  # of a test set
     images = images.assign(part=parts, alike=linked_groups(len(images), pairs[["first", "second"]].to_numpy(int)))
     reencoded = sweep.data.reencode is not None
-    found = audit_images(images, pairs, run.unreadable(), reencoded, sweep.seed, sweep.data)
+    on_val = not sweep.judges_unseen
+    found = audit_images(images, pairs, run.unreadable(), reencoded, sweep.seed, sweep.data, on_val)
     run.write_vouched(run.audit_file, _with_left_out(run, found))
     run.write_table(run.images_file, images)  # last: folders are compared with it, and read again until it is there
     return images

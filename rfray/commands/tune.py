@@ -45,6 +45,7 @@ def tune(
     from rfray.data.folders import check_folders
     from rfray.data.held_out import check_held_out
     from rfray.data.leave_out import check_leave_out
+    from rfray.data.rotations import check_rotations
     from rfray.data.sources import check_source_column
 
     if here:
@@ -53,6 +54,7 @@ def tune(
         check_leave_out(file.sweep.data)
         check_source_column(file.sweep.data)
         check_held_out(file)
+        check_rotations(file)
     if not dry_run:
         check_free(run)
     # torch and timm take seconds to import, and Ray to start, most of which it waits

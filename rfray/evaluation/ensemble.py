@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Literal
 
 import numpy as np
@@ -80,7 +81,8 @@ def left_out(run: RunDir, candidates: Sequence[TrialDir], trials: bool, folds: F
     if not others:
         return {}
     val = list(_val_predictions(run, [candidates[0], *others], folds).values())
-    groups = groups_of_images(val[0].ids, groups_in(run, *(("val",) if folds is None else ("train", "val"))))
+    parts = ("train", "val") if folds is not None or run.sweep().judges_unseen else ("val",)
+    groups = groups_of_images(val[0].ids, groups_in(run, *parts))
     return {others[row - 1].id: p for row, p in clearly_worse(val[0].labels, aligned(val), CLEARLY, groups).items()}
 
 
@@ -138,21 +140,30 @@ def write_ensemble(
 def fold_models(run: RunDir, folds: int, diverse: int | None = None) -> dict[str, list[TrialDir]]:
     """Id of a finalist -> its models of each of so many folds, where all of them finished well; best finalist first.
 
-    Ranked by the val metric of `out_of_fold`; at most `diverse` of one backbone, if given.
+    Ranked by the val metric of `out_of_fold`, or as `search.judge` says over left-out sources; at most `diverse` of one
+    backbone, if given.
     """
-    found: dict[str, list[TrialDir]] = defaultdict(list)
-    for trial in run.repeats():
-        result = trial.result()
-        fold = trial.start().fold
+    sweep, found = run.sweep(), defaultdict[str, list[TrialDir]](list)
+    for trial in (*run.trials(), *run.repeats()):
+        if (result := trial.result()) is None or result.status != "ok":
+            continue
+        start = trial.start()
         # one without `keep_epoch`, by an earlier rfray, has chosen its best epoch on the fold: it says too much
-        is_wanted = fold is not None and fold[1] == folds and trial.start().keep_epoch is not None
-        if result is not None and result.status == "ok" and result.repeats and is_wanted:
-            found[result.repeats].append(trial)
-    name = run.sweep().search.metric
-    scores = {one: metric(name, out_of_fold(models)) or 0.0 for one, models in found.items() if len(models) == folds}
+        is_wanted = start.keep_epoch if start.repeats else trial.weights_file.exists()
+        if start.fold is not None and start.fold[1] == folds and is_wanted:
+            found[start.repeats or trial.id].append(trial)
+    complete = {one: models for one, models in found.items() if len(models) == folds}
+    scores = {one: _fold_score(sweep, models) for one, models in complete.items()}
     ordered = sorted(scores, key=lambda one: (-scores[one], one))
     kept = _diverse([(found[one][0].start().trial.backbone, run.trial(one)) for one in ordered], diverse)
     return {finalist.id: found[finalist.id] for finalist in kept}
+
+
+def _fold_score(sweep: Sweep, models: Sequence[TrialDir]) -> float:
+    if not sweep.judges_unseen:
+        return metric(sweep.search.metric, out_of_fold(models)) or 0.0
+    scores = [result.score or 0.0 for model in models if (result := model.result()) is not None]
+    return min(scores) if sweep.search.judge == "unseen_worst" else mean(scores)
 
 
 def out_of_fold(models: Sequence[TrialDir]) -> Predictions:

@@ -30,6 +30,7 @@ from rfray.evaluation.significance import (
     significance,
     verdict,
 )
+from rfray.evaluation.unseen import unseen_columns, unseen_figures
 from rfray.spec.parts import TEST
 from rfray.spec.sweep import CLASSES, MaxFpr, Sweep
 from rfray.spec.trial import PROBED, Trial
@@ -55,6 +56,13 @@ OF_FOLDS = (
     "vote, the vote's covers all training images, each predicted only by models that were not trained on it."
 )
 """What a reader has to know where there are models of folds: their val column is of other images."""
+OF_ROTATIONS = (
+    "Of a model, the `val_` columns are on sources that it has not learned from (`left_out`). Some sources are harder "
+    "than others: of a model that did not leave out each of them, what ends in `_unseen` and `_unseen_worst` is an "
+    "estimate for all, from what the other models came to. Where a finalist votes, it was trained without each source "
+    "in turn, and its val images are all that were left out, each predicted by a model without its source."
+)
+"""The same where sources are left out."""
 LOWER_IS_BETTER = frozenset(
     {"rank", "fp", "fn", "seconds", "cost", "wait_share", "optimism", *TESTS, *operating_point.POINT} - {"temperature"}
     | {f"spread_{column}" for column in ("accuracy", "auc", *(f"val_{name}" for name in METRICS))}
@@ -87,6 +95,8 @@ def column_types(sweep: Sweep) -> dict[str, str]:
         **settings,
         **dict.fromkeys(operating_point.POINT, NUMBER),
         **dict.fromkeys(left_out.COLUMNS if sweep.probes() else (), NUMBER),
+        **dict.fromkeys(unseen_columns(sweep) if sweep.judges_unseen else (), NUMBER),
+        **dict.fromkeys(("left_out",) if sweep.judges_unseen else (), TEXT),
         "n_groups": COUNT,
         **dict.fromkeys((*INTERVALS, *TESTS), NUMBER),
         **dict.fromkeys(WORDS, TEXT),
@@ -119,7 +129,8 @@ def val_column(sweep: Sweep) -> str:
 
 def ranked_by(sweep: Sweep, columns: Collection[Hashable]) -> str:
     """The column by which a leaderboard with these columns is ranked, and its members were chosen."""
-    return WORST if WORST in columns else val_column(sweep)
+    chosen = unseen_columns(sweep)[sweep.search.judge == "unseen_worst"] if sweep.judges_unseen else val_column(sweep)
+    return WORST if WORST in columns else chosen
 
 
 def ranked(frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -137,14 +148,18 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
     own threshold, which its own val predictions give.
     Raises RunError where a file is damaged or predictions contradict each other, DataError if val allows no threshold.
     """
-    sweep, ensemble, corrupted = run.sweep(), run.ensemble(), robustness(run)
+    sweep, ensemble, more = run.sweep(), run.ensemble(), robustness(run)
     rows = [_of_trial(sweep, trial, result) for trial in run.models() if (result := trial.result()) is not None]
-    rows += [_of_vote(run, vote, val_column(sweep)) for vote in (ensemble.votes if ensemble is not None else [])]
+    votes = ensemble.votes if ensemble is not None else []
+    rows += [_of_vote(run, vote, val_column(sweep)) for vote in votes]
+    unseen = unseen_figures(run, sweep, votes) if sweep.judges_unseen else {}
     tests: dict[str, Predictions] = {row["name"]: row["test"] for row in rows if "test" in row}
-    types = column_types(sweep) | {column: NUMBER for values in corrupted.values() for column in values}
-    frame = pd.DataFrame([row | corrupted.get(row["name"], {}) for row in rows], columns=list(types))
+    types = column_types(sweep) | {column: NUMBER for values in more.values() for column in values}
+    cells = [row | more.get(row["name"], {}) | unseen.get(row["name"], {}) for row in rows]
+    frame = pd.DataFrame(cells, columns=list(types))
     frame = ranked(_typed(frame, types).sort_values("name", ignore_index=True), ranked_by(sweep, types))
-    evaluated = _evaluated(frame, val_column(sweep), tests)
+    chosen_by = ranked_by(sweep, types) if sweep.judges_unseen else val_column(sweep)
+    evaluated = _evaluated(frame, chosen_by, tests)
     sure = significance(evaluated, None if ensemble is None else ensemble.name, groups_in(run, TEST))
     frame[sure.columns] = sure.reindex(frame["name"]).set_axis(frame.index)
     frame["optimism"] = frame[val_column(sweep)] - frame[sweep.search.metric]  # Efron and Tibshirani (1993), chapter 17
@@ -154,7 +169,7 @@ def build_leaderboard(run: RunDir) -> pd.DataFrame:
         _add_spread(frame, _repeated(sweep))
     sets = {name: tests if part == TEST else _predicted(run, part) for name, part in sweep.data.test_sets.items()}
     if sets:
-        rows_of = {name: _evaluated(frame, val_column(sweep), predicted) for name, predicted in sets.items()}
+        rows_of = {name: _evaluated(frame, chosen_by, predicted) for name, predicted in sets.items()}
         found = figures_of_sets(rows_of, {name: groups_in(run, part) for name, part in sweep.data.test_sets.items()})
         frame[found.columns] = found.reindex(frame["name"]).set_axis(frame.index)
     main = [name for name in _detectors(frame, ensemble) if name in tests]
@@ -398,8 +413,11 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
     sweep, audit = run.sweep(), run.audit()
     counted = ", ".join(str(n) for n in frame["n"].dropna().unique()) or "no"
     shown = [*contract_columns(sweep), *main_columns(frame)]
-    shown += [column for column in (WORST, TEST_COLUMNS[-1]) if column in frame]
+    shown += [column for column in (*unseen_columns(sweep), "left_out", WORST, TEST_COLUMNS[-1]) if column in frame]
     chosen_by = f"the {sweep.search.metric} on val"
+    if sweep.judges_unseen:
+        over = "smallest" if sweep.search.judge == "unseen_worst" else "mean"
+        chosen_by = f"the {over} {sweep.search.metric} over the sources that were left out in turn"
     if WORST in frame:
         chosen_by = (
             f"the smallest {sweep.search.metric} on val as it is and under each of {len(CORRUPTION_NAMES)} "
@@ -412,7 +430,7 @@ def _markdown(run: RunDir, frame: pd.DataFrame) -> str:
         f"Chosen and ranked by `{ranked_by(sweep, shown)}`, {chosen_by}. The metrics and counts "
         f"without `val_` are on test (n: {counted} images), which nothing was chosen on; the positive "
         "class is fake. An empty cell: undefined, or not measured.",
-        OF_FOLDS if (frame["kind"] == "fold").any() else "",
+        OF_ROTATIONS if sweep.judges_unseen else OF_FOLDS if (frame["kind"] == "fold").any() else "",
         *(escaped(said or "") for said in (verdict(run, frame), on_several_sets(run, frame))),
         *(escaped(said or "") for said in (false_positives(run, frame), waiting(frame))),
         escaped(best.sentence) if (best := left_out.best_left_out(run)) is not None else "",

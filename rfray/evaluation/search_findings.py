@@ -4,7 +4,7 @@ How much an axis matters is the same for every search algorithm, as it needs onl
 (Hutter, Hoos and Leyton-Brown 2014), as optuna computes it with random forests.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from rfray.data.listing import counted
 from rfray.evaluation.leaderboard import val_column
+from rfray.evaluation.unseen import comparable_scores
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range, epochs_of
 from rfray.store.records import TrialResult
@@ -64,7 +65,7 @@ def search_findings(run: RunDir) -> SearchFindings:
     gpu = sweep.resources.gpu  # `auto` is decided on the cluster, and not written down
     unit, weight = ("GPU-seconds", gpu) if not isinstance(gpu, str) and gpu > 0 else ("slot-seconds", 1.0)
     epochs = _epochs(trials, [result.id for result in good], val_column(sweep), weight)
-    study = _study(sweep, [result for result in good if result.score is not None])
+    study = _study(sweep, good, comparable_scores(good))
     importance, why_none = _importance(study)
     found = SearchFindings(sweep.search.metric, unit, epochs, study, importance, [])
     saved = [
@@ -142,10 +143,11 @@ def _epochs(trials: Sequence[TrialDir], good: Collection[str], column: str, weig
     return epochs[["trial", "seconds"]].assign(spent=spent, score=score, best=best, best_trial=best_trial)
 
 
-def _study(sweep: Sweep, results: Sequence[TrialResult]) -> "optuna.Study":
-    """The trials as optuna has them, in memory; all of them with a score."""
+def _study(sweep: Sweep, ended: Sequence[TrialResult], scores: Mapping[str, float]) -> "optuna.Study":
+    """The trials that have a score as optuna has them, in memory."""
     import optuna
 
+    results = [result for result in ended if result.id in scores]
     distributions = {
         name: _distribution(axis, [getattr(result.trial, name) for result in results])
         for name, axis in sweep.trial.axes().items()
@@ -155,7 +157,7 @@ def _study(sweep: Sweep, results: Sequence[TrialResult]) -> "optuna.Study":
     study = optuna.create_study(direction="maximize")
     for result in results:
         params = {name: getattr(result.trial, name) for name in distributions}
-        trial = optuna.trial.create_trial(params=params, distributions=distributions, value=result.score)
+        trial = optuna.trial.create_trial(params=params, distributions=distributions, value=scores[result.id])
         trial.set_user_attr("id", result.id)
         study.add_trial(trial)
     return study

@@ -59,6 +59,7 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         rising={*text, *board.LOWER_IS_BETTER},
         rows=list(zip(frame.to_dict("records"), board.as_text(frame).to_dict("records"), strict=True)),
         ranked_by=board.ranked_by(sweep, columns),
+        judged=words.judged_images(sweep),
         sets=words.set_rows(frame, voters) if voters else ([], []),
         sets_plot=_there(run.plots_folder, [SEVERAL_TESTS] if voters else []),
         left_out=best_left_out(run),
@@ -117,8 +118,8 @@ def _verdict(run: RunDir, frame: pd.DataFrame, ensemble: Ensemble | None) -> Ite
         if ensemble.members != [best, *others][:voting]:  # weighted, or of different backbones
             those = f"{voting} vote" if several else "one votes"
         on = "all training images, each predicted only by models that were not trained on it"
-        if (rows["kind"].reindex(ensemble.members) != "fold").any():
-            on = "the val images"
+        if run.sweep().judges_unseen or (rows["kind"].reindex(ensemble.members) != "fold").any():
+            on = words.judged_images(run.sweep())
         yield f"Of {trials}, {those} in the ensemble, chosen by {ensemble.chosen_by} on {on}."
         row: pd.Series[Any] = rows.T[ensemble.name]
         images = counted(row["n"], "test image")

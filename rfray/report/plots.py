@@ -31,7 +31,7 @@ from rfray.report.pictures import (
     styled,
     write_drawings,
 )
-from rfray.report.words import VOTERS_SHOWN
+from rfray.report.words import VOTERS_SHOWN, judged_images
 from rfray.spec.sweep import CLASSES
 from rfray.stats.clusters import groups_in, groups_of_images, share_intervals
 from rfray.stats.intervals import RESAMPLES, Band, curve_bands
@@ -171,7 +171,7 @@ def _history(run: RunDir, members: list[str]) -> dict[str, Drawing]:
         style = {"markersize": 4, "label": shortened(trial), **styles[trial]}
         axes.plot(drawn[trial]["epoch"], drawn[trial][column], marker="o", **style)
     title = f"Training (n = {counted(len(drawn), 'trial')})"
-    axes.set(title=title, xlabel="Epoch", ylabel=f"{column.removeprefix('val_')} on the val images")
+    axes.set(title=title, xlabel="Epoch", ylabel=f"{column.removeprefix('val_')} on {judged_images(run.sweep())}")
     last = max(int(history["epoch"].max()) for history in drawn.values())
     axes.set_xlim(min(1 - 0.03 * last, 0.8), max(1.03 * last, last + 0.2))  # of one epoch, too, no other marks than 1
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -36,12 +36,12 @@ GRADE_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 """Finding's grade -> how it is printed; the word stands there too, for those who see no colours."""
 
 
-def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int) -> Table:
+def leaderboard_table(frame: pd.DataFrame, sort: str | None, width: int, ranked_by: str | None = None) -> Table:
     """The leaderboard for `width` characters, as it is or by one column, best first (text: a to z), no value last.
 
     Raises InputError where there is no such column.
     """
-    val = WORST if WORST in frame else next(column for column in frame.columns if column.startswith("val_"))
+    val = ranked_by or (WORST if WORST in frame else next(name for name in frame.columns if name.startswith("val_")))
     if sort is None:
         return _leaderboard(frame, ["rank"], [val], width, f"Leaderboard, ranked by {val}")
     if sort not in frame.columns:

@@ -16,7 +16,7 @@ from rfray.evaluation.leaderboard import escaped
 from rfray.evaluation.search_findings import amount
 from rfray.evaluation.several_tests import MEAN, WORST_SET, set_names
 from rfray.spec.parts import is_test
-from rfray.spec.sweep import CLASSES
+from rfray.spec.sweep import CLASSES, Sweep
 from rfray.store.records import Audit, Spread
 
 CORRUPTED = {
@@ -228,3 +228,8 @@ def _number(value: float) -> str:
 def _spread(spread: Spread, unit: float = 1) -> str:
     """One number where all are the same, else least / median / greatest."""
     return " / ".join(dict.fromkeys(amount(value / unit) for value in (spread.min, spread.median, spread.max)))
+
+
+def judged_images(sweep: Sweep) -> str:
+    """What models are chosen on, in sentences."""
+    return "images of left-out sources" if sweep.judges_unseen else "the val images"

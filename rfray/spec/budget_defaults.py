@@ -66,12 +66,15 @@ def checked_budget(given: Any) -> Any:
 
 
 def with_defaults(raw: Any) -> Any:
-    """What a sweep file says, with what its seed and its budget decide in the place of what it leaves out."""
+    """What a sweep file says, with what its seed, its judge and its budget decide in place of what it leaves out."""
     if not isinstance(raw, dict) or not isinstance(raw.get("trial"), dict):
         return raw
     trial, search, ensemble = raw["trial"], raw.get("search"), raw.get("ensemble", {})
     if type(raw.get("seed")) is int and raw["seed"] in SEEDS:  # a wrong one is one problem
         trial = {"seed": raw["seed"], **trial}
+    if isinstance(search, dict) and search.get("judge", "val") != "val":
+        search = {"finalists": 1, **search}
+        raw = {**raw, "search": search}
     if not isinstance(search, dict) or search.get("budget") is None:
         return {**raw, "trial": trial}
     pretrained = _any_pretrained(trial.get("pretrained", True))

@@ -129,7 +129,8 @@ def _of_search(file: SweepFile) -> Iterator[str]:
         yield file.not_allowed(("trial", name), axes[name], allowed)
     if is_grid and search.trials is not None and search.trials < (settings := len(list(combinations(sweep)))):
         yield refused("trials", f"at least {settings}, the settings of the grid; or leave it out, or use random")
-    if sweep.budget is not None and search.finalists and planned_trials(sweep) is None:
+    endless = sweep.budget is not None and planned_trials(sweep) is None
+    if endless and search.finalists and not sweep.judges_unseen:
         allowed = "0; or together with search.trials, as there would be new trials until the budget is used up"
         yield refused("finalists", allowed)
 

@@ -32,6 +32,12 @@ def _no_share(given: Any) -> Any:
     return given
 
 
+MOST_ROTATIONS = 8
+"""Of `search.judge: unseen`: so many sources of fakes are left out in turn, the largest ones (our choice: the data sets
+of the field have about so many generators, and a finalist is trained once for each)."""
+UNSEEN = ("unseen", "unseen_worst")
+"""What `search.judge` is where trials are judged on sources that they have not learned from."""
+
 Share = Annotated[float, Field(gt=0, lt=0.9)]
 Folder = Annotated[AbsolutePath, BeforeValidator(_no_share)]
 """Where a share may stand, too."""
@@ -248,6 +254,10 @@ class SearchSettings(Strict):
     """How settings are proposed: grid, random or optuna."""
     scheduler: str = "none"
     """How weak trials are stopped early: none, asha or median."""
+    judge: Literal["val", "unseen", "unseen_worst"] = "val"
+    """What trials are judged on. val: the images of `data.val`. unseen: each trial leaves out one source of fakes
+    (`data.group`) and sources of photographs, is judged on these, and the next trial leaves out the next ones. In the
+    end the finalists are trained once without each, and rank by the mean; unseen_worst: by the worst."""
     metric: str = "auc"
     """Metric that is maximised on val, and that the leaderboard is ranked by."""
     grace_epochs: int = Field(default=1, ge=1)
@@ -263,7 +273,8 @@ class SearchSettings(Strict):
     """Number of trials whose weights stay on disk, besides finalists trained again. By default `ensemble.top_k` + 2."""
     finalists: int = Field(default=0, ge=0)
     """Number of the best trials that are trained again at the end, with other seeds (`seeds`), for each of the folds
-    (`data.folds`), or both. They are never stopped early."""
+    (`data.folds`), or both. They are never stopped early. With `judge: unseen` 1 by default, which is trained without
+    each of the sources; with a budget two fifths of it are kept for that."""
     seeds: int = Field(default=1, ge=1)
     """Trainings of each finalist, each with its own seed. The first one is the trial itself."""
     max_failed: int = Field(default=0, ge=0)
@@ -393,7 +404,8 @@ class Sweep(Strict):
         if self.search.finalists and not self.repeats:
             allowed = "0; or together with search.seeds (at least 2) or data.folds, by which they are trained again"
             yield ("search", "finalists"), self.search.finalists, allowed
-        if self.repeats and not self.search.finalists:
+        yield from self._judged_unseen()
+        if self.repeats and not self.search.finalists and not self.judges_unseen:
             key = ("data", "folds") if self.data.folds else ("search", "seeds")
             given = self.data.folds or self.search.seeds
             yield key, given, "nothing, unless search.finalists says how many of the best trials it is for"
@@ -403,6 +415,23 @@ class Sweep(Strict):
             allowed = f"at least ensemble.top_k ({self.ensemble.top_k}), or the ensemble's weights would be gone"
             yield ("search", "keep"), self.keep, allowed
 
+    def _judged_unseen(self) -> Problems:
+        """What does not go together with `search.judge: unseen`."""
+        if not self.judges_unseen:
+            return
+        beside, data, search = f"with search.judge: {self.search.judge}", self.data, self.search
+        if data.folds is not None:
+            yield ("data", "folds"), data.folds, f"nothing {beside}: its left-out sources are the folds"
+        if not isinstance(data.val, float):
+            given = data.val if isinstance(data.val, str) else data.val.model_dump()
+            yield ("data", "val"), given, f"a share {beside}, which divides train and val together by their sources"
+        if search.seeds > 1:
+            yield ("search", "seeds"), search.seeds, f"1 {beside}: finalists are trained again without each source"
+        if search.warm_start:
+            yield ("search", "warm_start"), search.warm_start, f"nothing {beside}: earlier trials left out other images"
+        if self.ensemble.choose_by == "worst":
+            yield ("ensemble", "choose_by"), "worst", f"score {beside}: left-out images are not predicted corrupted"
+
     def with_trial(self, **values: Any) -> Self:
         """The same sweep with other values or axes of a trial."""
         return self.model_copy(update={"trial": self.trial.model_copy(update=values)})
@@ -410,12 +439,17 @@ class Sweep(Strict):
     @property
     def keep(self) -> int:
         """How many trials' weights stay on disk across the whole sweep, besides those of probes and of repeats."""
-        return self.search.keep or self.ensemble.top_k + 2
+        return max(self.search.keep or self.ensemble.top_k + 2, self.judges_unseen * self.search.finalists)
 
     @property
     def repeats(self) -> int:
-        """How often each finalist is trained again."""
-        return self.search.seeds - 1 + (self.data.folds or 0)
+        """How often each finalist is trained again, at the most."""
+        return self.search.seeds - 1 + (self.data.folds or 0) + self.judges_unseen * (MOST_ROTATIONS - 1)
+
+    @property
+    def judges_unseen(self) -> bool:
+        """Whether trials are judged on sources that they have not learned from."""
+        return self.search.judge in UNSEEN
 
     @property
     def budget(self) -> Budget | None:

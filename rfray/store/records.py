@@ -30,7 +30,7 @@ Score = Annotated[float, Field(ge=0, le=1 + 1e-9)]
 Label = Annotated[int, Field(ge=0, le=1)]
 """0 real, 1 fake."""
 Fold = tuple[FromOne, Annotated[int, Field(ge=2)]]
-"""Its number, from 1, and how many there are (`data.folds`)."""
+"""Its number, from 1, and how many there are (`data.folds`, or the sources that `search.judge: unseen` leaves out)."""
 
 Grade = Literal["note", "warning", "error"]
 """note: worth knowing; warning: the results may mislead; error: they will, and `rfray tune` stops."""
@@ -50,7 +50,7 @@ class TrialStart(Strict):
     repeats: Name | None = None
     """Id of the finalist that is trained again."""
     fold: Fold | None = None
-    """The fold of the training images that this one is judged on; None: on val."""
+    """The fold of the training images that this one is judged on, or the sources that it leaves out; None: val."""
     keep_epoch: FromOne | None = None
     """The epoch after which it ends, and whose weights it keeps: of a fold the finalist's best one on val, so that
     nothing is chosen on the images that it is judged by. None: it keeps its best one."""
@@ -89,6 +89,8 @@ class TrialResult(Strict):
     """The trial's other files, by which damage is noticed."""
     repeats: Name | None = None
     """Id of the finalist that was trained again; None for a trial of the search."""
+    fold: Fold | None = None
+    """The fold that it was judged on, or the sources that it left out; None: val."""
     taken_from: str | None = None
     """Folder of the trial of an earlier run (`search.warm_start`) that this one was taken over from, not trained."""
 

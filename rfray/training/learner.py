@@ -47,6 +47,8 @@ class TrialData:
     """The sweep's own policies."""
     probe: Path | None = None
     """The weights that a trial with `head: probe` starts from."""
+    training_images: int = 0
+    """How many images train and val of the sweep have, where some of them take no part here; 0: none besides these."""
 
     @property
     def class_weights(self) -> np.ndarray:
@@ -120,7 +122,9 @@ class Learner:
         Raises TrialError where the model can't be built, or a batch has too few images for the group.
         """
         self.trial, self.data, self.hooks, self.group = trial, data, hooks, group
-        self.epochs_of_a_pass = epochs_of_a_pass(len(data.train) + len(data.val), trial.epoch_images)
+        self.epochs_of_a_pass = epochs_of_a_pass(
+            data.training_images or len(data.train) + len(data.val), trial.epoch_images
+        )
         images, self.mixup = len(data.train) // self.epochs_of_a_pass, None
         count, what = min(trial.batch_size, images), "images"
         if trial.mixup or trial.cutmix:

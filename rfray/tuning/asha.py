@@ -7,8 +7,9 @@ trials: the first ones meet no rivals at their rungs and pass, however weak they
 from bisect import insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from math import ceil, inf
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -51,16 +52,28 @@ class Asha(FIFOScheduler):
     """
 
     def __init__(
-        self, grace: int, factor: int, longest: int, planned: int | None, training_images: int, brackets: int = 1
+        self,
+        grace: int,
+        factor: int,
+        longest: int,
+        planned: int | None,
+        training_images: int,
+        brackets: int = 1,
+        rotations: int = 1,
     ) -> None:
-        """Rungs are below `longest` epochs; `planned` is how many trials there will be, where that is known."""
+        """Rungs are below `longest` epochs; `planned` is how many trials there will be, where that is known.
+
+        Of every `rotations` trials each is judged on other sources: only those of the same ones are rivals.
+        """
         super().__init__()
         self._training_images, self._factor = training_images, factor
+        self._brackets, self._rotations = brackets, rotations
         self._rungs: dict[tuple[int, int], Rung] = {}  # (epochs, bracket) -> rung, fewest epochs first
         for power in range(longest.bit_length()):  # `factor` is at least 2
-            for bracket in range(min(brackets, power + 1)):
+            for bracket, rotation in product(range(min(brackets, power + 1)), range(rotations)):
                 if (epochs := grace * factor**power) < longest:
-                    self._rungs[epochs, bracket] = Rung(bracket, power - bracket)
+                    place = rotation * brackets + bracket
+                    self._rungs[epochs, place] = Rung(place, power - bracket)
         self._turns = bracket_turns(brackets, factor)
         self._planned = None if planned is None else [self._bracket(number) for number in range(planned)]
         self._new_scores = False
@@ -100,17 +113,23 @@ class Asha(FIFOScheduler):
 
         Of those that `fills` lets continue, one of the lowest rung: several that are half trained make a better vote.
         """
-        more, rungs = self.more_to_come(), list(self._rungs.values())
+        more = self.more_to_come()
         # or the best of few trials would never be trained to its end
         least = 0 if more else 1
-        candidates = [(rung, max(len(rung.ranked) // self._factor, least)) for rung in reversed(rungs)]
+        candidates = [(rung, max(len(rung.ranked) // self._factor, least)) for rung in self._by_epochs(-1)]
         if self.fills and not more:
-            candidates += [(rung, len(rung.ranked)) for rung in rungs]
+            candidates += [(rung, len(rung.ranked)) for rung in self._by_epochs(1)]
         for rung, most in candidates:
             for _, name in rung.ranked[:most]:
                 if name not in rung.promoted | self._ended | self.running and self.has_time(name):
                     return name
         return None
+
+    def _by_epochs(self, order: Literal[1, -1]) -> list[Rung]:
+        """All rungs, those of the fewest (1) or the most (-1) epochs first; rotations take turns."""
+        turns = self._rotations > 1
+        rungs = [*self._rungs.items()][::order]
+        return [rung for _, rung in sorted(rungs, key=lambda one: (order * one[0][0], turns * len(one[1].promoted)))]
 
     @property
     def rungs(self) -> list[int]:
@@ -187,8 +206,9 @@ class Asha(FIFOScheduler):
         return paused[name]
 
     def _bracket(self, trial: str | int) -> int:
-        """The bracket of a trial, by its name (which begins with its number) or its number."""
-        return self._turns[int(str(trial).split("-")[0]) % len(self._turns)]
+        """The bracket of a trial, by its name (which begins with its number) or its number; one for each rotation."""
+        turn, rotation = divmod(int(str(trial).split("-")[0]), self._rotations)
+        return rotation * self._brackets + self._turns[turn % len(self._turns)]
 
     def _learn(self, name: str, epoch: int, score: float) -> None:
         """Takes in an epoch; what a trial that was started again reports again is known already."""

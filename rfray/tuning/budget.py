@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,9 @@ from rfray.tuning.trainable import trial_of
 SHUTDOWN_SECONDS = 6.0
 """Seconds before the end of a budget by the clock at which the last trial stops. Measured on two cores: Ray Tune then
 ends the trials' processes, records are written, left-over files are removed, and Ray shuts down."""
+FOR_FINALISTS = 0.4
+"""Share of a budget that the search leaves for training finalists without each source (our choice: of three sources
+two are left to train without, each as long as the trial was in the search; with less, they have fewer epochs)."""
 RECORD_EVERY = 3.0
 """Seconds between two records of what was used: a start that is killed loses no more than that (our choice)."""
 RECENT = 5
@@ -62,6 +65,7 @@ class Account:
         """
         self._run, self._budget, self._began = run, budget, began
         self._earlier = find_record(run.budget_file, Spent, run.mirror) or Spent()
+        self._reserved = 0.0  # seconds that trials can't have yet
         self._released = 0.0  # GPU seconds of trials that hold no GPU any more
         self._held: dict[str, tuple[float, float]] = {}  # trial -> since when, how many GPUs
 
@@ -70,7 +74,13 @@ class Account:
         """When trials must have stopped, in seconds since 1970; None for a budget of GPUs."""
         if self._budget.of_gpus:
             return None
-        return self._began + self._budget.seconds - self._earlier.clock - SHUTDOWN_SECONDS
+        return self._began + self._budget.seconds - self._earlier.clock - SHUTDOWN_SECONDS - self._reserved
+
+    def reserve(self, share: float) -> None:
+        """Keeps this share of the budget back from trials; 0 lets them have it."""
+        self._reserved = share * self._budget.seconds
+        if not self.is_over():
+            self._run.mirror.remove([self._run.budget_over_file])
 
     def spent(self) -> Spent:
         """What all starts have used until now."""
@@ -82,7 +92,7 @@ class Account:
         """Seconds until the budget is used up, if `more_gpus` GPUs are used besides those in use now."""
         if (deadline := self.deadline) is not None:
             return deadline - time.time()
-        left = self._budget.seconds - self.spent().gpus
+        left = self._budget.seconds - self._reserved - self.spent().gpus
         gpus = more_gpus + sum(gpus for _, gpus in list(self._held.values()))
         return left / gpus if gpus else left
 
@@ -105,6 +115,8 @@ class Account:
         if self._budget.of_gpus and self.is_over() and not self._run.budget_over_file.exists():
             write_whole(self._run.budget_over_file, "")
             self._run.mirror.send(self._run.budget_over_file)
+            if not self.is_over():  # another thread has let trials have the rest
+                self._run.mirror.remove([self._run.budget_over_file])
 
 
 class Forecast:
@@ -162,6 +174,14 @@ class Meter:
     def can_go_on(self, trial: Trial, runs: bool = False) -> bool:
         """Whether a trial that has begun can use what is left: for an epoch or, by the clock, a part of one."""
         return self.has_time(trial, 1 if self.account.deadline is None else SMALLEST_PART, runs)
+
+    def cost(self, trainings: Sequence[tuple[Trial, int]], at_once: int) -> float:
+        """What trainings of so many epochs each are expected to take of the budget, with so many at once."""
+        seconds = [self.forecast.seconds(_kind(trial), epochs, starts=True) for trial, epochs in trainings]
+        if self.account.deadline is None:
+            slots = [self.shares.of(trial) for trial, _ in trainings]
+            return sum(slot.gpu * slot.workers * took for slot, took in zip(slots, seconds, strict=True))
+        return max(seconds, default=0.0) * ceil(len(seconds) / at_once)
 
     def has_time_for_any(self, sweep: Sweep, epochs: int = 1) -> bool:
         """Whether there is time for so many epochs of the sweep's fastest backbone, as far as is known."""
@@ -229,6 +249,7 @@ def budget_meter(run: RunDir, sweep: Sweep, shares: TrialSlots, began: float) ->
     if account.is_over():
         yield meter
         return
+    account.reserve(FOR_FINALISTS if sweep.judges_unseen and sweep.search.finalists else 0.0)
     ended = Event()
 
     def keep_recording() -> None:

@@ -32,6 +32,7 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: TrialSlots, needed: int) -> li
     if search.finalists:
         kinds = [f"{search.seeds - 1} other seeds"] * (search.seeds > 1)
         kinds += [f"{sweep.data.folds} folds"] * (sweep.data.folds is not None)
+        kinds += ["without each of the left-out sources"] * sweep.judges_unseen
         finalists = f"the best {search.finalists} trials are trained again: {' and '.join(kinds)} each"
     lines = [
         ("run folder", f"{run.where}" + (f" ({done} trials done already)" if done else "")),

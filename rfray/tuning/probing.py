@@ -19,7 +19,9 @@ from rich.console import Console
 
 from rfray.cluster.slots import worker_slot
 from rfray.cluster.tasks import finished, reason_of
-from rfray.progress.phases import counting, say
+from rfray.data.rotations import fold_count
+from rfray.evaluation.left_out import probe_left_out
+from rfray.progress.phases import counting, doing, say
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import PROBED, Trial
 from rfray.stats.best import clearly_worse
@@ -50,8 +52,9 @@ class Probed(NamedTuple):
 
     trial: Trial
     score: float
-    """The val metric of `out_of_fold`, in [0, 1]."""
+    """The val metric of `out_of_fold`, in [0, 1]; or where that is what counts the mean AUC on left-out sources."""
     out_of_fold: Predictions
+    is_unseen: bool
 
 
 def probe_backbones(run: RunDir, sweep: Sweep, deadline: float | None, console: Console) -> None:
@@ -103,7 +106,19 @@ def learn_fold_heads(run: RunDir, sweep: Sweep, starts: Iterable[TrialStart], de
     Until `deadline`, in seconds since 1970. Where a head can't be learned, the trial that needs it fails and says so.
     Raises DiskFullError.
     """
-    wanted = {(sweep.probe(start.trial), start.fold) for start in starts if start.fold and start.trial.head == "probe"}
+    needed = {(sweep.probe(start.trial), start.fold) for start in starts if start.fold and start.trial.head == "probe"}
+    _learn_heads(run, sweep, needed, deadline)
+
+
+def learn_rotation_heads(run: RunDir, sweep: Sweep, deadline: float | None, console: Console) -> None:
+    """The same for all trials of a search that leave out sources: the heads without each of these."""
+    if "probe" in sweep.trial.choices("head"):
+        count = fold_count(run.catalog(), sweep)
+        with doing(console, "Learning heads without each of the left-out sources"):
+            _learn_heads(run, sweep, product(sweep.probes(), ((turn, count) for turn in range(1, count + 1))), deadline)
+
+
+def _learn_heads(run: RunDir, sweep: Sweep, wanted: Iterable[tuple[Trial, Fold]], deadline: float | None) -> None:
     files = {one: run.trial(probe_id(one[0])).fold_weights_file(one[1]) for one in wanted}
     changed = {*run.not_vouched(*files.values())}
     run.mirror.remove(changed)
@@ -131,8 +146,9 @@ def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
     if not best:
         return sweep
     for one in best:
-        figure = f"Probe of {one.trial.backbone} at {one.trial.image_size} px: {sweep.search.metric} {one.score:.4f}"
-        tell(f"{figure} on train images that its head had not learned from")
+        what, judged = ("AUC", "sources") if one.is_unseen else (sweep.search.metric, "train images")
+        figure = f"Probe of {one.trial.backbone} at {one.trial.image_size} px: {what} {one.score:.4f}"
+        tell(f"{figure} on {judged} that its head had not learned from")
     # compared on the images that all probes have learned from, which are the first ones of each
     count = min(len(one.out_of_fold) for one in best)
     p_fake = np.stack([one.out_of_fold.p_fake[:count] for one in best])
@@ -140,7 +156,8 @@ def rank_backbones(run: RunDir, sweep: Sweep, console: Console) -> Sweep:
     groups = groups_of_images(images.ids, groups_in(run, "train"))
     found = clearly_worse(images.labels, p_fake, CLEARLY_WORSE, groups)
     ranked = list(dict.fromkeys([*(one.trial.backbone for one in best), *backbones]))
-    worse = {best[row].trial.backbone: p for row, p in found.items() if row >= sweep.search.probe_keep}
+    keep = len(best) if sweep.judges_unseen else sweep.search.probe_keep  # these are images of sources that it has seen
+    worse = {best[row].trial.backbone: p for row, p in found.items() if row >= keep}
     if worse:
         listed = ", ".join(f"{name} (p = {p:.2g})" for name, p in worse.items())
         tell(f"Left out of the sweep, as clearly worse than {ranked[0]}: {listed}. search.probe_keep keeps more")
@@ -172,7 +189,10 @@ def _best_probes(run: RunDir, sweep: Sweep) -> list[Probed]:
         result = out.result()
         if result is not None and result.status == "ok":
             predictions = read_predictions(out.out_of_fold_file)
-            found.append(Probed(probe, metric(sweep.search.metric, predictions) or 0.0, predictions))
+            left_out = probe_left_out(out, result) if sweep.judges_unseen else None
+            unseen = left_out.mean if left_out is not None else None
+            score = metric(sweep.search.metric, predictions) or 0.0 if unseen is None else unseen
+            found.append(Probed(probe, score, predictions, unseen is not None))
     best: dict[str, Probed] = {}
     for one in sorted(found, key=lambda one: -one.score):
         best.setdefault(one.trial.backbone, one)

@@ -5,18 +5,20 @@ replays both through a new searcher, so that it knows what the killed one knew, 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
+from itertools import groupby, product
 from math import isnan
 from typing import Any
 
 from ray.tune.search import Searcher as RaySearcher
 
+from rfray.data.rotations import fold_count
 from rfray.errors import RunError
 from rfray.progress.metric_keys import EPOCH, SCORE
 from rfray.spec.checks import planned_trials
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import SEEDS, Trial
 from rfray.stats.predictions import predictions_metadata
+from rfray.stats.unseen import rotation_effects
 from rfray.store.records import Fold, TrialResult, TrialStart, WarmStart, write_record
 from rfray.store.run_dir import RunDir, repeat_id, trial_id
 from rfray.tuning.asha import Asha, JudgedEpoch
@@ -64,7 +66,8 @@ class Proposals(Listed):
         Raises RunError where the run folder lacks a trial that can't be worked out again.
         """
         self._images = run.training_images()
-        scheduler = SCHEDULERS[sweep.search.scheduler](sweep, self._images)
+        self._rotations = fold_count(run.catalog(), sweep) if sweep.judges_unseen else 1
+        scheduler = SCHEDULERS[sweep.search.scheduler](sweep, self._images, self._rotations)
         super().__init__(scheduler, at_once, self._all())  # a generator: it starts with the first suggest
         self._run, self._sweep, self._meter = run, sweep, meter
         self._pauses = sweep.search.scheduler == "asha"
@@ -76,6 +79,7 @@ class Proposals(Listed):
         self._starts: list[TrialStart] = []
         self._no_more = False  # the searcher has no other setting, or there is no time for one
         self._epochs: dict[str, int] = {}  # trial -> how many the searcher knows of
+        self._scores: dict[int, float] = {}  # number of a trial -> the score that it knows of
         epochs = self._judged_epochs()
         ended = {result.id for result in self._results}
         scheduler.recall(epochs, ended)
@@ -180,7 +184,14 @@ class Proposals(Listed):
     def _write_start(self, trial: Trial, results_known: int, epochs_known: int) -> TrialStart:
         number = len(self._starts)
         name = trial_id(number, trial)
-        start = TrialStart(id=name, number=number, results_known=results_known, epochs_known=epochs_known, trial=trial)
+        start = TrialStart(
+            id=name,
+            number=number,
+            results_known=results_known,
+            epochs_known=epochs_known,
+            trial=trial,
+            fold=(number % self._rotations + 1, self._rotations) if self._rotations > 1 else None,
+        )
         self._starts.append(start)
         out = self._run.trial(name)
         write_record(out.start_file, start, out.mirror)
@@ -208,7 +219,10 @@ class Proposals(Listed):
         self._learn(result.id, result.score, result.epochs if was_cut(result, self._images) else None)
 
     def _learn(self, name: str, score: float | None, epoch: int | None) -> None:
-        proposal = _number(name) - len(self._taken_over)
+        proposal = (number := _number(name)) - len(self._taken_over)
+        if score is not None and self._rotations > 1:  # without what makes its left-out sources easier than others
+            self._scores[number], turn = score, number % self._rotations
+            score -= rotation_effects((one % self._rotations, its) for one, its in self._scores.items())[turn]
         if proposal >= 0:  # of those taken over it knows from the beginning
             self._searcher.tell(proposal, score, epoch)
 
@@ -217,21 +231,40 @@ def _number(name: str) -> int:
     return int(name.split("-")[0])
 
 
-def repeated_starts(sweep: Sweep, done: list[TrialResult]) -> list[TrialStart]:
-    """The trainings of the finalists with other seeds and for each fold: all of the best one, then of the next.
+def repeated_starts(sweep: Sweep, done: list[TrialResult], rotations: int = 0) -> list[TrialStart]:
+    """The trainings of the finalists with other seeds and for each fold, or rotation: all of the best, then the next.
 
     That of a fold has as many epochs as the finalist's best one, as its own would be chosen on the images that it is
-    judged by.
+    judged by. For a fold that the finalist itself was judged on it is not trained again.
     """
     kinds: list[tuple[int, Fold | None]] = [(more, None) for more in range(1, sweep.search.seeds)]
-    folds = sweep.data.folds or 0
+    folds = rotations or sweep.data.folds or 0
     kinds += [(0, (number, folds)) for number in range(1, folds + 1)]
     found: list[TrialStart] = []
     for finalist, (more, fold) in product(ranking(done)[: sweep.search.finalists], kinds):
+        if fold is not None and fold == finalist.fold:
+            continue
         trial = finalist.trial.model_copy(update={"seed": (finalist.trial.seed + more) % SEEDS.stop})
         name, number = repeat_id(finalist.id, trial.seed, fold), len(found)
         start = TrialStart(id=name, number=number, results_known=len(done), repeats=finalist.id, fold=fold, trial=trial)
         found.append(start if fold is None else start.model_copy(update={"keep_epoch": finalist.best_epoch}))
+    return found
+
+
+def in_time(starts: Sequence[TrialStart], meter: Meter, at_once: int) -> list[TrialStart]:
+    """The same trainings, of a finalist with fewer epochs each where there is no time for as many as it has.
+
+    So that all its folds are trained; those of the best one first.
+    """
+    found: list[TrialStart] = []
+    left = meter.account.left()
+    for _, group in groupby(starts, key=lambda start: start.repeats):
+        its = list(group)
+        needed = meter.cost([(start.trial, start.keep_epoch or 1) for start in its], at_once)
+        share = min(1.0, max(0.0, left) / needed) if needed else 1.0
+        shorter = [{"keep_epoch": max(1, int(share * (start.keep_epoch or 1)))} for start in its]
+        found += [start.model_copy(update=change) for start, change in zip(its, shorter, strict=True)]
+        left -= needed
     return found
 
 

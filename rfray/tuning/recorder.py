@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rfray.errors import DiskFullError, RunError, SweepFailed
+from rfray.evaluation.unseen import comparable_scores
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import epochs_of
 from rfray.stats.predictions import predictions_metadata
@@ -32,7 +33,7 @@ class Recorder(SweepCallback):
         """Called with every result once it is on disk."""
         earlier = results(run)
         self._count = max((result.position + 1 for result in earlier), default=0)
-        self._kept = _kept(earlier, sweep, run.mirror.find(KEPT_WEIGHTS))
+        self._ended, self._kept = earlier, _kept(earlier, sweep, run.mirror.find(KEPT_WEIGHTS))
         self._ended_now: list[TrialResult] = []
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -70,8 +71,10 @@ class Recorder(SweepCallback):
         self._ended_now.append(result)
         out.mirror.remove(out.mirror.find(STATES))
         if not result.repeats:  # whose weights all stay
-            before, self._kept = self._kept, ranking([*self._kept, result])[: self._sweep.keep]
-            losers = {one.id for one in (*before, result)} - {one.id for one in self._kept}
+            self._ended.append(result)
+            with_weights = {one.id for one in (*self._kept, result)}
+            self._kept = [one for one in ranking(self._ended) if one.id in with_weights][: self._sweep.keep]
+            losers = with_weights - {one.id for one in self._kept}
             self._run.mirror.remove(self._run.trial(loser).weights_file for loser in losers)
         for call in self.on_result:
             call(result)
@@ -96,9 +99,10 @@ def _result(out: TrialDir, position: int, metric: str, origin: dict[str, str]) -
     return TrialResult(
         id=out.id,
         position=position,
-        kind="model" if start.fold is None else "fold",
+        kind="model" if start.fold is None or start.repeats is None else "fold",
         trial=start.trial,
         repeats=start.repeats,
+        fold=start.fold,
         metric=metric,
         epochs=len(history),
         seconds=float(history["seconds"].sum()) if len(history) else 0.0,
@@ -134,8 +138,9 @@ def was_cut(result: TrialResult, training_images: int) -> bool:
 
 
 def ranking(ended: list[TrialResult]) -> list[TrialResult]:
-    """Those that have a score, best first, ties by id."""
-    return sorted((one for one in ended if one.score is not None), key=lambda one: (-(one.score or 0), one.id))
+    """Those that have a score, best first by `comparable_scores`, ties by id."""
+    scores = comparable_scores(ended)
+    return sorted((one for one in ended if one.id in scores), key=lambda one: (-scores[one.id], one.id))
 
 
 def remove_leftovers(run: RunDir, sweep: Sweep, ended: list[TrialResult]) -> None:

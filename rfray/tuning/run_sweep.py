@@ -15,6 +15,7 @@ from rich.console import Console
 
 from rfray.cluster.ray_internals import free_groups
 from rfray.cluster.slots import TrialSlots, slot_count
+from rfray.data.rotations import fold_count
 from rfray.errors import RfrayError, SweepFailed
 from rfray.progress.events import SweepBegan
 from rfray.progress.phases import say
@@ -24,13 +25,13 @@ from rfray.spec.trial import Trial
 from rfray.stats.predictions import predictions_metadata
 from rfray.store.files import file_digest, is_disk_full, no_room
 from rfray.store.ownership import holder_of
-from rfray.store.records import TrialResult
+from rfray.store.records import TrialResult, WarmStart
 from rfray.store.run_dir import HEAVY, RunDir
 from rfray.store.storage import STATES
 from rfray.tuning.budget import BudgetCallback, Meter, enough
 from rfray.tuning.callbacks import DiskMonitor, Display, Silence, SweepCallback, TensorBoard, mlflow_callbacks
-from rfray.tuning.probing import learn_fold_heads
-from rfray.tuning.proposals import Listed, Proposals, decided, repeated_starts, written_starts
+from rfray.tuning.probing import learn_fold_heads, learn_rotation_heads
+from rfray.tuning.proposals import Listed, Proposals, decided, in_time, repeated_starts, written_starts
 from rfray.tuning.recorder import Recorder, remove_leftovers, repair, results
 from rfray.tuning.strategies import SCHEDULERS
 from rfray.tuning.trainable import SweepJob, run_trial, trial_of
@@ -82,13 +83,38 @@ def run_sweep(
     context = SweepContext(run, sweep, shares, session_folder, console, meter)
     planned, warm = planned_trials(sweep), warm_start(run, sweep, console)
     say(console, *(f"Warning: {problem}" for problem in repair(run)))
-    earlier = results(run)
-    remove_leftovers(run, sweep, earlier)
+    remove_leftovers(run, sweep, results(run))
     recorder = Recorder(run, sweep, meter)
+    if sweep.judges_unseen:
+        learn_rotation_heads(run, sweep, context.deadline, console)
+    _search(context, recorder, warm)
+    if meter is not None and not results(run):  # what is kept for finalists is of no use without one
+        meter.account.reserve(0.0)
+        if not meter.account.is_over():
+            _search(context, recorder, warm)
+    done = results(run)
+    if planned is None or len(done) < planned:
+        if meter is None:
+            raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")
+        still_open = len(run.trials()) - len(done)
+        begun = f", {still_open} that had no judged epoch yet go on then" if still_open else ""
+        part = "part for the search of the " if sweep.judges_unseen and sweep.search.finalists else ""
+        text = f"The {part}budget of {sweep.search.budget} is used up; a larger search.budget goes on{begun}"
+        say(console, text)
+    if len(done) == planned or sweep.judges_unseen:
+        _repeat_finalists(context, done)
+    remove_leftovers(run, sweep, done)
+    return done
+
+
+def _search(context: SweepContext, recorder: Recorder, warm: WarmStart) -> None:
+    """Runs the trials that are left, as far as there is time, and records all that have come to a judged epoch."""
+    run, sweep, meter = context.run, context.sweep, context.meter
+    planned, earlier = planned_trials(sweep), results(run)
     has_time = meter is None or meter.has_time_for_any(sweep)
     if (planned is None or len(earlier) < planned) and has_time:
         proposals = Proposals(run, sweep, context.at_once, warm, meter)
-        recorder.on_result.append(proposals.ended)
+        recorder.on_result = [proposals.ended]
         _fit(context, proposals, recorder, planned, earlier)
     if sweep.search.scheduler == "asha" or not has_time or meter:
         # trials that nothing ended properly: paused in an earlier start and never given a slot again, or killed at the
@@ -102,24 +128,14 @@ def run_sweep(
             only_at_address = digest is None and out.mirror.storage is not None
             if expected is not None and (digest == expected or only_at_address):
                 recorder.record(out)
-    done = results(run)
-    if planned is None or len(done) < planned:
-        if meter is None:
-            raise RfrayError(f"Ray Tune ended after {len(done)} of {planned} trials; the same command goes on")
-        still_open = len(run.trials()) - len(done)
-        begun = f", {still_open} that had no judged epoch yet go on then" if still_open else ""
-        text = f"The budget of {sweep.search.budget} is used up; a larger search.budget goes on{begun}"
-        say(console, text)
-    if len(done) == planned:
-        _repeat_finalists(context, done)
-    remove_leftovers(run, sweep, done)
-    return done
 
 
 def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
     """Trains the best trials again, as the sweep asks for; what a budget leaves no time for is not done."""
     run, sweep, meter = context.run, context.sweep, context.meter
-    wanted = decided(run, repeated_starts(sweep, done))
+    if meter is not None:
+        meter.account.reserve(0.0)
+    wanted = decided(run, repeated_starts(sweep, done, fold_count(run.catalog(), sweep)))
     earlier = [result for one in wanted if (result := run.trial(one.id).result()) is not None]
     missing = [one for one in wanted if not run.trial(one.id).result_file.exists()]
     if not missing:
@@ -127,8 +143,10 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
     todo = f"Training the best trials again: {len(missing)} of {len(wanted)} trainings are to be done"
     say(context.console, todo)
     if meter is None or not meter.account.is_over():
+        if sweep.judges_unseen and meter is not None:
+            missing = in_time(missing, meter, context.at_once)
         learn_fold_heads(run, sweep, missing, context.deadline)
-        no_rungs = SCHEDULERS["none"](sweep, run.training_images())
+        no_rungs = SCHEDULERS["none"](sweep, 0)
         listed = Listed(no_rungs, context.at_once, written_starts(run, missing, meter))
         _fit(context, listed, Recorder(run, sweep, meter), len(wanted), earlier)
     left = [one for one in missing if not run.trial(one.id).result_file.exists()]

@@ -198,10 +198,13 @@ _Named = namedtuple("_Named", "trial_id")
 class Median(Asha):
     """Stops trials by Ray's median rule."""
 
-    def __init__(self, grace: int, least: int = 3) -> None:
-        """No trial is stopped before `grace` epochs, nor by the median of fewer than `least` others."""
-        super().__init__(grace, factor=2, longest=0, planned=None, training_images=0)
-        self._rule = MedianStoppingRule(EPOCH, SCORE, "max", grace_period=grace, min_samples_required=least)
+    def __init__(self, grace: int, least: int = 3, rotations: int = 1) -> None:
+        """No trial is stopped before `grace` epochs, nor by the median of fewer than `least` others; see `Asha`."""
+        super().__init__(grace, factor=2, longest=0, planned=None, training_images=0, rotations=rotations)
+        self._rules = [
+            MedianStoppingRule(EPOCH, SCORE, "max", grace_period=grace, min_samples_required=least)
+            for _ in range(rotations)
+        ]
         self._decided: dict[str, tuple[int, str]] = {}
 
     def recall(self, epochs: Iterable[JudgedEpoch], ended: set[str]) -> None:
@@ -223,7 +226,7 @@ class Median(Asha):
         name, epoch = str(trial), result.get(EPOCH, 0)
         last, decision = self._decided.get(name, (0, ""))
         if epoch > last:
-            decision = str(self._rule.on_trial_result(tune_controller, _Named(name), result))
+            decision = str(self._rule_of(name).on_trial_result(tune_controller, _Named(name), result))
             self._decided[name] = epoch, decision
         return decision if epoch >= last else str(TrialScheduler.CONTINUE)
 
@@ -231,7 +234,10 @@ class Median(Asha):
         """A trial has ended; one that failed before its first epoch is no rival of the others."""
         super().on_trial_complete(tune_controller, trial, result)
         if EPOCH in result:
-            self._rule.on_trial_complete(tune_controller, _Named(str(trial)), result)
+            self._rule_of(str(trial)).on_trial_complete(tune_controller, _Named(str(trial)), result)
+
+    def _rule_of(self, name: str) -> MedianStoppingRule:
+        return self._rules[self._bracket(name) if len(self._rules) > 1 else 0]
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """The first that has not begun, else the first of those that wait until there is a median."""
@@ -239,16 +245,17 @@ class Median(Asha):
         return min(waiting, key=lambda one: (one.status == "PAUSED", str(one)), default=None)
 
 
-SCHEDULERS: dict[str, Callable[[Sweep, int], Asha]] = {
+SCHEDULERS: dict[str, Callable[..., Asha]] = {
     "none": lambda *_: Asha(grace=1, factor=2, longest=0, planned=None, training_images=0),
-    "asha": lambda sweep, images: Asha(
+    "asha": lambda sweep, images, rotations=1: Asha(
         sweep.search.grace_epochs,
         sweep.search.reduction_factor,
         sweep.trial.most_epochs(images),
         planned_trials(sweep),
         images,
         sweep.search.brackets,
+        rotations,
     ),
-    "median": lambda sweep, _: Median(sweep.search.grace_epochs),
+    "median": lambda sweep, _, rotations=1: Median(sweep.search.grace_epochs, rotations=rotations),
 }
-"""Name -> Ray Tune's scheduler, in epochs, of a sweep with so many training images."""
+"""Name -> Ray Tune's scheduler, in epochs, of a sweep with so many training images, and rotations of what is judged."""

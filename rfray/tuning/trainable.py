@@ -255,17 +255,18 @@ def _loaded(
     run: Path | str, resize: str, side: int, fold: Fold | None, *made_of: str
 ) -> tuple[Sweep, "TrialData", list[str]]:
     """`made_of`: the digests of the two files; the Ray of a notebook has its processes for more than one sweep."""
-    from rfray.data.catalog import fold_of, load_images
+    from rfray.data.catalog import load_images
     from rfray.data.geometry import Geometry
     from rfray.data.images import ImageFiles, no_room_in_cache
+    from rfray.data.rotations import judged_on
     from rfray.training.learner import TrialData
 
     folder = RunDir(run)
     sweep, catalog = folder.sweep(), folder.catalog()
     if fold is not None:
-        catalog = fold_of(catalog, fold, sweep.seed)
+        catalog = judged_on(catalog, fold, sweep)
     geometry = Geometry(resize, side, sweep.data.reencode)
     train, val = (load_images(catalog, sweep.data, part, geometry) for part in ("train", "val"))
     uncached = any(isinstance(part.source, ImageFiles) for part in (train, val))
     warnings = [f"{socket.gethostname()}: {no_room_in_cache(sweep.data.cache)}"] if uncached else []
-    return sweep, TrialData(train, val, sweep.augmentations), warnings
+    return sweep, TrialData(train, val, sweep.augmentations, training_images=folder.training_images()), warnings

@@ -424,6 +424,7 @@ MUST_STAY = {
     "trial.cutmix": 0.1, "trial.ema": 0.5, "trial.swa": "auto", "trial.class_balance": "weights",
     "trial.clip_grad": 0.5, "trial.precision": "fp32", "trial.tta": "flip", "trial.patience": 1, "trial.seed": 9,
     "augmentations": {"mine": [{"ToGray": {"p": 0.5}}]}, "search.algorithm": "random", "search.scheduler": "asha",
+    "search.judge": "unseen",
     "search.metric": "accuracy", "search.grace_epochs": 2, "search.reduction_factor": 4, "search.brackets": 2,
     "search.probe": True, "search.probe_keep": 2, "search.warm_start": ["/runs/x"],
 }  # fmt: skip
@@ -439,11 +440,15 @@ def test_every_key_may_change_between_two_starts_or_must_stay(tmp_path: Path) ->
 
     sections = [key for key in _keys() if any(other.startswith(f"{key}.") for other in _keys())]
     assert sorted([*MAY_CHANGE, *MUST_STAY]) == sorted({*_keys()} - {*sections} | {"ensemble.threshold", "data.val"})
-    with_it = {"data.source": ["data.train=null", "data.val=0.2", "data.test=null"]}
+    with_it = {
+        "data.source": ["data.train=null", "data.val=0.2", "data.test=null"],
+        "search.judge": ["search.seeds=1"],
+    }
     for key, value in {**MAY_CHANGE, **MUST_STAY}.items():
         share = {
             "data.folds": ["data.val=0.2"],
             "data.val.groups": ["data.val={groups: [y]}"],
+            "search.judge": ["data.val=0.2"],
             "data.group.column": ["data.attributes=/a.csv", "data.group={column: y}"],
         }.get(key, [])
         before, after = given(*share), given(*share, *with_it.get(key, ()), f"{key}={json.dumps(value)}")
@@ -580,9 +585,9 @@ BROKEN_KEYS: dict[str, tuple[str, str, str]] = {
     "in search": (
         "algorithm",
         "algoritm",
-        "11: search.algoritm: no such key; allowed: algorithm, budget, trials, scheduler, metric, grace_epochs, "
-        "reduction_factor, brackets, concurrent, keep, finalists, seeds, max_failed, probe, probe_keep, warm_start; "
-        "nearest: algorithm",
+        "11: search.algoritm: no such key; allowed: algorithm, budget, trials, scheduler, judge, metric, "
+        "grace_epochs, reduction_factor, brackets, concurrent, keep, finalists, seeds, max_failed, probe, probe_keep, "
+        "warm_start; nearest: algorithm",
     ),
     "in resources": (
         "search:",
@@ -965,6 +970,26 @@ def test_a_broken_rule_is_named_with_line_key_given_and_allowed(
     for line, wanted in zip(lines, expected.splitlines(), strict=True):
         pattern = re.escape(f"{tmp_path}/sweep.yaml:{wanted}").replace(re.escape("[…]"), ".*")
         assert re.fullmatch(pattern, line), line
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ("data.folds=5", "data.folds: given 5; allowed: nothing with search.judge: unseen: its left-out sources are"),
+        ("data.val=/v", 'data.val: given "/v"; allowed: a share with search.judge: unseen, which divides train and'),
+        ("data.val={groups: [a]}", 'data.val: given {"groups": ["a"]}; allowed: a share with search.judge: unseen'),
+        ("search.seeds=2", "search.seeds: given 2; allowed: 1 with search.judge: unseen: finalists are trained again"),
+        ("search.warm_start=[/r]", 'search.warm_start: given ["/r"]; allowed: nothing with search.judge: unseen'),
+        ("ensemble.choose_by=worst", 'ensemble.choose_by: given "worst"; allowed: score with search.judge: unseen'),
+    ],
+)
+def test_what_does_not_go_with_left_out_sources_is_refused(given: str, refused: str, tmp_path: Path) -> None:
+    sources = ["data={train: /t, test: /e}", "search.judge=unseen"]
+    assert load(SWEEP, tmp_path, *sources).search.finalists == 1
+    assert load(SWEEP, tmp_path, *sources, "search.finalists=0").search.finalists == 0
+    with pytest.raises(SweepError) as raised:
+        load(SWEEP, tmp_path, *sources, given)
+    assert refused in str(raised.value)
 
 
 def test_a_tag_that_would_run_something_is_refused_and_not_run(tmp_path: Path) -> None:

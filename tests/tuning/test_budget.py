@@ -33,6 +33,7 @@ from rfray.tuning.budget import (
     check_epoch,
     with_short_epochs,
 )
+from rfray.tuning.proposals import in_time
 from rfray.tuning.run_sweep import check_outcome, run_sweep
 from tests.synthetic import catalog_of
 from tests.tuning.test_run_sweep import sweep_of, tmp_session
@@ -422,3 +423,46 @@ def test_a_trial_that_the_end_meets_before_its_first_epoch_stays_open(
     run.mirror.remove([run.budget_over_file])
     (result,) = started(run, sweep, ends(run, after_epochs=99))
     assert (result.id, result.status, result.epochs) == (out.id, "ok", 2)
+
+
+def test_a_part_of_the_budget_waits_for_finalists(tmp_path: Path) -> None:
+    mine = meter(tmp_path, "100s", used=10.0)
+    whole = mine.account.left()
+    mine.account.reserve(0.4)
+    assert mine.account.left() == pytest.approx(whole - 40, abs=0.5)
+    assert mine.account.deadline == pytest.approx(time.time() + whole - 40, abs=0.5)
+    of_gpus = meter(tmp_path, "100gpu-s", slot=Slot(1, 1))
+    of_gpus.account.reserve(0.4)
+    assert of_gpus.account.left(more_gpus=2) == pytest.approx(30, abs=0.5)
+
+
+def test_trials_may_use_what_was_kept_back(tmp_path: Path) -> None:
+    mine = meter(tmp_path, "0.1gpu-s", slot=Slot(1, 1))
+    mine.account.reserve(1.0)
+    mine.account.record()
+    over = RunDir(tmp_path / "run").budget_over_file
+    assert over.exists()
+    mine.account.reserve(0.0)
+    assert not over.exists()
+
+
+def test_finalists_have_as_many_epochs_as_there_is_time_for(tmp_path: Path) -> None:
+    mine = meter(tmp_path, "106s")  # of which 100 are for trials
+    trial = Trial(backbone="test_resnet")
+    an_epoch(mine, trial, 5.0)
+
+    def starts(*epochs: int) -> list[TrialStart]:
+        known = {"number": 0, "results_known": 0, "trial": trial}
+        return [
+            TrialStart(id=f"{name}-{fold}", repeats=name, fold=(fold, 3), keep_epoch=count, **known)
+            for name, count in zip("ab", epochs, strict=False)
+            for fold in (1, 2)
+        ]
+
+    def kept(found: list[TrialStart]) -> list[int | None]:
+        return [one.keep_epoch for one in found]
+
+    assert kept(in_time(starts(6), mine, 1)) == [6, 6]  # 60 s
+    assert kept(in_time(starts(20), mine, 1)) in ([9, 9], [10, 10])  # 200 s, one after the other, where 100 are left
+    assert kept(in_time(starts(20), mine, 2)) in ([19, 19], [20, 20])  # two at once
+    assert kept(in_time(starts(6, 8), mine, 1)) in ([6, 6, 3, 3], [6, 6, 4, 4])  # 40 s are left for the second

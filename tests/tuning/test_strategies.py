@@ -270,15 +270,15 @@ def test_what_a_trial_says_again_is_decided_as_before_and_counted_once() -> None
     assert say("good", 1, 0.9) == "CONTINUE"
     assert say("good", 2, 0.9) == "CONTINUE"
     assert say("bad", 1, 0.1) == "STOP"
-    known = deepcopy(scheduler._rule._results)
+    known = deepcopy(scheduler._rules[0]._results)
     assert say("good", 2, 0.9) == "CONTINUE"
     assert say("bad", 1, 0.1) == "STOP"
-    assert scheduler._rule._results == known
+    assert scheduler._rules[0]._results == known
     later = Median(grace=1, least=1)
     past = [("good", 1, 0.9), ("good", 2, 0.9), ("bad", 1, 0.1)]
     later.recall([JudgedEpoch(name, epoch, score, score) for name, epoch, score in past], ended={"good"})
     scheduler.on_trial_complete(alone, "good", {EPOCH: 2, SCORE: 0.9})
-    assert later._rule._results == scheduler._rule._results
+    assert later._rules[0]._results == scheduler._rules[0]._results
     assert later.on_trial_result(alone, "bad", {EPOCH: 1, SCORE: 0.1}) == "STOP"
 
 
