@@ -157,7 +157,7 @@ class Detector:
 
         Raises:
             InputError: Something that was given can't be used.
-            RfrayError: All is written, but some files could not be read.
+            RfrayError: All else is written, but some files could not be read, or no image of a folder counts.
         """
         from rfray.commands.evaluate import evaluate
 

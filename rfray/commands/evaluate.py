@@ -115,7 +115,8 @@ def evaluate(
         raise InputError(f"--out {out}: allowed: a folder of this machine")
     run, detector = RunDir(bundle), _detector(bundle)
     in_run = out is None and run.sweep_file.exists()
-    evaluations = Path(out or (run.path if in_run else ".")).absolute() / EVALUATIONS
+    place = run if in_run else RunDir(out or ".")
+    evaluations = place.path / EVALUATIONS
     given = read_classes(classes)
     sets = labelled_sets(words, name, given or detector.data.class_folders(), bool(given))
     resources = Resources(cpu=cpu_and_gpu[0], gpu="auto" if cpu_and_gpu[1] is None else cpu_and_gpu[1])
@@ -141,7 +142,7 @@ def evaluate(
     if in_run:
         run.mirror.send(evaluations / SUMMARY)
     if made:
-        _tell(summary, made, [one.name for one in records if one.bundle != detector.digest], evaluations, console)
+        _tell(summary, made, [one.name for one in records if one.bundle != detector.digest], place, console)
     _raise_failures(made, failed)
     return summary
 
@@ -162,17 +163,17 @@ def _tell(
     summary: pd.DataFrame,
     made: Sequence[EvaluationRecord],
     others: Sequence[str],
-    evaluations: Path,
+    place: RunDir,
     console: Console,
 ) -> None:
     """Prints the table of all evaluations, what is said of those just made, and where they are."""
     console.print(evaluations_table(summary, console.width))
     for record in made:
-        say(console, *record.sentences)
+        say(console, "", *record.sentences)
     if others:
         say(console, f"Of another bundle, and so not in {SUMMARY}: {', '.join(others)}; evaluate them again")
-    pages = [EvaluationDir(evaluations, one.name).report_html for one in made]
-    say(console, *map(_shown, (*pages, evaluations / SUMMARY)))
+    pages = [EvaluationDir(place.path / EVALUATIONS, one.name).report_html for one in made]
+    say(console, "", *map(place.shown, (*pages, place.path / EVALUATIONS / SUMMARY)))
 
 
 def _detector(bundle: str) -> Detector:
@@ -230,7 +231,7 @@ def evaluate_set(
         detector.bundle.figures,
         left_out["kind"].tolist() if detector.learned is not None else None,
         len(failed),
-        [*_claimed_of_these(detector, pd.concat([kept, left_out])), *attributes.summary],
+        [*_claimed_of_these(detector, kept, left_out), *attributes.summary],
     )
     write_whole(out.leaderboard_csv, csv_text(frame))
     write_whole(out.report_md, markdown_report(record, frame))
@@ -312,15 +313,10 @@ def _under_corruption(
     return corruption_columns(detector.ensemble, kept, pd.concat(shards, ignore_index=True), detector.models, frame)
 
 
-def _claimed_of_these(detector: Detector, images: pd.DataFrame) -> list[str]:
-    """What to say where the images that could be read (path, label, digest) are those of the bundle's claims."""
-    images = images.sort_values("path").assign(part=TEST)
-    return [CLAIMED_OF_THESE] if part_digest(images, TEST) == detector.bundle.test_digest else []
-
-
-def _shown(path: Path) -> str:
-    """How a user calls a file: from the working folder, where it is below."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+def _claimed_of_these(detector: Detector, *readable: pd.DataFrame) -> list[str]:
+    """What to say where all images that could be read (path, label, digest) are those of the bundle's claims."""
+    images = pd.concat([table[["path", "label", "digest"]] for table in readable]).sort_values("path")
+    return [CLAIMED_OF_THESE] if part_digest(images.assign(part=TEST), TEST) == detector.bundle.test_digest else []
 
 
 def _locked(out: EvaluationDir) -> AbstractContextManager[object]:
