@@ -288,7 +288,8 @@ def _predicted(
     task = Task(folder, detector.where, options.batch_size, not corrupted, detector.further, corrupted)
     counts = predict_set(task, options.resources, options.address)
     each = (None for some in counts for _ in range(some.total()))
-    for _ in counting(each, f"Predicting {given.name}{' corrupted' if corrupted else ''}", len(given.images)):
+    text = f"Predicting {given.name}{' corrupted' if corrupted else ''}"
+    for _ in each if console.quiet else counting(each, text, len(given.images)):
         pass
     models = detector.models
     scores = [f"{one} {way}" for one in models for way in CORRUPTION_NAMES] if corrupted else models

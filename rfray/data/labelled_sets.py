@@ -65,14 +65,17 @@ def labelled_sets(
     if name is not None and len(words) > 1:
         raise InputError(f"--name {name}: allowed with one folder; of several, name each: NAME=FOLDER")
     named = [named_word(word, name) for word in words]
+    tables = [where.lower().endswith(TABLES) for _, where in named]
+    if classes_given and all(tables):
+        raise InputError(f"--classes: allowed with a folder; {named[0][1]} is a table, whose labels say the class")
     counts = Counter(own for own, _ in named)
     for own, where in named:
         if counts[own] > 1:
             others = " and ".join(where for other, where in named if other == own)
             raise InputError(f"{others}: both would be called {own}; name them: {own}-2={where}")
     return [
-        read_table(own, where) if where.lower().endswith(TABLES) else read_folder(own, where, classes, classes_given)
-        for own, where in named
+        read_table(own, where) if is_table else read_folder(own, where, classes, classes_given)
+        for is_table, (own, where) in zip(tables, named, strict=True)
     ]
 
 

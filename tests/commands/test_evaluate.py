@@ -238,6 +238,7 @@ def test_a_vote_of_other_models_is_predicted_where_the_run_has_them(
 def test_python_has_the_same(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "write_evaluation_page", lambda *_: None)
     monkeypatch.setattr(evaluate, "undrawn", lambda *_: None)
+    monkeypatch.setattr(evaluate, "counting", lambda *_: 1 / 0)  # not verbose: nothing is counted aloud
     with pytest.warns(UserWarning, match="guessing"):
         detector = rfray.load(here / "run")
     table = detector.evaluate(here / "elsewhere", out=tmp_path, classes={"real": "real"}, verbose=False)
@@ -443,6 +444,7 @@ def test_tables_that_can_not_be_used(rows: str, said: str, command: Command, tmp
         (["run", "elsewhere", "images/../elsewhere"], "both would be called elsewhere; name them: elsewhere-2="),
         (["run", "elsewhere", "planted", "--name", "x"], "--name x: allowed with one folder"),
         (["run", "elsewhere", "--name", "../x"], "can't be called '../x'"),
+        (["run", "no.csv", "--classes", "real=a"], "--classes: allowed with a folder; "),
         (["run", "elsewhere", "--classes", "photo=real"], "--classes photo=real: allowed: real=FOLDER,fake=FOLDER"),
         (["run", "elsewhere", "--classes", "real=../real"], "--classes real=../real: allowed"),
         (["run", "ftp://x/y"], "allowed: folders, tables and s3://"),
