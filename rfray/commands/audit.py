@@ -7,6 +7,7 @@ from rich.console import Console
 
 from rfray.audit.left_out import before_probes
 from rfray.commands.prepare_data import prepare_training, scan_all, write_audit
+from rfray.data.checks import check_data
 from rfray.errors import AuditError, DataError, InputError, RunError, StorageError
 from rfray.evaluation.label_issues import LabelIssues, write_label_issues
 from rfray.evaluation.left_out import best_left_out, left_out_line
@@ -40,6 +41,8 @@ def audit(source: str, run: str | None, overrides: Sequence[str], console: Conso
     if of_folder and sweep.data.leave_out is not None:
         raise InputError("--set data.leave_out: a folder is audited whole; allowed with a sweep file")
     folder = RunDir(run or Path("audits" if of_folder else "runs", sweep.name))
+    if of_folder or not folder.catalog_file.exists():
+        check_data(file)
     for line in unused_settings(file):
         say(console, f"Note: {line}")
     with lock_run(folder, without=HEAVY):

@@ -41,20 +41,10 @@ def tune(
     began = time.time() if began is None else began
     here = address in (None, "auto")  # else this machine may have no part in the cluster, which is said first
     check_file(file, folders=here)
-    from rfray.data.attributes import check_attributes
-    from rfray.data.folders import check_folders
-    from rfray.data.held_out import check_held_out
-    from rfray.data.leave_out import check_leave_out
-    from rfray.data.rotations import check_rotations
-    from rfray.data.sources import check_source_column
+    from rfray.data.checks import check_data
 
     if here:
-        check_folders(file.sweep.data)
-        check_attributes(file.sweep.data)
-        check_leave_out(file.sweep.data)
-        check_source_column(file.sweep.data)
-        check_held_out(file)
-        check_rotations(file)
+        check_data(file)
     if not dry_run:
         check_free(run)
     # torch and timm take seconds to import, and Ray to start, most of which it waits

@@ -171,3 +171,17 @@ def test_without_a_probe_none_are_doubted(tmp_path: Path) -> None:
     assert "No probe has judged the labels" in text
     assert "on sources that it has not seen is not known: no backbone was probed (search.probe)." in text
     assert not run.label_issues_csv.exists()
+
+
+def test_a_list_that_can_not_be_used_is_refused_before_any_picture_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("{name: s, data: {source: demo}, trial: {backbone: resnet18}}")
+    monkeypatch.setattr("rfray.commands.audit.prepare_training", lambda *_: pytest.fail("read"))
+    with pytest.raises(DataError, match="no such file"):
+        printed(str(sweep), "data.leave_out=none.csv")
+    with pytest.raises(DataError, match="no such file"):
+        printed(str(sweep), "data.attributes=none.csv")
+    assert not (tmp_path / "runs").exists()
