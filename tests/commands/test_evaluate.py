@@ -28,7 +28,7 @@ from rfray.commands import evaluate
 from rfray.data.corruptions import CORRUPTIONS
 from rfray.evaluation.external_validation import CLAIMED_OF_THESE
 from rfray.evaluation.mistakes import read_mistakes
-from rfray.inference import evaluation_predictions, shards
+from rfray.inference import bulk, evaluation_predictions, shards
 from rfray.models.bundle import load_bundle
 from rfray.stats.predictions import read_predictions
 from rfray.stats.unpaired_tests import independent_images
@@ -319,7 +319,19 @@ def test_many_images_are_predicted_by_a_pool_on_ray(
     assert command("run", "elsewhere", "--corruptions", "--out", str(tmp_path / "here")).returncode == 0
     monkeypatch.setattr(evaluation_predictions, "IN_PROCESS", 0)
     monkeypatch.setattr(evaluation_predictions, "SHARD", 9)
+    monkeypatch.setattr(evaluation_predictions, "CORRUPTED_SHARD", 9)
+    done = list[str]()
+
+    def vouched(out: Path, shard: int) -> None:
+        shards.vouch(out, shard)
+        done.append(out.name)
+        if len(done) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(bulk, "vouch", vouched)
+    assert command("run", "elsewhere", "--corruptions", "--out", str(tmp_path / "ray")).returncode == 130
     assert command("run", "elsewhere", "--corruptions", "--out", str(tmp_path / "ray")).returncode == 0
+    assert done == [*[".shards"] * 3, *[".corrupted"] * 3]  # none twice
     alone, pool = (
         pd.read_csv(EvaluationDir(tmp_path / one / "evaluations", "elsewhere").leaderboard_csv)
         for one in ("here", "ray")
