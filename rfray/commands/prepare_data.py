@@ -15,7 +15,7 @@ from rich.console import Console
 
 from rfray.audit.audit import audit_images
 from rfray.audit.left_out import with_left_out
-from rfray.data.attributes import read_attributes, unmatched
+from rfray.data.attributes import in_several_folders, read_attributes, unmatched
 from rfray.data.catalog import check_unreadable, divide, group_ids, identities, scan_folder
 from rfray.data.decoding import UnreadableImageError, decode, read_image
 from rfray.data.folders import changes, image_folder, is_there, list_images, most_images, training_changes
@@ -251,8 +251,8 @@ def prepare_attributes(run: RunDir, sweep: Sweep, console: Console) -> None:
     images = run.audited_images()
     if sweep.data.share("test") is None and "test" not in set(images["folder"]):
         images = images.iloc[:0]  # test is not there yet, and may be what the table is about
-    for line in unmatched(table, images, where) if len(images) else ():
-        say(console, line)
+    if len(images):
+        say(console, *unmatched(table, images, where), *in_several_folders(table, images))
     run.write_table(run.attributes_file, table)
 
 

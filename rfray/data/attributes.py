@@ -106,6 +106,21 @@ def unmatched(table: pd.DataFrame, images: pd.DataFrame, where: str) -> list[str
     return [f"data.attributes: {line}" for line in said]
 
 
+def in_several_folders(table: pd.DataFrame, images: pd.DataFrame) -> list[str]:
+    """What to say of rows that are of several images (path, folder), as there is no column folder; a line at most."""
+    if "folder" in table:
+        return []
+    folders = images[images["path"].isin(table["path"])].groupby("path")["folder"].unique()
+    several = folders[folders.map(len) > 1]
+    if several.empty:
+        return []
+    one, where = several.index[0], " and ".join(several.iloc[0])
+    return [
+        f"data.attributes: images in different folders share {counted(len(several), 'path')}, e.g. {one} in {where}: "
+        "such a row counts for each of them, unless a column folder says which is meant"
+    ]
+
+
 def attributes_of(table: pd.DataFrame, folder: str, paths: Sequence[str]) -> pd.DataFrame:
     """The attributes of images of one data folder: a row each, in the order of `paths`; "" where there is no value."""
     own = table if "folder" not in table else table[table["folder"] == folder]

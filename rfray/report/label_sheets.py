@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -20,8 +21,8 @@ LABEL_SHEETS = tuple(f"labels-{name}.png" for name in CLASSES)
 ACROSS, DOWN, TILE, GAP, TEXT, MARGIN, HEAD = 6, 4, 168, 10, 34, 12, 52
 """Images across and down (a screen of them), side of one, space between two, room for the words below each, margin and
 room for the title, in pixels."""
-LONGEST = 27
-"""Characters of a path below an image."""
+LONGEST, SHORTEST = 27, 8
+"""Characters of a path below an image, as many as there is room for."""
 
 
 @styled
@@ -63,7 +64,11 @@ def _sheet(name: str, chosen: pd.DataFrame, pictures: list[np.ndarray]) -> Drawi
     shown = f"all {len(chosen):,}" if len(chosen) == len(pictures) else f"{len(pictures)} of {len(chosen):,}"
     title = f"Labelled {name}, and not believed: {shown}, the least believed first"
     figure.text(MARGIN / width, 1 - HEAD / 2 / height, title, va="center", fontweight="bold")
+    FigureCanvasAgg(figure)  # by which texts are measured
     for (left, top), path, p_fake in zip(places, chosen["path"], chosen["p_fake"], strict=False):
-        words = f"{shortened(path, LONGEST)}\nlabel {name}, p_fake {p_fake:.3f}"
-        figure.text(left / width, 1 - (top + TILE + 4) / height, words, va="top", fontsize=6.5)
+        words = figure.text(left / width, 1 - (top + TILE + 4) / height, "", va="top", fontsize=6.5)
+        for most in range(LONGEST, SHORTEST - 1, -1):
+            words.set_text(f"{shortened(path, most)}\nlabel {name}, p_fake {p_fake:.3f}")
+            if words.get_window_extent().width <= TILE:
+                break
     return figure, f"Contact sheet. {title}"

@@ -7,7 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rfray.data.attributes import attributes_of, categories, check_attributes, read_attributes, unmatched
+from rfray.data.attributes import (
+    attributes_of,
+    categories,
+    check_attributes,
+    in_several_folders,
+    read_attributes,
+    unmatched,
+)
 from rfray.errors import DataError
 from rfray.store.csv_files import csv_text
 from tests.data.small_folders import settings
@@ -120,6 +127,16 @@ def test_rows_without_an_image_and_images_without_a_row_are_counted() -> None:
     )
     with pytest.raises(DataError, match=r"none of its 0 rows"):
         unmatched(table.iloc[:0], IMAGES, "t.csv")
+
+
+def test_a_row_that_is_of_images_in_several_folders_is_said() -> None:
+    table = pd.DataFrame({"path": ["real/1.png", "fake/1.png"], "skin": ["dark", "light"]})
+    assert in_several_folders(table, IMAGES) == [
+        "data.attributes: images in different folders share 1 path, e.g. real/1.png in train and test: such a row "
+        "counts for each of them, unless a column folder says which is meant"
+    ]
+    assert in_several_folders(table.iloc[1:], IMAGES) == []
+    assert in_several_folders(table.assign(folder="train"), IMAGES) == []
 
 
 def test_a_column_folder_tells_images_with_the_same_path_apart() -> None:

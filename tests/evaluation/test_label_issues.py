@@ -4,9 +4,11 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from rich.console import Console
 
@@ -14,9 +16,9 @@ from rfray.commands.audit import audit
 from rfray.errors import DataError, InputError, RunError
 from rfray.evaluation.label_issues import find_label_issues, write_label_issues
 from rfray.evaluation.leaderboard import write_leaderboard
-from rfray.report.label_sheets import LABEL_SHEETS, draw_label_issues
+from rfray.report.label_sheets import LABEL_SHEETS, TILE, _sheet, draw_label_issues
 from rfray.report.page import write_page
-from rfray.report.pictures import description
+from rfray.report.pictures import STYLE, description
 from rfray.spec.sweep import DataSettings, HeldOut
 from rfray.spec.sweep_file import resolved_text
 from rfray.stats.predictions import Predictions, write_predictions
@@ -125,6 +127,17 @@ def test_a_sheet_of_each_class(run: RunDir) -> None:
     assert (np.abs(pixels.astype(int) - (24, 90, 200)).max(axis=1) < 3).sum() > 100 * 100  # the image is on it
     assert draw_label_issues(run, run.sweep(), None) == []
     assert not real.exists()
+
+
+def test_no_name_below_an_image_runs_into_the_next_one() -> None:
+    wide = pd.DataFrame({"path": [f"real/WWWWWWWW_MMMMMMMM_{n}.jpg" for n in range(2)], "p_fake": [0.9, 0.8]})
+    with mpl.rc_context(STYLE):
+        figure, _ = _sheet("real", wide, [np.zeros((TILE, TILE, 3), np.uint8)] * 2)
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        title, first, second = (text.get_window_extent(renderer) for text in figure.texts)
+    assert first.x1 < second.x0
+    assert first.width > TILE / 2
+    assert title.y0 > first.y1
 
 
 def test_the_page_shows_them(run: RunDir) -> None:
