@@ -25,7 +25,7 @@ from rfray.inference.shards import (
     FILES_TABLE,
     ShardPredictor,
     Task,
-    columns_of,
+    check_files,
     list_files,
     missing_shards,
     verdicts_in,
@@ -71,8 +71,7 @@ def claim(out: Path, bundle: str, words: Sequence[str], passed: PassedOver | Non
             raise RunError(f"{out} holds predictions of another bundle, or of other files; choose another folder")
         for other in (file for file in out.iterdir() if file.is_symlink() or not file.is_file()):
             raise RunError(f"{other} is no plain file, as all of `rfray predict` are; choose another folder")
-        if not files.exists() or file_digest(files) != known.files or columns_of(files) != ["path"]:
-            raise RunError(f"{files} is damaged or gone, and says what the shards are of; choose another folder")
+        check_files(out, known.files, "choose another folder")
         return int(pq.read_metadata(files).num_rows)
     if out.is_dir() and any(file != files for file in out.iterdir()):
         raise RunError(f"{out} is not empty, and not of `rfray predict`; choose another folder")

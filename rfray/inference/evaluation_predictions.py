@@ -25,7 +25,7 @@ from rfray.inference.shards import (
     FILES_TABLE,
     ShardPredictor,
     Task,
-    columns_of,
+    check_files,
     list_files,
     missing_shards,
     part_file,
@@ -55,12 +55,11 @@ def claim(
     Raises RunError where the folder is damaged.
     """
     shards, wanted = out.corrupted_folder if corrupted else out.shards_folder, _digest(given)
-    plan_file, files = shards / "plan.json", shards / FILES_TABLE
+    plan_file = shards / "plan.json"
     remedy = f"delete {shards}, and all is predicted again"
     known = find_record(plan_file, ShardsPlan, remedy=remedy)
     if known is not None and (known.bundle, known.images, known.further) == (bundle, wanted, list(further)):
-        if not files.exists() or file_digest(files) != known.files or columns_of(files) != ["path"]:
-            raise RunError(f"{files} is damaged or gone, and says what the shards are of; {remedy}")
+        check_files(shards, known.files, remedy)
         return
     if known is not None and not corrupted:
         what = given.where if known.images != wanted else "the bundle"
@@ -68,7 +67,8 @@ def claim(
     shutil.rmtree(shards, ignore_errors=True)
     size = CORRUPTED_SHARD if corrupted else SHARD if len(given.images) > IN_PROCESS else SMALL_SHARD
     list_files(shards, iter(given.images["file"]), size)
-    plan = ShardsPlan(bundle=bundle, where=given.where, images=wanted, further=list(further), files=file_digest(files))
+    files = file_digest(shards / FILES_TABLE)
+    plan = ShardsPlan(bundle=bundle, where=given.where, images=wanted, further=list(further), files=files)
     write_record(plan_file, plan)
 
 

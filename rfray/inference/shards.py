@@ -86,6 +86,13 @@ def missing_shards(out: Path) -> tuple[list[int], list[int]]:
     return missing, there
 
 
+def check_files(out: Path, digest: str, remedy: str) -> None:
+    """Raises RunError, with the remedy, where the table of files is gone, or not what had this digest."""
+    files = out / FILES_TABLE
+    if not files.exists() or file_digest(files) != digest or columns_of(files) != ["path"]:
+        raise RunError(f"{files} is damaged or gone, and says what the shards are of; {remedy}")
+
+
 def verdicts_in(out: Path, shards: Iterable[int]) -> Iterator[Counter[str]]:
     """How many there are of each verdict in each of the shards, which are there."""
     for shard in shards:
