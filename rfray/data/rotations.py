@@ -20,6 +20,9 @@ from rfray.spec.sweep import MOST_ROTATIONS, Sweep
 from rfray.spec.sweep_file import SweepFile
 from rfray.store.records import Fold
 
+ALL = ""
+"""In the place of a source of photographs: all of them."""
+
 
 class Rotation(NamedTuple):
     """The sources that are left out together."""
@@ -153,21 +156,24 @@ def _turns(images: pd.DataFrame, together: np.ndarray, seed: int) -> np.ndarray:
     drawn = np.random.default_rng(seed).permutation(len(groups))[place]
     for turn, one in enumerate(found):
         turns[(labels == 1) & (names == one.fake)] = turn
-    for name in sorted({name for one in found for name in one.real or ("",)}):
-        its = np.flatnonzero((labels == 0) & ((names == name) | (name == "")))
-        sharing = np.array([turn for turn, one in enumerate(found) if name in (one.real or ("",))])
+    for name in sorted({name for one in found for name in one.real or (ALL,)}):
+        its = np.flatnonzero((labels == 0) & (True if name == ALL else names == name))
+        sharing = np.array([turn for turn, one in enumerate(found) if name in (one.real or (ALL,))])
         rank = np.unique(drawn[its], return_inverse=True)[1]  # the groups in the order in which they were drawn
         turns[its] = sharing[rank % len(sharing)]
     return turns
 
 
+def listed_rotations(sweep: Sweep) -> Rotations:
+    """The rotations of what is in the training folder now. Raises DataError as `rotations`, and as listing it."""
+    listed = list_images(sweep.data, "train").assign(folder="train")
+    return rotations(listed.assign(source=sources(listed, sweep.data)))
+
+
 def check_rotations(file: SweepFile) -> None:
     """Raises SweepError where the training folder lacks the sources that `search.judge: unseen` needs."""
-    sweep = file.sweep
-    if not sweep.judges_unseen:
-        return
-    listed = list_images(sweep.data, "train").assign(folder="train")
     try:
-        rotations(listed.assign(source=sources(listed, sweep.data)))
+        if file.sweep.judges_unseen:
+            listed_rotations(file.sweep)
     except DataError as error:
         raise SweepError(file.problem(("search", "judge"), str(error).removeprefix("search.judge: "))) from None

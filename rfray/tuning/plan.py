@@ -3,6 +3,7 @@
 from rfray.cluster.slots import Packing, TrialSlots, slot_count
 from rfray.data.folders import drawn, list_images, most_images
 from rfray.data.geometry import geometries
+from rfray.data.rotations import listed_rotations
 from rfray.spec.checks import planned_trials
 from rfray.spec.sweep import Sweep
 from rfray.spec.trial import Range
@@ -32,7 +33,7 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: TrialSlots, needed: int) -> li
     if search.finalists:
         kinds = [f"{search.seeds - 1} other seeds"] * (search.seeds > 1)
         kinds += [f"{sweep.data.folds} folds"] * (sweep.data.folds is not None)
-        kinds += ["without each of the left-out sources"] * sweep.judges_unseen
+        kinds += ["once without each left-out source"] * sweep.judges_unseen
         finalists = f"the best {search.finalists} trials are trained again: {' and '.join(kinds)} each"
     lines = [
         ("run folder", f"{run.where}" + (f" ({done} trials done already)" if done else "")),
@@ -42,6 +43,7 @@ def plan_lines(sweep: Sweep, run: RunDir, shares: TrialSlots, needed: int) -> li
         *(("packing", text) for text in packing_lines(shares)),
         *(("axis", f"{name}: {_axis(axis)}") for name, axis in sweep.trial.axes().items()),
         *_image_lines(sweep, None if trials is None else trials - len(warm.taken_over)),
+        *(("left out", line) for line in (listed_rotations(sweep).lines() if sweep.judges_unseen else ())),
         ("finalists", finalists),
         ("kept", f"weights of the best {sweep.keep} trials; ensemble of {sweep.ensemble.top_k}"),
         ("disk", f"at most {needed / 1e6:.0f} MB in the run folder"),

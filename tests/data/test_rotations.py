@@ -88,6 +88,14 @@ def test_without_known_sources_photographs_are_divided_by_what_belongs_together(
     assert not judged[0] & judged[1]
 
 
+@pytest.mark.parametrize("sources", [{"cam_a": 60}, {"cam_a": 53, "cam_few": 7}, {"cam_a": 40, "cam_unknown": 20}])
+def test_one_source_of_photographs_is_none(sources: dict[str, int]) -> None:
+    first, second = divided(catalog(**sources, gan=40, diffusion=30))
+    for one in (first, second):
+        assert one["part"].eq("val")[one["label"] == 0].sum() == one["part"].eq("train")[one["label"] == 0].sum() == 30
+    assert not (first["part"].eq("val") & second["part"].eq("val")).any()
+
+
 def test_who_is_left_out_never_or_takes_no_part_is_said() -> None:
     table = catalog(cam_a=40, cam_b=30, cam_few=7, cam_unknown=4, gan=50, diffusion=40, odd=19, unknown=3)
     found = rotations(table)

@@ -42,7 +42,7 @@ ensemble: {{top_k: 2}}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders with two sources of fakes, and photographs of none."""
     folder = tmp_path_factory.mktemp("sources")
-    write_folder(folder, per_class=80, seed=0)
+    write_folder(folder, per_class=120, seed=0)
     for number, file in enumerate(sorted((folder / "fake").iterdir())):
         place = folder / "fake" / ("flux" if number % 2 else "gan")
         place.mkdir(exist_ok=True)
