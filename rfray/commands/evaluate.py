@@ -109,7 +109,8 @@ def evaluate(
     whether images are predicted corrupted, too. `cpu_and_gpu` are those of each process where many predict, on a Ray
     cluster at `address` or here. Returns what evaluations.csv holds.
     Raises InputError before anything is predicted where a word can't be used, RunError where there is no bundle, and
-    RfrayError when all is written but some files could not be read.
+    RfrayError when all else is written but some files could not be read, or no image of a set counts (DataError where
+    that is so of all sets).
     """
     if out is not None and is_address(out):
         raise InputError(f"--out {out}: allowed: a folder of this machine")
