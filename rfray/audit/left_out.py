@@ -1,10 +1,12 @@
 """what a probe came to on sources that it had not learned from (`LeftOut`) -> sentences, a finding of the audit."""
 
+from collections import Counter
+
 import pandas as pd
 
 from rfray.audit.facts import gravest_first
 from rfray.data.listing import counted
-from rfray.data.sources import source_counts
+from rfray.data.sources import MIN_IMAGES, large_enough, source_counts
 from rfray.store.records import Audit, Finding, LeftOut, LeftOutPair
 
 CODE = "left-out-sources"
@@ -26,15 +28,22 @@ def left_out_sentence(found: LeftOut) -> str:
     return f"{expected}; on those it has seen, {found.seen:.2f}."
 
 
+def too_few(least: int) -> str:
+    """Reason for which none of the sources can be left out."""
+    return f"the sources have too few images (fewer than {least} of a class)"
+
+
 def before_probes(training: pd.DataFrame) -> str:
     """The same before there is a probe, of training images with the columns label and source."""
-    kinds = training[training["source"] != ""].groupby("label")["source"].nunique()
-    if not (kinds > 1).any():
-        return f"What a detector will be worth on sources that it has not seen can't be told: {NO_SOURCES}."
-    return (
-        "What a detector will be worth on sources that it has not seen `rfray tune` says, once it has probed a "
-        f"backbone (search.probe), by leaving out each of these: {source_counts(training)}."
-    )
+    known = training[training["source"] != ""]
+    counts = [Counter(of.tolist()) for _, of in known.groupby("label")["source"]]
+    if any(large_enough(of) for of in counts):
+        return (
+            "What a detector will be worth on sources that it has not seen `rfray tune` says, once it has probed a "
+            f"backbone (search.probe), by leaving out each of these: {source_counts(training)}."
+        )
+    why = too_few(MIN_IMAGES) if any(len(of) > 1 for of in counts) else NO_SOURCES
+    return f"What a detector will be worth on sources that it has not seen can't be told: {why}."
 
 
 def pair_name(pair: LeftOutPair) -> str:

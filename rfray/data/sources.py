@@ -4,6 +4,7 @@ Not to be confused with `group_id`, by which images that belong together stay on
 """
 
 import re
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -72,6 +73,12 @@ def matched(pattern: str, path: str) -> str:
     """What a regular expression finds first in a path: its first group in brackets, if any; "" where nothing."""
     found = re.search(pattern, path)
     return "" if found is None else found[min(found.re.groups, 1)] or ""
+
+
+def large_enough(counts: Mapping[str, int]) -> list[str]:
+    """The sources of a class that can be left out: they have images to be judged on, the others some to learn from."""
+    whole = sum(counts.values())
+    return [source for source, count in counts.items() if min(count, whole - count) >= MIN_IMAGES]
 
 
 def source_counts(images: pd.DataFrame) -> str:

@@ -10,8 +10,8 @@ from itertools import product
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from rfray.audit.left_out import NO_SOURCES
-from rfray.data.sources import MIN_IMAGES
+from rfray.audit.left_out import NO_SOURCES, too_few
+from rfray.data.sources import MIN_IMAGES, large_enough
 from rfray.spec.sweep import CLASSES
 from rfray.stats.paired_tests import placements
 from rfray.store.records import LeftOut, LeftOutPair
@@ -36,12 +36,11 @@ def judge_left_out(
     known = [of if len(of) > 1 else {} for of in counts]
     if not any(known):
         return LeftOut(reason=NO_SOURCES)
-    # to be judged on, and for all others to be learned from
-    enough = [[source for source, n in of.items() if min(n, sum(of.values()) - n) >= MIN_IMAGES] for of in known]
+    enough = [large_enough(of) for of in known]
     kinds = [these[:MOST_SOURCES] or [""] for these in enough]
     few = {source: n for of in known for source, n in of.items() if n < MIN_IMAGES}
     if not any(enough):
-        return LeftOut(reason=_too_few(), few=few)
+        return LeftOut(reason=too_few(MIN_IMAGES), few=few)
     more = sum(len(these[MOST_SOURCES:]) for these in enough)
     rows = _subsample(labels, sources, kinds, seed)
     features, labels, sources, groups = features[rows], labels[rows], sources[rows], groups[rows]
@@ -55,12 +54,8 @@ def judge_left_out(
             pairs.append(LeftOutPair(fake=fake, real=real, fakes=fakes, reals=reals, **found))
     seen = _judged(features, labels, groups, ~apart, apart, head.strength)
     if not pairs or seen is None:
-        return LeftOut(reason=_too_few(), few=few)
+        return LeftOut(reason=too_few(MIN_IMAGES), few=few)
     return LeftOut(seen=seen["auc"], seen_low=seen["low"], pairs=tuple(pairs), few=few, more=more)
-
-
-def _too_few() -> str:
-    return f"the sources have too few images (fewer than {MIN_IMAGES} of a class)"
 
 
 def _counts(sources: np.ndarray) -> dict[str, int]:

@@ -38,12 +38,15 @@ def test_what_to_expect_is_said_with_the_worst_pair() -> None:
     [
         (["", "", "", ""], "can't be told: no class has images of two known sources (data.group says"),
         (["", "lfw", "sd", "sd"], "can't be told: no class has images of two known sources (data.group says"),
-        (["", "", "sd", "gan"], "by leaving out each of these: fake: sd 1, gan 1; real: none is known."),
-        (["lfw", "ffhq", "sd", "sd"], "by leaving out each of these: fake: sd 2; real: lfw 1, ffhq 1."),
+        (["", "", "sd", "gan"], "by leaving out each of these: fake: sd 20, gan 20; real: none is known."),
+        (["lfw", "ffhq", "sd", "sd"], "by leaving out each of these: fake: sd 40; real: lfw 20, ffhq 20."),
     ],
 )
 def test_before_there_is_a_probe_it_is_said_whether_one_will_tell(sources: list[str], said: str) -> None:
-    assert said in before_probes(pd.DataFrame({"label": [0, 0, 1, 1], "source": sources}))
+    images = pd.DataFrame({"label": [0, 0, 1, 1] * 20, "source": sources * 20})
+    assert said in before_probes(images)
+    if "leaving out" in said:
+        assert "the sources have too few images (fewer than 20 of a class)" in before_probes(images[4:])
 
 
 @pytest.mark.parametrize(
