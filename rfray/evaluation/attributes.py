@@ -17,6 +17,7 @@ import pandas as pd
 from rfray.data.attributes import attributes_of, categories
 from rfray.data.listing import counted
 from rfray.evaluation.groups import GROUP_COLUMNS, Groups, by_group
+from rfray.spec.parts import TEST
 from rfray.stats.clusters import design_effects, groups_in, groups_of_images, share_intervals
 from rfray.stats.paired_tests import LEVEL, holm
 from rfray.stats.predictions import Predictions, read_predictions
@@ -142,8 +143,9 @@ def attribute_groups(run: RunDir) -> AttributeGroups:
     ensemble, table = run.ensemble(), run.attributes()
     if ensemble is None or table is None:
         return AttributeGroups({}, [], [])
-    predictions, images = read_predictions(run.ensemble_predictions_file(ensemble.name, "test")), run.images("test")
-    attributes = attributes_of(table, images["folder"].iloc[0], predictions.ids.tolist())
+    predictions = read_predictions(run.ensemble_predictions_file(ensemble.name, "test"))
+    folder = TEST if run.sweep().data.share(TEST) is None else "train"
+    attributes = attributes_of(table, folder, predictions.ids.tolist())
     together = groups_of_images(predictions.ids, groups_in(run, "test"))
     return by_attribute(predictions, attributes, ensemble.threshold, together)
 

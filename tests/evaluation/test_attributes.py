@@ -8,9 +8,11 @@ from scipy.stats import fisher_exact
 from rfray.evaluation.attributes import TESTED_COLUMNS, AttributeGroups, attribute_groups, by_attribute, comparisons
 from rfray.evaluation.ensemble import choose_members, write_ensemble
 from rfray.evaluation.groups import GROUP_COLUMNS, write_groups
+from rfray.spec.sweep_file import resolved_text
 from rfray.stats.intervals import wilson
 from rfray.stats.predictions import Predictions
 from rfray.store.csv_files import read_csv
+from rfray.store.files import write_whole
 from tests.synthetic import catalog_of, finish_trial, new_run
 
 # 25 dark faces, of which 5 are called fake; 175 light ones, of which 4 are; 50, 100, 50 fakes of three generators, of
@@ -137,3 +139,8 @@ def test_groups_csv_has_the_groups_of_each_attribute(given: Predictions, tmp_pat
     written = read_csv(run.groups_csv)
     assert written[["attribute", "group", "n"]].values.tolist() == [["skin", "dark", 25], ["skin", "light", 175]]
     assert written["false_positive_rate_p"].tolist() == pytest.approx([made.gaps[0].p] * 2)
+    run.write_catalog(catalog_of(path=given.ids[:1], part="train", folder="train"))  # it has no test image any more
+    assert attribute_groups(run).of("skin")[0].errors == (5, 25)
+    shared = run.sweep().data.model_copy(update={"source": "folder", "train": "/x", "test": 0.2})
+    write_whole(run.sweep_file, resolved_text(run.sweep().model_copy(update={"data": shared})))
+    assert attribute_groups(run).groups == {}  # all test images are those of the training folder, which are light
