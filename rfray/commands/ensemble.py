@@ -203,14 +203,15 @@ def _members(
         write_leaderboard(run)  # the failed trials, with their reasons
         raise SweepFailed(f"{run.where}: no trial has succeeded, so there is nothing to join")
     images, those = ("training", "finalists with all their folds") if folds else ("val", "trials with weights")
-    if run.sweep().judges_unseen:
+    unseen = run.sweep().judges_unseen
+    if unseen:
         images = "left-out"
     for one in (one for one in best if one.id in worse):
         reason = f"clearly worse than {best[0].id} on the {images} images (p = {worse[one.id]:.2g})"
         say(console, f"{one.id} is {reason}, so it is no member")
-    if len(best) < settings.top_k:
+    if len(best) < settings.top_k and not (folds and unseen):  # so many finalists were asked for
         say(console, f"Only {len(best)} {those} are there to choose from, so the ensemble has {len(members)} members")
-    if settings.choose_by == "score" and not folds and not run.sweep().judges_unseen:
+    if settings.choose_by == "score" and not folds and not unseen:
         for name in _without_weights(run, members[-1]):
             say(console, f"{name} has no weights any more, so it is no member, as good as it was on val")
     return members

@@ -39,8 +39,8 @@ def _effects(scores: Iterable[tuple[int | None, float]]) -> dict[int, float]:
 def unseen_figures(run: RunDir, sweep: Sweep, votes: Iterable[Vote]) -> dict[str, dict[str, Any]]:
     """Row of the leaderboard -> mean and worst over the left-out sources, and `left_out`: which it was judged on.
 
-    A finalist has the scores of all its trainings. Of a row that did not leave out each source, mean and worst are
-    estimates: some sources are harder than others, as the other trials show.
+    A finalist has the scores of all its trainings, which have neither mean nor worst of their own. Of a row that did
+    not leave out each source, mean and worst are estimates: some sources are harder than others, as other trials show.
     Raises RunError where a record or predictions are damaged.
     """
     results = [result for out in (*run.trials(), *run.repeats()) if (result := out.result()) is not None]
@@ -48,12 +48,11 @@ def unseen_figures(run: RunDir, sweep: Sweep, votes: Iterable[Vote]) -> dict[str
     effects = rotation_effects((turn, score) for one, turn, score in scored if not one.repeats)
     judged: dict[str, dict[int, float]] = defaultdict(dict)
     for one, turn, score in scored:
-        judged[one.id][turn] = score
-        if one.repeats:
-            judged[one.repeats].setdefault(turn, score)
+        judged[one.repeats or one.id].setdefault(turn, score)
     judged |= {vote.name: _of_vote(run, vote, sweep.search.metric) for vote in votes}
     sources = [one.fake for one in training_rotations(run.catalog()).all]
-    return {name: _row(sweep, scores, effects, sources) for name, scores in judged.items() if scores}
+    parts = {one.id: {"left_out": sources[turn - 1]} for one, turn, _ in scored if one.repeats}
+    return parts | {name: _row(sweep, scores, effects, sources) for name, scores in judged.items() if scores}
 
 
 def _row(sweep: Sweep, scores: Mapping[int, float], effects: Mapping[int, float], sources: list[str]) -> dict[str, Any]:
