@@ -16,6 +16,7 @@ from rfray.evaluation.mistakes import read_mistakes
 from rfray.evaluation.search_findings import SearchFindings
 from rfray.evaluation.several_tests import main_columns
 from rfray.evaluation.significance import SINGLE, verdict
+from rfray.evaluation.unseen import unseen_columns
 from rfray.report import pictures, words
 from rfray.report.audit_plots import AUDIT_PLOTS
 from rfray.report.label_sheets import LABEL_SHEETS
@@ -46,10 +47,13 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
     # what came out first and the longest last: the table is wider than most screens
     behind = SETTINGS if (frame["status"] == "ok").all() else SETTINGS[1:]
     front = [column for column in board.contract_columns(sweep) if column not in (*behind, "members")]
+    if sweep.judges_unseen:
+        after = front.index(board.val_column(sweep)) + 1
+        front[after:after] = [*unseen_columns(sweep), "left_out"]
     front[front.index("auc") + 1 : front.index("auc") + 1] = ["auc_low", "auc_high", "tied", *main_columns(frame)]
     columns = [*dict.fromkeys([*front, *behind, *frame.columns.drop("members")]), "members"]
     text = {column for column, dtype in board.column_types(sweep).items() if dtype == board.TEXT}
-    main = {*board.contract_columns(sweep), *MAIN, *main_columns(frame), board.ranked_by(sweep, columns)}
+    main = {*front, *board.contract_columns(sweep), *MAIN, board.ranked_by(sweep, columns)}
     html = words.TEMPLATES.get_template("report/page.html.j2").render(
         run=run,
         warning=board.guessing(run, frame),
@@ -60,6 +64,7 @@ def write_page(run: RunDir, findings: SearchFindings | None = None) -> None:
         rows=list(zip(frame.to_dict("records"), board.as_text(frame).to_dict("records"), strict=True)),
         ranked_by=board.ranked_by(sweep, columns),
         judged=words.judged_images(sweep),
+        explained=board.OF_ROTATIONS.replace("`", "") if sweep.judges_unseen else "",
         sets=words.set_rows(frame, voters) if voters else ([], []),
         sets_plot=_there(run.plots_folder, [SEVERAL_TESTS] if voters else []),
         left_out=best_left_out(run),
