@@ -85,7 +85,7 @@ def measured(folder: Path, judge: str, seed: int, seconds: int, weights: Path, s
     cache, log = folder / f"cache-{judge}", folder / f"{judge}.log"
     tune = tune_command(sweep, run)
     run_command(tune, cache, log)
-    run_command([*tune[:3], "ensemble", str(run)], cache, folder / f"{judge}-ensemble.log")
+    run_command([*tune[:3], "ensemble", str(run), "--format", "csv"], cache, folder / f"{judge}-ensemble.log")
     frame = read_leaderboard(RunDir(run))
     vote, best = frame[frame["name"] == "ensemble"].iloc[0], frame[frame["kind"].isin(SINGLE)].iloc[0]
     trials = frame[(frame["kind"] == "model") & (frame["epochs"] > 0)]

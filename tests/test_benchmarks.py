@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from datetime import date
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ from benchmarks.quality import (
 from benchmarks.quality_plot import curves
 from benchmarks.record import BEGIN, END, README, table, write_result, write_table
 from benchmarks.resampled import resampled, write_resampled
+from benchmarks.unseen import SWEEP, difference, hold_back
+from benchmarks.unseen import WAYS as JUDGES
 from benchmarks.wrong_labels import HEADER, Part, measured, rows
 from rfray.spec.sweep_file import load_sweep
 from rfray.stats.predictions import Predictions, write_predictions
@@ -310,3 +313,40 @@ def test_a_fake_is_resampled_in_the_middle_alone() -> None:
     fake = resampled(picture, np.random.default_rng(1)).astype(int)
     assert (fake[:4, :4] == picture[:4, :4]).all()
     assert fake[20:40, 15:25].std() < 0.8 * picture[20:40, 15:25].std()  # noise does not survive a smaller size
+
+
+def test_a_source_of_each_class_is_held_back_and_another_folder_is_one_more(tmp_path: Path) -> None:
+    for part, label, source in product(("train", "test"), ("real", "fake"), "abc"):
+        write_pictures_of(tmp_path / "data" / part / label / source, 2)
+    for label in ("real", "fake"):
+        write_pictures_of(tmp_path / "faces/train" / label, 3)
+    held = hold_back(tmp_path / "data", [tmp_path / "faces"], seed=4, out=tmp_path / "out")
+    assert held == {"real": "b", "fake": "b"}
+    there = {str(one.relative_to(tmp_path / "out")): len([*one.iterdir()]) for one in (tmp_path / "out").glob("*/*/*")}
+    assert there == {
+        **{f"train/{label}/{source}": 2 for label in ("real", "fake") for source in "ac"},
+        **{f"train/{label}/faces": 3 for label in ("real", "fake")},
+        **{f"unseen/{label}/b": 2 for label in ("real", "fake")},
+        **{f"seen/{label}/{source}": 2 for label in ("real", "fake") for source in "ac"},
+    }
+
+
+def write_pictures_of(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / f"{number}.jpg").write_bytes(b"")
+
+
+def test_both_judges_have_the_same_sweep(tmp_path: Path) -> None:
+    for judge in JUDGES:
+        given = {"seed": 1, "folder": tmp_path, "weights": tmp_path / "w.safetensors", "side": 64, "seconds": 90}
+        (tmp_path / "sweep.yaml").write_text(SWEEP.format(**given, judge=judge))
+        sweep = load_sweep(tmp_path / "sweep.yaml").sweep
+        assert (sweep.search.judge, sweep.search.budget, sweep.data.test_sets["unseen"]) == (judge, "90s", "test")
+
+
+def test_the_difference_is_paired_by_seed() -> None:
+    pairs = [{"val": {"unseen": value}, "unseen": {"unseen": value + gain}} for value, gain in ((0.5, 0.1), (0.9, 0.3))]
+    mean, low, high = difference(pairs, "unseen")
+    # standard error 0.1; Student's t with one degree of freedom: 12.706
+    assert (mean, low, high) == pytest.approx((0.2, 0.2 - 1.2706, 0.2 + 1.2706), abs=1e-4)
