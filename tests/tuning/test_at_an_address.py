@@ -123,7 +123,8 @@ def test_a_budget_on_s3_is_used_up_on_any_machine(bucket: str, tmp_path: Path) -
     run = f"{bucket}/runs/short"
     sweep = tmp_path / "sweep.yaml"
     text = SWEEP.format(bucket=bucket).replace("{algorithm: grid, concurrent: 1}", "{budget: 60s, concurrent: 1}")
-    sweep.write_text(text.replace("name: small", "name: short").replace("epochs: 2", "epochs: 100000"))
+    text = text.replace("name: small", "name: short").replace("head: probe", "head: random")  # 60 s are few
+    sweep.write_text(text.replace("epochs: 2", "epochs: 100000"))
     done = rfray("tune", str(sweep), "--run", run, "--accept-audit", machine=tmp_path / "one")
     assert done.returncode == 0, done.stderr
     assert "The budget of 60s is used up; a larger search.budget goes on" in done.stdout

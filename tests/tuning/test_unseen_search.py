@@ -108,6 +108,7 @@ def test_the_best_trial_is_trained_without_the_other_source_too(made: Path) -> N
     }
 
 
+@pytest.mark.slow
 def test_a_later_command_trains_only_what_is_missing_and_comes_to_the_same(
     folder: Path, made: Path, tmp_path: Path
 ) -> None:
