@@ -163,7 +163,7 @@ def _candidates(
 ) -> tuple[list[TrialDir], Folds | None]:
     """The trials that may vote, best first, and of finalists that vote by them the models of their folds."""
     sweep, diverse = run.sweep(), settings.diverse
-    if wanted := fold_count(run.catalog(), sweep):
+    if wanted := fold_count(run, sweep):
         if settings.choose_by == "worst":
             those = "left-out images" if sweep.judges_unseen else "data.folds"
             raise InputError(f"--choose-by worst: allowed: score, as {those} are not predicted under corruption")

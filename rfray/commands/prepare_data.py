@@ -68,7 +68,7 @@ def prepare_training(run: RunDir, sweep: Sweep, console: Console) -> pd.DataFram
     prepare_attributes(run, sweep, console)
     if sweep.judges_unseen:
         say(console, *training_rotations(catalog).lines())
-    count = fold_count(catalog, sweep)
+    count = fold_count(run, sweep)
     for number in range(1, count + 1 if sweep.judges_unseen else min(count, 1) + 1):
         judged_on(catalog, (number, count), sweep)  # raises now, not after the whole sweep was trained
     counts = catalog.groupby(["part", "label"]).size()

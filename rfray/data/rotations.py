@@ -19,6 +19,7 @@ from rfray.errors import DataError, SweepError
 from rfray.spec.sweep import MOST_ROTATIONS, Sweep
 from rfray.spec.sweep_file import SweepFile
 from rfray.store.records import Fold
+from rfray.store.run_dir import RunDir
 
 ALL = ""
 """In the place of a source of photographs: all of them."""
@@ -111,9 +112,9 @@ def training_rotations(catalog: pd.DataFrame) -> Rotations:
     return rotations(catalog[catalog["part"].isin(["train", "val"])])
 
 
-def fold_count(catalog: pd.DataFrame, sweep: Sweep) -> int:
+def fold_count(run: RunDir, sweep: Sweep) -> int:
     """How often a finalist is trained without some of the training images, each time judged on them; 0: never."""
-    return len(training_rotations(catalog).all) if sweep.judges_unseen else sweep.data.folds or 0
+    return len(training_rotations(run.catalog()).all) if sweep.judges_unseen else sweep.data.folds or 0
 
 
 def judged_on(catalog: pd.DataFrame, fold: Fold, sweep: Sweep) -> pd.DataFrame:

@@ -113,7 +113,7 @@ def learn_fold_heads(run: RunDir, sweep: Sweep, starts: Iterable[TrialStart], de
 def learn_rotation_heads(run: RunDir, sweep: Sweep, deadline: float | None, console: Console) -> None:
     """The same for all trials of a search that leave out sources: the heads without each of these."""
     if "probe" in sweep.trial.choices("head"):
-        count = fold_count(run.catalog(), sweep)
+        count = fold_count(run, sweep)
         with doing(console, "Learning heads without each of the left-out sources"):
             _learn_heads(run, sweep, product(sweep.probes(), ((turn, count) for turn in range(1, count + 1))), deadline)
 

@@ -66,7 +66,7 @@ class Proposals(Listed):
         Raises RunError where the run folder lacks a trial that can't be worked out again.
         """
         self._images = run.training_images()
-        self._rotations = fold_count(run.catalog(), sweep) if sweep.judges_unseen else 1
+        self._rotations = fold_count(run, sweep) if sweep.judges_unseen else 1
         scheduler = SCHEDULERS[sweep.search.scheduler](sweep, self._images, self._rotations)
         super().__init__(scheduler, at_once, self._all())  # a generator: it starts with the first suggest
         self._run, self._sweep, self._meter = run, sweep, meter

@@ -135,7 +135,7 @@ def _repeat_finalists(context: SweepContext, done: list[TrialResult]) -> None:
     run, sweep, meter = context.run, context.sweep, context.meter
     if meter is not None:
         meter.account.reserve(0.0)
-    wanted = decided(run, repeated_starts(sweep, done, fold_count(run.catalog(), sweep)))
+    wanted = decided(run, repeated_starts(sweep, done, fold_count(run, sweep)))
     earlier = [result for one in wanted if (result := run.trial(one.id).result()) is not None]
     missing = [one for one in wanted if not run.trial(one.id).result_file.exists()]
     if not missing:

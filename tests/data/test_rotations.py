@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfray.data.rotations import Rotation, check_rotations, fold_count, judged_on, rotations
+from rfray.data.rotations import Rotation, check_rotations, fold_count, judged_on, rotations, training_rotations
 from rfray.errors import DataError, SweepError
 from rfray.spec.sweep import Sweep
 from rfray.spec.sweep_file import parse_sweep
+from rfray.store.run_dir import RunDir
 
 SWEEP = """
 name: unseen
@@ -36,7 +37,8 @@ def catalog(**sources: int) -> pd.DataFrame:
 def divided(table: pd.DataFrame, *overrides: str) -> list[pd.DataFrame]:
     """The catalog of each rotation; in none of them are images of one group on both sides."""
     how = sweep(Path("/data"), *overrides)
-    found = [judged_on(table, (turn, count), how) for count in [fold_count(table, how)] for turn in range(1, count + 1)]
+    count = len(training_rotations(table).all)
+    found = [judged_on(table, (turn, count), how) for turn in range(1, count + 1)]
     for one in found:
         groups = {part: set(one.loc[one["part"] == part, "group_id"]) for part in ("train", "val")}
         assert not groups["train"] & groups["val"]
@@ -131,12 +133,12 @@ def test_no_more_images_are_judged_than_are_wanted() -> None:
     assert counts(first, "train") == {"diffusion": 40, "cam_b": 30}
 
 
-def test_folds_stay_folds() -> None:
+def test_folds_stay_folds_and_need_no_catalog(tmp_path: Path) -> None:
     table = catalog(cam_a=40, gan=40).assign(digest="")
     how = sweep(Path("/data"), "search.judge=val", "data.folds=4", "search.finalists=1")
-    assert fold_count(table, how) == 4
+    assert fold_count(RunDir(tmp_path), how) == 4
     assert judged_on(table, (1, 4), how)["part"].eq("val").sum() == 20
-    assert fold_count(table, sweep(Path("/data"), "search.judge=val")) == 0
+    assert fold_count(RunDir(tmp_path), sweep(Path("/data"), "search.judge=val")) == 0
 
 
 @pytest.mark.parametrize(
